@@ -1,0 +1,57 @@
+"""
+Names that must stay the same for ever: request ids, and which partition a resource belongs to.
+
+Pure but for the clock and the random numbers of `new_id`.
+"""
+
+import hashlib
+import secrets
+import threading
+import time
+import uuid
+
+#: Bits of a UUIDv7 below its millisecond: 12 of sub-millisecond time, 62 of chance (RFC 9562, 6.2, method 3).
+SUB_MILLISECOND_STEPS = 4096
+
+NANOSECONDS_PER_MILLISECOND = 1_000_000
+
+
+class _Clock:
+    """Ticks of 1/4096 millisecond that never repeat or run backwards within a process."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def tick(self) -> int:
+        millisecond, rest = divmod(time.time_ns(), NANOSECONDS_PER_MILLISECOND)
+        tick = (
+            millisecond * SUB_MILLISECOND_STEPS + rest * SUB_MILLISECOND_STEPS // NANOSECONDS_PER_MILLISECOND
+        )
+        with self._lock:
+            self._last = max(tick, self._last + 1)
+            return self._last
+
+
+_clock = _Clock()
+
+
+def new_id() -> uuid.UUID:
+    """
+    A UUIDv7 (RFC 9562): sorts by time of making, strictly increasing within a process.
+    """
+    millisecond, fraction = divmod(_clock.tick(), SUB_MILLISECOND_STEPS)
+    return uuid.UUID(int=millisecond << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
+
+
+def partition_of(resource_id: str, partitions: int) -> int:
+    """
+    The partition of a resource: the first 8 bytes of the SHA-256 of its id, big-endian, modulo
+    the number of partitions. Never changes: a test holds vectors.
+    """
+    return int.from_bytes(hashlib.sha256(resource_id.encode()).digest()[:8]) % partitions
+
+
+def queue_name(partition: int) -> str:
+    """The Dramatiq queue of a partition: `partition-07`."""
+    return f"partition-{partition:02d}"

@@ -1,0 +1,375 @@
+"""
+Intake: makes requests durable, many at a time, and answers each.
+
+The concurrent requests of one API process share one INSERT, made by one writer thread: the more there
+are, the bigger the groups. Writes `requests` and `inbox`, nothing else; never decides anything.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from psycopg import DataError, IntegrityError
+from psycopg.types.json import Jsonb
+
+from processor import database, records
+from processor.database import Connection
+from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
+from processor.ids import new_id, partition_of
+from processor.model import Verb
+from processor.records import RequestRecord
+
+#: Requests in one INSERT at the most (a batch of the API counts as its items, and is never split).
+GROUP_LIMIT: Final = 1_000
+#: How long a caller waits for its group before it is told that nothing is known.
+ANSWER_TIMEOUT_SECONDS: Final = 2.8
+#: How often the gauge looks for partitions that have too much waiting, and the part of the time it may spend on it.
+GAUGE_INTERVAL_SECONDS: Final = 1.0
+GAUGE_SHARE_OF_TIME: Final = 0.1
+#: Bytes of the smallest inbox row with its header: the inbox has at most its size divided by this many rows.
+SMALLEST_INBOX_ROW_BYTES: Final = 80
+
+SQL = {
+    name: text.replace("{request_columns}", records.REQUEST_COLUMNS).replace(
+        "{request_tables}", records.REQUEST_TABLES
+    )
+    for name, text in database.queries("intake").items()
+}
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One request as the API hands it in, already validated. `fingerprint` is the SHA-256 of its body."""
+
+    client_id: str
+    key_id: UUID
+    idempotency_key: str
+    fingerprint: bytes
+    kind: str
+    resource_id: str
+    account: str | None
+    amount: int | None
+    apply_before: datetime | None = None
+    refund_of: UUID | None = None
+    details: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to one submission: the request (durable), or the problem with it (nothing is stored)."""
+
+    request: RequestRecord | None = None
+    replayed: bool = False
+    problem: TellerError | None = None
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One submission on its way through the writer."""
+
+    submission: Submission
+    id: UUID
+    partition: int
+    receipt: Receipt | None = None
+
+
+@dataclass(slots=True)
+class _Call:
+    """All that one caller handed in, and where it waits."""
+
+    asked: list[_Asked]
+    done: "Future[None]"
+
+
+def fingerprint(kind: str, body: dict[str, Any]) -> bytes:
+    """
+    SHA-256 over the kind and the body as canonical JSON (sorted keys, no spaces): tells a repetition
+    of a request from a reuse of its key.
+    """
+    canonical = json.dumps([kind, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).digest()
+
+
+class Intake:
+    """
+    The writer of one process. Start it after the fork; `accept` may then be called from any thread.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        partitions: int,
+        backlog_limit: int,
+        accepted: Callable[[Iterable[int]], None],
+    ) -> None:
+        """
+        `accepted` is called after each commit with the partitions that have new work, from the writer's
+        thread: it must not block. `backlog_limit` is how many inbox rows a partition may have waiting.
+        """
+        self._connect = connect
+        self._partitions = partitions
+        self._backlog_limit = backlog_limit
+        self._accepted = accepted
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None
+        self._saturated: frozenset[int] = frozenset()
+        self._stopping = threading.Event()
+        self._writer = threading.Thread(target=self._write_groups, name="intake-writer", daemon=True)
+        self._gauge = threading.Thread(target=self._watch_backlogs, name="intake-gauge", daemon=True)
+        #: For the metrics: groups written, and requests in them.
+        self.groups = 0
+        self.requests = 0
+
+    def start(self) -> None:
+        """Start the threads; once."""
+        self._writer.start()
+        self._gauge.start()
+
+    def stop(self) -> None:
+        """Finish what was handed in, and end."""
+        self._stopping.set()
+        self._calls.put(None)
+        self._writer.join(ANSWER_TIMEOUT_SECONDS)
+
+    def alive(self) -> bool:
+        """False when the writer has died: the process is of no use any more and must be restarted."""
+        return self._writer.is_alive()
+
+    def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
+        """
+        Make requests durable; returns when they are, with a receipt for each, in order.
+
+        Raises DatabaseUnavailable when that is not known: the same submission with the same key finds out.
+        """
+        asked = [
+            _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
+        ]
+        to_write = asked
+        if self._saturated:
+            to_write = []
+            for one in asked:
+                if one.partition in self._saturated:
+                    one.receipt = Receipt(
+                        problem=PartitionSaturated("too much is waiting for this resource already")
+                    )
+                else:
+                    to_write.append(one)
+        if to_write:
+            call = _Call(to_write, Future())
+            self._calls.put(call)
+            try:
+                call.done.result(ANSWER_TIMEOUT_SECONDS)
+            except TimeoutError as silence:
+                raise DatabaseUnavailable("the database did not answer in time") from silence
+        return [one.receipt for one in asked if one.receipt is not None]
+
+    # ------------------------------------------------------------ the writer's thread
+
+    def _write_groups(self) -> None:
+        while True:
+            calls = self._next_group()
+            if not calls:
+                return
+            try:
+                self._write_calls(calls)
+            except DatabaseUnavailable as fault:
+                self._forget_connection()
+                for call in calls:
+                    call.done.set_exception(fault)
+            except BaseException as fault:
+                for call in calls:
+                    call.done.set_exception(DatabaseUnavailable(f"intake died: {database.first_line(fault)}"))
+                raise
+
+    def _next_group(self) -> list[_Call]:
+        """The calls that wait, up to GROUP_LIMIT requests; blocks for the first. Empty: stop."""
+        first = self._calls.get()
+        if first is None:
+            return []
+        calls, size = [first], len(first.asked)
+        while size < GROUP_LIMIT:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                break
+            if call is None:
+                self._calls.put(None)  # finish this group, and stop after it
+                break
+            calls.append(call)
+            size += len(call.asked)
+        return calls
+
+    def _write_calls(self, calls: list[_Call]) -> None:
+        group = [one for call in calls for one in call.asked]
+        try:
+            self._write(group)
+        except (DataError, IntegrityError):
+            for one in group:  # one of them is what PostgreSQL refuses: the others must not suffer for it
+                self._write_alone(one)
+        self.groups += 1
+        self.requests += len(group)
+        self._accepted({one.partition for one in group})
+        for call in calls:
+            call.done.set_result(None)
+
+    def _write_alone(self, one: _Asked) -> None:
+        try:
+            self._write([one])
+        except (DataError, IntegrityError) as fault:
+            log.exception(
+                "request_refused_by_database", request=str(one.id), error=database.first_line(fault)
+            )
+            one.receipt = Receipt(problem=TellerError("the database refuses this request"))
+
+    def _write(self, group: list[_Asked]) -> None:
+        with database.faults():
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+            accepted = self._connection.cursor(binary=True).execute(SQL["accept_requests"], _columns(group))
+            won: dict[UUID, datetime] = dict(accepted.fetchall())
+        lost = []
+        for one in group:
+            if one.id in won:
+                one.receipt = Receipt(_new_record(one, won[one.id]))
+            else:
+                lost.append(one)
+        if lost:
+            self._answer_repetitions(self._connection, lost)
+
+    def _answer_repetitions(self, connection: Connection, lost: list[_Asked]) -> None:
+        keys = {
+            "client_ids": [one.submission.client_id for one in lost],
+            "idempotency_keys": [one.submission.idempotency_key for one in lost],
+        }
+        with database.faults():
+            rows = connection.cursor(binary=True).execute(SQL["read_by_keys"], keys).fetchall()
+        first = {(record.client_id, key): (digest, record) for key, digest, record in map(_keyed, rows)}
+        for one in lost:
+            digest, record = first[one.submission.client_id, one.submission.idempotency_key]
+            if digest == one.submission.fingerprint:
+                one.receipt = Receipt(record, replayed=True)
+            else:
+                one.receipt = Receipt(
+                    problem=IdempotencyKeyReused("this key was used before, with another body")
+                )
+
+    def _forget_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # ------------------------------------------------------------ the gauge's thread
+
+    def _watch_backlogs(self) -> None:
+        """
+        Keep `_saturated` up to date off the request path, so that accepting costs the same however
+        much waits. Reads the inbox only when its size says that a partition could be over the limit.
+        """
+        pause = GAUGE_INTERVAL_SECONDS
+        connection: Connection | None = None
+        while not self._stopping.wait(pause):
+            pause = GAUGE_INTERVAL_SECONDS
+            try:
+                with database.faults():
+                    connection = connection or self._connect()
+                    seconds, self._saturated = _saturated(connection, self._backlog_limit)
+                pause = max(pause, seconds / GAUGE_SHARE_OF_TIME)
+            except DatabaseUnavailable:
+                if connection is not None:
+                    connection.close()
+                connection = None
+        if connection is not None:
+            connection.close()
+
+
+def _saturated(connection: Connection, limit: int) -> tuple[float, frozenset[int]]:
+    """How many seconds it took to find the partitions with `limit` rows waiting or more, and which they are."""
+    started = time.monotonic()
+    [(at_most,)] = connection.execute(
+        SQL["estimate_inbox"], {"row_bytes": SMALLEST_INBOX_ROW_BYTES}
+    ).fetchall()
+    if at_most < limit:
+        return time.monotonic() - started, frozenset()
+    backlogs = connection.execute(SQL["read_backlogs"]).fetchall()
+    return time.monotonic() - started, frozenset(
+        partition for partition, waiting in backlogs if waiting >= limit
+    )
+
+
+def _keyed(columns: tuple[Any, ...]) -> tuple[str, bytes, RequestRecord]:
+    return columns[0], columns[1], RequestRecord(*columns[2:])
+
+
+def _columns(group: list[_Asked]) -> dict[str, Any]:
+    """The group as one list for each column of `accept_requests`."""
+    submissions = [one.submission for one in group]
+    return {
+        "id": [one.id for one in group],
+        "client_id": [s.client_id for s in submissions],
+        "created_by": [s.key_id for s in submissions],
+        "idempotency_key": [s.idempotency_key for s in submissions],
+        "fingerprint": [s.fingerprint for s in submissions],
+        "kind": [s.kind for s in submissions],
+        "partition": [one.partition for one in group],
+        "resource_id": [s.resource_id for s in submissions],
+        "account": [s.account for s in submissions],
+        "amount": [s.amount for s in submissions],
+        "apply_before": [s.apply_before for s in submissions],
+        "refund_of": [s.refund_of for s in submissions],
+        "details": [_json(s.details) for s in submissions],
+        "metadata": [_json(s.metadata) for s in submissions],
+    }
+
+
+def _json(value: dict[str, Any] | None) -> str | None:
+    return json.dumps(value, separators=(",", ":")) if value else None
+
+
+def _new_record(one: _Asked, created_at: datetime) -> RequestRecord:
+    s = one.submission
+    return RequestRecord(
+        one.id,
+        s.client_id,
+        s.kind,
+        s.resource_id,
+        s.account,
+        s.amount,
+        s.metadata,
+        s.details,
+        s.apply_before,
+        s.refund_of,
+        created_at,
+    )
+
+
+def record_wish(
+    connection: Connection, request_id: UUID, verb: Verb, actor: str, payload: dict[str, Any] | None = None
+) -> int:
+    """
+    Put a later word on a request (cancel, confirm, replay, …) into the inbox of its home partition,
+    which decides what comes of it in its turn. Saying it twice is saying it once.
+
+    Returns the partition to ring. Raises DatabaseUnavailable; LookupError when there is no such request.
+    """
+    parameters = {
+        "request_id": request_id,
+        "verb": verb,
+        "payload": Jsonb((payload or {}) | {"actor": actor}),
+    }
+    with database.faults():
+        rows = connection.execute(SQL["record_wish"], parameters).fetchall()
+    if not rows:
+        raise LookupError(f"no request {request_id}")
+    partition: int = rows[0][0]
+    return partition

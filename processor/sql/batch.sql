@@ -1,0 +1,138 @@
+-- Reading and writing one batch of one partition. Everything here runs in the transaction of
+-- `processor/batch.py`, after the partition's lock.
+
+-- set_timeouts --
+-- The second net under a batch: nothing in it may wait for ever. Milliseconds.
+SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
+       set_config('lock_timeout', %(lock_ms)s::text, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true);
+
+-- lock_partition --
+-- One batch at a time for each partition; waits. Ends with the transaction, so it works behind
+-- PgBouncer and dies with its connection. A statement of its own: those after it see what was
+-- committed before the lock was ours.
+SELECT pg_advisory_xact_lock(%(lock_class)s, %(partition)s);
+
+-- read_partition --
+-- The time of this batch, the number of the partition's last decision, and whether it is paused.
+SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
+  FROM partitions p
+ WHERE p.id = %(partition)s;
+
+-- take_inbox --
+-- The oldest work of a partition, with what was asked.
+SELECT i.seq, i.verb, i.payload,
+       r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details
+  FROM (SELECT seq, verb, payload, request_id
+          FROM inbox
+         WHERE partition = %(partition)s
+         ORDER BY seq
+         LIMIT %(batch_limit)s) i
+  JOIN requests r ON r.id = i.request_id
+ ORDER BY i.seq;
+
+-- read_cancels --
+-- Requests of this partition whose clients changed their minds: they count when the request's turn
+-- comes, not only when the wish's turn comes.
+SELECT request_id
+  FROM inbox
+ WHERE partition = %(partition)s
+   AND verb = 'cancel';
+
+-- read_resources --
+SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
+       ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at
+  FROM resources
+ WHERE id = ANY(%(ids)s);
+
+-- read_usages --
+SELECT u.resource_id, u.client_id, u.account, u.used
+  FROM unnest(%(resource_ids)s::text[], %(client_ids)s::text[], %(accounts)s::text[]) AS v(resource_id, client_id, account)
+  JOIN usages u USING (resource_id, client_id, account);
+
+-- read_states --
+-- The present states of requests that were decided before.
+SELECT request_id, version, status, stage, code, sequence, decided_at, detail, trace
+  FROM decisions
+ WHERE request_id = ANY(%(ids)s)
+   AND current;
+
+-- insert_resource --
+INSERT INTO resources (id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit,
+                       starts_at, ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest,
+                       last_entry_at, partition)
+VALUES (%(id)s, %(kind)s, %(available)s, %(created_at)s, %(unit)s, %(client_id)s, %(held)s, %(version)s, %(overdraft)s,
+        %(per_account_limit)s, %(starts_at)s, %(ends_at)s, %(gateway)s, %(confirm_above)s, %(approve_above)s,
+        %(metadata)s, %(closed_at)s, %(digest)s, %(last_entry_at)s, %(partition)s);
+
+-- update_rules --
+UPDATE resources
+   SET unit = %(unit)s, client_id = %(client_id)s, overdraft = %(overdraft)s, per_account_limit = %(per_account_limit)s,
+       starts_at = %(starts_at)s, ends_at = %(ends_at)s, gateway = %(gateway)s, confirm_above = %(confirm_above)s,
+       approve_above = %(approve_above)s, metadata = %(metadata)s, closed_at = %(closed_at)s
+ WHERE id = %(id)s;
+
+-- update_resources --
+-- The state after the batch, if it is still as it was read: the lock says so, and this says it again.
+UPDATE resources r
+   SET available = v.available, held = v.held, version = v.version, digest = v.digest, last_entry_at = v.last_entry_at
+  FROM unnest(%(ids)s::text[], %(versions_before)s::bigint[], %(availables)s::bigint[], %(helds)s::bigint[],
+              %(versions)s::bigint[], %(digests)s::bytea[], %(last_entries)s::timestamptz[])
+       AS v(id, version_before, available, held, version, digest, last_entry_at)
+ WHERE r.id = v.id
+   AND r.version = v.version_before;
+
+-- write_usages --
+INSERT INTO usages (resource_id, client_id, account, used, "limit")
+SELECT *
+  FROM unnest(%(resource_ids)s::text[], %(client_ids)s::text[], %(accounts)s::text[], %(used)s::bigint[],
+              %(limits)s::bigint[])
+    ON CONFLICT (resource_id, client_id, account)
+    DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
+
+-- rebuild_usages --
+-- What each account has taken or holds of a resource that gets a limit only now, from its entries.
+INSERT INTO usages (resource_id, client_id, account, used, "limit")
+SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
+  FROM (SELECT e.resource_id, r.client_id, e.account,
+               greatest(0, sum(CASE e.kind WHEN 'hold' THEN e.amount WHEN 'debit' THEN e.amount
+                                           WHEN 'release' THEN -e.amount WHEN 'credit' THEN -e.amount
+                                           ELSE 0 END))::bigint AS used
+          FROM entries e
+          JOIN requests r ON r.id = e.request_id
+         WHERE e.resource_id = %(resource_id)s
+           AND e.account IS NOT NULL
+         GROUP BY e.resource_id, r.client_id, e.account) AS taken
+    ON CONFLICT (resource_id, client_id, account)
+    DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
+
+-- insert_entries --
+INSERT INTO entries (resource_id, version, kind, request_id, account, amount, available, held, created_at, digest)
+SELECT *
+  FROM unnest(%(resource_id)s::text[], %(version)s::bigint[], %(kind)s::text[], %(request_id)s::uuid[],
+              %(account)s::text[], %(amount)s::bigint[], %(available)s::bigint[], %(held)s::bigint[],
+              %(created_at)s::timestamptz[], %(digest)s::bytea[]);
+
+-- supersede_states --
+UPDATE decisions d
+   SET current = false
+  FROM unnest(%(request_ids)s::uuid[], %(versions)s::integer[]) AS v(request_id, version)
+ WHERE d.request_id = v.request_id
+   AND d.version = v.version
+   AND d.current;
+
+-- insert_states --
+INSERT INTO decisions (request_id, version, status, stage, code, sequence, decided_at, detail, trace, at, actor)
+SELECT v.*, %(now)s, 'teller'
+  FROM unnest(%(request_id)s::uuid[], %(version)s::integer[], %(status)s::text[], %(stage)s::text[], %(code)s::text[],
+              %(sequence)s::bigint[], %(decided_at)s::timestamptz[], %(detail)s::text[], %(trace)s::text[]) AS v;
+
+-- delete_inbox --
+DELETE FROM inbox
+ WHERE partition = %(partition)s
+   AND seq = ANY(%(seqs)s);
+
+-- count_batch --
+UPDATE partitions
+   SET sequence = %(sequence)s, drained_at = clock_timestamp()
+ WHERE id = %(partition)s;

@@ -1,0 +1,62 @@
+-- Accepting requests: the one thing that the API writes on its hot path.
+
+-- accept_requests --
+-- Store a group of requests and their inbox rows in one statement, so in one transaction. Requests go in
+-- sorted by (client, key), so that groups of several processes that share keys cannot deadlock; inbox rows
+-- in order of arrival. Those whose key was there before are not returned: read them in a later statement.
+WITH asked AS (
+    SELECT *
+      FROM unnest(%(id)s::uuid[], %(client_id)s::text[], %(created_by)s::uuid[], %(idempotency_key)s::text[],
+                  %(fingerprint)s::bytea[], %(kind)s::text[], %(partition)s::smallint[], %(resource_id)s::text[],
+                  %(account)s::text[], %(amount)s::bigint[], %(apply_before)s::timestamptz[], %(refund_of)s::uuid[],
+                  %(details)s::text[], %(metadata)s::text[])
+      WITH ORDINALITY
+        AS v(id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
+             apply_before, refund_of, details, metadata, arrival)
+), won AS (
+    INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id,
+                          account, amount, apply_before, refund_of, details, metadata)
+    SELECT id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
+           apply_before, refund_of, details::jsonb, metadata::jsonb
+      FROM asked
+     ORDER BY client_id, idempotency_key, arrival
+        ON CONFLICT (client_id, idempotency_key) DO NOTHING
+    RETURNING id, created_at
+), queued AS (
+    INSERT INTO inbox (partition, request_id, verb)
+    SELECT asked.partition, asked.id, 'decide'
+      FROM asked
+      JOIN won USING (id)
+     ORDER BY asked.arrival
+)
+SELECT id, created_at
+  FROM won;
+
+-- read_by_keys --
+-- The requests that were first to use these keys, with the fingerprints of their bodies.
+SELECT r.idempotency_key, r.fingerprint, {request_columns}
+  FROM {request_tables}
+ WHERE (r.client_id, r.idempotency_key) IN (SELECT * FROM unnest(%(client_ids)s::text[], %(idempotency_keys)s::text[]));
+
+-- read_backlogs --
+-- How much waits in each partition that has work. Reads the whole inbox: for the gauge's own thread.
+SELECT partition, count(*)
+  FROM inbox
+ GROUP BY partition;
+
+-- estimate_inbox --
+-- How many inbox rows there can be at the most, without reading them: pages times the rows that fit in one.
+SELECT pg_relation_size('inbox') / %(row_bytes)s;
+
+-- record_wish --
+-- A later word on a request (cancel, confirm, replay, ...), for the batch of its home partition.
+WITH wish AS (
+    INSERT INTO inbox (partition, request_id, verb, payload)
+    SELECT partition, id, %(verb)s, %(payload)s
+      FROM requests
+     WHERE id = %(request_id)s
+        ON CONFLICT (request_id, verb, leg) DO NOTHING
+)
+SELECT partition
+  FROM requests
+ WHERE id = %(request_id)s;

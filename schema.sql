@@ -1,0 +1,327 @@
+-- Teller: the database.
+--
+-- PostgreSQL holds the order and the truth. This file describes the whole of it, as it is today:
+-- who asked what (requests), what is still to do (inbox), what was decided (decisions), what there is
+-- (resources, usages) and how it came to be so (entries). `teller migrate` applies it to an empty
+-- database in one transaction; PARTITIONS below is filled in by it and stays for ever.
+--
+-- The constraints here are the crash net. The rules live in processor/rules; what they must never let
+-- happen, PostgreSQL refuses once more.
+
+-- ---------------------------------------------------------------- the installation
+
+CREATE TABLE installation (
+    only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    schema_version integer     NOT NULL,
+    partitions     smallint    NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
+    created_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE installation IS 'One row: which schema this is, and into how many partitions resources are spread.';
+
+-- ---------------------------------------------------------------- who may ask
+
+CREATE TABLE clients (
+    id         text        PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE clients IS 'A party that owns requests, accounts and keys. Accounts belong to it: two clients'' u_42 are two.';
+
+CREATE TABLE api_keys (
+    id         uuid        PRIMARY KEY,
+    client_id  text        NOT NULL REFERENCES clients,
+    name       text        NOT NULL CHECK (length(name) BETWEEN 1 AND 128),
+    role       text        NOT NULL CHECK (role IN ('client', 'operator', 'admin')),
+    digest     bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    revoked_at timestamptz
+);
+COMMENT ON TABLE  api_keys        IS 'Bearer keys. Only a SHA-256 of the key is kept; the key itself has 256 bits of chance.';
+COMMENT ON COLUMN api_keys.digest IS 'SHA-256 of the whole key as it is sent.';
+
+-- ---------------------------------------------------------------- what was asked
+
+CREATE TABLE requests (
+    id              uuid        PRIMARY KEY,
+    client_id       text        NOT NULL,
+    created_by      uuid        NOT NULL,
+    idempotency_key text        NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
+    fingerprint     bytea       NOT NULL CHECK (length(fingerprint) = 32),
+    kind            text        NOT NULL CHECK (kind IN ('redemption', 'withdrawal', 'deposit', 'exchange',
+                                                         'reservation', 'refund', 'opening', 'amendment', 'closing')),
+    partition       smallint    NOT NULL CHECK (partition >= 0),
+    resource_id     text        NOT NULL CHECK (resource_id ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
+    account         text        CHECK (account ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
+    amount          bigint      CHECK (amount BETWEEN 0 AND 9007199254740991),
+    apply_before    timestamptz,
+    refund_of       uuid,
+    details         jsonb       CHECK (jsonb_typeof(details) = 'object'),
+    metadata        jsonb       CHECK (jsonb_typeof(metadata) = 'object'),
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT requests_idempotency UNIQUE (client_id, idempotency_key),
+    CONSTRAINT requests_who_and_how_much CHECK (
+        CASE WHEN kind IN ('redemption', 'withdrawal', 'reservation') THEN account IS NOT NULL AND amount >= 1
+             WHEN kind = 'deposit'                                    THEN amount >= 1
+             WHEN kind = 'opening'                                    THEN amount >= 0
+             WHEN kind = 'refund'                                     THEN refund_of IS NOT NULL
+             ELSE true END)
+);
+CREATE INDEX requests_of_client   ON requests (client_id, id);
+CREATE INDEX requests_of_account  ON requests (client_id, account, id) WHERE account IS NOT NULL;
+CREATE INDEX requests_of_resource ON requests (resource_id, id);
+COMMENT ON TABLE  requests             IS 'What was asked, word for word. Written once by the API together with its inbox row; never changed.';
+COMMENT ON COLUMN requests.partition   IS 'Home: the partition of the first resource; it alone writes this request''s decisions.';
+COMMENT ON COLUMN requests.fingerprint IS 'SHA-256 over the kind and the canonical parsed body, before defaults: tells a repetition from a reuse of the key.';
+COMMENT ON COLUMN requests.amount      IS 'Whole units of the resource (money: minor units). Of an opening: what the resource begins with.';
+COMMENT ON COLUMN requests.details     IS 'What only this kind has: rules of an opening or amendment, destination of a withdrawal, legs of an exchange.';
+
+-- ---------------------------------------------------------------- what is still to do
+
+CREATE TABLE inbox (
+    seq        bigint      GENERATED ALWAYS AS IDENTITY,
+    partition  smallint    NOT NULL,
+    request_id uuid        NOT NULL,
+    verb       text        NOT NULL CHECK (verb IN ('decide', 'cancel', 'settle', 'replay', 'expire', 'confirm',
+                                                    'approve', 'deny', 'capture', 'release', 'report')),
+    leg        smallint    NOT NULL DEFAULT 0 CHECK (leg >= 0),
+    payload    jsonb,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (partition, seq),
+    CONSTRAINT inbox_once UNIQUE (request_id, verb, leg)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
+CREATE INDEX inbox_cancels ON inbox (partition, request_id) WHERE verb = 'cancel';
+COMMENT ON TABLE inbox IS 'What each partition has still to do, in the order of seq. A row lives until the batch that applies it commits.';
+
+-- ---------------------------------------------------------------- what was decided
+
+CREATE TABLE decisions (
+    request_id uuid        NOT NULL,
+    version    integer     NOT NULL CHECK (version >= 2),
+    current    boolean     NOT NULL DEFAULT true,
+    status     text        NOT NULL,
+    stage      text,
+    code       text,
+    reason     text,
+    result     jsonb,
+    refunded   bigint      NOT NULL DEFAULT 0 CHECK (refunded >= 0),
+    sequence   bigint      NOT NULL CHECK (sequence >= 1),
+    decided_at timestamptz NOT NULL,
+    at         timestamptz NOT NULL,
+    actor      text        NOT NULL,
+    detail     text,
+    trace      text,
+    PRIMARY KEY (request_id, version),
+    CONSTRAINT decisions_status CHECK (
+        CASE status WHEN 'processing' THEN stage IS NOT NULL AND stage IN ('awaiting_confirmation', 'awaiting_approval', 'queued', 'held', 'settling')
+                    WHEN 'completed'  THEN stage IS NULL AND code IS NULL
+                    WHEN 'rejected'   THEN stage IS NULL AND code IS NOT NULL
+                    WHEN 'refunded'   THEN stage IS NULL AND code IS NOT NULL
+                    WHEN 'cancelled'  THEN stage IS NULL AND code IS NOT NULL
+                    WHEN 'failed'     THEN stage IS NULL AND code IS NOT NULL
+                    ELSE false END)
+);
+CREATE UNIQUE INDEX decisions_open ON decisions (status, request_id)
+    WHERE current AND status NOT IN ('completed', 'rejected');
+COMMENT ON TABLE  decisions          IS 'Each state a request has come to, one row a state: its history. Version 1 is its acceptance (requests), so the first row here is 2.';
+COMMENT ON COLUMN decisions.current  IS 'The request is in this state now. Set to false, once, when the next version is written.';
+COMMENT ON COLUMN decisions.sequence IS 'The number of the request''s decision within its partition, without gaps; carried over to its later versions.';
+COMMENT ON COLUMN decisions.detail   IS 'For people: what happened.';
+COMMENT ON COLUMN decisions.trace    IS 'For admins: the traceback of what went wrong. Never shown to a client.';
+
+-- ---------------------------------------------------------------- what there is
+
+CREATE TABLE resources (
+    id                text        PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
+    kind              text        NOT NULL CHECK (kind IN ('balance', 'points', 'stock', 'coupon', 'seat', 'pool')),
+    unit              text,
+    client_id         text,
+    partition         smallint    NOT NULL,
+    available         bigint      NOT NULL CHECK (available <= 9007199254740991),
+    held              bigint      NOT NULL DEFAULT 0 CHECK (held BETWEEN 0 AND 9007199254740991),
+    version           bigint      NOT NULL DEFAULT 0 CHECK (version >= 0),
+    overdraft         bigint      NOT NULL DEFAULT 0 CHECK (overdraft BETWEEN 0 AND 9007199254740991),
+    per_account_limit bigint      CHECK (per_account_limit >= 1),
+    starts_at         timestamptz,
+    ends_at           timestamptz,
+    gateway           text,
+    confirm_above     bigint      CHECK (confirm_above >= 0),
+    approve_above     bigint      CHECK (approve_above >= 0),
+    metadata          jsonb,
+    created_at        timestamptz NOT NULL,
+    closed_at         timestamptz,
+    digest            bytea       NOT NULL CHECK (length(digest) = 32),
+    last_entry_at     timestamptz,
+    CONSTRAINT resources_never_below_the_overdraft CHECK (available >= -overdraft),
+    CONSTRAINT resources_entry_time CHECK ((version = 0) = (last_entry_at IS NULL))
+) WITH (fillfactor = 50);
+CREATE INDEX resources_newest ON resources (created_at DESC, id DESC);
+COMMENT ON TABLE  resources         IS 'A limited thing: a quantity available, a quantity held, and rules. Only a batch of its partition writes it.';
+COMMENT ON COLUMN resources.version IS 'How many entries it has.';
+COMMENT ON COLUMN resources.digest  IS 'The digest of its last entry; of a resource without entries, 32 zero bytes.';
+COMMENT ON COLUMN resources.client_id IS 'It exists for this client alone; NULL: for all.';
+
+CREATE TABLE usages (
+    resource_id text   NOT NULL,
+    client_id   text   NOT NULL,
+    account     text   NOT NULL,
+    used        bigint NOT NULL CHECK (used >= 0),
+    "limit"     bigint NOT NULL,
+    PRIMARY KEY (resource_id, client_id, account),
+    CONSTRAINT usages_never_above_the_limit CHECK (used <= "limit")
+) WITH (fillfactor = 70);
+COMMENT ON TABLE  usages         IS 'How much of a resource with a per-account limit an account has taken or holds.';
+COMMENT ON COLUMN usages."limit" IS 'The limit when the account last took: a copy, so that the CHECK can hold it.';
+
+-- ---------------------------------------------------------------- how it came to be so
+
+CREATE TABLE entries (
+    resource_id text        NOT NULL,
+    version     bigint      NOT NULL CHECK (version >= 1),
+    kind        text        NOT NULL CHECK (kind IN ('hold', 'capture', 'release', 'debit', 'credit')),
+    request_id  uuid        NOT NULL,
+    leg         smallint    NOT NULL DEFAULT 0,
+    account     text,
+    amount      bigint      NOT NULL CHECK (amount >= 1),
+    available   bigint      NOT NULL,
+    held        bigint      NOT NULL CHECK (held >= 0),
+    created_at  timestamptz NOT NULL,
+    digest      bytea       NOT NULL CHECK (length(digest) = 32),
+    PRIMARY KEY (resource_id, version)
+);
+CREATE UNIQUE INDEX entries_once ON entries
+    (request_id, leg, (CASE kind WHEN 'capture' THEN 'end' WHEN 'release' THEN 'end' ELSE kind END));
+COMMENT ON TABLE  entries            IS 'The ledger. Immutable; the sum of a resource''s entries is its state, at every version.';
+COMMENT ON COLUMN entries.available  IS 'What was available after this entry; likewise held.';
+COMMENT ON COLUMN entries.created_at IS 'The later of the clock after the partition was locked and the entry before: never runs backwards.';
+COMMENT ON COLUMN entries.digest     IS 'SHA-256 over the digest before it and this entry: a change anywhere shows in all that follow.';
+COMMENT ON INDEX  entries_once       IS 'A request takes, holds and gives at most once a leg, and a hold ends once: by capture or by release.';
+
+-- ---------------------------------------------------------------- partitions and who drains them
+
+CREATE TABLE partitions (
+    id         smallint    PRIMARY KEY,
+    sequence   bigint      NOT NULL DEFAULT 0,
+    drained_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 20);
+COMMENT ON TABLE  partitions            IS 'A single-consumer lane each. Its row is written by its batches alone.';
+COMMENT ON COLUMN partitions.sequence   IS 'The number of its last decision.';
+COMMENT ON COLUMN partitions.drained_at IS 'When its last batch was applied: the sweep looks for work that waits and had none.';
+
+CREATE TABLE pauses (
+    partition smallint    PRIMARY KEY,
+    since     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor     text        NOT NULL
+);
+COMMENT ON TABLE pauses IS 'Partitions that accept and do not decide. Apart from partitions, which batches lock.';
+
+CREATE TABLE workers (
+    id          uuid        PRIMARY KEY,
+    host        text        NOT NULL,
+    pid         integer     NOT NULL,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    alive_until timestamptz NOT NULL
+) WITH (fillfactor = 20);
+COMMENT ON TABLE workers IS 'The heartbeat of each worker process, by the clock of the database.';
+
+CREATE TABLE ownership (
+    partition smallint    PRIMARY KEY,
+    worker_id uuid,
+    since     timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 20);
+COMMENT ON TABLE ownership IS 'Which worker''s consumer takes a partition''s doorbells. A matter of speed: what is correct is decided by the lock.';
+
+-- ---------------------------------------------------------------- who did what
+
+CREATE TABLE audit (
+    id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor      text        NOT NULL,
+    action     text        NOT NULL,
+    request_id uuid,
+    reason     text,
+    detail     jsonb
+);
+COMMENT ON TABLE audit IS 'Who did what, when and why, beyond making requests. Append-only.';
+
+-- ---------------------------------------------------------------- what nobody may do
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON entries  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON entries FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON requests FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON audit    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON decisions FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE FUNCTION only_supersede() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.current AND NOT NEW.current AND to_jsonb(OLD) - 'current' = to_jsonb(NEW) - 'current' THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'decisions can only be superseded, never changed' USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FUNCTION only_supersede();
+
+-- ---------------------------------------------------------------- who may do what
+--
+--               | teller_api              | teller_worker                    | teller_courier
+-- --------------+-------------------------+----------------------------------+---------------
+-- installation  | read                    | read                             | read
+-- clients       | read, insert            | read                             | read
+-- api_keys      | read, insert, revoke    |                                  |
+-- requests      | read, insert            | read                             | read
+-- inbox         | read, insert            | read, insert, delete             | read, insert
+-- decisions     | read                    | read, insert, supersede          | read
+-- resources     | read                    | read, insert, update             | read
+-- usages        | read                    | read, insert, update             |
+-- entries       | read                    | read, insert                     | read
+-- partitions    | read                    | read, update                     | read
+-- pauses        | read, insert, delete    | read                             | read
+-- workers       | read                    | read, insert, update, delete     | read
+-- ownership     | read                    | read, update                     | read
+-- audit         | read, insert            | insert                           | insert
+
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['teller_api', 'teller_worker', 'teller_courier'] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I LOGIN', role);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;  -- roles belong to the whole server: another database of Teller's made it
+        END;
+    END LOOP;
+END $$;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
+
+GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
+   TO teller_api, teller_worker, teller_courier;
+
+GRANT SELECT ON api_keys, usages, audit TO teller_api;
+GRANT INSERT ON clients, api_keys, requests, inbox, pauses, audit TO teller_api;
+GRANT UPDATE (revoked_at) ON api_keys TO teller_api;
+GRANT DELETE ON pauses TO teller_api;
+
+GRANT SELECT ON usages TO teller_worker;
+GRANT INSERT ON inbox, decisions, resources, usages, entries, workers, audit TO teller_worker;
+GRANT UPDATE ON resources, usages, partitions, workers, ownership TO teller_worker;
+GRANT UPDATE (current) ON decisions TO teller_worker;
+GRANT DELETE ON inbox, workers TO teller_worker;
+
+GRANT INSERT ON inbox, audit TO teller_courier;
+
+-- ---------------------------------------------------------------- what it begins with
+
+INSERT INTO partitions (id) SELECT generate_series(0, :partitions - 1);
+INSERT INTO ownership (partition) SELECT generate_series(0, :partitions - 1);
+INSERT INTO installation (schema_version, partitions) VALUES (:schema_version, :partitions);
