@@ -103,7 +103,7 @@ CREATE TABLE decisions (
     stage      text,
     code       text,
     reason     text,
-    result     jsonb,
+    reference  text,
     refunded   bigint      NOT NULL DEFAULT 0 CHECK (refunded >= 0),
     sequence   bigint      NOT NULL CHECK (sequence >= 1),
     decided_at timestamptz NOT NULL,
@@ -126,6 +126,7 @@ CREATE UNIQUE INDEX decisions_open ON decisions (status, request_id)
 COMMENT ON TABLE  decisions          IS 'Each state a request has come to, one row a state: its history. Version 1 is its acceptance (requests), so the first row here is 2.';
 COMMENT ON COLUMN decisions.current  IS 'The request is in this state now. Set to false, once, when the next version is written.';
 COMMENT ON COLUMN decisions.sequence IS 'The number of the request''s decision within its partition, without gaps; carried over to its later versions.';
+COMMENT ON COLUMN decisions.reference IS 'What the gateway calls what it did.';
 COMMENT ON COLUMN decisions.detail   IS 'For people: what happened.';
 COMMENT ON COLUMN decisions.trace    IS 'For admins: the traceback of what went wrong. Never shown to a client.';
 
@@ -196,6 +197,122 @@ COMMENT ON COLUMN entries.available  IS 'What was available after this entry; li
 COMMENT ON COLUMN entries.created_at IS 'The later of the clock after the partition was locked and the entry before: never runs backwards.';
 COMMENT ON COLUMN entries.digest     IS 'SHA-256 over the digest before it and this entry: a change anywhere shows in all that follow.';
 COMMENT ON INDEX  entries_once       IS 'A request takes, holds and gives at most once a leg, and a hold ends once: by capture or by release.';
+
+-- ---------------------------------------------------------------- the world outside
+
+CREATE TABLE effects (
+    request_id   uuid        NOT NULL,
+    leg          smallint    NOT NULL DEFAULT 0,
+    partition    smallint    NOT NULL,
+    gateway      text        NOT NULL,
+    created_at   timestamptz NOT NULL,
+    due_at       timestamptz,
+    tries        integer     NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    token        uuid,
+    leased_until timestamptz,
+    outcome      text        CHECK (outcome IN ('done', 'declined', 'misconfigured', 'unknown')),
+    reference    text,
+    reason       text,
+    answered_at  timestamptz,
+    voided_at    timestamptz,
+    PRIMARY KEY (request_id, leg),
+    CONSTRAINT effects_lease CHECK ((token IS NULL) = (leased_until IS NULL))
+) WITH (fillfactor = 60);
+CREATE INDEX effects_due ON effects (gateway, due_at) WHERE due_at IS NOT NULL;
+COMMENT ON TABLE  effects              IS 'What a gateway is to do for a request that holds: made by the batch, done by the courier, settled by the batch.';
+COMMENT ON COLUMN effects.due_at       IS 'When it is to be tried next; NULL: it is not.';
+COMMENT ON COLUMN effects.tries        IS 'Calls since it was armed: a replay begins anew.';
+COMMENT ON COLUMN effects.leased_until IS 'A call of this token is in flight until then, at the latest.';
+COMMENT ON COLUMN effects.outcome      IS 'The first definite answer (done, declined) stays for ever; misconfigured and unknown say that there was none.';
+COMMENT ON COLUMN effects.voided_at    IS 'The hold was released by a refund: it must not be called any more. A yes after this is an alert.';
+
+CREATE TABLE attempts (
+    request_id uuid        NOT NULL,
+    leg        smallint    NOT NULL DEFAULT 0,
+    token      uuid        NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at   timestamptz,
+    status     smallint,
+    outcome    text        CHECK (outcome IN ('done', 'declined', 'misconfigured', 'unknown')),
+    error      text,
+    PRIMARY KEY (request_id, leg, token)
+);
+COMMENT ON TABLE attempts IS 'Each call of a gateway, committed before it is made: a call that nobody heard of cannot be.';
+
+CREATE TABLE gateways (
+    name       text        PRIMARY KEY,
+    failures   integer     NOT NULL DEFAULT 0 CHECK (failures >= 0),
+    open_until timestamptz
+) WITH (fillfactor = 50);
+COMMENT ON TABLE  gateways            IS 'The circuit breaker of each gateway; its row also lets one courier at a time claim from it.';
+COMMENT ON COLUMN gateways.failures   IS 'Unknown outcomes in a row.';
+COMMENT ON COLUMN gateways.open_until IS 'It is not called before then.';
+
+-- ---------------------------------------------------------------- who is told
+
+CREATE TABLE accounts (
+    client_id  text        NOT NULL,
+    name       text        NOT NULL CHECK (name ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
+    email      text        CHECK (length(email) BETWEEN 3 AND 254),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (client_id, name)
+);
+COMMENT ON TABLE accounts IS 'How to reach the person behind an account.';
+
+CREATE TABLE webhooks (
+    id              uuid        PRIMARY KEY,
+    client_id       text        NOT NULL,
+    url             text        NOT NULL CHECK (length(url) BETWEEN 1 AND 2048),
+    events          text[],
+    secret          bytea       NOT NULL CHECK (length(secret) BETWEEN 24 AND 64),
+    previous_secret bytea       CHECK (length(previous_secret) BETWEEN 24 AND 64),
+    previous_until  timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    disabled_at     timestamptz,
+    disabled_reason text
+);
+CREATE INDEX webhooks_of_client ON webhooks (client_id, id);
+COMMENT ON TABLE  webhooks                 IS 'Where a client wants to be told of its requests.';
+COMMENT ON COLUMN webhooks.events          IS 'The types it wants; NULL: all.';
+COMMENT ON COLUMN webhooks.previous_secret IS 'Signs as well until previous_until, so that the receiver can change over.';
+
+CREATE TABLE deliveries (
+    id           bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    request_id   uuid        NOT NULL,
+    version      integer     NOT NULL,
+    type         text        NOT NULL,
+    webhook_id   uuid,
+    email        text,
+    status       text        NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'failed')),
+    due_at       timestamptz DEFAULT now(),
+    tries        integer     NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    token        uuid,
+    last_status  smallint,
+    last_error   text,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    delivered_at timestamptz,
+    CONSTRAINT deliveries_one_way CHECK ((webhook_id IS NULL) <> (email IS NULL)),
+    CONSTRAINT deliveries_due     CHECK ((status = 'pending') = (due_at IS NOT NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX deliveries_due        ON deliveries (webhook_id, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id) WHERE webhook_id IS NOT NULL;
+COMMENT ON TABLE  deliveries         IS 'Who is still to be told, and who was. Written with the change it tells of; the payload is the decision of that version, which never changes.';
+COMMENT ON COLUMN deliveries.due_at  IS 'When it is to be tried next; a claim moves it past the lease, so a courier that dies loses nothing.';
+COMMENT ON COLUMN deliveries.token   IS 'Of the claim under way: only its holder may write what came of it.';
+
+CREATE TABLE sandbox_calls (
+    id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    request_id uuid        NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    status     smallint    NOT NULL
+);
+CREATE INDEX sandbox_calls_of_request ON sandbox_calls (request_id);
+CREATE TABLE sandbox_payouts (
+    request_id uuid        PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE sandbox_calls   IS 'What the sandbox gateway was asked.';
+COMMENT ON TABLE sandbox_payouts IS 'What it really paid: once for each key.';
 
 -- ---------------------------------------------------------------- partitions and who drains them
 
@@ -282,6 +399,13 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FU
 -- resources     | read                    | read, insert, update             | read
 -- usages        | read                    | read, insert, update             |
 -- entries       | read                    | read, insert                     | read
+-- effects       | read                    | read, insert, update             | read, update
+-- attempts      | read                    | read                             | read, insert, update
+-- gateways      | read                    | read                             | read, insert, update
+-- accounts      | read, insert, update    | read                             | read
+-- webhooks      | read, write             | read but the secrets             | read, disable
+-- deliveries    | read, resend            | insert                           | read, update
+-- sandbox_*     | read, insert            |                                  |
 -- partitions    | read                    | read, update                     | read
 -- pauses        | read, insert, delete    | read                             | read
 -- workers       | read                    | read, insert, update, delete     | read
@@ -312,13 +436,28 @@ GRANT INSERT ON clients, api_keys, requests, inbox, pauses, audit TO teller_api;
 GRANT UPDATE (revoked_at) ON api_keys TO teller_api;
 GRANT DELETE ON pauses TO teller_api;
 
+GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
+GRANT SELECT ON webhooks, deliveries, sandbox_calls, sandbox_payouts TO teller_api;
+GRANT SELECT (id, client_id, url, events, previous_until, created_at, disabled_at, disabled_reason) ON webhooks
+   TO teller_worker;
+GRANT INSERT ON accounts, webhooks, sandbox_calls, sandbox_payouts TO teller_api;
+GRANT UPDATE ON accounts, webhooks TO teller_api;
+GRANT UPDATE (status, due_at, tries) ON deliveries TO teller_api;
+GRANT DELETE ON webhooks TO teller_api;
+
 GRANT SELECT ON usages TO teller_worker;
+GRANT INSERT ON effects, deliveries TO teller_worker;
+GRANT UPDATE (due_at, tries, outcome, reason, voided_at) ON effects TO teller_worker;
 GRANT INSERT ON inbox, decisions, resources, usages, entries, workers, audit TO teller_worker;
 GRANT UPDATE ON resources, usages, partitions, workers, ownership TO teller_worker;
 GRANT UPDATE (current) ON decisions TO teller_worker;
 GRANT DELETE ON inbox, workers TO teller_worker;
 
-GRANT INSERT ON inbox, audit TO teller_courier;
+GRANT SELECT ON webhooks, deliveries TO teller_courier;
+GRANT INSERT ON inbox, audit, attempts, gateways TO teller_courier;
+GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, answered_at) ON effects TO teller_courier;
+GRANT UPDATE ON attempts, gateways, deliveries TO teller_courier;
+GRANT UPDATE (disabled_at, disabled_reason) ON webhooks TO teller_courier;
 
 -- ---------------------------------------------------------------- what it begins with
 

@@ -6,6 +6,7 @@ decides in memory (`processor/rules`, `processor/ledger`), and writes everything
 of queues: whoever drains rings for the follow-ups after the commit.
 """
 
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +22,8 @@ from psycopg.types.json import Jsonb
 from processor import database
 from processor.database import Connection
 from processor.errors import DatabaseUnavailable
-from processor.model import Entry, Request, Resource, State
-from processor.worksheet import Row, Worksheet
+from processor.model import Effect, Entry, Request, Resource, State
+from processor.worksheet import Delivery, Known, Row, Webhook, Worksheet
 
 #: Inbox rows applied in one transaction: enough that the round trips do not matter, few enough to be quick.
 BATCH_LIMIT: Final = 2_000
@@ -60,6 +61,9 @@ class BatchReport:
     duration_ms: float = 0.0
     decided: list[UUID] = field(default_factory=list)
     follow_ups: set[int] = field(default_factory=set)
+    #: Whether couriers have something to do now.
+    for_couriers: bool = False
+    paid_after_refund: list[UUID] = field(default_factory=list)
 
 
 def drain_once(connection: Connection, partition: int, limit: int = BATCH_LIMIT) -> BatchReport:
@@ -113,6 +117,8 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
         rejected=sheet.rejected,
         parked=sheet.parked,
         decided=[state.request_id for state in sheet.new_states],
+        for_couriers=bool(sheet.new_effects or sheet.rearmed or sheet.deliveries),
+        paid_after_refund=sheet.paid_after_refund,
     )
 
 
@@ -156,97 +162,136 @@ def _read(
     execute: Execute, partition: int, rows: list[Row], now: datetime, sequence: int, cancels: set[UUID]
 ) -> Worksheet:
     """Everything that the rows can touch, in one or two round trips."""
-    resources_read = execute("read_resources", {"ids": list({row.request.resource_id for row in rows})})
-    decided = [row.request.id for row in rows if row.verb != "decide"]
-    states_read: Iterable[tuple[Any, ...]] = execute("read_states", {"ids": decided}) if decided else ()
-    resources = {columns[0]: Resource(*columns) for columns in resources_read}
-    states = {state.request_id: state for state in (State(*columns) for columns in states_read)}
+    requests = [row.request for row in rows]
+    clients = list({request.client_id for request in requests})
+    resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
+    webhooks_read = execute("read_webhooks", {"client_ids": clients})
+    accounts = list({request.account for request in requests if request.account is not None})
+    contacts_read = execute("read_contacts", {"client_ids": clients, "accounts": accounts})
 
-    limited = {resource.id for resource in resources.values() if resource.per_account_limit is not None}
-    accounts = {
+    known = Known({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
+    for webhook in itertools.starmap(Webhook, webhooks_read):
+        known.webhooks.setdefault(webhook.client_id, []).append(webhook)
+    known.contacts = {(client, account): email for client, account, email in contacts_read}
+    _read_usages(execute, known, requests)
+    _read_history(execute, known, rows)
+    return Worksheet(partition, now, sequence, known)
+
+
+def _read_usages(execute: Execute, known: Known, requests: list[Request]) -> None:
+    """What the accounts have used so far of the resources that limit it."""
+    limited = {resource.id for resource in known.resources.values() if resource.per_account_limit is not None}
+    keys = {
         (request.resource_id, request.client_id, request.account)
-        for request in (row.request for row in rows)
-        if request.resource_id in limited and request.account is not None
+        for request in requests
+        if request.account is not None and request.resource_id in limited
     }
-    usages = {}
-    if accounts:
-        names = _columns(accounts, ("resource_ids", "client_ids", "accounts"))
-        usages = {
-            (resource, client, account): used
-            for resource, client, account, used in execute("read_usages", names)
-        }
-    return Worksheet(partition, now, sequence, resources, usages, states, cancels)
+    if keys:
+        read = execute("read_usages", _columns(keys, ("resource_ids", "client_ids", "accounts")))
+        known.usages = {(resource, client, account): used for resource, client, account, used in read}
+
+
+def _read_history(execute: Execute, known: Known, rows: list[Row]) -> None:
+    """How the requests stand that were decided before: those with a later word on them, and those to be refunded."""
+    refunded = [row.request.refund_of for row in rows if row.request.refund_of is not None]
+    ids = [row.request.id for row in rows if row.verb != "decide"] + refunded
+    if not ids:
+        return
+    effects_read = execute("read_effects", {"ids": ids})  # first: a courier that is calling is waited for
+    states_read = execute("read_states", {"ids": ids})
+    holds_read = execute("read_open_holds", {"ids": ids})
+    originals_read = execute("read_originals", {"ids": refunded})
+    known.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
+    known.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
+    known.holding = {request_id for (request_id,) in holds_read}
+    known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
+    _read_usages(execute, known, [*known.originals.values(), *(row.request for row in rows)])
 
 
 def _write(execute: Execute, pipeline: Pipeline, sheet: Worksheet, done: list[Row]) -> None:
     """
     Everything that was decided, as sets, in one round trip; and the check that it hit what was read.
     """
-    opened = set(sheet.opened)
-    for resource_id in sheet.opened:
-        resource = asdict(sheet.resources[resource_id])
-        execute(
-            "insert_resource",
-            resource | {"metadata": _json(resource["metadata"]), "partition": sheet.partition},
-        )
-    for resource_id in sheet.amended - opened:
-        resource = asdict(sheet.resources[resource_id])
-        execute("update_rules", resource | {"metadata": _json(resource["metadata"])})
-    moved = [
-        sheet.resources[resource_id] for resource_id in sheet.versions_before if resource_id not in opened
-    ]
-    updated = execute(
-        "update_resources",
-        {
-            "ids": [resource.id for resource in moved],
-            "versions_before": [sheet.versions_before[resource.id] for resource in moved],
-            "availables": [resource.available for resource in moved],
-            "helds": [resource.held for resource in moved],
-            "versions": [resource.version for resource in moved],
-            "digests": [resource.digest for resource in moved],
-            "last_entries": [resource.last_entry_at for resource in moved],
-        },
-    )
-    if sheet.moved_usages:
-        usages = [
-            (*key, used, max(used, sheet.resources[key[0]].per_account_limit or 0))
-            for key, used in ((key, sheet.usages[key]) for key in sheet.moved_usages)
-        ]
-        execute(
-            "write_usages", _columns(usages, ("resource_ids", "client_ids", "accounts", "used", "limits"))
-        )
-    if sheet.entries:
-        execute("insert_entries", _columns(sheet.entries, Entry._fields))
-    superseded = (
-        execute(
-            "supersede_states",
-            _columns(
-                ((state.request_id, state.version) for state in sheet.superseded), ("request_ids", "versions")
-            ),
-        )
-        if sheet.superseded
-        else None
-    )
-    if sheet.new_states:
-        execute("insert_states", _columns(sheet.new_states, State._fields) | {"now": sheet.now})
-    if sheet.newly_limited is not None:
-        limit = sheet.resources[sheet.newly_limited].per_account_limit
-        execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
+    moved = _write_resources(execute, sheet)
+    superseded = _write_states(execute, sheet)
+    _write_consequences(execute, sheet)
     deleted = execute("delete_inbox", {"partition": sheet.partition, "seqs": [row.seq for row in done]})
     execute("count_batch", {"partition": sheet.partition, "sequence": sheet.sequence})
     pipeline.sync()
 
     if deleted.rowcount != len(done):
         raise _overtaken("the inbox")
-    if updated.rowcount != len(moved):
+    if moved.rowcount != len(sheet.versions_before.keys() - set(sheet.opened)):
         raise _overtaken("a resource")
-    if superseded is not None and superseded.rowcount != len(sheet.superseded):
+    if superseded.rowcount != len(sheet.superseded):
         raise _overtaken("a request")
+
+
+def _write_resources(execute: Execute, sheet: Worksheet) -> Cursor[tuple[Any, ...]]:
+    """Resources, usages and entries."""
+    resources, opened = sheet.known.resources, set(sheet.opened)
+    for resource_id in sheet.opened:
+        resource = asdict(resources[resource_id])
+        execute(
+            "insert_resource",
+            resource | {"metadata": _json(resource["metadata"]), "partition": sheet.partition},
+        )
+    for resource_id in sheet.amended - opened:
+        resource = asdict(resources[resource_id])
+        execute("update_rules", resource | {"metadata": _json(resource["metadata"])})
+    moved = [
+        (one.id, before, one.available, one.held, one.version, one.digest, one.last_entry_at)
+        for one, before in (
+            (resources[moved_id], before) for moved_id, before in sheet.versions_before.items()
+        )
+        if one.id not in opened
+    ]
+    names = ("ids", "versions_before", "availables", "helds", "versions", "digests", "last_entries")
+    updated = execute("update_resources", _columns(moved, names))
+    if sheet.moved_usages:
+        usages = [
+            (*key, used, max(used, resources[key[0]].per_account_limit or 0))
+            for key, used in ((key, sheet.known.usages[key]) for key in sheet.moved_usages)
+        ]
+        execute(
+            "write_usages", _columns(usages, ("resource_ids", "client_ids", "accounts", "used", "limits"))
+        )
+    if sheet.entries:
+        execute("insert_entries", _columns(sheet.entries, Entry._fields))
+    if sheet.newly_limited is not None:
+        limit = resources[sheet.newly_limited].per_account_limit
+        execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
+    return updated
+
+
+def _write_states(execute: Execute, sheet: Worksheet) -> Cursor[tuple[Any, ...]]:
+    """The new states; returns the cursor of those that are not current any more."""
+    before = [(state.request_id, state.version) for state in sheet.superseded.values()]
+    superseded = execute("supersede_states", _columns(before, ("request_ids", "versions")))
+    if sheet.new_states:
+        states = _columns(sheet.new_states, State._fields)
+        current = [state is sheet.known.states[state.request_id] for state in sheet.new_states]
+        execute("insert_states", states | {"current": current, "now": sheet.now})
+    return superseded
+
+
+def _write_consequences(execute: Execute, sheet: Worksheet) -> None:
+    """What the couriers have to do."""
+    if sheet.new_effects:
+        columns = _columns(sheet.new_effects, ("request_ids", "gateways"))
+        execute("insert_effects", columns | {"partition": sheet.partition, "now": sheet.now})
+    if sheet.rearmed:
+        execute("rearm_effects", {"ids": sheet.rearmed, "now": sheet.now})
+    if sheet.voided:
+        execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
+    if sheet.deliveries:
+        execute("insert_deliveries", _columns(sheet.deliveries, Delivery._fields))
 
 
 def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:
     """Rows as one list for each column: what `unnest` takes."""
-    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
 def _json(value: dict[str, Any] | None) -> Jsonb | None:

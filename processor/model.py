@@ -40,6 +40,7 @@ Verb = Literal[
 ]
 Status = Literal["processing", "completed", "rejected", "refunded", "cancelled", "failed"]
 Stage = Literal["awaiting_confirmation", "awaiting_approval", "queued", "held", "settling"]
+Outcome = Literal["done", "declined", "misconfigured", "unknown"]
 RejectionCode = Literal[
     "resource_not_found",
     "resource_closed",
@@ -109,7 +110,7 @@ class Resource:
 
 @dataclass(slots=True)
 class Request:
-    """What was asked, as far as deciding needs it."""
+    """What was asked, as far as deciding needs it. `refund_of` names the request that a refund gives back."""
 
     id: UUID
     client_id: str
@@ -119,6 +120,7 @@ class Request:
     amount: int | None
     apply_before: datetime | None = None
     details: dict[str, Any] | None = None
+    refund_of: UUID | None = None
 
     @property
     def quantity(self) -> int:
@@ -136,10 +138,35 @@ class State(NamedTuple):
     status: str
     stage: str | None
     code: str | None
+    reason: str | None
+    reference: str | None
+    refunded: int
     sequence: int
     decided_at: datetime
     detail: str | None
     trace: str | None
+    actor: str
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing but a refund changes it any more."""
+        return self.status in FINAL_STATUSES
+
+
+class Effect(NamedTuple):
+    """
+    What a gateway was asked to do for a request, as the batch reads it. `calling`: a call is in
+    flight; `armed`: it is still to be tried; `voided`: it must not be called any more.
+    """
+
+    request_id: UUID
+    gateway: str
+    outcome: Outcome | None
+    reference: str | None
+    reason: str | None
+    calling: bool
+    armed: bool
+    voided: bool
 
 
 class Entry(NamedTuple):
@@ -179,6 +206,62 @@ class Credit:
     """Given."""
 
     quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Set aside, until the gateway has answered."""
+
+    quantity: int
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The gateway did it: what was held is taken for good. `reference` is the gateway's own."""
+
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What was held is back; the request is `refunded`. `reason` is in words, the gateway's or the admin's."""
+
+    code: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rearm:
+    """The gateway is to be asked again, from the first try on; what is held stays held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The gateway gave no answer that settles anything: the request waits for an admin, what is held stays held."""
+
+    code: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaidAfterRefund:
+    """The gateway did it after all, when what was held is back: nothing can be taken, and somebody must know."""
+
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """A refund of what was taken for good, or a part of it; `whole`: nothing of it is left then."""
+
+    quantity: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHeld:
+    """A refund of what is held for a request that could not be finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +305,22 @@ class Nothing:
     """The row came too late or twice: nothing follows."""
 
 
-Decision = Rejected | Debit | Credit | Open | Amend | Close | Cancel | Park | Nothing
+Decision = (
+    Rejected
+    | Debit
+    | Credit
+    | Hold
+    | Capture
+    | Release
+    | Rearm
+    | Unsettled
+    | PaidAfterRefund
+    | GiveBack
+    | ReleaseHeld
+    | Open
+    | Amend
+    | Close
+    | Cancel
+    | Park
+    | Nothing
+)

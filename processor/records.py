@@ -45,7 +45,7 @@ class RequestRecord(NamedTuple):
     stage: str | None = "queued"
     code: str | None = None
     reason: str | None = None
-    result: dict[str, Any] | None = None
+    reference: str | None = None
     refunded: int = 0
     sequence: int | None = None
     decided_at: datetime | None = None
@@ -70,7 +70,7 @@ class RequestRecord(NamedTuple):
             "account": self.account,
             "amount": self.amount,
             "error": error,
-            "result": self.result,
+            "result": None if self.reference is None else {"reference": self.reference},
             "refunded": self.refunded,
             "version": self.version,
             "sequence": self.sequence,

@@ -14,27 +14,39 @@ from processor import ledger
 from processor.model import (
     Amend,
     Cancel,
+    Capture,
     Close,
     Credit,
     Debit,
     Decision,
+    Effect,
     Entry,
     EntryKind,
+    GiveBack,
+    Hold,
     Nothing,
     Open,
+    PaidAfterRefund,
     Park,
+    Rearm,
     Rejected,
+    Release,
+    ReleaseHeld,
     Request,
     Resource,
+    Stage,
     State,
     Status,
+    Unsettled,
 )
-from processor.rules import DECIDE, cancellations
+from processor.rules import DECIDE, cancellations, refunds, replays, settling
 
 #: What an account has used of a resource, by (resource, client, account).
 UsageKey = tuple[str, str, str]
 
-_PARKED_DETAIL: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
+#: Who decides what nobody in particular asked for.
+TELLER: Final = "teller"
+_PARKED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
 
 
 class Row(NamedTuple):
@@ -45,6 +57,50 @@ class Row(NamedTuple):
     payload: dict[str, Any] | None
     request: Request
 
+    @property
+    def actor(self) -> str:
+        """Who wanted this."""
+        actor: str = (self.payload or {}).get("actor", TELLER)
+        return actor
+
+
+class Webhook(NamedTuple):
+    """Where a client wants to be told, and of what (None: of everything)."""
+
+    client_id: str
+    id: UUID
+    events: list[str] | None
+
+
+class Delivery(NamedTuple):
+    """One who is to be told of a new state of a request: by webhook or by e-mail."""
+
+    request_id: UUID
+    version: int
+    type: str
+    webhook_id: UUID | None
+    email: str | None
+
+
+@dataclass(slots=True)
+class Known:
+    """What the batch read, and what its decisions have made of it so far."""
+
+    resources: dict[str, Resource]
+    usages: dict[UsageKey, int]
+    #: The present state of the requests that were decided before, in this batch or earlier.
+    states: dict[UUID, State]
+    #: Requests whose clients changed their minds before they were decided.
+    cancels: set[UUID]
+    #: What the refunds of this batch are to give back.
+    originals: dict[UUID, Request] = field(default_factory=dict)
+    effects: dict[UUID, Effect] = field(default_factory=dict)
+    #: Requests whose hold is neither captured nor released.
+    holding: set[UUID] = field(default_factory=set)
+    webhooks: dict[str, list[Webhook]] = field(default_factory=dict)
+    #: E-mail addresses by (client, account).
+    contacts: dict[tuple[str, str], str] = field(default_factory=dict)
+
 
 @dataclass(slots=True)
 class Worksheet:
@@ -54,16 +110,12 @@ class Worksheet:
     now: datetime
     #: The number of the partition's last decision.
     sequence: int
-    resources: dict[str, Resource]
-    usages: dict[UsageKey, int]
-    #: The present state of the requests that were decided before, in this batch or earlier.
-    states: dict[UUID, State]
-    #: Requests whose clients changed their minds before they were decided.
-    cancels: set[UUID]
+    known: Known
 
     entries: list[Entry] = field(default_factory=list)
     new_states: list[State] = field(default_factory=list)
-    superseded: list[State] = field(default_factory=list)
+    #: The states that were read and are not current any more, by request.
+    superseded: dict[UUID, State] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
     amended: set[str] = field(default_factory=set)
     #: Versions of the moved resources before the batch.
@@ -71,8 +123,19 @@ class Worksheet:
     moved_usages: set[UsageKey] = field(default_factory=set)
     #: The resource that gets a per-account limit only now: usages must be counted before the next row is decided.
     newly_limited: str | None = None
+    #: Requests that a gateway is to be asked for, with its name; to be asked again; never to be asked any more.
+    new_effects: list[tuple[UUID, str]] = field(default_factory=list)
+    rearmed: list[UUID] = field(default_factory=list)
+    voided: list[UUID] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    #: Requests whose gateway paid after what they held was released: for the alert.
+    paid_after_refund: list[UUID] = field(default_factory=list)
     rejected: int = 0
     parked: int = 0
+    _read: frozenset[UUID] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._read = frozenset(self.known.states)
 
     @property
     def stale(self) -> bool:
@@ -83,67 +146,139 @@ class Worksheet:
         """
         Decide one row and note what follows. An exception leaves everything noted so far as it was.
         """
-        request = row.request
-        if row.verb == "decide":
-            self._apply(request, self._decision_on(request))
-        elif row.verb == "cancel":
-            self._apply(request, cancellations.decide(self.states.get(request.id)))
-        else:
-            raise NotImplementedError(f"no rule for the verb {row.verb}")
+        self._apply(row.request, self._decision(row), row.actor)
 
     def park(self, row: Row, trace: str) -> None:
-        """Let the request wait for an admin, and the others go on."""
-        self._apply(row.request, Park("processor_error", trace))
+        """
+        Let the request wait for an admin, and the others go on. What is final stays as it is.
+        """
+        state = self.known.states.get(row.request.id)
+        if state is None or not state.is_final:
+            self._apply(row.request, Park("processor_error", trace), row.actor)
 
-    def _decision_on(self, request: Request) -> Decision:
-        if request.id in self.cancels:
-            return cancellations.decide(None)
-        resource = self.resources.get(request.resource_id)
+    # ------------------------------------------------------------ what follows
+
+    def _decision(self, row: Row) -> Decision:
+        request = row.request
+        if row.verb == "decide":
+            return cancellations.decide(None) if request.id in self.known.cancels else self._as_new(request)
+        known = self.known
+        state, effect, holding = (
+            known.states.get(request.id),
+            known.effects.get(request.id),
+            request.id in known.holding,
+        )
+        match row.verb:
+            case "cancel":
+                return cancellations.decide(state)
+            case "settle":
+                return settling.decide(state, effect, holding)
+            case "replay":
+                decision = replays.decide(state, effect, holding)
+                return self._as_new(request) if decision is None else decision
+            case _:
+                raise NotImplementedError(f"no rule for the verb {row.verb}")
+
+    def _as_new(self, request: Request) -> Decision:
+        known = self.known
+        original = request.refund_of
+        if original is not None:
+            return refunds.decide(
+                request,
+                known.originals.get(original),
+                known.states.get(original),
+                known.effects.get(original),
+                original in known.holding,
+            )
+        resource = known.resources.get(request.resource_id)
         used = 0
         if resource is not None and resource.per_account_limit is not None and request.account is not None:
-            used = self.usages.get((resource.id, request.client_id, request.account), 0)
+            used = known.usages.get((resource.id, request.client_id, request.account), 0)
         return DECIDE[request.kind](request, resource, used, self.now)
 
-    def _apply(self, request: Request, decision: Decision) -> None:
+    def _apply(self, request: Request, decision: Decision, actor: str) -> None:  # noqa: C901, PLR0912  # a table
         match decision:
             case Debit(quantity):
                 self._post(request, "debit", quantity)
-                self._state(request, "completed")
+                self._state(request, "completed", actor)
             case Rejected(code):
                 self.rejected += 1
-                self._state(request, "rejected", code)
+                self._state(request, "rejected", actor, code=code)
+            case Hold(quantity, gateway):
+                self._post(request, "hold", quantity)
+                self.known.holding.add(request.id)
+                self.new_effects.append((request.id, gateway))
+                self._state(
+                    request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked"
+                )
+            case Capture(reference):
+                self._end_hold(request, "capture")
+                self._state(request, "completed", actor, reference=reference)
+            case Release(code, reason):
+                self._end_hold(request, "release")
+                self._state(request, "refunded", actor, code=code, reason=reason, refunded=request.quantity)
+            case Rearm():
+                self.rearmed.append(request.id)
+                self._state(
+                    request, "processing", actor, stage="settling", detail="the gateway is asked again"
+                )
+            case Unsettled(code, reason):
+                self.parked += 1
+                self._state(
+                    request,
+                    "failed",
+                    actor,
+                    code=code,
+                    reason=reason,
+                    detail="still held; waits for an admin",
+                )
+            case PaidAfterRefund(reference):
+                self._note_paid_after_refund(request, actor, reference)
+            case GiveBack(quantity, whole):
+                self._give_back(request, quantity, whole, actor)
+            case ReleaseHeld():
+                self._release_held(request, actor)
             case Credit(quantity):
                 self._post(request, "credit", quantity)
-                self._state(request, "completed")
-            case Cancel(code, detail):
-                self._state(request, "cancelled", code, detail)
+                self._state(request, "completed", actor)
             case Open(resource, quantity):
                 self._open(request, resource, quantity)
-                self._state(request, "completed")
+                self._state(request, "completed", actor)
             case Amend(changes):
-                self._amend(self.resources[request.resource_id], changes)
-                self._state(request, "completed")
+                self._amend(self.known.resources[request.resource_id], changes)
+                self._state(request, "completed", actor)
             case Close():
-                self._amend(self.resources[request.resource_id], {"closed_at": self.now})
-                self._state(request, "completed")
+                self._amend(self.known.resources[request.resource_id], {"closed_at": self.now})
+                self._state(request, "completed", actor)
+            case Cancel(code, detail):
+                self._state(request, "cancelled", actor, code=code, detail=detail)
             case Park(code, trace):
                 self.parked += 1
-                self._state(request, "failed", code, _PARKED_DETAIL, trace)
+                self._state(request, "failed", actor, code=code, detail=_PARKED, trace=trace)
             case Nothing():
                 pass
 
-    def _post(self, request: Request, kind: EntryKind, quantity: int) -> None:
-        resource = self.resources[request.resource_id]
+    # ------------------------------------------------------------ resources
+
+    def _post(self, request: Request, kind: EntryKind, quantity: int, by: Request | None = None) -> None:
+        """One ledger entry for the account and resource of `request`, written in the name of `by`."""
+        known = self.known
+        resource = known.resources[request.resource_id]
         before = resource.version
-        self.entries.append(ledger.post(resource, kind, request.id, request.account, quantity, self.now))
+        name = request.id if by is None else by.id
+        self.entries.append(ledger.post(resource, kind, name, request.account, quantity, self.now))
         self.versions_before.setdefault(resource.id, before)
         if resource.per_account_limit is not None and request.account is not None:
             key = (resource.id, request.client_id, request.account)
-            self.usages[key] = self.usages.get(key, 0) + ledger.USES[kind] * quantity
+            known.usages[key] = max(0, known.usages.get(key, 0) + ledger.USES[kind] * quantity)
             self.moved_usages.add(key)
 
+    def _end_hold(self, request: Request, kind: EntryKind) -> None:
+        self._post(request, kind, request.quantity)
+        self.known.holding.discard(request.id)
+
     def _open(self, request: Request, resource: Resource, quantity: int) -> None:
-        self.resources[resource.id] = resource
+        self.known.resources[resource.id] = resource
         self.opened.append(resource.id)
         if quantity > 0:
             self._post(request, "credit", quantity)
@@ -156,30 +291,92 @@ class Worksheet:
         if unlimited and resource.per_account_limit is not None:
             self.newly_limited = resource.id
 
+    # ------------------------------------------------------------ refunds
+
+    def _give_back(self, refund: Request, quantity: int, whole: bool, actor: str) -> None:
+        original = self.known.originals[refund.refund_of]  # type: ignore[index]  # the rule saw that there is one
+        before = self.known.states[original.id]
+        self._post(original, "credit", quantity, by=refund)
+        self._state(
+            original,
+            "refunded" if whole else "completed",
+            actor,
+            code="refunded_by_admin" if whole else None,
+            reference=before.reference,
+            refunded=before.refunded + quantity,
+            detail=f"{quantity} given back by refund {refund.id}",
+        )
+        self._state(refund, "completed", actor)
+
+    def _release_held(self, refund: Request, actor: str) -> None:
+        original = self.known.originals[refund.refund_of]  # type: ignore[index]  # the rule saw that there is one
+        self._end_hold(original, "release")
+        self.voided.append(original.id)
+        self._state(
+            original,
+            "refunded",
+            actor,
+            code="refunded_by_admin",
+            refunded=original.quantity,
+            detail=f"what was held is back, by refund {refund.id}",
+        )
+        self._state(refund, "completed", actor)
+
+    def _note_paid_after_refund(self, request: Request, actor: str, reference: str | None) -> None:
+        before = self.known.states[request.id]
+        self.paid_after_refund.append(request.id)
+        self._state(
+            request,
+            "refunded",
+            actor,
+            code=before.code,
+            reason=before.reason,
+            reference=reference,
+            refunded=before.refunded,
+            detail=settling.PAID_AFTER_REFUND,
+        )
+
+    # ------------------------------------------------------------ states, and who is told
+
     def _state(
         self,
         request: Request,
         status: Status,
+        actor: str,
+        *,
+        stage: Stage | None = None,
         code: str | None = None,
+        reason: str | None = None,
+        reference: str | None = None,
+        refunded: int = 0,
         detail: str | None = None,
         trace: str | None = None,
     ) -> None:
-        before = self.states.get(request.id)
+        before = self.known.states.get(request.id)
         if before is None:
             self.sequence += 1
-            state = State(request.id, 2, status, None, code, self.sequence, self.now, detail, trace)
+            version, sequence, decided_at = 2, self.sequence, self.now
         else:
-            self.superseded.append(before)
-            state = State(
-                request.id,
-                before.version + 1,
-                status,
-                None,
-                code,
-                before.sequence,
-                before.decided_at,
-                detail,
-                trace,
-            )
-        self.states[request.id] = state
+            if before.request_id in self._read:
+                self.superseded.setdefault(request.id, before)
+            version, sequence, decided_at = before.version + 1, before.sequence, before.decided_at
+        outcome = (status, stage, code, reason, reference, refunded)
+        state = State(request.id, version, *outcome, sequence, decided_at, detail, trace, actor)
+        self.known.states[request.id] = state
         self.new_states.append(state)
+        if status != "processing" and (before is None or before.status != status):
+            self._tell(request, state)
+
+    def _tell(self, request: Request, state: State) -> None:
+        """Everybody who wants to know of this state, once each."""
+        known = self.known
+        if known.webhooks or known.contacts:
+            event = f"request.{state.status}"
+            self.deliveries += [
+                Delivery(request.id, state.version, event, webhook.id, None)
+                for webhook in known.webhooks.get(request.client_id, ())
+                if webhook.events is None or event in webhook.events
+            ]
+            email = known.contacts.get((request.client_id, request.account or ""))
+            if email is not None:
+                self.deliveries.append(Delivery(request.id, state.version, event, None, email))

@@ -6,10 +6,10 @@ Pure. The batch owns the state and the clock; here we only say what follows.
 
 from datetime import datetime
 
-from processor.model import Debit, Decision, Request, Resource
-from processor.rules.taking import refusal
+from processor.model import Decision, Request, Resource
+from processor.rules.taking import take
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
     """Redeem, or refuse with the first reason that applies (`taking.refusal`)."""
-    return refusal(request, resource, used, now) or Debit(request.quantity)
+    return take(request, resource, used, now)

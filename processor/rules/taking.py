@@ -4,7 +4,17 @@ What every kind of request that takes something has in common: may this account 
 
 from datetime import datetime
 
-from processor.model import SHORTAGE, Rejected, Request, Resource
+from processor.model import SHORTAGE, Debit, Hold, Rejected, Request, Resource
+
+
+def take(request: Request, resource: Resource | None, used: int, now: datetime) -> Debit | Hold | Rejected:
+    """
+    Take it at once; only hold it, where a gateway has to do its part first; or refuse.
+    """
+    refused = refusal(request, resource, used, now)
+    if refused is not None or resource is None:
+        return refused or Rejected("resource_not_found")
+    return Hold(request.quantity, resource.gateway) if resource.gateway else Debit(request.quantity)
 
 
 def refusal(request: Request, resource: Resource | None, used: int, now: datetime) -> Rejected | None:

@@ -22,7 +22,7 @@ SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.pa
 -- take_inbox --
 -- The oldest work of a partition, with what was asked.
 SELECT i.seq, i.verb, i.payload,
-       r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details
+       r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM (SELECT seq, verb, payload, request_id
           FROM inbox
          WHERE partition = %(partition)s
@@ -43,19 +43,54 @@ SELECT request_id
 SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
        ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at
   FROM resources
- WHERE id = ANY(%(ids)s);
+ WHERE id = ANY(%(ids)b);
 
 -- read_usages --
 SELECT u.resource_id, u.client_id, u.account, u.used
-  FROM unnest(%(resource_ids)s::text[], %(client_ids)s::text[], %(accounts)s::text[]) AS v(resource_id, client_id, account)
+  FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[]) AS v(resource_id, client_id, account)
   JOIN usages u USING (resource_id, client_id, account);
 
 -- read_states --
 -- The present states of requests that were decided before.
-SELECT request_id, version, status, stage, code, sequence, decided_at, detail, trace
+SELECT request_id, version, status, stage, code, reason, reference, refunded, sequence, decided_at, detail, trace, actor
   FROM decisions
- WHERE request_id = ANY(%(ids)s)
+ WHERE request_id = ANY(%(ids)b)
    AND current;
+
+-- read_originals --
+-- What is to be refunded.
+SELECT id, client_id, kind, resource_id, account, amount, apply_before, details, refund_of
+  FROM requests
+ WHERE id = ANY(%(ids)b);
+
+-- read_effects --
+-- What gateways were asked for these requests, locked against a courier that would call one now.
+SELECT request_id, gateway, outcome, reference, reason,
+       leased_until IS NOT NULL AND leased_until > clock_timestamp(), due_at IS NOT NULL, voided_at IS NOT NULL
+  FROM effects
+ WHERE request_id = ANY(%(ids)b)
+   FOR UPDATE;
+
+-- read_open_holds --
+-- Which of these requests hold something that was neither captured nor released.
+SELECT request_id
+  FROM entries
+ WHERE request_id = ANY(%(ids)b)
+ GROUP BY request_id
+HAVING count(*) FILTER (WHERE kind = 'hold') > count(*) FILTER (WHERE kind IN ('capture', 'release'));
+
+-- read_webhooks --
+SELECT client_id, id, events
+  FROM webhooks
+ WHERE client_id = ANY(%(client_ids)b)
+   AND disabled_at IS NULL;
+
+-- read_contacts --
+SELECT client_id, name, email
+  FROM accounts
+ WHERE client_id = ANY(%(client_ids)b)
+   AND name = ANY(%(accounts)b)
+   AND email IS NOT NULL;
 
 -- insert_resource --
 INSERT INTO resources (id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit,
@@ -76,8 +111,8 @@ UPDATE resources
 -- The state after the batch, if it is still as it was read: the lock says so, and this says it again.
 UPDATE resources r
    SET available = v.available, held = v.held, version = v.version, digest = v.digest, last_entry_at = v.last_entry_at
-  FROM unnest(%(ids)s::text[], %(versions_before)s::bigint[], %(availables)s::bigint[], %(helds)s::bigint[],
-              %(versions)s::bigint[], %(digests)s::bytea[], %(last_entries)s::timestamptz[])
+  FROM unnest(%(ids)b::text[], %(versions_before)b::bigint[], %(availables)b::bigint[], %(helds)b::bigint[],
+              %(versions)b::bigint[], %(digests)b::bytea[], %(last_entries)b::timestamptz[])
        AS v(id, version_before, available, held, version, digest, last_entry_at)
  WHERE r.id = v.id
    AND r.version = v.version_before;
@@ -85,8 +120,8 @@ UPDATE resources r
 -- write_usages --
 INSERT INTO usages (resource_id, client_id, account, used, "limit")
 SELECT *
-  FROM unnest(%(resource_ids)s::text[], %(client_ids)s::text[], %(accounts)s::text[], %(used)s::bigint[],
-              %(limits)s::bigint[])
+  FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[], %(used)b::bigint[],
+              %(limits)b::bigint[])
     ON CONFLICT (resource_id, client_id, account)
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
 
@@ -109,28 +144,56 @@ SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
 -- insert_entries --
 INSERT INTO entries (resource_id, version, kind, request_id, account, amount, available, held, created_at, digest)
 SELECT *
-  FROM unnest(%(resource_id)s::text[], %(version)s::bigint[], %(kind)s::text[], %(request_id)s::uuid[],
-              %(account)s::text[], %(amount)s::bigint[], %(available)s::bigint[], %(held)s::bigint[],
-              %(created_at)s::timestamptz[], %(digest)s::bytea[]);
+  FROM unnest(%(resource_id)b::text[], %(version)b::bigint[], %(kind)b::text[], %(request_id)b::uuid[],
+              %(account)b::text[], %(amount)b::bigint[], %(available)b::bigint[], %(held)b::bigint[],
+              %(created_at)b::timestamptz[], %(digest)b::bytea[]);
 
 -- supersede_states --
 UPDATE decisions d
    SET current = false
-  FROM unnest(%(request_ids)s::uuid[], %(versions)s::integer[]) AS v(request_id, version)
+  FROM unnest(%(request_ids)b::uuid[], %(versions)b::integer[]) AS v(request_id, version)
  WHERE d.request_id = v.request_id
    AND d.version = v.version
    AND d.current;
 
 -- insert_states --
-INSERT INTO decisions (request_id, version, status, stage, code, sequence, decided_at, detail, trace, at, actor)
-SELECT v.*, %(now)s, 'teller'
-  FROM unnest(%(request_id)s::uuid[], %(version)s::integer[], %(status)s::text[], %(stage)s::text[], %(code)s::text[],
-              %(sequence)s::bigint[], %(decided_at)s::timestamptz[], %(detail)s::text[], %(trace)s::text[]) AS v;
+INSERT INTO decisions (request_id, version, status, stage, code, reason, reference, refunded, sequence, decided_at,
+                       detail, trace, actor, current, at)
+SELECT v.*, %(now)s
+  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(status)b::text[], %(stage)b::text[], %(code)b::text[],
+              %(reason)b::text[], %(reference)b::text[], %(refunded)b::bigint[], %(sequence)b::bigint[],
+              %(decided_at)b::timestamptz[], %(detail)b::text[], %(trace)b::text[], %(actor)b::text[],
+              %(current)b::boolean[]) AS v;
+
+-- insert_effects --
+INSERT INTO effects (request_id, partition, gateway, created_at, due_at)
+SELECT v.request_id, %(partition)s, v.gateway, %(now)s, %(now)s
+  FROM unnest(%(request_ids)b::uuid[], %(gateways)b::text[]) AS v(request_id, gateway);
+
+-- rearm_effects --
+-- Asked again from the first try on, unless there is a definite answer by now.
+UPDATE effects
+   SET due_at = %(now)s, tries = 0, outcome = NULL, reason = NULL
+ WHERE request_id = ANY(%(ids)b)
+   AND outcome IS DISTINCT FROM 'done'
+   AND outcome IS DISTINCT FROM 'declined';
+
+-- void_effects --
+-- Never to be called again: what was held is back.
+UPDATE effects
+   SET due_at = NULL, voided_at = %(now)s
+ WHERE request_id = ANY(%(ids)b);
+
+-- insert_deliveries --
+INSERT INTO deliveries (request_id, version, type, webhook_id, email)
+SELECT *
+  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(webhook_id)b::uuid[],
+              %(email)b::text[]);
 
 -- delete_inbox --
 DELETE FROM inbox
  WHERE partition = %(partition)s
-   AND seq = ANY(%(seqs)s);
+   AND seq = ANY(%(seqs)b);
 
 -- count_batch --
 UPDATE partitions

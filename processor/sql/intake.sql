@@ -6,10 +6,10 @@
 -- in order of arrival. Those whose key was there before are not returned: read them in a later statement.
 WITH asked AS (
     SELECT *
-      FROM unnest(%(id)s::uuid[], %(client_id)s::text[], %(created_by)s::uuid[], %(idempotency_key)s::text[],
-                  %(fingerprint)s::bytea[], %(kind)s::text[], %(partition)s::smallint[], %(resource_id)s::text[],
-                  %(account)s::text[], %(amount)s::bigint[], %(apply_before)s::timestamptz[], %(refund_of)s::uuid[],
-                  %(details)s::text[], %(metadata)s::text[])
+      FROM unnest(%(id)b::uuid[], %(client_id)b::text[], %(created_by)b::uuid[], %(idempotency_key)b::text[],
+                  %(fingerprint)b::bytea[], %(kind)b::text[], %(partition)b::smallint[], %(resource_id)b::text[],
+                  %(account)b::text[], %(amount)b::bigint[], %(apply_before)b::timestamptz[], %(refund_of)b::uuid[],
+                  %(details)b::text[], %(metadata)b::text[])
       WITH ORDINALITY
         AS v(id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
              apply_before, refund_of, details, metadata, arrival)
@@ -36,7 +36,7 @@ SELECT id, created_at
 -- The requests that were first to use these keys, with the fingerprints of their bodies.
 SELECT r.idempotency_key, r.fingerprint, {request_columns}
   FROM {request_tables}
- WHERE (r.client_id, r.idempotency_key) IN (SELECT * FROM unnest(%(client_ids)s::text[], %(idempotency_keys)s::text[]));
+ WHERE (r.client_id, r.idempotency_key) IN (SELECT * FROM unnest(%(client_ids)b::text[], %(idempotency_keys)b::text[]));
 
 -- read_backlogs --
 -- How much waits in each partition that has work. Reads the whole inbox: for the gauge's own thread.

@@ -87,15 +87,14 @@ SELECT p.id
  ORDER BY p.id;
 
 -- neglected --
--- Partitions of a worker whose oldest work is older than that, and that had no batch for as long.
-SELECT o.partition
-  FROM ownership o
-  JOIN partitions p ON p.id = o.partition
- CROSS JOIN LATERAL (SELECT created_at FROM inbox WHERE inbox.partition = o.partition ORDER BY seq LIMIT 1) oldest
- WHERE o.worker_id = %(worker)s
+-- Those among some partitions whose oldest work is older than that, and that had no batch for as long.
+SELECT p.id
+  FROM partitions p
+ CROSS JOIN LATERAL (SELECT created_at FROM inbox WHERE inbox.partition = p.id ORDER BY seq LIMIT 1) oldest
+ WHERE p.id = ANY(%(partitions)s::smallint[])
    AND p.drained_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)
    AND oldest.created_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)
-   AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = o.partition)
+   AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
  ORDER BY oldest.created_at;
 
 -- list --

@@ -3,7 +3,7 @@
 -- request_columns --
 r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.metadata, r.details, r.apply_before, r.refund_of,
 r.created_at, coalesce(d.version, 1), coalesce(d.status, 'processing'),
-CASE WHEN d.request_id IS NULL THEN 'queued' ELSE d.stage END, d.code, d.reason, d.result, coalesce(d.refunded, 0),
+CASE WHEN d.request_id IS NULL THEN 'queued' ELSE d.stage END, d.code, d.reason, d.reference, coalesce(d.refunded, 0),
 d.sequence, d.decided_at, d.at
 
 -- request_tables --

@@ -1,0 +1,3 @@
+"""
+The `teller` command: the composition root, the only place that may import from everywhere.
+"""

@@ -1,0 +1,81 @@
+"""
+The log: one line for each unit of work, with a static event name and its facts beside it.
+
+For people when standard error is a terminal, else a JSON object a line. What the libraries log through the
+standard module goes the same way. Keys and values that look like secrets are masked on their way out.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+#: What stands in the log in place of a secret.
+MASK = "***"
+
+_SECRET_NAME = re.compile(
+    r"secret|password|passwd|token|authorization|cookie|api_key|private_key|database_url|redis_url|smtp_url",
+    re.IGNORECASE,
+)
+#: Signing secrets, bearer headers, and the password of a URL.
+_SECRET_VALUE = re.compile(r"(whsec_|Bearer\s+)[^\s\"',]+|(://[^/@:\s]*:)[^@\s]+(?=@)")
+
+#: Libraries that tell more than anybody wants to know at level info.
+_TALKATIVE = ("werkzeug", "httpx", "httpcore", "urllib3", "dramatiq")
+
+
+def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """
+    Replace what is named or looks like a secret; a mistake of a caller must not end in a file.
+    """
+    for name, value in event.items():
+        if _SECRET_NAME.search(name):
+            event[name] = MASK
+        elif isinstance(value, str):
+            event[name] = _SECRET_VALUE.sub(lambda found: (found[1] or found[2]) + MASK, value)
+    return event
+
+
+def configure(level: int = logging.INFO) -> None:
+    """
+    Send everything to standard error, from now on and for the whole process. Called once, by the command line.
+    """
+    terminal = sys.stderr.isatty()
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    # Exceptions become text before the mask, so that it sees them, too.
+    ending: list[Processor] = [
+        structlog.processors.format_exc_info,
+        mask_secrets,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))

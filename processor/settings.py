@@ -1,0 +1,302 @@
+"""
+The settings: what the environment says, checked once, at the start.
+
+Reads the mapping it is given and nothing else. Each value that makes no sense raises a SettingsError whose one
+line names the variable. Secrets, and URLs that may hold a password, are never shown by repr.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from processor.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The gateway that the API itself serves under /sandbox/gateway.
+SANDBOX = "sandbox"
+#: The value that stands for the address of the built-in sandbox in TELLER_GATEWAYS.
+BUILTIN = "builtin"
+
+#: How many partitions a database may have.
+PARTITIONS_MAX = 1024
+#: Worker processes of one `teller up`.
+WORKERS_MAX = 64
+#: Worker processes when nothing is said, on a machine with at least so many cores.
+WORKERS_DEFAULT_MAX = 4
+#: A gateway is called at most so often for one effect.
+GATEWAY_TRIES_MAX = 100
+#: No pause, timeout or lifetime in the settings is longer, in seconds: a day.
+SECONDS_MAX = 86_400.0
+#: TELLER_SECRET is shorter than this only by mistake, in characters.
+SECRET_CHARACTERS_MIN = 16
+#: The decoded key of a `whsec_` secret is shorter than this only by mistake, in bytes.
+SIGNING_KEY_BYTES_MIN = 16
+#: Inbox rows that one partition may have waiting before it answers 503.
+BACKLOG_LIMIT = 2_000_000
+#: The largest backlog limit that may be set, in rows.
+BACKLOG_LIMIT_MAX = 1_000_000_000
+
+_GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """
+    All settings of CONTRACT.md. Durations are in seconds.
+
+    Where an embedded server is used, its URLs, and the secrets that are generated, are empty until the server
+    runs: `completed` fills them in.
+    """
+
+    embeds_postgres: bool
+    embeds_valkey: bool
+    home: Path
+    host: str
+    port: int
+    partitions: int
+    workers: int
+    gateway_tries: int
+    gateway_backoff_seconds: float
+    gateway_timeout_seconds: float
+    allow_private_webhooks: bool
+    code_cooldown_seconds: float
+    code_ttl_seconds: float
+    backlog_limit: int
+    database_url: str = field(repr=False)
+    api_database_url: str = field(repr=False)
+    worker_database_url: str = field(repr=False)
+    courier_database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    secret: str = field(repr=False)
+    gateway_secret: str = field(repr=False)
+    #: None: mails become files in the outbox.
+    smtp_url: str | None = field(repr=False)
+    #: Name → URL, or BUILTIN for the sandbox.
+    gateways: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """
+        Check everything that `environ` says and fill in the defaults. An empty variable counts as unset.
+        Raises SettingsError.
+        """
+        read = _Reader(environ)
+        database_url = read.url("DATABASE_URL", ("postgresql", "postgres"))
+        redis_url = read.url("REDIS_URL", ("redis", "rediss", "unix"))
+        settings = cls(
+            embeds_postgres=not database_url,
+            embeds_valkey=not redis_url,
+            home=_home(read),
+            host=read.text("TELLER_HOST") or "127.0.0.1",
+            port=read.whole("TELLER_PORT", 8000, 1, 65_535),
+            partitions=read.whole("TELLER_PARTITIONS", 64, 1, PARTITIONS_MAX),
+            workers=read.whole(
+                "TELLER_WORKERS", min(os.cpu_count() or 1, WORKERS_DEFAULT_MAX), 1, WORKERS_MAX
+            ),
+            gateway_tries=read.whole("TELLER_GATEWAY_TRIES", 6, 1, GATEWAY_TRIES_MAX),
+            gateway_backoff_seconds=read.seconds("TELLER_GATEWAY_BACKOFF_SECONDS", 2),
+            gateway_timeout_seconds=read.seconds("TELLER_GATEWAY_TIMEOUT_SECONDS", 10),
+            allow_private_webhooks=read.flag("TELLER_ALLOW_PRIVATE_WEBHOOKS"),
+            code_cooldown_seconds=read.seconds("TELLER_CODE_COOLDOWN_SECONDS", 60),
+            code_ttl_seconds=read.seconds("TELLER_CODE_TTL_SECONDS", 600),
+            backlog_limit=read.whole("TELLER_BACKLOG_LIMIT", BACKLOG_LIMIT, 1, BACKLOG_LIMIT_MAX),
+            database_url=database_url,
+            api_database_url=_role_url(read, "TELLER_API_DATABASE_URL", database_url),
+            worker_database_url=_role_url(read, "TELLER_WORKER_DATABASE_URL", database_url),
+            courier_database_url=_role_url(read, "TELLER_COURIER_DATABASE_URL", database_url),
+            redis_url=redis_url,
+            secret=_secret(read),
+            gateway_secret=_gateway_secret(read),
+            smtp_url=read.url("TELLER_SMTP_URL", ("smtp", "smtps")) or None,
+            gateways=_gateways(read),
+        )
+        if not settings.embeds_postgres:
+            settings._require_secrets(gateways_named=bool(read.text("TELLER_GATEWAYS")))
+        return settings
+
+    def _require_secrets(self, *, gateways_named: bool) -> None:
+        """
+        Beside a database of one's own nothing is generated: what must stay the same over restarts is given.
+        """
+        if not self.secret:
+            raise SettingsError("TELLER_SECRET is required when DATABASE_URL is set")
+        if gateways_named and not self.gateway_secret:
+            raise SettingsError(
+                "TELLER_GATEWAY_SECRET is required when DATABASE_URL and TELLER_GATEWAYS are set"
+            )
+
+    def completed(self, found: Mapping[str, str]) -> Settings:
+        """
+        With what the embedded servers and the keys file add: variables of CONTRACT.md; what is set already stays.
+        """
+        known = {name: value for name, value in self.environment().items() if value}
+        merged = {**found, **known}
+        return replace(
+            self,
+            database_url=merged["DATABASE_URL"],
+            api_database_url=merged["TELLER_API_DATABASE_URL"],
+            worker_database_url=merged["TELLER_WORKER_DATABASE_URL"],
+            courier_database_url=merged["TELLER_COURIER_DATABASE_URL"],
+            redis_url=merged.get("REDIS_URL", ""),
+            secret=merged["TELLER_SECRET"],
+            gateway_secret=merged.get("TELLER_GATEWAY_SECRET", ""),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """
+        The variables a child process needs to use the same servers and secrets as this one.
+        """
+        return {
+            "DATABASE_URL": self.database_url,
+            "TELLER_API_DATABASE_URL": self.api_database_url,
+            "TELLER_WORKER_DATABASE_URL": self.worker_database_url,
+            "TELLER_COURIER_DATABASE_URL": self.courier_database_url,
+            "REDIS_URL": self.redis_url,
+            "TELLER_SECRET": self.secret,
+            "TELLER_GATEWAY_SECRET": self.gateway_secret,
+            "TELLER_HOME": str(self.home),
+            "TELLER_HOST": self.host,
+            "TELLER_PORT": str(self.port),
+        }
+
+    @property
+    def roles_guard(self) -> bool:
+        """
+        Whether API, worker and courier use roles of their own; else the GRANTs of the schema guard nothing.
+        """
+        return self.database_url not in (
+            self.api_database_url,
+            self.worker_database_url,
+            self.courier_database_url,
+        )
+
+
+class _Reader:
+    """
+    One variable at a time, with one line for what is wrong with it. Values are not repeated: they may be secret.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str) -> str:
+        value = self._environ.get(name, "").strip()
+        if not value.isprintable():
+            raise SettingsError(f"{name} holds characters that cannot be printed")
+        return value
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        value = self.text(name)
+        if not value:
+            return default
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not least <= int(value) <= most:
+            raise SettingsError(f"{name} must be a whole number from {least} to {most}")
+        return int(value)
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self.text(name)
+        if not value:
+            return default
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or not 0 < float(value) <= SECONDS_MAX:
+            raise SettingsError(f"{name} must be a number of seconds above 0, at most {SECONDS_MAX:.0f}")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        value = self.text(name)
+        if value not in ("", "0", "1"):
+            raise SettingsError(f"{name} must be 1 or 0")
+        return value == "1"
+
+    def url(self, name: str, schemes: tuple[str, ...]) -> str:
+        value = self.text(name)
+        if value and not _is_url(value, schemes):
+            raise SettingsError(
+                f"{name} must be a URL that begins with {' or '.join(f'{s}://' for s in schemes)}"
+            )
+        return value
+
+
+def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - reading it is the check
+    except ValueError:
+        return False
+    return parts.scheme in schemes and "://" in value and " " not in value
+
+
+def _role_url(read: _Reader, name: str, database_url: str) -> str:
+    value = read.url(name, ("postgresql", "postgres"))
+    if value and not database_url:
+        raise SettingsError(f"{name} is set, but DATABASE_URL is not")
+    return value or database_url
+
+
+def _home(read: _Reader) -> Path:
+    value = read.text("TELLER_HOME")
+    if value:
+        return Path(value).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/teller")
+    if data := read.text("XDG_DATA_HOME"):
+        return Path(data).absolute() / "teller"
+    own = read.text("HOME")
+    if not own:
+        raise SettingsError("TELLER_HOME is not set, and neither is HOME")
+    return (
+        Path(own).absolute()
+        / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
+        / "teller"
+    )
+
+
+def _secret(read: _Reader) -> str:
+    value = read.text("TELLER_SECRET")
+    if value and len(value) < SECRET_CHARACTERS_MIN:
+        raise SettingsError(f"TELLER_SECRET must have at least {SECRET_CHARACTERS_MIN} characters")
+    return value
+
+
+def _gateway_secret(read: _Reader) -> str:
+    value = read.text("TELLER_GATEWAY_SECRET")
+    if not value:
+        return ""
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not value.startswith("whsec_") or len(key) < SIGNING_KEY_BYTES_MIN:
+        raise SettingsError(
+            f"TELLER_GATEWAY_SECRET must be whsec_ and the base64 of at least {SIGNING_KEY_BYTES_MIN} bytes"
+        )
+    return value
+
+
+def _gateways(read: _Reader) -> Mapping[str, str]:
+    value = read.text("TELLER_GATEWAYS")
+    if not value:
+        return MappingProxyType({SANDBOX: BUILTIN})
+    gateways: dict[str, str] = {}
+    for pair in value.split(","):
+        name, _, url = (part.strip() for part in pair.partition("="))
+        if not _GATEWAY_NAME.fullmatch(name):
+            raise SettingsError("TELLER_GATEWAYS must be name=url pairs, separated by commas")
+        if name in gateways:
+            raise SettingsError(f"TELLER_GATEWAYS names {name} twice")
+        if (url == BUILTIN) != (name == SANDBOX and url == BUILTIN):
+            raise SettingsError(f"TELLER_GATEWAYS: only {SANDBOX} can be {BUILTIN}, {name} needs a URL")
+        if url != BUILTIN and not (_is_url(url, ("http", "https")) and urlsplit(url).hostname):
+            raise SettingsError(f"TELLER_GATEWAYS: the address of {name} must begin with http:// or https://")
+        gateways[name] = url
+    return MappingProxyType(gateways)
