@@ -52,16 +52,16 @@ CREATE TABLE requests (
     resource_id     text        NOT NULL CHECK (resource_id ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
     account         text        CHECK (account ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
     amount          bigint      CHECK (amount BETWEEN 0 AND 9007199254740991),
-    apply_before    timestamptz,
+    apply_before    timestamptz CHECK (apply_before BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 23:59:59.999999+00'),
     refund_of       uuid,
     details         jsonb       CHECK (jsonb_typeof(details) = 'object'),
     metadata        jsonb       CHECK (jsonb_typeof(metadata) = 'object'),
     created_at      timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT requests_idempotency UNIQUE (client_id, idempotency_key),
     CONSTRAINT requests_who_and_how_much CHECK (
-        CASE WHEN kind IN ('redemption', 'withdrawal', 'reservation') THEN account IS NOT NULL AND amount >= 1
-             WHEN kind = 'deposit'                                    THEN amount >= 1
-             WHEN kind = 'opening'                                    THEN amount >= 0
+        CASE WHEN kind IN ('redemption', 'withdrawal', 'reservation') THEN account IS NOT NULL AND amount IS NOT NULL AND amount >= 1
+             WHEN kind = 'deposit'                                    THEN amount IS NOT NULL AND amount >= 1
+             WHEN kind = 'opening'                                    THEN amount IS NOT NULL
              WHEN kind = 'refund'                                     THEN refund_of IS NOT NULL
              ELSE true END)
 );
@@ -143,8 +143,8 @@ CREATE TABLE resources (
     version           bigint      NOT NULL DEFAULT 0 CHECK (version >= 0),
     overdraft         bigint      NOT NULL DEFAULT 0 CHECK (overdraft BETWEEN 0 AND 9007199254740991),
     per_account_limit bigint      CHECK (per_account_limit >= 1),
-    starts_at         timestamptz,
-    ends_at           timestamptz,
+    starts_at         timestamptz CHECK (starts_at BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 23:59:59.999999+00'),
+    ends_at           timestamptz CHECK (ends_at BETWEEN '0001-01-01 00:00+00' AND '9999-12-31 23:59:59.999999+00'),
     gateway           text,
     confirm_above     bigint      CHECK (confirm_above >= 0),
     approve_above     bigint      CHECK (approve_above >= 0),
@@ -218,7 +218,8 @@ CREATE TABLE effects (
     PRIMARY KEY (request_id, leg),
     CONSTRAINT effects_lease CHECK ((token IS NULL) = (leased_until IS NULL))
 ) WITH (fillfactor = 60);
-CREATE INDEX effects_due ON effects (gateway, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX effects_due    ON effects (gateway, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX effects_leased ON effects (gateway, leased_until) WHERE leased_until IS NOT NULL;
 COMMENT ON TABLE  effects              IS 'What a gateway is to do for a request that holds: made by the batch, done by the courier, settled by the batch.';
 COMMENT ON COLUMN effects.due_at       IS 'When it is to be tried next; NULL: it is not.';
 COMMENT ON COLUMN effects.tries        IS 'Calls since it was armed: a replay begins anew.';

@@ -40,6 +40,7 @@ MOST_PARTITIONS: Final = 1024
 _INFRASTRUCTURE = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    psycopg.InternalError,  # a transaction that PostgreSQL ended: idle for too long, or read-only after a failover
     psycopg_pool.PoolTimeout,
     psycopg_pool.PoolClosed,
 )

@@ -35,8 +35,12 @@ ANSWER_TIMEOUT_SECONDS: Final = 2.8
 #: How often the gauge looks for partitions that have too much waiting, and the part of the time it may spend on it.
 GAUGE_INTERVAL_SECONDS: Final = 1.0
 GAUGE_SHARE_OF_TIME: Final = 0.1
-#: Bytes of the smallest inbox row with its header: the inbox has at most its size divided by this many rows.
-SMALLEST_INBOX_ROW_BYTES: Final = 80
+#: Bytes of the smallest inbox row with its header and line pointer: the inbox has at most its size divided by
+#: this many rows.
+SMALLEST_INBOX_ROW_BYTES: Final = 76
+
+# What says that a value cannot be stored: PostgreSQL refuses it, or it cannot even be written as UTF-8.
+_REFUSED: Final = (DataError, IntegrityError, UnicodeEncodeError)
 
 SQL = {
     name: text.replace("{request_columns}", records.REQUEST_COLUMNS).replace(
@@ -171,16 +175,15 @@ class Intake:
             try:
                 call.done.result(ANSWER_TIMEOUT_SECONDS)
             except TimeoutError as silence:
+                call.done.cancel()  # what nobody waits for any more is not written when the writer comes to it
                 raise DatabaseUnavailable("the database did not answer in time") from silence
         return [one.receipt for one in asked if one.receipt is not None]
 
     # ------------------------------------------------------------ the writer's thread
 
     def _write_groups(self) -> None:
-        while True:
-            calls = self._next_group()
-            if not calls:
-                return
+        while group := self._next_group():
+            calls = [call for call in group if call.done.set_running_or_notify_cancel()]
             try:
                 self._write_calls(calls)
             except DatabaseUnavailable as fault:
@@ -191,6 +194,7 @@ class Intake:
                 for call in calls:
                     call.done.set_exception(DatabaseUnavailable(f"intake died: {database.first_line(fault)}"))
                 raise
+        self._forget_connection()
 
     def _next_group(self) -> list[_Call]:
         """The calls that wait, up to GROUP_LIMIT requests; blocks for the first. Empty: stop."""
@@ -212,9 +216,11 @@ class Intake:
 
     def _write_calls(self, calls: list[_Call]) -> None:
         group = [one for call in calls for one in call.asked]
+        if not group:
+            return
         try:
             self._write(group)
-        except (DataError, IntegrityError):
+        except _REFUSED:
             for one in group:  # one of them is what PostgreSQL refuses: the others must not suffer for it
                 self._write_alone(one)
         self.groups += 1
@@ -226,7 +232,7 @@ class Intake:
     def _write_alone(self, one: _Asked) -> None:
         try:
             self._write([one])
-        except (DataError, IntegrityError) as fault:
+        except _REFUSED as fault:
             log.exception(
                 "request_refused_by_database", request=str(one.id), error=database.first_line(fault)
             )

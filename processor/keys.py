@@ -60,7 +60,13 @@ class CreatedKey:
 
     def document(self) -> dict[str, str]:
         """What the command line prints as JSON."""
-        return {"id": str(self.id), "client": self.client, "name": self.name, "role": self.role, "key": self.key}
+        return {
+            "id": str(self.id),
+            "client": self.client,
+            "name": self.name,
+            "role": self.role,
+            "key": self.key,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,13 @@ def create_key(
             connection.execute(SQL["insert_client"], {"id": client})
         elif not connection.execute(SQL["find_client"], {"id": client}).fetchall():
             raise KeyRefused(f"there is no client {client!r}: leave --client out to make one")
-        parameters = {"id": created.id, "client": client, "name": name, "role": role, "digest": digest_of(key)}
+        parameters = {
+            "id": created.id,
+            "client": client,
+            "name": name,
+            "role": role,
+            "digest": digest_of(key),
+        }
         connection.execute(SQL["insert_key"], parameters)
         _record(connection, actor, "key_created", created.id, {"client": client, "name": name, "role": role})
     return created

@@ -6,7 +6,7 @@ over the one before, so that a change of history anywhere shows in all that foll
 """
 
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -22,7 +22,7 @@ MOVES: Final[dict[str, tuple[int, int]]] = {
 }
 
 #: How each kind of entry counts towards what its account has taken or holds.
-USES: Final[dict[str, int]] = {"hold": +1, "capture": 0, "release": -1, "debit": +1, "credit": 0}
+USES: Final[dict[str, int]] = {"hold": +1, "capture": 0, "release": -1, "debit": +1, "credit": -1}
 
 
 def post(
@@ -36,7 +36,7 @@ def post(
     version = resource.version + 1
     available = resource.available + available_move * amount
     held = resource.held + held_move * amount
-    if available < -resource.overdraft or held < 0:
+    if amount < 1 or available < -resource.overdraft or held < 0:
         raise ValueError(
             f"a {kind} of {amount} would leave {available} available and {held} held of {resource.id}"
         )
@@ -68,6 +68,6 @@ def digest_of(
     """
     fields = (
         f"{resource_id}\n{version}\n{kind}\n{request_id.hex}\n{account or ''}\n{amount}\n{available}\n{held}\n"
-        f"{created_at.isoformat()}"
+        f"{created_at.astimezone(UTC).isoformat()}"
     )
     return hashlib.sha256(before + fields.encode()).digest()

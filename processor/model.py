@@ -68,6 +68,9 @@ STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defin
 #: The states a request never leaves by itself or by a replay (`completed` can still become `refunded`).
 FINAL_STATUSES: Final = frozenset({"completed", "rejected", "refunded", "cancelled"})
 
+#: Who decides what nobody in particular asked for.
+TELLER: Final = "teller"
+
 #: What "not enough left" is called, by the kind of the resource.
 SHORTAGE: Final[dict[str, RejectionCode]] = {
     "balance": "insufficient_funds",
@@ -131,21 +134,24 @@ class Request:
 class State(NamedTuple):
     """
     A state that a request has come to, as `decisions` keeps it. Its acceptance is version 1 and has none.
+
+    Most states say no more than the first four fields: those after them have values only where there was
+    more to it.
     """
 
     request_id: UUID
-    version: int
     status: str
-    stage: str | None
     code: str | None
-    reason: str | None
-    reference: str | None
-    refunded: int
     sequence: int
     decided_at: datetime
-    detail: str | None
-    trace: str | None
-    actor: str
+    version: int = 2
+    stage: str | None = None
+    reason: str | None = None
+    reference: str | None = None
+    refunded: int = 0
+    detail: str | None = None
+    trace: str | None = None
+    actor: str = TELLER
 
     @property
     def is_final(self) -> bool:

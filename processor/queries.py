@@ -7,8 +7,8 @@ exist for it. Lists are newest first, with cursors that stay right while new row
 """
 
 import base64
-import binascii
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,9 @@ from processor.rules.amendments import RULES, parsed
 
 #: `position` is exact up to here; whatever is further back is said to be here.
 POSITION_MAX: Final = 1_000
+
+_ID = re.compile(r"[A-Za-z0-9._:~@-]{1,128}", re.ASCII)
+_BIGINT_MAX = 2**63 - 1
 
 _SELECT_LISTS = {
     "{request_columns}": records.REQUEST_COLUMNS,
@@ -92,7 +95,9 @@ class AuditRecord:
         }
 
 
-def read_request(connection: Connection, request_id: UUID, client: str | None) -> tuple[RequestRecord, int | None] | None:
+def read_request(
+    connection: Connection, request_id: UUID, client: str | None
+) -> tuple[RequestRecord, int | None] | None:
     """
     A request, and while it is queued how many of its partition are ahead of it, at most POSITION_MAX.
     """
@@ -120,7 +125,9 @@ def list_requests(
     elif wanted.status is not None:
         filters.append(SQL["filter_status"])
     statement = SQL["list_requests"].replace("{filters}", "\n   AND ".join(filters) or "true")
-    rows = connection.execute(statement, parameters | {"status": wanted.status, "limit": limit + 1}).fetchall()
+    rows = connection.execute(
+        statement, parameters | {"status": wanted.status, "limit": limit + 1}
+    ).fetchall()
     return _page([RequestRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
 
@@ -128,7 +135,7 @@ def list_request_entries(
     connection: Connection, request_id: UUID, limit: int, cursor: str | None
 ) -> Page[EntryRecord]:
     """The ledger lines of a request that the caller has found visible. Raises CursorInvalid."""
-    before_at, before_resource, before_version = _read_cursor(cursor, datetime.fromisoformat, str, int)
+    before_at, before_resource, before_version = _read_cursor(cursor, datetime.fromisoformat, _id, _number)
     rows = connection.execute(
         SQL["list_request_entries"],
         {
@@ -184,12 +191,11 @@ def read_resource_at(
     return now._replace(version=version, available=available, held=held, closed_at=closed_at, **rules)
 
 
-
 def list_resources(
     connection: Connection, client: str | None, kind: str | None, limit: int, cursor: str | None
 ) -> Page[ResourceRecord]:
     """Resources that are for all or for this client, newest first. Raises CursorInvalid."""
-    before_at, before_id = _read_cursor(cursor, datetime.fromisoformat, str)
+    before_at, before_id = _read_cursor(cursor, datetime.fromisoformat, _id)
     rows = connection.execute(
         SQL["list_resources"],
         {"client": client, "kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1},
@@ -206,7 +212,7 @@ def list_resource_entries(
     The ledger of a resource, newest first. Of a resource that is for all, a client sees the lines of its own
     requests. Raises CursorInvalid.
     """
-    [before] = _read_cursor(cursor, int)
+    [before] = _read_cursor(cursor, _number)
     sees_all = client is None or resource.client_id == client
     rows = connection.execute(
         SQL["list_resource_entries" if sees_all else "list_own_resource_entries"],
@@ -217,7 +223,7 @@ def list_resource_entries(
 
 def list_audit(connection: Connection, limit: int, cursor: str | None) -> Page[AuditRecord]:
     """The audit, newest first. Raises CursorInvalid."""
-    [before] = _read_cursor(cursor, int)
+    [before] = _read_cursor(cursor, _number)
     rows = connection.execute(SQL["list_audit"], {"before": before, "limit": limit + 1}).fetchall()
     return _page([AuditRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
@@ -230,12 +236,24 @@ def _page(rows: list[Row], limit: int, key: Callable[[Row], Sequence[str]]) -> P
     return Page(rows[:limit], base64.urlsafe_b64encode(last.encode()).decode().rstrip("="))
 
 
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError("no id")
+    return text
+
+
+def _number(text: str) -> int:
+    if not 0 <= (number := int(text)) <= _BIGINT_MAX:
+        raise ValueError("no number of a row")
+    return number
+
+
 def _read_cursor(cursor: str | None, *types: Callable[[str], Any]) -> list[Any]:
     """The sort key of the last row of the page before, one value for each type; Nones for the first page."""
     if cursor is None:
         return [None] * len(types)
     try:
         parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return [read(str(part)) for read, part in zip(types, parts, strict=True)]
-    except (ValueError, TypeError, binascii.Error) as fault:
+        return [read(part) for read, part in zip(types, parts, strict=True)]
+    except (ValueError, TypeError, AttributeError) as fault:
         raise CursorInvalid("is no cursor of this list") from fault

@@ -5,13 +5,14 @@ Pure: the batch reads it from PostgreSQL and writes it back; here rows are decid
 against resources, usages and states as the rows before them left them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor import ledger
 from processor.model import (
+    TELLER,
     Amend,
     Cancel,
     Capture,
@@ -44,8 +45,6 @@ from processor.rules import DECIDE, cancellations, refunds, replays, settling
 #: What an account has used of a resource, by (resource, client, account).
 UsageKey = tuple[str, str, str]
 
-#: Who decides what nobody in particular asked for.
-TELLER: Final = "teller"
 _PARKED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
 
 
@@ -82,6 +81,14 @@ class Delivery(NamedTuple):
     email: str | None
 
 
+class Decided(NamedTuple):
+    """The part of a worksheet that is written for each row."""
+
+    entries: list[Entry]
+    states: list[State]
+    superseded: dict[UUID, State]
+
+
 @dataclass(slots=True)
 class Known:
     """What the batch read, and what its decisions have made of it so far."""
@@ -114,13 +121,14 @@ class Worksheet:
 
     entries: list[Entry] = field(default_factory=list)
     new_states: list[State] = field(default_factory=list)
-    #: The states that were read and are not current any more, by request.
+    #: The states in the database that are not current any more, by request.
     superseded: dict[UUID, State] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
     amended: set[str] = field(default_factory=set)
     #: Versions of the moved resources before the batch.
     versions_before: dict[str, int] = field(default_factory=dict)
-    moved_usages: set[UsageKey] = field(default_factory=set)
+    #: Usages that changed, each with the limit when its account last took; None when it only gave back.
+    moved_usages: dict[UsageKey, int | None] = field(default_factory=dict)
     #: The resource that gets a per-account limit only now: usages must be counted before the next row is decided.
     newly_limited: str | None = None
     #: Requests that a gateway is to be asked for, with its name; to be asked again; never to be asked any more.
@@ -132,10 +140,23 @@ class Worksheet:
     paid_after_refund: list[UUID] = field(default_factory=list)
     rejected: int = 0
     parked: int = 0
-    _read: frozenset[UUID] = field(init=False)
+    #: The requests that have a new state, from the flushes so far.
+    decided: list[UUID] = field(default_factory=list)
+    #: The requests that have a state in the database: read from it, or flushed.
+    _stored: set[UUID] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._read = frozenset(self.known.states)
+        self._stored = set(self.known.states)
+
+    def flush(self) -> Decided:
+        """
+        What was decided since the last flush, to be written while the next rows are decided.
+        """
+        decided = Decided(self.entries, self.new_states, self.superseded)
+        self.decided += (state.request_id for state in self.new_states)
+        self._stored.update(state.request_id for state in self.new_states)
+        self.entries, self.new_states, self.superseded = [], [], {}
+        return decided
 
     @property
     def stale(self) -> bool:
@@ -271,24 +292,24 @@ class Worksheet:
         if resource.per_account_limit is not None and request.account is not None:
             key = (resource.id, request.client_id, request.account)
             known.usages[key] = max(0, known.usages.get(key, 0) + ledger.USES[kind] * quantity)
-            self.moved_usages.add(key)
+            took = ledger.USES[kind] > 0
+            self.moved_usages[key] = resource.per_account_limit if took else self.moved_usages.get(key)
 
     def _end_hold(self, request: Request, kind: EntryKind) -> None:
         self._post(request, kind, request.quantity)
         self.known.holding.discard(request.id)
 
     def _open(self, request: Request, resource: Resource, quantity: int) -> None:
+        if quantity > 0:  # first: when it fails, there is no resource
+            self.entries.append(ledger.post(resource, "credit", request.id, None, quantity, self.now))
         self.known.resources[resource.id] = resource
         self.opened.append(resource.id)
-        if quantity > 0:
-            self._post(request, "credit", quantity)
 
     def _amend(self, resource: Resource, changes: dict[str, Any]) -> None:
-        unlimited = resource.per_account_limit is None
-        for name, value in changes.items():
-            setattr(resource, name, value)
+        amended = replace(resource, **changes)  # whole or not at all: a name that is none changes nothing
+        self.known.resources[resource.id] = amended
         self.amended.add(resource.id)
-        if unlimited and resource.per_account_limit is not None:
+        if resource.per_account_limit is None and amended.per_account_limit is not None:
             self.newly_limited = resource.id
 
     # ------------------------------------------------------------ refunds
@@ -357,11 +378,11 @@ class Worksheet:
             self.sequence += 1
             version, sequence, decided_at = 2, self.sequence, self.now
         else:
-            if before.request_id in self._read:
+            if request.id in self._stored:
                 self.superseded.setdefault(request.id, before)
             version, sequence, decided_at = before.version + 1, before.sequence, before.decided_at
-        outcome = (status, stage, code, reason, reference, refunded)
-        state = State(request.id, version, *outcome, sequence, decided_at, detail, trace, actor)
+        more = (stage, reason, reference, refunded, detail, trace, actor)
+        state = State(request.id, status, code, sequence, decided_at, version, *more)
         self.known.states[request.id] = state
         self.new_states.append(state)
         if status != "processing" and (before is None or before.status != status):

@@ -5,16 +5,16 @@ A child process that ends when this one does, however this one ends.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import signal
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from processor.embedded.home import Account
 
@@ -29,7 +29,7 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 @dataclass
 class Child:
     """
-    A running server. `stop` it, or lose it together with this process.
+    A running process. `stop` it, or lose it together with this one.
     """
 
     process: subprocess.Popen[bytes]
@@ -38,7 +38,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id of the server itself."""
+        """The process id of the program itself."""
         return self.process.pid
 
     def alive(self) -> bool:
@@ -83,37 +83,52 @@ def spawn(
     one is given, and gets `stop_signal` when this process dies. Must be called in the main thread: Linux counts
     the death of the thread that spawned.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError(
-            "servers must be started in the main thread: they die with the thread that starts them"
+    with log.open("ab") as output:
+        return _start(
+            program,
+            stop_signal,
+            stop_signal,
+            account,
+            (lock,),
+            {"cwd": "/", "env": ENVIRONMENT, "stdout": output, "stderr": output},
         )
-    if KERNEL_TELLS:
-        return Child(_popen(program, stop_signal, log, lock, account, -1), stop_signal, None)
-    read_end, write_end = os.pipe()
-    try:
-        return Child(_popen(program, stop_signal, log, lock, account, read_end), stop_signal, write_end)
-    finally:
-        os.close(read_end)
 
 
-def _popen(
+def spawn_part(program: Sequence[str | Path], environment: Mapping[str, str]) -> Child:
+    """
+    Start a process of Teller's own, with our directory and standard error; what it prints goes there, too.
+
+    SIGTERM stops it. When this process dies it is killed: nothing is lost, and its port is free at once. Must be
+    called in the main thread, like `spawn`.
+    """
+    options = {"env": environment, "stdout": sys.stderr.fileno()}
+    return _start(program, signal.SIGTERM, signal.SIGKILL, None, (), options)
+
+
+def _start(
     program: Sequence[str | Path],
     stop_signal: signal.Signals,
-    log: Path,
-    lock: int,
+    death_signal: signal.Signals,
     account: Account | None,
-    watch: int,
-) -> subprocess.Popen[bytes]:
-    uid, gid = (account.uid, account.gid) if account else (-1, -1)
-    numbers = (int(stop_signal), os.getpid(), uid, gid, watch)
-    with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - our own binaries, by absolute path
-            [sys.executable, "-I", "-S", _LAUNCH, *map(str, numbers), *program],
-            cwd="/",
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is for us; we stop the servers after those who use them
-            pass_fds=(lock,) if watch == -1 else (lock, watch),
+    inherited: tuple[int, ...],
+    options: dict[str, Any],
+) -> Child:
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "children must be started in the main thread: they die with the thread that starts them"
         )
+    read_end, write_end = (-1, None) if KERNEL_TELLS else os.pipe()
+    uid, gid = (account.uid, account.gid) if account else (-1, -1)
+    numbers = (int(death_signal), os.getpid(), uid, gid, read_end)
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own programs, by absolute path
+            [sys.executable, "-I", "-S", _LAUNCH, *map(str, numbers), *program],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us; we stop the servers after those who use them
+            pass_fds=inherited if read_end == -1 else (*inherited, read_end),
+            **options,
+        )
+    finally:
+        if read_end != -1:
+            os.close(read_end)
+    return Child(process, stop_signal, write_end)

@@ -1,5 +1,5 @@
 """
-Becomes a server that dies with its parent. Run as a script between the parent and the server.
+Becomes a program that dies with its parent. Run as a script between the parent and the program.
 
     launch.py SIGNAL PARENT_PID UID GID WATCH_FD PROGRAM ARGUMENT…
 

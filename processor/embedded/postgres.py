@@ -101,7 +101,7 @@ class Postgres:
             if not (self._data / "PG_VERSION").exists():
                 self._initdb(binaries, account, lock)
             self._check_version()
-            self._child = self._launch(binaries, account, lock)
+            self._launch(binaries, account, lock)
             self._make_database()
         finally:
             os.close(lock)  # the server holds it from now on
@@ -150,9 +150,10 @@ class Postgres:
                 " dump it with the Teller that made it, and restore it into a new TELLER_HOME"
             )
 
-    def _launch(self, binaries: Path, account: Account | None, lock: int) -> Child:
+    def _launch(self, binaries: Path, account: Account | None, lock: int) -> None:
         """
-        Start the server, more than once while a killed predecessor is not quite gone.
+        Start the server, more than once while a killed predecessor is not quite gone. Ours from the first moment:
+        `stop` also ends one whose start was interrupted.
         """
         directory = str(self._socket_directory()).replace('"', '""')
         settings = SETTINGS | {"unix_socket_directories": f'"{directory}"'}
@@ -162,15 +163,15 @@ class Postgres:
         while True:
             _forget_zombie(self._data / "postmaster.pid", self._socket_directory() / f"{SOCKET_NAME}.lock")
             begin = log.stat().st_size if log.exists() else 0
-            child = spawn(
+            self._child = spawn(
                 [binaries / "postgres", "-D", self._data, *options],
                 stop_signal=signal.SIGINT,  # SIGTERM would wait for clients
                 log=log,
                 lock=lock,
                 account=account,
             )
-            if self._becomes_ready(child):
-                return child
+            if self._becomes_ready(self._child):
+                return
             said = _written_since(log, begin)
             if not any(sign in said for sign in PREDECESSOR_SIGNS) or time.monotonic() > retry_until:
                 raise ServerError(f"PostgreSQL does not start: {_last_line(log, begin)}; see {log}")
@@ -200,6 +201,13 @@ def environment(home: Path) -> dict[str, str]:
     The URLs of the owner and of each role, by their variables, whether or not the server runs.
     """
     return {variable: _url(home, role, OWNER) for variable, role in ROLES.items()}
+
+
+def is_made(home: Path) -> bool:
+    """
+    Whether there is a cluster in this home, running or not.
+    """
+    return (home / "postgres" / "data" / "PG_VERSION").exists()
 
 
 def is_ready(home: Path) -> bool:

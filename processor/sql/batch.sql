@@ -52,7 +52,7 @@ SELECT u.resource_id, u.client_id, u.account, u.used
 
 -- read_states --
 -- The present states of requests that were decided before.
-SELECT request_id, version, status, stage, code, reason, reference, refunded, sequence, decided_at, detail, trace, actor
+SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor
   FROM decisions
  WHERE request_id = ANY(%(ids)b)
    AND current;
@@ -156,13 +156,19 @@ UPDATE decisions d
    AND d.version = v.version
    AND d.current;
 
+-- insert_plain_states --
+-- First states that say no more than what was decided and why.
+INSERT INTO decisions (request_id, status, code, sequence, version, refunded, decided_at, at, actor)
+SELECT v.*, 2, 0, %(now)s, %(now)s, %(actor)s
+  FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[]) AS v;
+
 -- insert_states --
-INSERT INTO decisions (request_id, version, status, stage, code, reason, reference, refunded, sequence, decided_at,
+INSERT INTO decisions (request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded,
                        detail, trace, actor, current, at)
 SELECT v.*, %(now)s
-  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(status)b::text[], %(stage)b::text[], %(code)b::text[],
-              %(reason)b::text[], %(reference)b::text[], %(refunded)b::bigint[], %(sequence)b::bigint[],
-              %(decided_at)b::timestamptz[], %(detail)b::text[], %(trace)b::text[], %(actor)b::text[],
+  FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[],
+              %(decided_at)b::timestamptz[], %(version)b::integer[], %(stage)b::text[], %(reason)b::text[],
+              %(reference)b::text[], %(refunded)b::bigint[], %(detail)b::text[], %(trace)b::text[], %(actor)b::text[],
               %(current)b::boolean[]) AS v;
 
 -- insert_effects --

@@ -45,18 +45,21 @@ RETURNING o.partition, free.previous IS NOT NULL;
 
 -- end_holders --
 -- End the backends of our own role that hold, or wait for, the locks of these partitions: a worker that is
--- stopped in the middle of a batch would keep its lock for as long as it is stopped.
-SELECT l.objid::integer
-  FROM pg_locks l
-  JOIN pg_stat_activity a USING (pid)
- WHERE l.locktype = 'advisory'
-   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.classid = %(lock_class)s::bigint::oid
-   AND l.objsubid = 2
-   AND l.objid::bigint = ANY(%(partitions)s::bigint[])
-   AND a.usename = current_user
-   AND l.pid <> pg_backend_pid()
-   AND pg_terminate_backend(l.pid);
+-- stopped in the middle of a batch would keep its lock for as long as it is stopped. Found first and ended
+-- afterwards: among the conditions, the planner may call the ending for others as well.
+WITH holders AS MATERIALIZED (
+    SELECT DISTINCT l.pid
+      FROM pg_locks l
+      JOIN pg_stat_activity a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory'
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND l.classid::bigint = %(lock_class)s
+       AND l.objid::bigint = ANY(%(partitions)s::bigint[])
+       AND l.objsubid = 2
+       AND a.usename = current_user
+       AND l.pid <> pg_backend_pid()
+)
+SELECT pid, pg_terminate_backend(pid) FROM holders;
 
 -- release --
 -- Give partitions back: they are free at once.

@@ -1,0 +1,117 @@
+"""
+The Flask application: all nouns, and what holds for each of their routes.
+
+Flask finds the view and nothing more: input is checked by `routing`, errors become problems by `problems`.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from api import (
+    audit,
+    batches,
+    deposits,
+    docs,
+    health,
+    openapi,
+    partitions,
+    problems,
+    redemptions,
+    requests,
+    resources,
+    withdrawals,
+)
+from api.observing import Observed
+from api.problems import Invalid
+from api.routing import ROUTE, Route, respond
+from api.services import Services
+from processor.errors import TellerError
+from processor.queries import CursorInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from processor.settings import Settings
+
+#: A new noun is one file, and its place in this list: the order of the OpenAPI document.
+NOUNS: Final = (
+    resources,
+    redemptions,
+    withdrawals,
+    deposits,
+    batches,
+    requests,
+    partitions,
+    audit,
+    health,
+    docs,
+)
+ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings, services: Services | None = None) -> Flask:
+    """
+    The application, with its threads and connections: call it in the process that serves. The caller closes
+    `app.extensions["teller"]`, its Services.
+    """
+    services = services or Services.start(settings)
+    app = Flask("api", static_folder=None)
+    app.url_map.merge_slashes = False  # an address is what it says, and redirects have no problem+json
+    app.extensions["teller"] = services
+    docs.install(app, openapi_document())
+    for route in ROUTES:
+        app.add_url_rule(
+            route.path,
+            endpoint=f"{route.method} {route.path}",
+            view_func=_handler(route, services),
+            methods=[route.method],
+            provide_automatic_options=False,
+        )
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Exception, _answer_unexpected)
+    app.wsgi_app = Observed(app.wsgi_app, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of all routes."""
+    return openapi.document(ROUTES)
+
+
+def _handler(route: Route, services: Services) -> Callable[..., Response]:
+    """What Flask calls for a route."""
+    view = route.view
+    path = route.path
+
+    def handle(**names: str) -> Response:
+        request.environ[ROUTE] = path
+        try:
+            return respond(view(route.check(services), **names))
+        except CursorInvalid as error:
+            return problems.answer(Invalid.at("/cursor", f"query parameter cursor {error}"))
+        except TellerError as error:
+            if problems.status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.warning("request_failed", error=type(error).__name__, detail=str(error))
+            return problems.answer(error)
+
+    return handle
+
+
+def _answer_http_error(error: HTTPException) -> Response:
+    headers: dict[str, str] = {}
+    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return problems.answer_http(error.code or 500, headers)
+
+
+def _answer_unexpected(error: Exception) -> Response:
+    log.error("request_broke", exc_info=error)
+    return problems.internal_error()

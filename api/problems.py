@@ -1,0 +1,235 @@
+"""
+Errors as the outside sees them: problem+json (RFC 9457), and a page that explains each.
+
+The only place that knows which HTTP status an error becomes. An error of the processor has a code; the table
+here gives that code a status, a title and an explanation.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Self
+
+import pydantic_core
+from flask import Response
+
+from processor.errors import (
+    DatabaseUnavailable,
+    IdempotencyKeyReused,
+    PartitionSaturated,
+    SchemaError,
+    TellerError,
+)
+
+#: The media type of every error.
+PROBLEM_JSON = "application/problem+json"
+#: Seconds after which what was refused for now may be tried again.
+RETRY_AFTER_SECONDS = 1
+
+
+class Malformed(TellerError):
+    """The body is not JSON."""
+
+    code = "malformed"
+
+
+class Invalid(TellerError):
+    """The body or the query is of the wrong shape. `errors`: a JSON pointer and a sentence for each mistake."""
+
+    code = "invalid"
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        super().__init__(
+            "; ".join(f"{error['pointer'] or 'the body'}: {error['detail']}" for error in errors[:3])
+        )
+        self.errors = errors
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> Self:
+        """One mistake."""
+        return cls([{"pointer": pointer, "detail": detail}])
+
+
+class Unauthorized(TellerError):
+    """No key, or one that is not (or no longer) valid."""
+
+    code = "unauthorized"
+
+
+class Forbidden(TellerError):
+    """The key's role may not do this."""
+
+    code = "forbidden"
+
+
+class NotFound(TellerError):
+    """There is no such thing, or it is somebody else's: both are answered alike."""
+
+    code = "not_found"
+
+
+class NotCancellable(TellerError):
+    """The request is decided already."""
+
+    code = "not_cancellable"
+
+
+class IdempotencyKeyMissing(TellerError):
+    """A POST that makes a request came without an idempotency key."""
+
+    code = "idempotency_key_missing"
+
+
+class BodyTooLarge(TellerError):
+    """The body has more bytes than we read."""
+
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(TellerError):
+    """The body says that it is something else than JSON."""
+
+    code = "unsupported_media_type"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: what it is called, and what to do about it."""
+
+    status: int
+    title: str
+    explanation: str
+
+
+PROBLEMS: dict[str, Kind] = {
+    Malformed.code: Kind(
+        400,
+        "The body is not JSON",
+        "The body could not be read as JSON (RFC 8259) in UTF-8. NaN and Infinity are no JSON.",
+    ),
+    IdempotencyKeyMissing.code: Kind(
+        400,
+        "An Idempotency-Key is required",
+        "Every POST that makes a request needs a header Idempotency-Key of 1 to 255 printable characters, chosen by "
+        "you. Use one key for one intent and send it again with every retry: it then happens once.",
+    ),
+    Unauthorized.code: Kind(
+        401,
+        "A valid key is required",
+        "Send Authorization: Bearer <key>. The key is missing, unknown, or was revoked.",
+    ),
+    Forbidden.code: Kind(
+        403, "Not allowed", "The role of your key (client, operator or admin) does not allow this."
+    ),
+    NotFound.code: Kind(
+        404,
+        "Not found",
+        "There is nothing at this address, or it belongs to another client: both are answered alike.",
+    ),
+    "method_not_allowed": Kind(
+        405, "Method not allowed", "The address exists, and takes other methods: the header Allow names them."
+    ),
+    NotCancellable.code: Kind(
+        409,
+        "Too late to cancel",
+        "The request is decided already. Its status says how it ended; what was taken can only be refunded.",
+    ),
+    BodyTooLarge.code: Kind(413, "The body is too large", "A body may have at most 1 MiB (1,048,576 bytes)."),
+    UnsupportedMediaType.code: Kind(
+        415,
+        "Not JSON",
+        "Send the body as JSON, with Content-Type: application/json (or leave that header out).",
+    ),
+    Invalid.code: Kind(
+        422,
+        "The request is not valid",
+        "It is JSON, but not of the right shape: a field is missing, unknown, of the wrong type or out of range. "
+        "The member errors points at each mistake with a JSON pointer (RFC 6901). Query parameters count, too.",
+    ),
+    IdempotencyKeyReused.code: Kind(
+        422,
+        "The idempotency key was used for something else",
+        "Your client used this Idempotency-Key before, with another body. A retry must send the same body; another "
+        "intent needs another key.",
+    ),
+    "internal_error": Kind(
+        500,
+        "Something went wrong here",
+        "A mistake of ours. The log has the details under the X-Request-Id of the answer. Whether the request was "
+        "made, the same POST with the same Idempotency-Key finds out.",
+    ),
+    DatabaseUnavailable.code: Kind(
+        503,
+        "The database is not available",
+        "Nothing is known about what was under way. Try again after Retry-After seconds: the same POST with the same "
+        "Idempotency-Key finds out, and does it if it was not done.",
+    ),
+    SchemaError.code: Kind(
+        503,
+        "The database is not ready",
+        "The database is not migrated to the schema that this version needs: run teller migrate.",
+    ),
+    PartitionSaturated.code: Kind(
+        503,
+        "Too much is waiting",
+        "The partition of this resource has as much waiting as it may have. Nothing was stored; try again after "
+        "Retry-After seconds.",
+    ),
+}
+
+#: What Flask's own errors are called here.
+_HTTP_ERRORS = {400: "malformed", 404: "not_found", 405: "method_not_allowed"}
+_UNAUTHENTICATED = {"WWW-Authenticate": 'Bearer realm="teller"'}
+
+
+def type_of(code: str) -> str:
+    """The relative URI of a kind of problem; it answers with its explanation."""
+    return f"/problems/{code.replace('_', '-')}"
+
+
+def status_of(error: TellerError) -> int:
+    """The HTTP status of an error."""
+    return PROBLEMS[error.code].status if error.code in PROBLEMS else 500
+
+
+def document(error: TellerError) -> dict[str, Any]:
+    """An error as the JSON of RFC 9457. What has no entry in the table is told to nobody but the log."""
+    code = error.code if error.code in PROBLEMS else "internal_error"
+    problem = _document(code, str(error) if code == error.code else "")
+    if isinstance(error, Invalid):
+        problem["errors"] = error.errors
+    return problem
+
+
+def answer(error: TellerError) -> Response:
+    """An error as an HTTP response."""
+    return _response(document(error))
+
+
+def answer_http(status: int, headers: dict[str, str]) -> Response:
+    """An error that Flask found by itself (no such route, wrong method, body too large) as a problem."""
+    return _response(_document(_HTTP_ERRORS.get(status, "internal_error"), ""), headers)
+
+
+def internal_error() -> Response:
+    """The answer to what nobody expected; says nothing about it."""
+    return _response(_document("internal_error", ""))
+
+
+def _document(code: str, detail: str) -> dict[str, Any]:
+    kind = PROBLEMS[code]
+    return {
+        "type": type_of(code),
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail or kind.explanation,
+        "code": code,
+    }
+
+
+def _response(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    response = Response(pydantic_core.to_json(problem), problem["status"], headers, content_type=PROBLEM_JSON)
+    if problem["status"] == HTTPStatus.UNAUTHORIZED:
+        response.headers.update(_UNAUTHENTICATED)
+    elif problem["status"] == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response

@@ -1,0 +1,130 @@
+"""
+What the requests of one API process share: pool, intake, keys, waiters, doorbell, metrics.
+
+Made in the process that serves, after the fork: it has connections and threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from redis import Redis
+
+from api.auth import Authenticator
+from api.metrics import Metrics
+from api.waiting import Waiters
+from processor import database
+from processor.errors import DatabaseUnavailable, SchemaError
+from processor.intake import Intake
+from workers.doorbell import Announcements, Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.database import Connection, Pool
+    from processor.settings import Settings
+
+#: Connections of one process for reads; intake has its own. Reads are short: more would only queue in PostgreSQL.
+POOL_CONNECTIONS: Final = 8
+#: No read of the API takes longer, in milliseconds.
+STATEMENT_TIMEOUT_MS: Final = 10_000
+#: An insert of intake that takes longer is given up, and its callers told to try again, in milliseconds.
+INTAKE_TIMEOUT_MS: Final = 2_500
+#: A Redis that takes longer to answer counts as away.
+REDIS_TIMEOUT_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """See the module. `close` ends its threads and connections."""
+
+    settings: Settings
+    pool: Pool
+    intake: Intake
+    keys: Authenticator
+    waiters: Waiters
+    doorbell: Doorbell
+    announcements: Announcements
+    #: For the question whether Redis answers, alone.
+    redis: Redis
+    metrics: Metrics
+
+    @classmethod
+    def start(cls, settings: Settings) -> Services:
+        """Open everything. Needs neither PostgreSQL nor Redis to be there yet."""
+        url = settings.api_database_url
+        pool = database.open_pool(
+            url,
+            application_name="teller api",
+            size=POOL_CONNECTIONS,
+            statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        )
+        doorbell = Doorbell(settings.redis_url)
+        waiters = Waiters()
+        intake = Intake(
+            lambda: _connect_to_own(url, settings.partitions),
+            settings.partitions,
+            settings.backlog_limit,
+            doorbell.ring_all,
+        )
+        announcements = Announcements(settings.redis_url, waiters.wake, waiters.wake_all)
+        services = cls(
+            settings=settings,
+            pool=pool,
+            intake=intake,
+            keys=Authenticator(lambda: lend(pool)),
+            waiters=waiters,
+            doorbell=doorbell,
+            announcements=announcements,
+            redis=Redis.from_url(
+                settings.redis_url,
+                socket_timeout=REDIS_TIMEOUT_SECONDS,
+                socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+            ),
+            metrics=Metrics(intake, waiters),
+        )
+        intake.start()
+        announcements.start()
+        return services
+
+    def connection(self) -> contextlib.AbstractContextManager[Connection]:
+        """A connection for a few statements. Raises DatabaseUnavailable."""
+        return lend(self.pool)
+
+    def close(self) -> None:
+        """Answer who waits, finish what was accepted, and end."""
+        self.waiters.stop()
+        self.intake.stop()
+        self.announcements.stop()
+        self.doorbell.close()
+        self.redis.close()
+        self.pool.close()
+
+
+@contextlib.contextmanager
+def lend(pool: Pool) -> Iterator[Connection]:
+    """A connection of the pool; faults of the infrastructure leave as DatabaseUnavailable."""
+    with database.faults(), pool.connection() as connection:
+        yield connection
+
+
+def _connect_to_own(url: str, partitions: int) -> Connection:
+    """
+    A connection for intake, to a database that was made with as many partitions as we hash into: a request
+    in the wrong partition would be decided out of turn.
+    """
+    connection = database.connect(
+        url, application_name="teller api intake", statement_timeout_ms=INTAKE_TIMEOUT_MS
+    )
+    try:
+        with database.faults():
+            database.check_partitions(database.read_installation(connection), partitions)
+    except SchemaError as fault:
+        connection.close()
+        raise DatabaseUnavailable(str(fault)) from fault
+    except DatabaseUnavailable:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,106 @@
+"""
+`Prefer: wait=N` (RFC 7240): holds an answer back until a request is final.
+
+A waiter sleeps until the worker announces the request, and looks for itself twice a second in case the
+announcement got lost. Nothing here decides what is final; nothing outlives the process.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+from uuid import UUID
+
+#: Nobody waits longer, in seconds.
+WAIT_SECONDS_MAX: Final = 20
+#: Answers held back at once by one process; each occupies a thread. More are answered at once.
+WAITERS_MAX: Final = 192
+#: How long a lost announcement goes unnoticed, in seconds.
+LOOK_INTERVAL_SECONDS: Final = 0.5
+
+_WAIT = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
+
+Seen = TypeVar("Seen")
+
+
+def read_preference(header: str | None) -> int | None:
+    """How many seconds the client would wait; None: not at all. What is not understood is ignored."""
+    for preference in (header or "").split(","):
+        if found := _WAIT.fullmatch(preference):
+            return min(int(found[1]), WAIT_SECONDS_MAX)
+    return None
+
+
+class Waiters:
+    """Who waits for which request, in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[UUID, list[threading.Event]] = {}
+        self._count = 0
+        self._stopping = False
+
+    def wait(
+        self, request_id: UUID, seconds: int, look: Callable[[], Seen], is_over: Callable[[Seen], bool]
+    ) -> tuple[Seen, bool]:
+        """
+        Look until what is seen is over, or the time is. Looks at least once, after it has taken its place, so
+        no announcement falls between. Returns what was seen last, and whether the wait was granted.
+        """
+        event = self._enter(request_id)
+        if event is None:
+            return look(), False
+        deadline = time.monotonic() + seconds
+        try:
+            while True:
+                seen = look()
+                left = deadline - time.monotonic()
+                if is_over(seen) or left <= 0:
+                    return seen, True
+                if self._stopping:
+                    return seen, False
+                event.wait(min(left, LOOK_INTERVAL_SECONDS))
+                event.clear()
+        finally:
+            self._leave(request_id, event)
+
+    def wake(self, request_ids: Iterable[UUID]) -> None:
+        """These requests have changed: whoever waits for them looks now."""
+        with self._lock:
+            events = [event for one in request_ids for event in self._waiting.get(one, ())]
+        for event in events:
+            event.set()
+
+    def wake_all(self) -> None:
+        """Announcements may have been missed: everybody looks now."""
+        with self._lock:
+            events = [event for waiting in self._waiting.values() for event in waiting]
+        for event in events:
+            event.set()
+
+    def stop(self) -> None:
+        """The process ends: everybody is answered now, and nobody waits any more."""
+        self._stopping = True
+        self.wake_all()
+
+    def count(self) -> int:
+        """How many wait, for the metrics."""
+        return self._count
+
+    def _enter(self, request_id: UUID) -> threading.Event | None:
+        with self._lock:
+            if self._stopping or self._count >= WAITERS_MAX:
+                return None
+            self._count += 1
+            event = threading.Event()
+            self._waiting.setdefault(request_id, []).append(event)
+            return event
+
+    def _leave(self, request_id: UUID, event: threading.Event) -> None:
+        with self._lock:
+            self._count -= 1
+            events = self._waiting[request_id]
+            events.remove(event)
+            if not events:
+                del self._waiting[request_id]

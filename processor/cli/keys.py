@@ -1,0 +1,93 @@
+"""
+`teller keys`: API keys, made, listed, revoked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from processor import keys as api_keys
+from processor.cli.arguments import IDENTIFIER
+from processor.cli.printing import Command, Group, as_json, show, table
+from processor.cli.reach import reached
+from processor.records import timestamp
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+@click.group(cls=Group)
+def keys() -> None:
+    """
+    Make, list and revoke API keys.
+
+    A client makes requests and sees its own; an operator sees all, replays and cancels; an admin may do everything.
+    """
+
+
+@keys.command(cls=Command)
+@click.argument("name")
+@click.option(
+    "--role", required=True, type=click.Choice(get_args(api_keys.Role)), help="What the key may do."
+)
+@click.option(
+    "--client",
+    type=IDENTIFIER,
+    metavar="ID",
+    help="Make a second key of this client. Without: a client of its own.",
+)
+def create(name: str, role: str, client: str | None) -> None:
+    """
+    Make a key called NAME, and print it: this once, only its digest is kept.
+
+    \b
+    KEY=$(teller keys create shop --role client)
+    curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/requests
+    """
+    with reached() as (connection, _):
+        created = api_keys.create_key(connection, name, role, client)
+    show(created.document(), lambda: created.key)
+    if not as_json():
+        click.echo(f"{role} key {created.id} of client {created.client}; it is shown this once", err=True)
+
+
+@keys.command("list", cls=Command)
+def list_() -> None:
+    """
+    List all keys that were ever made, newest first, without their secrets.
+    """
+    with reached() as (connection, _):
+        found = api_keys.list_keys(connection)
+    show(
+        {"data": [key.document() for key in found]},
+        lambda: table(
+            ("id", "name", "role", "client", "created", "revoked"),
+            [
+                (
+                    str(key.id),
+                    key.name,
+                    key.role,
+                    key.client,
+                    timestamp(key.created_at),
+                    timestamp(key.revoked_at),
+                )
+                for key in found
+            ],
+        ),
+    )
+
+
+@keys.command(cls=Command)
+@click.argument("key", metavar="ID", type=click.UUID)
+def revoke(key: UUID) -> None:
+    """
+    Revoke the key ID: it stops working within a second. Its client and that client's requests stay.
+    """
+    with reached() as (connection, _):
+        was_valid = api_keys.revoke_key(connection, key)
+    show(
+        {"id": str(key), "revoked": was_valid},
+        lambda: f"{'revoked' if was_valid else 'was revoked already:'} {key}",
+    )

@@ -1,0 +1,88 @@
+"""
+`teller verify`: is what is stored what follows from the entries?
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from processor import verify as verification
+from processor.cli.printing import Command, as_json, clean, show
+from processor.cli.reach import reached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.verify import Counts, Discrepancy, Progress
+
+#: Erases the bar, before a discrepancy is written in its place; the bar is drawn again below.
+ERASE_LINE: Final = "\r\x1b[K"
+#: Without a terminal, how far it is is said each time so much more is done, in parts of a hundred.
+STEP_PERCENT: Final = 10
+
+
+@click.command(cls=Command)
+def verify() -> int:
+    """
+    Derive every balance, hold, count and status anew from the entries, and compare with what is stored.
+
+    Works while everything runs: it looks at one moment, and only reads. One line for each discrepancy on standard
+    output; exit status 1 when there is one.
+    """
+    found: list[Discrepancy] = []
+    with reached(statement_timeout_ms=None) as (connection, _), _progress() as progress:
+        run = verification.verify(connection, progress)
+        for discrepancy in run:
+            if as_json():
+                found.append(discrepancy)
+            else:
+                if sys.stderr.isatty():
+                    click.echo(ERASE_LINE, err=True, nl=False)
+                click.echo(clean(str(discrepancy)))
+    counts = run.counts
+    assert counts is not None  # noqa: S101 - it was iterated over
+    document = {
+        "ok": run.found == 0,
+        "checked": counts._asdict(),
+        "discrepancies": [one._asdict() for one in found],
+    }
+    if as_json() or not run.found:
+        show(document, lambda: f"all is as it must be: {_named(counts)}")
+    else:
+        click.echo(f"{run.found} discrepancies among {_named(counts)}", err=True)
+    return 1 if run.found else 0
+
+
+def _named(counts: Counts) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts._asdict().items())
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Says on standard error how far it is: a bar on a terminal, else a line now and then, for people alone."""
+    shown = 0
+    if sys.stderr.isatty():
+        with click.progressbar(length=100, label="verifying", file=sys.stderr) as bar:
+
+            def draw(done: int, total: int) -> None:
+                nonlocal shown
+                percent = 100 * done // total
+                bar.update(percent - shown)
+                shown = percent
+
+            yield draw
+            click.echo(ERASE_LINE, err=True, nl=False)
+        return
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // total
+        if percent >= shown + STEP_PERCENT and not as_json():
+            shown = percent - percent % STEP_PERCENT
+            click.echo(f"verifying: {shown} %", err=True)
+
+    yield tell

@@ -1,0 +1,200 @@
+"""
+The worksheet of a batch in PostgreSQL: reads what the rows can touch, and writes what was decided, as sets.
+
+Every function here runs in the transaction and the pipeline of `processor/batch.py`, and none of them
+commits. What was decided of the first rows is written while the next rows are decided.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg import Cursor
+from psycopg.types.json import Jsonb
+
+from processor import database
+from processor.database import Connection
+from processor.errors import DatabaseUnavailable
+from processor.model import TELLER, Effect, Entry, Request, Resource, State
+from processor.worksheet import Decided, Delivery, Known, Row, Webhook, Worksheet
+
+SQL = database.queries("batch")
+#: Where the fields begin that a plain state does not have, and what they are then.
+_PLAIN_FROM: Final = State._fields.index("version")
+_PLAIN: Final = tuple(State._field_defaults[name] for name in State._fields[_PLAIN_FROM:])
+
+Execute = Callable[[str, Mapping[str, Any]], Cursor[tuple[Any, ...]]]
+
+
+def executor(connection: Connection) -> Execute:
+    """Run a named query of the batch; in a pipeline it returns at once, and its rows wait in the cursor."""
+
+    def execute(name: str, parameters: Mapping[str, Any]) -> Cursor[tuple[Any, ...]]:
+        return connection.cursor(binary=True).execute(SQL[name], parameters)
+
+    return execute
+
+
+def read(
+    execute: Execute, partition: int, rows: list[Row], now: datetime, sequence: int, cancels: set[UUID]
+) -> Worksheet:
+    """Everything that the rows can touch, in one or two round trips."""
+    requests = [row.request for row in rows]
+    clients = list({request.client_id for request in requests})
+    resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
+    webhooks_read = execute("read_webhooks", {"client_ids": clients})
+    accounts = list({request.account for request in requests if request.account is not None})
+    contacts_read = execute("read_contacts", {"client_ids": clients, "accounts": accounts})
+
+    known = Known({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
+    for webhook in itertools.starmap(Webhook, webhooks_read):
+        known.webhooks.setdefault(webhook.client_id, []).append(webhook)
+    known.contacts = {(client, account): email for client, account, email in contacts_read}
+    _read_usages(execute, known, requests)
+    _read_history(execute, known, rows)
+    return Worksheet(partition, now, sequence, known)
+
+
+def _read_usages(execute: Execute, known: Known, requests: list[Request]) -> None:
+    """What the accounts have used so far of the resources that limit it."""
+    limited = {resource.id for resource in known.resources.values() if resource.per_account_limit is not None}
+    keys = {
+        (request.resource_id, request.client_id, request.account)
+        for request in requests
+        if request.account is not None and request.resource_id in limited
+    }
+    if keys:
+        read = execute("read_usages", _columns(keys, ("resource_ids", "client_ids", "accounts")))
+        known.usages = {(resource, client, account): used for resource, client, account, used in read}
+
+
+def _read_history(execute: Execute, known: Known, rows: list[Row]) -> None:
+    """How the requests stand that were decided before: those with a later word on them, and those to be refunded."""
+    refunded = [row.request.refund_of for row in rows if row.request.refund_of is not None]
+    ids = [row.request.id for row in rows if row.verb != "decide"] + refunded
+    if not ids:
+        return
+    effects_read = execute("read_effects", {"ids": ids})  # first: a courier that is calling is waited for
+    states_read = execute("read_states", {"ids": ids})
+    holds_read = execute("read_open_holds", {"ids": ids})
+    originals_read = execute("read_originals", {"ids": refunded})
+    known.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
+    known.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
+    known.holding = {request_id for (request_id,) in holds_read}
+    known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
+    _read_usages(execute, known, [*known.originals.values(), *(row.request for row in rows)])
+
+
+class Writer:
+    """
+    Writes one worksheet. `part` after each part, `rest` at the end; `check` once all of it has been answered.
+    """
+
+    def __init__(self, execute: Execute, sheet: Worksheet) -> None:
+        self._execute = execute
+        self._sheet = sheet
+        #: What must have hit exactly so many rows, and what it is.
+        self._expected: list[tuple[Cursor[tuple[Any, ...]], int, str]] = []
+
+    def part(self, decided: Decided) -> None:
+        """The entries and states of some rows; PostgreSQL is busy with them when this returns."""
+        if decided.entries:
+            self._execute("insert_entries", _columns(decided.entries, Entry._fields))
+        before = [(state.request_id, state.version) for state in decided.superseded.values()]
+        if before:
+            superseded = self._execute("supersede_states", _columns(before, ("request_ids", "versions")))
+            self._expected.append((superseded, len(before), "a request"))
+        latest = self._sheet.known.states
+        plain: list[State] = []
+        others: list[State] = []
+        for state in decided.states:
+            is_plain = state[_PLAIN_FROM:] == _PLAIN and latest[state.request_id] is state
+            (plain if is_plain else others).append(state)
+        now = self._sheet.now
+        if plain:
+            columns = _columns((state[:_PLAIN_FROM] for state in plain), State._fields[:_PLAIN_FROM])
+            self._execute("insert_plain_states", columns | {"now": now, "actor": TELLER})
+        if others:
+            current = [state is latest[state.request_id] for state in others]
+            self._execute("insert_states", _columns(others, State._fields) | {"current": current, "now": now})
+
+    def rest(self, done: list[Row]) -> None:
+        """What the rows have made of resources and usages, what couriers have to do, and the end of the rows."""
+        self._resources()
+        self._usages()
+        self._consequences()
+        partition = self._sheet.partition
+        deleted = self._execute("delete_inbox", {"partition": partition, "seqs": [row.seq for row in done]})
+        self._expected.append((deleted, len(done), "the inbox"))
+        self._execute("count_batch", {"partition": partition, "sequence": self._sheet.sequence})
+
+    def check(self) -> None:
+        """
+        That everything hit what was read. Raises DatabaseUnavailable: somebody else changed it, and a
+        fresh read decides anew.
+        """
+        for cursor, rows, what in self._expected:
+            if cursor.rowcount != rows:
+                raise DatabaseUnavailable(
+                    f"{what} changed while the batch was under way; nothing was written"
+                )
+
+    def _resources(self) -> None:
+        sheet, resources = self._sheet, self._sheet.known.resources
+        for resource_id in sheet.opened:
+            fields = _fields(resources[resource_id])
+            self._execute("insert_resource", fields | {"partition": sheet.partition})
+        for resource_id in sheet.amended.difference(sheet.opened):
+            self._execute("update_rules", _fields(resources[resource_id]))
+        moved = [
+            (one.id, before, one.available, one.held, one.version, one.digest, one.last_entry_at)
+            for one, before in ((resources[name], before) for name, before in sheet.versions_before.items())
+            if one.id not in sheet.opened
+        ]
+        if moved:
+            names = ("ids", "versions_before", "availables", "helds", "versions", "digests", "last_entries")
+            self._expected.append(
+                (self._execute("update_resources", _columns(moved, names)), len(moved), "a resource")
+            )
+
+    def _usages(self) -> None:
+        sheet, resources = self._sheet, self._sheet.known.resources
+        usages = [
+            (*key, used, max(used, resources[key[0]].per_account_limit or 0) if limit is None else limit)
+            for key, used, limit in (
+                (key, sheet.known.usages[key], limit) for key, limit in sheet.moved_usages.items()
+            )
+        ]
+        if usages:
+            names = ("resource_ids", "client_ids", "accounts", "used", "limits")
+            self._execute("write_usages", _columns(usages, names))
+        if sheet.newly_limited is not None:
+            limit = resources[sheet.newly_limited].per_account_limit
+            self._execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
+
+    def _consequences(self) -> None:
+        """What the couriers have to do."""
+        sheet = self._sheet
+        if sheet.new_effects:
+            columns = _columns(sheet.new_effects, ("request_ids", "gateways"))
+            self._execute("insert_effects", columns | {"partition": sheet.partition, "now": sheet.now})
+        if sheet.rearmed:
+            self._execute("rearm_effects", {"ids": sheet.rearmed, "now": sheet.now})
+        if sheet.voided:
+            self._execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
+        if sheet.deliveries:
+            self._execute("insert_deliveries", _columns(sheet.deliveries, Delivery._fields))
+
+
+def _fields(resource: Resource) -> dict[str, Any]:
+    fields = asdict(resource)
+    return fields | {"metadata": None if resource.metadata is None else Jsonb(resource.metadata)}
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Rows as one list for each column: what `unnest` takes."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}

@@ -1,0 +1,223 @@
+"""
+The doorbell: coalesced, bounded, harmless when Redis is away, and a message that any Dramatiq understands.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.redis import RedisBroker
+
+from tests.flow.conftest import eventually
+from workers import doorbell as module
+from workers.doorbell import Announcements, Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUEUE = "dramatiq:partition-07"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """
+    Sees what is in Redis.
+    """
+    with redis.Redis.from_url(redis_url) as connected:
+        yield connected
+
+
+@pytest.fixture
+def bell(redis_url: str) -> Iterator[Doorbell]:
+    """
+    As the API has it.
+    """
+    made = Doorbell(redis_url)
+    yield made
+    made.close()
+
+
+def quiet(bell: Doorbell) -> bool:
+    """Everything that was to be rung is."""
+    with bell._changed:
+        return not bell._busy and not bell._has_work()
+
+
+def test_a_burst_is_one_message(bell: Doorbell, client: redis.Redis) -> None:
+    """
+    A thousand rings from ten threads, whether they meet in the ringer or at the marker, are one message.
+    """
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(bell.ring, [7] * 1_000))
+    eventually(lambda: quiet(bell))
+
+    assert client.llen(QUEUE) == 1
+    assert client.hlen(f"{QUEUE}.msgs") == 1
+    assert bell.faults == 0
+
+
+def test_two_processes_that_ring_put_one_message(bell: Doorbell, redis_url: str, client: redis.Redis) -> None:
+    """
+    What coalesces is in Redis, not in a process.
+    """
+    other = Doorbell(redis_url)
+    bell.ring(7)
+    other.ring(7)
+    other.close()
+    eventually(lambda: quiet(bell))
+
+    assert client.llen(QUEUE) == 1
+
+
+def test_after_the_answer_it_rings_again(bell: Doorbell, client: redis.Redis) -> None:
+    """
+    Who commits after the drain looked must be heard.
+    """
+    bell.ring(7)
+    eventually(lambda: client.llen(QUEUE) == 1)
+    bell.answer(7)
+    bell.ring(7)
+
+    eventually(lambda: client.llen(QUEUE) == 2)
+
+
+def test_nothing_piles_up_without_a_worker(bell: Doorbell, client: redis.Redis) -> None:
+    """
+    Each second without an answer lets one more ring through: two wait, and no more.
+    """
+    for _ in range(10):
+        bell.ring(7)
+        eventually(lambda: quiet(bell))
+        client.delete("teller:rung:7")  # as after a second
+
+    assert client.llen(QUEUE) == module.MESSAGES_WAITING_MAX
+    assert client.hlen(f"{QUEUE}.msgs") == module.MESSAGES_WAITING_MAX
+
+
+def test_the_marker_is_gone_after_a_second(bell: Doorbell, client: redis.Redis) -> None:
+    """
+    A message that was lost, silences a partition for no longer.
+    """
+    bell.ring(7)
+    eventually(lambda: client.exists("teller:rung:7"))
+
+    assert 0 < client.pttl("teller:rung:7") <= 1_000
+
+
+def test_any_dramatiq_worker_understands_it(bell: Doorbell, redis_url: str) -> None:
+    """
+    An unchanged broker of Dramatiq's with an actor `drain` gets the partition as its argument, and can acknowledge.
+    """
+    broker = RedisBroker(url=redis_url, middleware=[])  # type: ignore[no-untyped-call] # Dramatiq's own
+    drained: list[int] = []
+    dramatiq.actor(queue_name="partition-07", actor_name="drain", broker=broker)(drained.append)
+    worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=50)
+    worker.start()
+    try:
+        bell.ring(7)
+        eventually(lambda: drained == [7])
+        broker.join("partition-07", timeout=5_000)
+    finally:
+        worker.stop(timeout=2_000)
+        broker.client.close()
+
+
+def test_the_name_of_the_queue_is_published_after_the_message(bell: Doorbell, client: redis.Redis) -> None:
+    """
+    Who wakes by it finds the message.
+    """
+    with client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
+        subscription.subscribe(module.WAKE_CHANNEL)
+        assert subscription.get_message(timeout=5)
+        bell.ring(7)
+        heard = subscription.get_message(timeout=5)
+
+    assert heard is not None
+    assert heard["data"] == b"partition-07"
+    assert client.llen(QUEUE) == 1
+
+
+def test_decided_requests_are_announced(bell: Doorbell, redis_url: str) -> None:
+    """
+    Whoever listens hears exactly the ids, however many.
+    """
+    heard: set[uuid.UUID] = set()
+    connected = threading.Event()
+    announcements = Announcements(redis_url, heard.update, connected.set)
+    announcements.start()
+    assert connected.wait(5)
+    ids = {uuid.uuid4() for _ in range(2_000)}
+
+    bell.announce(ids)
+
+    eventually(lambda: heard == ids)
+    announcements.stop()
+
+
+def test_who_listens_is_told_when_the_line_stands_again(redis_url: str, client: redis.Redis) -> None:
+    """
+    What was announced while the line was broken is lost: it must look for itself.
+    """
+    connected = threading.Semaphore(0)
+    announcements = Announcements(redis_url, lambda _: None, connected.release)
+    announcements.start()
+    assert connected.acquire(timeout=5)
+
+    client.client_kill_filter(_type="pubsub")
+
+    assert connected.acquire(timeout=2)
+    announcements.stop()
+
+
+@pytest.fixture
+def silent_redis() -> Iterator[str]:
+    """
+    Accepts connections and never answers: worse than one that is gone.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+
+
+def test_a_redis_that_never_answers_costs_nothing_to_ring_and_little_to_answer(silent_redis: str) -> None:
+    """
+    Ringing and announcing return at once, an answer within 100 ms; all of it is counted, nothing is raised.
+    """
+    bell = Doorbell(silent_redis)
+    began = time.monotonic()
+    for partition in range(64):
+        bell.ring(partition)
+    bell.announce([uuid.uuid4()])
+    assert time.monotonic() - began < 0.05
+
+    began = time.monotonic()
+    bell.answer(7)
+    assert time.monotonic() - began < 0.2  # 100 ms, and a busy machine
+
+    eventually(lambda: bell.faults >= 2)
+    bell.close()
+
+
+def test_a_redis_that_is_gone_is_counted_and_rung_when_it_is_back(
+    bell: Doorbell, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What was rung meanwhile is left to the sweep; the next ring gets through.
+    """
+    with monkeypatch.context() as patch:
+        patch.setattr(bell, "_send", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("gone")))
+        bell.ring(7)
+        eventually(lambda: bell.faults == 1)
+    assert client.llen(QUEUE) == 0
+
+    bell.ring(7)
+
+    eventually(lambda: client.llen(QUEUE) == 1)
+    assert bell.faults == 1

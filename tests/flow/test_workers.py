@@ -1,0 +1,389 @@
+"""
+Workers on a real PostgreSQL and Redis: whatever happens to them, what was accepted is decided, once and in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import redis
+
+from processor import partitions
+from processor.database import LOCK_CLASS
+from processor.embedded import home as homes
+from processor.embedded.valkey import Valkey, environment
+from tests.flow.conftest import eventually, resources_in
+from tests.servers import PARTITIONS, temporary_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.settings import Settings
+    from tests.flow.conftest import Installation
+
+#: How long a takeover from a dead worker may take, in seconds.
+TAKEOVER_SECONDS = 5.0
+
+#: How long the end of a worker may take, in seconds.
+STOP_SECONDS = 5.0
+
+
+def everywhere(name: str = "r") -> list[str]:
+    """A resource in each partition."""
+    return [resources_in(partition, 1, name)[0] for partition in range(PARTITIONS)]
+
+
+@contextlib.contextmanager
+def in_mid_batch(installation: Installation, partition: int) -> Iterator[None]:
+    """
+    While this lasts, batches of the partition wait in the middle: they have the lock, and write its row last.
+    """
+    with psycopg.connect(installation.settings.database_url) as blocker:
+        blocker.execute("SELECT FROM partitions WHERE id = %s FOR UPDATE", (partition,))
+        yield
+
+
+def lock_is_held(installation: Installation, partition: int) -> bool:
+    """
+    A batch of it is under way.
+    """
+    [(held,)] = installation.owner.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+        " WHERE l.classid::bigint = %s AND l.objid::bigint = %s AND l.granted AND a.datname = current_database())",
+        (LOCK_CLASS, partition),
+    ).fetchall()
+    return bool(held)
+
+
+def test_a_worker_decides_what_was_rung_for(installation: Installation) -> None:
+    """
+    One worker alone owns everything; a request in each partition is decided without the sweep's help.
+    """
+    [worker] = installation.start_workers(1)
+
+    installation.until_decided(installation.submit(everywhere()))
+
+    assert worker.events("swept") == []
+    assert sum(event["decided"] for event in worker.events("batch_applied")) == PARTITIONS
+
+
+def test_what_waited_before_the_worker_came_is_decided_at_once(installation: Installation) -> None:
+    """
+    Without a ring: whoever claims a partition looks.
+    """
+    ids = installation.submit(everywhere(), ring=False)
+
+    [worker] = installation.start_workers(1)
+
+    installation.until_decided(ids, within=1.5)
+    assert worker.events("swept") == []
+
+
+def test_doubled_late_and_stray_messages_are_harmless(installation: Installation) -> None:
+    """
+    Rung a hundred times without reason, by messages for partitions of others, that do not exist, or that nobody can
+    read: nothing is decided twice, and the next request is decided without the sweep.
+    """
+    [worker] = installation.start_workers(1)
+    installation.until_decided(installation.submit(resources_in(7, 3)))
+    with redis.Redis.from_url(installation.settings.redis_url) as client:
+        for number, message in enumerate([b"not JSON", b"{}", b'{"queue_name": "partition-07"}']):
+            client.hset("dramatiq:partition-07.msgs", f"stray-{number}", message)
+            client.rpush("dramatiq:partition-07", f"stray-{number}")
+        for _ in range(100):
+            installation.bell.ring_all(range(PARTITIONS))
+            client.delete(*(f"teller:rung:{partition}" for partition in range(PARTITIONS)))
+        installation.bell.ring(7_000)
+        eventually(lambda: not any(client.llen(f"dramatiq:partition-{n:02d}") for n in range(PARTITIONS)))
+
+    ids = installation.submit(resources_in(7, 3, "later"))
+
+    installation.until_decided(ids, within=1.0)
+    assert worker.events("swept") == []
+    assert worker.events("message_unreadable")
+
+
+def test_a_lost_ring_costs_a_second_or_two(installation: Installation) -> None:
+    """
+    The API was killed between its commit and its ring: the sweep finds it, and says so.
+    """
+    [worker] = installation.start_workers(1)
+    installation.until_decided(installation.submit(resources_in(7, 1, "warm")))
+
+    took = installation.until_decided(installation.submit(resources_in(7, 1), ring=False), within=2.0)
+
+    assert took > 0.5
+    eventually(lambda: [event["taken"] for event in worker.events("swept")] == [1])
+
+
+def test_a_redis_that_is_emptied_under_load_loses_nothing(installation: Installation) -> None:
+    """
+    FLUSHALL a hundred times while requests come in: all are decided, in order, within 2 s of the last one.
+    """
+    installation.start_workers(2)
+    stop = threading.Event()
+
+    def flush() -> None:
+        with redis.Redis.from_url(installation.settings.redis_url) as client:
+            while not stop.wait(0.01):
+                client.flushall()
+
+    flushing = threading.Thread(target=flush)
+    flushing.start()
+    ids = [
+        request_id
+        for number in range(20)
+        for request_id in installation.submit(
+            [*resources_in(7, 5, f"hot-{number}"), *everywhere(f"n{number}")]
+        )
+    ]
+    installation.until_decided(ids, within=2.0)
+    stop.set()
+    flushing.join()
+
+
+def test_without_redis_the_sweep_drains_at_once(settings: Settings, installation: Installation) -> None:
+    """
+    Redis is not there at the start nor later: the worker works all the same, and no request waits for a second.
+    """
+    installation.use_redis(replace(settings, redis_url="redis://127.0.0.1:1/0"))
+    [worker] = installation.start_workers(1)
+    eventually(lambda: worker.events("redis_away"))
+    installation.until_decided(installation.submit(everywhere("first"), ring=False))
+
+    installation.until_decided(installation.submit(everywhere("second"), ring=False), within=1.0)
+
+    eventually(lambda: worker.events("swept"))
+    began = time.monotonic()
+    assert worker.end() == 0
+    assert time.monotonic() - began < STOP_SECONDS
+
+
+@pytest.fixture
+def own_valkey(settings: Settings, installation: Installation) -> Iterator[Valkey]:
+    """
+    A Redis that the test may kill, and that the installation uses.
+    """
+    with temporary_home() as home:
+        homes.prepare(home)
+        valkey = Valkey(home)
+        valkey.start()
+        installation.use_redis(replace(settings, redis_url=environment(home)["REDIS_URL"]))
+        yield valkey
+        installation.close()
+        valkey.stop()
+
+
+def test_a_redis_that_is_killed_and_started_again_is_used_again(
+    own_valkey: Valkey, installation: Installation
+) -> None:
+    """
+    While it is gone, and when it is back, requests are decided within two seconds; then without the sweep, as before.
+    """
+    workers = installation.start_workers(2)
+    installation.until_decided(installation.submit(everywhere("before")))
+    assert own_valkey.pid is not None
+    os.kill(own_valkey.pid, signal.SIGKILL)
+    installation.until_decided(installation.submit(everywhere("without")), within=2.0)
+    eventually(lambda: not own_valkey.alive())
+    own_valkey.start()
+    installation.until_decided(installation.submit(everywhere("back")), within=2.0)
+    eventually(lambda: all(worker.events("redis_back") for worker in workers), within=2.0)
+    swept = [len(worker.events("swept")) for worker in workers]
+
+    installation.until_decided(installation.submit(everywhere("after")), within=1.0)
+
+    assert [len(worker.events("swept")) for worker in workers] == swept
+
+
+def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, installation: Installation) -> None:
+    """
+    It is there and says nothing, which is worse than being gone: the sweep still decides within two seconds.
+    """
+    [worker] = installation.start_workers(1)
+    installation.until_decided(installation.submit(everywhere("before")))
+    assert own_valkey.pid is not None
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    try:
+        installation.until_decided(installation.submit(everywhere("silent")), within=2.5)
+        began = time.monotonic()
+        assert worker.end() == 0
+        assert time.monotonic() - began < STOP_SECONDS
+    finally:
+        os.kill(own_valkey.pid, signal.SIGCONT)
+
+
+def test_connections_that_are_cut_under_load_lose_nothing(installation: Installation) -> None:
+    """
+    Twenty times all of the workers' connections to PostgreSQL are ended: every request is decided, once, in order,
+    and within 2 s of the last cut.
+    """
+    workers = installation.start_workers(2)
+    ids = []
+    for number in range(20):
+        ids += installation.submit([*resources_in(7, 50, f"hot-{number}"), *everywhere(f"n{number}")])
+        installation.owner.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'teller worker%'"
+        )
+
+    installation.until_decided(ids, within=2.0)
+
+    assert any(worker.events("batch_retried") for worker in workers)
+
+
+def test_two_workers_share_evenly_and_a_third_gets_his_part(installation: Installation) -> None:
+    """
+    32 and 32; with a third nobody has more than 22; when he leaves again, 32 and 32.
+    """
+    installation.start_workers(2)
+    third = installation.start_worker()
+    eventually(lambda: sorted(installation.shares().values()) == [20, 22, 22])
+
+    assert third.end() == 0
+
+    installation.workers.remove(third)
+    eventually(lambda: sorted(installation.shares().values()) == [32, 32], within=2.0)
+
+
+def test_a_killed_worker_is_taken_over_within_five_seconds(installation: Installation) -> None:
+    """
+    SIGKILL of one of two under load: the other owns everything, and everything is decided.
+    """
+    survivor, victim = installation.start_workers(2)
+    before = installation.submit(everywhere("before"))
+    victim.end(signal.SIGKILL)
+    began = time.monotonic()
+    after = installation.submit(everywhere("after"))
+
+    eventually(lambda: installation.shares() == {survivor.pid: PARTITIONS}, within=TAKEOVER_SECONDS)
+    installation.until_decided([*before, *after], within=TAKEOVER_SECONDS + 0.5 - (time.monotonic() - began))
+
+
+def test_a_worker_stopped_in_mid_batch_is_taken_over_and_cannot_write_any_more(
+    installation: Installation,
+) -> None:
+    """
+    SIGSTOP while it holds the partition's lock: within five seconds the other one has ended its backend and decided
+    what waited. When the first goes on, it finds everything lost, writes nothing, and gets its share again.
+    """
+    stopped, other = installation.start_workers(2)
+    partition = installation.partitions_of(stopped)[0]
+    with in_mid_batch(installation, partition):
+        ids = installation.submit(resources_in(partition, 5))
+        eventually(lambda: lock_is_held(installation, partition))
+        time.sleep(
+            0.1
+        )  # it waits for the partition's row by now, or would be stopped a little earlier: both are right
+        stopped.send(signal.SIGSTOP)
+    began = time.monotonic()
+    assert installation.decided(ids) == 0
+
+    installation.until_decided(ids, within=TAKEOVER_SECONDS)
+    eventually(
+        lambda: installation.shares() == {other.pid: PARTITIONS},
+        within=TAKEOVER_SECONDS - (time.monotonic() - began),
+    )
+
+    stopped.send(signal.SIGCONT)
+    eventually(lambda: sorted(installation.shares().values()) == [32, 32])
+    assert stopped.events("lease_ran_out")
+    installation.until_decided(installation.submit(everywhere("afterwards")), within=2.0)
+    assert not [
+        event
+        for event in stopped.events("batch_applied")
+        if event["partition"] == partition and event["taken"] == 5
+    ]
+
+
+def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: Installation) -> None:
+    """
+    SIGTERM in mid-batch: the batch is finished, the other owns everything within a second of it, all within 5 s.
+    """
+    survivor, leaving = installation.start_workers(2)
+    partition = installation.partitions_of(leaving)[0]
+    with in_mid_batch(installation, partition):
+        ids = installation.submit(resources_in(partition, 5))
+        eventually(lambda: lock_is_held(installation, partition))
+        leaving.send(signal.SIGTERM)
+        eventually(lambda: leaving.events("worker_stopping"))
+        assert installation.shares().get(leaving.pid) == PARTITIONS // 2
+
+    installation.until_decided(ids, within=1.0)
+    eventually(lambda: installation.shares() == {survivor.pid: PARTITIONS}, within=1.0)
+    installation.until_decided(installation.submit(everywhere("afterwards")), within=1.0)
+    assert leaving.end() == 0
+    assert [event["taken"] for event in leaving.events("batch_applied")] == [5]
+    assert leaving.events("batch_left_behind") == []
+    assert survivor.events("swept") == []
+
+
+def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: Installation) -> None:
+    """
+    Somebody else, whom no worker may end, sits on the lock: the worker stops its heartbeat after 3 s, and goes on,
+    in order, as soon as the lock is free.
+    """
+    [worker] = installation.start_workers(1)
+    with psycopg.connect(installation.settings.database_url) as stranger:
+        stranger.execute("SELECT pg_advisory_xact_lock(%s, 7)", (LOCK_CLASS,))
+        ids = installation.submit(resources_in(7, 3))
+        eventually(lambda: worker.events("drain_stalled"), within=5.0)
+        eventually(lambda: installation.shares() == {None: PARTITIONS}, within=5.0)
+
+    installation.until_decided(ids)
+
+
+def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: Installation) -> None:
+    """
+    Nothing of it is decided while the others go on; the sweep doesn't count it as neglected.
+    """
+    [worker] = installation.start_workers(1)
+    with psycopg.connect(installation.settings.api_database_url, autocommit=True) as api:
+        partitions.pause(api, 7, "an operator")
+        waiting = installation.submit(resources_in(7, 3))
+        installation.until_decided(installation.submit(resources_in(8, 3)), within=1.0)
+        time.sleep(2.0)  # the sweep looked several times
+        assert installation.decided(waiting) == 0
+        partitions.resume(api, 7, "an operator")
+
+    installation.bell.ring(7)
+
+    installation.until_decided(waiting, within=0.5)
+    assert worker.events("swept") == []
+
+
+def test_ring_to_decision_is_quick(installation: Installation) -> None:
+    """
+    A worker that polled would need a tenth of a second or more; one that is woken needs a few milliseconds.
+    """
+    [_] = installation.start_workers(1)
+    names = itertools.count()
+    took = sorted(
+        installation.until_decided(installation.submit([f"quick-{next(names)}"]), within=2.0)
+        for _ in range(50)
+    )
+
+    assert took[len(took) // 2] < 0.05
+
+
+def test_a_backlog_in_one_partition_does_not_hold_up_another(installation: Installation) -> None:
+    """
+    With twenty thousand waiting in one partition, a request in another one is decided long before they are.
+    """
+    backlog = installation.submit(resources_in(7, 20_000, "b"), ring=False)
+    installation.start_workers(1)
+    installation.bell.ring(7)
+
+    installation.until_decided(installation.submit(resources_in(8, 1)), within=1.0)
+
+    assert installation.decided(backlog) < len(backlog)
+    installation.until_decided(backlog, within=60.0)

@@ -1,0 +1,125 @@
+"""
+The real application on a real database, through Flask's test client; and a worker that the test drives by hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api import create_app
+from processor import batch, database, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+    from werkzeug.datastructures import Headers
+
+    from api.services import Services
+    from processor.settings import Settings
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status_code: int
+    headers: Headers
+    data: bytes
+    #: The parsed body, if it is JSON.
+    json: Any
+
+
+@dataclass
+class Client:
+    """Calls the API with one key, and with a fresh idempotency key for each POST that does not bring its own."""
+
+    application: Flask
+    key: str
+    id: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def call(self, method: str, path: str, **arguments: Any) -> Reply:
+        """Any call; `headers` are added to the key's."""
+        headers = {"Authorization": f"Bearer {self.key}", **self.headers, **arguments.pop("headers", {})}
+        # A header that is None is not sent.
+        sent = {name: value for name, value in headers.items() if value is not None}
+        answer = self.application.test_client().open(path, method=method, headers=sent, **arguments)
+        return Reply(answer.status_code, answer.headers, answer.data, answer.get_json(silent=True))
+
+    def get(self, path: str, **headers: str) -> Reply:
+        """A GET."""
+        return self.call(
+            "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+    def post(self, path: str, body: Any = None, key: str | None = None, **headers: str) -> Reply:
+        """A POST of JSON."""
+        extra = {name.replace("_", "-"): value for name, value in headers.items()}
+        extra["Idempotency-Key"] = key if key is not None else f"test-{next(_numbers)}"
+        return self.call("POST", path, json=body, headers=extra)
+
+    def patch(self, path: str, body: Any, **headers: str) -> Reply:
+        """A PATCH of JSON, without an idempotency key."""
+        return self.call("PATCH", path, json=body, headers=headers)
+
+
+@dataclass
+class Teller:
+    """The application and its people."""
+
+    application: Flask
+    settings: Settings
+    admin: Client
+    operator: Client
+    client: Client
+    other: Client
+
+    @property
+    def services(self) -> Services:
+        """What the application holds."""
+        services: Services = self.application.extensions["teller"]
+        return services
+
+    def drain(self) -> list[Any]:
+        """Decide all that waits, as a worker does; returns the ids."""
+        decided: list[Any] = []
+        with database.connect(
+            self.settings.worker_database_url, application_name="test worker"
+        ) as connection:
+            for partition in range(self.settings.partitions):
+                report = batch.drain_once(connection, partition)
+                decided += report.decided
+        return decided
+
+    def open(self, resource: str, kind: str = "stock", available: int = 10, **rules: Any) -> None:
+        """A resource that is there."""
+        answer = self.admin.post(
+            "/v1/resources", {"id": resource, "kind": kind, "available": available, **rules}
+        )
+        assert answer.status_code == 202, answer.json
+        self.drain()
+
+
+@pytest.fixture
+def teller(settings: Settings) -> Iterator[Teller]:
+    """A Teller without a server and without workers: what is decided, the test decides."""
+    made = {}
+    with database.connect(settings.database_url, application_name="test") as connection:
+        for name, role in (
+            ("admin", "admin"),
+            ("operator", "operator"),
+            ("client", "client"),
+            ("other", "client"),
+        ):
+            made[name] = keys.create_key(connection, name, role)
+    application = create_app(settings)
+    clients = {name: Client(application, key.key, key.client) for name, key in made.items()}
+    yield Teller(application, settings, **clients)
+    application.extensions["teller"].close()

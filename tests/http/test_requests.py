@@ -1,0 +1,361 @@
+"""
+Making requests and reading them back, as CONTRACT.md has it under *Requests*.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Client, Teller
+
+REDEMPTION = {"resource": "sneaker", "account": "u_42"}
+
+
+def test_an_accepted_request_is_processing_and_says_where_it_can_be_read(teller: Teller) -> None:
+    """
+    202, the document of the contract to the field, Location, Retry-After and an ETag.
+    """
+    answer = teller.client.post("/v1/redemptions", {**REDEMPTION, "metadata": {"order": "A-17"}})
+
+    assert answer.status_code == 202
+    document = answer.json
+    created_at = document.pop("created_at")
+    assert created_at.endswith("Z")
+    assert document == {
+        "id": str(uuid.UUID(document["id"])),
+        "kind": "redemption",
+        "status": "processing",
+        "stage": "queued",
+        "resource": "sneaker",
+        "account": "u_42",
+        "amount": 1,
+        "error": None,
+        "result": None,
+        "refunded": 0,
+        "version": 1,
+        "sequence": None,
+        "metadata": {"order": "A-17"},
+        "decided_at": None,
+        "finished_at": None,
+    }
+    assert answer.headers["Location"] == f"/v1/requests/{document['id']}"
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["ETag"] == '"1"'
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Idempotency-Replayed" not in answer.headers
+    assert "Preference-Applied" not in answer.headers
+
+
+def test_a_request_goes_from_queued_to_completed_and_its_story_can_be_read(teller: Teller) -> None:
+    """
+    GET, entries and events tell the same story; position is there only while it is queued.
+    """
+    teller.open("sneaker")
+    named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+
+    queued = teller.client.get(f"/v1/requests/{named}").json
+    teller.drain()
+    done = teller.client.get(f"/v1/requests/{named}").json
+
+    assert queued["status"] == "processing"
+    assert queued["position"] == 0
+    assert done["status"] == "completed"
+    assert "position" not in done
+    assert done["finished_at"] == done["decided_at"]
+    entries = teller.client.get(f"/v1/requests/{named}/entries").json
+    assert entries["next_cursor"] is None
+    assert [(entry["kind"], entry["amount"], entry["available"]) for entry in entries["data"]] == [
+        ("debit", 1, 9)
+    ]
+    events = teller.client.get(f"/v1/requests/{named}/events").json
+    assert list(events) == ["data"]
+    assert [(event["status"], event["stage"]) for event in events["data"]] == [
+        ("processing", "queued"),
+        ("completed", None),
+    ]
+    assert all(set(event) == {"at", "status", "stage", "actor", "detail"} for event in events["data"])
+
+
+def test_the_position_counts_who_is_ahead_in_the_same_partition_and_stops_at_a_thousand(
+    teller: Teller,
+) -> None:
+    """
+    The third of three has two ahead of it; the 1,002nd and the one after it say 1,000.
+    """
+    items = [{"kind": "redemption", "idempotency_key": f"k{i}", **REDEMPTION} for i in range(1_000)]
+    results = teller.client.post("/v1/batches", {"requests": items}).json["results"]
+    last = [teller.client.post("/v1/redemptions", REDEMPTION).json["id"] for _ in range(2)]
+
+    def position(named: str) -> int:
+        number: int = teller.client.get(f"/v1/requests/{named}").json["position"]
+        return number
+
+    assert position(results[2]["request"]["id"]) == 2
+    assert position(results[999]["request"]["id"]) == 999
+    assert [position(named) for named in last] == [1_000, 1_000]
+
+
+def test_an_unchanged_request_is_not_sent_again(teller: Teller) -> None:
+    """
+    If-None-Match answers 304 until the request changes, also when only its position did.
+    """
+    teller.open("sneaker")
+    teller.client.post("/v1/redemptions", REDEMPTION)
+    named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+    path = f"/v1/requests/{named}"
+
+    first = teller.client.get(path).headers["ETag"]
+    assert teller.client.get(path, If_None_Match=first).status_code == 304
+    assert teller.client.get(path, If_None_Match=f'W/{first}, "other"').status_code == 304
+    assert teller.client.get(path, If_None_Match='"other"').status_code == 200
+    teller.drain()
+
+    changed = teller.client.get(path, If_None_Match=first)
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != first
+    unchanged = teller.client.get(path, If_None_Match=changed.headers["ETag"])
+    assert unchanged.status_code == 304
+    assert unchanged.data == b""
+    assert unchanged.headers["ETag"] == changed.headers["ETag"]
+
+
+def test_the_same_request_fifty_times_at_once_is_one_request_and_49_replays(teller: Teller) -> None:
+    """
+    One key, one body, 50 callers at the same instant: all get the same request, 49 are told it is a replay.
+    """
+    together = threading.Barrier(50)
+
+    def send(_: int) -> tuple[int, str, str | None]:
+        together.wait()
+        answer = teller.client.post("/v1/redemptions", REDEMPTION, key="the-one")
+        return answer.status_code, answer.json["id"], answer.headers.get("Idempotency-Replayed")
+
+    with ThreadPoolExecutor(50) as people:
+        answers = list(people.map(send, range(50)))
+
+    assert {status for status, _, _ in answers} == {202}
+    assert len({named for _, named, _ in answers}) == 1
+    assert sorted(replayed or "" for _, _, replayed in answers) == [""] + ["true"] * 49
+    assert len(teller.client.get("/v1/requests").json["data"]) == 1
+
+
+def test_a_replay_of_a_final_request_answers_200_with_what_it_is_now(teller: Teller) -> None:
+    """
+    202 while it is processing, 200 once it is final, and nothing happens a second time.
+    """
+    teller.open("sneaker")
+    first = teller.client.post("/v1/redemptions", REDEMPTION, key="k")
+    again = teller.client.post("/v1/redemptions", REDEMPTION, key="k")
+    teller.drain()
+    final = teller.client.post("/v1/redemptions", REDEMPTION, key="k")
+    teller.drain()
+
+    assert [a.status_code for a in (first, again, final)] == [202, 202, 200]
+    assert final.json["status"] == "completed"
+    assert final.headers["Idempotency-Replayed"] == "true"
+    assert "Retry-After" not in final.headers
+    assert teller.client.get("/v1/resources/sneaker").json["available"] == 9
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("abc", '"abc"', True),
+        ('"a\\"b"', 'a"b', True),
+        ("abc", "abd", False),
+        (" abc ", "abc", True),
+        ("a b", '"a b"', True),
+    ],
+)
+def test_a_key_means_the_same_bare_and_quoted(teller: Teller, first: str, second: str, same: bool) -> None:
+    """
+    Quotes belong to the header's syntax, not to the key.
+    """
+    one = teller.client.post("/v1/redemptions", REDEMPTION, key=first)
+    two = teller.client.post("/v1/redemptions", REDEMPTION, key=second)
+
+    assert (one.json["id"] == two.json["id"]) is same
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "code"),
+    [
+        ("", 400, "idempotency_key_missing"),
+        ('""', 422, "invalid"),
+        ("x" * 255, 202, None),
+        ("x" * 256, 422, "invalid"),
+        ('"unfinished', 422, "invalid"),
+        ("t\tab", 422, "invalid"),
+        ("schl\xfcssel", 422, "invalid"),
+    ],
+)
+def test_a_key_is_1_to_255_printable_characters(
+    teller: Teller, key: str, status: int, code: str | None
+) -> None:
+    """
+    What is no key is refused, and nothing is stored.
+    """
+    answer = teller.client.post("/v1/redemptions", REDEMPTION, key=key)
+
+    assert (answer.status_code, answer.json.get("code")) == (status, code)
+    assert len(teller.client.get("/v1/requests").json["data"]) == (1 if status == 202 else 0)
+
+
+def test_a_key_stands_for_its_body_and_its_client(teller: Teller) -> None:
+    """
+    Another body, kind or resource under the same key is refused; another client's same key is another key.
+    """
+    body = {**REDEMPTION, "amount": 2}
+    first = teller.client.post("/v1/redemptions", body, key="k")
+    reordered = teller.client.post("/v1/redemptions", dict(reversed(body.items())), key="k")
+    other_body = teller.client.post("/v1/redemptions", {**REDEMPTION, "amount": 3}, key="k")
+    other_kind = teller.client.post("/v1/withdrawals", body, key="k")
+    others = teller.other.post("/v1/redemptions", {**REDEMPTION, "amount": 3}, key="k")
+
+    assert reordered.json["id"] == first.json["id"]
+    for refused in (other_body, other_kind):
+        assert (refused.status_code, refused.json["code"]) == (422, "idempotency_key_reused")
+    assert others.status_code == 202
+
+    closing = teller.admin.post("/v1/resources/a/close", key="c")
+    assert teller.admin.post("/v1/resources/a/close", {}, key="c").json["id"] == closing.json["id"]
+    assert teller.admin.post("/v1/resources/b/close", key="c").json["code"] == "idempotency_key_reused"
+
+
+def test_a_default_that_is_spelled_out_is_another_body(teller: Teller) -> None:
+    """
+    The fingerprint is of what was sent, before defaults.
+    """
+    teller.client.post("/v1/redemptions", REDEMPTION, key="k")
+    answer = teller.client.post("/v1/redemptions", {**REDEMPTION, "amount": 1}, key="k")
+
+    assert answer.json["code"] == "idempotency_key_reused"
+
+
+def test_lists_are_newest_first_and_a_cursor_goes_on_where_the_page_ended(teller: Teller) -> None:
+    """
+    Three pages of two make up five, without gaps or doubles, also while new ones come in.
+    """
+    made = [teller.client.post("/v1/redemptions", REDEMPTION).json["id"] for _ in range(5)]
+
+    seen: list[str] = []
+    cursor = None
+    sizes = []
+    while True:
+        page = teller.client.get("/v1/requests?limit=2" + (f"&cursor={cursor}" if cursor else "")).json
+        teller.client.post("/v1/redemptions", REDEMPTION)
+        seen += [one["id"] for one in page["data"]]
+        sizes.append(len(page["data"]))
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+
+    assert seen == made[::-1]
+    assert sizes == [2, 2, 1]
+
+
+def test_requests_are_found_by_status_kind_resource_and_account(teller: Teller) -> None:
+    """
+    Each filter alone, and several together.
+    """
+    teller.open("coin", "balance", 5)
+    taken = teller.client.post("/v1/withdrawals", {"resource": "coin", "account": "ada", "amount": 5}).json[
+        "id"
+    ]
+    refused = teller.client.post("/v1/withdrawals", {"resource": "coin", "account": "bob", "amount": 1}).json[
+        "id"
+    ]
+    teller.drain()
+    waiting = teller.client.post("/v1/redemptions", {"resource": "seat", "account": "ada"}).json["id"]
+
+    def found(query: str) -> list[str]:
+        return [one["id"] for one in teller.client.get(f"/v1/requests?{query}").json["data"]]
+
+    assert found("status=completed") == [taken]
+    assert found("status=rejected") == [refused]
+    assert found("status=processing") == [waiting]
+    assert found("status=failed") == []
+    assert found("kind=withdrawal") == [refused, taken]
+    assert found("resource=coin&account=ada") == [taken]
+    assert found("account=ada&status=processing&kind=redemption&resource=seat") == [waiting]
+    assert found("account=nobody") == []
+
+
+def test_nobody_sees_what_is_another_clients(teller: Teller) -> None:
+    """
+    Another client's request, its entries, its events and its cancelling are 404 for a client, and there for
+    operators and admins; lists hold one's own.
+    """
+    teller.open("sneaker")
+    named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+    paths = [f"/v1/requests/{named}", f"/v1/requests/{named}/entries", f"/v1/requests/{named}/events"]
+
+    for path in paths:
+        assert teller.other.get(path).status_code == 404
+        assert teller.operator.get(path).status_code == 200
+        assert teller.admin.get(path).status_code == 200
+    assert teller.other.post(f"/v1/requests/{named}/cancel").status_code == 404
+    assert teller.other.get("/v1/requests").json["data"] == []
+    assert len(teller.operator.get("/v1/requests?resource=sneaker").json["data"]) == 2
+
+
+NO_IDS = ["nothing", "0", str(uuid.uuid4()), "a" * 200, "%00", "..", "{" + str(uuid.uuid4()) + "}"]
+
+
+@pytest.mark.parametrize("named", NO_IDS)
+def test_what_is_no_request_is_not_found(teller: Teller, named: str) -> None:
+    """
+    An id that was never given, and what is no id at all, are both 404.
+    """
+    for path in (f"/v1/requests/{named}", f"/v1/requests/{named}/entries", f"/v1/requests/{named}/events"):
+        answer = teller.admin.get(path)
+        assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+
+
+def who_may_cancel(teller: Teller) -> list[Client]:
+    """Its own client, an operator, an admin."""
+    return [teller.client, teller.operator, teller.admin]
+
+
+def test_a_queued_request_can_be_cancelled_and_a_decided_one_cannot(teller: Teller) -> None:
+    """
+    202 records the wish; when the request's turn comes it is cancelled, and nothing is taken.
+    """
+    teller.open("sneaker")
+    cancelled = [teller.client.post("/v1/redemptions", REDEMPTION).json["id"] for _ in range(3)]
+    kept = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+
+    for who, named in zip(who_may_cancel(teller), cancelled, strict=True):
+        answer = who.call("POST", f"/v1/requests/{named}/cancel")
+        assert answer.status_code == 202
+        assert answer.json["status"] == "processing"
+        assert answer.headers["Location"] == f"/v1/requests/{named}"
+        assert who.call("POST", f"/v1/requests/{named}/cancel").status_code == 202
+    teller.drain()
+
+    assert [teller.client.get(f"/v1/requests/{n}").json["status"] for n in cancelled] == ["cancelled"] * 3
+    assert teller.client.get("/v1/resources/sneaker").json["available"] == 9
+    for named in (kept, cancelled[0]):
+        late = teller.client.post(f"/v1/requests/{named}/cancel")
+        assert (late.status_code, late.json["code"]) == (409, "not_cancellable")
+
+
+def test_apply_before_is_kept_and_comes_back_in_utc(teller: Teller) -> None:
+    """
+    A time of another zone is the same instant; what ran out is rejected in its turn.
+    """
+    teller.open("sneaker")
+    body = {**REDEMPTION, "apply_before": "2020-01-01T01:00:00.5+01:00"}
+    made = teller.client.post("/v1/redemptions", body).json
+    teller.drain()
+
+    assert made["apply_before"] == "2020-01-01T00:00:00.500000Z"
+    decided = teller.client.get(f"/v1/requests/{made['id']}").json
+    assert (decided["status"], decided["error"]) == ("rejected", {"code": "deadline_passed"})

@@ -1,0 +1,214 @@
+"""
+The servers that tests run against: an embedded PostgreSQL and Valkey, an installed PostgreSQL 15, or given ones.
+
+Each PostgreSQL has a template database, migrated once, of which every test gets a clone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from processor import database as schema
+from processor.embedded import home as homes
+from processor.embedded.child import spawn
+from processor.embedded.servers import serve
+from processor.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Where the oldest PostgreSQL that Teller supports is usually installed; never looked up on PATH.
+OLDEST = (
+    Path("/usr/lib/postgresql/15/bin"),
+    Path("/usr/pgsql-15/bin"),
+    Path("/usr/local/pgsql-15/bin"),
+    Path("/opt/homebrew/opt/postgresql@15/bin"),
+    Path("/usr/local/opt/postgresql@15/bin"),
+)
+#: Partitions of every database in the tests: the default.
+PARTITIONS = 64
+#: A file system in memory, and how much of it must be free for us to use it, in bytes.
+MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes it private
+MEMORY_BYTES_MIN = 4 * 1024**3
+#: How long the installed PostgreSQL may take to start, in seconds.
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of one test's own, with the schema in it: the owner's URL, and those of the roles."""
+
+    name: str
+    url: str
+    api_url: str
+    worker_url: str
+    courier_url: str
+
+
+class Clones:
+    """
+    Databases on one PostgreSQL: a template, and a clone of it for each test.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._template = f"teller_template_{os.getpid()}"
+        self._numbers = itertools.count(1)
+
+    @contextlib.contextmanager
+    def template(self) -> Iterator[None]:
+        """While it lasts, `clone` works."""
+        self._create(self._template)
+        try:
+            schema.migrate(_with_database(self._url, self._template), PARTITIONS)
+            yield
+        finally:
+            self._drop(self._template)
+
+    @contextlib.contextmanager
+    def clone(self) -> Iterator[Database]:
+        """A fresh database, gone afterwards, whoever is still connected to it."""
+        name = f"teller_test_{os.getpid()}_{next(self._numbers)}"
+        self._create(name, template=self._template)
+        try:
+            url = _with_database(self._url, name)
+            yield Database(
+                name,
+                url,
+                _with_user(url, "teller_api"),
+                _with_user(url, "teller_worker"),
+                _with_user(url, "teller_courier"),
+            )
+        finally:
+            self._drop(name)
+
+    @contextlib.contextmanager
+    def empty(self) -> Iterator[str]:
+        """The URL of a database with nothing in it, for tests of the migration."""
+        name = f"teller_empty_{os.getpid()}_{next(self._numbers)}"
+        self._create(name)
+        try:
+            yield _with_database(self._url, name)
+        finally:
+            self._drop(name)
+
+    def _create(self, name: str, template: str = "template0") -> None:
+        self._execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+
+    def _drop(self, name: str) -> None:
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(_with_database(self._url, "postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@contextlib.contextmanager
+def temporary_home() -> Iterator[Path]:
+    """
+    A TELLER_HOME that a server's account can reach, unlike the directories that pytest makes; in memory, where
+    there is plenty: a cluster has a thousand files, and removing them from a disk may take a second.
+    """
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES_MIN
+    home = Path(tempfile.mkdtemp(prefix="teller-test-", dir=MEMORY if roomy else "/tmp"))  # noqa: S108
+    if os.geteuid() == 0:
+        home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
+
+
+@contextlib.contextmanager
+def embedded() -> Iterator[Settings]:
+    """
+    PostgreSQL and Valkey as `teller up` would have them; DATABASE_URL and REDIS_URL, if given, in their place.
+    """
+    given = {name: os.environ.get(name, "") for name in ("DATABASE_URL", "REDIS_URL")}
+    with temporary_home() as home:
+        environ = {"TELLER_HOME": str(home), "TELLER_SECRET": "a secret of the tests", **given}
+        with serve(Settings.from_environment(environ)) as servers:
+            yield servers.settings
+
+
+def find_oldest() -> Path | None:
+    """The binaries of an installed PostgreSQL 15."""
+    return next((path for path in OLDEST if (path / "initdb").exists()), None)
+
+
+@contextlib.contextmanager
+def oldest(binaries: Path) -> Iterator[str]:
+    """
+    The owner's URL of a PostgreSQL 15 of our own.
+    """
+    account = homes.account()
+    with temporary_home() as home, contextlib.ExitStack() as running:
+        lock = homes.try_lock(home / "lock")
+        assert lock is not None
+        running.callback(os.close, lock)
+        own, log = homes.private_directory(home / "own", account), home / "log"
+
+        def start(program: str, *arguments: str) -> Callable[[], bool]:
+            child = spawn(
+                [binaries / program, *arguments],
+                stop_signal=signal.SIGINT,
+                log=log,
+                lock=lock,
+                account=account,
+            )
+            running.callback(child.stop, START_SECONDS)
+            return child.alive
+
+        initdb = start(
+            "initdb", "-D", f"{own}/data", "-U", "teller", "-A", "trust", "-E", "UTF8", "--locale=C"
+        )
+        _wait_until(lambda: not initdb(), log)
+        settings = {"listen_addresses": "", "unix_socket_directories": str(own), "max_connections": "200"}
+        alive = start(
+            "postgres", "-D", f"{own}/data", *(part for s in settings.items() for part in ("-c", "=".join(s)))
+        )
+        url = f"postgresql:///postgres?host={own}&user=teller"
+        _wait_until(lambda: not alive() or _answers(url), log)
+        yield url
+
+
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _wait_until(condition: Callable[[], bool], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.01)
+
+
+def _with_database(url: str, name: str) -> str:
+    return re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\1/{name}", url)
+
+
+def _with_user(url: str, role: str) -> str:
+    """
+    The same server as another role: our own servers ask for no password. A given one has no passwords of roles
+    for us, and is used as its owner.
+    """
+    return re.sub(r"\buser=teller$", f"user={role}", url)

@@ -1,0 +1,168 @@
+"""
+A system in which everything has happened, for the tests of what reads all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NoReturn
+
+from processor import intake
+from processor.rules import DECIDE
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterator
+
+    import pytest
+
+    from processor.intake import Submission
+    from tests.store.store import Store
+
+FAR = datetime(2999, 1, 1, tzinfo=UTC)
+PAST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def refund_of(store: Store, original: uuid.UUID, amount: int | None = None) -> Submission:
+    """What an admin, who is another client, asks for."""
+    resource = store.one("SELECT resource_id FROM requests WHERE id = %s", original)
+    asked = store.asks("refund", resource, None, amount, client="admin")
+    return dataclasses.replace(asked, refund_of=original)
+
+
+def says(
+    store: Store, request: uuid.UUID, outcome: str, *, reference: str | None = None, reason: str | None = None
+) -> None:
+    """The gateway has answered: what the courier writes, in one transaction."""
+    with store.owner.transaction():
+        store.owner.execute(
+            "UPDATE effects SET outcome = %s, reference = %s, reason = %s, due_at = NULL, tries = tries + 1,"
+            " answered_at = clock_timestamp() WHERE request_id = %s",
+            (outcome, reference, reason, request),
+        )
+        intake.record_wish(store.owner, request, "settle", "courier")
+
+
+@contextlib.contextmanager
+def broken(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While it lasts, deciding a request of this kind raises an exception."""
+
+    def break_down(*_: object) -> NoReturn:
+        raise RuntimeError("a rule with a fault")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(DECIDE, kind, break_down)
+        yield
+
+
+def play(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of event, and of each state that a request can be in at least one that stays in it."""
+    _rules_that_change(store)
+    _money_that_goes_out(store)
+    _faults_and_second_thoughts(store, monkeypatch)
+
+
+def _rules_that_change(store: Store) -> None:
+    store.open("coupon", "coupon", 3, per_account_limit=1, metadata={"campaign": 7})
+    store.accept(
+        store.redeems("coupon", "u1"),
+        store.redeems("coupon", "u1"),  # limit_reached
+        store.redeems("coupon", "u1", client="other"),
+        store.redeems("coupon", "u2", apply_before=FAR),
+        store.redeems("coupon", "u3"),  # fully_redeemed
+        store.redeems("coupon", "u4", apply_before=PAST),  # deadline_passed
+        store.redeems("nothing", "u1"),  # resource_not_found
+    )
+    store.drain("coupon")
+    store.drain("nothing")
+
+    store.open("points", "points", 100)  # gets a limit later, loses it, and gets a lower one
+    store.accept(
+        store.redeems("points", "ada", 30),
+        store.asks("amendment", "points", details={"per_account_limit": 50}),
+        store.redeems("points", "ada", 20),
+        store.redeems("points", "bob", 10),
+        store.asks("amendment", "points", details={"per_account_limit": None}),
+        store.redeems("points", "ada", 1),
+        store.asks("amendment", "points", details={"per_account_limit": 20, "unit": "miles"}),
+        store.redeems("points", "bob", 5),
+        store.redeems("points", "ada", 5),  # limit_reached
+    )
+    store.drain("points")
+
+    store.open("balance", "balance", 10, overdraft=50, unit="EUR", confirm_above=10_000, approve_above=20_000)
+    store.accept(
+        store.asks("withdrawal", "balance", "ada", 40),
+        store.asks("deposit", "balance", None, 100),
+        store.asks("amendment", "balance", details={"overdraft": 0, "metadata": {"note": "no more debts"}}),
+    )
+    store.drain("balance")
+
+    times = {"starts_at": "2020-01-01T00:00:00Z", "ends_at": "2998-12-31T23:59:59.999999+00:00"}
+    store.open("seat", "seat", 0, client="shop", **times)
+    store.open("closed", "stock", 5)
+    store.accept(store.asks("closing", "closed"), store.redeems("closed", "late"))
+    store.drain("closed")
+
+
+def _money_that_goes_out(store: Store) -> None:
+    store.open("paid", "pool", 1_000, gateway="sandbox", per_account_limit=500)
+    names = (
+        "paid",
+        "declined",
+        "unknown",
+        "replayed",
+        "released",
+        "misconfigured",
+        "asked",
+        "answered",
+        "back",
+        "part",
+    )
+    asked = store.accept(*(store.asks("withdrawal", "paid", name, 10 + n) for n, name in enumerate(names)))
+    held = dict(zip(names, asked, strict=True))
+    store.drain("paid")
+
+    says(store, held["paid"], "done", reference="p-1")
+    says(store, held["declined"], "declined", reason="no such account")
+    for name in ("unknown", "replayed", "released"):
+        says(store, held[name], "unknown", reason="timeout")
+    says(store, held["misconfigured"], "misconfigured", reason="401")
+    for name in ("back", "part"):
+        says(store, held[name], "done", reference=name)
+    store.drain("paid")
+
+    intake.record_wish(store.owner, held["replayed"], "replay", "admin")
+    store.drain("paid")
+    says(store, held["replayed"], "done", reference="p-2")
+    store.accept(
+        refund_of(store, held["released"]),
+        refund_of(store, held["back"], 5),
+        refund_of(store, held["back"]),
+        refund_of(store, held["part"], 3),
+        refund_of(store, held["part"], 1_000),  # refund_too_large
+        refund_of(store, held["asked"]),  # outcome_pending
+    )
+    store.drain("paid")
+    says(store, held["released"], "done", reference="too late")
+    store.drain("paid")
+    says(store, held["answered"], "done", reference="not settled yet")
+
+
+def _faults_and_second_thoughts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.open("stock", "stock", 10)
+
+    with broken("redemption", monkeypatch):
+        parked, replayed = store.accept(store.redeems("stock", "parked"), store.redeems("stock", "replayed"))
+        store.drain("stock")
+    intake.record_wish(store.owner, replayed, "replay", "admin")
+    taken, cancelled = store.accept(store.redeems("stock", "u", 2), store.redeems("stock", "cancelled"))
+    intake.record_wish(store.owner, cancelled, "cancel", "u")
+    store.accept(refund_of(store, parked))  # nothing_to_refund
+    store.drain("stock")
+    store.accept(refund_of(store, taken))
+    store.drain("stock")
+    waiting, _ = store.accept(store.redeems("stock", "waiting"), store.redeems("nothing", "waiting"))
+    intake.record_wish(store.owner, waiting, "cancel", "waiting")

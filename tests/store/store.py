@@ -1,0 +1,283 @@
+"""
+A Teller without processes, for the tests of the store: requests go in through the intake, as the role of the API,
+and are decided by batches, as the role of the workers, when the test says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import threading
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from processor import batch, intake, ledger
+from processor import database as postgres
+from processor.errors import DatabaseUnavailable
+from processor.ids import partition_of
+from processor.intake import Intake, Receipt, Submission
+from tests.servers import PARTITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from processor.batch import BatchReport
+    from processor.database import Connection
+    from tests.servers import Database
+
+#: More than any test has waiting: the intake is never saturated.
+NO_LIMIT = 10**9
+#: What a thread of a test may take at the most, in seconds: a deadlock or a lost answer shows as this.
+THREAD_SECONDS = 30.0
+KEY_ID = uuid.UUID(int=1)
+
+
+class Decided(NamedTuple):
+    """What was decided of a request, its present state."""
+
+    status: str
+    code: str | None
+    sequence: int
+
+
+@dataclass
+class Store:
+    """One database, with an intake and a worker's connection of its own."""
+
+    database: Database
+    intake: Intake
+    owner: Connection
+    worker: Connection
+    keys: itertools.count[int]
+
+    # ---------------------------------------------------------------- asking
+
+    def asks(
+        self,
+        kind: str,
+        resource: str,
+        account: str | None = None,
+        amount: int | None = None,
+        *,
+        client: str = "shop",
+        key: str | None = None,
+        apply_before: datetime | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Submission:
+        """One request, not handed in yet, with a key of its own when none is given."""
+        key = key or f"key-{next(self.keys)}"
+        body = {"resource": resource, "account": account, "amount": amount}
+        return Submission(
+            client,
+            KEY_ID,
+            key,
+            intake.fingerprint(kind, body),
+            kind,
+            resource,
+            account,
+            amount,
+            apply_before=apply_before,
+            details=details,
+        )
+
+    def redeems(self, resource: str, account: str, amount: int = 1, **more: Any) -> Submission:
+        """A redemption."""
+        return self.asks("redemption", resource, account, amount, **more)
+
+    def accept(self, *submissions: Submission) -> list[uuid.UUID]:
+        """Hand in, as one call; all must be accepted."""
+        return [accepted_id(receipt) for receipt in self.intake.accept(submissions)]
+
+    def open(self, resource: str, kind: str = "stock", available: int = 10, **rules: Any) -> int:
+        """Open a resource, decided at once. Returns its partition."""
+        self.accept(self.asks("opening", resource, amount=available, details={"kind": kind, **rules}))
+        self.drain(resource)
+        return partition_of(resource, PARTITIONS)
+
+    # ---------------------------------------------------------------- deciding
+
+    def drain(self, resource: str, limit: int = batch.BATCH_LIMIT) -> list[BatchReport]:
+        """Batches until nothing is left in the partition of a resource."""
+        return list(until_empty(self.worker, partition_of(resource, PARTITIONS), limit))
+
+    def reconnect(self) -> None:
+        """A fresh connection for the worker, as after a fault."""
+        self.worker.close()
+        self.worker = worker_connection(self.database)
+
+    # ---------------------------------------------------------------- looking
+
+    def decided(self, requests: Iterable[uuid.UUID]) -> list[Decided | None]:
+        """The present state of each request, None while there is none."""
+        asked = list(requests)
+        found = {
+            row[0]: Decided(*row[1:])
+            for row in self.owner.execute(
+                "SELECT request_id, status, code, sequence FROM decisions WHERE current AND request_id = ANY(%s)",
+                (asked,),
+            )
+        }
+        return [found.get(request) for request in asked]
+
+    def statuses(self, requests: Iterable[uuid.UUID]) -> list[str | None]:
+        """`completed`, or the code of what came instead, for each request."""
+        return [state and (state.code or state.status) for state in self.decided(requests)]
+
+    def one(self, query: str, *parameters: object) -> Any:
+        """The single value of a query, as the owner."""
+        [(value,)] = self.owner.execute(query, parameters).fetchall()
+        return value
+
+    def available(self, resource: str) -> int:
+        """What is left of a resource."""
+        value: int = self.one("SELECT available FROM resources WHERE id = %s", resource)
+        return value
+
+    def used(self, resource: str) -> dict[str, int]:
+        """What each account has used of a resource, as the usages say."""
+        return dict(
+            self.owner.execute(
+                "SELECT account, used FROM usages WHERE resource_id = %s ORDER BY account", (resource,)
+            ).fetchall()
+        )
+
+    def entries(self, resource: str) -> list[Any]:
+        """The ledger of a resource, oldest first."""
+        return self.owner.execute(
+            "SELECT version, kind, request_id, account, amount, available, held, created_at, digest"
+            "  FROM entries WHERE resource_id = %s ORDER BY version",
+            (resource,),
+        ).fetchall()
+
+    def waiting(self) -> int:
+        """How many inbox rows there are."""
+        value: int = self.one("SELECT count(*) FROM inbox")
+        return value
+
+    def contents(self) -> str:
+        """A digest of all that a batch can change: the same before and after says that nothing was."""
+        digest = hashlib.sha256()
+        for table in ("resources", "usages", "entries", "decisions", "inbox", "partitions"):
+            query = sql.SQL("SELECT t::text FROM {} t ORDER BY 1").format(sql.Identifier(table))
+            rows = self.owner.execute(query).fetchall()
+            digest.update(repr((table, rows)).encode())
+        return digest.hexdigest()
+
+    def check_books(self) -> None:
+        """
+        What always holds: entries add up to the state at every version, digests chain, nothing is decided
+        twice, and the decisions of a partition are numbered without gaps.
+        """
+        for resource, version, available, held, last in self.owner.execute(
+            "SELECT id, version, available, held, digest FROM resources"
+        ).fetchall():
+            before, sums = bytes(32), (0, 0)
+            entries = self.entries(resource)
+            for number, (at_version, kind, request, account, amount, *after, at, digest) in enumerate(
+                entries, 1
+            ):
+                moves = ledger.MOVES[kind]
+                sums = (sums[0] + moves[0] * amount, sums[1] + moves[1] * amount)
+                assert (at_version, tuple(after)) == (number, sums)
+                before = ledger.digest_of(
+                    before, resource, at_version, kind, request, account, amount, after[0], after[1], at
+                )
+                assert digest == before
+            assert (version, available, held, last) == (len(entries), *sums, before)
+        assert self.one("SELECT count(*) = count(DISTINCT request_id) FROM decisions WHERE current")
+        numbers = self.owner.execute(
+            "SELECT p.sequence, array_agg(d.sequence ORDER BY d.sequence) FROM decisions d"
+            "  JOIN requests r ON r.id = d.request_id JOIN partitions p ON p.id = r.partition"
+            " WHERE d.version = 2 GROUP BY p.id"
+        ).fetchall()
+        for last_number, given in numbers:
+            assert given == list(range(1, last_number + 1))
+
+
+def accepted_id(receipt: Receipt) -> uuid.UUID:
+    """The id of a request that must have been accepted."""
+    assert receipt.request is not None, receipt.problem
+    return receipt.request.id
+
+
+def until_empty(connection: Connection, partition: int, limit: int) -> Iterator[BatchReport]:
+    """The reports of batches, as long as they find something."""
+    while (report := batch.drain_once(connection, partition, limit)).taken:
+        yield report
+
+
+def worker_connection(database: Database) -> Connection:
+    """A connection as the workers make them."""
+    return postgres.connect(database.worker_url, application_name="test worker")
+
+
+def intake_of(
+    database: Database,
+    backlog_limit: int = NO_LIMIT,
+    accepted: Callable[[Iterable[int]], None] = lambda _: None,
+) -> Intake:
+    """An intake as the API of one process has it."""
+
+    def connect() -> Connection:
+        return postgres.connect(database.api_url, application_name="test intake")
+
+    return Intake(connect, PARTITIONS, backlog_limit, accepted)
+
+
+@contextlib.contextmanager
+def started(*intakes: Intake) -> Iterator[Sequence[Intake]]:
+    """Intakes, running; stopped at the end."""
+    for one in intakes:
+        one.start()
+    try:
+        yield intakes
+    finally:
+        for one in intakes:
+            one.stop()
+
+
+@contextlib.contextmanager
+def open_store(database: Database) -> Iterator[Store]:
+    """A store in a fresh database."""
+    owner = postgres.connect(database.url, application_name="test owner")
+    with started(intake_of(database)) as [accepting]:
+        store = Store(database, accepting, owner, worker_connection(database), itertools.count(1))
+        try:
+            yield store
+        finally:
+            store.worker.close()
+            owner.close()
+
+
+def at_once(*jobs: Callable[[], object]) -> list[object]:
+    """
+    Run the jobs in a thread each, all released at the same instant, and return what each returned or, for
+    DatabaseUnavailable, raised. Any other exception, or a thread that does not end, fails the test.
+    """
+    results: list[object] = [None] * len(jobs)
+    faults: list[BaseException] = []
+    barrier = threading.Barrier(len(jobs))
+
+    def run(number: int) -> None:
+        try:
+            barrier.wait(THREAD_SECONDS)
+            results[number] = jobs[number]()
+        except DatabaseUnavailable as fault:
+            results[number] = fault
+        except BaseException as fault:  # noqa: BLE001 - told below, in the thread of the test
+            faults.append(fault)
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(THREAD_SECONDS)
+        assert not thread.is_alive(), "a thread hangs"
+    if faults:
+        raise faults[0]
+    return results

@@ -1,0 +1,755 @@
+"""
+One batch of one partition, against PostgreSQL: order, exactly once, and faults of every kind in the middle.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processor import batch, database, intake, worksheet_store
+from processor.errors import DatabaseUnavailable
+from processor.model import Debit, Decision, Request, Resource
+from processor.rules import DECIDE
+from tests.store.store import at_once, until_empty, worker_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from processor.database import Connection
+    from tests.store.store import Store
+
+#: What a test waits for something that must happen, in seconds.
+PATIENCE_SECONDS = 10.0
+
+
+@pytest.fixture
+def during_decision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
+    """
+    Do something in the middle of a batch: when the redemption of a certain account is decided.
+    """
+    rule = DECIDE["redemption"]
+
+    def arrange(account: str, act: Callable[[], object]) -> None:
+        def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
+            if request.account == account:
+                act()
+            return rule(request, resource, used, now)
+
+        monkeypatch.setitem(DECIDE, "redemption", decide)
+
+    return arrange
+
+
+# ---------------------------------------------------------------- order, and exactly once
+
+
+def test_requests_are_decided_in_the_order_of_their_acceptance(store: Store) -> None:
+    """
+    Of 30 buyers of 10 items the first 10 get one, and the numbers of the decisions follow the order of arrival.
+    """
+    store.open("sneaker", available=10)
+    asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(30)))
+
+    store.drain("sneaker", limit=7)
+
+    assert store.statuses(asked) == ["completed"] * 10 + ["out_of_stock"] * 20
+    assert [state and state.sequence for state in store.decided(asked)] == list(range(2, 32))
+    assert [entry[2] for entry in store.entries("sneaker")[1:]] == asked[:10]
+
+
+def test_numbers_have_no_gaps_across_batches_and_refusals(store: Store) -> None:
+    """
+    Every decision of a partition gets the next number, whether it was a yes, a no or a fault.
+    """
+    partition = store.open("sneaker", available=3)
+    for _ in range(4):
+        store.accept(*(store.redeems("sneaker", "u", 2) for _ in range(3)))
+        store.drain("sneaker", limit=2)
+
+    assert store.one("SELECT sequence FROM partitions WHERE id = %s", partition) == 13
+
+
+def test_an_applied_row_is_gone_and_a_second_batch_finds_nothing(store: Store) -> None:
+    """
+    A batch deletes what it applied; draining again is a no-op.
+    """
+    partition = store.open("sneaker")
+    store.accept(store.redeems("sneaker", "ada"))
+    first = batch.drain_once(store.worker, partition)
+    before = store.contents()
+
+    second = batch.drain_once(store.worker, partition)
+
+    assert (first.taken, second.taken, second.decided) == (1, 0, [])
+    assert store.contents() == before
+
+
+def test_a_rejection_leaves_the_resource_as_it_was(store: Store) -> None:
+    """
+    What was refused has moved nothing: the row of the resource and its ledger are the same.
+    """
+    store.open("sneaker", available=1)
+    before = (store.one("SELECT r::text FROM resources r"), store.entries("sneaker"))
+    [asked] = store.accept(store.redeems("sneaker", "ada", 2))
+
+    store.drain("sneaker")
+
+    assert store.statuses([asked]) == ["out_of_stock"]
+    assert (store.one("SELECT r::text FROM resources r"), store.entries("sneaker")) == before
+
+
+def test_a_resource_opened_filled_taken_and_closed_in_one_batch(store: Store) -> None:
+    """
+    Rows of one batch see what the rows before them did, also when the resource did not exist before.
+    """
+    asked = store.accept(
+        store.redeems("sneaker", "early"),
+        store.asks("opening", "sneaker", amount=0, details={"kind": "stock"}),
+        store.redeems("sneaker", "ada"),
+        store.asks("deposit", "sneaker", amount=2),
+        store.redeems("sneaker", "ada"),
+        store.asks("opening", "sneaker", amount=5, details={"kind": "coupon"}),
+        store.asks("closing", "sneaker"),
+        store.redeems("sneaker", "late"),
+    )
+
+    [report] = store.drain("sneaker")
+
+    assert store.statuses(asked) == [
+        "resource_not_found",
+        "completed",
+        "out_of_stock",
+        "completed",
+        "completed",
+        "resource_exists",
+        "completed",
+        "resource_closed",
+    ]
+    assert (report.taken, report.rejected, report.parked) == (8, 4, 0)
+    assert report.decided == asked
+    assert store.available("sneaker") == 1
+
+
+def test_rules_that_change_after_a_deposit_in_the_same_batch(store: Store) -> None:
+    """
+    A debt is paid and then the overdraft is taken away: right in order, in one batch, whatever is written first.
+    """
+    store.open("wallet", "balance", 0, overdraft=100)
+    asked = store.accept(
+        store.asks("withdrawal", "wallet", "ada", 50),
+        store.asks("deposit", "wallet", amount=50),
+        store.asks("amendment", "wallet", details={"overdraft": 0}),
+        store.asks("withdrawal", "wallet", "ada", 1),
+        store.asks("amendment", "wallet", details={"overdraft": 7}),
+        store.asks("withdrawal", "wallet", "ada", 7),
+    )
+
+    store.drain("wallet", limit=2)
+
+    assert store.statuses(asked) == ["completed"] * 3 + ["insufficient_funds"] + ["completed"] * 2
+    assert store.available("wallet") == -7
+
+
+# ---------------------------------------------------------------- one bad request
+
+
+def test_a_rule_that_raises_parks_its_request_alone(
+    store: Store, during_decision: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """
+    One request whose deciding raises, among 1,000: it is parked with its traceback, 999 are
+    decided, in order.
+    """
+
+    def fail() -> None:
+        raise ZeroDivisionError("the poison \x00 and half a pair \ud800 of it")
+
+    during_decision("poison", fail)
+    store.open("sneaker", available=2_000)
+    asked = store.accept(*(store.redeems("sneaker", "poison" if n == 500 else f"u{n}") for n in range(1_000)))
+
+    reports = store.drain("sneaker")
+
+    assert store.statuses(asked) == ["completed"] * 500 + ["processor_error"] + ["completed"] * 499
+    assert [state and state.sequence for state in store.decided(asked)] == list(range(2, 1_002))
+    assert [entry[2] for entry in store.entries("sneaker")[1:]] == asked[:500] + asked[501:]
+    assert sum(report.parked for report in reports) == 1
+    assert "the poison" in store.one("SELECT trace FROM decisions WHERE request_id = %s", asked[500])
+
+
+@pytest.mark.parametrize(("rows", "poison"), [(40, 13), (1_200, 613)], ids=["one part", "several parts"])
+def test_a_row_that_postgresql_refuses_is_found_and_parked(store: Store, rows: int, poison: int) -> None:
+    """
+    A fault in writing is narrowed down to the one request; those around it are decided in their order.
+    """
+    store.owner.execute("ALTER TABLE entries ADD CONSTRAINT test_poison CHECK (account <> 'poison')")
+    store.open("sneaker", available=2_000)
+    asked = store.accept(*(store.redeems("sneaker", "poison" if n == poison else f"u{n}") for n in range(rows)))
+
+    store.drain("sneaker")
+
+    expected: list[str | None] = ["completed"] * rows
+    expected[poison] = "processor_error"
+    assert store.statuses(asked) == expected
+    assert [entry[2] for entry in store.entries("sneaker")[1:]] == asked[:poison] + asked[poison + 1 :]
+    assert store.available("sneaker") == 2_000 - (rows - 1)
+    assert "test_poison" in store.one("SELECT trace FROM decisions WHERE request_id = %s", asked[poison])
+
+
+def test_a_statement_that_takes_too_long_is_found_and_parked(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A row that makes a statement run into its timeout is treated as one that PostgreSQL refuses.
+    """
+    store.owner.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF NEW.account = 'slow' THEN PERFORM pg_sleep(5); END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER test_dawdle BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION dawdle();"
+    )
+    monkeypatch.setitem(batch._TIMEOUTS, "statement_ms", 150)
+    store.open("sneaker")
+    asked = store.accept(*(store.redeems("sneaker", name) for name in ("ada", "slow", "bob")))
+
+    store.drain("sneaker")
+
+    assert store.statuses(asked) == ["completed", "processor_error", "completed"]
+
+
+def test_a_row_that_can_be_neither_decided_nor_parked_is_a_fault_and_not_a_busy_loop(store: Store) -> None:
+    """
+    When PostgreSQL refuses even to note that a request is parked, the drain gives up with an error, and
+    nothing is changed; it does not go round and round.
+    """
+    partition = store.open("sneaker")
+    store.accept(store.redeems("sneaker", "ada"))
+    store.owner.execute("ALTER TABLE decisions ADD CONSTRAINT test_never CHECK (version < 2) NOT VALID")
+    before = store.contents()
+    ended = threading.Event()
+
+    def drain() -> None:
+        try:
+            batch.drain_once(store.worker, partition)
+        except Exception:  # noqa: BLE001 - which error it is, is not the story
+            ended.set()
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    gave_up = ended.wait(PATIENCE_SECONDS / 5)
+    store.worker.close()
+    thread.join(PATIENCE_SECONDS)
+
+    assert gave_up
+    assert store.contents() == before
+    store.reconnect()
+
+
+def test_postgresql_holds_the_limit_when_the_rules_forget_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The crash net: a rule that lets an account take more than its share meets the CHECK of the usages.
+    """
+    store.open("coupon:once", "coupon", 10, per_account_limit=1)
+
+    def generous(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
+        return Debit(request.quantity)
+
+    monkeypatch.setitem(DECIDE, "redemption", generous)
+    asked = store.accept(*(store.redeems("coupon:once", "ada") for _ in range(3)))
+
+    store.drain("coupon:once")
+
+    assert store.statuses(asked) == ["completed", "processor_error", "processor_error"]
+    assert store.used("coupon:once") == {"ada": 1}
+
+
+# ---------------------------------------------------------------- faults of the infrastructure
+
+
+def test_a_lost_connection_in_mid_batch_leaves_nothing_half_done(
+    store: Store, during_decision: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """
+    The backend dies between reading and writing: everything is as before, and a fresh connection decides once.
+    """
+    partition = store.open("sneaker", available=5)
+    asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(10)))
+    before = store.contents()
+    first = store.worker
+    during_decision("u5", lambda: _terminate(store, first) if store.worker is first else None)
+
+    with pytest.raises(DatabaseUnavailable):
+        batch.drain_once(store.worker, partition)
+
+    assert store.contents() == before
+    store.reconnect()
+    store.drain("sneaker")
+    assert store.statuses(asked) == ["completed"] * 5 + ["out_of_stock"] * 5
+
+
+def test_a_server_that_is_read_only_after_a_failover_is_a_fault_and_parks_nobody(store: Store) -> None:
+    """
+    The worker still talks to a server that is a standby by now: nothing is parked, and it tries again.
+    """
+    partition = store.open("sneaker")
+    [asked] = store.accept(store.redeems("sneaker", "ada"))
+    before = store.contents()
+    store.worker.execute("SET default_transaction_read_only = on")
+
+    with pytest.raises(DatabaseUnavailable):
+        batch.drain_once(store.worker, partition)
+
+    assert store.contents() == before
+    store.reconnect()
+    store.drain("sneaker")
+    assert store.statuses([asked]) == ["completed"]
+
+
+def test_a_resource_that_somebody_else_changed_is_not_overwritten(
+    store: Store, during_decision: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """
+    The batch writes only what is still as it was read; otherwise it writes nothing at all.
+    """
+    partition = store.open("sneaker", available=5)
+    [asked] = store.accept(store.redeems("sneaker", "ada"))
+    during_decision("ada", lambda: store.owner.execute("UPDATE resources SET version = version + 7"))
+
+    with pytest.raises(DatabaseUnavailable, match="a resource changed"):
+        batch.drain_once(store.worker, partition)
+
+    assert (store.available("sneaker"), store.waiting(), store.statuses([asked])) == (5, 1, [None])
+    store.owner.execute("UPDATE resources SET version = version - 7")
+
+
+def test_rows_that_somebody_else_took_are_not_applied_again(
+    store: Store, during_decision: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """
+    The batch must delete exactly the inbox rows that it applied, else it writes nothing.
+    """
+    partition = store.open("sneaker", available=5)
+    store.accept(store.redeems("sneaker", "ada"))
+    during_decision("ada", lambda: store.owner.execute("DELETE FROM inbox"))
+
+    with pytest.raises(DatabaseUnavailable, match="the inbox changed"):
+        batch.drain_once(store.worker, partition)
+
+    assert store.available("sneaker") == 5
+
+
+# ---------------------------------------------------------------- one at a time
+
+
+def test_two_workers_on_one_partition_never_decide_anything_twice(store: Store) -> None:
+    """
+    Four drains of one partition at once: they take turns, and none of them meets what another one did.
+    """
+    partition = store.open("sneaker", available=150)
+    asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(400)))
+    connections = [worker_connection(store.database) for _ in range(4)]
+
+    results = at_once(
+        *(
+            (lambda connection=connection: sum(r.taken for r in until_empty(connection, partition, 9)))
+            for connection in connections
+        )
+    )
+
+    for connection in connections:
+        connection.close()
+    assert [result for result in results if isinstance(result, DatabaseUnavailable)] == []
+    assert sum(int(str(taken)) for taken in results) == 400
+    assert store.statuses(asked) == ["completed"] * 150 + ["out_of_stock"] * 250
+
+
+def test_the_second_worker_waits_for_the_first(
+    store: Store, during_decision: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """
+    While a batch is under way, another one of the same partition waits for the lock, and then sees what the
+    first one left: nothing.
+    """
+    partition = store.open("sneaker", available=5)
+    asked = store.accept(store.redeems("sneaker", "ada"))
+    second = worker_connection(store.database)
+    taken: list[int] = []
+    thread = threading.Thread(
+        target=lambda: taken.append(batch.drain_once(second, partition).taken), daemon=True
+    )
+
+    def let_the_other_come() -> None:
+        thread.start()
+        _wait_until(
+            lambda: store.one(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s"
+                "   AND objid::bigint = %s AND pid = %s AND NOT granted",
+                database.LOCK_CLASS,
+                partition,
+                second.info.backend_pid,
+            )
+        )
+
+    during_decision("ada", let_the_other_come)
+
+    first = batch.drain_once(store.worker, partition).taken
+
+    thread.join(PATIENCE_SECONDS)
+    second.close()
+    assert (first, taken) == (1, [0])
+    assert store.statuses(asked) == ["completed"]
+
+
+def test_without_the_lock_the_second_net_still_lets_nothing_be_taken_twice(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    during_decision: Callable[[str, Callable[[], object]], None],
+) -> None:
+    """
+    Were the lock ever to fail, two batches that read the same rows could not both write them.
+    """
+    monkeypatch.setitem(worksheet_store.SQL, "lock_partition", "SELECT %(lock_class)s, %(partition)s")
+    partition = store.open("sneaker", available=5)
+    asked = store.accept(*(store.redeems("sneaker", name) for name in ("ada", "bob", "eve")))
+    second = worker_connection(store.database)
+    overtaking: list[int] = []
+
+    def overtake() -> None:
+        if not overtaking:
+            overtaking.append(0)
+            overtaking[0] = batch.drain_once(second, partition).taken
+
+    during_decision("eve", overtake)
+
+    report = batch.drain_once(store.worker, partition)
+
+    second.close()
+    assert (overtaking, report.taken) == ([3], 0)
+    assert store.statuses(asked) == ["completed"] * 3
+    assert store.available("sneaker") == 2
+
+
+def test_partitions_do_not_wait_for_each_other(
+    store: Store, during_decision: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """
+    While one partition's batch is under way, another partition is decided.
+    """
+    here, there = store.open("sneaker"), store.open("coupon")
+    assert here != there
+    store.accept(store.redeems("sneaker", "ada"))
+    [other] = store.accept(store.redeems("coupon", "bob"))
+    second = worker_connection(store.database)
+    meanwhile: list[int] = []
+    during_decision("ada", lambda: meanwhile.append(batch.drain_once(second, there).taken))
+
+    batch.drain_once(store.worker, here)
+
+    second.close()
+    assert meanwhile == [1]
+    assert store.statuses([other]) == ["completed"]
+
+
+def test_a_paused_partition_accepts_and_takes_nothing(store: Store) -> None:
+    """
+    Paused: requests are accepted and wait; resumed: they are decided in the order of their acceptance.
+    """
+    partition = store.open("sneaker", available=1)
+    store.owner.execute("INSERT INTO pauses (partition, actor) VALUES (%s, 'admin')", (partition,))
+    asked = store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
+    before = store.contents()
+
+    report = batch.drain_once(store.worker, partition)
+
+    assert (report.paused, report.taken) == (True, 0)
+    assert store.contents() == before
+    store.owner.execute("DELETE FROM pauses")
+    store.drain("sneaker")
+    assert store.statuses(asked) == ["completed", "out_of_stock"]
+
+
+# ---------------------------------------------------------------- limits of an account
+
+
+def test_an_account_gets_its_share_and_no_more(store: Store) -> None:
+    """
+    A limit is for an account of a client: two clients' `ada` are two, and what was refused does not count.
+    """
+    store.open("coupon", "coupon", 10, per_account_limit=2)
+    asked = store.accept(
+        store.redeems("coupon", "ada", 1),
+        store.redeems("coupon", "ada", 2),
+        store.redeems("coupon", "ada", 1),
+        store.redeems("coupon", "ada", 1),
+        store.redeems("coupon", "ada", 2, client="other"),
+    )
+
+    store.drain("coupon", limit=2)
+
+    assert store.statuses(asked) == ["completed", "limit_reached", "completed", "limit_reached", "completed"]
+    assert store.available("coupon") == 6
+
+
+@pytest.mark.parametrize("limit", [2_000, 3, 1], ids="in batches of {}".format)
+def test_a_limit_that_comes_later_counts_what_was_taken_before(store: Store, limit: int) -> None:
+    """
+    An amendment sets a limit: what accounts took before counts, also what they took in the same batch.
+    """
+    store.open("coupon", "coupon", 100)
+    asked = store.accept(store.redeems("coupon", "ada", 2), store.redeems("coupon", "bob", 1))
+    store.drain("coupon")
+    asked = store.accept(
+        store.redeems("coupon", "ada", 1),
+        store.asks("amendment", "coupon", details={"per_account_limit": 3}),
+        store.redeems("coupon", "ada", 1),
+        store.redeems("coupon", "bob", 2),
+        store.redeems("coupon", "bob", 1),
+        store.redeems("coupon", "new", 3),
+    )
+
+    store.drain("coupon", limit=limit)
+
+    assert store.statuses(asked) == [
+        "completed",
+        "completed",
+        "limit_reached",
+        "completed",
+        "limit_reached",
+        "completed",
+    ]
+    assert store.used("coupon") == {"ada": 3, "bob": 3, "new": 3}
+
+
+def test_a_limit_that_is_lifted_and_set_again_still_counts_everything(store: Store) -> None:
+    """
+    What an account took while there was no limit counts when there is one again; lowering it takes nothing away.
+    """
+    store.open("coupon", "coupon", 100, per_account_limit=5)
+    asked = store.accept(
+        store.redeems("coupon", "ada", 4),
+        store.asks("amendment", "coupon", details={"per_account_limit": None}),
+        store.redeems("coupon", "ada", 4),
+        store.asks("amendment", "coupon", details={"per_account_limit": 9}),
+        store.redeems("coupon", "ada", 1),
+        store.asks("amendment", "coupon", details={"per_account_limit": 2}),
+        store.redeems("coupon", "ada", 1),
+        store.redeems("coupon", "bob", 2),
+    )
+
+    store.drain("coupon")
+
+    assert store.statuses(asked) == ["completed"] * 6 + ["limit_reached", "completed"]
+    assert store.used("coupon") == {"ada": 9, "bob": 2}
+
+
+# ---------------------------------------------------------------- giving back
+
+
+def test_what_a_refund_gave_back_does_not_count_against_the_share(store: Store) -> None:
+    """
+    An account that gets its coupon refunded may have it again, once; and so says the count from the entries.
+    """
+    store.open("coupon", "coupon", 1, per_account_limit=1)
+    [first] = store.accept(store.redeems("coupon", "ada"))
+    refund = replace(store.asks("refund", "coupon"), refund_of=first)
+    asked = store.accept(refund, store.redeems("coupon", "ada"), store.redeems("coupon", "ada"))
+
+    store.drain("coupon")
+
+    assert store.statuses([first, *asked]) == ["refunded_by_admin", "completed", "completed", "limit_reached"]
+    assert store.used("coupon") == {"ada": 1}
+
+
+def test_the_client_is_told_when_an_admin_of_another_client_refunds(store: Store) -> None:
+    """
+    The webhook of the client whose request it was gets `request.refunded`, and the account its mail, whoever
+    made the refund.
+    """
+    store.open("coupon", "coupon", 1)
+    [first] = store.accept(store.redeems("coupon", "ada"))
+    store.drain("coupon")
+    store.owner.execute(
+        "INSERT INTO webhooks (id, client_id, url, secret)"
+        " VALUES (gen_random_uuid(), 'shop', 'https://shop.example', sha256('x'));"
+        "INSERT INTO accounts (client_id, name, email) VALUES ('shop', 'ada', 'ada@example.com')"
+    )
+    store.accept(replace(store.asks("refund", "coupon", client="admins"), refund_of=first))
+
+    store.drain("coupon")
+
+    told = store.owner.execute(
+        "SELECT type, email FROM deliveries WHERE request_id = %s ORDER BY email NULLS FIRST", (first,)
+    ).fetchall()
+    assert told == [("request.refunded", None), ("request.refunded", "ada@example.com")]
+
+
+def test_a_second_row_that_decides_the_same_request_does_not_block_its_partition(store: Store) -> None:
+    """
+    Should a decided request ever be queued anew, nothing is taken twice, and what comes after it is decided.
+    """
+    partition = store.open("sneaker")
+    [first] = store.accept(store.redeems("sneaker", "ada"))
+    store.drain("sneaker")
+    store.owner.execute(
+        "INSERT INTO inbox (partition, request_id, verb) VALUES (%s, %s, 'decide')", (partition, first)
+    )
+    [second] = store.accept(store.redeems("sneaker", "bob"))
+
+    store.drain("sneaker")
+
+    assert store.statuses([first, second]) == ["completed", "completed"]
+    assert store.available("sneaker") == 8
+
+
+# ---------------------------------------------------------------- cancelling, deadlines, time
+
+
+def test_a_wish_to_cancel_counts_when_the_turn_of_its_request_comes(store: Store) -> None:
+    """
+    A request that is cancelled before its turn takes nothing, though the wish stands behind it in the inbox.
+    """
+    store.open("sneaker", available=1)
+    asked = store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
+    intake.record_wish(store.owner, asked[0], "cancel", "ada")
+    intake.record_wish(store.owner, asked[0], "cancel", "ada")  # saying it twice is saying it once
+    assert store.waiting() == 3
+
+    store.drain("sneaker", limit=1)
+
+    assert store.statuses(asked) == ["cancelled_by_client", "completed"]
+    assert store.waiting() == 0
+
+
+def test_a_wish_to_cancel_that_comes_too_late_changes_nothing(store: Store) -> None:
+    """
+    What is decided stays as it is; the wish is gone from the inbox.
+    """
+    store.open("sneaker", available=1)
+    [asked] = store.accept(store.redeems("sneaker", "ada"))
+    store.drain("sneaker")
+    intake.record_wish(store.owner, asked, "cancel", "ada")
+
+    [report] = store.drain("sneaker")
+
+    assert (report.decided, store.statuses([asked]), store.waiting()) == ([], ["completed"], 0)
+
+
+def test_a_request_whose_deadline_is_over_is_refused(store: Store) -> None:
+    """
+    `apply_before` is held against the clock of the database when the request's turn comes.
+    """
+    store.open("sneaker")
+    now = datetime.now(UTC)
+    asked = store.accept(
+        store.redeems("sneaker", "ada", apply_before=now - timedelta(seconds=1)),
+        store.redeems("sneaker", "bob", apply_before=now + timedelta(hours=1)),
+    )
+
+    store.drain("sneaker")
+
+    assert store.statuses(asked) == ["deadline_passed", "completed"]
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+def test_a_time_beyond_the_calendar_cannot_block_a_partition(store: Store, moment: str) -> None:
+    """
+    A moment that is no date any more in UTC is refused, or parked, or understood; what comes after it is decided.
+    """
+    store.open("sneaker")
+    store.intake.accept([store.redeems("sneaker", "ada", apply_before=datetime.fromisoformat(moment))])
+    store.accept(store.asks("amendment", "sneaker", details={"ends_at": moment}))
+    store.drain("sneaker")
+    [asked] = store.accept(store.redeems("sneaker", "bob"))
+
+    store.drain("sneaker")
+
+    assert store.decided([asked]) != [None]
+
+
+def test_the_ledger_never_runs_backwards_when_the_clock_does(store: Store) -> None:
+    """
+    The clock was ahead when the last entry was written: the next ones are given that same time, not an earlier one.
+    """
+    store.open("sneaker")
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    store.owner.execute("UPDATE resources SET last_entry_at = %s", (ahead,))
+    store.accept(store.redeems("sneaker", "ada"))
+    store.drain("sneaker")
+    store.accept(store.redeems("sneaker", "bob"), store.asks("deposit", "sneaker", amount=1))
+    store.drain("sneaker")
+
+    assert [entry[7] for entry in store.entries("sneaker")[1:]] == [ahead] * 3
+
+
+def test_a_snapshot_that_is_held_open_hinders_nothing(store: Store) -> None:
+    """
+    A long transaction elsewhere keeps dead rows alive; all requests are decided, once.
+    """
+    store.open("sneaker", available=10**6)
+    with worker_connection(store.database) as reader, reader.transaction():
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM inbox")
+        asked = []
+        for _ in range(10):
+            asked += store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(50)))
+            store.drain("sneaker", limit=20)
+        assert reader.execute("SELECT count(*) FROM requests").fetchall() == [(1,)]
+
+    assert store.statuses(asked) == ["completed"] * 500
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def test_the_price_of_a_batch_does_not_grow_with_the_past(store: Store) -> None:
+    """
+    Taking work reads the inbox and the requests by index, with 100,000 requests in the past: whether or not
+    PostgreSQL has had the time to count them, and whether it plans for these values or for any.
+    """
+    partition = store.open("sneaker")
+    store.owner.execute("ALTER TABLE requests SET (autovacuum_enabled = off)")
+    store.owner.execute(
+        "INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition,"
+        "                      resource_id, account, amount)"
+        " SELECT gen_random_uuid(), 'shop', gen_random_uuid(), 'past-' || n, sha256('x'), 'redemption', %s,"
+        "        'sneaker', 'u' || n, 1 FROM generate_series(1, 100000) n",
+        (partition,),
+    )
+    store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(batch.BATCH_LIMIT)))
+    numbered = re.sub(
+        r"%\(batch_limit\)[sbt]", "$2", re.sub(r"%\(partition\)[sbt]", "$1", worksheet_store.SQL["take_inbox"])
+    )
+    store.worker.execute(f"PREPARE take (smallint, bigint) AS {numbered}".encode())
+
+    for count in ("SELECT", "ANALYZE requests", "ANALYZE inbox"):
+        store.owner.execute(count.encode())
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            store.worker.execute(f"SET plan_cache_mode = {mode}".encode())
+            explain = f"EXPLAIN (COSTS OFF) EXECUTE take ({partition}, {batch.BATCH_LIMIT})"
+            plan = "\n".join(line for (line,) in store.worker.execute(explain.encode()))
+            assert "Seq Scan on requests" not in plan, (count, mode, plan)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _terminate(store: Store, connection: Connection) -> None:
+    """End a backend, and wait until it has ended."""
+    pid = connection.info.backend_pid
+    store.owner.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    _wait_until(lambda: not store.one("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid))
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)

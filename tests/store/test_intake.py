@@ -1,0 +1,430 @@
+"""
+Accepting requests, against PostgreSQL: durable, once for each key, in order, and an answer for everybody.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from processor import batch, database, intake
+from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated
+from processor.ids import partition_of
+from tests.servers import PARTITIONS
+from tests.store.store import NO_LIMIT, accepted_id, at_once, intake_of, started, worker_connection
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Iterable
+
+    from processor.intake import Intake, Receipt, Submission
+    from tests.store.store import Store
+
+#: What the contract allows until a caller is told that the database is away, in seconds.
+ANSWER_SECONDS = 3.0
+PATIENCE_SECONDS = 10.0
+
+
+def test_two_hundred_at_once_are_all_durable_and_grouped(store: Store) -> None:
+    """
+    Each of 200 simultaneous callers gets its own request, there are no others, and they shared their INSERTs.
+    """
+    asked = [store.redeems("sneaker", f"u{n}") for n in range(200)]
+
+    receipts = at_once(*(_accepting(store.intake, one) for one in asked))
+
+    ids = [accepted_id(_only(receipt)) for receipt in receipts]
+    stored = store.owner.execute("SELECT account, id FROM requests").fetchall()
+    assert dict(stored) == {one.account: given for one, given in zip(asked, ids, strict=True)}
+    assert (len(stored), store.waiting()) == (200, 200)
+    assert store.intake.groups < 200
+
+
+def test_the_same_key_at_once_makes_one_request(store: Store) -> None:
+    """
+    50 threads and two processes send the same: one is new, 49 are told what it is, all of the same id.
+    """
+    with started(intake_of(store.database)) as [other]:
+        same = [store.redeems("sneaker", "ada", key="the one") for _ in range(50)]
+
+        receipts = at_once(
+            *(_accepting(one, asked) for one, asked in zip(itertools.cycle([store.intake, other]), same))
+        )
+
+    answers = [_only(receipt) for receipt in receipts]
+    assert sorted(answer.replayed for answer in answers) == [False] + [True] * 49
+    assert len({accepted_id(answer) for answer in answers}) == 1
+    assert (store.one("SELECT count(*) FROM requests"), store.waiting()) == (1, 1)
+
+
+def test_a_repetition_is_told_how_its_request_stands_now(store: Store) -> None:
+    """
+    Same key and same body: the request as it is now, and no second effect.
+    """
+    store.open("sneaker")
+    [first] = store.accept(store.redeems("sneaker", "ada", key="k"))
+    store.drain("sneaker")
+
+    [answer] = store.intake.accept([store.redeems("sneaker", "ada", key="k")])
+
+    assert answer.replayed
+    assert answer.request is not None
+    assert (answer.request.id, answer.request.status) == (first, "completed")
+    assert store.waiting() == 0
+
+
+def test_a_key_with_another_body_is_refused_and_stores_nothing(store: Store) -> None:
+    """
+    A key that was used for another body, another kind, or twice in one call with two bodies, is told apart.
+    """
+    [first] = store.accept(store.redeems("sneaker", "ada", key="k"))
+
+    receipts = store.intake.accept(
+        [
+            store.redeems("sneaker", "ada", 2, key="k"),
+            store.asks("withdrawal", "sneaker", "ada", 1, key="k"),
+            store.redeems("sneaker", "ada", key="k"),
+            store.redeems("sneaker", "bob", key="k", client="other"),
+            store.redeems("sneaker", "eve", key="twice"),
+            store.redeems("sneaker", "eve", 3, key="twice"),
+            store.redeems("sneaker", "eve", key="twice"),
+        ]
+    )
+
+    problems = [type(receipt.problem) for receipt in receipts if receipt.problem is not None]
+    assert problems == [IdempotencyKeyReused] * 3
+    assert [receipt.request is None for receipt in receipts] == [True, True, False, False, False, True, False]
+    assert accepted_id(receipts[2]) == first
+    assert accepted_id(receipts[4]) == accepted_id(receipts[6])
+    assert store.one("SELECT count(*) FROM requests") == store.waiting() == 3
+
+
+@pytest.mark.parametrize("commit_delay", [0, 5_000])
+def test_two_processes_with_the_same_keys_in_different_order_lose_nothing(
+    store: Store, commit_delay: int
+) -> None:
+    """
+    Groups that share keys meet again and again in opposite orders: no deadlock, each key one request; also when
+    commits take longer.
+    """
+
+    def connect() -> database.Connection:
+        connection = database.connect(store.database.url, application_name="test intake")
+        connection.execute(f"SET commit_delay = {commit_delay}; SET commit_siblings = 0")
+        return connection
+
+    intakes = [intake.Intake(connect, PARTITIONS, NO_LIMIT, lambda _: None) for _ in range(3)]
+    with started(*intakes):
+        for round_number in range(12):
+            keys = [f"{round_number}-{n}" for n in range(60)]
+            orders = [keys, keys[::-1], random.Random(round_number).sample(keys, len(keys))]
+            calls = [[store.redeems("sneaker", "ada", key=key) for key in order] for order in orders]
+
+            results = at_once(
+                *(
+                    (lambda one=one, call=call: one.accept(call))
+                    for one, call in zip(intakes, calls, strict=True)
+                )
+            )
+
+            ids = [
+                {key: accepted_id(receipt) for key, receipt in zip(order, _receipts(result), strict=True)}
+                for order, result in zip(orders, results, strict=True)
+            ]
+            assert ids[0] == ids[1] == ids[2]
+    assert store.one("SELECT count(*) FROM requests") == store.waiting() == 12 * 60
+
+
+def test_what_was_accepted_before_has_the_smaller_number_whichever_process_took_it(store: Store) -> None:
+    """
+    When A was answered before B was sent, A stands before B in the inbox, through any of several processes
+    and with others busy at the same time.
+    """
+    with started(*(intake_of(store.database) for _ in range(4))) as intakes:
+        noise_ends = threading.Event()
+
+        def make_noise(one: Intake) -> None:
+            while not noise_ends.is_set():
+                one.accept([store.redeems("sneaker", "noise")])
+
+        noises = [threading.Thread(target=make_noise, args=(one,), daemon=True) for one in intakes]
+        for noise in noises:
+            noise.start()
+        chain = [
+            accepted_id(one.accept([store.redeems("sneaker", "chain")])[0])
+            for one, _ in zip(itertools.cycle(intakes), range(60))
+        ]
+        noise_ends.set()
+        for noise in noises:
+            noise.join(PATIENCE_SECONDS)
+
+    numbers: dict[uuid.UUID, int] = dict(store.owner.execute("SELECT request_id, seq FROM inbox").fetchall())
+    assert [numbers[one] for one in chain] == sorted(numbers[one] for one in chain)
+
+
+def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) -> None:
+    """
+    Three processes accept while two workers drain, a snapshot is held open and commits take their time: every
+    request that was accepted is decided once.
+    """
+    partition = store.open("sneaker", available=10**6)
+    store.owner.execute(
+        sql.SQL("ALTER DATABASE {} SET commit_delay = 2000").format(sql.Identifier(store.database.name))
+    )
+    accepted_all = threading.Event()
+    workers = [worker_connection(store.database) for _ in range(2)]
+
+    def accept(one: Intake) -> list[uuid.UUID]:
+        return [
+            accepted_id(receipt)
+            for _ in range(15)
+            for receipt in one.accept([store.redeems("sneaker", f"u{n}") for n in range(10)])
+        ]
+
+    def drain(connection: database.Connection) -> None:
+        while not accepted_all.is_set() or store_waits():
+            batch.drain_once(connection, partition, 40)
+
+    def store_waits() -> bool:
+        with worker_connection(store.database) as looking:
+            return looking.execute("SELECT FROM inbox LIMIT 1").fetchone() is not None
+
+    with (
+        worker_connection(store.database) as reader,
+        reader.transaction(),
+        started(*(intake_of(store.database) for _ in range(3))) as intakes,
+    ):
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT FROM inbox")
+        draining = [threading.Thread(target=drain, args=(one,), daemon=True) for one in workers]
+        for thread in draining:
+            thread.start()
+        results = at_once(*((lambda one=one: accept(one)) for one in intakes))
+        accepted_all.set()
+        for thread in draining:
+            thread.join(PATIENCE_SECONDS)
+            assert not thread.is_alive()
+
+    for connection in workers:
+        connection.close()
+    asked = [one for result in results if isinstance(result, list) for one in result]
+    assert len(asked) == 450
+    assert store.statuses(asked) == ["completed"] * 450
+    assert store.available("sneaker") == 10**6 - 450
+
+
+# ---------------------------------------------------------------- what PostgreSQL refuses
+
+
+@pytest.mark.parametrize(
+    ("account", "amount"),
+    [("no spaces allowed", 1), ("ada", 0), ("ada", 2**53), ("ada", 2**70), ("nul\0", 1), ("half \ud800", 1)],
+)
+def test_a_row_that_the_database_refuses_hurts_nobody_else(store: Store, account: str, amount: int) -> None:
+    """
+    What slipped through validation is refused by PostgreSQL, or cannot even be sent to it: that one is told
+    so, and the others of its group are stored, in order.
+    """
+    receipts = store.intake.accept(
+        [
+            store.redeems("sneaker", "ada"),
+            store.redeems("sneaker", account, amount),
+            store.redeems("sneaker", "bob"),
+        ]
+    )
+
+    assert [receipt.problem is None for receipt in receipts] == [True, False, True]
+    assert store.owner.execute("SELECT account FROM requests ORDER BY id").fetchall() == [("ada",), ("bob",)]
+    assert store.waiting() == 2
+    assert store.intake.alive()
+    assert store.accept(store.redeems("sneaker", "eve"))
+
+
+def test_metadata_that_jsonb_cannot_hold_is_refused_alone(store: Store) -> None:
+    """
+    JSON that PostgreSQL cannot store (a NUL, no number) is refused, and the writer lives.
+    """
+    for value in ("\0", "\ud800", float("nan")):
+        [receipt] = store.intake.accept([store.asks("redemption", "x", "ada", 1, details={"v": value})])
+        assert receipt.problem is not None
+    assert store.accept(store.redeems("sneaker", "ada"))
+
+
+# ---------------------------------------------------------------- PostgreSQL is away
+
+
+def test_a_database_that_goes_away_is_told_at_once_and_found_again(store: Store) -> None:
+    """
+    No connection: DatabaseUnavailable, within the time that the contract gives; when it is back, so are we.
+    """
+    store.accept(store.redeems("sneaker", "ada"))
+    name = sql.Identifier(store.database.name)
+    server = re.sub(r"/teller_test_\w+", "/postgres", store.database.url)
+    with psycopg.connect(server, autocommit=True) as elsewhere:
+        elsewhere.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+        elsewhere.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = %s AND application_name = 'test intake'",
+            (store.database.name,),
+        )
+        for _ in range(3):
+            begin = time.monotonic()
+            with pytest.raises(DatabaseUnavailable):
+                store.accept(store.redeems("sneaker", "bob"))
+            assert time.monotonic() - begin < ANSWER_SECONDS
+        elsewhere.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+
+    assert store.intake.alive()
+    assert store.accept(store.redeems("sneaker", "eve", key="after"))
+
+
+def test_a_database_that_does_not_answer_is_told_in_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    PostgreSQL takes the statement and says nothing: the caller is told that nothing is known. Those who gave up
+    do not pile up: once PostgreSQL answers again, only what it had been sent already is written.
+    """
+    assert intake.ANSWER_TIMEOUT_SECONDS < ANSWER_SECONDS
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT_SECONDS", 0.2)
+    abandoned = [store.redeems("sneaker", f"u{n}", key=f"gone-{n}") for n in range(5)]
+    with store.owner.transaction():
+        store.owner.execute("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE")
+        for one in abandoned:
+            with pytest.raises(DatabaseUnavailable):
+                store.intake.accept([one])
+
+    monkeypatch.undo()
+    assert store.accept(store.redeems("sneaker", "ada", key="next"))
+    stored = {key for (key,) in store.owner.execute("SELECT idempotency_key FROM requests").fetchall()}
+    assert stored == {"gone-0", "next"}
+
+
+def test_stopping_finishes_what_was_handed_in(store: Store) -> None:
+    """
+    Every caller that handed in before the stop has its answer, and the connection is closed.
+    """
+    one = intake_of(store.database)
+    one.start()
+    results = at_once(*(_accepting(one, store.redeems("sneaker", f"u{n}")) for n in range(20)))
+
+    one.stop()
+
+    assert all(_only(result).request for result in results)
+    assert not one.alive()
+    assert one._connection is None
+
+
+# ---------------------------------------------------------------- bells, wishes, saturation
+
+
+def test_the_partitions_with_new_work_are_told_after_the_commit(store: Store) -> None:
+    """
+    Who rings the bell is told which partitions have work, and only when everybody can see that work.
+    """
+    seen: list[tuple[set[int], int]] = []
+
+    def accepted(partitions: Iterable[int]) -> None:
+        with database.connect(store.database.url, application_name="test bell") as looking:
+            [(waiting,)] = looking.execute("SELECT count(*) FROM inbox").fetchall()
+        seen.append((set(partitions), waiting))
+
+    with started(intake_of(store.database, accepted=accepted)) as [one]:
+        one.accept([store.redeems("sneaker", "ada"), store.redeems("coupon", "ada")])
+
+    assert seen == [({partition_of("sneaker", PARTITIONS), partition_of("coupon", PARTITIONS)}, 2)]
+
+
+def test_a_partition_with_too_much_waiting_is_saturated_and_the_others_are_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Above the limit of waiting rows a partition takes no more; another one does; drained, it takes again.
+    """
+    monkeypatch.setattr(intake, "GAUGE_INTERVAL_SECONDS", 0.02)
+    with started(intake_of(store.database, backlog_limit=200)) as [one]:
+        one.accept([store.redeems("sneaker", f"u{n}") for n in range(250)])
+
+        refused = _until(one, lambda: store.redeems("sneaker", "late"), lambda receipt: receipt.problem)
+
+        assert isinstance(refused.problem, PartitionSaturated)
+        mixed = one.accept([store.redeems("sneaker", "late"), store.redeems("coupon", "ada")])
+        assert [receipt.problem is None for receipt in mixed] == [False, True]
+        store.drain("sneaker")
+        again = _until(one, lambda: store.redeems("sneaker", "again"), lambda receipt: receipt.request)
+        assert again.problem is None
+
+
+def test_the_size_of_the_inbox_never_hides_how_much_waits(store: Store) -> None:
+    """
+    The gauge counts only when the size of the inbox allows for enough rows: the estimate must never be too low.
+    """
+    store.owner.execute(
+        "INSERT INTO inbox (partition, request_id, verb) SELECT 1, gen_random_uuid(), 'deny'"
+        "  FROM generate_series(1, 20000)"
+    )
+
+    at_most = store.owner.execute(
+        intake.SQL["estimate_inbox"], {"row_bytes": intake.SMALLEST_INBOX_ROW_BYTES}
+    ).fetchall()[0][0]
+
+    assert 20_000 <= at_most < 25_000
+
+
+def test_a_wish_about_a_request_that_is_not_there_is_an_error(store: Store) -> None:
+    """
+    A later word needs a request; nothing is written for one that does not exist.
+    """
+    with pytest.raises(LookupError):
+        intake.record_wish(store.owner, store.one("SELECT gen_random_uuid()"), "cancel", "ada")
+    assert store.waiting() == 0
+
+
+def test_a_wish_goes_to_the_home_of_its_request_once(store: Store) -> None:
+    """
+    The API's role may record it, and a hundred at once are one.
+    """
+    [asked] = store.accept(store.redeems("sneaker", "ada"))
+
+    def wish() -> int:
+        with database.connect(store.database.api_url, application_name="test wish") as connection:
+            return intake.record_wish(connection, asked, "cancel", "ada")
+
+    assert at_once(*[wish] * 10) == [partition_of("sneaker", PARTITIONS)] * 10
+    assert store.owner.execute("SELECT count(*) FROM inbox WHERE verb = 'cancel'").fetchall() == [(1,)]
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _accepting(one: Intake, submission: Submission) -> Callable[[], list[Receipt]]:
+    return lambda: one.accept([submission])
+
+
+def _receipts(result: object) -> list[Receipt]:
+    assert isinstance(result, list), result
+    return result
+
+
+def _only(result: object) -> Receipt:
+    [receipt] = _receipts(result)
+    return receipt
+
+
+def _until(one: Intake, ask: Callable[[], Submission], wanted: Callable[[Receipt], object]) -> Receipt:
+    """Ask, each time anew, until the receipt is as wanted."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        [receipt] = one.accept([ask()])
+        if wanted(receipt):
+            return receipt
+        time.sleep(0.01)
+    raise AssertionError("the gauge did not move")

@@ -1,0 +1,338 @@
+"""
+Who owns which partition, by PostgreSQL alone: leases, claims, takeovers, pauses.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from processor import database as db
+from processor import partitions
+from processor.errors import DatabaseUnavailable
+from processor.ids import new_id
+from processor.partitions import PartitionUnknown
+from tests.servers import PARTITIONS
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Iterator
+
+    from processor.database import Connection
+    from tests.servers import Database
+
+ALL = frozenset(range(PARTITIONS))
+
+
+@pytest.fixture
+def connect(database: Database) -> Iterator[Callable[[str], Connection]]:
+    """
+    Connections as a role, closed after the test.
+    """
+    with ExitStack() as opened:
+        urls = {"owner": database.url, "worker": database.worker_url, "api": database.api_url}
+
+        def as_role(role: str) -> Connection:
+            return opened.enter_context(db.connect(urls[role], application_name=f"test {role}"))
+
+        yield as_role
+
+
+@pytest.fixture
+def connection(connect: Callable[[str], Connection]) -> Connection:
+    """
+    A worker's.
+    """
+    return connect("worker")
+
+
+def join(connection: Connection) -> uuid.UUID:
+    """A worker begins to live."""
+    worker = new_id()
+    partitions.join(connection, worker, "here", 1)
+    return worker
+
+
+def fall_silent(connection: Connection, worker: uuid.UUID) -> None:
+    """The worker's lease runs out."""
+    connection.execute("UPDATE workers SET alive_until = clock_timestamp() WHERE id = %s", (worker,))
+
+
+def hold_lock(connection: Connection, partition: int) -> None:
+    """Be in the middle of a batch."""
+    connection.execute("BEGIN")
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (db.LOCK_CLASS, partition))
+
+
+def add_work(owner: Connection, partition: int, age_seconds: float = 0) -> None:
+    """Something waits in the partition."""
+    owner.execute(
+        "INSERT INTO inbox (partition, request_id, verb, created_at)"
+        " VALUES (%s, gen_random_uuid(), 'decide', clock_timestamp() - make_interval(secs => %s))",
+        (partition, age_seconds),
+    )
+
+
+def last_batch_was(owner: Connection, partition: int, seconds_ago: float) -> None:
+    """The partition's row, as a batch leaves it."""
+    owner.execute(
+        "UPDATE partitions SET drained_at = clock_timestamp() - make_interval(secs => %s) WHERE id = %s",
+        (seconds_ago, partition),
+    )
+
+
+def test_a_claim_takes_what_is_free_and_no_more_than_asked(connection: Connection) -> None:
+    """
+    Two workers that ask for half each have half each; a third one finds nothing.
+    """
+    first, second, third = (join(connection) for _ in range(3))
+
+    one = partitions.claim(connection, first, PARTITIONS // 2)
+    other = partitions.claim(connection, second, PARTITIONS)
+
+    assert len(one) == len(other) == PARTITIONS // 2
+    assert one | other == ALL
+    assert partitions.claim(connection, third, PARTITIONS) == frozenset()
+    assert partitions.heartbeat(connection, first).owned == one
+
+
+def test_claims_at_the_same_instant_never_give_a_partition_twice(
+    connect: Callable[[str], Connection],
+) -> None:
+    """
+    Four workers claim everything at once, ten times: each partition has one owner, and only one was told so.
+    """
+    lines = [connect("worker") for _ in range(4)]
+    workers = [join(line) for line in lines]
+    with ThreadPoolExecutor(len(lines)) as pool:
+        for _ in range(10):
+            gate = threading.Barrier(len(lines))
+
+            def claim(number: int, gate: threading.Barrier = gate) -> frozenset[int]:
+                gate.wait()
+                return partitions.claim(lines[number], workers[number], PARTITIONS)
+
+            claimed = list(pool.map(claim, range(len(lines))))
+
+            assert sum(map(len, claimed)) == PARTITIONS
+            assert frozenset().union(*claimed) == ALL
+            for line, worker, mine in zip(lines, workers, claimed, strict=True):
+                assert partitions.heartbeat(line, worker).owned == mine
+                partitions.release(line, worker, mine)
+
+
+def test_a_heartbeat_tells_how_many_live_and_what_is_free(connection: Connection) -> None:
+    """
+    A worker learns of others that live, of partitions that nobody has, and when to look for a lease that runs out.
+    """
+    worker = join(connection)
+    alone = partitions.heartbeat(connection, worker)
+    assert (alone.renewed, alone.living, alone.free, alone.next_expiry_seconds) == (True, 1, PARTITIONS, None)
+
+    other = join(connection)
+    partitions.claim(connection, other, 10)
+    both = partitions.heartbeat(connection, worker)
+    assert (both.living, both.free) == (2, PARTITIONS - 10)
+    assert both.next_expiry_seconds is not None
+    assert 0 < both.next_expiry_seconds <= partitions.LEASE_TTL_SECONDS
+
+    fall_silent(connection, other)
+    again = partitions.heartbeat(connection, worker)
+    assert (again.living, again.free) == (1, PARTITIONS)
+
+
+def test_a_lease_that_ran_out_is_never_renewed(connection: Connection) -> None:
+    """
+    Who was silent for too long may have lost everything: he begins anew, and owns nothing under his new id.
+    """
+    worker = join(connection)
+    partitions.claim(connection, worker, PARTITIONS)
+    fall_silent(connection, worker)
+
+    assert not partitions.heartbeat(connection, worker).renewed
+    assert partitions.heartbeat(connection, join(connection)).owned == frozenset()
+
+
+def test_what_a_living_worker_owns_is_not_claimed_and_what_a_dead_one_owned_is(
+    connection: Connection,
+) -> None:
+    """
+    Of two owners one falls silent: exactly his partitions go to the third.
+    """
+    living, dead, heir = (join(connection) for _ in range(3))
+    partitions.claim(connection, living, 20)
+    lost = partitions.claim(connection, dead, PARTITIONS)
+    fall_silent(connection, dead)
+
+    assert partitions.claim(connection, heir, PARTITIONS) == lost
+
+
+def test_who_leaves_gives_everything_back_at_once(connection: Connection) -> None:
+    """
+    Without waiting for a lease.
+    """
+    leaving, heir = join(connection), join(connection)
+    owned = partitions.claim(connection, leaving, PARTITIONS)
+
+    assert partitions.leave(connection, leaving) == owned
+    assert partitions.claim(connection, heir, PARTITIONS) == owned
+    assert partitions.heartbeat(connection, heir).living == 1
+
+
+def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Connection]) -> None:
+    """
+    A stopped worker keeps the lock of its batch for as long as it is stopped: the heir ends its backend, also one
+    that waits for such a lock and would get it later. A batch of a partition that is not taken over goes on.
+    """
+    connection, holder, waiter, bystander = (connect("worker") for _ in range(4))
+    dead, living, heir = (join(connection) for _ in range(3))
+    [mine, other] = sorted(partitions.claim(connection, dead, 2))
+    [untouched] = partitions.claim(connection, living, 1)
+    hold_lock(holder, mine)
+    hold_lock(bystander, untouched)
+
+    def wait_for_lock() -> None:
+        with pytest.raises(psycopg.OperationalError):
+            hold_lock(waiter, mine)
+        ended.set()
+
+    ended = threading.Event()
+    waiting = threading.Thread(target=wait_for_lock)
+    waiting.start()
+    fall_silent(connection, dead)
+
+    assert partitions.claim(connection, heir, 2) == {mine, other}
+
+    hold_lock(connection, mine)  # waits for nobody
+    assert ended.wait(5)
+    waiting.join()
+    with pytest.raises(psycopg.OperationalError):
+        holder.execute("SELECT 1")
+    assert bystander.execute("SELECT 1").fetchall() == [(1,)]
+
+
+def test_what_was_given_back_is_taken_without_ending_anybody(connect: Callable[[str], Connection]) -> None:
+    """
+    During a deploy the old worker's last batch may overlap with the new owner: the lock decides, nobody is ended.
+    """
+    connection, last_batch = connect("worker"), connect("worker")
+    leaving, heir = join(connection), join(connection)
+    partitions.claim(connection, leaving, 1)
+    hold_lock(last_batch, 0)
+    partitions.leave(connection, leaving)
+
+    assert partitions.claim(connection, heir, 1) == {0}
+    assert last_batch.execute("SELECT 1").fetchall() == [(1,)]
+
+
+def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> None:
+    """
+    Neglected is what waits for longer than a second and had no batch for a second; what is paused, is neither.
+    """
+    owner, connection = connect("owner"), connect("worker")
+    fresh, old, old_but_drained, paused, empty = range(5)
+    for partition in (fresh, old, old_but_drained, paused, empty):
+        last_batch_was(owner, partition, seconds_ago=60)
+    last_batch_was(owner, old_but_drained, seconds_ago=0)
+    add_work(owner, fresh)
+    for partition in (old, old_but_drained, paused):
+        add_work(owner, partition, age_seconds=5)
+    partitions.pause(connect("api"), paused, "an operator")
+
+    assert partitions.waiting(connection, ALL) == [fresh, old, old_but_drained]
+    assert partitions.neglected(connection, ALL, 1.0) == [old]
+    assert partitions.neglected(connection, ALL - {old}, 1.0) == []
+
+
+def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connection]) -> None:
+    """
+    When `pause` returns, no batch is under way, and the next one sees that it is paused.
+    """
+    api, batch = connect("api"), connect("worker")
+    hold_lock(batch, 7)
+    done = threading.Event()
+
+    def pause() -> None:
+        partitions.pause(api, 7, "an operator", "stocktaking")
+        done.set()
+
+    pausing = threading.Thread(target=pause)
+    pausing.start()
+    assert not done.wait(0.3)
+    batch.execute("COMMIT")
+    assert done.wait(5)
+    pausing.join()
+    hold_lock(batch, 7)
+    assert batch.execute("SELECT partition FROM pauses").fetchall() == [(7,)]
+
+
+def test_pausing_and_resuming_is_audited_once_each(connect: Callable[[str], Connection]) -> None:
+    """
+    Pausing what is paused changes nothing, and neither does resuming what is not.
+    """
+    api = connect("api")
+
+    assert partitions.pause(api, 7, "ada", "stocktaking")
+    assert not partitions.pause(api, 7, "bob")
+    assert partitions.resume(api, 7, "ada")
+    assert not partitions.resume(api, 7, "bob")
+    assert api.execute("SELECT actor, action, reason, detail FROM audit ORDER BY id").fetchall() == [
+        ("ada", "partition_paused", "stocktaking", {"partition": 7}),
+        ("ada", "partition_resumed", None, {"partition": 7}),
+    ]
+
+
+@pytest.mark.parametrize("partition", [-1, PARTITIONS, 40_000])
+def test_a_partition_that_is_not_there_is_refused(
+    connect: Callable[[str], Connection], partition: int
+) -> None:
+    """
+    And nothing is recorded.
+    """
+    api = connect("api")
+    for act in (partitions.pause, partitions.resume):
+        with pytest.raises(PartitionUnknown, match=f"no partition {partition}"):
+            act(api, partition, "an operator")
+    assert api.execute("SELECT count(*) FROM audit").fetchall() == [(0,)]
+
+
+def test_the_list_shows_owner_backlog_age_and_pause(connect: Callable[[str], Connection]) -> None:
+    """
+    In one page, in order; the owner for as long as it lives.
+    """
+    owner, connection, api = connect("owner"), connect("worker"), connect("api")
+    worker = new_id()
+    partitions.join(connection, worker, "host-a", 4242)
+    partitions.claim(connection, worker, 1)
+    add_work(owner, 0, age_seconds=5)
+    add_work(owner, 0)
+    partitions.pause(api, 3, "an operator")
+
+    listed = partitions.list_partitions(api)
+
+    assert [status.id for status in listed] == sorted(ALL)
+    assert (listed[0].owner, listed[0].backlog, listed[0].paused) == ("host-a:4242", 2, False)
+    assert listed[0].oldest_seconds == pytest.approx(5, abs=2)
+    assert (listed[3].owner, listed[3].backlog, listed[3].oldest_seconds, listed[3].paused) == (
+        None,
+        0,
+        None,
+        True,
+    )
+    fall_silent(connection, worker)
+    assert partitions.list_partitions(api)[0].owner is None
+
+
+def test_a_server_that_is_gone_is_a_fault_of_the_infrastructure(connection: Connection) -> None:
+    """
+    Not psycopg's own exception: the caller knows nothing of psycopg.
+    """
+    connection.close()
+
+    with pytest.raises(DatabaseUnavailable):
+        partitions.heartbeat(connection, new_id())

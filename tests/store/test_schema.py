@@ -1,0 +1,468 @@
+"""
+What PostgreSQL itself refuses: statements of the wrong role, changes of what is append-only, states that must never
+be; and the migration.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.errors import (
+    CheckViolation,
+    InsufficientPrivilege,
+    IntegrityConstraintViolation,
+    UniqueViolation,
+)
+
+from processor import database
+from processor.errors import DatabaseUnavailable, SchemaError
+from tests.store.store import at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.database import Connection
+    from tests.servers import Database
+    from tests.store.store import Store
+
+SCHEMA: Final = Path(__file__).parents[2] / "schema.sql"
+ROLES: Final = ("teller_api", "teller_worker", "teller_courier")
+VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
+#: The words of the table of tables x roles in schema.sql, as verbs.
+WORDS: Final = {
+    "read": {"SELECT"},
+    "read but the secrets": {"SELECT"},
+    "insert": {"INSERT"},
+    "update": {"UPDATE"},
+    "revoke": {"UPDATE"},
+    "supersede": {"UPDATE"},
+    "resend": {"UPDATE"},
+    "disable": {"UPDATE"},
+    "delete": {"DELETE"},
+    "write": {"INSERT", "UPDATE", "DELETE"},
+}
+#: Where a role may read or update some columns only: which.
+COLUMNS: Final = {
+    ("api_keys", "teller_api", "UPDATE"): {"revoked_at"},
+    ("decisions", "teller_worker", "UPDATE"): {"current"},
+    ("deliveries", "teller_api", "UPDATE"): {"status", "due_at", "tries"},
+    ("effects", "teller_worker", "UPDATE"): {"due_at", "tries", "outcome", "reason", "voided_at"},
+    ("effects", "teller_courier", "UPDATE"): {
+        *("due_at", "tries", "token", "leased_until", "outcome", "reference", "reason", "answered_at")
+    },
+    ("webhooks", "teller_courier", "UPDATE"): {"disabled_at", "disabled_reason"},
+    ("webhooks", "teller_worker", "SELECT"): {
+        *(
+            "id",
+            "client_id",
+            "url",
+            "events",
+            "previous_until",
+            "created_at",
+            "disabled_at",
+            "disabled_reason",
+        )
+    },
+}
+
+
+@pytest.fixture
+def owner(database: Database) -> Iterator[Connection]:
+    """
+    The owner of the schema.
+    """
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        yield connection
+
+
+# ---------------------------------------------------------------- who may do what
+
+
+def test_each_role_may_do_what_the_table_says_and_nothing_else(owner: Connection, database: Database) -> None:
+    """
+    Every table, every role, every verb, tried: what the table in schema.sql gives is permitted, everything else
+    is refused by PostgreSQL. A table without a line there fails.
+    """
+    given = _table_of_grants()
+    columns: dict[str, list[str]] = {}
+    for table, column in owner.execute(
+        "SELECT relname, attname FROM pg_class c JOIN pg_attribute ON attrelid = c.oid"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')"
+        "   AND attnum > 0 AND NOT attisdropped"
+    ):
+        columns.setdefault(table, []).append(column)
+    assert sorted(given) == sorted({pattern for table in columns for pattern in _lines_of(table, given)})
+    wrong = []
+    for role, url in zip(ROLES, (database.api_url, database.worker_url, database.courier_url), strict=True):
+        with psycopg.connect(url, autocommit=True) as connection:
+            for table, names in columns.items():
+                [line] = _lines_of(table, given)
+                for verb in VERBS:
+                    some = COLUMNS.get((table, role, verb), set(names))
+                    for column in names if verb in ("SELECT", "UPDATE") else [""]:
+                        may = verb in given[line][role] and (column in some or not column)
+                        if _is_permitted(connection, verb, table, column) != may:
+                            wrong.append((role, verb, table, column, f"should be permitted: {may}"))
+    assert wrong == []
+
+
+def test_no_role_owns_makes_or_disables_anything(owner: Connection, database: Database) -> None:
+    """
+    No role is more than itself, and none can change the schema, switch off a trigger, or set a sequence.
+    """
+    assert (
+        owner.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)"
+            "   AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls OR NOT rolcanlogin)",
+            (list(ROLES),),
+        ).fetchall()
+        == []
+    )
+    assert (
+        owner.execute(
+            "SELECT roleid::regrole, member::regrole FROM pg_auth_members"
+            " WHERE roleid::regrole::text LIKE 'teller\\_%%' OR member::regrole::text LIKE 'teller\\_%%'"
+        ).fetchall()
+        == []
+    )
+    for url in (database.api_url, database.worker_url, database.courier_url):
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in (
+                "CREATE TABLE mine (n integer)",
+                "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+                "ALTER TABLE entries DISABLE TRIGGER ALL",
+                "DROP TRIGGER append_only ON entries",
+                "SET session_replication_role = replica",
+                "CREATE TRIGGER mine BEFORE INSERT ON requests FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+                "SELECT setval('inbox_seq_seq', 1)",
+            ):
+                with pytest.raises(InsufficientPrivilege):
+                    connection.execute(statement.encode())
+
+
+def _table_of_grants() -> dict[str, dict[str, set[str]]]:
+    """The table in the comment of schema.sql: for each line and role, the permitted verbs."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for line in re.findall(r"^-- ([\w*]+ +\|.*)$", SCHEMA.read_text(), flags=re.MULTILINE):
+        table, *cells = (cell.strip() for cell in line.split("|"))
+        assert len(cells) == len(ROLES), line
+        found[table] = {
+            role: {verb for word in cell.split(", ") if word for verb in WORDS[word]}
+            for role, cell in zip(ROLES, cells, strict=True)
+        }
+    return found
+
+
+def _lines_of(table: str, given: dict[str, dict[str, set[str]]]) -> list[str]:
+    """The lines that speak of a table: `sandbox_*` speaks of several."""
+    lines = [pattern for pattern in given if fnmatch.fnmatch(table, pattern)]
+    assert len(lines) == 1, f"{table} needs one line in the table of tables and roles, and has {lines}"
+    return lines
+
+
+def _is_permitted(connection: Connection, verb: str, table: str, column: str) -> bool:
+    """Try it, in a transaction that is rolled back: what is not refused for want of a grant is permitted."""
+    name, part = sql.Identifier(table), sql.Identifier(column) if column else sql.SQL("")
+    statement = {
+        "SELECT": sql.SQL("SELECT {1} FROM {0} LIMIT 0"),
+        "INSERT": sql.SQL("INSERT INTO {0} DEFAULT VALUES"),
+        "UPDATE": sql.SQL("UPDATE {0} SET {1} = DEFAULT WHERE false"),
+        "DELETE": sql.SQL("DELETE FROM {0} WHERE false"),
+        "TRUNCATE": sql.SQL("TRUNCATE {0} CASCADE"),
+    }[verb].format(name, part)
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(statement)
+    except InsufficientPrivilege:
+        return False
+    except psycopg.errors.IntegrityError:
+        return True
+    return True
+
+
+# ---------------------------------------------------------------- what nobody may do, not even the owner
+
+
+@pytest.fixture
+def history(store: Store) -> Store:
+    """
+    A store in which something has happened: an opening, a redemption, a refusal, an act of an admin.
+    """
+    store.open("sneaker", available=1)
+    store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
+    store.drain("sneaker")
+    store.owner.execute("INSERT INTO audit (actor, action) VALUES ('admin', 'test')")
+    return store
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET amount = amount + 1",
+        "UPDATE entries SET created_at = now()",
+        "DELETE FROM entries",
+        "TRUNCATE entries",
+        "UPDATE requests SET amount = 1",
+        "DELETE FROM requests",
+        "TRUNCATE requests",
+        "TRUNCATE requests, entries, inbox",
+        "UPDATE audit SET actor = 'nobody'",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+        "DELETE FROM decisions",
+        "TRUNCATE decisions",
+        "UPDATE decisions SET status = 'refunded', code = 'x'",
+        "UPDATE decisions SET current = false, detail = 'changed by the way'",
+        "UPDATE decisions SET current = true",
+    ],
+)
+def test_what_was_written_stays_written(history: Store, statement: str) -> None:
+    """
+    History cannot be changed, deleted or emptied, not even by the owner of the schema.
+    """
+    before = history.contents()
+
+    with pytest.raises(IntegrityConstraintViolation):
+        history.owner.execute(statement.encode())
+
+    assert history.contents() == before
+
+
+def test_a_state_is_superseded_once_and_never_comes_back(history: Store) -> None:
+    """
+    The one change that a decision knows is from current to not current.
+    """
+    one = history.one("SELECT request_id FROM decisions ORDER BY sequence LIMIT 1")
+    with history.owner.transaction(force_rollback=True):  # only tried: the books stay as they are
+        history.owner.execute("UPDATE decisions SET current = false WHERE request_id = %s", (one,))
+        with pytest.raises(IntegrityConstraintViolation):
+            history.owner.execute("UPDATE decisions SET current = true WHERE request_id = %s", (one,))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE resources SET available = -1",
+        "UPDATE resources SET available = -8, overdraft = 7",
+        "UPDATE resources SET available = 9007199254740992",
+        "UPDATE resources SET held = -1",
+        "UPDATE resources SET overdraft = -1, available = 5",
+        "UPDATE resources SET version = -1",
+        "UPDATE resources SET last_entry_at = NULL",
+        "UPDATE resources SET digest = 'short'",
+        "UPDATE resources SET per_account_limit = 0",
+        "UPDATE resources SET kind = 'gold'",
+        "UPDATE resources SET ends_at = 'infinity'",
+        "INSERT INTO usages VALUES ('sneaker', 'shop', 'ada', 2, 1)",
+        "INSERT INTO usages VALUES ('sneaker', 'shop', 'ada', -1, 1)",
+        "INSERT INTO inbox (partition, request_id, verb) VALUES (1, gen_random_uuid(), 'frobnicate')",
+        "UPDATE installation SET partitions = 0",
+        "INSERT INTO clients (id) VALUES ('two words')",
+    ],
+)
+def test_a_state_that_must_never_be_is_refused(history: Store, statement: str) -> None:
+    """
+    The crash net: overdraft, holds, usages, names and numbers are held by CHECKs, whoever writes.
+    """
+    with pytest.raises(CheckViolation):
+        history.owner.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "account", "amount", "refund_of"),
+    [
+        ("redemption", None, 1, None),
+        ("redemption", "ada", None, None),
+        ("redemption", "ada", 0, None),
+        ("withdrawal", None, 1, None),
+        ("reservation", "ada", None, None),
+        ("deposit", None, None, None),
+        ("deposit", None, 0, None),
+        ("opening", None, None, None),
+        ("opening", None, -1, None),
+        ("refund", None, 1, None),
+        ("redemption", "ada", 2**53, None),
+        ("gift", "ada", 1, None),
+    ],
+)
+def test_a_request_without_what_its_kind_needs_is_refused(
+    owner: Connection, kind: str, account: str | None, amount: int | None, refund_of: uuid.UUID | None
+) -> None:
+    """
+    Who asks and for how much is there when it is needed: a NULL does not slip through.
+    """
+    with pytest.raises(CheckViolation):
+        owner.execute(
+            "INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition,"
+            "                      resource_id, account, amount, refund_of)"
+            " VALUES (gen_random_uuid(), 'shop', gen_random_uuid(), 'k', sha256('x'), %s, 1, 'r', %s, %s, %s)",
+            (kind, account, amount, refund_of),
+        )
+
+
+STATES: Final = ("processing", "completed", "rejected", "refunded", "cancelled", "failed")
+STAGES: Final = ("awaiting_confirmation", "awaiting_approval", "queued", "held", "settling")
+
+
+def test_a_state_has_a_stage_or_a_code_as_its_status_asks(owner: Connection) -> None:
+    """
+    Processing has a stage that is known; all others have none; completed has no code; every no has one.
+    """
+    for status, stage, code in itertools.product(
+        (*STATES, "done", ""), (*STAGES, "waiting", None), ("out_of_stock", None)
+    ):
+        right_stage = stage in STAGES if status == "processing" else stage is None
+        right_code = {"completed": code is None, "processing": True}.get(status, code is not None)
+        try:
+            owner.execute(
+                "INSERT INTO decisions (request_id, version, status, stage, code, sequence, decided_at, at, actor)"
+                " VALUES (gen_random_uuid(), 2, %s, %s, %s, 1, now(), now(), 'test')",
+                (status, stage, code),
+            )
+            taken = True
+        except CheckViolation:
+            taken = False
+        assert taken == (status in STATES and right_stage and right_code), (status, stage, code)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ("hold", "hold", True),
+        ("debit", "debit", True),
+        ("credit", "credit", True),
+        ("capture", "capture", True),
+        ("capture", "release", True),
+        ("release", "capture", True),
+        ("hold", "capture", False),
+        ("hold", "release", False),
+    ],
+)
+def test_a_request_takes_once_and_its_hold_ends_once(
+    owner: Connection, first: str, second: str, *, refused: bool
+) -> None:
+    """
+    A UNIQUE index says that a leg of a request has one entry of a kind, and a hold one end.
+    """
+    request = uuid.uuid4()
+
+    def enter(version: int, kind: str) -> None:
+        owner.execute(
+            "INSERT INTO entries (resource_id, version, kind, request_id, amount, available, held, created_at,"
+            "                     digest) VALUES ('r', %s, %s, %s, 1, 0, 0, now(), sha256('x'))",
+            (version, kind, request),
+        )
+
+    enter(1, first)
+    if refused:
+        with pytest.raises(UniqueViolation):
+            enter(2, second)
+    else:
+        enter(2, second)
+
+
+# ---------------------------------------------------------------- the migration
+
+
+def test_migrating_twice_changes_nothing(empty_database: str) -> None:
+    """
+    The first migration makes the schema, the second one says that it is there.
+    """
+    assert database.migrate(empty_database, 7) == "made the schema, version 1, with 7 partitions"
+    assert "already" in database.migrate(empty_database, 7)
+    with database.connect(empty_database, application_name="test") as connection:
+        assert database.read_installation(connection) == database.Installation(1, 7)
+        assert connection.execute("SELECT array_agg(id ORDER BY id) FROM partitions").fetchall() == [
+            (list(range(7)),)
+        ]
+
+
+def test_migrations_at_the_same_time_make_one_schema(empty_database: str) -> None:
+    """
+    Of four processes that migrate at once, one makes the schema, and the others find it.
+    """
+    told = at_once(*[lambda: database.migrate(empty_database, 7)] * 4)
+
+    assert sorted(str(line).startswith("made") for line in told) == [False, False, False, True]
+
+
+def test_another_number_of_partitions_is_refused(empty_database: str) -> None:
+    """
+    The number of partitions is fixed by the first migration: another one gets one line that says both numbers.
+    """
+    database.migrate(empty_database, 7)
+
+    with pytest.raises(SchemaError, match=r"8.*7") as refusal:
+        database.migrate(empty_database, 8)
+
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("version", "advice"), [(99, "upgrade Teller"), (0, "run `teller migrate`")])
+def test_a_schema_of_another_version_is_refused(empty_database: str, version: int, advice: str) -> None:
+    """
+    A database of a newer or older Teller is left alone, with advice.
+    """
+    database.migrate(empty_database, 7)
+    with database.connect(empty_database, application_name="test") as connection:
+        connection.execute("UPDATE installation SET schema_version = %s", (version,))
+        with pytest.raises(SchemaError, match=advice):
+            database.read_installation(connection)
+
+
+def test_a_newer_schema_is_not_migrated(empty_database: str) -> None:
+    """
+    `migrate` of an older Teller changes nothing in the database of a newer one.
+    """
+    database.migrate(empty_database, 7)
+    with database.connect(empty_database, application_name="test") as connection:
+        connection.execute("UPDATE installation SET schema_version = 99")
+
+    with pytest.raises(SchemaError, match="99, newer than"):
+        database.migrate(empty_database, 7)
+
+
+def test_a_database_without_the_schema_says_what_to_do(empty_database: str) -> None:
+    """
+    Before the first migration there is one line that names the command.
+    """
+    with (
+        database.connect(empty_database, application_name="test") as connection,
+        pytest.raises(SchemaError, match="run `teller migrate`"),
+    ):
+        database.read_installation(connection)
+
+
+def test_an_old_server_is_refused_before_anything_is_made(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A PostgreSQL that is too old gets one line, and no table.
+    """
+    monkeypatch.setattr(database, "OLDEST_SERVER", 999)
+
+    with pytest.raises(SchemaError, match=r"PostgreSQL \d+ is too old: Teller needs 999 or newer"):
+        database.migrate(empty_database, 7)
+
+    with database.connect(empty_database, application_name="test") as connection:
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchall() == [(0,)]
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
+    """
+    No server: DatabaseUnavailable with a single line.
+    """
+    with pytest.raises(DatabaseUnavailable) as fault:
+        database.migrate("postgresql:///teller?host=/nonexistent", 7)
+
+    assert "\n" not in str(fault.value)

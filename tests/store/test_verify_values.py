@@ -1,0 +1,394 @@
+"""
+Verifying, value by value: whatever is changed or lost behind Teller's back is found out, and what would not be is
+listed with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from psycopg import sql
+
+from processor.verify import verify
+from tests.store.history import play
+from tests.store.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.database import Connection
+    from tests.servers import Clones
+    from tests.store.store import Store
+
+#: How many rows of a table each corruption is tried on, at the most: as unlike each other as there are.
+ROWS_MAX = 8
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """
+    A column that cannot be changed unseen: in rows that are `where`; `to`: SQL expressions of what it is changed
+    into (None: another value of its type and, if the column allows it, NULL). One that comes to NULL without being
+    called so is not for that row.
+    """
+
+    where: str = "true"
+    to: tuple[str, ...] | None = None
+
+
+# Which rows, in SQL.
+TAKEN = """EXISTS (SELECT FROM entries e JOIN resources r ON r.id = e.resource_id AND r.per_account_limit IS NOT NULL
+                  JOIN decisions d ON d.request_id = e.request_id AND d.current AND d.refunded = 0
+                 WHERE e.request_id = requests.id AND e.kind IN ('debit', 'hold'))"""
+MOVED = "EXISTS (SELECT FROM entries e WHERE e.request_id = requests.id)"
+COMPLETED = """EXISTS (SELECT FROM decisions d
+                       WHERE d.request_id = requests.id AND d.current AND d.status = 'completed')"""
+LIMITED = (
+    "used > 0 AND EXISTS (SELECT FROM resources WHERE id = resource_id AND per_account_limit IS NOT NULL)"
+)
+PAID = """EXISTS (SELECT FROM decisions d
+                  WHERE d.request_id = effects.request_id AND d.current AND d.status = 'completed')"""
+
+VOUCHED: dict[str, dict[str, Vouched]] = {
+    "installation": {"partitions": Vouched()},
+    "partitions": {"id": Vouched(), "sequence": Vouched()},
+    "requests": {
+        "id": Vouched(),
+        # Of what was rejected, or given back, or is of a resource without a limit, nobody else says whose it was.
+        "client_id": Vouched(TAKEN),
+        # A redemption and a withdrawal take alike.
+        "kind": Vouched(
+            f"{MOVED} OR {COMPLETED}",
+            ("CASE kind WHEN 'deposit' THEN 'redemption' ELSE 'deposit' END", "'closing'"),
+        ),
+        "partition": Vouched(),
+        "resource_id": Vouched(),
+        "account": Vouched(f"account IS NOT NULL AND {MOVED}"),
+        # A refund without an amount is one of all that is left.
+        "amount": Vouched(MOVED, ("coalesce(amount, 0) + 1", "CASE kind WHEN 'refund' THEN 999 END")),
+        "apply_before": Vouched(
+            "apply_before IS NOT NULL",
+            ("CASE WHEN apply_before < created_at THEN '2990-01-01'::timestamptz ELSE '2001-01-01' END",),
+        ),
+        "refund_of": Vouched(),
+        # What was amended again by a later request shows nowhere.
+        "details": Vouched(
+            f"kind IN ('opening', 'amendment') AND {COMPLETED}",
+            ("""details || '{"gateway": "another"}'""",),
+        ),
+    },
+    "inbox": {
+        "partition": Vouched(),
+        "request_id": Vouched(),
+        # A wish to cancel can be there or not.
+        "verb": Vouched("verb <> 'cancel'", ("'cancel'", "'expire'")),
+        "leg": Vouched(),
+    },
+    "decisions": {
+        "request_id": Vouched(),
+        "version": Vouched(),
+        "current": Vouched(),
+        # Of the states before, only what can follow what is known.
+        "status": Vouched(
+            "current",
+            (
+                "CASE status WHEN 'completed' THEN 'rejected' ELSE 'completed' END",
+                "'failed'",
+                "'refunded'",
+                "'cancelled'",
+            ),
+        ),
+        "stage": Vouched("current AND stage IS NOT NULL", ("'awaiting_approval'", "NULL")),
+        # That it is a code of its status; which, only the moment of the decision knew.
+        "code": Vouched(
+            "true",
+            ("CASE status WHEN 'cancelled' THEN 'out_of_stock' ELSE coalesce(code, '') || 'x' END", "NULL"),
+        ),
+        "refunded": Vouched("current"),
+        "sequence": Vouched(),
+        "decided_at": Vouched(),
+        # The time of later versions is told by nothing else, but for what made or closed a resource.
+        "at": Vouched("version = 2"),
+        "reference": Vouched(
+            "current AND reference IS NOT NULL AND detail IS DISTINCT FROM 'paid_after_refund'"
+        ),
+        "reason": Vouched("current AND code = 'gateway_declined'"),
+    },
+    "resources": {
+        name: Vouched()
+        for name in (
+            "id",
+            "kind",
+            "unit",
+            "client_id",
+            "partition",
+            "available",
+            "held",
+            "version",
+            "overdraft",
+            "per_account_limit",
+            "starts_at",
+            "ends_at",
+            "gateway",
+            "confirm_above",
+            "approve_above",
+            "metadata",
+            "created_at",
+            "closed_at",
+            "digest",
+            "last_entry_at",
+        )
+    },
+    "usages": {
+        # Of a resource that has no limit now, usages are not kept, and are counted anew when it gets one.
+        "resource_id": Vouched(LIMITED),
+        "client_id": Vouched(LIMITED),
+        "account": Vouched(LIMITED),
+        "used": Vouched(LIMITED),
+        "limit": Vouched("true", ('"limit" + 1000', "-1", "NULL")),
+    },
+    "entries": {
+        name: Vouched()
+        for name in (
+            "resource_id",
+            "version",
+            "kind",
+            "request_id",
+            "leg",
+            "account",
+            "amount",
+            "available",
+            "held",
+            "created_at",
+            "digest",
+        )
+    },
+    "effects": {
+        "request_id": Vouched(),
+        "leg": Vouched(),
+        "partition": Vouched(),
+        "gateway": Vouched(),
+        # While nobody has acted on it, it is news and not a fact to compare with.
+        "outcome": Vouched(PAID, ("'declined'", "'unknown'", "NULL")),
+        "reference": Vouched(PAID),
+        "reason": Vouched("outcome = 'declined'"),
+        "due_at": Vouched(
+            "outcome IS NULL OR outcome IN ('done', 'declined')",
+            ("CASE WHEN due_at IS NULL THEN now() END", "NULL"),
+        ),
+        "voided_at": Vouched("true", ("CASE WHEN voided_at IS NULL THEN now() END", "NULL")),
+    },
+}
+
+WORDS = "said by the one who asked; nothing else in the system says it again"
+CLOCK = "a clock's word for when it came in: clocks can be set back, so nothing can be held against it"
+OUTSIDE = "what happens between the couriers and the world outside: no sum is made of it"
+WHO = "who may ask and who is told: kept by people, derived from nothing"
+PROCESSES = "which processes are at work: about this moment, not about the books"
+HISTORY = "the story for people; what it is about is verified, how it is told is not"
+
+#: Columns, and whole tables, that can be changed without `teller verify` finding it, each with the reason.
+NOT_VOUCHED = {
+    "installation.only_row": "there is one row, and its CHECK says so",
+    "installation.schema_version": "every process compares it with its own when it starts",
+    "installation.created_at": CLOCK,
+    "partitions.drained_at": PROCESSES,
+    "requests.created_by": WHO,
+    "requests.idempotency_key": WORDS,
+    "requests.fingerprint": "of the body as it was sent, which is not kept",
+    "requests.metadata": WORDS,
+    "requests.created_at": CLOCK,
+    "inbox.seq": "the order of arrival is nowhere else, and is gone once it is decided",
+    "inbox.payload": WORDS,
+    "inbox.created_at": CLOCK,
+    "decisions.actor": HISTORY,
+    "decisions.detail": HISTORY,
+    "decisions.trace": HISTORY,
+    "effects.created_at": CLOCK,
+    "effects.tries": OUTSIDE,
+    "effects.token": OUTSIDE,
+    "effects.leased_until": OUTSIDE,
+    "effects.answered_at": OUTSIDE,
+    "attempts": OUTSIDE,
+    "gateways": OUTSIDE,
+    "sandbox_calls": OUTSIDE,
+    "sandbox_payouts": OUTSIDE,
+    "deliveries": OUTSIDE,
+    "accounts": WHO,
+    "api_keys": WHO,
+    "clients": WHO,
+    "webhooks": WHO,
+    "audit": WHO,
+    "pauses": PROCESSES,
+    "workers": PROCESSES,
+    "ownership": PROCESSES,
+}
+
+#: What makes rows of a table unlike each other; elsewhere each row is.
+SHAPES = {
+    "requests": "kind || (SELECT concat(d.status, d.code) FROM decisions d WHERE d.request_id = id AND d.current)",
+    "decisions": "concat(status, stage, code, version, current)",
+    "entries": "kind || (version = 1)",
+    "partitions": "sequence",
+}
+
+ANOTHER = {
+    "text": ("{0} || 'x'", "CASE WHEN {0} IS NULL THEN 'other' END"),
+    "bigint": ("coalesce({0}, 0) + 1", "coalesce({0}, 0) - 1"),
+    "integer": ("coalesce({0}, 0) + 1",),
+    "smallint": ("coalesce({0}, 0) + 1",),
+    "boolean": ("NOT {0}",),
+    "uuid": ("gen_random_uuid()",),
+    "bytea": ("sha256({0})",),
+    "jsonb": ("""coalesce({0}, '{{}}') || '{{"x": 1}}'""",),
+    "timestamp with time zone": ("coalesce({0}, now()) + interval '1 microsecond'",),
+}
+
+
+@dataclass
+class Victim:
+    """A system in which everything has happened and nothing is forbidden any more."""
+
+    store: Store
+    #: The type of each column, and whether it allowed NULL, by (table, column).
+    columns: dict[tuple[str, str], tuple[str, bool]]
+
+
+@pytest.fixture(scope="module")
+def victim(postgres: Clones) -> Iterator[Victim]:
+    """
+    One for all corruptions, each of which is undone: playing the story takes longer than verifying it.
+    """
+    with (
+        postgres.clone() as database,
+        open_store(database) as store,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
+        play(store, monkeypatch)
+        columns = {
+            (table, column): (type_name, nullable)
+            for table, column, type_name, nullable in store.owner.execute(
+                "SELECT c.relname, a.attname, format_type(a.atttypid, NULL), NOT a.attnotnull"
+                "  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+                " WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace"
+            )
+        }
+        _allow_everything(store.owner, columns)
+        yield Victim(store, columns)
+
+
+def _allow_everything(owner: Connection, columns: dict[tuple[str, str], tuple[str, bool]]) -> None:
+    """No trigger, constraint or unique index is left to refuse a corruption before it can be verified."""
+    constraints = owner.execute(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u', 'p', 'f') ORDER BY contype = 'p'"
+    ).fetchall()
+    for table, name in constraints:
+        owner.execute(
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT {} CASCADE").format(
+                sql.Identifier(table), sql.Identifier(name)
+            )
+        )
+    for (table, column), (_, nullable) in columns.items():
+        if not nullable and column in VOUCHED.get(table, {}):
+            owner.execute(
+                sql.SQL("ALTER TABLE {} ALTER {} DROP NOT NULL").format(
+                    sql.Identifier(table), sql.Identifier(column)
+                )
+            )
+    for (index,) in owner.execute(
+        "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class c ON c.oid = indrelid"
+        " WHERE indisunique AND c.relnamespace = 'public'::regnamespace"
+    ).fetchall():
+        owner.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(index)))
+    owner.execute("SET session_replication_role = replica")
+
+
+def execute(owner: Connection, statement: str, *parameters: str | None) -> list[tuple[str | None, ...]]:
+    """Run a statement that was put together from the names and expressions above."""
+    return owner.execute(statement.encode(), parameters).fetchall()
+
+
+def places(victim: Victim, table: str, where: str) -> list[str | None]:
+    """Where the rows are that a corruption is tried on: as unlike each other as there are."""
+    shape = SHAPES.get(table, "ctid")
+    found = execute(
+        victim.store.owner,
+        f"SELECT min(ctid)::text FROM {table} WHERE {where} GROUP BY {shape} ORDER BY {shape}",  # noqa: S608  # above
+    )
+    assert found, f"no {table} where {where}"
+    return [row[0] for row in found[:: -(-len(found) // ROWS_MAX)]]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in VOUCHED.items() for column in columns]
+)
+def test_whatever_is_changed_is_found(victim: Victim, table: str, column: str) -> None:
+    """
+    One value is changed where no trigger and no constraint sees it: `teller verify` does.
+    """
+    owner, vouched = victim.store.owner, VOUCHED[table][column]
+    type_name, nullable = victim.columns[table, column]
+    name = f'"{column}"'
+    changes = vouched.to
+    if changes is None:
+        changes = tuple(change.format(name) for change in ANOTHER[type_name]) + (
+            ("NULL",) if nullable else ()
+        )
+    write = f"UPDATE {table} SET {name} = %s::text::{type_name} WHERE ctid = %s::tid RETURNING ctid::text"  # noqa: S608  # above
+    tried, unseen = 0, []
+    for first_place in places(victim, table, vouched.where):
+        place = first_place
+        for change in changes:
+            read = f"SELECT {name}::text, ({change})::text FROM {table} WHERE ctid = %s::tid"  # noqa: S608  # above
+            [(before, after)] = execute(owner, read, place)
+            if before == after or (after is None and change != "NULL"):
+                continue  # this change is for other rows
+            [(place,)] = execute(owner, write, after, place)
+            if not list(verify(owner)):
+                unseen.append((before, after))
+            [(place,)] = execute(owner, write, before, place)
+            tried += 1
+    assert tried
+    assert unseen == []
+    assert list(verify(owner)) == []
+
+
+@pytest.mark.parametrize("table", VOUCHED)
+def test_whatever_is_lost_is_found(victim: Victim, table: str) -> None:
+    """
+    A row that is deleted is missed; but for a wish to cancel, and a usage of a resource that has no limit now.
+    """
+    owner = victim.store.owner
+    where = {"inbox": "verb <> 'cancel'", "usages": LIMITED}.get(table, "true")
+    unseen = []
+    for place in places(victim, table, where):
+        delete = f"DELETE FROM {table} AS lost WHERE ctid = %s::tid RETURNING lost::text"  # noqa: S608  # above
+        [(lost,)] = execute(owner, delete, place)
+        if not list(verify(owner)):
+            unseen.append(lost)
+        restore = (
+            f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT (%s::text::{table}).* RETURNING 'there'"  # noqa: S608  # above
+        )
+        execute(owner, restore, lost)
+    assert unseen == []
+    assert list(verify(owner)) == []
+
+
+def test_every_column_is_vouched_for_or_there_is_a_reason_why_not(victim: Victim) -> None:
+    """
+    A new column, or a new table, fails this until somebody has decided which.
+    """
+    vouched = {(table, column) for table, columns in VOUCHED.items() for column in columns}
+    excused = {
+        (table, column)
+        for table, column in victim.columns
+        if {table, f"{table}.{column}"} & NOT_VOUCHED.keys()
+    }
+    known = {table for table, _ in victim.columns} | {f"{table}.{column}" for table, column in victim.columns}
+
+    assert vouched | excused == victim.columns.keys()
+    assert vouched & excused == set()
+    assert NOT_VOUCHED.keys() - known == set()

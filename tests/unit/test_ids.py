@@ -1,0 +1,101 @@
+"""
+Names for ever: request ids, and the partition of a resource.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+import pytest
+
+from processor import ids
+
+
+@pytest.mark.parametrize(
+    ("resource", "of_64", "of_1024"),
+    [
+        ("coupon:BLACKFRIDAY", 39, 103),
+        ("wallet:u_42", 30, 414),
+        ("seat:12A", 7, 7),
+        ("a", 10, 458),
+        ("A", 57, 377),
+        ("x" * 128, 54, 502),
+    ],
+)
+def test_the_partition_of_a_resource_never_changes(resource: str, of_64: int, of_1024: int) -> None:
+    """
+    Where a resource lives is fixed for ever: these numbers must never be edited.
+    """
+    assert ids.partition_of(resource, 64) == of_64
+    assert ids.partition_of(resource, 1024) == of_1024
+    assert ids.partition_of(resource, 1) == 0
+
+
+def test_resources_spread_over_all_partitions() -> None:
+    """
+    10,000 names fill 64 partitions about evenly.
+    """
+    counts = [0] * 64
+    for number in range(10_000):
+        counts[ids.partition_of(f"coupon:{number}", 64)] += 1
+
+    assert min(counts) > 100
+    assert max(counts) < 220
+
+
+def test_queues_are_named_by_their_number() -> None:
+    """
+    Two digits at least, so that they sort; more when there are more partitions.
+    """
+    assert [ids.queue_name(n) for n in (0, 7, 63, 100, 1023)] == [
+        "partition-00",
+        "partition-07",
+        "partition-63",
+        "partition-100",
+        "partition-1023",
+    ]
+
+
+def test_an_id_is_a_version_7_uuid_that_says_when_it_was_made() -> None:
+    """
+    RFC 9562: version 7, variant 10, and the milliseconds since 1970 in its first 48 bits.
+    """
+    before = time.time_ns() // 1_000_000
+    made = ids.new_id()
+    after = time.time_ns() // 1_000_000
+
+    assert (made.version, made.variant) == (7, uuid.RFC_4122)
+    assert before <= made.int >> 80 <= after + 1
+
+
+def test_ids_increase_within_a_process_whatever_the_threads() -> None:
+    """
+    Each thread sees its ids increase, and no two threads are given the same.
+    """
+    made: list[list[uuid.UUID]] = [[] for _ in range(4)]
+
+    def make(mine: list[uuid.UUID]) -> None:
+        mine.extend(ids.new_id() for _ in range(5_000))
+
+    threads = [threading.Thread(target=make, args=(mine,)) for mine in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all(mine == sorted(mine) for mine in made)
+    # Without their random part they still differ: the time of each is its own.
+    assert len({one.int >> 64 for mine in made for one in mine}) == 20_000
+
+
+def test_ids_increase_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A clock that is set back an hour makes no id that sorts before one that is there.
+    """
+    first = ids.new_id()
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3_600 * 10**9)
+
+    assert first < ids.new_id() < ids.new_id()

@@ -1,0 +1,441 @@
+"""
+The rules as tables: a situation, and what is decided. Of several reasons to refuse, the first one counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.model import (
+    MAX_QUANTITY,
+    RESOURCE_KINDS,
+    SHORTAGE,
+    Amend,
+    Cancel,
+    Capture,
+    Close,
+    Credit,
+    Debit,
+    Effect,
+    GiveBack,
+    Hold,
+    Nothing,
+    Open,
+    Outcome,
+    PaidAfterRefund,
+    Rearm,
+    Rejected,
+    Release,
+    ReleaseHeld,
+    Request,
+    Resource,
+    State,
+    Unsettled,
+)
+from processor.rules import DECIDE, cancellations, refunds, replays, settling
+
+if TYPE_CHECKING:
+    from processor.model import Decision
+
+NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SOON, EARLIER = NOON + timedelta(microseconds=1), NOON - timedelta(microseconds=1)
+REQUEST: Final = Request(uuid.UUID(int=1), "shop", "redemption", "sneaker", "ada", 1)
+RESOURCE: Final = Resource("sneaker", "stock", 10, NOON)
+
+TAKING: Final = ("redemption", "withdrawal")
+
+#: Reasons to refuse what takes something, in their order: changes of the resource, of the request, what is used.
+REASONS: Final[list[tuple[str, dict[str, Any], dict[str, Any], int]]] = [
+    ("resource_not_found", {"client_id": "somebody else"}, {}, 0),
+    ("resource_closed", {"closed_at": EARLIER}, {}, 0),
+    ("not_started", {"starts_at": SOON}, {}, 0),
+    ("ended", {"ends_at": NOON}, {}, 0),
+    ("deadline_passed", {}, {"apply_before": NOON}, 0),
+    ("limit_reached", {"per_account_limit": 2}, {}, 2),
+    ("out_of_stock", {"available": 0}, {}, 0),
+]
+
+
+def _decide(kind: str, resource: Resource | None, used: int = 0, **asked: Any) -> Decision:
+    return DECIDE[kind](replace(REQUEST, kind=kind, **asked), resource, used, NOON)
+
+
+@pytest.mark.parametrize("kind", TAKING)
+@pytest.mark.parametrize(("code", "resource", "request_", "used"), REASONS, ids=[r[0] for r in REASONS])
+def test_each_reason_alone_refuses(
+    kind: str, code: str, resource: dict[str, Any], request_: dict[str, Any], used: int
+) -> None:
+    """
+    Every reason is enough by itself.
+    """
+    assert _decide(kind, replace(RESOURCE, **resource), used, **request_) == Rejected(code)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", TAKING)
+def test_of_several_reasons_the_first_is_given(kind: str) -> None:
+    """
+    In every combination of reasons the one that is told is the first of the fixed order.
+    """
+    for size in range(1, len(REASONS) + 1):
+        for reasons in itertools.combinations(REASONS, size):
+            resource, request, used = RESOURCE, REQUEST, 0
+            for _, on_resource, on_request, taken in reasons:
+                resource, request = replace(resource, **on_resource), replace(request, **on_request)
+                used = max(used, taken)
+            decision = DECIDE[kind](request, resource, used, NOON)
+            assert decision == Rejected(reasons[0][0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["redemption", "withdrawal", "deposit", "amendment", "closing"])
+def test_what_is_not_there_cannot_be_asked(kind: str) -> None:
+    """
+    Without a resource the answer is that there is none.
+    """
+    assert _decide(kind, None) == Rejected("resource_not_found")
+
+
+@pytest.mark.parametrize("kind", TAKING)
+@pytest.mark.parametrize(
+    ("resource", "used", "asked", "expected"),
+    [
+        ({}, 0, {}, Debit(1)),
+        ({"available": 1}, 0, {}, Debit(1)),
+        ({"available": 10}, 0, {"amount": 10}, Debit(10)),
+        ({"available": 10}, 0, {"amount": 11}, Rejected("out_of_stock")),
+        ({"available": 0, "overdraft": 5}, 0, {"amount": 5}, Debit(5)),
+        ({"available": 0, "overdraft": 5}, 0, {"amount": 6}, Rejected("out_of_stock")),
+        ({"available": -5, "overdraft": 5}, 0, {}, Rejected("out_of_stock")),
+        ({"available": 5, "held": 5}, 0, {"amount": 6}, Rejected("out_of_stock")),
+        ({"per_account_limit": 3}, 2, {}, Debit(1)),
+        ({"per_account_limit": 3}, 2, {"amount": 2}, Rejected("limit_reached")),
+        ({"per_account_limit": 3}, 9, {}, Rejected("limit_reached")),
+        ({"starts_at": NOON}, 0, {}, Debit(1)),
+        ({"ends_at": SOON}, 0, {}, Debit(1)),
+        ({"client_id": "shop"}, 0, {}, Debit(1)),
+        ({}, 0, {"apply_before": SOON}, Debit(1)),
+        ({"gateway": "bank"}, 0, {"amount": 4}, Hold(4, "bank")),
+        ({"gateway": "bank", "available": 0}, 0, {}, Rejected("out_of_stock")),
+        ({"available": MAX_QUANTITY}, 0, {"amount": MAX_QUANTITY}, Debit(MAX_QUANTITY)),
+    ],
+)
+def test_taking_up_to_the_edge_and_not_over_it(
+    kind: str, resource: dict[str, Any], used: int, asked: dict[str, Any], expected: Decision
+) -> None:
+    """
+    Just enough, just in time, just within the share is a yes; one more is a no.
+    """
+    assert _decide(kind, replace(RESOURCE, **resource), used, **asked) == expected
+
+
+def test_what_runs_out_is_called_by_its_kind() -> None:
+    """
+    Each kind of resource has its own word for "not enough left".
+    """
+    told = {kind: _decide("redemption", replace(RESOURCE, kind=kind, available=0)) for kind in RESOURCE_KINDS}
+
+    assert told == {
+        "balance": Rejected("insufficient_funds"),
+        "pool": Rejected("insufficient_funds"),
+        "points": Rejected("insufficient_points"),
+        "stock": Rejected("out_of_stock"),
+        "seat": Rejected("out_of_stock"),
+        "coupon": Rejected("fully_redeemed"),
+    }
+
+
+@given(
+    available=st.integers(-100, 100),
+    overdraft=st.integers(0, 100),
+    amount=st.integers(1, 250),
+    limit=st.one_of(st.none(), st.integers(1, 50)),
+    used=st.integers(0, 60),
+)
+def test_a_yes_never_leads_below_the_overdraft_or_above_the_limit(
+    available: int, overdraft: int, amount: int, limit: int | None, used: int
+) -> None:
+    """
+    Whatever the numbers: a yes stays within both bounds, and a no is only said when one of them would break.
+    """
+    resource = replace(RESOURCE, available=available, overdraft=overdraft, per_account_limit=limit)
+
+    decision = _decide("redemption", resource, used, amount=amount)
+
+    fits = available - amount >= -overdraft and (limit is None or used + amount <= limit)
+    assert isinstance(decision, Debit) == fits
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "asked", "expected"),
+    [
+        ("deposit", {}, {"amount": 5}, Credit(5)),
+        ("deposit", {"closed_at": EARLIER}, {"amount": 5}, Rejected("resource_closed")),
+        ("deposit", {"client_id": "somebody else"}, {"amount": 5}, Credit(5)),
+        ("deposit", {"available": 0}, {"amount": MAX_QUANTITY}, Credit(MAX_QUANTITY)),
+        ("deposit", {"available": 1}, {"amount": MAX_QUANTITY}, Rejected("too_large")),
+        ("deposit", {"available": 0, "held": 1}, {"amount": MAX_QUANTITY}, Rejected("too_large")),
+        ("deposit", {"available": -1, "overdraft": 1}, {"amount": MAX_QUANTITY}, Credit(MAX_QUANTITY)),
+        ("closing", {}, {}, Close()),
+        ("closing", {"closed_at": EARLIER}, {}, Rejected("resource_closed")),
+        ("amendment", {}, {"details": None}, Amend({})),
+        ("amendment", {}, {"details": {"overdraft": 5}}, Amend({"overdraft": 5})),
+        ("amendment", {}, {"details": {"client": "shop"}}, Amend({"client_id": "shop"})),
+        ("amendment", {}, {"details": {"ends_at": None}}, Amend({"ends_at": None})),
+        ("amendment", {}, {"details": {"starts_at": "2026-11-21T12:00:00Z"}}, Amend({"starts_at": NOON})),
+        ("amendment", {"closed_at": EARLIER}, {"details": {}}, Rejected("resource_closed")),
+        (
+            "amendment",
+            {"kind": "balance", "available": -5, "overdraft": 9},
+            {"details": {"overdraft": 4}},
+            Rejected("insufficient_funds"),
+        ),
+        (
+            "amendment",
+            {"kind": "balance", "available": -5, "overdraft": 9},
+            {"details": {"overdraft": 5}},
+            Amend({"overdraft": 5}),
+        ),
+        ("opening", {}, {"details": {"kind": "stock"}}, Rejected("resource_exists")),
+        (
+            "opening",
+            {"client_id": "somebody else"},
+            {"details": {"kind": "seat"}},
+            Rejected("resource_exists"),
+        ),
+        ("opening", {"closed_at": EARLIER}, {"details": {"kind": "seat"}}, Rejected("resource_exists")),
+    ],
+)
+def test_what_gives_opens_amends_and_closes(
+    kind: str, resource: dict[str, Any], asked: dict[str, Any], expected: Decision
+) -> None:
+    """
+    Deposits, amendments, closings and openings of what is there already.
+    """
+    assert _decide(kind, replace(RESOURCE, **resource), **asked) == expected
+
+
+def test_an_opening_makes_a_resource_with_its_rules() -> None:
+    """
+    The resource begins empty, with the rules that were asked; what it begins with is posted, not written.
+    """
+    rules = {
+        "kind": "coupon",
+        "unit": "EUR",
+        "per_account_limit": 2,
+        "client": "shop",
+        "ends_at": "2026-11-21T12:00:00Z",
+        "metadata": {"a": 1},
+    }
+
+    decision = _decide("opening", None, amount=7, details=rules)
+
+    assert decision == Open(
+        Resource(
+            "sneaker", "coupon", 0, NOON, unit="EUR", client_id="shop", per_account_limit=2, ends_at=NOON,
+            metadata={"a": 1},
+        ),
+        7,
+    )  # fmt: skip
+    assert rules["kind"] == "coupon"  # what was asked is not touched
+
+
+def test_every_kind_of_resource_has_a_word_for_running_out() -> None:
+    """
+    A new kind of resource without its word fails here and not in a batch.
+    """
+    assert set(SHORTAGE) == set(RESOURCE_KINDS)
+
+
+# ---------------------------------------------------------------- later words
+
+
+def _state(status: str, stage: str | None = None, refunded: int = 0, detail: str | None = None) -> State:
+    return State(
+        request_id=REQUEST.id,
+        version=2,
+        status=status,
+        stage=stage,
+        code=None,
+        reason=None,
+        reference=None,
+        refunded=refunded,
+        sequence=1,
+        decided_at=NOON,
+        detail=detail,
+        trace=None,
+    )
+
+
+def _effect(outcome: Outcome | None, *, calling: bool = False, voided: bool = False) -> Effect:
+    return Effect(
+        REQUEST.id,
+        "bank",
+        outcome,
+        "ref" if outcome == "done" else None,
+        "why",
+        calling,
+        outcome is None,
+        voided,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "cancels"),
+    [
+        (None, True),
+        (_state("processing", "awaiting_confirmation"), True),
+        (_state("processing", "awaiting_approval"), True),
+        (_state("processing", "settling"), False),
+        (_state("processing", "held"), False),
+        (_state("completed"), False),
+        (_state("rejected"), False),
+        (_state("refunded"), False),
+        (_state("cancelled"), False),
+        (_state("failed"), False),
+    ],
+)
+def test_a_request_is_cancelled_only_while_nothing_is_taken(state: State | None, *, cancels: bool) -> None:
+    """
+    Undecided, or waiting for a code or an approval: cancelled. Everything else stays as it is.
+    """
+    assert isinstance(cancellations.decide(state), Cancel if cancels else Nothing)
+
+
+SETTLING: Final = _state("processing", "settling")
+FAILED: Final = _state("failed")
+
+
+@pytest.mark.parametrize(
+    ("state", "effect", "holding", "expected"),
+    [
+        (SETTLING, _effect("done"), True, Capture("ref")),
+        (SETTLING, _effect("declined"), True, Release("gateway_declined", "why")),
+        (SETTLING, _effect("misconfigured"), True, Unsettled("gateway_misconfigured", "why")),
+        (SETTLING, _effect("unknown"), True, Unsettled("gateway_unreachable", "why")),
+        (SETTLING, _effect(None), True, Nothing()),
+        (SETTLING, None, True, Nothing()),
+        (None, _effect("done"), True, Nothing()),
+        (FAILED, _effect("done"), True, Capture("ref")),
+        (FAILED, _effect("declined"), True, Release("gateway_declined", "why")),
+        (FAILED, _effect("unknown"), True, Nothing()),
+        (_state("completed"), _effect("done"), False, Nothing()),
+        (_state("refunded"), _effect("declined"), False, Nothing()),
+        (_state("refunded"), _effect("done", voided=True), False, PaidAfterRefund("ref")),
+        (_state("refunded"), _effect("unknown", voided=True), False, Nothing()),
+        (
+            _state("refunded", detail=settling.PAID_AFTER_REFUND),
+            _effect("done", voided=True),
+            False,
+            Nothing(),
+        ),
+    ],
+)
+def test_the_answer_of_a_gateway_settles_what_is_held(
+    state: State | None,
+    effect: Effect | None,
+    holding: bool,
+    expected: Decision,
+) -> None:
+    """
+    Yes captures, no releases, an unknown outcome is never a refund, and what is over is not touched again.
+    """
+    assert settling.decide(state, effect, holding) == expected
+
+
+@pytest.mark.parametrize("outcome", [*get_args(Outcome), None])
+@pytest.mark.parametrize("state", [SETTLING, FAILED, _state("completed"), _state("refunded"), None])
+@pytest.mark.parametrize("voided", [True, False])
+def test_only_a_definite_answer_moves_money_and_only_while_it_is_held(
+    outcome: Outcome | None, state: State | None, *, voided: bool
+) -> None:
+    """
+    Over all situations: a capture needs a yes, a release needs a no, and both need an open hold.
+    """
+    for holding in (True, False):
+        decision = settling.decide(state, _effect(outcome, voided=voided), holding)
+        assert not isinstance(decision, Capture) or (holding and outcome == "done")
+        assert not isinstance(decision, Release) or (holding and outcome == "declined")
+
+
+@pytest.mark.parametrize(
+    ("state", "effect", "holding", "expected"),
+    [
+        (FAILED, None, False, None),
+        (FAILED, _effect("unknown"), True, Rearm()),
+        (FAILED, _effect("misconfigured"), True, Rearm()),
+        (FAILED, _effect("done"), True, Capture("ref")),
+        (FAILED, _effect("declined"), True, Release("gateway_declined", "why")),
+        (_state("completed"), _effect("done"), False, Nothing()),
+        (_state("rejected"), None, False, Nothing()),
+        (SETTLING, _effect(None), True, Nothing()),
+        (None, None, False, Nothing()),
+    ],
+)
+def test_only_a_parked_request_is_replayed(
+    state: State | None,
+    effect: Effect | None,
+    holding: bool,
+    expected: Decision | None,
+) -> None:
+    """
+    With an open hold its gateway is asked again or believed; without one it is decided anew (None).
+    """
+    assert replays.decide(state, effect, holding) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "effect", "holding", "wanted", "expected"),
+    [
+        (_state("completed"), None, False, None, GiveBack(10, whole=True)),
+        (_state("completed"), None, False, 10, GiveBack(10, whole=True)),
+        (_state("completed"), None, False, 4, GiveBack(4, whole=False)),
+        (_state("completed"), None, False, 11, Rejected("refund_too_large")),
+        (_state("completed", refunded=4), None, False, None, GiveBack(6, whole=True)),
+        (_state("completed", refunded=4), None, False, 7, Rejected("refund_too_large")),
+        (_state("completed", refunded=10), None, False, None, Rejected("nothing_to_refund")),
+        (_state("refunded", refunded=10), None, False, None, Rejected("nothing_to_refund")),
+        (_state("rejected"), None, False, None, Rejected("nothing_to_refund")),
+        (_state("cancelled"), None, False, None, Rejected("nothing_to_refund")),
+        (None, None, False, None, Rejected("outcome_pending")),
+        (SETTLING, _effect(None), True, None, Rejected("outcome_pending")),
+        (FAILED, _effect("unknown"), True, None, ReleaseHeld()),
+        (FAILED, _effect("unknown"), True, 10, ReleaseHeld()),
+        (FAILED, _effect("unknown"), True, 4, Rejected("outcome_pending")),
+        (FAILED, _effect("unknown"), True, 11, Rejected("refund_too_large")),
+        (FAILED, _effect("unknown", calling=True), True, None, Rejected("outcome_pending")),
+        (FAILED, _effect("done"), True, None, Rejected("outcome_pending")),
+        (FAILED, None, False, None, Rejected("nothing_to_refund")),
+    ],
+)
+def test_a_refund_gives_back_at_most_what_was_taken_and_never_while_a_call_is_in_flight(
+    state: State | None,
+    effect: Effect | None,
+    holding: bool,
+    wanted: int | None,
+    expected: Decision,
+) -> None:
+    """
+    Of 10 that were taken: what is left, or a part of it; of what is held all or nothing, once nobody is calling.
+    """
+    refund = replace(REQUEST, id=uuid.UUID(int=2), kind="refund", amount=wanted, refund_of=REQUEST.id)
+
+    assert refunds.decide(refund, replace(REQUEST, amount=10), state, effect, holding) == expected
+
+
+@pytest.mark.parametrize("kind", ["deposit", "opening", "amendment", "closing", "refund"])
+def test_what_took_nothing_cannot_be_refunded(kind: str) -> None:
+    """
+    Only what takes something can be given back; what is not there neither.
+    """
+    refund = replace(REQUEST, kind="refund", amount=None, refund_of=REQUEST.id)
+
+    original = replace(REQUEST, kind=kind)
+    assert refunds.decide(refund, original, _state("completed"), None, False) == Rejected("nothing_to_refund")
+    assert refunds.decide(refund, None, None, None, False) == Rejected("nothing_to_refund")

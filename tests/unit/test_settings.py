@@ -1,0 +1,137 @@
+"""
+The settings: every bad value is one line that names its variable; secrets are never shown.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from processor.errors import SettingsError
+from processor.settings import Settings
+
+EXTERNAL = {"DATABASE_URL": "postgresql://owner:hidden@db/teller", "TELLER_SECRET": "0123456789abcdef"}
+
+
+def test_nothing_set_is_the_contract_s_defaults() -> None:
+    """
+    Without any variable: embedded servers, 64 partitions, the sandbox alone.
+    """
+    settings = Settings.from_environment({"HOME": "/home/ada"})
+
+    assert (settings.embeds_postgres, settings.embeds_valkey) == (True, True)
+    assert (settings.host, settings.port, settings.partitions) == ("127.0.0.1", 8000, 64)
+    assert (settings.gateway_tries, settings.gateway_backoff_seconds, settings.gateway_timeout_seconds) == (
+        6,
+        2,
+        10,
+    )
+    assert (settings.code_cooldown_seconds, settings.code_ttl_seconds) == (60, 600)
+    assert dict(settings.gateways) == {"sandbox": "builtin"}
+    assert settings.smtp_url is None
+    assert not settings.allow_private_webhooks
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://x/y"),
+        ("DATABASE_URL", "postgresql://h:port/d"),
+        ("REDIS_URL", "localhost:6379"),
+        ("TELLER_PORT", "0"),
+        ("TELLER_PORT", "65536"),
+        ("TELLER_PORT", "eighty"),
+        ("TELLER_PORT", "8_000"),
+        ("TELLER_PARTITIONS", "0"),
+        ("TELLER_PARTITIONS", "1025"),
+        ("TELLER_PARTITIONS", "-3"),
+        ("TELLER_WORKERS", "0"),
+        ("TELLER_GATEWAYS", "bank"),
+        ("TELLER_GATEWAYS", "=http://x"),
+        ("TELLER_GATEWAYS", "bank=ftp://x"),
+        ("TELLER_GATEWAYS", "bank=http://"),
+        ("TELLER_GATEWAYS", "bank=builtin"),
+        ("TELLER_GATEWAYS", "a=http://x,a=http://y"),
+        ("TELLER_GATEWAYS", "a=http://x,"),
+        ("TELLER_GATEWAY_TRIES", "0"),
+        ("TELLER_GATEWAY_BACKOFF_SECONDS", "0"),
+        ("TELLER_GATEWAY_BACKOFF_SECONDS", "nan"),
+        ("TELLER_GATEWAY_TIMEOUT_SECONDS", "1e9"),
+        ("TELLER_GATEWAY_SECRET", "secret"),
+        ("TELLER_GATEWAY_SECRET", "whsec_%%%"),
+        ("TELLER_GATEWAY_SECRET", "whsec_c2hvcnQ="),
+        ("TELLER_SMTP_URL", "mail.example.com"),
+        ("TELLER_ALLOW_PRIVATE_WEBHOOKS", "yes"),
+        ("TELLER_CODE_COOLDOWN_SECONDS", "soon"),
+        ("TELLER_CODE_TTL_SECONDS", "-1"),
+        ("TELLER_SECRET", "short"),
+        ("TELLER_BACKLOG_LIMIT", "0"),
+        ("TELLER_API_DATABASE_URL", "postgresql://h/d"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line_that_names_the_variable(name: str, value: str) -> None:
+    """
+    The start stops with one line; it does not repeat the value, which may be a secret.
+    """
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"HOME": "/home/ada", name: value})
+
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("added", "missing"),
+    [
+        ({"TELLER_SECRET": ""}, "TELLER_SECRET"),
+        ({"TELLER_GATEWAYS": "bank=https://bank.example"}, "TELLER_GATEWAY_SECRET"),
+    ],
+)
+def test_beside_a_database_of_ones_own_secrets_are_given(added: dict[str, str], missing: str) -> None:
+    """
+    With DATABASE_URL nothing is generated: what is missing is named.
+    """
+    with pytest.raises(SettingsError, match=f"^{missing} is required"):
+        Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, **added})
+
+
+def test_secrets_and_passwords_are_not_in_the_repr() -> None:
+    """
+    Settings may end in a traceback or a log line.
+    """
+    secrets = {
+        "TELLER_SECRET": "a-very-secret-value",
+        "TELLER_GATEWAY_SECRET": "whsec_MDEyMzQ1Njc4OWFiY2RlZg==",
+        "TELLER_SMTP_URL": "smtp://ada:hidden@mail",
+        "REDIS_URL": "redis://:hidden@cache",
+        "TELLER_GATEWAYS": "bank=https://ada:hidden@bank.example",
+    }
+
+    shown = repr(Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, **secrets}))
+
+    assert "hidden" not in shown
+    assert "secret-value" not in shown
+    assert "whsec_" not in shown
+
+
+def test_one_url_for_all_roles_guards_nothing_and_is_known() -> None:
+    """
+    Without URLs of their own, API, worker and courier are the owner, which deserves a warning.
+    """
+    alone = Settings.from_environment({"HOME": "/home/ada", **EXTERNAL})
+    roles = {
+        f"TELLER_{role}_DATABASE_URL": f"postgresql://{role}@db/teller"
+        for role in ("API", "WORKER", "COURIER")
+    }
+
+    assert alone.worker_database_url == EXTERNAL["DATABASE_URL"]
+    assert not alone.roles_guard
+    assert Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, **roles}).roles_guard
+
+
+def test_a_child_gets_the_same_servers_and_secrets() -> None:
+    """
+    What `teller up` hands to the processes it starts makes the same settings again.
+    """
+    settings = Settings.from_environment({"HOME": "/home/ada", "REDIS_URL": "redis://cache", **EXTERNAL})
+
+    assert Settings.from_environment(settings.environment()) == settings

@@ -1,0 +1,239 @@
+"""
+The worksheet: rows decided in memory, one after the other; a fault or a no leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor import ledger
+from processor.model import Amend, Open, Request, Resource
+from processor.rules import DECIDE
+from processor.worksheet import Known, Row, Worksheet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from processor.model import Decision
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def _sheet(*resources: Resource, cancels: frozenset[uuid.UUID] = frozenset()) -> Worksheet:
+    known = Known({resource.id: resource for resource in resources}, {}, {}, set(cancels))
+    return Worksheet(7, NOON, 100, known)
+
+
+def _stock(available: int = 10, **rules: Any) -> Resource:
+    return Resource("sneaker", "stock", available, NOON, **rules)
+
+
+def _row(
+    number: int, kind: str = "redemption", amount: int | None = 1, verb: str = "decide", **asked: Any
+) -> Row:
+    request = Request(uuid.UUID(int=number), "shop", kind, "sneaker", "ada", amount, **asked)
+    return Row(number, verb, None, request)
+
+
+def _noted(sheet: Worksheet) -> list[Any]:
+    """Everything that a sheet would write, but for the states and their number, and what it knows of resources."""
+    return copy.deepcopy(
+        [
+            sheet.known.resources,
+            sheet.known.usages,
+            sheet.known.holding,
+            sheet.entries,
+            sheet.opened,
+            sheet.amended,
+            sheet.versions_before,
+            sheet.moved_usages,
+            sheet.newly_limited,
+            sheet.new_effects,
+        ]
+    )
+
+
+def _statuses(sheet: Worksheet) -> list[str]:
+    return [state.code or state.status for state in sheet.new_states]
+
+
+def _raise(error: Exception) -> Callable[..., Decision]:
+    def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
+        raise error
+
+    return decide
+
+
+def test_rows_are_decided_against_what_the_rows_before_left() -> None:
+    """
+    Three of two: the third finds none left; numbers go on from the last one of the partition.
+    """
+    sheet = _sheet(_stock(2))
+
+    for number in (1, 2, 3):
+        sheet.decide(_row(number))
+
+    assert _statuses(sheet) == ["completed", "completed", "out_of_stock"]
+    assert [state.sequence for state in sheet.new_states] == [101, 102, 103]
+    assert (sheet.sequence, sheet.rejected, sheet.parked) == (103, 1, 0)
+    assert sheet.versions_before == {"sneaker": 0}
+
+
+def test_a_rejection_leaves_everything_as_it_was() -> None:
+    """
+    A no is noted as a state and moves nothing else.
+    """
+    sheet = _sheet(_stock(5, per_account_limit=3))
+    sheet.decide(_row(1, amount=2))
+    before = _noted(sheet)
+
+    for number, amount in ((2, 2), (3, 50)):
+        sheet.decide(_row(number, amount=amount))
+
+    assert _statuses(sheet)[1:] == ["limit_reached", "limit_reached"]
+    assert _noted(sheet) == before
+
+
+def test_one_that_is_parked_does_not_touch_the_others() -> None:
+    """
+    What comes before and after a parked request is decided as if it were not there; it has its number.
+    """
+    sheet, without = _sheet(_stock()), _sheet(_stock())
+    for number in (1, 2, 3):
+        if number == 2:
+            sheet.park(_row(number), "traceback")
+        else:
+            sheet.decide(_row(number))
+            without.decide(_row(number))
+
+    assert _statuses(sheet) == ["completed", "processor_error", "completed"]
+    assert [state.sequence for state in sheet.new_states] == [101, 102, 103]
+    assert sheet.new_states[1].trace == "traceback"
+    assert _noted(sheet) == _noted(without)
+
+
+@pytest.mark.parametrize(
+    ("kind", "decision"),
+    [
+        ("opening", Open(Resource("fresh", "stock", 0, NOON, overdraft=-1), 0)),
+        ("amendment", Amend({"overdraft": 3, "no such rule": 1})),
+    ],
+)
+def test_a_decision_that_cannot_be_carried_out_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, kind: str, decision: Decision
+) -> None:
+    """
+    A rule that decides what cannot be done is a fault of that request: it notes nothing half.
+    """
+    if isinstance(decision, Open):
+        decision = replace(decision, quantity=1, resource=replace(decision.resource, overdraft=-9))
+    monkeypatch.setitem(DECIDE, kind, lambda *_: decision)
+    sheet = _sheet(_stock())
+    before = _noted(sheet)
+
+    with pytest.raises((ValueError, TypeError)):
+        sheet.decide(_row(1, kind))
+
+    assert _noted(sheet) == before
+    assert sheet.new_states == []
+
+
+def test_a_rule_that_raises_notes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The sheet is as it was, down to the number of the next decision.
+    """
+    sheet = _sheet(_stock())
+    before = _noted(sheet)
+    monkeypatch.setitem(DECIDE, "redemption", _raise(RuntimeError("poison")))
+
+    with pytest.raises(RuntimeError):
+        sheet.decide(_row(1))
+
+    assert (_noted(sheet), sheet.sequence, sheet.new_states) == (before, 100, [])
+
+
+def test_what_is_final_is_not_parked() -> None:
+    """
+    A fault in a later word on a completed request leaves it completed.
+    """
+    sheet = _sheet(_stock())
+    sheet.decide(_row(1))
+
+    sheet.park(_row(1, verb="settle"), "traceback")
+
+    assert (_statuses(sheet), sheet.parked) == (["completed"], 0)
+
+
+def test_a_limit_that_comes_new_asks_for_a_fresh_read() -> None:
+    """
+    What accounts took before is not known to the sheet: nothing more is decided from it.
+    """
+    sheet = _sheet(_stock())
+    sheet.decide(_row(1, "amendment", None, details={"unit": "pair"}))
+    assert sheet.newly_limited is None
+
+    sheet.decide(_row(2, "amendment", None, details={"per_account_limit": 3}))
+
+    assert sheet.stale
+    assert sheet.newly_limited == "sneaker"
+
+
+def test_a_limit_that_changes_needs_no_fresh_read() -> None:
+    """
+    Where usages are kept already, a new limit is only another number.
+    """
+    sheet = _sheet(_stock(per_account_limit=1))
+
+    sheet.decide(_row(1, "amendment", None, details={"per_account_limit": 3}))
+    for number in (2, 3, 4, 5):
+        sheet.decide(_row(number))
+
+    assert not sheet.stale
+    assert _statuses(sheet) == ["completed"] * 4 + ["limit_reached"]
+    assert sheet.moved_usages == {("sneaker", "shop", "ada"): 3}
+
+
+def test_a_cancelled_request_takes_nothing_when_its_turn_comes() -> None:
+    """
+    The wish is known before its own turn; when that comes, there is nothing left to do.
+    """
+    sheet = _sheet(_stock(), cancels=frozenset({uuid.UUID(int=1)}))
+
+    sheet.decide(_row(1))
+    sheet.decide(_row(2))
+    sheet.decide(_row(1, verb="cancel"))
+
+    assert _statuses(sheet) == ["cancelled_by_client", "completed"]
+    assert [entry.request_id.int for entry in sheet.entries] == [2]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["redemption", "withdrawal", "deposit"]), st.integers(1, 9)), max_size=30
+    )
+)
+def test_whatever_is_asked_the_books_are_right(asked: list[tuple[str, int]]) -> None:
+    """
+    Any rows in any order: entries add up, the floor and the limit hold, and each row has one state.
+    """
+    sheet = _sheet(_stock(12, overdraft=4, per_account_limit=20))
+
+    for number, (kind, amount) in enumerate(asked, 1):
+        sheet.decide(_row(number, kind, amount))
+
+    resource = sheet.known.resources["sneaker"]
+    assert resource.available == 12 + sum(
+        ledger.MOVES[entry.kind][0] * entry.amount for entry in sheet.entries
+    )
+    assert resource.available >= -4
+    assert resource.version == len(sheet.entries)
+    assert sheet.known.usages.get(("sneaker", "shop", "ada"), 0) <= 20
+    assert [state.request_id.int for state in sheet.new_states] == list(range(1, len(asked) + 1))

@@ -1,0 +1,135 @@
+"""
+E-mails to the people behind accounts: what became of their requests.
+
+A few at a time over one connection, on a thread of its own: a slow mail server delays mails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import smtplib
+from email.message import EmailMessage
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from processor import notifications
+from processor.notifications import MailDelivery, Told, failed
+from workers.courier.lines import GATHER_SECONDS, in_thread
+from workers.courier.post import MailRefused
+from workers.courier.recorder import Recorder
+
+if TYPE_CHECKING:
+    from processor.records import RequestRecord
+    from workers.courier.lines import Line
+    from workers.courier.post import Post
+
+#: Mails sent over one connection.
+CHUNK: Final = 20
+#: How long these may take altogether before others may take them over, in seconds.
+LEASE_SECONDS: Final = 600.0
+
+_SAID: Final = {
+    "completed": "is completed",
+    "rejected": "was rejected",
+    "refunded": "was given back",
+    "cancelled": "was cancelled",
+    "failed": "could not be finished yet",
+}
+_FAILED_NOTE: Final = "Nothing is lost: what it holds stays set aside, and somebody will look after it."
+
+log = structlog.get_logger(__name__)
+
+
+class Mails:
+    """What is to be mailed."""
+
+    def __init__(self, post: Post, claims: Line, records: Line) -> None:
+        self._post = post
+        self._claims = claims
+        self._records = records
+        #: Set when it is worth looking again.
+        self.woken = asyncio.Event()
+        self.recorder: Recorder[Told] = Recorder(self._write, lambda told: told.delivery.id, lambda _: None)
+
+    async def look(self) -> float:
+        """Send some of what is due. Returns in how many seconds there may be more. Raises DatabaseUnavailable."""
+        claimed = await self._claims.run(notifications.claim_mails, CHUNK, LEASE_SECONDS)
+        if claimed:
+            for told in await in_thread(lambda: _send(self._post, claimed)):
+                self.recorder.add(told)
+            return GATHER_SECONDS
+        seconds = await self._claims.run(notifications.next_mail)
+        return math.inf if seconds is None else seconds
+
+    async def finished(self) -> None:
+        """Wait until all outcomes are recorded."""
+        await self.recorder.drained()
+
+    async def _write(self, tries: list[Told]) -> None:
+        await self._records.run(notifications.record, tries)
+
+
+def mail_for(delivery: MailDelivery, sender: str) -> EmailMessage:
+    """
+    What an account is told. The Message-ID is the same over all tries.
+    """
+    request = delivery.request
+    mail = EmailMessage()
+    mail["From"] = sender
+    mail["To"] = delivery.email
+    mail["Subject"] = f"Your {request.kind} {_SAID[request.status]}"
+    if request.at is not None:
+        mail["Date"] = format_datetime(request.at)
+    mail["Message-ID"] = f"<{notifications.message_id(request)}@{sender.rpartition('@')[2].strip('>')}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content("\n".join(_lines(request)))
+    return mail
+
+
+def _lines(request: RequestRecord) -> list[str]:
+    amount = "" if request.amount is None else f" of {request.amount}"
+    lines = [f"Your {request.kind}{amount} from {request.resource_id} {_SAID[request.status]}.", ""]
+    if request.status == "failed":
+        lines += [_FAILED_NOTE, ""]
+    lines += [f"Account:   {request.account}", f"Request:   {request.id}"]
+    if request.code is not None:
+        lines.append(f"Reason:    {request.code}" + (f" ({request.reason})" if request.reason else ""))
+    if request.reference is not None:
+        lines.append(f"Reference: {request.reference}")
+    return lines
+
+
+def _send(post: Post, deliveries: list[MailDelivery]) -> list[Told]:
+    """Each in turn, over one connection; what is left when that breaks is tried again."""
+    told: list[Told] = []
+    try:
+        with post.open() as carrier:
+            for delivery in deliveries:
+                try:
+                    carrier.send(mail_for(delivery, post.sender))
+                except MailRefused as refused:
+                    told.append(
+                        Told(delivery, "failed", error=str(refused))
+                        if refused.for_good
+                        else failed(delivery, str(refused))
+                    )
+                except (ValueError, KeyError) as fault:  # an address that no mail can have
+                    told.append(Told(delivery, "failed", error=f"it cannot be written: {fault}"))
+                else:
+                    told.append(Told(delivery, "delivered"))
+    except (OSError, smtplib.SMTPException) as fault:
+        what = f"{type(fault).__name__}: {fault}".partition("\n")[0]
+        log.warning("mail_server_fault", fault=what)
+        told += [failed(delivery, "the mail server could not be used") for delivery in deliveries[len(told) :]]
+    for one in told:
+        log.info(
+            "mail_sent" if one.status == "delivered" else "mail_not_sent",
+            delivery=one.delivery.id,
+            tries=one.delivery.tries,
+            error=one.error,
+            again_in_s=one.pause_seconds,
+        )
+    return told

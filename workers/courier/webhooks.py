@@ -1,0 +1,145 @@
+"""
+Webhook deliveries: which are sent when, and how many at once.
+
+Fair to the endpoints: each look takes a few of each one that waits and goes on behind them; an endpoint has a limit
+of its own, and those whose last try failed share a part of the room, so that they never take the place of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from processor import notifications
+from processor.notifications import Told, WebhookDelivery
+from workers.courier.lines import GATHER_SECONDS
+from workers.courier.poster import TIMEOUT_SECONDS
+from workers.courier.recorder import Recorder
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from workers.courier.lines import Line
+    from workers.courier.lines import GATHER_SECONDS
+from workers.courier.poster import Poster
+
+#: Deliveries under way at once.
+AT_ONCE: Final = 512
+#: … to one endpoint that answers.
+ENDPOINT_AT_ONCE: Final = 64
+#: … to one whose last try failed.
+TROUBLED_AT_ONCE: Final = 2
+#: … to all those together.
+ALL_TROUBLED_AT_ONCE: Final = AT_ONCE // 2
+#: Endpoints whose last try failed that are remembered; the oldest are forgotten first.
+TROUBLED_MAX: Final = 10_000
+
+log = structlog.get_logger(__name__)
+
+
+class Webhooks:
+    """What is to be delivered, and what is under way."""
+
+    def __init__(self, poster: Poster, claims: Line, records: Line) -> None:
+        self._poster = poster
+        self._claims = claims
+        self._records = records
+        self._after = notifications.FIRST
+        #: When the first delivery is due that was seen since the endpoints were begun with, in seconds.
+        self._soonest = math.inf
+        self._under_way: Counter[UUID] = Counter()
+        #: In the order in which they failed.
+        self._troubled: dict[UUID, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Set when it is worth looking again.
+        self.woken = asyncio.Event()
+        self.recorder: Recorder[Told] = Recorder(self._write, lambda told: told.delivery.id, self._written)
+
+    async def look(self) -> float:
+        """
+        Begin what is due and has room, among some of the endpoints; the next look goes on behind these. Returns in how
+        many seconds there may be more. Raises DatabaseUnavailable.
+        """
+        if self._after == notifications.FIRST:
+            self._soonest = math.inf
+        endpoints = await self._claims.run(notifications.due_endpoints, self._after)
+        is_last = len(endpoints) < notifications.ENDPOINTS_PER_LOOK
+        self._after = notifications.FIRST if is_last else next(reversed(endpoints))
+        began = 0
+        if rooms := self._rooms([endpoint for endpoint, seconds in endpoints.items() if seconds <= 0]):
+            began = await self._begin(rooms)
+        soonest = min((seconds for seconds in endpoints.values() if seconds > 0), default=math.inf)
+        self._soonest = GATHER_SECONDS if began else min(self._soonest, soonest)
+        if is_last:
+            return self._soonest
+        return GATHER_SECONDS
+
+    async def finished(self) -> None:
+        """Wait until nothing is under way and all outcomes are recorded."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.recorder.drained()
+
+    async def _begin(self, rooms: dict[UUID, int]) -> int:
+        claimed = await self._claims.run(notifications.claim_webhooks, rooms, TIMEOUT_SECONDS)
+        for delivery in claimed:
+            self._under_way[delivery.webhook_id] += 1
+            task = asyncio.create_task(self._deliver(delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return len(claimed)
+
+    def _rooms(self, endpoints: list[UUID]) -> dict[UUID, int]:
+        """How many of each may be begun."""
+        free = AT_ONCE - self._under_way.total()
+        troubled = sum(count for endpoint, count in self._under_way.items() if endpoint in self._troubled)
+        free_troubled = ALL_TROUBLED_AT_ONCE - troubled
+        rooms: dict[UUID, int] = {}
+        for endpoint in endpoints:
+            is_troubled = endpoint in self._troubled
+            limit = TROUBLED_AT_ONCE if is_troubled else ENDPOINT_AT_ONCE
+            room = min(limit - self._under_way[endpoint], free, free_troubled if is_troubled else free)
+            if room > 0:
+                rooms[endpoint] = room
+                free -= room
+                free_troubled -= room if is_troubled else 0
+        return rooms
+
+    async def _deliver(self, delivery: WebhookDelivery) -> None:
+        began = time.monotonic()
+        told = await self._poster.post(delivery)
+        self._troubled.pop(delivery.webhook_id, None)
+        if told.status != "delivered":
+            self._troubled[delivery.webhook_id] = None
+            if len(self._troubled) > TROUBLED_MAX:
+                del self._troubled[next(iter(self._troubled))]
+        self.recorder.add(told)
+        log.info(
+            "webhook_delivered" if told.status == "delivered" else "webhook_not_delivered",
+            delivery=delivery.id,
+            webhook=str(delivery.webhook_id),
+            message=delivery.message_id,
+            type=delivery.type,
+            status=told.http_status,
+            tries=delivery.tries,
+            error=told.error,
+            again_in_s=told.pause_seconds,
+            duration_ms=round((time.monotonic() - began) * 1_000),
+        )
+
+    # ------------------------------------------------------------ recording
+
+    async def _write(self, tries: list[Told]) -> None:
+        await self._records.run(notifications.record, tries)
+
+    def _written(self, tries: list[Told]) -> None:
+        for told in tries:
+            if isinstance(told.delivery, WebhookDelivery):
+                self._under_way[told.delivery.webhook_id] -= 1
+        self._under_way += Counter()  # forgets those that are at zero
+        self.woken.set()

@@ -1,0 +1,163 @@
+"""
+The sweep: what makes a lost doorbell harmless.
+
+Looks into the database by itself, on threads that need neither Dramatiq nor Redis, for partitions of ours that
+wait and that nobody drains, and drains them. Also drains at once what was just claimed. What else is due by the
+clock (effects, deliveries, holds that run out) is looked for by one more step in `Sweep._look`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from processor import partitions
+from processor.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from processor.database import Connection
+    from workers.drain import Drainer
+    from workers.lanes import Lanes
+
+#: How often we look, in seconds. With NEGLECTED_AFTER_SECONDS: a request whose ring was lost waits 1.5 s at most.
+INTERVAL_SECONDS: Final = 0.5
+#: Work that is older, in a partition that had no batch for as long, is neglected, in seconds.
+NEGLECTED_AFTER_SECONDS: Final = 1.0
+#: How often we look while nobody can ring, in seconds: then whatever waits is ours to drain.
+INTERVAL_WITHOUT_BELL_SECONDS: Final = 0.1
+#: Looking takes at most one part in so many of the time: it costs more where dead rows pile up.
+REST_PER_LOOK: Final = 10
+#: Threads that drain what was found.
+THREADS: Final = 2
+#: How long a look may take, in milliseconds.
+STATEMENT_TIMEOUT_MS: Final = 5_000
+#: How long `stop` waits for each thread, in seconds.
+STOP_TIMEOUT_SECONDS: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Sweep:
+    """
+    `bell_works` says whether doorbells are heard at present. `swept` counts the inbox rows that were rescued:
+    in a healthy system, zero.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        drainer: Drainer,
+        lanes: Lanes,
+        bell_works: Callable[[], bool],
+    ) -> None:
+        self._connect = connect
+        self._drainer = drainer
+        self._lanes = lanes
+        self._bell_works = bell_works
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._gained: set[int] = set()
+        #: What is in `_found`, so that it is in there once.
+        self._listed: set[int] = set()
+        self._found: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
+        self._poked = threading.Event()
+        self._stopping = False
+        self._threads = [threading.Thread(target=self._run, name="sweep", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._drain_found, name=f"sweep-{number}", daemon=True)
+            for number in range(THREADS)
+        ]
+        self.swept = 0
+
+    def start(self) -> None:
+        """Begin to look; also when PostgreSQL is away."""
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, gained: Collection[int]) -> None:
+        """Drain at once what waits in these. Returns at once."""
+        with self._lock:
+            self._gained.update(gained)
+        self._poked.set()
+
+    def stop(self) -> None:
+        """Look no more. The drains have ended before (`Lanes.close`)."""
+        self._stopping = True
+        self._poked.set()
+        for _ in range(THREADS):
+            self._found.put(None)
+        for thread in self._threads:
+            thread.join(STOP_TIMEOUT_SECONDS)
+
+    # ---------------------------------------------------------------- the thread that looks
+
+    def _run(self) -> None:
+        while not self._stopping:
+            began = time.monotonic()
+            self._poked.clear()
+            try:
+                self._look()
+            except DatabaseUnavailable:
+                self._let_go_of_connection()  # the heartbeat says it, once
+            except Exception:
+                log.exception("sweep_fault")
+                self._let_go_of_connection()
+            interval = INTERVAL_SECONDS if self._bell_works() else INTERVAL_WITHOUT_BELL_SECONDS
+            self._poked.wait(max(interval, REST_PER_LOOK * (time.monotonic() - began)))
+        self._let_go_of_connection()
+
+    def _look(self) -> None:
+        with self._lock:
+            gained, self._gained = self._gained, set()
+        gained &= self._lanes.held()
+        idle = {partition for partition in self._lanes.held() if not self._lanes.is_busy(partition)}
+        if not idle and not gained:
+            return
+        if self._connection is None:
+            try:
+                self._connection = self._connect()
+            except DatabaseUnavailable:
+                self.take(gained)
+                raise
+        for partition in partitions.waiting(self._connection, gained) if gained else []:
+            self._list(partition, neglected=False)
+        age = NEGLECTED_AFTER_SECONDS if self._bell_works() else 0.0
+        for partition in partitions.neglected(self._connection, idle, age):
+            self._list(partition, neglected=True)
+
+    def _list(self, partition: int, *, neglected: bool) -> None:
+        with self._lock:
+            if partition in self._listed:
+                return
+            self._listed.add(partition)
+        self._found.put((partition, neglected))
+
+    def _let_go_of_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # ---------------------------------------------------------------- the threads that drain
+
+    def _drain_found(self) -> None:
+        while (found := self._found.get()) is not None:
+            partition, neglected = found
+            with self._lock:
+                self._listed.discard(partition)
+            try:
+                taken, more = self._drainer.drain(partition)
+            except Exception:
+                log.exception("drain_fault", partition=partition)
+                continue
+            if neglected and taken:
+                with self._lock:
+                    self.swept += taken
+                log.warning("swept", partition=partition, taken=taken, swept=self.swept)
+            if more:
+                self._list(partition, neglected=neglected)  # at the end: others get their turn
