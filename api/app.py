@@ -29,7 +29,7 @@ from api import (
 )
 from api.observing import Observed
 from api.problems import Invalid
-from api.routing import ROUTE, Route, respond
+from api.routing import PROBLEM, ROUTE, Route, respond
 from api.services import Services
 from processor.errors import TellerError
 from processor.queries import CursorInvalid
@@ -96,13 +96,20 @@ def _handler(route: Route, services: Services) -> Callable[..., Response]:
         try:
             return respond(view(route.check(services), **names))
         except CursorInvalid as error:
-            return problems.answer(Invalid.at("/cursor", f"query parameter cursor {error}"))
+            return _refuse(Invalid.at("/cursor", f"query parameter cursor {error}"))
         except TellerError as error:
-            if problems.status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                log.warning("request_failed", error=type(error).__name__, detail=str(error))
-            return problems.answer(error)
+            return _refuse(error)
 
     return handle
+
+
+def _refuse(error: TellerError) -> Response:
+    """A problem, and a word about it in the request's log line; those of ours say more."""
+    status = problems.status_of(error)
+    request.environ[PROBLEM] = (
+        error.code if status < HTTPStatus.INTERNAL_SERVER_ERROR else f"{error.code}: {error}"
+    )
+    return problems.answer(error)
 
 
 def _answer_http_error(error: HTTPException) -> Response:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from api.routing import CLIENT, ROUTE
+from api.routing import CLIENT, PROBLEM, ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,6 +65,7 @@ class Observed:
             method = environ["REQUEST_METHOD"]
             route = environ.get(ROUTE, NO_ROUTE)
             self._metrics.observe(method if route != NO_ROUTE else "(any)", route, status, seconds)
+            problem = environ.get(PROBLEM)
             log.info(
                 "http_request",
                 method=method,
@@ -72,5 +73,6 @@ class Observed:
                 status=status,
                 duration_ms=round(seconds * 1000, 2),
                 client=environ.get(CLIENT),
+                **({} if problem is None else {"problem": problem}),
             )
             structlog.contextvars.reset_contextvars(**tokens)

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 #: A body has at most so many bytes.
 BODY_BYTES_MAX: Final = 1024 * 1024
-#: The key of the WSGI environment under which the route and the client are left for the log.
+#: The key of the WSGI environment under which route, client and problem are left for the log.
 ROUTE: Final = "teller.route"
 CLIENT: Final = "teller.client"
+PROBLEM: Final = "teller.problem"
 
 _STATUS_LINES: Final = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 

@@ -110,7 +110,13 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
             return BatchReport(partition)
 
         sheet = worksheet_store.read(
-            execute, partition, rows, now, sequence, {request_id for (request_id,) in cancels}
+            execute,
+            partition,
+            rows,
+            now,
+            sequence,
+            {request_id for (request_id,) in cancels},
+            doubt=refusal is not None,
         )
         writer = worksheet_store.Writer(execute, sheet)
         try:

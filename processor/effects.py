@@ -108,8 +108,12 @@ def claim(connection: Connection, gateway: str, room: int, tries: int, timeout_s
             parameters["calls_at_once"] = 1
         rows = connection.execute(SQL["claim_effects"], parameters, binary=True).fetchall()
     return Claim(
-        [Claimed(*row[:4], Order(*row[4:])) for row in rows if row[2] is not None],
-        {row[0] for row in rows if row[2] is None},
+        [
+            Claimed(partition, leg, token, tries, Order(*order))
+            for partition, leg, token, tries, *order in rows
+            if token is not None
+        ],
+        {partition for partition, _, token, *_ in rows if token is None},
     )
 
 

@@ -117,7 +117,10 @@ def claim_webhooks(
     }
     with database.faults():
         rows = connection.execute(SQL["claim_webhooks"], parameters, binary=True).fetchall()
-    return [WebhookDelivery(*row[:8], RequestRecord(*row[8:])) for row in rows]
+    return [
+        WebhookDelivery(number, token, tries, kind, webhook, url, keys, is_disabled, RequestRecord(*request))
+        for number, token, tries, kind, webhook, url, keys, is_disabled, *request in rows
+    ]
 
 
 def claim_mails(connection: Connection, limit: int, lease_seconds: float) -> list[MailDelivery]:
@@ -125,7 +128,10 @@ def claim_mails(connection: Connection, limit: int, lease_seconds: float) -> lis
     parameters = {"limit": limit, "lease_seconds": lease_seconds}
     with database.faults():
         rows = connection.execute(SQL["claim_mails"], parameters, binary=True).fetchall()
-    return [MailDelivery(*row[:4], RequestRecord(*row[4:])) for row in rows]
+    return [
+        MailDelivery(number, token, tries, email, RequestRecord(*request))
+        for number, token, tries, email, *request in rows
+    ]
 
 
 def next_mail(connection: Connection) -> float | None:

@@ -99,6 +99,20 @@ def leave(connection: Connection, worker: UUID) -> frozenset[int]:
     return frozenset(partition for (partition,) in _run(connection, "leave", worker=worker))
 
 
+def forget(connection: Connection, host: str, pids: Collection[int]) -> None:
+    """
+    Free what worker processes own that have ended without a word. One that lives after all loses its lease by this,
+    and no more: it begins anew under another id.
+    """
+    _run(connection, "forget", host=host, pids=list(pids))
+
+
+def presence(connection: Connection, host: str) -> tuple[int, frozenset[int]]:
+    """How many partitions no living worker owns, and the process ids of the workers of `host` that live."""
+    [(free, pids)] = _run(connection, "presence", host=host)
+    return free, frozenset(pids)
+
+
 def waiting(connection: Connection, partitions: Collection[int]) -> list[int]:
     """Which of these have work that may be decided now."""
     return [partition for (partition,) in _run(connection, "waiting", partitions=list(partitions))]

@@ -26,7 +26,8 @@ SQL = database.queries("batch")
 _PLAIN_FROM: Final = State._fields.index("version")
 _PLAIN: Final = tuple(State._field_defaults[name] for name in State._fields[_PLAIN_FROM:])
 
-Execute = Callable[[str, Mapping[str, Any]], Cursor[tuple[Any, ...]]]
+Rows = Cursor[tuple[Any, ...]]
+Execute = Callable[[str, Mapping[str, Any]], Rows]
 
 
 def executor(connection: Connection) -> Execute:
@@ -39,23 +40,47 @@ def executor(connection: Connection) -> Execute:
 
 
 def read(
-    execute: Execute, partition: int, rows: list[Row], now: datetime, sequence: int, cancels: set[UUID]
+    execute: Execute,
+    partition: int,
+    rows: list[Row],
+    now: datetime,
+    sequence: int,
+    cancels: set[UUID],
+    *,
+    doubt: bool = False,
 ) -> Worksheet:
-    """Everything that the rows can touch, in one or two round trips."""
+    """
+    Everything that the rows can touch, in one or two round trips. `doubt`: they could not be written, so
+    it is looked up, too, whether what is to be decided is decided already.
+    """
     requests = [row.request for row in rows]
-    clients = list({request.client_id for request in requests})
     resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
-    webhooks_read = execute("read_webhooks", {"client_ids": clients})
-    accounts = list({request.account for request in requests if request.account is not None})
-    contacts_read = execute("read_contacts", {"client_ids": clients, "accounts": accounts})
+    listeners_read = _ask_for_listeners(execute, requests)
 
     known = Known({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
-    for webhook in itertools.starmap(Webhook, webhooks_read):
-        known.webhooks.setdefault(webhook.client_id, []).append(webhook)
-    known.contacts = {(client, account): email for client, account, email in contacts_read}
+    _note_listeners(known, *listeners_read)
     _read_usages(execute, known, requests)
-    _read_history(execute, known, rows)
+    _read_history(execute, known, rows, doubt=doubt)
     return Worksheet(partition, now, sequence, known)
+
+
+def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> tuple[Rows, Rows]:
+    """Who is to be told of these requests: webhooks, and addresses of accounts."""
+    owners = {(request.client_id, request.account) for request in requests}
+    clients = list({client for client, _ in owners})
+    accounts = list({account for _, account in owners if account is not None})
+    return (
+        execute("read_webhooks", {"client_ids": clients}),
+        execute("read_contacts", {"client_ids": clients, "accounts": accounts}),
+    )
+
+
+def _note_listeners(known: Known, webhooks_read: Rows, contacts_read: Rows) -> None:
+    webhooks: dict[str, list[Webhook]] = {}
+    for webhook in itertools.starmap(Webhook, webhooks_read):
+        webhooks.setdefault(webhook.client_id, []).append(webhook)
+    known.webhooks |= webhooks
+    known.contacts |= {(client, account): email for client, account, email in contacts_read}
 
 
 def _read_usages(execute: Execute, known: Known, requests: list[Request]) -> None:
@@ -71,10 +96,10 @@ def _read_usages(execute: Execute, known: Known, requests: list[Request]) -> Non
         known.usages = {(resource, client, account): used for resource, client, account, used in read}
 
 
-def _read_history(execute: Execute, known: Known, rows: list[Row]) -> None:
+def _read_history(execute: Execute, known: Known, rows: list[Row], *, doubt: bool) -> None:
     """How the requests stand that were decided before: those with a later word on them, and those to be refunded."""
     refunded = [row.request.refund_of for row in rows if row.request.refund_of is not None]
-    ids = [row.request.id for row in rows if row.verb != "decide"] + refunded
+    ids = [row.request.id for row in rows if doubt or row.verb != "decide"] + refunded
     if not ids:
         return
     effects_read = execute("read_effects", {"ids": ids})  # first: a courier that is calling is waited for
@@ -85,6 +110,8 @@ def _read_history(execute: Execute, known: Known, rows: list[Row]) -> None:
     known.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
     known.holding = {request_id for (request_id,) in holds_read}
     known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
+    if known.originals:
+        _note_listeners(known, *_ask_for_listeners(execute, known.originals.values()))
     _read_usages(execute, known, [*known.originals.values(), *(row.request for row in rows)])
 
 

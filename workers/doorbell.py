@@ -32,6 +32,8 @@ OWNERSHIP_CHANGED: Final = b"ownership"
 #: Where ids of decided requests are published, ID_BYTES each, one after the other.
 DECIDED_CHANNEL: Final = "teller:decided"
 ID_BYTES: Final = 16
+#: Published when there is something to call, deliver or mail; what it is, is in PostgreSQL.
+COURIER_CHANNEL: Final = "teller:couriers"
 
 #: The actor that drains, and the namespace of Dramatiq's keys (its RedisBroker's default).
 ACTOR_NAME: Final = "drain"
@@ -89,6 +91,7 @@ class Doorbell:
         self._partitions: set[int] = set()
         self._decided: list[uuid.UUID] = []
         self._ownership_changed = False
+        self._couriers_needed = False
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -114,6 +117,12 @@ class Doorbell:
             self._decided.extend(request_ids)
             if len(self._decided) > ANNOUNCEMENTS_MAX:
                 del self._decided[:-ANNOUNCEMENTS_MAX]
+            self._wake_ringer()
+
+    def ring_couriers(self) -> None:
+        """Tell the couriers that something is due. After the commit; returns at once."""
+        with self._changed:
+            self._couriers_needed = True
             self._wake_ringer()
 
     def announce_ownership(self) -> None:
@@ -148,7 +157,7 @@ class Doorbell:
         self._changed.notify_all()
 
     def _has_work(self) -> bool:
-        return bool(self._partitions or self._decided or self._ownership_changed)
+        return bool(self._partitions or self._decided or self._ownership_changed or self._couriers_needed)
 
     def _run(self) -> None:
         while True:
@@ -162,9 +171,16 @@ class Doorbell:
                 partitions, self._partitions = sorted(self._partitions), set()
                 decided, self._decided = self._decided, []
                 ownership_changed, self._ownership_changed = self._ownership_changed, False
-            self._attempt(lambda: self._send(partitions, decided, ownership_changed))  # noqa: B023 - called at once
+                couriers_needed, self._couriers_needed = self._couriers_needed, False
+            self._attempt(lambda: self._send(partitions, decided, ownership_changed, couriers_needed))  # noqa: B023 - called at once
 
-    def _send(self, partitions: list[int], decided: list[uuid.UUID], ownership_changed: bool) -> None:
+    def _send(
+        self,
+        partitions: list[int],
+        decided: list[uuid.UUID],
+        ownership_changed: bool,
+        couriers_needed: bool,
+    ) -> None:
         if decided:
             self._client.publish(DECIDED_CHANNEL, b"".join(request_id.bytes for request_id in decided))
         if partitions:
@@ -178,6 +194,8 @@ class Doorbell:
             self._ring_script(keys, arguments)
         if ownership_changed:
             self._client.publish(WAKE_CHANNEL, OWNERSHIP_CHANGED)
+        if couriers_needed:
+            self._client.publish(COURIER_CHANNEL, b"due")
 
     def _attempt(self, act: Callable[[], Any]) -> None:
         """Do it, or count that it failed; says so once, until it works again."""

@@ -49,7 +49,7 @@ class Drainer:
 
     def drain(self, partition: int) -> tuple[int, bool]:
         """
-        Apply what waits. Ringing twice is harmless: an empty inbox is a no-op. Returns how many inbox rows were
+        Apply what waits. Doing so twice is harmless: an empty inbox is a no-op. Returns how many inbox rows were
         applied, and whether there may be more: then somebody must ring again.
         """
         taken = 0
@@ -70,7 +70,6 @@ class Drainer:
         self._stopping.set()
 
     def _drain_entered(self, partition: int) -> tuple[int, bool]:
-        self._doorbell.answer(partition)  # before we look, so that whoever commits after this rings again
         taken = 0
         for _ in range(BATCHES_PER_RING):
             report = self._apply(partition)

@@ -121,9 +121,13 @@ class _Worker:
         log.info("worker_stopped")
 
     def _drain(self, partition: int) -> None:
-        """The actor. A partition that is ours no more is left to its owner, who looks when he claims it."""
+        """
+        The actor: apply what waits in a partition. Ringing twice is harmless: an empty inbox is a no-op. A partition
+        that is ours no more is left to its owner, who looks when he claims it.
+        """
+        self._doorbell.answer(partition)  # before we look, so that whoever commits after this rings again
         _, more = self._drainer.drain(partition)
-        if more:
+        if more:  # others get their turn, and a stop is never far away
             self._doorbell.ring(partition)
 
     def _gain(self, partitions: set[int]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from processor import keys as api_keys
-from processor.cli.arguments import IDENTIFIER
+from processor.cli.arguments import identifier
 from processor.cli.printing import Command, Group, as_json, show, table
 from processor.cli.reach import reached
 from processor.records import timestamp
@@ -34,7 +34,7 @@ def keys() -> None:
 )
 @click.option(
     "--client",
-    type=IDENTIFIER,
+    type=identifier,
     metavar="ID",
     help="Make a second key of this client. Without: a client of its own.",
 )
@@ -45,7 +45,7 @@ def create(name: str, role: str, client: str | None) -> None:
     \b
     KEY=$(teller keys create shop --role client)
     curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/requests
-    """
+    """  # noqa: D301 - \b is how click is told to leave lines as they are
     with reached() as (connection, _):
         created = api_keys.create_key(connection, name, role, client)
     show(created.document(), lambda: created.key)

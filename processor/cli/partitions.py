@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ACTOR: Final = "command line"
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, short_help="See the lanes, pause and resume them.")
 def partitions() -> None:
     """
     See the lanes that requests are decided in, pause and resume them.
@@ -31,7 +31,7 @@ def partitions() -> None:
 @partitions.command("list", cls=Command)
 def list_() -> None:
     """
-    List all partitions: the worker that drains each (host:pid), how much waits, for how long, and whether it is paused.
+    List all partitions: the worker that drains each (host:pid), how much waits for how long, and which are paused.
     """
     with reached() as (connection, _):
         found = lanes.list_partitions(connection)

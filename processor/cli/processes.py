@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Bring the database to the schema of this version.")
 def migrate() -> None:
     """
     Bring the database to the schema that this version needs; does nothing when it is there.
@@ -67,12 +67,12 @@ def worker() -> int:
         return run_worker(settings)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Call gateways, deliver webhooks and e-mail.")
 def courier() -> int:
     """
     Call gateways, deliver webhooks and e-mail, until SIGINT or SIGTERM. Run as many as you like.
     """
-    from workers.courier import run_courier  # noqa: PLC0415 - see the module
+    from workers.courier.main import run_courier  # noqa: PLC0415 - see the module
 
     with _complete_settings() as settings:
         return run_courier(settings)
@@ -86,7 +86,9 @@ def openapi() -> None:
     from api import openapi_document  # noqa: PLC0415 - see the module
 
     document = openapi_document()
-    show(document, lambda: json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    show(
+        document, lambda: json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    )
 
 
 @contextlib.contextmanager

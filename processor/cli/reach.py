@@ -47,10 +47,10 @@ def reached(
                 statement_timeout_ms=statement_timeout_ms,
             )
         ) as connection,
+        database.faults(),
     ):
-        with database.faults():
-            database.read_installation(connection)
-            yield connection, servers.settings
+        database.read_installation(connection)
+        yield connection, servers.settings
 
 
 def ring(settings: Settings, partitions: Iterable[int]) -> None:

@@ -12,7 +12,7 @@ import click
 from api.problems import NotCancellable, NotFound
 from api.requests import CANCELLABLE_STAGES
 from processor import intake, queries
-from processor.cli.arguments import IDENTIFIER
+from processor.cli.arguments import identifier
 from processor.cli.printing import Cell, Command, Group, clean, fields, show, table
 from processor.cli.reach import reached, ring
 from processor.model import REQUEST_KINDS, STATUSES
@@ -44,8 +44,8 @@ def requests() -> None:
 @requests.command("list", cls=Command)
 @click.option("--status", type=click.Choice(STATUSES), help="Only those that have this status now.")
 @click.option("--kind", type=click.Choice(REQUEST_KINDS), help="Only those of this kind.")
-@click.option("--resource", type=IDENTIFIER, metavar="ID", help="Only those after this resource.")
-@click.option("--account", type=IDENTIFIER, metavar="ID", help="Only those of this account, of any client.")
+@click.option("--resource", type=identifier, metavar="ID", help="Only those after this resource.")
+@click.option("--account", type=identifier, metavar="ID", help="Only those of this account, of any client.")
 @click.option(
     "--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT, show_default=True, help="How many, at most."
 )
@@ -68,8 +68,8 @@ def show_(request: UUID) -> None:
     Show the request ID as it is now, its history, and what it took and gave.
     """
     with reached() as (connection, _):
-        record, document = read(connection, request)
-    show(document, lambda: describe(record, document))
+        _, document = read(connection, request)
+    show(document, lambda: describe(document))
 
 
 @requests.command(cls=Command)
@@ -123,7 +123,7 @@ def listing(rows: list[RequestRecord]) -> str:
     )
 
 
-def describe(record: RequestRecord, document: Document) -> str:
+def describe(document: Document) -> str:
     """A request, its history, and its entries."""
     shown = [(name, _cell(value)) for name, value in document.items() if name not in ("events", "entries")]
     history = [

@@ -17,7 +17,7 @@ import psycopg
 
 from processor import database
 from processor.cli.printing import clean
-from processor.errors import TellerError
+from processor.errors import DatabaseUnavailable, TellerError
 
 #: Exit statuses, as in the contract; 0 is ok.
 FAILED: Final = 1
@@ -101,7 +101,7 @@ def _explain(fault: Exception) -> int:
     if isinstance(fault, click.Abort):
         _complain("interrupted", "interrupted")
     elif isinstance(fault, TellerError):
-        _complain(fault.code, str(fault))
+        _complain(fault.code, _named(fault))
         if isinstance(fault, WaitedTooLong) or isinstance(fault.__cause__, psycopg.errors.QueryCanceled):
             return WAITED_TOO_LONG
     elif isinstance(fault, psycopg.Error):
@@ -112,6 +112,13 @@ def _explain(fault: Exception) -> int:
     else:
         raise fault
     return FAILED
+
+
+def _named(fault: TellerError) -> str:
+    """What is wrong, and which setting it is about."""
+    if not isinstance(fault, DatabaseUnavailable):
+        return str(fault)
+    return f"{'DATABASE_URL' if os.environ.get('DATABASE_URL') else 'PostgreSQL'}: {fault}"
 
 
 def _complain(code: str, line: str) -> None:

@@ -29,6 +29,8 @@ PAUSE_SECONDS: Final = 0.1
 #: The longest pause, in seconds: of who was killed, and of who gave up by itself and will most likely again.
 PAUSE_KILLED_SECONDS_MAX: Final = 1.0
 PAUSE_FAILED_SECONDS_MAX: Final = 10.0
+#: The pause doubles so often, which is more than enough to reach the longest.
+_DOUBLINGS_MAX: Final = 10
 #: How often we look although no signal came, in seconds.
 LOOK_SECONDS: Final = 1.0
 
@@ -39,11 +41,18 @@ class Kept(Protocol):
     """What can be kept running: an embedded server, or a process of our own."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the log calls it."""
+
     @property
-    def pid(self) -> int | None: ...
-    def alive(self) -> bool: ...
-    def start(self) -> None: ...
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+
+    def start(self) -> None:
+        """Start it, again when it died. Raises ServerError or OSError."""
 
 
 class Process:
@@ -127,14 +136,18 @@ class Supervisor:
 
     def _plan(self, watched: _Watched) -> None:
         now = time.monotonic()
-        status = getattr(watched.kept, "status", None)
+        status = watched.kept.status if isinstance(watched.kept, Process) else None
         if now - watched.started_at >= STEADY_SECONDS:
             watched.restarts = 0
         longest = PAUSE_FAILED_SECONDS_MAX if status is not None and status > 0 else PAUSE_KILLED_SECONDS_MAX
-        pause = min(longest, PAUSE_SECONDS * 2 ** (watched.restarts - 1)) if watched.restarts else 0.0
+        pause = _pause(watched.restarts, longest)
         watched.due_at = now + pause
         log.warning(
-            "process_died", process=watched.kept.name, pid=watched.pid, status=status, starts_again_in_seconds=pause
+            "process_died",
+            process=watched.kept.name,
+            pid=watched.pid,
+            status=status,
+            starts_again_in_seconds=pause,
         )
 
     def _restart(self, watched: _Watched) -> None:
@@ -143,12 +156,19 @@ class Supervisor:
         try:
             with self._signals.interruptible():
                 watched.kept.start()
-        except ServerError as fault:
-            pause = min(PAUSE_FAILED_SECONDS_MAX, PAUSE_SECONDS * 2**watched.restarts)
+        except (ServerError, OSError) as fault:
+            pause = _pause(watched.restarts, PAUSE_FAILED_SECONDS_MAX)
             watched.due_at = time.monotonic() + pause
-            log.error("process_does_not_start", process=watched.kept.name, fault=str(fault), again_in_seconds=pause)
+            log.error(  # noqa: TRY400 - the line says it; a traceback says nothing more
+                "process_does_not_start", process=watched.kept.name, fault=str(fault), again_in_seconds=pause
+            )
             return
         watched.due_at, watched.pid = None, watched.kept.pid
         log.info("process_started_again", process=watched.kept.name, pid=watched.pid)
         if died is not None:
             self._on_death(watched.kept, died)
+
+
+def _pause(restarts: int, longest: float) -> float:
+    """Seconds before the next start, after so many in close succession."""
+    return min(longest, PAUSE_SECONDS * 2 ** min(restarts, _DOUBLINGS_MAX)) if restarts else 0.0

@@ -25,7 +25,7 @@ ERASE_LINE: Final = "\r\x1b[K"
 STEP_PERCENT: Final = 10
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Derive all balances anew, and compare.")
 def verify() -> int:
     """
     Derive every balance, hold, count and status anew from the entries, and compare with what is stored.

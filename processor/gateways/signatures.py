@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 #: How a secret begins where it is written down; base64 follows.
-SECRET_PREFIX: Final = "whsec_"
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # what every secret begins with is none
 #: Bytes of chance in a new secret; the specification asks for 24 to 64.
 SECRET_BYTES: Final = 32
 

@@ -126,18 +126,20 @@ SELECT *
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
 
 -- rebuild_usages --
--- What each account has taken or holds of a resource that gets a limit only now, from its entries.
+-- What each account has taken or holds of a resource that gets a limit only now, from its entries. What a
+-- refund gives back counts for the account that it was taken by.
 INSERT INTO usages (resource_id, client_id, account, used, "limit")
 SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
-  FROM (SELECT e.resource_id, r.client_id, e.account,
+  FROM (SELECT e.resource_id, coalesce(original.client_id, r.client_id) AS client_id, e.account,
                greatest(0, sum(CASE e.kind WHEN 'hold' THEN e.amount WHEN 'debit' THEN e.amount
                                            WHEN 'release' THEN -e.amount WHEN 'credit' THEN -e.amount
                                            ELSE 0 END))::bigint AS used
           FROM entries e
           JOIN requests r ON r.id = e.request_id
+          LEFT JOIN requests original ON original.id = r.refund_of
          WHERE e.resource_id = %(resource_id)s
            AND e.account IS NOT NULL
-         GROUP BY e.resource_id, r.client_id, e.account) AS taken
+         GROUP BY 1, 2, 3) AS taken
     ON CONFLICT (resource_id, client_id, account)
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
 

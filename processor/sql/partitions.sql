@@ -81,6 +81,19 @@ RETURNING partition;
 DELETE FROM workers
  WHERE alive_until < clock_timestamp() - make_interval(secs => %(after_seconds)s);
 
+-- forget --
+-- A worker process of a host has ended without a word: what it owned is free at once, not only when its lease runs out.
+DELETE FROM workers
+ WHERE host = %(host)s
+   AND pid = ANY(%(pids)s::integer[]);
+
+-- presence --
+-- How many partitions nobody who lives owns, and the process ids of the workers of a host that live.
+SELECT (SELECT count(*)
+          FROM ownership o
+         WHERE NOT EXISTS (SELECT FROM workers w WHERE w.id = o.worker_id AND w.alive_until > clock_timestamp())),
+       ARRAY(SELECT pid FROM workers WHERE host = %(host)s AND alive_until > clock_timestamp());
+
 -- waiting --
 -- Which of these partitions have work and may decide it.
 SELECT p.id

@@ -115,7 +115,7 @@ class Installation:
         """Returns when the partitions are shared evenly among them."""
         started = [self.start_worker() for _ in range(count)]
         share = PARTITIONS // len(self.workers)
-        eventually(lambda: sorted(self.shares().values()) == [share] * len(self.workers))
+        eventually(lambda: self.shares() == {worker.pid: share for worker in self.workers})
         return started
 
     def shares(self) -> dict[int | None, int]:

@@ -87,14 +87,14 @@ class Teller:
         services: Services = self.application.extensions["teller"]
         return services
 
-    def drain(self) -> list[Any]:
-        """Decide all that waits, as a worker does; returns the ids."""
+    def drain(self, limit: int = batch.BATCH_LIMIT) -> list[Any]:
+        """Decide what waits, as a worker does, `limit` of each partition; returns the ids."""
         decided: list[Any] = []
         with database.connect(
             self.settings.worker_database_url, application_name="test worker"
         ) as connection:
             for partition in range(self.settings.partitions):
-                report = batch.drain_once(connection, partition)
+                report = batch.drain_once(connection, partition, limit=limit)
                 decided += report.decided
         return decided
 

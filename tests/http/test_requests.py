@@ -115,6 +115,9 @@ def test_an_unchanged_request_is_not_sent_again(teller: Teller) -> None:
     assert teller.client.get(path, If_None_Match=first).status_code == 304
     assert teller.client.get(path, If_None_Match=f'W/{first}, "other"').status_code == 304
     assert teller.client.get(path, If_None_Match='"other"').status_code == 200
+    teller.drain(limit=1)
+    moved = teller.client.get(path, If_None_Match=first)
+    assert (moved.status_code, moved.json["version"], moved.json["position"]) == (200, 1, 0)
     teller.drain()
 
     changed = teller.client.get(path, If_None_Match=first)

@@ -191,7 +191,9 @@ def test_a_row_that_postgresql_refuses_is_found_and_parked(store: Store, rows: i
     """
     store.owner.execute("ALTER TABLE entries ADD CONSTRAINT test_poison CHECK (account <> 'poison')")
     store.open("sneaker", available=2_000)
-    asked = store.accept(*(store.redeems("sneaker", "poison" if n == poison else f"u{n}") for n in range(rows)))
+    asked = store.accept(
+        *(store.redeems("sneaker", "poison" if n == poison else f"u{n}") for n in range(rows))
+    )
 
     store.drain("sneaker")
 
@@ -725,7 +727,9 @@ def test_the_price_of_a_batch_does_not_grow_with_the_past(store: Store) -> None:
     )
     store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(batch.BATCH_LIMIT)))
     numbered = re.sub(
-        r"%\(batch_limit\)[sbt]", "$2", re.sub(r"%\(partition\)[sbt]", "$1", worksheet_store.SQL["take_inbox"])
+        r"%\(batch_limit\)[sbt]",
+        "$2",
+        re.sub(r"%\(partition\)[sbt]", "$1", worksheet_store.SQL["take_inbox"]),
     )
     store.worker.execute(f"PREPARE take (smallint, bigint) AS {numbered}".encode())
 

@@ -119,7 +119,8 @@ def test_the_database_knows_the_partition_of_a_resource_as_we_do(books: Store, p
     placed = [(f"thing:{n}", partition_of(f"thing:{n}", partitions)) for n in range(300)]
     with books.owner.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id)"
+            "INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition,"
+            "                      resource_id)"
             " SELECT gen_random_uuid(), 'c', gen_random_uuid(), v.id, sha256('x'), 'closing', v.home, v.id"
             " FROM (VALUES (%s, %s)) AS v(id, home)",
             placed,
@@ -164,7 +165,7 @@ def found(store: Store, *forgeries: str) -> list[Discrepancy]:
 
 
 def seal(store: Store, resource: str) -> None:
-    """Make the digests of a ledger right again, and the resource say what its last entry says: a careful forger."""
+    """What a careful forger does: the digests of the only ledger, and the resource, are made to fit."""
     digest = bytes(32)
     with store.owner.transaction():
         store.owner.execute("SET LOCAL session_replication_role = replica")
@@ -176,10 +177,11 @@ def seal(store: Store, resource: str) -> None:
                 "UPDATE entries SET digest = %s WHERE resource_id = %s AND version = %s",
                 (digest, resource, version),
             )
-            store.owner.execute(
-                "UPDATE resources SET version = %s, available = %s, held = %s, last_entry_at = %s, digest = %s WHERE id = %s",
-                (version, available, held, at, digest, resource),
-            )
+        store.owner.execute(
+            "UPDATE resources r SET version = e.version, available = e.available, held = e.held, digest = e.digest,"
+            " last_entry_at = e.created_at FROM (SELECT * FROM entries ORDER BY version DESC LIMIT 1) AS e"
+            " WHERE r.id = e.resource_id",
+        )
 
 
 def test_a_changed_entry_is_named_and_those_after_it_are_not(books: Store) -> None:

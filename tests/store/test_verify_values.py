@@ -365,13 +365,11 @@ def test_whatever_is_lost_is_found(victim: Victim, table: str) -> None:
     where = {"inbox": "verb <> 'cancel'", "usages": LIMITED}.get(table, "true")
     unseen = []
     for place in places(victim, table, where):
-        delete = f"DELETE FROM {table} AS lost WHERE ctid = %s::tid RETURNING lost::text"  # noqa: S608  # above
+        delete = f"DELETE FROM {table} AS lost WHERE ctid = %s::tid RETURNING lost::text"  # noqa: S608  # as above
         [(lost,)] = execute(owner, delete, place)
         if not list(verify(owner)):
             unseen.append(lost)
-        restore = (
-            f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT (%s::text::{table}).* RETURNING 'there'"  # noqa: S608  # above
-        )
+        restore = f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT (%s::text::{table}).* RETURNING 1"
         execute(owner, restore, lost)
     assert unseen == []
     assert list(verify(owner)) == []

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from workers.courier.post import Post
 
 #: Mails sent over one connection.
-CHUNK: Final = 20
+CHUNK: Final = 10
 #: How long these may take altogether before others may take them over, in seconds.
-LEASE_SECONDS: Final = 600.0
+LEASE_SECONDS: Final = 120.0
 
 _SAID: Final = {
     "completed": "is completed",
@@ -123,7 +123,9 @@ def _send(post: Post, deliveries: list[MailDelivery]) -> list[Told]:
     except (OSError, smtplib.SMTPException) as fault:
         what = f"{type(fault).__name__}: {fault}".partition("\n")[0]
         log.warning("mail_server_fault", fault=what)
-        told += [failed(delivery, "the mail server could not be used") for delivery in deliveries[len(told) :]]
+        told += [
+            failed(delivery, "the mail server could not be used") for delivery in deliveries[len(told) :]
+        ]
     for one in told:
         log.info(
             "mail_sent" if one.status == "delivered" else "mail_not_sent",

@@ -81,17 +81,19 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     listener = _listener(settings.redis_url, parts)
     listener.start()
     recorders = [asyncio.create_task(part.recorder.run()) for part in parts]
-    lookers = [asyncio.create_task(_keep_looking(part)) for part in parts]
+    lookers = [asyncio.create_task(_keep_looking(part, stop)) for part in parts]
     log.info("courier_started", gateways=sorted(gateways))
     try:
         await stop.wait()
     finally:
         log.info("courier_stopping")
-        await _cancel(lookers)
+        for part in parts:
+            part.woken.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
+                await asyncio.wait(lookers)  # not in the middle of a claim, whose calls nobody would make
                 await asyncio.gather(*(part.finished() for part in parts))
-        await _cancel(recorders)
+        await _cancel([*lookers, *recorders])
         doorbell.close()
         listener.stop()
         for line in lines:
@@ -105,9 +107,9 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
 Part = Calls | Webhooks | Mails
 
 
-async def _keep_looking(part: Part) -> None:
+async def _keep_looking(part: Part, stop: asyncio.Event) -> None:
     is_away = False
-    while True:
+    while not stop.is_set():
         part.woken.clear()  # before we look, so that whatever is written after that wakes us
         try:
             seconds = await part.look()

@@ -32,7 +32,7 @@ _PERMANENT: Final = range(500, 600)
 
 
 class MailRefused(Exception):
-    """This mail was not taken; `for_good`: it never will be."""
+    """A mail was not taken; `for_good`: it never will be."""
 
     def __init__(self, reason: str, *, for_good: bool) -> None:
         super().__init__(reason)
@@ -98,10 +98,14 @@ class _SmtpCarrier:
             self._connection.send_message(mail)
         except smtplib.SMTPRecipientsRefused as refused:
             [(code, _)] = refused.recipients.values()
-            raise MailRefused(f"the mail server refused the address ({code})", for_good=code in _PERMANENT) from None
+            raise MailRefused(
+                f"the mail server refused the address ({code})", for_good=code in _PERMANENT
+            ) from None
         except (smtplib.SMTPDataError, smtplib.SMTPSenderRefused) as refused:
             code = refused.smtp_code
-            raise MailRefused(f"the mail server refused the mail ({code})", for_good=code in _PERMANENT) from None
+            raise MailRefused(
+                f"the mail server refused the mail ({code})", for_good=code in _PERMANENT
+            ) from None
 
 
 class Outbox:

@@ -81,9 +81,7 @@ class Poster:
     async def _send(self, delivery: WebhookDelivery, url: str) -> int:
         body = delivery.body()
         headers = signatures.headers(delivery.message_id, int(time.time()), body, delivery.keys)
-        async with self._session.post(
-            url, data=body, headers=headers, allow_redirects=False
-        ) as response:
+        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the status has said it all
                 async with asyncio.timeout(BODY_SECONDS):
                     await _drain(response.content)
@@ -109,9 +107,7 @@ class _Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await in_thread(
-            lambda: socket.getaddrinfo(
-                host, port, family=family, type=socket.SOCK_STREAM
-            )
+            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         )
         if not self._allow_private and not all(addresses.is_public(str(where[0])) for *_, where in found):
             raise AddressRefused("the address is not public")

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from workers.courier.lines import Line
-    from workers.courier.lines import GATHER_SECONDS
-from workers.courier.poster import Poster
+    from workers.courier.poster import Poster
 
 #: Deliveries under way at once.
 AT_ONCE: Final = 512
@@ -62,8 +61,8 @@ class Webhooks:
 
     async def look(self) -> float:
         """
-        Begin what is due and has room, among some of the endpoints; the next look goes on behind these. Returns in how
-        many seconds there may be more. Raises DatabaseUnavailable.
+        Begin what is due and has room, among some of the endpoints; the next look goes on behind these. Returns in
+        how many seconds there may be more. Raises DatabaseUnavailable.
         """
         if self._after == notifications.FIRST:
             self._soonest = math.inf

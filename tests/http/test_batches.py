@@ -1,0 +1,126 @@
+"""
+`POST /v1/batches`: many requests in one call, each on its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Teller
+
+
+def item(key: str, kind: str = "redemption", **fields: Any) -> dict[str, Any]:
+    """An item that is good unless `fields` says otherwise."""
+    body = {"kind": kind, "idempotency_key": key, "resource": "sneaker", "account": "u_42"}
+    return {name: value for name, value in {**body, **fields}.items() if value is not None}
+
+
+def send(teller: Teller, *items: Any) -> list[dict[str, Any]]:
+    """A batch, and its results."""
+    answer = teller.client.post("/v1/batches", {"requests": list(items)})
+    assert answer.status_code == 202, answer.json
+    results: list[dict[str, Any]] = answer.json["results"]
+    return results
+
+
+def test_each_item_is_accepted_or_refused_on_its_own(teller: Teller) -> None:
+    """
+    The good ones are stored and the bad ones say why, in order; pointers are relative to the item.
+    """
+    results = send(
+        teller,
+        item("1"),
+        item("2", amount=0),
+        "nonsense",
+        item("4", kind="reservation"),
+        item("5", kind="withdrawal", amount=5, destination="IBAN"),
+        item("6", kind="deposit", amount=5, account=None),
+        {"kind": "redemption", "resource": "sneaker", "account": "u_42"},
+        item("8", extra=1),
+        item("9"),
+    )
+
+    assert [result["status"] for result in results] == [202, 422, 422, 422, 202, 403, 400, 422, 202]
+    problems = [result["problem"] for result in results if "problem" in result]
+    assert [problem["code"] for problem in problems] == [
+        "invalid",
+        "invalid",
+        "invalid",
+        "forbidden",
+        "idempotency_key_missing",
+        "invalid",
+    ]
+    pointers = [error["pointer"] for problem in problems for error in problem.get("errors", [])]
+    assert pointers == ["/amount", "", "/kind", "/extra"]
+    stored = [one["id"] for one in teller.client.get("/v1/requests").json["data"]]
+    assert stored[::-1] == [result["request"]["id"] for result in results if "request" in result]
+
+
+def test_a_key_means_the_same_in_a_batch_and_alone(teller: Teller) -> None:
+    """
+    In both directions, and twice in the same batch.
+    """
+    body = {"resource": "sneaker", "account": "u_42"}
+    alone = teller.client.post("/v1/redemptions", body, key="alone").json["id"]
+
+    replayed, first, second, other = send(
+        teller, item("alone"), item("twice"), item("twice"), item("twice", amount=2)
+    )
+
+    assert (replayed["status"], replayed["request"]["id"], replayed["replayed"]) == (202, alone, True)
+    assert "replayed" not in first
+    assert second["replayed"] is True
+    assert second["request"]["id"] == first["request"]["id"]
+    assert (other["status"], other["problem"]["code"]) == (422, "idempotency_key_reused")
+    again = teller.client.post("/v1/redemptions", body, key="twice")
+    assert again.json["id"] == first["request"]["id"]
+
+
+def test_a_replayed_item_that_is_final_says_200(teller: Teller) -> None:
+    """
+    As it would alone.
+    """
+    teller.open("sneaker")
+    send(teller, item("1"))
+    teller.drain()
+
+    [again] = send(teller, item("1"))
+
+    assert (again["status"], again["request"]["status"]) == (200, "completed")
+
+
+def test_a_batch_of_a_thousand_is_decided_in_its_order(teller: Teller) -> None:
+    """
+    The first ten get the ten that there are.
+    """
+    teller.open("sneaker", available=10)
+    results = send(teller, *(item(f"k{i}", account=f"u{i}") for i in range(1_000)))
+    teller.drain()
+
+    completed = teller.client.get("/v1/requests?status=completed&kind=redemption").json["data"]
+    assert [one["id"] for one in completed[::-1]] == [result["request"]["id"] for result in results[:10]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"requests": []},
+        {"requests": {}},
+        {"requests": [item("1")], "extra": 1},
+        {"requests": [item(f"k{i}") for i in range(1_001)]},
+        [],
+    ],
+    ids=["nothing", "empty", "object", "extra", "too many", "list"],
+)
+def test_an_envelope_of_the_wrong_shape_refuses_all(teller: Teller, body: Any) -> None:
+    """
+    422 for the whole, and nothing is stored.
+    """
+    answer = teller.client.post("/v1/batches", body)
+
+    assert (answer.status_code, answer.json["code"]) == (422, "invalid")
+    assert teller.client.get("/v1/requests").json["data"] == []

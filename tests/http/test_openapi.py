@@ -1,0 +1,158 @@
+"""
+The OpenAPI document, the pages, and the problems that lead to them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
+import pytest
+from openapi_spec_validator import validate
+
+from api import openapi_document
+from api.app import ROUTES
+from api.problems import PROBLEMS, type_of
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Reply, Teller
+
+DOCUMENT = openapi_document()
+
+
+def test_the_document_is_valid_and_has_every_route(teller: Teller) -> None:
+    """
+    OpenAPI 3.1, and what Flask serves is what it says: no route more, none less.
+    """
+    validate(DOCUMENT)
+
+    described = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    served = {
+        (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        for rule in teller.application.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method != "HEAD"
+    }
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert described == served
+    assert teller.client.get("/openapi.json").json == DOCUMENT
+
+
+def test_every_route_says_who_may_and_what_can_go_wrong() -> None:
+    """
+    Security and problem answers where they apply, an idempotency key where a request is made.
+    """
+    for route in ROUTES:
+        operation = DOCUMENT["paths"][re.sub(r"<(\w+)>", r"{\1}", route.path)][route.method.lower()]
+        assert operation["summary"]
+        assert operation["description"]
+        assert operation["security"] == ([{"key": []}] if route.roles else [])
+        if route.roles:
+            assert {"401", "422", "503"} <= set(operation["responses"])
+        makes_a_request = "Idempotency-Replayed" in str(operation["responses"])
+        if makes_a_request and route.method == "POST":
+            assert {"$ref": "#/components/parameters/IdempotencyKey"} in operation["parameters"]
+
+
+def schema_of(method: str, path: str, status: int) -> dict[str, Any]:
+    """What the document says that an answer is, with all it refers to."""
+    [content] = DOCUMENT["paths"][path][method]["responses"][str(status)]["content"].values()
+    return {**content["schema"], "components": DOCUMENT["components"]}
+
+
+def check(answer: Reply, method: str, path: str) -> None:
+    """The answer is as the document says, and has nothing that it does not tell of."""
+    schema = schema_of(method, path, answer.status_code)
+    jsonschema.validate(answer.json, schema, jsonschema.Draft202012Validator)
+    named = schema["$ref"].rpartition("/")[2]
+    assert set(answer.json) <= set(DOCUMENT["components"]["schemas"][named]["properties"])
+
+
+def test_answers_are_what_the_document_says(teller: Teller) -> None:
+    """
+    One of each kind, from the real thing.
+    """
+    teller.open("a", unit="pairs")
+    made = teller.client.post(
+        "/v1/redemptions", {"resource": "a", "account": "u", "apply_before": "2126-01-01T00:00:00Z"}
+    )
+    queued = teller.client.get(f"/v1/requests/{made.json['id']}")
+    item = {"kind": "redemption", "idempotency_key": "k", "resource": "a", "account": "u"}
+    batch = teller.client.post("/v1/batches", {"requests": [item, item, {}]})
+    teller.drain()
+    named = made.json["id"]
+
+    check(made, "post", "/v1/redemptions")
+    check(queued, "get", "/v1/requests/{request}")
+    check(batch, "post", "/v1/batches")
+    check(teller.client.post("/v1/redemptions", {}), "post", "/v1/redemptions")
+    check(teller.client.get(f"/v1/requests/{named}"), "get", "/v1/requests/{request}")
+    check(teller.client.get("/v1/requests"), "get", "/v1/requests")
+    check(teller.client.get(f"/v1/requests/{named}/entries"), "get", "/v1/requests/{request}/entries")
+    check(teller.client.get(f"/v1/requests/{named}/events"), "get", "/v1/requests/{request}/events")
+    check(teller.client.get("/v1/resources/a"), "get", "/v1/resources/{resource}")
+    check(teller.client.get("/v1/resources"), "get", "/v1/resources")
+    check(teller.client.get("/v1/resources/b"), "get", "/v1/resources/{resource}")
+    check(teller.admin.get("/v1/admin/partitions"), "get", "/v1/admin/partitions")
+    check(teller.admin.get("/v1/admin/audit"), "get", "/v1/admin/audit")
+    check(teller.admin.get("/readyz"), "get", "/readyz")
+
+
+def test_every_problem_is_explained_at_its_address(teller: Teller) -> None:
+    """
+    For people as a page, for a terminal as text, without a key; unknown ones are 404.
+    """
+    for code, kind in PROBLEMS.items():
+        page = teller.client.get(type_of(code), Authorization="", Accept="text/html,*/*")
+        text = teller.client.get(type_of(code), Accept="text/plain")
+        assert (page.status_code, text.status_code) == (200, 200)
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert text.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert kind.title in text.data.decode()
+        assert code in page.data.decode()
+    assert teller.client.get("/problems/unheard-of").status_code == 404
+    assert teller.client.get("/problems/not_found").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/nowhere", 404, "not_found"),
+        ("GET", "/v1/requests/", 404, "not_found"),
+        ("GET", "//v1//requests", 404, "not_found"),
+        ("DELETE", "/v1/requests", 405, "method_not_allowed"),
+        ("GET", "/v1/redemptions", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/redemptions", 405, "method_not_allowed"),
+        ("PUT", "/docs", 405, "method_not_allowed"),
+    ],
+)
+def test_what_flask_refuses_is_a_problem_too(
+    teller: Teller, method: str, path: str, status: int, code: str
+) -> None:
+    """
+    No HTML, no redirect.
+    """
+    answer = teller.client.call(method, path)
+
+    assert (answer.status_code, answer.json["code"]) == (status, code)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json["type"] == type_of(code)
+    assert ("Allow" in answer.headers) is (status == 405)
+
+
+def test_the_pages_load_nothing_from_outside(teller: Teller) -> None:
+    """
+    No script, no link to another host, and a policy that says so; every route is on the page.
+    """
+    page = teller.client.get("/docs")
+    html = page.data.decode()
+
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "<script" not in html
+    assert not re.search(r"""(?:href|src)=["'](?:https?:)?//""", html)
+    assert not re.search(r"url\(|@import", html)
+    for route in ROUTES:
+        assert f'id="{route.name}"' in html
+        assert re.sub(r"<(\w+)>", r"{\1}", route.path) in html

@@ -1,0 +1,255 @@
+"""
+What those who run Teller see: partitions, health, metrics, logs, and errors that are nobody's fault.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from api import create_app
+from processor import intake, queries
+from processor.ids import partition_of
+from tests.http.conftest import Client
+
+if TYPE_CHECKING:
+    from processor.settings import Settings
+    from tests.http.conftest import Teller
+
+
+#: A resource of another partition than "a".
+ELSEWHERE = next(name for name in "bcd" if partition_of(name, 64) != partition_of("a", 64))
+
+
+def test_a_paused_partition_accepts_and_decides_when_it_is_resumed(teller: Teller) -> None:
+    """
+    The list says what waits and that it is paused; pausing twice is pausing once; the audit knows who and why.
+    """
+    teller.open("a")
+    home = teller.admin.get("/v1/resources/a").json["partition"]
+    path = f"/v1/admin/partitions/{home}"
+
+    paused = teller.operator.post(f"{path}/pause", {"reason": "maintenance"})
+    assert teller.operator.post(f"{path}/pause").status_code == 200
+    asked = teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+    teller.drain()
+    listed = teller.operator.get("/v1/admin/partitions").json
+
+    assert (paused.status_code, paused.json["paused"]) == (200, True)
+    assert asked.status_code == 202
+    assert set(listed) == {"data"}
+    assert [one["id"] for one in listed["data"]] == list(range(teller.settings.partitions))
+    mine = listed["data"][home]
+    assert (mine["backlog"], mine["paused"], mine["owner"]) == (1, True, None)
+    assert mine["oldest_seconds"] >= 0
+
+    resumed = teller.admin.post(f"{path}/resume")
+    teller.drain()
+    assert resumed.json["paused"] is False
+    assert teller.client.get(f"/v1/requests/{asked.json['id']}").json["status"] == "completed"
+    lines = teller.operator.get("/v1/admin/audit?limit=2").json["data"]
+    assert [(line["action"], line["reason"]) for line in lines] == [
+        ("partition_resumed", None),
+        ("partition_paused", "maintenance"),
+    ]
+    assert teller.operator.id in lines[1]["actor"]
+
+
+@pytest.mark.parametrize("number", ["64", "-1", "nonsense", "99999999999999999999", "%F0%9D%9F%97"])
+def test_what_is_no_partition_is_not_found(teller: Teller, number: str) -> None:
+    """
+    Beyond the last one, and no number at all.
+    """
+    for verb in ("pause", "resume"):
+        assert teller.admin.post(f"/v1/admin/partitions/{number}/{verb}").status_code == 404
+
+
+def test_it_is_ready_when_the_servers_are_there(teller: Teller) -> None:
+    """
+    Without a key, and nothing is degraded.
+    """
+    application = teller.application.test_client()
+
+    assert application.get("/readyz").json == {"degraded": []}
+    assert application.get("/healthz").status_code == 200
+
+
+def test_without_redis_it_is_ready_and_accepts_but_degraded(settings: Settings, teller: Teller) -> None:
+    """
+    Nothing that must not be lost is in Redis.
+    """
+    application = create_app(replace(settings, redis_url="redis://127.0.0.1:1"))
+    try:
+        client = Client(application, teller.client.key, teller.client.id)
+        assert client.get("/readyz").json == {"degraded": ["redis"]}
+        assert client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
+    finally:
+        application.extensions["teller"].close()
+
+
+def test_without_postgresql_everything_is_503_within_three_seconds(
+    settings: Settings, teller: Teller
+) -> None:
+    """
+    With Retry-After, and readyz says what is missing; the process lives.
+    """
+    application = create_app(replace(settings, api_database_url="postgresql://127.0.0.1:1/nothing"))
+    try:
+        client = Client(application, teller.client.key, teller.client.id)
+        for method, path in (("GET", "/v1/requests"), ("POST", "/v1/redemptions"), ("GET", "/readyz")):
+            started = time.monotonic()
+            answer = client.call(method, path)
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "1"
+            assert time.monotonic() - started < 3
+        assert client.get("/v1/requests").json["code"] == "database_unavailable"
+        assert client.get("/readyz").json == {"missing": ["postgresql"], "degraded": []}
+        assert client.get("/healthz").status_code == 200
+    finally:
+        application.extensions["teller"].close()
+
+
+def test_a_database_of_another_partition_count_is_not_written_to(settings: Settings, teller: Teller) -> None:
+    """
+    A request in the wrong partition would be decided out of turn: 503, and readyz names the schema.
+    """
+    application = create_app(replace(settings, partitions=63))
+    try:
+        client = Client(application, teller.client.key, teller.client.id)
+        assert client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 503
+        assert client.get("/readyz").json == {"missing": ["schema"], "degraded": []}
+    finally:
+        application.extensions["teller"].close()
+    assert teller.client.get("/v1/requests").json["data"] == []
+
+
+# The writer's own death is what the test is about.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_writer_is_told_by_healthz(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The caller it died on is answered, and whoever watches over the process sees it.
+    """
+
+    def die(*_: Any) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(intake.Intake, "_write_calls", die)
+    answer = teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+    teller.services.intake._writer.join(5)
+
+    assert answer.status_code == 503
+    health = teller.client.get("/healthz")
+    assert (health.status_code, health.json) == (500, {"status": "dying"})
+
+
+def test_a_saturated_partition_answers_503_and_stores_nothing(settings: Settings, teller: Teller) -> None:
+    """
+    As soon as the gauge sees it; another partition goes on accepting, and an item of a batch says it for itself.
+    """
+    application = create_app(replace(settings, backlog_limit=3))
+    try:
+        client = Client(application, teller.client.key, teller.client.id)
+        end = time.monotonic() + 10
+        while (
+            answer := client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+        ).status_code == 202:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert (answer.status_code, answer.json["code"]) == (503, "partition_saturated")
+        assert answer.headers["Retry-After"] == "1"
+        assert client.post("/v1/redemptions", {"resource": ELSEWHERE, "account": "u"}).status_code == 202
+        item = {"kind": "redemption", "idempotency_key": "k", "resource": "a", "account": "u"}
+        [result] = client.post("/v1/batches", {"requests": [item]}).json["results"]
+        assert (result["status"], result["problem"]["code"]) == (503, "partition_saturated")
+    finally:
+        application.extensions["teller"].close()
+
+
+def test_a_mistake_of_ours_shows_nothing_of_itself(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    500 as a problem with the request id; the reason is in the log alone.
+    """
+
+    def break_down(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the secret reason")
+
+    monkeypatch.setattr(queries, "list_requests", break_down)
+    with structlog.testing.capture_logs() as lines:
+        answer = teller.client.get("/v1/requests", X_Request_Id="find-me")
+
+    assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
+    assert b"secret reason" not in answer.data
+    assert answer.headers["X-Request-Id"] == "find-me"
+    assert [line["event"] for line in lines] == ["request_broke", "http_request"]
+    assert "the secret reason" in str(lines[0]["exc_info"])
+
+
+def test_each_request_has_one_log_line_and_one_id(teller: Teller) -> None:
+    """
+    The route and not the address, the client and not the key; a sane id is taken over, another is not.
+    """
+    with structlog.testing.capture_logs() as lines:
+        kept = teller.client.get("/v1/resources/unknown", X_Request_Id="abc-1")
+        replaced = teller.client.get("/nowhere", X_Request_Id="a b\tc")
+
+    first, second = lines
+    assert first.pop("duration_ms") >= 0
+    assert first == {
+        "event": "http_request",
+        "log_level": "info",
+        "method": "GET",
+        "route": "/v1/resources/<resource>",
+        "status": 404,
+        "client": teller.client.id,
+        "problem": "not_found",
+    }
+    assert (second["route"], second["status"], second["client"]) == ("(none)", 404, None)
+    assert kept.headers["X-Request-Id"] == "abc-1"
+    assert replaced.headers["X-Request-Id"] not in ("", "a b\tc")
+
+
+def test_what_was_answered_is_counted(teller: Teller) -> None:
+    """
+    By route and status, with latencies, and what intake wrote.
+    """
+    for _ in range(3):
+        teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+    teller.client.get("/v1/nowhere/secret-token")
+
+    text = teller.client.get("/metrics")
+
+    assert text.headers["Content-Type"].startswith("text/plain")
+    lines = text.data.decode().splitlines()
+    assert 'teller_http_requests_total{method="POST",route="/v1/redemptions",status="202"} 3.0' in lines
+    assert 'teller_http_request_seconds_count{method="POST",route="/v1/redemptions"} 3.0' in lines
+    assert 'teller_http_requests_total{method="(any)",route="(none)",status="404"} 1.0' in lines
+    assert "teller_intake_requests_total 3.0" in lines
+    assert "secret-token" not in text.data.decode()
+
+
+def test_two_hundred_simultaneous_clients_lose_nothing(teller: Teller) -> None:
+    """
+    Each gets its own request, durable.
+    """
+    together = threading.Barrier(200)
+    seen: list[str] = []
+
+    def send(number: int) -> None:
+        together.wait()
+        seen.append(
+            teller.client.post("/v1/redemptions", {"resource": "a", "account": f"u{number}"}).json["id"]
+        )
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(set(seen)) == 200
+    assert len(teller.drain()) == 200

@@ -1,0 +1,220 @@
+"""
+Resources: opened, amended, closed, read, now and as they were.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Teller
+
+AMPLE = {
+    "unit": "EUR",
+    "overdraft": 50,
+    "per_account_limit": 7,
+    "starts_at": "2026-01-01T00:00:00+01:00",
+    "ends_at": "2126-01-01T00:00:00Z",
+    "gateway": "sandbox",
+    "confirm_above": 0,
+    "approve_above": 100,
+    "metadata": {"colour": "red"},
+}
+
+
+def test_a_resource_comes_back_with_all_its_rules(teller: Teller) -> None:
+    """
+    What was sent, what follows from it, and times in UTC.
+    """
+    teller.open("pool:1", "pool", 1_000, **AMPLE, client=teller.client.id)
+
+    document = teller.admin.get("/v1/resources/pool:1").json
+
+    assert 0 <= document.pop("partition") < teller.settings.partitions
+    assert document.pop("created_at").endswith("Z")
+    assert document == {
+        **AMPLE,
+        "id": "pool:1",
+        "kind": "pool",
+        "client": teller.client.id,
+        "available": 1_000,
+        "held": 0,
+        "version": 1,
+        "starts_at": "2025-12-31T23:00:00.000000Z",
+        "ends_at": "2126-01-01T00:00:00.000000Z",
+        "closed_at": None,
+    }
+
+
+def test_an_opening_is_a_request_like_any_other(teller: Teller) -> None:
+    """
+    Kind `opening`, of the amount that it begins with; the second of a name is rejected in its turn.
+    """
+    body = {"id": "a", "kind": "stock", "available": 3}
+    first = teller.admin.post("/v1/resources", body)
+    second = teller.admin.post("/v1/resources", body)
+    assert teller.admin.get("/v1/resources/a").status_code == 404
+    teller.drain()
+
+    assert (first.status_code, first.json["kind"], first.json["resource"], first.json["amount"]) == (
+        202,
+        "opening",
+        "a",
+        3,
+    )
+    statuses = [teller.admin.get(f"/v1/requests/{one.json['id']}").json["status"] for one in (first, second)]
+    assert statuses == ["completed", "rejected"]
+
+
+def test_rules_are_amended_and_taken_away(teller: Teller) -> None:
+    """
+    What is named changes, null takes a rule away, the rest stays. A PATCH needs no idempotency key.
+    """
+    teller.open("a", "balance", 5, unit="EUR", per_account_limit=7, ends_at="2126-01-01T00:00:00Z")
+
+    answer = teller.admin.patch(
+        "/v1/resources/a", {"per_account_limit": None, "overdraft": 10, "metadata": {"x": 1}}
+    )
+    teller.drain()
+
+    assert (answer.status_code, answer.json["kind"]) == (202, "amendment")
+    document = teller.admin.get("/v1/resources/a").json
+    assert document["per_account_limit"] is None
+    assert (document["overdraft"], document["metadata"], document["unit"]) == (10, {"x": 1}, "EUR")
+    assert document["ends_at"] == "2126-01-01T00:00:00.000000Z"
+
+
+def test_two_patches_without_a_key_are_two_and_with_one_key_they_are_one(teller: Teller) -> None:
+    """
+    A key is optional, and means the same as everywhere.
+    """
+    body = {"unit": "EUR"}
+    first, second = (teller.admin.patch("/v1/resources/a", body).json["id"] for _ in range(2))
+    third, fourth = (
+        teller.admin.patch("/v1/resources/a", body, **{"Idempotency-Key": "k"}) for _ in range(2)
+    )
+
+    assert first != second
+    assert third.json["id"] == fourth.json["id"]
+    assert fourth.headers["Idempotency-Replayed"] == "true"
+
+
+def test_a_closed_resource_refuses_and_can_still_be_read(teller: Teller) -> None:
+    """
+    What comes after the closing is rejected.
+    """
+    teller.open("a")
+    closing = teller.admin.post("/v1/resources/a/close")
+    late = teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"}).json["id"]
+    teller.drain()
+
+    assert (closing.status_code, closing.json["kind"]) == (202, "closing")
+    assert teller.client.get(f"/v1/requests/{late}").json["error"] == {"code": "resource_closed"}
+    assert teller.client.get("/v1/resources/a").json["closed_at"] is not None
+
+
+def test_a_resource_can_be_seen_as_it_was(teller: Teller) -> None:
+    """
+    At each entry's time, what there was after it; rules as they were then; before it was there, 404.
+    """
+    teller.open("a", "stock", 10, unit="pairs")
+    for _ in range(3):
+        teller.client.post("/v1/redemptions", {"resource": "a", "account": "u", "amount": 2})
+        teller.drain()
+    before = teller.admin.get("/v1/resources/a").json
+    amended = teller.admin.patch("/v1/resources/a", {"unit": "pieces", "per_account_limit": 9}).json["id"]
+    teller.admin.post("/v1/resources/a/close")
+    teller.drain()
+    entries = teller.admin.get("/v1/resources/a/entries").json["data"]
+
+    for entry in entries:
+        then = teller.client.get(f"/v1/resources/a?at={entry['created_at']}").json
+        assert {name: then[name] for name in ("available", "held", "version")} == {
+            name: entry[name] for name in ("available", "held", "version")
+        }
+        assert (then["unit"], then["per_account_limit"], then["closed_at"]) == ("pairs", None, None)
+    assert [entry["available"] for entry in entries] == [4, 6, 8, 10]
+    assert teller.client.get(f"/v1/resources/a?at={entries[0]['created_at']}").json == before
+
+    decided_at = teller.admin.get(f"/v1/requests/{amended}").json["decided_at"]
+    after = teller.client.get(f"/v1/resources/a?at={decided_at}").json
+    assert (after["unit"], after["per_account_limit"], after["available"]) == ("pieces", 9, 4)
+    assert (
+        teller.client.get("/v1/resources/a?at=2126-01-01T00:00:00Z").json
+        == teller.client.get("/v1/resources/a").json
+    )
+    assert teller.client.get("/v1/resources/a?at=2020-01-01T00:00:00Z").status_code == 404
+
+
+def test_a_resource_of_one_client_exists_for_that_client_alone(teller: Teller) -> None:
+    """
+    Others get 404 for it and its entries, and do not find it in the list; operators and admins do.
+    """
+    teller.open("shared")
+    teller.open("own", client=teller.client.id)
+
+    def listed(who: Any) -> list[str]:
+        return [one["id"] for one in who.get("/v1/resources").json["data"]]
+
+    for path in (
+        "/v1/resources/own",
+        "/v1/resources/own/entries",
+        "/v1/resources/own?at=2126-01-01T00:00:00Z",
+    ):
+        assert teller.other.get(path).status_code == 404
+        for who in (teller.client, teller.operator, teller.admin):
+            assert who.get(path).status_code == 200
+    assert listed(teller.client) == listed(teller.operator) == ["own", "shared"]
+    assert listed(teller.other) == ["shared"]
+
+
+def test_of_a_shared_resource_a_client_sees_the_entries_of_its_own_requests(teller: Teller) -> None:
+    """
+    Of a resource of its own it sees all, as operators and admins do everywhere.
+    """
+    teller.open("shared")
+    teller.open("own", client=teller.client.id)
+    for who in (teller.client, teller.other, teller.client):
+        for resource in ("shared", "own"):
+            who.post("/v1/redemptions", {"resource": resource, "account": "u"})
+    teller.drain()
+
+    def versions(who: Any, resource: str, query: str = "") -> list[int]:
+        return [one["version"] for one in who.get(f"/v1/resources/{resource}/entries{query}").json["data"]]
+
+    assert versions(teller.admin, "shared") == [4, 3, 2, 1]
+    assert versions(teller.client, "shared") == [4, 2]
+    assert versions(teller.other, "shared") == [3]
+    assert versions(teller.client, "own") == [3, 2, 1]
+    assert versions(teller.client, "shared", "?limit=1") == [4]
+    cursor = teller.client.get("/v1/resources/shared/entries?limit=1").json["next_cursor"]
+    assert versions(teller.client, "shared", f"?cursor={cursor}") == [2]
+
+
+def test_resources_are_listed_newest_first_by_kind(teller: Teller) -> None:
+    """
+    Pages of one, and the filter.
+    """
+    for name, kind in (("a", "stock"), ("b", "seat"), ("c", "stock")):
+        teller.open(name, kind)
+
+    first = teller.client.get("/v1/resources?kind=stock&limit=1").json
+    second = teller.client.get(f"/v1/resources?kind=stock&limit=1&cursor={first['next_cursor']}").json
+
+    assert [one["id"] for one in first["data"] + second["data"]] == ["c", "a"]
+    assert second["next_cursor"] is None
+
+
+def test_what_is_no_resource_is_not_found(teller: Teller) -> None:
+    """
+    Unknown names, and what could never be one; a request for an unknown one is accepted and rejected in its turn.
+    """
+    for name in ("unknown", "a%20b", "%00", "a" * 129):
+        for path in (f"/v1/resources/{name}", f"/v1/resources/{name}/entries"):
+            assert teller.client.get(path).status_code == 404
+    assert teller.admin.post("/v1/resources/a%20b/close").status_code == 404
+    assert teller.admin.patch("/v1/resources/a%20b", {"unit": "x"}).status_code == 404
+    asked = teller.client.post("/v1/redemptions", {"resource": "unknown", "account": "u"}).json["id"]
+    teller.drain()
+
+    assert teller.client.get(f"/v1/requests/{asked}").json["error"] == {"code": "resource_not_found"}

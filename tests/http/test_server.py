@@ -1,0 +1,220 @@
+"""
+The real server: one process that watches, one that serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+import pytest
+
+from processor import database, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from processor.settings import Settings
+
+REDEMPTION = {"resource": "sneaker", "account": "u_42"}
+SERVE = """
+import os, sys
+from api.server import serve
+from processor import log
+from processor.settings import Settings
+log.configure()
+sys.exit(serve(Settings.from_environment(os.environ)))
+"""
+#: How long anything here may take to happen, in seconds.
+PATIENCE = 10
+
+
+def until(happened: Callable[[], bool]) -> float:
+    """How long it took, in seconds."""
+    started = time.monotonic()
+    while not happened():
+        assert time.monotonic() - started < PATIENCE
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+@dataclass
+class Running:
+    """A server, and how to call it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    key: str
+
+    @property
+    def worker(self) -> psutil.Process:
+        """The process that serves."""
+        [worker] = [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if "resource_tracker" not in str(child.cmdline())
+        ]
+        return worker
+
+    def post(self, key: str, **headers: str) -> httpx.Response:
+        """A redemption."""
+        sent = {"Authorization": f"Bearer {self.key}", "Idempotency-Key": key, **headers}
+        return httpx.post(f"{self.url}/v1/redemptions", json=REDEMPTION, headers=sent, timeout=30)
+
+    def answers(self) -> bool:
+        """Whether it is there."""
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        return False
+
+
+def environment(settings: Settings, port: int) -> dict[str, str]:
+    """What a server of its own needs to know."""
+    return {**os.environ, **settings.environment(), "TELLER_PORT": str(port)}
+
+
+def fail_to_start(environ: dict[str, str]) -> str:
+    """What a server says that ends at once with status 1."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVE],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 1
+    return ended.stderr.strip()
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
+@pytest.fixture
+def server(settings: Settings, port: int) -> Iterator[Running]:
+    """A server that answers."""
+    with database.connect(settings.database_url, application_name="test") as connection:
+        key = keys.create_key(connection, "client", "client").key
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE], env=environment(settings, port), stderr=subprocess.DEVNULL
+    ) as process:
+        running = Running(process, f"http://127.0.0.1:{port}", key)
+        try:
+            until(running.answers)
+            yield running
+        finally:
+            process.terminate()
+
+
+def test_the_same_request_fifty_times_at_once_over_http_is_one_request(server: Running) -> None:
+    """
+    One request and 49 replays, through the real server.
+    """
+    with ThreadPoolExecutor(50) as people:
+        answers = list(people.map(lambda _: server.post("the-one"), range(50)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum(answer.headers.get("Idempotency-Replayed") == "true" for answer in answers) == 49
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_refused_however_it_is_sent(server: Running, *, chunked: bool) -> None:
+    """
+    413 with a length announced and without, and a chunked body of the right size is read.
+    """
+
+    def send(size: int) -> httpx.Response:
+        body = b'{"resource": "sneaker", "account": "u_42"}'.ljust(size)
+        parts = (body[start : start + 65_536] for start in range(0, size, 65_536))
+        headers = {
+            "Authorization": f"Bearer {server.key}",
+            "Idempotency-Key": "k",
+            "Content-Type": "application/json",
+        }
+        return httpx.post(f"{server.url}/v1/redemptions", content=parts if chunked else body, headers=headers)
+
+    assert send(1024 * 1024).status_code == 202
+    refused = send(1024 * 1024 + 1)
+    assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_stop_answers_what_is_in_flight_within_five_seconds(server: Running) -> None:
+    """
+    SIGTERM: who waits for 20 s is answered at once, with 202; then the processes are gone.
+    """
+    worker = server.worker
+    with ThreadPoolExecutor(5) as people:
+        answers = [people.submit(server.post, f"k{n}", Prefer="wait=20") for n in range(5)]
+        until(lambda: "teller_waiting_answers 5.0" in httpx.get(f"{server.url}/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        statuses = [answer.result().status_code for answer in answers]
+        server.process.wait(PATIENCE)
+
+    assert statuses == [202] * 5
+    assert time.monotonic() - started < 5
+    assert server.process.returncode == 0
+    assert not worker.is_running()
+
+
+def test_a_killed_worker_is_started_again(server: Running) -> None:
+    """
+    Within two seconds it answers again, and what was accepted is still there.
+    """
+    first = server.post("k").json()["id"]
+    server.worker.kill()
+
+    def accepts_again() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return bool(server.post("k").json()["id"] == first)
+        return False
+
+    assert until(accepts_again) < 4
+
+
+def test_the_worker_does_not_outlive_a_killed_main_process(server: Running) -> None:
+    """
+    A kill -9 of the one is the end of both, so that the next start finds the port free.
+    """
+    worker = server.worker
+    server.process.kill()
+
+    assert until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE) < 2
+
+
+def test_a_taken_port_is_told_in_one_line(settings: Settings, server: Running, port: int) -> None:
+    """
+    Exit status 1, and the first server goes on.
+    """
+    said = fail_to_start(environment(settings, port))
+
+    assert said == f"cannot listen on 127.0.0.1:{port}: Address already in use (TELLER_HOST, TELLER_PORT)"
+    assert server.answers()
+
+
+def test_a_database_without_the_schema_is_told_in_one_line(
+    settings: Settings, empty_database: str, port: int
+) -> None:
+    """
+    Exit status 1: it will not change by itself.
+    """
+    said = fail_to_start({**environment(settings, port), "TELLER_API_DATABASE_URL": empty_database})
+
+    assert said == "the database has no Teller schema yet: run `teller migrate`"

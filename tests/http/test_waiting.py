@@ -1,0 +1,214 @@
+"""
+`Prefer: wait=N`: answers that wait until a request is final.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from api import waiting
+from workers.doorbell import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.http.conftest import Teller
+
+REDEMPTION = {"resource": "sneaker", "account": "u_42"}
+
+
+@pytest.fixture
+def worker(teller: Teller) -> Iterator[None]:
+    """Somebody who decides what comes in, and announces it, until the test is over."""
+    over = threading.Event()
+    bell = Doorbell(teller.settings.redis_url)
+
+    def work() -> None:
+        while not over.wait(0.02):
+            bell.announce(teller.drain())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+    bell.close()
+
+
+def until_waiting(teller: Teller, count: int) -> None:
+    """Until so many answers are held back."""
+    end = time.monotonic() + 5
+    while teller.services.waiters.count() != count:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("wait=5", 5),
+        ("WAIT = 5", 5),
+        ('wait="5"', 5),
+        ("respond-async, wait=5", 5),
+        ("wait=5; foo=bar", 5),
+        ("wait=21", 20),
+        ("wait=0", 0),
+        ("wait", None),
+        ("wait=-1", None),
+        ("wait=1.5", None),
+        ("wait=soon", None),
+        ("waiting=5", None),
+        ("wait=5, wait=7", 5),
+    ],
+)
+def test_the_header_is_read_as_rfc_7240_says(header: str | None, seconds: int | None) -> None:
+    """
+    More than 20 counts as 20, the first one counts, and what is not understood is ignored.
+    """
+    assert waiting.read_preference(header) == seconds
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_post_that_waits_gets_the_final_state(teller: Teller) -> None:
+    """
+    200, the final state, Preference-Applied, and no Retry-After: there is nothing to come back for.
+    """
+    teller.open("sneaker")
+
+    answer = teller.client.post("/v1/redemptions", REDEMPTION, Prefer="wait=10")
+
+    assert answer.status_code == 200
+    assert answer.json["status"] == "completed"
+    assert answer.headers["Preference-Applied"] == "wait=10"
+    assert answer.headers["ETag"] == '"2"'
+    assert "Retry-After" not in answer.headers
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_opening_can_be_waited_for_like_anything_else(teller: Teller) -> None:
+    """
+    Also a rejection is final.
+    """
+    body = {"id": "a", "kind": "seat", "available": 1}
+
+    opened = teller.admin.post("/v1/resources", body, Prefer="wait=20")
+    again = teller.admin.post("/v1/resources", body, Prefer="wait=60")
+
+    assert (opened.status_code, opened.json["status"]) == (200, "completed")
+    assert (again.status_code, again.json["error"]) == (200, {"code": "resource_exists"})
+    assert again.headers["Preference-Applied"] == "wait=20"
+
+
+def test_who_waited_in_vain_gets_what_is_so_far(teller: Teller) -> None:
+    """
+    After N seconds: 202 for a POST, 200 for a GET, both still processing.
+    """
+    started = time.monotonic()
+    made = teller.client.post("/v1/redemptions", REDEMPTION, Prefer="wait=1")
+    waited = time.monotonic() - started
+    read = teller.client.get(f"/v1/requests/{made.json['id']}", Prefer="wait=0")
+
+    assert 1 <= waited < 1.5
+    for answer, status, applied in ((made, 202, "wait=1"), (read, 200, "wait=0")):
+        assert answer.status_code == status
+        assert answer.json["status"] == "processing"
+        assert answer.headers["Preference-Applied"] == applied
+    assert made.headers["Retry-After"] == "1"
+
+
+def test_an_announcement_ends_the_wait_at_once(teller: Teller) -> None:
+    """
+    Ten wait for one request; none has to look twice to see that it is decided.
+    """
+    teller.open("sneaker")
+    named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+    bell = Doorbell(teller.settings.redis_url)
+
+    with ThreadPoolExecutor(10) as people:
+        answers = [
+            people.submit(teller.client.get, f"/v1/requests/{named}", Prefer="wait=20") for _ in range(10)
+        ]
+        until_waiting(teller, 10)
+        decided = teller.drain()
+        started = time.monotonic()
+        bell.announce(decided)
+        statuses = [answer.result().json["status"] for answer in answers]
+        took = time.monotonic() - started
+    bell.close()
+
+    assert statuses == ["completed"] * 10
+    assert took < waiting.LOOK_INTERVAL_SECONDS
+    assert teller.services.waiters.count() == 0
+
+
+def test_a_lost_announcement_is_noticed_within_half_a_second(teller: Teller) -> None:
+    """
+    Nobody announces; who waits looks for himself.
+    """
+    teller.open("sneaker")
+    named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+
+    with ThreadPoolExecutor(1) as people:
+        answer = people.submit(teller.client.get, f"/v1/requests/{named}", Prefer="wait=20")
+        until_waiting(teller, 1)
+        teller.drain()
+        decided_at = time.monotonic()
+        assert answer.result().json["status"] == "completed"
+
+    assert time.monotonic() - decided_at < 2 * waiting.LOOK_INTERVAL_SECONDS
+
+
+def test_when_too_many_wait_the_next_is_answered_at_once(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Without Preference-Applied: it was not waited for.
+    """
+    monkeypatch.setattr(waiting, "WAITERS_MAX", 1)
+    with ThreadPoolExecutor(1) as people:
+        first = people.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=1")
+        until_waiting(teller, 1)
+        second = teller.client.post("/v1/redemptions", REDEMPTION, Prefer="wait=1")
+        assert not first.done()
+        assert first.result().headers["Preference-Applied"] == "wait=1"
+
+    assert second.status_code == 202
+    assert "Preference-Applied" not in second.headers
+
+
+def test_a_stop_answers_everybody_who_waits(teller: Teller) -> None:
+    """
+    At once, with what is so far.
+    """
+    with ThreadPoolExecutor(3) as people:
+        answers = [
+            people.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=20")
+            for _ in range(3)
+        ]
+        until_waiting(teller, 3)
+        started = time.monotonic()
+        teller.services.waiters.stop()
+        statuses = [answer.result().status_code for answer in answers]
+
+    assert statuses == [202] * 3
+    assert time.monotonic() - started < 1
+
+
+def test_a_get_that_waits_compares_its_etag_afterwards(teller: Teller) -> None:
+    """
+    A long poll: 304 when the time is over and nothing has changed.
+    """
+    named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+    tag = teller.client.get(f"/v1/requests/{named}").headers["ETag"]
+
+    answer = teller.client.get(f"/v1/requests/{named}", Prefer="wait=1", If_None_Match=tag)
+
+    assert answer.status_code == 304
+    assert answer.headers["Preference-Applied"] == "wait=1"

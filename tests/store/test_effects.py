@@ -1,0 +1,492 @@
+"""
+What gateways are to do and what they answered, against PostgreSQL: one courier for each, a limit for all, and the
+first definite answer for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from processor import database, effects
+from processor.effects import Called, Claimed
+from processor.gateways.protocol import Answer
+
+from tests.store.store import at_once
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Iterator
+
+    from processor.database import Connection
+    from processor.effects import Claim
+    from processor.intake import Submission
+    from processor.model import Outcome
+    from tests.servers import Database
+    from tests.store.store import Store
+
+TRIES = 3
+TIMEOUT_SECONDS = 10.0
+
+
+@pytest.fixture
+def connect(database: Database) -> Iterator[Callable[[], Connection]]:
+    """
+    Connections as couriers make them, closed at the end.
+    """
+    opened: list[Connection] = []
+
+    def one() -> Connection:
+        opened.append(_connect(database))
+        effects.introduce(opened[-1], "bank")
+        return opened[-1]
+
+    yield one
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def courier(connect: Callable[[], Connection]) -> Connection:
+    """
+    One courier's connection.
+    """
+    return connect()
+
+
+# ---------------------------------------------------------------- claiming
+
+
+def test_an_attempt_is_committed_before_the_call_can_be_made(store: Store, courier: Connection) -> None:
+    """
+    When a claim returns, everybody sees the attempt: a call that nobody heard of cannot be.
+    """
+    [asked] = held(store, 1)
+
+    [claimed] = claim(courier).effects
+
+    assert claimed.order.request_id == asked
+    assert claimed.order.destination == "IBAN 1"
+    assert claimed.order.amount == 5
+    assert store.owner.execute("SELECT request_id, token, ended_at FROM attempts").fetchall() == [
+        (asked, claimed.token, None)
+    ]
+
+
+def test_what_is_claimed_is_nobody_elses_until_its_lease_runs_out(
+    store: Store, connect: Callable[[], Connection]
+) -> None:
+    """
+    A courier that never comes back costs a lease, and the next call has the same key.
+    """
+    held(store, 1)
+    [first] = claim(connect()).effects
+
+    assert claim(connect()).effects == []
+    lapse(store)
+    [second] = claim(connect()).effects
+
+    assert second.order == first.order
+    assert (second.tries, second.token != first.token) == (2, True)
+    assert store.one("SELECT count(*) FROM attempts") == 2
+
+
+def test_the_limit_of_calls_at_once_holds_across_couriers(
+    store: Store, connect: Callable[[], Connection]
+) -> None:
+    """
+    Eight couriers that claim at the same instant have together no more than the limit, and nothing twice.
+    """
+    held(store, effects.CALLS_AT_ONCE + 40)
+    couriers = [connect() for _ in range(8)]
+    claims: list[Claimed] = []
+
+    for _ in range(4):
+        at_once(*(lambda one=one: claims.extend(claim(one, room=20).effects) for one in couriers))  # type: ignore[misc]
+
+    assert len(claims) == effects.CALLS_AT_ONCE
+    assert len({one.order.request_id for one in claims}) == effects.CALLS_AT_ONCE
+    effects.record(couriers[0], [called(one, "done") for one in claims[:10]])
+    assert len(claim(couriers[1]).effects) == 10
+
+
+def test_one_gateway_does_not_take_the_room_of_another(store: Store, courier: Connection) -> None:
+    """
+    Each has a limit of its own, and what is due of each is seen at once.
+    """
+    effects.introduce(courier, "post")
+    held(store, effects.CALLS_AT_ONCE + 1)
+    held(store, 1, gateway="post")
+    claim(courier)
+
+    assert effects.due_gateways(courier) == {"bank": 0.0, "post": 0.0}
+    assert claim(courier).effects == []
+    assert len(claim(courier, "post").effects) == 1
+    assert 0 < effects.due_gateways(courier)["post"] <= TIMEOUT_SECONDS + effects.LEASE_MARGIN_SECONDS
+
+
+def test_a_courier_stopped_in_the_middle_of_a_claim_does_not_keep_the_others_from_theirs(
+    store: Store, connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The others get nothing at once instead of waiting, and after a moment PostgreSQL ends the stopped one.
+    """
+    held(store, 1)
+    monkeypatch.setattr(effects, "IDLE_TIMEOUT_MS", 300)
+    stopped, other = connect(), connect()
+    stopped.execute("BEGIN")
+    stopped.execute(effects.SQL["set_timeouts"], {"idle_ms": effects.IDLE_TIMEOUT_MS})
+    stopped.execute(effects.SQL["lock_gateway"], {"gateway": "bank"})
+
+    began = time.monotonic()
+    assert claim(other).effects == []
+    assert time.monotonic() - began < 0.2
+    end = time.monotonic() + 5
+    while not (found := claim(other).effects):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+    assert len(found) == 1
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "held_after", "available_after"),
+    [("done", "completed", 0, 95), ("declined", "refunded", 0, 100), ("misconfigured", "failed", 5, 95)],
+)
+def test_an_answer_is_settled_by_the_batch(
+    store: Store, courier: Connection, outcome: Outcome, status: str, held_after: int, available_after: int
+) -> None:
+    """
+    Done is captured, declined is released, misconfigured waits for an admin and stays held.
+    """
+    [asked] = held(store, 1)
+    [claimed] = claim(courier).effects
+
+    recorded = effects.record(courier, [called(claimed, outcome, reference="T1", reason="because")])
+    store.drain("till")
+
+    assert recorded.partitions == {claimed.partition}
+    assert [state and state.status for state in store.decided([asked])] == [status]
+    assert store.owner.execute("SELECT available, held FROM resources").fetchall() == [
+        (available_after, held_after)
+    ]
+    assert store.one("SELECT outcome FROM attempts") == outcome
+    assert effects.due_gateways(courier) == {}
+
+
+def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
+    store: Store, courier: Connection
+) -> None:
+    """
+    Never a refund: after the last try it has failed, and what it holds stays held.
+    """
+    [asked] = held(store, 1)
+    for number in range(1, TRIES):
+        [claimed] = claim(courier).effects
+        assert claimed.tries == number
+        effects.record(courier, [called(claimed, "unknown", pause=3600.0)])
+        assert 3500 < effects.due_gateways(courier)["bank"] <= 3600
+        assert (store.waiting(), claim(courier).effects) == (0, [])
+        lapse(store)
+
+    [claimed] = claim(courier).effects
+    effects.record(courier, [called(claimed, "unknown", reason="answered 503")])
+    store.drain("till")
+
+    assert store.statuses([asked]) == ["gateway_unreachable"]
+    assert store.one("SELECT reason FROM decisions WHERE current AND status = 'failed'") == "answered 503"
+    assert (store.one("SELECT held FROM resources"), store.available("till")) == (5, 95)
+
+
+def test_the_last_try_of_a_courier_that_never_came_back_is_unknown(store: Store, courier: Connection) -> None:
+    """
+    It is not called once more than it may be: an order that kills couriers does not do so for ever.
+    """
+    [asked] = held(store, 1)
+    for _ in range(TRIES):
+        assert len(claim(courier).effects) == 1
+        lapse(store)
+
+    given_up = claim(courier)
+    store.drain("till")
+
+    assert (given_up.effects, len(given_up.given_up)) == ([], 1)
+    assert store.statuses([asked]) == ["gateway_unreachable"]
+    assert store.one("SELECT count(*) FROM attempts") == TRIES
+
+
+def test_a_definite_answer_counts_from_any_token_and_the_first_one_for_ever(
+    store: Store, courier: Connection
+) -> None:
+    """
+    The yes of a call that was thought lost counts; a later no changes nothing.
+    """
+    [asked] = held(store, 1)
+    [lost] = claim(courier).effects
+    lapse(store)
+    [second] = claim(courier).effects
+
+    assert effects.record(courier, [called(lost, "done", reference="T1")]).partitions
+    assert not effects.record(courier, [called(second, "declined")]).partitions
+    store.drain("till")
+
+    assert store.statuses([asked]) == ["completed"]
+    assert store.one("SELECT reference FROM decisions WHERE current AND request_id = %s", asked) == "T1"
+
+
+def test_that_there_was_no_answer_counts_only_from_the_present_token(
+    store: Store, courier: Connection
+) -> None:
+    """
+    A call that was thought lost and times out late must not stop or delay the one under way.
+    """
+    held(store, 1)
+    [lost] = claim(courier).effects
+    lapse(store)
+    [present] = claim(courier).effects
+    before = store.one("SELECT e::text FROM effects e")
+
+    effects.record(courier, [called(lost, "unknown", pause=1.0)])
+    effects.record(courier, [called(lost, "unknown")])
+    effects.record(courier, [called(lost, "misconfigured")])
+
+    assert store.one("SELECT e::text FROM effects e") == before
+    assert effects.record(courier, [called(present, "done")]).partitions
+
+
+@pytest.mark.parametrize("late", ["unknown", "misconfigured"])
+def test_unknown_never_overwrites(store: Store, courier: Connection, late: Outcome) -> None:
+    """
+    What is definite stays, whoever learns later that he knows nothing.
+    """
+    [asked] = held(store, 1)
+    [lost] = claim(courier).effects
+    lapse(store)
+    [second] = claim(courier).effects
+    effects.record(courier, [called(second, "done")])
+
+    effects.record(courier, [called(lost, late)])
+    store.drain("till")
+
+    assert store.statuses([asked]) == ["completed"]
+
+
+def test_a_late_yes_settles_what_was_parked(store: Store, courier: Connection) -> None:
+    """
+    A failed request whose gateway turns out to have paid is completed, without anybody's help.
+    """
+    [asked] = held(store, 1)
+    [lost] = claim(courier).effects
+    for _ in range(TRIES):
+        lapse(store)
+        claim(courier)
+    store.drain("till")
+    assert store.statuses([asked]) == ["gateway_unreachable"]
+
+    effects.record(courier, [called(lost, "done")])
+    store.drain("till")
+
+    assert store.statuses([asked]) == ["completed"]
+    assert (store.one("SELECT held FROM resources"), store.available("till")) == (0, 95)
+
+
+def test_recording_the_same_answers_again_changes_nothing(store: Store, courier: Connection) -> None:
+    """
+    A COMMIT whose answer was lost is repeated without harm.
+    """
+    held(store, 3)
+    answers: list[Outcome] = ["done", "declined", "misconfigured"]
+    calls = [called(one, answer) for one, answer in zip(claim(courier).effects, answers, strict=True)]
+    assert len(effects.record(courier, calls).partitions) == 1
+    store.drain("till")
+    before = store.contents()
+
+    again = effects.record(courier, calls)
+    store.drain("till")
+
+    assert (again.partitions, again.contradicted, store.contents()) == (set(), [], before)
+
+
+def test_a_yes_after_a_no_is_never_silent(store: Store, courier: Connection) -> None:
+    """
+    The ledger cannot follow a gateway that contradicts itself, but somebody must know.
+    """
+    [asked] = held(store, 1)
+    [lost] = claim(courier).effects
+    lapse(store)
+    [second] = claim(courier).effects
+    effects.record(courier, [called(second, "declined")])
+
+    recorded = effects.record(courier, [called(lost, "done")])
+    store.drain("till")
+
+    assert recorded.contradicted == [asked]
+    assert store.statuses([asked]) == ["gateway_declined"]
+    assert store.one("SELECT array_agg(outcome ORDER BY outcome) FROM attempts") == ["declined", "done"]
+
+
+def test_what_was_given_back_is_never_called_again(store: Store, courier: Connection) -> None:
+    """
+    A refund of a parked request voids its effect; not even a courier that wakes up late arms it again. Its yes is
+    an event, and no entry.
+    """
+    [asked] = held(store, 1)
+    [lost] = claim(courier).effects
+    for _ in range(TRIES):
+        lapse(store)
+        claim(courier)
+    store.drain("till")
+    store.accept(refund_of(store, asked))
+    store.drain("till")
+    assert store.statuses([asked]) == ["refunded_by_admin"]
+
+    effects.record(courier, [called(lost, "unknown", pause=0.0)])
+    assert effects.due_gateways(courier) == {}
+    effects.record(courier, [called(lost, "done")])
+    reports = store.drain("till")
+
+    assert [request for report in reports for request in report.paid_after_refund] == [asked]
+    assert (store.one("SELECT held FROM resources"), store.available("till")) == (0, 100)
+
+
+# ---------------------------------------------------------------- the breaker
+
+
+def test_the_breaker_opens_after_unknowns_in_a_row_and_nothing_fails_by_it(
+    store: Store, courier: Connection
+) -> None:
+    """
+    A gateway that is down is left alone; what waits stays due. Then one call, and its answer closes the breaker.
+    """
+    asked = held(store, effects.BREAKER_OPENS_AFTER + 10)
+    calls = [called(one, "unknown", pause=0.0) for one in claim(courier).effects]
+    effects.record(courier, calls)
+
+    assert effects.count_unknowns(courier, "bank", calls[1:]) == (False, False)
+    assert effects.count_unknowns(courier, "bank", calls[:1]) == (False, True)
+
+    assert claim(courier).effects == []
+    assert 0 < effects.due_gateways(courier)["bank"] <= effects.BREAKER_OPEN_SECONDS
+    assert store.one("SELECT count(*) FROM effects WHERE due_at IS NOT NULL") == len(asked)
+    assert store.waiting() == 0
+
+    store.owner.execute("UPDATE gateways SET open_until = now()")
+    [probe] = claim(courier).effects
+    assert claim(courier).effects == []
+    effects.record(courier, [called(probe, "done")])
+    assert effects.count_unknowns(courier, "bank", [called(probe, "done")]) == (True, False)
+    assert len(claim(courier).effects) == effects.CALLS_AT_ONCE
+
+
+def test_a_failed_probe_keeps_the_breaker_open(store: Store, courier: Connection) -> None:
+    """
+    One unknown more, and it is left alone again.
+    """
+    held(store, 1)
+    store.owner.execute(
+        "UPDATE gateways SET failures = %s, open_until = now() WHERE name = 'bank'",
+        (effects.BREAKER_OPENS_AFTER,),
+    )
+    [probe] = claim(courier).effects
+
+    assert effects.count_unknowns(courier, "bank", [called(probe, "unknown")]) == (True, True)
+    assert claim(courier).effects == []
+
+
+def test_an_answer_in_between_ends_the_row(store: Store, courier: Connection) -> None:
+    """
+    Unknowns add up only as long as nothing else comes; a no is an answer, too.
+    """
+    [claimed] = held(store, 1) and claim(courier).effects
+    many = [called(claimed, "unknown")] * (effects.BREAKER_OPENS_AFTER - 1)
+
+    effects.count_unknowns(courier, "bank", many)
+    effects.count_unknowns(courier, "bank", [*many[:5], called(claimed, "declined"), *many[:2]])
+
+    assert store.one("SELECT failures FROM gateways") == 2
+    assert effects.count_unknowns(courier, "bank", [called(claimed, "done")]) == (False, False)
+    assert effects.count_unknowns(courier, "bank", [called(claimed, "done")]) is None
+
+
+# ---------------------------------------------------------------- the role
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE resources SET held = 0",
+        "INSERT INTO entries SELECT * FROM entries",
+        "UPDATE decisions SET current = false",
+        "INSERT INTO decisions SELECT * FROM decisions",
+        "DELETE FROM effects",
+        "UPDATE effects SET voided_at = NULL",
+        "DELETE FROM inbox",
+        "DELETE FROM attempts",
+        "UPDATE webhooks SET secret = ''",
+        "SELECT digest FROM api_keys",
+    ],
+)
+def test_a_courier_cannot_touch_the_ledger(courier: Connection, statement: str) -> None:
+    """
+    Its role may write effects, attempts and deliveries, and nothing that a balance is made of.
+    """
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        courier.execute(statement)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def held(store: Store, count: int, gateway: str = "bank") -> list[uuid.UUID]:
+    """Withdrawals of 5 each that wait for the gateway."""
+    till = "till" if gateway == "bank" else f"till-{gateway}"
+    store.open(till, "balance", available=max(100, 5 * count), gateway=gateway)
+    asked = store.accept(
+        *(
+            store.asks("withdrawal", till, "ada", 5, details={"destination": f"IBAN {number}"})
+            for number in range(1, count + 1)
+        )
+    )
+    store.drain(till)
+    return asked
+
+
+def refund_of(store: Store, original: uuid.UUID) -> Submission:
+    """An admin's wish to give back."""
+    return dataclasses.replace(store.asks("refund", "till"), refund_of=original)
+
+
+def claim(courier: Connection, gateway: str = "bank", room: int = effects.CALLS_AT_ONCE) -> Claim:
+    """As a courier with these settings."""
+    return effects.claim(courier, gateway, room, TRIES, TIMEOUT_SECONDS)
+
+
+def called(
+    claimed: Claimed,
+    outcome: Outcome,
+    *,
+    reference: str | None = None,
+    reason: str | None = None,
+    pause: float | None = None,
+) -> Called:
+    """The answer of a call."""
+    return Called(claimed, Answer(outcome, reference=reference, reason=reason), pause)
+
+
+def lapse(store: Store) -> None:
+    """Time passes: leases run out, and what waits is due."""
+    store.owner.execute(
+        "UPDATE effects SET due_at = now(), leased_until = CASE WHEN token IS NOT NULL THEN now() END"
+        " WHERE due_at IS NOT NULL"
+    )
+
+
+def _connect(where: Database) -> Connection:
+    return database.connect(where.courier_url, application_name="test courier")
