@@ -418,11 +418,14 @@ DECLARE
     role text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['teller_api', 'teller_worker', 'teller_courier'] LOOP
-        BEGIN
-            EXECUTE format('CREATE ROLE %I LOGIN', role);
-        EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL;  -- roles belong to the whole server: another database of Teller's made it
-        END;
+        -- Roles belong to the whole server: another database of Teller's may have made it, or be making it now.
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I LOGIN', role);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
     END LOOP;
 END $$;
 

@@ -159,18 +159,8 @@ class Intake:
         asked = [
             _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
         ]
-        to_write = asked
-        if self._saturated:
-            to_write = []
-            for one in asked:
-                if one.partition in self._saturated:
-                    one.receipt = Receipt(
-                        problem=PartitionSaturated("too much is waiting for this resource already")
-                    )
-                else:
-                    to_write.append(one)
-        if to_write:
-            call = _Call(to_write, Future())
+        if asked:
+            call = _Call(asked, Future())
             self._calls.put(call)
             try:
                 call.done.result(ANSWER_TIMEOUT_SECONDS)
@@ -242,28 +232,44 @@ class Intake:
         with database.faults():
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
-            accepted = self._connection.cursor(binary=True).execute(SQL["accept_requests"], _columns(group))
-            won: dict[UUID, datetime] = dict(accepted.fetchall())
-        lost = []
+            won = self._insert(
+                self._connection, [one for one in group if one.partition not in self._saturated]
+            )
+        others = []
         for one in group:
             if one.id in won:
                 one.receipt = Receipt(_new_record(one, won[one.id]))
             else:
-                lost.append(one)
-        if lost:
-            self._answer_repetitions(self._connection, lost)
+                others.append(one)
+        if others:
+            self._answer_others(self._connection, others)
 
-    def _answer_repetitions(self, connection: Connection, lost: list[_Asked]) -> None:
+    def _insert(self, connection: Connection, group: list[_Asked]) -> dict[UUID, datetime]:
+        """The ids of those that were the first with their key, and when they were accepted."""
+        if not group:
+            return {}
+        return dict(
+            connection.cursor(binary=True).execute(SQL["accept_requests"], _columns(group)).fetchall()
+        )
+
+    def _answer_others(self, connection: Connection, others: list[_Asked]) -> None:
+        """Those that were asked before get what was accepted then; new ones are here when there is no room."""
         keys = {
-            "client_ids": [one.submission.client_id for one in lost],
-            "idempotency_keys": [one.submission.idempotency_key for one in lost],
+            "client_ids": [one.submission.client_id for one in others],
+            "idempotency_keys": [one.submission.idempotency_key for one in others],
         }
         with database.faults():
             rows = connection.cursor(binary=True).execute(SQL["read_by_keys"], keys).fetchall()
         first = {(record.client_id, key): (digest, record) for key, digest, record in map(_keyed, rows)}
-        for one in lost:
-            digest, record = first[one.submission.client_id, one.submission.idempotency_key]
-            if digest == one.submission.fingerprint:
+        for one in others:
+            digest, record = first.get(
+                (one.submission.client_id, one.submission.idempotency_key), (None, None)
+            )
+            if record is None:
+                one.receipt = Receipt(
+                    problem=PartitionSaturated("too much is waiting for this resource already")
+                )
+            elif digest == one.submission.fingerprint:
                 one.receipt = Receipt(record, replayed=True)
             else:
                 one.receipt = Receipt(

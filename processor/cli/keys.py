@@ -12,7 +12,6 @@ from processor import keys as api_keys
 from processor.cli.arguments import identifier
 from processor.cli.printing import Command, Group, as_json, show, table
 from processor.cli.reach import reached
-from processor.records import timestamp
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -70,8 +69,8 @@ def list_() -> None:
                     key.name,
                     key.role,
                     key.client,
-                    timestamp(key.created_at),
-                    timestamp(key.revoked_at),
+                    key.created_at,
+                    key.revoked_at,
                 )
                 for key in found
             ],

@@ -17,7 +17,6 @@ from processor.cli.printing import Cell, Command, Group, clean, fields, show, ta
 from processor.cli.reach import reached, ring
 from processor.model import REQUEST_KINDS, STATUSES
 from processor.queries import RequestFilter
-from processor.records import timestamp
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -116,7 +115,7 @@ def listing(rows: list[RequestRecord]) -> str:
                 record.resource_id,
                 record.account,
                 record.amount,
-                timestamp(record.created_at),
+                record.created_at,
             )
             for record in rows
         ],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 #: Erases the bar, before a discrepancy is written in its place; the bar is drawn again below.
 ERASE_LINE: Final = "\r\x1b[K"
-#: Without a terminal, how far it is is said each time so much more is done, in parts of a hundred.
-STEP_PERCENT: Final = 10
+#: Without a terminal, a line says how far it is, so often, in seconds.
+LINE_SECONDS: Final = 1.0
 
 
 @click.command(cls=Command, short_help="Derive all balances anew, and compare.")
@@ -64,8 +65,8 @@ def _named(counts: Counts) -> str:
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
     """Says on standard error how far it is: a bar on a terminal, else a line now and then, for people alone."""
-    shown = 0
     if sys.stderr.isatty():
+        shown = 0
         with click.progressbar(length=100, label="verifying", file=sys.stderr) as bar:
 
             def draw(done: int, total: int) -> None:
@@ -78,11 +79,12 @@ def _progress() -> Iterator[Progress]:
             click.echo(ERASE_LINE, err=True, nl=False)
         return
 
+    said_at = time.monotonic()
+
     def tell(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // total
-        if percent >= shown + STEP_PERCENT and not as_json():
-            shown = percent - percent % STEP_PERCENT
-            click.echo(f"verifying: {shown} %", err=True)
+        nonlocal said_at
+        if not as_json() and time.monotonic() - said_at >= LINE_SECONDS:
+            said_at = time.monotonic()
+            click.echo(f"verifying: {100 * done // total} %", err=True)
 
     yield tell

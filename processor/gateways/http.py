@@ -6,6 +6,7 @@ fine.
 """
 
 import json
+import ssl
 import time
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ class HttpGateway:
         self._key = key
         self._timeout_seconds = timeout_seconds
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=ssl.create_default_context()),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -15,7 +15,6 @@ import pytest
 from processor import database, effects
 from processor.effects import Called, Claimed
 from processor.gateways.protocol import Answer
-
 from tests.store.store import at_once
 
 if TYPE_CHECKING:

@@ -347,17 +347,21 @@ def test_a_partition_with_too_much_waiting_is_saturated_and_the_others_are_not(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Above the limit of waiting rows a partition takes no more; another one does; drained, it takes again.
+    Above the limit of waiting rows a partition takes no more; another one does; what it took before it still
+    answers for; drained, it takes again.
     """
     monkeypatch.setattr(intake, "GAUGE_INTERVAL_SECONDS", 0.02)
     with started(intake_of(store.database, backlog_limit=200)) as [one]:
-        one.accept([store.redeems("sneaker", f"u{n}") for n in range(250)])
+        before = [store.redeems("sneaker", f"u{n}") for n in range(250)]
+        accepted = one.accept(before)
 
         refused = _until(one, lambda: store.redeems("sneaker", "late"), lambda receipt: receipt.problem)
 
         assert isinstance(refused.problem, PartitionSaturated)
         mixed = one.accept([store.redeems("sneaker", "late"), store.redeems("coupon", "ada")])
         assert [receipt.problem is None for receipt in mixed] == [False, True]
+        [repeated] = one.accept(before[:1])
+        assert (repeated.replayed, accepted_id(repeated)) == (True, accepted_id(accepted[0]))
         store.drain("sneaker")
         again = _until(one, lambda: store.redeems("sneaker", "again"), lambda receipt: receipt.request)
         assert again.problem is None

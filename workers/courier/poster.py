@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +46,7 @@ class Poster:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS_MAX,
+                ssl=ssl.create_default_context(),
                 use_dns_cache=False,
                 resolver=_Resolver(allow_private=allow_private),
                 socket_factory=None if allow_private else _public_socket,

@@ -1,0 +1,187 @@
+"""
+A crowd of HTTP clients that all speak at the same instant.
+
+Every connection is open and used before the first word; then one thread writes what each of them has to say into
+its socket, and only then reads answers. So the requests of a hundred connections are on their way within a
+millisecond or two, which no hundred threads of one interpreter could do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import selectors
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+#: Nothing answers later than this, in seconds, unless it is broken: a wait is 20 s at the most.
+PATIENCE_SECONDS = 25.0
+#: Bytes read from a socket at once.
+CHUNK_BYTES = 256 * 1024
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, with the names of its headers in lower case, and when (monotonic seconds) it was asked for and there."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    sent_at: float
+    answered_at: float
+
+    @property
+    def document(self) -> Any:
+        """The parsed body."""
+        return json.loads(self.body)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.answered_at - self.sent_at
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody with a key: words requests as they go over the wire."""
+
+    key: str
+
+    def get(self, path: str, **headers: str) -> bytes:
+        """A GET; `If_None_Match="…"` is a header."""
+        return self._worded("GET", path, headers)
+
+    def post(self, path: str, body: object = None, key: str | None = None, **headers: str) -> bytes:
+        """A POST of JSON, with an idempotency key of its own if none is given."""
+        headers["Idempotency_Key"] = key if key is not None else f"scenario-{next(_numbers)}"
+        return self._worded("POST", path, headers, b"" if body is None else json.dumps(body).encode())
+
+    def _worded(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+        lines = [f"{method} {path} HTTP/1.1", "Host: teller", f"Authorization: Bearer {self.key}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        if body:
+            lines.append("Content-Type: application/json")
+        if method == "POST":
+            lines.append(f"Content-Length: {len(body)}")
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One keep-alive connection, with one request under way at a time."""
+
+    socket: socket.socket
+    sent_at: float = 0.0
+    _buffer: bytearray = field(default_factory=bytearray)
+
+    def send(self, request: bytes) -> None:
+        self._buffer.clear()
+        self.sent_at = time.monotonic()
+        self.socket.sendall(request)
+
+    def receive(self) -> Reply | None:
+        """Read what is there; the answer once it is whole."""
+        chunk = self.socket.recv(CHUNK_BYTES)
+        assert chunk, "the server closed the connection"
+        self._buffer += chunk
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        first, *lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        body = bytes(self._buffer[end + 4 :])
+        if len(body) < int(headers.get("content-length", "0")):
+            return None
+        return Reply(int(first.split()[1]), headers, body, self.sent_at, time.monotonic())
+
+
+class Crowd:
+    """
+    So many connections, in turn to each of the servers. Close it in time: servers close idle connections.
+    """
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], size: int) -> None:
+        self._addresses = len(addresses)
+        self._connections: list[_Connection] = []
+        try:
+            for number in range(size):
+                opened = socket.create_connection(addresses[number % len(addresses)], PATIENCE_SECONDS)
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._connections.append(_Connection(opened))
+            greeting = Caller("").get("/healthz")
+            self._run([[(connection, greeting)] for connection in self._connections])
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, requests: Sequence[bytes]) -> list[Reply]:
+        """
+        One request over each connection, all at the same instant; if there are more, each connection says its next
+        one when it has its answer. Returns the answers in the order of the requests.
+        """
+        size = len(self._connections)
+        plans = [
+            [(connection, request) for request in requests[number::size]]
+            for number, connection in enumerate(self._connections[: len(requests)])
+        ]
+        replies = self._run(plans)
+        return [replies[number % size][number // size] for number in range(len(requests))]
+
+    def converse(self, chains: Sequence[Sequence[bytes]]) -> list[list[Reply]]:
+        """
+        Each chain is somebody who says one thing after the other, each when the last one was answered, to one server
+        after the other. Needs as many connections for each chain as there are servers.
+        """
+        servers = self._addresses
+        return self._run(
+            [
+                [(self._connections[number * servers + turn % servers], said) for turn, said in enumerate(chain)]
+                for number, chain in enumerate(chains)
+            ]
+        )
+
+    def _run(self, plans: Sequence[Sequence[tuple[_Connection, bytes]]]) -> list[list[Reply]]:
+        replies: list[list[Reply]] = [[] for _ in plans]
+        with selectors.DefaultSelector() as selector:
+
+            def say(number: int) -> None:
+                connection, request = plans[number][len(replies[number])]
+                connection.send(request)
+                selector.register(connection.socket, selectors.EVENT_READ, (number, connection))
+
+            for number in range(len(plans)):
+                say(number)
+            while selector.get_map():
+                ready = selector.select(PATIENCE_SECONDS)
+                assert ready, f"no answer within {PATIENCE_SECONDS} s"
+                for known, _ in ready:
+                    number, connection = known.data
+                    reply = connection.receive()
+                    if reply is None:
+                        continue
+                    selector.unregister(connection.socket)
+                    replies[number].append(reply)
+                    if len(replies[number]) < len(plans[number]):
+                        say(number)
+        return replies
+
+    def close(self) -> None:
+        """Hang up."""
+        for connection in self._connections:
+            connection.socket.close()
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
