@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 WORKERS: Final = 1
 #: Requests answered at once; those that wait by `Prefer: wait` are at most WAITERS_MAX of them.
 THREADS: Final = 256
-#: A request's head has at most so many bytes.
+#: Connections open at once; whoever comes later waits until one of them is closed, also when all of them are idle.
+#: Fewer than the file descriptors that a process usually may have, which are 1,024.
+CONNECTIONS_MAX: Final = 900
+#: The buffer for a request's head, in bytes: twice as much is never read, and answered 431.
 HEAD_BYTES_MAX: Final = 64 * 1024
 #: How long a client may take to send a request's head, in milliseconds.
 HEAD_TIMEOUT_MS: Final = 10_000
@@ -73,7 +76,7 @@ def serve(settings: Settings) -> int:
         interface=Interfaces.WSGI,
         workers=WORKERS,
         blocking_threads=THREADS,
-        backpressure=THREADS,
+        backpressure=CONNECTIONS_MAX,  # Granian counts connections, not requests
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
         websockets=False,

@@ -55,6 +55,8 @@ class BatchReport:
 
     partition: int
     taken: int = 0
+    #: Whether there may be more: the batch was full, or cut short. What is committed later rings again.
+    more: bool = False
     rejected: int = 0
     parked: int = 0
     paused: bool = False
@@ -129,6 +131,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
     return BatchReport(
         partition,
         taken=len(done),
+        more=len(rows) == limit or len(done) < len(rows),
         rejected=sheet.rejected,
         parked=sheet.parked,
         decided=sheet.decided,

@@ -78,9 +78,11 @@ class Drainer:
             self._lanes.progress(partition)
             self._doorbell.announce(report.decided)
             self._doorbell.ring_all(report.follow_ups)
+            if report.for_couriers:
+                self._doorbell.ring_couriers()
             _tell(report)
             taken += report.taken
-            if report.taken == 0:  # fewer than the limit says nothing: a batch can be cut short
+            if not report.more:
                 return taken, False
         return taken, True
 
@@ -128,3 +130,5 @@ def _tell(report: BatchReport) -> None:
         paused=report.paused,
         duration_ms=round(report.duration_ms, 1),
     )
+    for request_id in report.paid_after_refund:  # the alert: a gateway paid what had been given back
+        log.error("paid_after_refund", partition=report.partition, request=str(request_id))

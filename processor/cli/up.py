@@ -9,6 +9,7 @@ import http.client
 import os
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -189,13 +190,15 @@ def _variable(name: str) -> str:
 
 
 def _runs(pid: int) -> bool:
+    """Whether a process of this host lives; a killed one that nobody has asked for yet does not."""
     try:
         os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except OSError:  # somebody else's, or a system without /proc
         return True
-    return True
+    return state != "Z"
 
 
 def _connect(settings: Settings) -> Connection:
@@ -264,17 +267,6 @@ def _becomes_ready(
 
 def _missing(settings: Settings, workers: Sequence[Process]) -> str | None:
     """What does not serve yet; None when everything does."""
-    connection = http.client.HTTPConnection(
-        ANYWHERE.get(settings.host, settings.host), settings.port, timeout=PROBE_SECONDS
-    )
-    try:
-        connection.request("GET", "/readyz")
-        if connection.getresponse().status != http.HTTPStatus.OK:
-            return "the API does not say that it is ready"
-    except (OSError, http.client.HTTPException):
-        return "the API does not answer"
-    finally:
-        connection.close()
     try:
         with contextlib.closing(_connect(settings)) as owner:
             free, living = partitions.presence(owner, socket.gethostname())
@@ -282,7 +274,18 @@ def _missing(settings: Settings, workers: Sequence[Process]) -> str | None:
         return f"PostgreSQL: {fault}"
     if not {process.pid for process in workers} <= living:
         return "not all workers have begun"
-    return f"{free} partitions have no worker" if free else None
+    if free:
+        return f"{free} partitions have no worker"
+    host = ANYWHERE.get(settings.host, settings.host)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        ready = connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return "the API does not answer"
+    finally:
+        connection.close()
+    return None if ready else "the API does not say that it is ready"
 
 
 def _stop(api: Process, others: Sequence[Process], signals: Signals) -> None:

@@ -119,11 +119,9 @@ class System:
             port = _free_port()
             self.addresses.append(("127.0.0.1", port))
             self._apis.append(self._started("api", [*TELLER, "api"], replace(self.settings, port=port)))
-        for _ in range(WORKERS):
-            self.start_worker()
         for address in self.addresses:
             eventually(lambda address=address: _is_ready(address))
-        self.until_shared()
+        self.start_all_workers()
 
     def close(self) -> None:
         """End all processes, gently unless they have been already."""
@@ -148,6 +146,12 @@ class System:
         """All of them: what is accepted from now on waits."""
         for worker in list(self.workers):
             self.stop_worker(worker)
+
+    def start_all_workers(self) -> None:
+        """After `stop_workers`; returns when they share the partitions."""
+        for _ in range(WORKERS):
+            self.start_worker()
+        self.until_shared()
 
     def until_shared(self) -> None:
         """Until the partitions belong to these workers, evenly."""

@@ -1,0 +1,243 @@
+"""
+E-mails by a real SMTP server, and into the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email
+import email.policy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
+
+from processor.errors import SettingsError
+from tests.flow.courier.conftest import eventually
+from tests.flow.courier.outside import says, serving
+from workers.courier.post import Smtp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from email.message import EmailMessage
+    from pathlib import Path
+
+    from aiosmtpd.smtp import Envelope, Session
+
+    from tests.flow.courier.conftest import Till
+
+#: The only secrets a mail server of the tests knows.
+USER, PASSWORD = "teller", "correct horse"
+
+
+@dataclass
+class MailServer:
+    """What it was sent, and what it says."""
+
+    url: str = ""
+    envelopes: list[Any] = field(default_factory=list)
+    says_to_recipient: str | None = None
+    hangs: bool = False
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Whether it takes mails for this address."""
+        if self.hangs:
+            await asyncio.sleep(60)
+        if self.says_to_recipient is not None:
+            return self.says_to_recipient
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
+        """Take a mail."""
+        self.envelopes.append(envelope)
+        return "250 OK"
+
+
+@pytest.fixture
+def mail_server() -> Iterator[MailServer]:
+    """
+    On a free port of this machine.
+    """
+    with receiving() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def receiving(**more: Any) -> Iterator[MailServer]:
+    """A real SMTP server."""
+    handler = MailServer()
+    controller = Controller(handler, hostname="127.0.0.1", port=0, **more)
+    controller.start()
+    assert controller.server is not None
+    handler.url = f"smtp://127.0.0.1:{controller.server.sockets[0].getsockname()[1]}"
+    try:
+        yield handler
+    finally:
+        controller.stop()
+
+
+def test_an_account_is_told_by_mail_what_became_of_its_request(till: Till, mail_server: MailServer) -> None:
+    """
+    Short plain text, to the address of that account alone.
+    """
+    till.email("ada", "ada@example.com")
+    [asked] = till.redeem()
+    till.redeem(account="grace")
+    till.start(smtp_url=f"{mail_server.url}?from=till@shop.example")
+    eventually(lambda: till.deliveries() == {"delivered": 1})
+
+    [envelope] = mail_server.envelopes
+    mail = parse(envelope.content)
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("till@shop.example", ["ada@example.com"])
+    assert mail["Subject"] == "Your redemption is completed"
+    assert mail["Message-ID"] == f"<msg_{asked.hex}_2@shop.example>"
+    assert mail.get_content_type() == "text/plain"
+    assert str(asked) in mail.get_content()
+    assert "1 from coupon is completed" in mail.get_content()
+
+
+def test_a_declined_withdrawal_is_told_with_the_gateways_reason(till: Till, mail_server: MailServer) -> None:
+    """
+    Scenario 12: refunded, the balance as before, and the user told.
+    """
+    till.email("ada", "ada@example.com")
+    till.outside.behave = lambda _call, _handler: says(422, reason="account closed")
+    asked = till.withdraw()
+    till.start(smtp_url=mail_server.url)
+
+    assert till.until(asked) == ["gateway_declined"]
+    eventually(lambda: till.deliveries() == {"delivered": 1})
+    mail = parse(mail_server.envelopes[0].content)
+    assert mail["Subject"] == "Your withdrawal was given back"
+    assert "gateway_declined (account closed)" in mail.get_content()
+    assert till.balance() == (100_000, 0)
+
+
+def test_without_a_mail_server_mails_are_files_in_the_outbox(till: Till) -> None:
+    """
+    One whole file each, that only its owner can read; the log says that, not what.
+    """
+    till.email("ada", "ada@example.com")
+    asked = till.redeem(3)
+    with structlog.testing.capture_logs() as lines:
+        till.start()
+        eventually(lambda: till.deliveries() == {"delivered": 3})
+
+    outbox: Path = till.settings.home / "outbox"
+    assert sorted(path.name for path in outbox.iterdir()) == sorted(f"msg_{one.hex}_2.eml" for one in asked)
+    for path in outbox.iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+        assert parse(path.read_bytes())["To"] == "ada@example.com"
+    assert outbox.stat().st_mode & 0o077 == 0
+    assert len([line for line in lines if line["event"] == "mail_sent"]) == 3
+    assert "ada@example.com" not in repr(lines)
+
+
+@pytest.mark.parametrize(("answer", "status"), [("550 no such user", "failed"), ("451 try later", "pending")])
+def test_a_refused_address_fails_and_a_busy_server_is_tried_again(
+    till: Till, mail_server: MailServer, answer: str, status: str
+) -> None:
+    """
+    What is refused for good is not tried again; the other mails go out.
+    """
+    till.email("ada", "ada@example.com")
+    till.email("grace", "grace@example.com")
+    till.redeem()
+    mail_server.says_to_recipient = answer
+    till.start(smtp_url=mail_server.url)
+    eventually(lambda: till.store.one("SELECT count(*) FROM deliveries WHERE last_error IS NOT NULL"))
+
+    assert till.deliveries() == {status: 1}
+    mail_server.says_to_recipient = None
+    till.redeem(account="grace")
+    eventually(lambda: till.deliveries() == {status: 1, "delivered": 1})
+
+
+def test_an_address_that_no_mail_can_have_stops_nobody(till: Till, mail_server: MailServer) -> None:
+    """
+    A line break in it must not become a header.
+    """
+    till.email("ada", "ada@example.com\nBcc: all@example.com")
+    till.email("grace", "grace@example.com")
+    till.redeem()
+    till.redeem(account="grace")
+    till.start(smtp_url=mail_server.url)
+
+    eventually(lambda: till.deliveries() == {"failed": 1, "delivered": 1})
+    assert [envelope.rcpt_tos for envelope in mail_server.envelopes] == [["grace@example.com"]]
+
+
+def test_a_mail_server_that_is_away_or_hangs_delays_mails_alone(till: Till, mail_server: MailServer) -> None:
+    """
+    Webhooks go out meanwhile, and a stop is as quick as ever.
+    """
+    mail_server.hangs = True
+    till.email("ada", "ada@example.com")
+    till.webhook(f"{till.outside.url}/hook")
+    till.redeem(5)
+    courier = till.start(smtp_url=mail_server.url)
+
+    eventually(lambda: till.deliveries()["delivered"] == 5, within=3.0)
+    assert len(till.outside.calls) == 5
+    assert courier.stop() < 5.0
+
+
+def test_nobody_there_is_tried_again_by_the_schedule(till: Till) -> None:
+    """
+    Five seconds later.
+    """
+    with serving() as gone:
+        port = gone.port
+    till.email("ada", "ada@example.com")
+    till.redeem(2)
+    till.start(smtp_url=f"smtp://127.0.0.1:{port}")
+    eventually(lambda: till.store.one("SELECT count(*) FROM deliveries WHERE last_error IS NOT NULL") == 2)
+
+    assert till.deliveries() == {"pending": 2}
+    assert till.store.one("SELECT bool_and(due_at - now() BETWEEN '3 s' AND '5 s') FROM deliveries")
+
+
+def test_a_password_is_never_sent_in_the_clear(till: Till) -> None:
+    """
+    To a server without TLS nothing is sent at all.
+    """
+    asked: list[str] = []
+
+    def authenticate(
+        _server: object, _session: object, _envelope: object, mechanism: str, data: Any
+    ) -> AuthResult:
+        asked.append(mechanism)
+        return AuthResult(success=True)
+
+    with receiving(authenticator=authenticate, auth_require_tls=False) as server:
+        till.email("ada", "ada@example.com")
+        till.redeem()
+        with structlog.testing.capture_logs() as lines:
+            till.start(
+                smtp_url=server.url.replace("smtp://", f"smtp://{USER}:{PASSWORD.replace(' ', '%20')}@")
+            )
+            eventually(lambda: till.store.one("SELECT last_error FROM deliveries"))
+
+        assert (asked, server.envelopes) == ([], [])
+        assert PASSWORD not in repr(lines)
+        assert "no TLS" in repr(lines)
+
+
+def test_a_sender_that_is_no_address_stops_the_start() -> None:
+    """
+    One line that names the variable.
+    """
+    with pytest.raises(SettingsError, match="TELLER_SMTP_URL"):
+        Smtp("smtp://127.0.0.1?from=nobody")
+
+
+def parse(content: bytes) -> EmailMessage:
+    """A mail as its reader has it."""
+    return email.message_from_bytes(content, policy=email.policy.default)  # type: ignore[return-value] # of this policy

@@ -1,0 +1,31 @@
+"""
+A `teller worker` with a fault in a rule: whoever redeems for the account `poison` makes it raise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from processor import rules
+from processor.cli import main
+from processor.rules import redemptions
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from processor.model import Decision, Request, Resource
+
+#: The account that the rule cannot bear.
+POISON = "poison"
+
+
+def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
+    """The rule, but for one account."""
+    if request.account == POISON:
+        raise RuntimeError("this rule has a fault")
+    return redemptions.decide(request, resource, used, now)
+
+
+if __name__ == "__main__":
+    rules.DECIDE["redemption"] = decide
+    main()
