@@ -35,7 +35,9 @@ class Teller:
     home: Path
     pid: int
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, key: str | None = None) -> dict[str, Any]:
+    def ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, key: str | None = None
+    ) -> dict[str, Any]:
         """One call, as admin if nothing is said, waited for; its JSON."""
         request = urllib.request.Request(  # noqa: S310 - our own http URL
             self.url + path,
@@ -60,14 +62,14 @@ class Teller:
 
 
 @contextlib.contextmanager
-def up(*, command: tuple[str, ...] = ("-m", "processor.cli"), **environment: str) -> Iterator[Teller]:
-    """`teller up` on a free port, from its ready line until its end. `command` starts another program like it."""
+def up(**environment: str) -> Iterator[Teller]:
+    """`teller up` on a free port, from its ready line until its end."""
     with tempfile.TemporaryDirectory(prefix="teller-bench-", dir="/var/tmp") as home:
         Path(home).chmod(0o755)  # as root, PostgreSQL runs as another account
         log = Path(home) / "up.log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *command, "up", "--port", str(_free_port())],
+                [sys.executable, "-m", "processor.cli.teller", "up", "--port", str(free_port())],
                 env={**os.environ, "TELLER_HOME": home, **environment},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -75,7 +77,9 @@ def up(*, command: tuple[str, ...] = ("-m", "processor.cli"), **environment: str
             )
         try:
             assert process.stdout is not None
-            url = next((line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY)), None)
+            url = next(
+                (line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY)), None
+            )
             assert url, log.read_text()
             keys = dict(line.split("=", 1) for line in (Path(home) / "keys.env").read_text().split())
             yield Teller(url, keys["TELLER_ADMIN_KEY"], keys["TELLER_CLIENT_KEY"], Path(home), process.pid)
@@ -84,7 +88,8 @@ def up(*, command: tuple[str, ...] = ("-m", "processor.cli"), **environment: str
             process.wait(STOP_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -29,6 +29,10 @@ SCHEMA_VERSION: Final = 1
 OLDEST_SERVER: Final = 15
 #: First half of the advisory lock of a partition; the second is its number.
 LOCK_CLASS: Final = 0x7E11E4
+#: First half of the advisory lock under which a client registers webhooks, one at a time; the second is its hash.
+WEBHOOK_LOCK: Final = 0x7E11E6
+#: First half of the advisory lock under which the sandbox gateway does one call of a key at a time.
+SANDBOX_LOCK: Final = 0x7E11E7
 #: First half of the advisory lock that lets one migration run at a time.
 MIGRATION_LOCK: Final = 0x7E11E5
 #: Seconds to wait for a connection: with a statement timeout after it, an API answers 503 within 3 s.

@@ -54,7 +54,7 @@ class WebhookDelivery(NamedTuple):
     @property
     def message_id(self) -> str:
         """The same over all tries, and for everybody who is told of this state."""
-        return message_id(self.request)
+        return message_id(self.request.id, self.request.version)
 
     def body(self) -> bytes:
         """What is posted; the same bytes in all tries."""
@@ -88,9 +88,9 @@ class Told(NamedTuple):
     is_gone: bool = False
 
 
-def message_id(request: RequestRecord) -> str:
+def message_id(request_id: UUID, version: int) -> str:
     """The name of the event that a request came into this state."""
-    return f"msg_{request.id.hex}_{request.version}"
+    return f"msg_{request_id.hex}_{version}"
 
 
 def due_endpoints(connection: Connection, after: UUID) -> dict[UUID, float]:

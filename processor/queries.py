@@ -110,7 +110,7 @@ def list_requests(
     connection: Connection, client: str | None, wanted: RequestFilter, limit: int, cursor: str | None
 ) -> Page[RequestRecord]:
     """Requests, newest first. Raises CursorInvalid."""
-    [before] = _read_cursor(cursor, UUID)
+    [before] = read_cursor(cursor, UUID)
     parameters: dict[str, Any] = {
         "client": client,
         "before": before,
@@ -128,14 +128,14 @@ def list_requests(
     rows = connection.execute(
         statement, parameters | {"status": wanted.status, "limit": limit + 1}
     ).fetchall()
-    return _page([RequestRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
+    return page([RequestRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
 
 def list_request_entries(
     connection: Connection, request_id: UUID, limit: int, cursor: str | None
 ) -> Page[EntryRecord]:
     """The ledger lines of a request that the caller has found visible. Raises CursorInvalid."""
-    before_at, before_resource, before_version = _read_cursor(cursor, datetime.fromisoformat, _id, _number)
+    before_at, before_resource, before_version = read_cursor(cursor, datetime.fromisoformat, _id, number)
     rows = connection.execute(
         SQL["list_request_entries"],
         {
@@ -146,7 +146,7 @@ def list_request_entries(
             "limit": limit + 1,
         },
     ).fetchall()
-    return _page(
+    return page(
         [EntryRecord(*row) for row in rows],
         limit,
         lambda entry: (entry.created_at.isoformat(), entry.resource_id, str(entry.version)),
@@ -195,12 +195,12 @@ def list_resources(
     connection: Connection, client: str | None, kind: str | None, limit: int, cursor: str | None
 ) -> Page[ResourceRecord]:
     """Resources that are for all or for this client, newest first. Raises CursorInvalid."""
-    before_at, before_id = _read_cursor(cursor, datetime.fromisoformat, _id)
+    before_at, before_id = read_cursor(cursor, datetime.fromisoformat, _id)
     rows = connection.execute(
         SQL["list_resources"],
         {"client": client, "kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1},
     ).fetchall()
-    return _page(
+    return page(
         [ResourceRecord(*row) for row in rows], limit, lambda found: (found.created_at.isoformat(), found.id)
     )
 
@@ -212,23 +212,23 @@ def list_resource_entries(
     The ledger of a resource, newest first. Of a resource that is for all, a client sees the lines of its own
     requests. Raises CursorInvalid.
     """
-    [before] = _read_cursor(cursor, _number)
+    [before] = read_cursor(cursor, number)
     sees_all = client is None or resource.client_id == client
     rows = connection.execute(
         SQL["list_resource_entries" if sees_all else "list_own_resource_entries"],
         {"id": resource.id, "client": client, "before": before, "limit": limit + 1},
     ).fetchall()
-    return _page([EntryRecord(*row) for row in rows], limit, lambda entry: (str(entry.version),))
+    return page([EntryRecord(*row) for row in rows], limit, lambda entry: (str(entry.version),))
 
 
 def list_audit(connection: Connection, limit: int, cursor: str | None) -> Page[AuditRecord]:
     """The audit, newest first. Raises CursorInvalid."""
-    [before] = _read_cursor(cursor, _number)
+    [before] = read_cursor(cursor, number)
     rows = connection.execute(SQL["list_audit"], {"before": before, "limit": limit + 1}).fetchall()
-    return _page([AuditRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
+    return page([AuditRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
 
-def _page(rows: list[Row], limit: int, key: Callable[[Row], Sequence[str]]) -> Page[Row]:
+def page(rows: list[Row], limit: int, key: Callable[[Row], Sequence[str]]) -> Page[Row]:
     """The first `limit` rows; one more was read to know whether there is a next page."""
     if len(rows) <= limit:
         return Page(rows, None)
@@ -242,13 +242,13 @@ def _id(text: str) -> str:
     return text
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
     if not 0 <= (number := int(text)) <= _BIGINT_MAX:
         raise ValueError("no number of a row")
     return number
 
 
-def _read_cursor(cursor: str | None, *types: Callable[[str], Any]) -> list[Any]:
+def read_cursor(cursor: str | None, *types: Callable[[str], Any]) -> list[Any]:
     """The sort key of the last row of the page before, one value for each type; Nones for the first page."""
     if cursor is None:
         return [None] * len(types)

@@ -31,7 +31,7 @@ BUILTIN = "builtin"
 #: How many partitions a database may have.
 PARTITIONS_MAX = 1024
 #: Worker processes of one `teller up`.
-WORKERS_MAX = 64
+WORKERS_MAX = 32
 #: Worker processes when nothing is said, on a machine with at least so many cores.
 WORKERS_DEFAULT_MAX = 4
 #: A gateway is called at most so often for one effect.

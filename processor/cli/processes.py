@@ -39,14 +39,13 @@ def migrate() -> None:
 
 
 @click.command(cls=Command)
-@click.option("--port", type=click.IntRange(1, 65_535), metavar="N", help="Listen there, not on TELLER_PORT.")
-def api(port: int | None) -> int:
+def api() -> int:
     """
     Serve the HTTP API until SIGINT or SIGTERM. Run as many as you like, behind a balancer.
     """
     from api import server  # noqa: PLC0415 - see the module
 
-    with _complete_settings(port) as settings:
+    with _complete_settings() as settings:
         if not settings.roles_guard:
             structlog.get_logger(__name__).warning(
                 "roles_guard_nothing",
@@ -92,9 +91,8 @@ def openapi() -> None:
 
 
 @contextlib.contextmanager
-def _complete_settings(port: int | None = None) -> Iterator[Settings]:
+def _complete_settings() -> Iterator[Settings]:
     """With embedded servers where no URL is set: those that run already, else ours for as long as we run."""
     log.configure()
-    ours = {} if port is None else {"TELLER_PORT": str(port)}
-    with serve(Settings.from_environment({**os.environ, **ours})) as servers:
+    with serve(Settings.from_environment(os.environ)) as servers:
         yield servers.settings

@@ -96,16 +96,20 @@ def _explain(fault: Exception) -> int:
         return WRONG_USAGE
     if isinstance(fault, click.UsageError):
         hint = f" (see {fault.ctx.command_path} --help)" if fault.ctx else ""
-        _complain("usage", fault.format_message() + hint)
+        _complain(
+            "usage", " ".join(fault.format_message().split()) + hint
+        )  # choices come on lines of their own
         return WRONG_USAGE
     if isinstance(fault, click.Abort):
         _complain("interrupted", "interrupted")
     elif isinstance(fault, TellerError):
-        _complain(fault.code, _named(fault))
+        _complain(
+            fault.code, f"{_database()}: {fault}" if isinstance(fault, DatabaseUnavailable) else str(fault)
+        )
         if isinstance(fault, WaitedTooLong) or isinstance(fault.__cause__, psycopg.errors.QueryCanceled):
             return WAITED_TOO_LONG
     elif isinstance(fault, psycopg.Error):
-        _complain("database_error", f"PostgreSQL: {database.first_line(fault)}")
+        _complain("database_error", f"{_database()}: {database.first_line(fault)}")
     elif isinstance(fault, OSError) and fault.strerror:
         named = f": {fault.filename}" if fault.filename else ""
         _complain("system_error", f"{fault.strerror}{named}")
@@ -114,11 +118,9 @@ def _explain(fault: Exception) -> int:
     return FAILED
 
 
-def _named(fault: TellerError) -> str:
-    """What is wrong, and which setting it is about."""
-    if not isinstance(fault, DatabaseUnavailable):
-        return str(fault)
-    return f"{'DATABASE_URL' if os.environ.get('DATABASE_URL') else 'PostgreSQL'}: {fault}"
+def _database() -> str:
+    """What it is that cannot be reached: a setting, or our own server."""
+    return "DATABASE_URL" if os.environ.get("DATABASE_URL") else "PostgreSQL"
 
 
 def _complain(code: str, line: str) -> None:

@@ -171,4 +171,4 @@ class Supervisor:
 
 def _pause(restarts: int, longest: float) -> float:
     """Seconds before the next start, after so many in close succession."""
-    return min(longest, PAUSE_SECONDS * 2 ** min(restarts, _DOUBLINGS_MAX)) if restarts else 0.0
+    return min(longest, PAUSE_SECONDS * 2 ** min(restarts - 1, _DOUBLINGS_MAX)) if restarts else 0.0

@@ -110,7 +110,7 @@ def _refuse_taken_port(settings: Settings) -> None:
     Before anything is started. Not when another Teller has the home: that is the better thing to be told.
     """
     lock = settings.home / "lock"
-    if settings.embeds_postgres and lock.exists():
+    if (settings.embeds_postgres or settings.embeds_valkey) and lock.exists():
         descriptor = homes.try_lock(lock)
         if descriptor is None:
             return

@@ -42,7 +42,7 @@ ROLES = {
 #: What differs from PostgreSQL's own defaults.
 SETTINGS = {
     "listen_addresses": "",
-    "max_connections": "200",
+    "max_connections": "400",
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",

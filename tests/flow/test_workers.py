@@ -137,7 +137,7 @@ def test_a_redis_that_is_emptied_under_load_loses_nothing(installation: Installa
             while not stop.wait(0.01):
                 client.flushall()
 
-    flushing = threading.Thread(target=flush)
+    flushing = threading.Thread(target=flush, daemon=True)
     flushing.start()
     ids = [
         request_id

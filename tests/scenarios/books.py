@@ -28,7 +28,7 @@ READERS = 16
 
 @dataclass(frozen=True)
 class Way:
-    """How a crowd asks: waiting for the decision or polling for it; all of one API process, or half of each of two."""
+    """How a crowd asks: waiting for the decision or polling for it; one API process, or each half another one."""
 
     waits: bool
     apis: int
@@ -114,7 +114,9 @@ class Sale:
         in_order = sorted(self.documents, key=lambda one: int(one["sequence"]))
         first = self.opening["sequence"] + 1
         assert [one["sequence"] for one in in_order] == list(range(first, first + count))
-        assert [one["status"] for one in in_order] == ["completed"] * completed + ["rejected"] * (count - completed)
+        assert [one["status"] for one in in_order] == ["completed"] * completed + ["rejected"] * (
+            count - completed
+        )
         assert len({one["id"] for one in self.documents}) == count
         for document in self.documents:
             _check_decided(document)
@@ -141,7 +143,10 @@ class Sale:
         entries = self.system.listed(self.system.admin, f"/v1/resources/{resource}/entries")[::-1]
         assert [entry["version"] for entry in entries] == list(range(1, 2 + len(winners)))
         assert (entries[0]["kind"], entries[0]["amount"]) == ("credit", opened_with)
-        assert [entry["request"] for entry in entries] == [self.opening["id"], *(one["id"] for one in winners)]
+        assert [entry["request"] for entry in entries] == [
+            self.opening["id"],
+            *(one["id"] for one in winners),
+        ]
         taken = list(itertools.accumulate((one["amount"] for one in winners), initial=0))
         assert [entry["available"] for entry in entries] == [opened_with - amount for amount in taken]
         assert {entry["held"] for entry in entries} == {0}

@@ -21,16 +21,21 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from tests.servers import Clones
 
-#: How often each story is told.
-ROUNDS = int(os.environ.get("SCENARIO_ROUNDS", "4"))
+#: How often a story is told, by the name of the argument that says which time it is: each way of asking once, and
+#: the long ones once.
+ROUNDS = {
+    "told": int(os.environ.get("SCENARIO_ROUNDS", "4")),
+    "seldom_told": int(os.environ.get("SCENARIO_ROUNDS", "1")),
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
-    A test that asks for `told` is a story that is told so often.
+    Each test that is a story.
     """
-    if "told" in metafunc.fixturenames:
-        metafunc.parametrize("told", range(ROUNDS))
+    for argument in metafunc.fixturenames:
+        if argument in ROUNDS:
+            metafunc.parametrize(argument, range(ROUNDS[argument]))
 
 
 @pytest.fixture(scope="package")

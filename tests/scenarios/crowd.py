@@ -14,10 +14,10 @@ import selectors
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 #: Nothing answers later than this, in seconds, unless it is broken: a wait is 20 s at the most.
@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, with the names of its headers in lower case, and when (monotonic seconds) it was asked for and there."""
+    """An answer; the names of its headers in lower case, and the monotonic seconds of asking and of having it."""
 
     status: int
     headers: Mapping[str, str]
@@ -135,42 +135,40 @@ class Crowd:
         replies = self._run(plans)
         return [replies[number % size][number // size] for number in range(len(requests))]
 
-    def converse(self, chains: Sequence[Sequence[bytes]]) -> list[list[Reply]]:
+    def converse(self, chains: Sequence[Iterable[bytes]]) -> list[list[Reply]]:
         """
         Each chain is somebody who says one thing after the other, each when the last one was answered, to one server
-        after the other. Needs as many connections for each chain as there are servers.
+        after the other, until nothing is left to say. Needs as many connections for each chain as there are servers.
         """
-        servers = self._addresses
-        return self._run(
-            [
-                [(self._connections[number * servers + turn % servers], said) for turn, said in enumerate(chain)]
-                for number, chain in enumerate(chains)
-            ]
-        )
+        plans = []
+        for number, chain in enumerate(chains):
+            own = self._connections[number * self._addresses : (number + 1) * self._addresses]
+            plans.append(zip(itertools.cycle(own), chain, strict=False))
+        return self._run(plans)
 
-    def _run(self, plans: Sequence[Sequence[tuple[_Connection, bytes]]]) -> list[list[Reply]]:
+    def _run(self, plans: Sequence[Iterable[tuple[_Connection, bytes]]]) -> list[list[Reply]]:
         replies: list[list[Reply]] = [[] for _ in plans]
         with selectors.DefaultSelector() as selector:
 
-            def say(number: int) -> None:
-                connection, request = plans[number][len(replies[number])]
-                connection.send(request)
-                selector.register(connection.socket, selectors.EVENT_READ, (number, connection))
+            def say(plan: Iterator[tuple[_Connection, bytes]], number: int) -> None:
+                for connection, request in plan:
+                    connection.send(request)
+                    selector.register(connection.socket, selectors.EVENT_READ, (plan, number, connection))
+                    return
 
-            for number in range(len(plans)):
-                say(number)
+            for number, plan in enumerate(plans):
+                say(iter(plan), number)
             while selector.get_map():
                 ready = selector.select(PATIENCE_SECONDS)
                 assert ready, f"no answer within {PATIENCE_SECONDS} s"
                 for known, _ in ready:
-                    number, connection = known.data
+                    plan, number, connection = known.data
                     reply = connection.receive()
                     if reply is None:
                         continue
                     selector.unregister(connection.socket)
                     replies[number].append(reply)
-                    if len(replies[number]) < len(plans[number]):
-                        say(number)
+                    say(plan, number)
         return replies
 
     def close(self) -> None:
@@ -178,7 +176,7 @@ class Crowd:
         for connection in self._connections:
             connection.socket.close()
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

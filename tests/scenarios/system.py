@@ -119,8 +119,7 @@ class System:
             port = _free_port()
             self.addresses.append(("127.0.0.1", port))
             self._apis.append(self._started("api", [*TELLER, "api"], replace(self.settings, port=port)))
-        for address in self.addresses:
-            eventually(lambda address=address: _is_ready(address))
+        eventually(lambda: all(_is_ready(address) for address in self.addresses))
         self.start_all_workers()
 
     def close(self) -> None:
@@ -225,13 +224,29 @@ class System:
         found: Document = reply.document
         return found
 
-    def decided(self, request_ids: Sequence[str]) -> int:
-        """How many of them are, too many to ask for each."""
-        [(count,)] = self.owner.execute(
-            "SELECT count(DISTINCT request_id) FROM decisions WHERE request_id = ANY(%s::uuid[])",
+    # ------------------------------------------------------------ too many to ask for each
+
+    def until_decided(self, request_ids: Sequence[str]) -> None:
+        """Until all of them are."""
+        eventually(lambda: len(self.sequences(request_ids)) == len(request_ids))
+
+    def sequences(self, request_ids: Sequence[str]) -> list[int]:
+        """The numbers of their decisions, in the order of the ids; without those that are not decided."""
+        rows = self.owner.execute(
+            "SELECT d.sequence FROM unnest(%s::uuid[]) WITH ORDINALITY AS asked (id, turn)"
+            " JOIN decisions d ON d.request_id = asked.id AND d.version = 2 ORDER BY turn",
             (list(request_ids),),
+        )
+        return [sequence for (sequence,) in rows]
+
+    def check_sequences(self) -> None:
+        """In each partition the decisions are numbered from 1 without a gap."""
+        rows = self.owner.execute(
+            "SELECT p.id, p.sequence, count(DISTINCT d.sequence), max(d.sequence)"
+            " FROM partitions p JOIN requests r ON r.partition = p.id"
+            " JOIN decisions d ON d.request_id = r.id AND d.version = 2 GROUP BY 1, 2"
         ).fetchall()
-        return int(count)
+        assert [row for row in rows if not row[1] == row[2] == row[3]] == []
 
     # ------------------------------------------------------------ afterwards
 
@@ -243,6 +258,7 @@ class System:
         self.stop_workers()
         for api in self._apis:
             api.stop()
+        self.check_sequences()
         with contextlib.closing(
             database.connect(self.settings.database_url, application_name="scenarios")
         ) as connection:

@@ -72,12 +72,16 @@ def test_23_one_request_whose_deciding_raises(system: System, told: int) -> None
     assert (state["available"], state["held"], state["version"]) == (0, 0, 991)
 
     [parked] = [one for one in documents if one["account"] == POISON]
-    assert (parked["status"], parked["error"], parked["stage"]) == ("failed", {"code": "processor_error"}, None)
+    assert (parked["status"], parked["error"], parked["stage"]) == (
+        "failed",
+        {"code": "processor_error"},
+        None,
+    )
     assert (parked["version"], parked["finished_at"]) == (2, None)
     assert system.listed(system.client, f"/v1/requests/{parked['id']}/entries") == []
-    assert [one["id"] for one in system.listed(system.admin, f"/v1/requests?status=failed&resource={stock}")] == [
-        parked["id"]
-    ]
+    assert [
+        one["id"] for one in system.listed(system.admin, f"/v1/requests?status=failed&resource={stock}")
+    ] == [parked["id"]]
     seen = system.ask(system.client.get(f"/v1/requests/{parked['id']}/events"))
     assert [event["status"] for event in seen.document["data"]] == ["processing", "failed"]
     assert b"RuntimeError" not in seen.body

@@ -105,7 +105,7 @@ def test_the_limit_of_calls_at_once_holds_across_couriers(
     claims: list[Claimed] = []
 
     for _ in range(4):
-        at_once(*(lambda one=one: claims.extend(claim(one, room=20).effects) for one in couriers))  # type: ignore[misc]
+        at_once(*(lambda one=one: claims.extend(claim(one, room=20).effects) for one in couriers))
 
     assert len(claims) == effects.CALLS_AT_ONCE
     assert len({one.order.request_id for one in claims}) == effects.CALLS_AT_ONCE
@@ -403,7 +403,8 @@ def test_an_answer_in_between_ends_the_row(store: Store, courier: Connection) ->
     """
     Unknowns add up only as long as nothing else comes; a no is an answer, too.
     """
-    [claimed] = held(store, 1) and claim(courier).effects
+    held(store, 1)
+    [claimed] = claim(courier).effects
     many = [called(claimed, "unknown")] * (effects.BREAKER_OPENS_AFTER - 1)
 
     effects.count_unknowns(courier, "bank", many)

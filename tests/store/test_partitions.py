@@ -202,12 +202,13 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
         ended.set()
 
     ended = threading.Event()
-    waiting = threading.Thread(target=wait_for_lock)
+    waiting = threading.Thread(target=wait_for_lock, daemon=True)
     waiting.start()
     fall_silent(connection, dead)
 
     assert partitions.claim(connection, heir, 2) == {mine, other}
 
+    connection.execute("SET lock_timeout = 1000")
     hold_lock(connection, mine)  # waits for nobody
     assert ended.wait(5)
     waiting.join()
@@ -261,7 +262,7 @@ def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connecti
         partitions.pause(api, 7, "an operator", "stocktaking")
         done.set()
 
-    pausing = threading.Thread(target=pause)
+    pausing = threading.Thread(target=pause, daemon=True)
     pausing.start()
     assert not done.wait(0.3)
     batch.execute("COMMIT")

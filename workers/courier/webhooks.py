@@ -1,8 +1,9 @@
 """
 Webhook deliveries: which are sent when, and how many at once.
 
-Fair to the endpoints: each look takes a few of each one that waits and goes on behind them; an endpoint has a limit
-of its own, and those whose last try failed share a part of the room, so that they never take the place of the others.
+Fair to the endpoints: each look takes a few of each one that waits and goes on behind them. An endpoint begins with
+little room, has more with each quick success, and next to none after a failure; those that have not shown yet that
+they answer share a part of the room, so that they never take the place of the others.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ if TYPE_CHECKING:
     from workers.courier.poster import Poster
 
 #: Deliveries under way at once.
-AT_ONCE: Final = 512
-#: … to one endpoint that answers.
-ENDPOINT_AT_ONCE: Final = 64
+AT_ONCE: Final = 1_024
+#: … to one endpoint that nothing is known of, or that is slow.
+FIRST_AT_ONCE: Final = 4
+#: … to one that has answered well; one more for each success up to here.
+GOOD_AT_ONCE: Final = 64
 #: … to one whose last try failed.
-TROUBLED_AT_ONCE: Final = 2
-#: … to all those together.
-ALL_TROUBLED_AT_ONCE: Final = AT_ONCE // 2
-#: Endpoints whose last try failed that are remembered; the oldest are forgotten first.
-TROUBLED_MAX: Final = 10_000
+FAILED_AT_ONCE: Final = 1
+#: … to all together that have no more than FIRST_AT_ONCE.
+ALL_UNPROVEN_AT_ONCE: Final = AT_ONCE // 2
+#: A success that took longer is none for this, in seconds.
+SLOW_SECONDS: Final = 1.0
+#: Endpoints of which is remembered how they answer; the oldest are forgotten first.
+REMEMBERED_MAX: Final = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +57,8 @@ class Webhooks:
         #: When the first delivery is due that was seen since the endpoints were begun with, in seconds.
         self._soonest = math.inf
         self._under_way: Counter[UUID] = Counter()
-        #: In the order in which they failed.
-        self._troubled: dict[UUID, None] = {}
+        #: How many may be under way to each endpoint that was called before.
+        self._limits: dict[UUID, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Set when it is worth looking again.
         self.woken = asyncio.Event()
@@ -96,27 +101,37 @@ class Webhooks:
     def _rooms(self, endpoints: list[UUID]) -> dict[UUID, int]:
         """How many of each may be begun."""
         free = AT_ONCE - self._under_way.total()
-        troubled = sum(count for endpoint, count in self._under_way.items() if endpoint in self._troubled)
-        free_troubled = ALL_TROUBLED_AT_ONCE - troubled
+        unproven = sum(count for endpoint, count in self._under_way.items() if not self._is_proven(endpoint))
+        free_unproven = ALL_UNPROVEN_AT_ONCE - unproven
         rooms: dict[UUID, int] = {}
         for endpoint in endpoints:
-            is_troubled = endpoint in self._troubled
-            limit = TROUBLED_AT_ONCE if is_troubled else ENDPOINT_AT_ONCE
-            room = min(limit - self._under_way[endpoint], free, free_troubled if is_troubled else free)
+            room = min(self._limits.get(endpoint, FIRST_AT_ONCE) - self._under_way[endpoint], free)
+            if not self._is_proven(endpoint):
+                room = min(room, free_unproven)
+                free_unproven -= max(0, room)
             if room > 0:
                 rooms[endpoint] = room
                 free -= room
-                free_troubled -= room if is_troubled else 0
         return rooms
+
+    def _is_proven(self, endpoint: UUID) -> bool:
+        return self._limits.get(endpoint, 0) > FIRST_AT_ONCE
+
+    def _learn(self, endpoint: UUID, *, is_success: bool, seconds: float) -> None:
+        limit = self._limits.get(endpoint, FIRST_AT_ONCE)
+        if not is_success:
+            limit = FAILED_AT_ONCE
+        else:
+            limit = min(limit + 1, GOOD_AT_ONCE if seconds <= SLOW_SECONDS else FIRST_AT_ONCE)
+        self._limits[endpoint] = limit
+        if len(self._limits) > REMEMBERED_MAX:
+            del self._limits[next(iter(self._limits))]
 
     async def _deliver(self, delivery: WebhookDelivery) -> None:
         began = time.monotonic()
         told = await self._poster.post(delivery)
-        self._troubled.pop(delivery.webhook_id, None)
-        if told.status != "delivered":
-            self._troubled[delivery.webhook_id] = None
-            if len(self._troubled) > TROUBLED_MAX:
-                del self._troubled[next(iter(self._troubled))]
+        seconds = time.monotonic() - began
+        self._learn(delivery.webhook_id, is_success=told.status == "delivered", seconds=seconds)
         self.recorder.add(told)
         log.info(
             "webhook_delivered" if told.status == "delivered" else "webhook_not_delivered",
@@ -128,7 +143,7 @@ class Webhooks:
             tries=delivery.tries,
             error=told.error,
             again_in_s=told.pause_seconds,
-            duration_ms=round((time.monotonic() - began) * 1_000),
+            duration_ms=round(seconds * 1_000),
         )
 
     # ------------------------------------------------------------ recording

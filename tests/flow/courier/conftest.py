@@ -180,7 +180,7 @@ class Till:
         [row] = self.store.owner.execute(
             "SELECT available, held FROM resources WHERE id = %s", (f"till-{gateway}",)
         ).fetchall()
-        return row  # type: ignore[return-value] # two columns
+        return row
 
     def lapse(self) -> None:
         """Time passes: leases run out, and whatever waits is due."""
@@ -192,7 +192,7 @@ class Till:
 
     def attempts(self) -> list[tuple[str | None, int | None]]:
         """Outcome and status of each call, oldest first."""
-        return self.store.owner.execute("SELECT outcome, status FROM attempts ORDER BY started_at").fetchall()  # type: ignore[return-value] # two columns
+        return self.store.owner.execute("SELECT outcome, status FROM attempts ORDER BY started_at").fetchall()
 
     # ------------------------------------------------------------ who is told
 

@@ -14,7 +14,6 @@ import structlog
 from standardwebhooks.webhooks import Webhook
 
 from processor import effects
-from processor.gateways import registry
 from processor.gateways.protocol import Answer, Order
 from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
@@ -444,7 +443,7 @@ def test_a_gateway_of_ones_own_plugs_in(till: Till, monkeypatch: pytest.MonkeyPa
         def load(self) -> type[Vault]:
             return Vault
 
-    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda **_: [Point()])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [Point()])
     asked = till.withdraw(gateway="vault")
     till.start(gateway_timeout_seconds=0.2)
 

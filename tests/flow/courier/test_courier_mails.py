@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from processor.errors import SettingsError
@@ -44,7 +44,7 @@ class MailServer:
     hangs: bool = False
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
         """Whether it takes mails for this address."""
         if self.hangs:
@@ -54,7 +54,7 @@ class MailServer:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
         """Take a mail."""
         self.envelopes.append(envelope)
         return "250 OK"
@@ -71,16 +71,28 @@ def mail_server() -> Iterator[MailServer]:
 
 @contextlib.contextmanager
 def receiving(**more: Any) -> Iterator[MailServer]:
-    """A real SMTP server."""
-    handler = MailServer()
-    controller = Controller(handler, hostname="127.0.0.1", port=0, **more)
-    controller.start()
-    assert controller.server is not None
-    handler.url = f"smtp://127.0.0.1:{controller.server.sockets[0].getsockname()[1]}"
+    """A real SMTP server, on a thread of its own."""
+    handler, ready, loop, stop = MailServer(), threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        server = await loop.create_server(lambda: SMTP(handler, loop=loop, **more), "127.0.0.1", 0)
+        handler.url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ready.set()
+        await stop.wait()
+        server.close()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(5)
     try:
         yield handler
     finally:
-        controller.stop()
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(5)
 
 
 def test_an_account_is_told_by_mail_what_became_of_its_request(till: Till, mail_server: MailServer) -> None:
@@ -240,4 +252,4 @@ def test_a_sender_that_is_no_address_stops_the_start() -> None:
 
 def parse(content: bytes) -> EmailMessage:
     """A mail as its reader has it."""
-    return email.message_from_bytes(content, policy=email.policy.default)  # type: ignore[return-value] # of this policy
+    return email.message_from_bytes(content, policy=email.policy.default)

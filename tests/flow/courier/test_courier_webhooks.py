@@ -232,11 +232,11 @@ def test_a_killed_couriers_deliveries_are_delivered(till: Till) -> None:
 
 def test_slow_and_dead_endpoints_do_not_delay_another(till: Till) -> None:
     """
-    Twenty endpoints that never answer, with much waiting for each, and one that does: it hears of everything soon.
+    Sixty endpoints that never answer, with much waiting for each, and one that does: it hears of everything soon.
     """
     with serving() as slow:
         slow.behave = lambda _call, _handler: slow.hang()
-        for number in range(20):
+        for number in range(60):
             till.webhook(f"{slow.url}/{number}")
         good = till.webhook(f"{till.outside.url}/hook")
         till.redeem(100)
@@ -346,7 +346,7 @@ def tried(till: Till) -> tuple[int, uuid.UUID | None]:
 def document(till: Till, asked: uuid.UUID) -> Any:
     """The request as the contract shows it."""
     [row] = till.store.owner.execute(
-        f"SELECT {records.REQUEST_COLUMNS} FROM {records.REQUEST_TABLES} WHERE r.id = %s",  # type: ignore[arg-type] # noqa: S608 - our own columns
+        f"SELECT {records.REQUEST_COLUMNS} FROM {records.REQUEST_TABLES} WHERE r.id = %s",  # noqa: S608 - our own columns
         (asked,),
     ).fetchall()
     return records.RequestRecord(*row).document()

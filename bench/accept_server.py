@@ -1,0 +1,100 @@
+"""
+The API of a running Teller once more, on a port of its own, with two routes beside the real ones.
+
+`/bench/alike` authenticates, validates and answers like POST /v1/redemptions, and stores nothing;
+`/bench/empty` only answers. Same application, same server, same process.
+
+    TELLER_HOME=… python -m bench.accept_server PORT
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from api import app, idempotency, redemptions, routing, server
+from api.accepting import Origin
+from processor import log
+from processor.embedded.servers import serve
+from processor.ids import new_id
+from processor.intake import fingerprint
+from processor.records import RequestRecord
+from processor.settings import Settings
+
+from bench import system
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
+    from api.routing import Answer, Call
+
+ALIKE, EMPTY = "/bench/alike", "/bench/empty"
+START_SECONDS = 10
+
+
+def alike(call: Call) -> Answer:
+    """All that accepting a redemption does, but for making it durable."""
+    key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
+    submission = call.body.submission(Origin(call.caller, key, fingerprint("redemption", call.sent)))
+    record = RequestRecord(
+        new_id(), submission.client_id, submission.kind, submission.resource_id, submission.account,
+        submission.amount, submission.metadata, submission.details, None, None, datetime.now(UTC),
+    )  # fmt: skip
+    headers = {"Location": f"/v1/requests/{record.id}", "ETag": '"1"', "Retry-After": "1"}
+    return routing.Answer(record.document(), 202, headers)
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application with the two routes more."""
+    [real] = [route for route in redemptions.routes.all if route.path == "/v1/redemptions"]
+    app.ROUTES = (*app.ROUTES, dataclasses.replace(real, path=ALIKE, view=alike))  # type: ignore[misc]
+    application = app.create_app(settings)
+    application.add_url_rule(
+        EMPTY, view_func=lambda: ("{}", 202, {"Content-Type": "application/json"}), methods=["POST"]
+    )
+    return application
+
+
+@contextlib.contextmanager
+def beside(teller: system.Teller) -> Iterator[system.Teller]:
+    """This server, on the database of a Teller that runs."""
+    port = system.free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.accept_server", str(port)],
+        env={**os.environ, "TELLER_HOME": str(teller.home), "TELLER_PORT": str(port)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        found = dataclasses.replace(teller, url=f"http://127.0.0.1:{port}", pid=process.pid)
+        end = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{found.url}/readyz", timeout=1).close()  # noqa: S310 - our own http URL
+                break
+            assert time.monotonic() < end, "the server did not start"
+            time.sleep(0.05)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    log.configure()
+    server.create_app = create_app
+    with serve(Settings.from_environment(os.environ)) as servers:
+        return server.serve(servers.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

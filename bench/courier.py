@@ -1,0 +1,256 @@
+"""
+The courier: webhook deliveries and gateway calls a second, and its memory, from one process.
+
+    python -m bench.courier
+
+A sink in a process of its own answers each POST, at once for webhooks, after 50 ms as the gateway. What is delivered
+and called counts when the courier has recorded it. Rows are made in the database as a batch would have left them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from bench import lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection as Pipe
+
+    from processor.settings import Settings
+
+#: What there is to do of each.
+DELIVERIES = 30_000
+CALLS = 15_000
+#: How long the gateway takes for an answer, in seconds.
+GATEWAY_SECONDS = 0.05
+#: How often we look how far it is, in seconds.
+LOOK_SECONDS = 0.5
+
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}"
+
+_REQUESTS = """
+INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account,
+                      amount, details)
+SELECT md5('request' || n)::uuid, 'shop', md5('key')::uuid, 'key-' || n, sha256('x'), 'withdrawal', 0, 'till',
+       'u' || n %% 1000, 5, '{"destination": "IBAN 1"}'
+  FROM generate_series(1, %(count)s) AS n
+"""
+_DECISIONS = """
+INSERT INTO decisions (request_id, version, status, stage, sequence, decided_at, at, actor)
+SELECT id, 2, %(status)s, %(stage)s, row_number() OVER (ORDER BY id), now(), now(), 'teller'
+  FROM requests
+"""
+_WEBHOOKS = """
+INSERT INTO webhooks (id, client_id, url, secret)
+SELECT md5('webhook' || n)::uuid, 'shop', %(url)s || n, sha256('secret')
+  FROM generate_series(1, %(endpoints)s) AS n
+"""
+_DELIVERIES = """
+INSERT INTO deliveries (request_id, version, type, webhook_id)
+SELECT r.id, 2, 'request.completed', md5('webhook' || 1 + row_number() OVER () %% %(endpoints)s)::uuid
+  FROM requests r
+"""
+_EFFECTS = """
+INSERT INTO effects (request_id, partition, gateway, created_at, due_at)
+SELECT id, 0, 'bank', now(), now()
+  FROM requests
+"""
+
+
+class _Sink(asyncio.Protocol):
+    """Just enough HTTP to answer POSTs."""
+
+    def __init__(self, seen: Counter[str], delay_seconds: float) -> None:
+        self._seen = seen
+        self._delay_seconds = delay_seconds
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            if len(self._buffer) < end + 4 + length:
+                return
+            self._buffer = self._buffer[end + 4 + length :]
+            self._seen["now"] += 1
+            self._seen["all"] += 1
+            self._seen["most"] = max(self._seen["most"], self._seen["now"])
+            if self._delay_seconds:
+                asyncio.get_running_loop().call_later(self._delay_seconds, self._answer)
+            else:
+                self._answer()
+
+    def _answer(self) -> None:
+        self._seen["now"] -= 1
+        self._transport.write(_ANSWER)
+
+
+def _serve(pipe: Pipe, delay_seconds: float) -> None:
+    """The sink's process: tells its port, and, when asked, what it saw."""
+    seen: Counter[str] = Counter()
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Sink(seen, delay_seconds), "127.0.0.1", 0, backlog=1024)
+        pipe.send(server.sockets[0].getsockname()[1])
+        asked = asyncio.Event()
+        loop.add_reader(pipe.fileno(), asked.set)
+        await asked.wait()
+        pipe.send(dict(seen))
+
+    asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def sink(delay_seconds: float) -> Iterator[tuple[str, Pipe]]:
+    """Its URL, and the pipe to ask it."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(theirs, delay_seconds), daemon=True
+    )
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}/", ours
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def courier(settings: Settings) -> Iterator[int]:
+    """One courier process; its id."""
+    environ = {
+        **os.environ,
+        **settings.environment(),
+        "TELLER_GATEWAYS": ",".join(f"{name}={url}" for name, url in settings.gateways.items()),
+        "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
+    }
+    code = (
+        "import os, sys; from processor import log; from processor.settings import Settings;"
+        "from workers.courier.main import run_courier; log.configure();"
+        "sys.exit(run_courier(Settings.from_environment(os.environ)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=environ, stderr=subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def measure(settings: Settings, left: str, count: int) -> tuple[float, float, list[int]]:
+    """A second: on the whole and over the second half; resident memory now and then, in MiB."""
+    memory: list[int] = []
+    progress: list[tuple[float, int]] = []
+    with courier(settings) as pid, psycopg.connect(settings.database_url, autocommit=True) as connection:
+        while not progress or progress[-1][1] < count:
+            time.sleep(LOOK_SECONDS)
+            [(waiting,)] = connection.execute(left).fetchall()
+            if waiting < count:
+                progress.append((time.monotonic(), count - waiting))
+                memory.append(_resident_mib(pid))
+            assert threading.active_count() < 10
+    (began, first), (ended, last) = progress[0], progress[-1]
+    half, done = progress[len(progress) // 2]
+    return (last - first) / (ended - began), (last - done) / max(ended - half, LOOK_SECONDS), memory
+
+
+def _resident_mib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def fill(settings: Settings, statements: list[tuple[str, dict[str, Any]]]) -> None:
+    """Rows as a batch would have left them."""
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        for statement, parameters in statements:
+            connection.execute(statement, parameters)
+        connection.execute("VACUUM ANALYZE")
+
+
+def deliveries(settings: Settings, endpoints: int) -> tuple[object, ...]:
+    """Webhook deliveries to a local sink."""
+    with sink(0) as (url, pipe):
+        fill(
+            settings,
+            [
+                (_REQUESTS, {"count": DELIVERIES}),
+                (_DECISIONS, {"status": "completed", "stage": None}),
+                (_WEBHOOKS, {"url": url, "endpoints": endpoints}),
+                (_DELIVERIES, {"endpoints": endpoints}),
+            ],
+        )
+        rate, later, memory = measure(
+            settings, "SELECT count(*) FROM deliveries WHERE status = 'pending'", DELIVERIES
+        )
+        pipe.send("what did you see?")
+        seen = pipe.recv()
+    assert seen["all"] == DELIVERIES, seen
+    return (
+        f"deliveries, {endpoints} endpoint(s)",
+        rate,
+        later,
+        seen["most"],
+        f"{memory[0]}-{max(memory)}",
+        memory[-1],
+    )
+
+
+def calls(settings: Settings) -> tuple[object, ...]:
+    """Gateway calls of 50 ms each."""
+    with sink(GATEWAY_SECONDS) as (url, pipe):
+        fill(
+            settings,
+            [
+                (_REQUESTS, {"count": CALLS}),
+                (_DECISIONS, {"status": "processing", "stage": "settling"}),
+                (_EFFECTS, {}),
+            ],
+        )
+        named = replace(settings, gateways={"bank": url})
+        rate, later, memory = measure(named, "SELECT count(*) FROM effects WHERE outcome IS NULL", CALLS)
+        pipe.send("what did you see?")
+        seen = pipe.recv()
+    with psycopg.connect(settings.database_url) as connection:
+        [settles] = connection.execute("SELECT count(*) FROM inbox WHERE verb = 'settle'").fetchall()
+    assert (settles, seen["all"]) == ((CALLS,), CALLS), seen
+    return ("gateway calls of 50 ms", rate, later, seen["most"], f"{memory[0]}-{max(memory)}", memory[-1])
+
+
+def main() -> None:
+    """All of it, as a table."""
+    header = ("one courier", "a second", "2nd half", "at once", "MiB min-max", "MiB at the end")
+    with lab.servers() as servers:
+        rows = []
+        for endpoints in (1, 50):
+            with lab.fresh_database(servers, "courier_deliveries") as settings:
+                rows.append(deliveries(settings, endpoints))
+        with lab.fresh_database(servers, "courier_calls") as settings:
+            rows.append(calls(settings))
+            with psycopg.connect(settings.database_url) as connection:
+                machine = lab.machine(connection)
+    lab.publish("courier", f"{machine}\n\n{lab.table(header, rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""
+Scenarios 24 and 29: much waits for one resource, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from processor.database import LOCK_CLASS
+from processor.ids import partition_of
+from tests.scenarios.books import WAIT
+from tests.scenarios.system import eventually
+from tests.servers import PARTITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.scenarios.crowd import Crowd, Reply
+    from tests.scenarios.system import System
+
+#: Requests in a call, and how many wait: all of the story when it is told often, a part of it in everyday tests.
+ITEMS = 1_000
+WAITING = 100_000 if "SCENARIO_ROUNDS" in os.environ else 20_000
+#: How many times its latency in peace a request may take, at the median, and how long at the most, in seconds.
+SLOWER_AT_MOST, SECONDS_AT_MOST = 20, 1.0
+#: Requests of which the latency in peace is the median.
+SAMPLES = 30
+
+
+def batch(system: System, resource: str, first: int, count: int = ITEMS) -> bytes:
+    """So many redemptions, each by another account."""
+    return system.client.post(
+        "/v1/batches",
+        {
+            "requests": [
+                {
+                    "kind": "redemption",
+                    "idempotency_key": f"{resource}-{number}",
+                    "resource": resource,
+                    "account": f"u{number}",
+                }
+                for number in range(first, first + count)
+            ]
+        },
+    )
+
+
+def accept(system: System, crowd: Crowd, batches: Sequence[bytes]) -> list[str]:
+    """The ids of what these batches made."""
+    ids = []
+    for request in batches:
+        [reply] = crowd.ask([request])
+        assert reply.status == 202, reply.body
+        results = reply.document["results"]
+        assert {one["status"] for one in results} == {202}
+        ids += [one["request"]["id"] for one in results]
+    return ids
+
+
+def latency(system: System, crowd: Crowd, resource: str) -> float:
+    """How many seconds a redemption takes until it is decided."""
+    [reply] = crowd.ask(
+        [system.client.post("/v1/redemptions", {"resource": resource, "account": "ada"}, Prefer=WAIT)]
+    )
+    assert (reply.status, reply.document["status"]) == (200, "completed"), reply.body
+    return reply.seconds
+
+
+def test_24_a_hot_resource_with_100000_waiting(system: System, seldom_told: int) -> None:
+    """
+    Another partition's request is decided at once, while the hot partition waits and while it is drained, by the
+    same worker and by the other. One in the same partition is decided right after those accepted before it.
+    """
+    hot = system.name("hot")
+    partition = partition_of(hot, PARTITIONS)
+    owners = {one["id"]: one["owner"] for one in system.partitions() if one["id"] != partition}
+    mine = system.owner_of(partition)
+    beside = next(number for number, owner in owners.items() if owner == mine)
+    elsewhere = next(number for number, owner in owners.items() if owner != mine)
+    same = system.name("same", partition)
+    colds = [system.name("cold", beside), system.name("cold", elsewhere)]
+    first = system.open(hot, "stock", WAITING)["sequence"] + 2  # after `same`, which is opened next
+    for name in (same, *colds):
+        system.open(name, "stock", 1_000_000)
+
+    with system.crowd(1) as crowd:
+        idle = [latency(system, crowd, cold) for _ in range(SAMPLES) for cold in colds]
+        pause(system, crowd, partition, "pause")
+        batches = [batch(system, hot, number) for number in range(0, WAITING, ITEMS)]
+        middle = len(batches) * 3 // 5
+        before = accept(system, crowd, batches[:middle])
+        [reply] = crowd.ask([system.client.post("/v1/redemptions", {"resource": same, "account": "ada"})])
+        between = reply.document["id"]
+        after = accept(system, crowd, batches[middle:])
+        waiting = [latency(system, crowd, cold) for _ in range(SAMPLES) for cold in colds]
+        [queued] = crowd.ask([system.client.get(f"/v1/requests/{between}")])
+        assert (queued.document["stage"], queued.document["position"]) == ("queued", 1_000)
+        assert system.partitions()[partition]["backlog"] == WAITING + 1
+
+        pause(system, crowd, partition, "resume")
+        draining: list[float] = []
+        while (
+            crowd.ask([system.client.get(f"/v1/requests/{after[-1]}")])[0].document["status"] == "processing"
+        ):
+            draining += [latency(system, crowd, cold) for cold in colds]
+
+    expected = [*before, between, *after]
+    assert system.sequences(expected) == list(range(first, first + WAITING + 1))
+    [reply] = [system.ask(system.client.get(f"/v1/requests/{between}"))]
+    assert (reply.document["status"], reply.document["sequence"]) == ("completed", first + len(before))
+    state = system.resource(hot)
+    assert (state["available"], state["version"]) == (0, WAITING + 1)
+    assert len(draining) > 2 * len(colds)
+    for name, found in (("idle", idle), ("waiting", waiting), ("draining", draining)):
+        print(
+            f"{name}: median {statistics.median(found) * 1e3:.1f} ms, longest {max(found) * 1e3:.1f} ms, {len(found)}"
+        )
+    for found in (waiting, draining):
+        assert statistics.median(found) < SLOWER_AT_MOST * statistics.median(idle)
+        assert max(found) < SECONDS_AT_MOST
+
+
+def test_29_a_balance_is_read_during_a_batch_of_10000(system: System, told: int) -> None:
+    """
+    Every read answers at once with a state that there was: what was taken and what is left are always the whole.
+    """
+    stock = system.name("read")
+    whole = 20_000
+    system.open(stock, "stock", whole)
+    partition = partition_of(stock, PARTITIONS)
+    with system.crowd(10) as crowd, system.crowd(1) as reader:
+        pause(system, crowd, partition, "pause")
+        replies = crowd.ask([batch(system, stock, number) for number in range(0, 10_000, ITEMS)])
+        assert {reply.status for reply in replies} == {202}
+        pause(system, crowd, partition, "resume")
+        seen: list[Reply] = []
+        while not seen or seen[-1].document["available"] > whole - 10_000:
+            seen += reader.ask([system.client.get(f"/v1/resources/{stock}")])
+
+    states = [reply.document for reply in seen]
+    assert {(state["available"] + state["version"], state["held"]) for state in states} == {(whole + 1, 0)}
+    versions = [state["version"] for state in states]
+    assert versions == sorted(versions)
+    assert len(set(versions)) > 2, "nobody read in the middle of it"
+    print(f"{len(seen)} reads, longest {max(reply.seconds for reply in seen) * 1e3:.1f} ms")
+    assert max(reply.seconds for reply in seen) < SECONDS_AT_MOST
+
+
+def pause(system: System, crowd: Crowd, partition: int, verb: str) -> None:
+    """Or resume."""
+    [reply] = crowd.ask([system.admin.post(f"/v1/admin/partitions/{partition}/{verb}")])
+    assert (reply.status, reply.document["paused"]) == (200, verb == "pause"), reply.body
+
+
+def test_29_a_balance_is_read_while_a_batch_is_stuck(system: System, told: int) -> None:
+    """
+    A batch has the partition's lock, has written the resource, and cannot go on: whoever reads the balance, the
+    requests or the entries is answered at once, with what was before. When it goes on, it is all decided.
+    """
+    stock = system.name("stuck")
+    system.open(stock, "stock", 1_000)
+    partition = partition_of(stock, PARTITIONS)
+    with system.crowd(1) as crowd:
+        with psycopg.connect(system.settings.database_url) as blocker:
+            # A batch writes this row last, after everything else.
+            blocker.execute("SELECT FROM partitions WHERE id = %s FOR UPDATE", (partition,))
+            made = accept(system, crowd, [batch(system, stock, 0)])
+            eventually(lambda: waits_for_row(system, partition))
+            reads = [
+                system.client.get(f"/v1/resources/{stock}"),
+                system.client.get(f"/v1/requests/{made[0]}"),
+                system.client.get(f"/v1/resources/{stock}/entries"),
+                system.client.get(f"/v1/requests?resource={stock}"),
+                system.admin.get("/v1/admin/partitions"),
+            ]
+            began = time.monotonic()
+            for _ in range(10):
+                state, request, entries, listed, partitions = (reply.document for reply in crowd.ask(reads))
+                assert (state["available"], state["version"]) == (1_000, 1)
+                assert (request["stage"], request["position"]) == ("queued", 0)
+                assert entries["data"] == []
+                assert {one["status"] for one in listed["data"]} == {"processing"}
+                assert partitions["data"][partition]["backlog"] == 1_000
+            assert time.monotonic() - began < SECONDS_AT_MOST
+            assert waits_for_row(system, partition)
+        system.until_decided(made)
+        [reply] = crowd.ask(reads[:1])
+        assert (reply.document["available"], reply.document["version"]) == (0, 1_001)
+
+
+def waits_for_row(system: System, partition: int) -> bool:
+    """A batch of it has the lock and waits for somebody."""
+    [(waits,)] = system.owner.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+        " WHERE l.classid::bigint = %s AND l.objid::bigint = %s AND l.granted AND a.datname = current_database()"
+        " AND a.wait_event_type = 'Lock')",
+        (LOCK_CLASS, partition),
+    ).fetchall()
+    return bool(waits)
