@@ -123,6 +123,7 @@ CREATE TABLE decisions (
 );
 CREATE UNIQUE INDEX decisions_open ON decisions (status, request_id)
     WHERE current AND status NOT IN ('completed', 'rejected');
+CREATE INDEX decisions_paid_after_refund ON decisions (request_id) WHERE detail = 'paid_after_refund';
 COMMENT ON TABLE  decisions          IS 'Each state a request has come to, one row a state: its history. Version 1 is its acceptance (requests), so the first row here is 2.';
 COMMENT ON COLUMN decisions.current  IS 'The request is in this state now. Set to false, once, when the next version is written.';
 COMMENT ON COLUMN decisions.sequence IS 'The number of the request''s decision within its partition, without gaps; carried over to its later versions.';

@@ -14,17 +14,21 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from api import (
+    accounts,
     audit,
     batches,
     deposits,
     docs,
     health,
     openapi,
+    parked,
     partitions,
     problems,
     redemptions,
     requests,
     resources,
+    sandbox,
+    webhooks,
     withdrawals,
 )
 from api.observing import Observed
@@ -47,8 +51,12 @@ NOUNS: Final = (
     deposits,
     batches,
     requests,
+    accounts,
+    webhooks,
+    parked,
     partitions,
     audit,
+    sandbox,
     health,
     docs,
 )

@@ -22,7 +22,8 @@ def list_audit(call: Call) -> Answer:
     """
     Read the audit.
 
-    Keys made and revoked, partitions paused and resumed: what was done beyond making requests.
+    Keys made and revoked, partitions paused and resumed, requests replayed and refunded, webhooks changed: what was
+    done beyond making requests.
     """
     part: Page = call.query
     with call.services.connection() as connection:

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from processor.model import EntryKind, RequestKind, ResourceKind, Stage, Status
+from processor.model import EntryKind, Outcome, RequestKind, ResourceKind, Stage, Status
 
 Row = TypeVar("Row")
 
@@ -97,6 +97,95 @@ class Event(BaseModel):
     )
 
 
+class Attempt(BaseModel):
+    """One call of a gateway."""
+
+    started_at: AwareDatetime
+    ended_at: AwareDatetime | None = Field(description="null: it is under way, or nobody knows how it ended.")
+    status: int | None = Field(description="The HTTP status of the answer.")
+    outcome: Outcome | None
+    error: str | None
+
+
+class InspectedRequest(Request):
+    """A request with what went wrong."""
+
+    trace: str | None = Field(description="Of a fault in deciding it: what went wrong, word for word.")
+    attempts: list[Attempt]
+
+
+class Replayed(BaseModel):
+    """How many parked requests match, and how many of them were sent back now."""
+
+    matched: int
+    replayed: int
+
+
+class Account(BaseModel):
+    """How to reach the person behind an account."""
+
+    account: str
+    email: str | None
+    updated_at: AwareDatetime
+
+
+class Webhook(BaseModel):
+    """Where a client is told of its requests."""
+
+    id: str = Field(json_schema_extra={"format": "uuid"})
+    client: str
+    url: str
+    events: list[str] | None = Field(description="The types it wants; null: all.")
+    created_at: AwareDatetime
+    previous_secret_until: AwareDatetime | None = Field(
+        description="Until then the secret before the last rotation signs as well."
+    )
+    disabled_at: AwareDatetime | None
+    disabled_reason: str | None
+
+
+class NewWebhook(Webhook):
+    """A webhook with its secret."""
+
+    secret: str = Field(description="`whsec_…`, shown this once.")
+
+
+class Delivery(BaseModel):
+    """What a webhook is told of one state of a request."""
+
+    id: int
+    webhook: str = Field(json_schema_extra={"format": "uuid"})
+    message: str = Field(description="The `webhook-id` of all its tries.")
+    request: str = Field(json_schema_extra={"format": "uuid"})
+    type: str
+    status: Literal["pending", "delivered", "failed"]
+    tries: int
+    due_at: AwareDatetime | None = Field(description="When it is tried next; null: not any more.")
+    last_status: int | None
+    last_error: str | None
+    created_at: AwareDatetime
+    delivered_at: AwareDatetime | None
+
+
+class SandboxPayout(BaseModel):
+    """The sandbox gateway has paid."""
+
+    reference: str
+
+
+class SandboxRefusal(BaseModel):
+    """The sandbox gateway has not paid."""
+
+    reason: str
+
+
+class SandboxCall(BaseModel):
+    """A call that the sandbox gateway saw, and what it answered."""
+
+    at: AwareDatetime
+    status: int
+
+
 class Partition(BaseModel):
     """A single-consumer lane."""
 
@@ -181,6 +270,20 @@ class EntryList(ListOf[Entry]):
 
 class AuditList(ListOf[AuditLine]):
     """Lines of the audit."""
+
+
+class WebhookList(ListOf[Webhook]):
+    """Webhooks."""
+
+
+class DeliveryList(ListOf[Delivery]):
+    """Deliveries of a webhook."""
+
+
+class SandboxPast(AllOf[SandboxCall]):
+    """What the sandbox gateway was asked for a request."""
+
+    payouts: int = Field(description="One, or none.")
 
 
 class EventList(AllOf[Event]):

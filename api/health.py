@@ -71,7 +71,8 @@ def metrics(call: Call) -> Answer:
     """
     Count what this process did.
 
-    HTTP requests by route and status, latencies, intake, waits.
+    HTTP requests by route and status, latencies, intake, waits of this process; and what somebody should look at in
+    all of Teller: parked requests, deliveries that wait, gateways that are left alone.
     """
     return Answer(call.services.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 

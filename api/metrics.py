@@ -4,6 +4,8 @@ What Prometheus may know about one API process, in a registry of its own.
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -11,23 +13,29 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
     from api.waiting import Waiters
     from processor.intake import Intake
+    from processor.queries import Gauges
 
 #: Upper bounds of the latency buckets, in seconds; those above 3 hold what waited by request.
 LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 20.0)
 
 
-class Metrics:
-    """Counts of this process."""
+#: What was counted in the database is told again for so long, in seconds: anybody may ask for it.
+GAUGES_FRESH_SECONDS: Final = 1.0
 
-    def __init__(self, intake: Intake, waiters: Waiters) -> None:
+
+class Metrics:
+    """Counts of this process, and what `read_gauges` finds in the database (None: it is away)."""
+
+    def __init__(self, intake: Intake, waiters: Waiters, read_gauges: Callable[[], Gauges | None]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Counted(intake, waiters))
+        self._registry.register(_Stored(read_gauges))
         self._requests = Counter(
             "teller_http_requests",
             "HTTP requests answered.",
@@ -79,3 +87,46 @@ class _Counted(Collector):
         yield GaugeMetricFamily(
             "teller_waiting_answers", "Answers held back by Prefer: wait.", self._waiters.count()
         )
+
+
+class _Stored(Collector):
+    """What the database counts for all processes."""
+
+    def __init__(self, read: Callable[[], Gauges | None]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._gauges: Gauges | None = None
+        self._read_at = -GAUGES_FRESH_SECONDS
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: registering asks no database."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        gauges = self._latest()
+        if gauges is None:
+            return
+        yield GaugeMetricFamily("teller_parked_requests", "Requests that wait for an admin.", gauges.parked)
+        yield CounterMetricFamily(
+            "teller_paid_after_refund",
+            "Requests whose gateway paid after what they held was given back: look at each.",
+            gauges.paid_after_refund,
+        )
+        yield GaugeMetricFamily(
+            "teller_deliveries_pending",
+            "Webhook deliveries and mails that are still to be made.",
+            gauges.deliveries_pending,
+        )
+        breakers = GaugeMetricFamily(
+            "teller_gateway_breaker_open", "1: the gateway is left alone for a moment.", labels=["gateway"]
+        )
+        for gateway, is_open in sorted(gauges.breakers.items()):
+            breakers.add_metric([gateway], float(is_open))
+        yield breakers
+
+    def _latest(self) -> Gauges | None:
+        with self._lock:
+            if time.monotonic() - self._read_at >= GAUGES_FRESH_SECONDS:
+                self._gauges = self._read()
+                self._read_at = time.monotonic()
+            return self._gauges

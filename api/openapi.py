@@ -46,6 +46,9 @@ Errors are problem+json (RFC 9457). Every list is newest first, with `limit` and
 _PATH_PARAMETERS: Final[dict[str, tuple[str, Json]]] = {
     "request": ("The id of a request.", {"type": "string", "format": "uuid"}),
     "resource": ("The id of a resource.", {"type": "string", "pattern": ID_PATTERN}),
+    "account": ("The name of an account of your client.", {"type": "string", "pattern": ID_PATTERN}),
+    "webhook": ("The id of a webhook.", {"type": "string", "format": "uuid"}),
+    "delivery": ("The number of a delivery.", {"type": "integer", "minimum": 1}),
     "partition": ("The number of a partition, from 0.", {"type": "integer", "minimum": 0}),
     "slug": ("What the `type` of a problem ends with.", {"type": "string", "pattern": "^[a-z-]+$"}),
 }

@@ -19,6 +19,8 @@ from processor.errors import (
     SchemaError,
     TellerError,
 )
+from processor.gateways.addresses import WebhookAddressRefused
+from processor.webhooks import WEBHOOKS_MAX, TooManyWebhooks, WebhookDisabled
 
 #: The media type of every error.
 PROBLEM_JSON = "application/problem+json"
@@ -71,6 +73,18 @@ class NotCancellable(TellerError):
     """The request is decided already."""
 
     code = "not_cancellable"
+
+
+class NotFailed(TellerError):
+    """The request is not parked, so there is nothing to replay."""
+
+    code = "not_failed"
+
+
+class NameServiceSilent(TellerError):
+    """The name in an address could not be looked up in time."""
+
+    code = "name_service_silent"
 
 
 class IdempotencyKeyMissing(TellerError):
@@ -133,6 +147,22 @@ PROBLEMS: dict[str, Kind] = {
         "Too late to cancel",
         "The request is decided already. Its status says how it ended; what was taken can only be refunded.",
     ),
+    NotFailed.code: Kind(
+        409,
+        "Not parked",
+        "Only a request whose status is failed can be replayed. Its status says what it is; one that was replayed a "
+        "moment ago is being tried again already.",
+    ),
+    TooManyWebhooks.code: Kind(
+        409,
+        "Too many webhooks",
+        f"A client may have {WEBHOOKS_MAX} webhooks. Delete one that is no longer needed first.",
+    ),
+    WebhookDisabled.code: Kind(
+        409,
+        "The webhook is disabled",
+        "It answered 410 Gone, so nothing is sent to it any more. Delete it, and register it anew.",
+    ),
     BodyTooLarge.code: Kind(413, "The body is too large", "A body may have at most 1 MiB (1,048,576 bytes)."),
     UnsupportedMediaType.code: Kind(
         415,
@@ -151,6 +181,12 @@ PROBLEMS: dict[str, Kind] = {
         "Your client used this Idempotency-Key before, with another body. A retry must send the same body; another "
         "intent needs another key.",
     ),
+    WebhookAddressRefused.code: Kind(
+        422,
+        "Nothing is sent to this address",
+        "A webhook's URL begins with https:// and names a host whose addresses are all public: none that is private, "
+        "loopback, link-local or reserved, none of a cloud's metadata service. It holds no user and no password.",
+    ),
     "internal_error": Kind(
         500,
         "Something went wrong here",
@@ -167,6 +203,12 @@ PROBLEMS: dict[str, Kind] = {
         503,
         "The database is not ready",
         "The database is not migrated to the schema that this version needs: run teller migrate.",
+    ),
+    NameServiceSilent.code: Kind(
+        503,
+        "The address could not be looked up",
+        "The name service did not say in time where the URL leads. Nothing was registered; try again after "
+        "Retry-After seconds.",
     ),
     PartitionSaturated.code: Kind(
         503,

@@ -251,5 +251,5 @@ def _check_id(resource: str) -> None:
 
 def _check_gateway(call: Call) -> None:
     rules: Opening | Amendment = call.body
-    if rules.gateway is not None and rules.gateway not in call.services.settings.gateways:
+    if rules.gateway is not None and rules.gateway not in call.services.gateways:
         raise Invalid.at("/gateway", "is not the name of a gateway that is set up here")

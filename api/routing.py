@@ -41,7 +41,7 @@ PROBLEM: Final = "teller.problem"
 
 _STATUS_LINES: Final = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
-Method = Literal["GET", "POST", "PATCH"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(slots=True)
@@ -55,8 +55,9 @@ class Call:
     #: The checked body and query, of the types that the route names.
     body: Any = None
     query: Any = None
-    #: The body as it was sent: what fingerprints are made of.
+    #: The body as it was sent, parsed: what fingerprints are made of; and byte by byte: what is signed.
     sent: Any = None
+    raw: bytes = b""
 
     def header(self, name: str) -> str | None:
         """A header of the request; `name` as CGI spells it, such as HTTP_PREFER."""
@@ -125,7 +126,7 @@ class Route:
         return call
 
     def _read_body(self, call: Call, model: type[BaseModel]) -> None:
-        raw = _read(call.environ)
+        raw = call.raw = _read(call.environ)
         if self.body_optional and not raw:
             call.sent = {}
         else:

@@ -27,7 +27,8 @@ from granian.server import Server
 
 from api.app import create_app
 from processor import database
-from processor.errors import DatabaseUnavailable, SchemaError
+from processor.errors import DatabaseUnavailable, SchemaError, SettingsError
+from processor.gateways import names as gateways
 from processor.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> int:
     """
     Serve until SIGINT or SIGTERM; returns the exit status. Says in one line why it cannot start.
     """
-    if (fault := _port_taken(settings) or _schema_wrong(settings)) is not None:
+    if (fault := _port_taken(settings) or _gateways_wrong(settings) or _schema_wrong(settings)) is not None:
         print(fault, file=sys.stderr)  # noqa: T201 - one line for the person who started it
         return 1
     server = Server(
@@ -117,6 +118,14 @@ def _port_taken(settings: Settings) -> str | None:
             probe.bind((settings.host, settings.port))
         except OSError as fault:
             return f"cannot listen on {settings.host}:{settings.port}: {fault.strerror} (TELLER_HOST, TELLER_PORT)"
+    return None
+
+
+def _gateways_wrong(settings: Settings) -> str | None:
+    try:
+        gateways.names(settings)
+    except SettingsError as fault:
+        return str(fault)
     return None
 
 

@@ -15,8 +15,9 @@ from redis import Redis
 from api.auth import Authenticator
 from api.metrics import Metrics
 from api.waiting import Waiters
-from processor import database
+from processor import database, queries
 from processor.errors import DatabaseUnavailable, SchemaError
+from processor.gateways import names as gateways
 from processor.intake import Intake
 from workers.doorbell import Announcements, Doorbell
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from processor.database import Connection, Pool
+    from processor.queries import Gauges
     from processor.settings import Settings
 
 #: Connections of one process for reads; intake has its own. Reads are short: more would only queue in PostgreSQL.
@@ -50,10 +52,12 @@ class Services:
     #: For the question whether Redis answers, alone.
     redis: Redis
     metrics: Metrics
+    #: The gateways that resources may name.
+    gateways: frozenset[str]
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
-        """Open everything. Needs neither PostgreSQL nor Redis to be there yet."""
+        """Open everything. Needs neither PostgreSQL nor Redis to be there yet. Raises SettingsError."""
         url = settings.api_database_url
         pool = database.open_pool(
             url,
@@ -83,7 +87,8 @@ class Services:
                 socket_timeout=REDIS_TIMEOUT_SECONDS,
                 socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
             ),
-            metrics=Metrics(intake, waiters),
+            metrics=Metrics(intake, waiters, lambda: _read_gauges(pool)),
+            gateways=gateways.names(settings),
         )
         intake.start()
         announcements.start()
@@ -108,6 +113,15 @@ def lend(pool: Pool) -> Iterator[Connection]:
     """A connection of the pool; faults of the infrastructure leave as DatabaseUnavailable."""
     with database.faults(), pool.connection() as connection:
         yield connection
+
+
+def _read_gauges(pool: Pool) -> Gauges | None:
+    """For the metrics, which are there without a database, too."""
+    try:
+        with lend(pool) as connection:
+            return queries.read_gauges(connection)
+    except DatabaseUnavailable:
+        return None
 
 
 def _connect_to_own(url: str, partitions: int) -> Connection:

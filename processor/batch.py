@@ -101,8 +101,9 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
         execute = worksheet_store.executor(connection)
         execute("set_timeouts", _TIMEOUTS)
         execute("lock_partition", {"lock_class": database.LOCK_CLASS, "partition": partition})
-        state = execute("read_partition", {"partition": partition})
         inbox = execute("take_inbox", {"partition": partition, "batch_limit": limit})
+        # After the take, for the clock: nothing is decided at an earlier time than it was asked.
+        state = execute("read_partition", {"partition": partition})
         cancels = execute("read_cancels", {"partition": partition})
         [(now, sequence, paused)] = state.fetchall()
         if paused:

@@ -28,7 +28,6 @@ PAUSE_SECONDS_MAX: Final = 3_600.0
 IDLE_TIMEOUT_MS: Final = 3_000
 
 _CUT_OFF: Final = "the last call was cut off"
-_DEFINITE: Final = frozenset({"done", "declined"})
 
 SQL = database.queries("effects")
 
@@ -170,8 +169,3 @@ def pause_before_retry(tries: int, first_seconds: float) -> float:
     """
     limit = min(first_seconds * 2.0 ** (tries - 1), max(first_seconds, PAUSE_SECONDS_MAX))
     return random.uniform(0, limit)  # noqa: S311  # spreads load, guards nothing
-
-
-def is_definite(answer: Answer) -> bool:
-    """Whether it settles the matter for good."""
-    return answer.outcome in _DEFINITE

@@ -23,6 +23,8 @@ from processor.rules.amendments import RULES, parsed
 
 #: `position` is exact up to here; whatever is further back is said to be here.
 POSITION_MAX: Final = 1_000
+#: What the metrics count in the database, they count up to here.
+GAUGE_MAX: Final = 10_000
 
 _ID = re.compile(r"[A-Za-z0-9._:~@-]{1,128}", re.ASCII)
 _BIGINT_MAX = 2**63 - 1
@@ -68,6 +70,19 @@ class RequestFilter:
     kind: str | None = None
     resource: str | None = None
     account: str | None = None
+    #: Why it failed, was rejected, cancelled or refunded.
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What somebody should look at, each counted up to GAUGE_MAX."""
+
+    parked: int
+    paid_after_refund: int
+    deliveries_pending: int
+    #: Gateway → whether its circuit breaker is open.
+    breakers: dict[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,7 @@ def list_requests(
         "kind": wanted.kind,
         "resource": wanted.resource,
         "account": wanted.account,
+        "code": wanted.code,
     }
     # Only the conditions that are asked for, so that each has the plan that its index gives it.
     filters = [SQL[f"filter_{name}"] for name, value in parameters.items() if value is not None]
@@ -135,7 +151,7 @@ def list_request_entries(
     connection: Connection, request_id: UUID, limit: int, cursor: str | None
 ) -> Page[EntryRecord]:
     """The ledger lines of a request that the caller has found visible. Raises CursorInvalid."""
-    before_at, before_resource, before_version = read_cursor(cursor, datetime.fromisoformat, _id, number)
+    before_at, before_resource, before_version = read_cursor(cursor, datetime.fromisoformat, _id, row_number)
     rows = connection.execute(
         SQL["list_request_entries"],
         {
@@ -212,7 +228,7 @@ def list_resource_entries(
     The ledger of a resource, newest first. Of a resource that is for all, a client sees the lines of its own
     requests. Raises CursorInvalid.
     """
-    [before] = read_cursor(cursor, number)
+    [before] = read_cursor(cursor, row_number)
     sees_all = client is None or resource.client_id == client
     rows = connection.execute(
         SQL["list_resource_entries" if sees_all else "list_own_resource_entries"],
@@ -223,13 +239,21 @@ def list_resource_entries(
 
 def list_audit(connection: Connection, limit: int, cursor: str | None) -> Page[AuditRecord]:
     """The audit, newest first. Raises CursorInvalid."""
-    [before] = read_cursor(cursor, number)
+    [before] = read_cursor(cursor, row_number)
     rows = connection.execute(SQL["list_audit"], {"before": before, "limit": limit + 1}).fetchall()
     return page([AuditRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
 
+def read_gauges(connection: Connection) -> Gauges:
+    """What somebody should look at; each from an index that holds nothing else."""
+    [row] = connection.execute(SQL["read_gauges"], {"most": GAUGE_MAX}).fetchall()
+    return Gauges(*row)
+
+
 def page(rows: list[Row], limit: int, key: Callable[[Row], Sequence[str]]) -> Page[Row]:
-    """The first `limit` rows; one more was read to know whether there is a next page."""
+    """
+    The first `limit` rows; one more was read to know whether there is a next page. `key`: what they are sorted by.
+    """
     if len(rows) <= limit:
         return Page(rows, None)
     last = json.dumps(list(key(rows[limit - 1])), separators=(",", ":"))
@@ -242,14 +266,18 @@ def _id(text: str) -> str:
     return text
 
 
-def number(text: str) -> int:
+def row_number(text: str) -> int:
+    """The number of a row, for `read_cursor`. Raises ValueError."""
     if not 0 <= (number := int(text)) <= _BIGINT_MAX:
         raise ValueError("no number of a row")
     return number
 
 
 def read_cursor(cursor: str | None, *types: Callable[[str], Any]) -> list[Any]:
-    """The sort key of the last row of the page before, one value for each type; Nones for the first page."""
+    """
+    The sort key of the last row of the page before, one value for each type; Nones for the first page. Raises
+    CursorInvalid.
+    """
     if cursor is None:
         return [None] * len(types)
     try:

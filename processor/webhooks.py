@@ -7,6 +7,7 @@ deliveries and the courier sends them (`notifications.py`). `client` is whose ey
 
 from datetime import datetime
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from processor import database, parked
@@ -15,7 +16,7 @@ from processor.errors import TellerError
 from processor.gateways import signatures
 from processor.ids import new_id
 from processor.notifications import message_id
-from processor.queries import Page, number, page, read_cursor
+from processor.queries import Page, page, read_cursor, row_number
 from processor.records import Document, timestamp
 
 #: What a client may want to be told of.
@@ -165,7 +166,8 @@ def delete(connection: Connection, webhook_id: UUID, client: str | None, actor: 
     """
     Tell it nothing more; what was still to be delivered fails. False: there is none. Raises DatabaseUnavailable.
     """
-    return _change(connection, "delete", {"id": webhook_id, "client": client}, actor) is not None
+    parameters = {"id": webhook_id, "client": client}
+    return _change(connection, "delete_webhook", "webhook_deleted", parameters, actor) is not None
 
 
 def rotate(
@@ -182,7 +184,7 @@ def rotate(
         "secret": secret,
         "overlap_seconds": OVERLAP_SECONDS,
     }
-    webhook = _change(connection, "rotate", parameters, actor)
+    webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, actor)
     return None if webhook is None else (webhook, signatures.written(secret))
 
 
@@ -193,7 +195,7 @@ def list_deliveries(
     The deliveries of a webhook that the caller has found visible, newest first. Raises CursorInvalid,
     DatabaseUnavailable.
     """
-    [before] = read_cursor(cursor, number)
+    [before] = read_cursor(cursor, row_number)
     parameters = {"id": webhook_id, "before": before, "limit": limit + 1}
     with database.faults():
         rows = connection.execute(SQL["list_deliveries"], parameters).fetchall()
@@ -221,14 +223,9 @@ def resend(connection: Connection, delivery_id: int, client: str | None, actor: 
     return delivery
 
 
-_CHANGES: Final = {
-    "delete": ("delete_webhook", "webhook_deleted"),
-    "rotate": ("rotate_secret", "webhook_secret_rotated"),
-}
-
-
-def _change(connection: Connection, what: str, parameters: dict[str, Any], actor: str) -> Webhook | None:
-    statement, action = _CHANGES[what]
+def _change(
+    connection: Connection, statement: str, action: str, parameters: dict[str, Any], actor: str
+) -> Webhook | None:
     with database.faults(), connection.transaction():
         row = connection.execute(SQL[statement], parameters).fetchone()
         if row is None:
@@ -239,5 +236,7 @@ def _change(connection: Connection, what: str, parameters: dict[str, Any], actor
 
 
 def _note(connection: Connection, actor: str, action: str, webhook: Webhook) -> None:
-    detail = {"webhook": str(webhook.id), "client": webhook.client_id, "url": webhook.url}
+    # The host alone: the rest of an address may hold a secret, and the audit keeps for ever what it is told.
+    host = urlsplit(webhook.url).hostname
+    detail = {"webhook": str(webhook.id), "client": webhook.client_id, "host": host}
     parked.note(connection, actor, action, None, None, detail)

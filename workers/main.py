@@ -130,9 +130,9 @@ class _Worker:
         if more:  # others get their turn, and a stop is never far away
             self._doorbell.ring(partition)
 
-    def _gain(self, partitions: set[int]) -> None:
-        self._sweep.take(partitions)
-        self._broker.wake(partitions)
+    def _gain(self, gained: set[int], waiting: list[int]) -> None:
+        self._sweep.take(waiting)
+        self._broker.wake(gained)
 
 
 def _partition_count(url: str, stop: threading.Event) -> int | None:

@@ -45,8 +45,8 @@ log = structlog.get_logger(__name__)
 
 class Ownership:
     """
-    `on_gain` gets the partitions that may be drained from now on, on this thread: what waits in them is to be
-    drained at once, for whoever rang may have rung for somebody else.
+    `on_gain` gets, on this thread, the partitions that may be drained from now on, and those among them that wait:
+    these are to be drained at once, for whoever rang may have rung for somebody else.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Ownership:
         partition_count: int,
         lanes: Lanes,
         doorbell: Doorbell,
-        on_gain: Callable[[set[int]], None],
+        on_gain: Callable[[set[int], list[int]], None],
     ) -> None:
         self._connect = connect
         self._partition_count = partition_count
@@ -136,7 +136,7 @@ class Ownership:
         gained = self._lanes.hold(beat.owned, lease_until)
         gained |= self._level(self._connection, beat, lease_until)
         if gained:
-            self._on_gain(gained)
+            self._on_gain(gained, partitions.waiting(self._connection, gained))
         if not self._ready:
             self._ready = True
             log.info(

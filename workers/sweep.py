@@ -19,7 +19,7 @@ from processor import partitions
 from processor.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Iterable
 
     from processor.database import Connection
     from workers.drain import Drainer
@@ -62,12 +62,10 @@ class Sweep:
         self._bell_works = bell_works
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        self._gained: set[int] = set()
-        #: What is in `_found`, so that it is in there once.
+        #: What is in `_found`, so that it is in there once; written by whoever looks, claims or drains.
         self._listed: set[int] = set()
         self._found: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
-        self._poked = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="sweep", daemon=True)]
         self._threads += [
             threading.Thread(target=self._drain_found, name=f"sweep-{number}", daemon=True)
@@ -80,16 +78,14 @@ class Sweep:
         for thread in self._threads:
             thread.start()
 
-    def take(self, gained: Collection[int]) -> None:
-        """Drain at once what waits in these. Returns at once."""
-        with self._lock:
-            self._gained.update(gained)
-        self._poked.set()
+    def take(self, waiting: Iterable[int]) -> None:
+        """Drain these at once: they were just claimed. Returns at once."""
+        for partition in waiting:
+            self._list(partition, neglected=False)
 
     def stop(self) -> None:
         """Look no more. The drains have ended before (`Lanes.close`)."""
-        self._stopping = True
-        self._poked.set()
+        self._stopping.set()
         for _ in range(THREADS):
             self._found.put(None)
         for thread in self._threads:
@@ -98,9 +94,8 @@ class Sweep:
     # ---------------------------------------------------------------- the thread that looks
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             began = time.monotonic()
-            self._poked.clear()
             try:
                 self._look()
             except DatabaseUnavailable:
@@ -109,24 +104,15 @@ class Sweep:
                 log.exception("sweep_fault")
                 self._let_go_of_connection()
             interval = INTERVAL_SECONDS if self._bell_works() else INTERVAL_WITHOUT_BELL_SECONDS
-            self._poked.wait(max(interval, REST_PER_LOOK * (time.monotonic() - began)))
+            self._stopping.wait(max(interval, REST_PER_LOOK * (time.monotonic() - began)))
         self._let_go_of_connection()
 
     def _look(self) -> None:
-        with self._lock:
-            gained, self._gained = self._gained, set()
-        gained &= self._lanes.held()
         idle = {partition for partition in self._lanes.held() if not self._lanes.is_busy(partition)}
-        if not idle and not gained:
+        if not idle:
             return
         if self._connection is None:
-            try:
-                self._connection = self._connect()
-            except DatabaseUnavailable:
-                self.take(gained)
-                raise
-        for partition in partitions.waiting(self._connection, gained) if gained else []:
-            self._list(partition, neglected=False)
+            self._connection = self._connect()
         age = NEGLECTED_AFTER_SECONDS if self._bell_works() else 0.0
         for partition in partitions.neglected(self._connection, idle, age):
             self._list(partition, neglected=True)

@@ -15,6 +15,10 @@ from typing import Final
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # what every secret begins with is none
 #: Bytes of chance in a new secret; the specification asks for 24 to 64.
 SECRET_BYTES: Final = 32
+#: How far the clock of whoever signed may be from ours, in seconds.
+TOLERANCE_SECONDS: Final = 300
+#: A timestamp has at most so many digits.
+TIMESTAMP_DIGITS_MAX: Final = 12
 
 
 def new_secret() -> bytes:
@@ -39,6 +43,18 @@ def headers(message_id: str, timestamp: int, body: bytes, keys: Sequence[bytes])
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(f"v1,{base64.b64encode(one).decode()}" for one in signatures),
     }
+
+
+def is_signed(message_id: str, timestamp: str, body: bytes, signatures: str, key: bytes, now: float) -> bool:
+    """
+    Whether a message with these headers was signed with this key, a short while before or after `now` (seconds since
+    1970).
+    """
+    if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= TIMESTAMP_DIGITS_MAX):
+        return False
+    expected = headers(message_id, int(timestamp), body, [key])["webhook-signature"].encode()
+    genuine = any(hmac.compare_digest(expected, one.encode()) for one in signatures.split(" "))
+    return genuine and abs(now - int(timestamp)) <= TOLERANCE_SECONDS
 
 
 def gateway_key(gateway_secret: str, secret: str) -> bytes:

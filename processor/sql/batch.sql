@@ -69,6 +69,7 @@ SELECT request_id, gateway, outcome, reference, reason,
        leased_until IS NOT NULL AND leased_until > clock_timestamp(), due_at IS NOT NULL, voided_at IS NOT NULL
   FROM effects
  WHERE request_id = ANY(%(ids)b)
+ ORDER BY request_id, leg  -- as couriers lock them: no deadlock
    FOR UPDATE;
 
 -- read_open_holds --

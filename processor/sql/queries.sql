@@ -42,6 +42,9 @@ r.resource_id = %(resource)s
 -- filter_account --
 r.account = %(account)s
 
+-- filter_code --
+d.code = %(code)s
+
 -- filter_processing --
 r.id IN (SELECT request_id FROM inbox WHERE verb = 'decide'
          UNION ALL
@@ -134,3 +137,10 @@ SELECT id, at, actor, action, request_id, reason, detail
  WHERE (%(before)s::bigint IS NULL OR id < %(before)s)
  ORDER BY id DESC
  LIMIT %(limit)s;
+
+-- read_gauges --
+-- What somebody should look at, each counted up to a limit.
+SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed' LIMIT %(most)s) AS parked),
+       (SELECT count(*) FROM (SELECT FROM decisions WHERE detail = 'paid_after_refund' LIMIT %(most)s) AS paid),
+       (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL LIMIT %(most)s) AS pending),
+       (SELECT coalesce(jsonb_object_agg(name, open_until IS NOT NULL), '{}') FROM gateways);

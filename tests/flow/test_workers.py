@@ -117,7 +117,7 @@ def test_a_lost_ring_costs_a_second_or_two(installation: Installation) -> None:
     The API was killed between its commit and its ring: the sweep finds it, and says so.
     """
     [worker] = installation.start_workers(1)
-    installation.until_decided(installation.submit(resources_in(7, 1, "warm")))
+    eventually(lambda: worker.events("worker_ready"))  # it has looked at all that it claimed
 
     took = installation.until_decided(installation.submit(resources_in(7, 1), ring=False), within=2.0)
 

@@ -4,6 +4,7 @@ The real application on a real database, through Flask's test client; and a work
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import create_app
-from processor import batch, database, keys
+from processor import batch, database, effects, keys
+from processor.effects import Called
+from processor.gateways.protocol import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flask import Flask
     from werkzeug.datastructures import Headers
 
     from api.services import Services
+    from processor.model import Outcome
     from processor.settings import Settings
 
 _numbers = itertools.count(1)
@@ -69,6 +73,14 @@ class Client:
         """A PATCH of JSON, without an idempotency key."""
         return self.call("PATCH", path, json=body, headers=headers)
 
+    def put(self, path: str, body: Any) -> Reply:
+        """A PUT of JSON."""
+        return self.call("PUT", path, json=body)
+
+    def delete(self, path: str) -> Reply:
+        """A DELETE."""
+        return self.call("DELETE", path)
+
 
 @dataclass
 class Teller:
@@ -105,6 +117,61 @@ class Teller:
         )
         assert answer.status_code == 202, answer.json
         self.drain()
+
+    def withdraw(self, resource: str, amount: int = 10, account: str = "u") -> str:
+        """A withdrawal that is decided; where there is a gateway, it is held. Returns its id."""
+        body = {"resource": resource, "account": account, "amount": amount}
+        answer = self.client.post("/v1/withdrawals", body)
+        assert answer.status_code == 202, answer.json
+        self.drain()
+        return str(answer.json["id"])
+
+    def call_gateway(self, *answers: Answer) -> None:
+        """What waits for the sandbox is called as a courier does, once for each answer; the last one stands."""
+        with database.connect(
+            self.settings.courier_database_url, application_name="test courier"
+        ) as connection:
+            effects.introduce(connection, "sandbox")
+            for number, answer in enumerate(answers, 1):
+                claim = effects.claim(connection, "sandbox", effects.CALLS_AT_ONCE, 100, 1.0)
+                pause_seconds = None if number == len(answers) else 0.0
+                effects.record(connection, [Called(one, answer, pause_seconds) for one in claim.effects])
+        self.drain()
+
+    @contextlib.contextmanager
+    def stopped_courier(self) -> Iterator[Callable[[Answer], None]]:
+        """
+        A courier that called the sandbox, and is stopped for longer than its lease. What it gives tells what it was
+        answered, when it goes on.
+        """
+        with (
+            database.connect(self.settings.database_url, application_name="test") as owner,
+            database.connect(self.settings.courier_database_url, application_name="test courier") as courier,
+        ):
+            effects.introduce(courier, "sandbox")
+            claim = effects.claim(courier, "sandbox", effects.CALLS_AT_ONCE, 100, 1.0)
+            owner.execute("UPDATE effects SET due_at = now(), leased_until = now() WHERE token IS NOT NULL")
+
+            def go_on(answer: Answer) -> None:
+                effects.record(courier, [Called(one, answer, None) for one in claim.effects])
+
+            yield go_on
+
+    def park(self, resource: str, amount: int = 10, outcome: Outcome = "unknown", account: str = "u") -> str:
+        """A withdrawal whose gateway did not tell what became of it. Returns its id."""
+        asked = self.withdraw(resource, amount, account)
+        self.call_gateway(Answer(outcome, 503, reason="answered 503"))
+        return asked
+
+    def status(self, request: str) -> str:
+        """How a request is; what was refused, or could not be finished, by its code."""
+        document = self.admin.get(f"/v1/requests/{request}").json
+        return str(document["error"]["code"] if document["error"] else document["status"])
+
+    def quantities(self, resource: str) -> tuple[int, int]:
+        """Available and held."""
+        document = self.admin.get(f"/v1/resources/{resource}").json
+        return document["available"], document["held"]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Who owns which partition, by PostgreSQL alone: leases, claims, takeovers, pauses
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -199,11 +200,18 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
     def wait_for_lock() -> None:
         with pytest.raises(psycopg.OperationalError):
             hold_lock(waiter, mine)
+            waiter.execute(
+                "SELECT pg_sleep(5)"
+            )  # it may get the lock for an instant, when the holder ends first
         ended.set()
 
     ended = threading.Event()
     waiting = threading.Thread(target=wait_for_lock, daemon=True)
     waiting.start()
+    while (
+        connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").rowcount == 0
+    ):
+        time.sleep(0.01)
     fall_silent(connection, dead)
 
     assert partitions.claim(connection, heir, 2) == {mine, other}

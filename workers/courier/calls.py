@@ -94,6 +94,8 @@ class Calls:
             await self._claims.run(effects.introduce, gateway)
             self._introduced.add(gateway)
         claim = await self._claims.run(effects.claim, gateway, room, self._call_tries, self._timeout_seconds)
+        if not claim.effects and not claim.given_up:
+            self._introduced.discard(gateway)  # a database that was put back from a backup may not know it
         self._ring(claim.given_up)
         for claimed in claim.effects:
             self._under_way[gateway] += 1

@@ -83,7 +83,9 @@ def mail_for(delivery: MailDelivery, sender: str) -> EmailMessage:
     mail["Subject"] = f"Your {request.kind} {_SAID[request.status]}"
     if request.at is not None:
         mail["Date"] = format_datetime(request.at)
-    mail["Message-ID"] = f"<{notifications.message_id(request.id, request.version)}@{sender.rpartition('@')[2].strip('>')}>"
+    mail["Message-ID"] = (
+        f"<{notifications.message_id(request.id, request.version)}@{sender.rpartition('@')[2].strip('>')}>"
+    )
     mail["Auto-Submitted"] = "auto-generated"
     mail.set_content("\n".join(_lines(request)))
     return mail

@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from processor.gateways import addresses, signatures
 from processor.gateways.addresses import AddressRefused, WebhookAddressRefused
+from processor.gateways.http import KEEPALIVE_SECONDS
 from processor.notifications import Told, failed
 from workers.courier.lines import in_thread
 
@@ -46,6 +47,7 @@ class Poster:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS_MAX,
+                keepalive_timeout=KEEPALIVE_SECONDS,
                 ssl=ssl.create_default_context(),
                 use_dns_cache=False,
                 resolver=_Resolver(allow_private=allow_private),

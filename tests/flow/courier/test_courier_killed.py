@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from processor import database, effects
+from processor.errors import SchemaError
 from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import Call, Handler, says
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.flow.courier.conftest import CourierProcess, Till
+
+
+#: The courier's own connections to this database.
+COURIERS = "FROM pg_stat_activity WHERE application_name = 'teller courier' AND datname = current_database()"
 
 
 class Bank:
@@ -155,7 +160,7 @@ def test_killed_while_the_answer_is_recorded(
 
     courier.end()
     locked.rollback()
-    eventually(lambda: not waits_for_a_lock(till))
+    eventually(lambda: not till.store.one(f"SELECT count(*) {COURIERS}"))
     recorded = till.store.one("SELECT count(*) FROM effects WHERE outcome IS NOT NULL")
     assert till.store.one("SELECT count(*) FROM inbox WHERE verb = 'settle'") == recorded
 
@@ -201,6 +206,35 @@ def test_killed_again_and_again_under_load(till: Till, bank: Bank) -> None:
     assert till.until(asked) == ["completed"] * 300
     assert sorted(bank.payouts) == sorted(str(one) for one in asked)
     assert till.balance() == (100_000 - 1_500, 0)
+
+
+def test_connections_to_postgresql_that_break_lose_nothing(till: Till, bank: Bank) -> None:
+    """
+    All of the courier's connections are ended again and again: every answer is recorded, each is paid once.
+    """
+    asked = till.withdraw(200)
+    bank.before = lambda: time.sleep(0.005)
+    till.start(gateway_tries=50)
+    for _ in range(10):
+        eventually(lambda: till.store.one(f"SELECT count(*) {COURIERS}"))
+        till.store.owner.execute(f"SELECT pg_terminate_backend(pid) {COURIERS}")
+        time.sleep(0.03)
+
+    assert till.until(asked) == ["completed"] * 200
+    assert sorted(bank.payouts) == sorted(str(one) for one in asked)
+    assert till.balance() == (100_000 - 1_000, 0)
+
+
+def test_a_database_without_the_schema_stops_the_start(till: Till, empty_database: str) -> None:
+    """
+    With one line that says what to do.
+    """
+    till.running.clear()
+    courier = till.start(courier_database_url=empty_database)
+
+    with pytest.raises(SchemaError, match="teller migrate"):
+        courier.stop()
+    till.running.clear()
 
 
 def test_sigterm_ends_what_is_under_way(till: Till, bank: Bank) -> None:

@@ -1,0 +1,167 @@
+"""
+What a resource would do if it were alone in the world and did one thing after the other.
+
+A few lines of its own, after CONTRACT.md: nothing is shared with what it judges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tests.faults.history import Entry, Stored
+
+#: What "not enough left" is called.
+SHORT = {
+    "balance": "insufficient_funds",
+    "pool": "insufficient_funds",
+    "points": "insufficient_points",
+    "stock": "out_of_stock",
+    "seat": "out_of_stock",
+    "coupon": "fully_redeemed",
+}
+#: How an entry of each kind moves what is available and what is held.
+MOVES = {"hold": (-1, 1), "capture": (0, -1), "release": (1, -1), "debit": (-1, 0), "credit": (1, 0)}
+TAKING = ("redemption", "withdrawal")
+LARGEST = 2**53 - 1
+
+
+class Verdict(NamedTuple):
+    """
+    What must follow: an entry of this kind and amount, or none; and the code of a no. `also`: a second code that
+    depends on whether a gateway's call was under way, which nobody can tell afterwards.
+    """
+
+    entry: str | None = None
+    amount: int = 0
+    code: str | None = None
+    also: str | None = None
+
+
+@dataclass(slots=True)
+class Account:
+    """What a request has taken so far: held, taken for good, given back."""
+
+    held: int = 0
+    taken: int = 0
+    back: int = 0
+
+
+@dataclass(slots=True)
+class Model:
+    """One resource, as the entries and decisions so far have made it."""
+
+    requests: dict[str, Stored]
+    is_open: bool = False
+    closed: bool = False
+    kind: str = ""
+    rules: dict[str, Any] = field(default_factory=dict)
+    available: int = 0
+    held: int = 0
+    version: int = 0
+    last_us: int = 0
+    #: By (client, account): what it has taken or holds.
+    used: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    #: By request.
+    books: dict[str, Account] = field(default_factory=dict)
+
+    def verdict(self, asked: Stored) -> Verdict:
+        """What must follow from this request now."""
+        if asked.kind == "opening":
+            if self.is_open:
+                return Verdict(code="resource_exists")
+            return Verdict("credit", asked.amount or 0) if asked.amount else Verdict()
+        if asked.kind == "refund":
+            return self._refund(asked)
+        if not self.is_open:
+            return Verdict(code="resource_not_found")
+        owner = self.rules.get("client")
+        if asked.kind in TAKING and owner is not None and owner != asked.client:
+            return Verdict(code="resource_not_found")
+        if self.closed:
+            return Verdict(code="resource_closed")
+        if asked.kind in TAKING:
+            return self._take(asked)
+        if asked.kind == "deposit":
+            too_large = self.available + self.held + (asked.amount or 0) > LARGEST
+            return Verdict(code="too_large") if too_large else Verdict("credit", asked.amount or 0)
+        if asked.kind == "amendment" and self.available < -asked.details.get("overdraft", self._overdraft):
+            return Verdict(code=SHORT[self.kind])
+        return Verdict()
+
+    def note(self, asked: Stored) -> None:
+        """A request was completed: what it changes besides quantities."""
+        if asked.kind == "opening":
+            self.is_open, self.rules = True, dict(asked.details)
+            self.kind = self.rules.pop("kind")
+        elif asked.kind == "amendment":
+            self.rules |= asked.details
+        elif asked.kind == "closing":
+            self.closed = True
+
+    def post(self, entry: Entry) -> None:
+        """An entry was written: quantities move, whether it should have been written or not."""
+        moves = MOVES[entry.kind]
+        self.version += 1
+        self.available += moves[0] * entry.amount
+        self.held += moves[1] * entry.amount
+        self.last_us = max(self.last_us, entry.at_us)
+        by = self.requests.get(entry.request)
+        if by is None or by.kind not in (*TAKING, "refund"):
+            return
+        original = self.requests.get(by.refund_of or "", by)
+        book = self.books.setdefault(original.id, Account())
+        owner = (original.client, original.account)
+        used = self.used.get(owner, 0)
+        match entry.kind:
+            case "hold":
+                book.held += entry.amount
+                used += entry.amount
+            case "debit":
+                book.taken += entry.amount
+                used += entry.amount
+            case "capture":
+                book.held -= entry.amount
+                book.taken += entry.amount
+            case "release":
+                book.held -= entry.amount
+                used -= entry.amount
+            case "credit":
+                book.back += entry.amount
+                used -= entry.amount
+        self.used[owner] = used
+
+    @property
+    def _overdraft(self) -> int:
+        overdraft: int = self.rules.get("overdraft", 0)
+        return overdraft
+
+    def _take(self, asked: Stored) -> Verdict:
+        amount = asked.amount or 0
+        if asked.apply_before_us is not None and asked.states[0].decided_us >= asked.apply_before_us:
+            return Verdict(code="deadline_passed")
+        limit = self.rules.get("per_account_limit")
+        if limit is not None and self.used.get((asked.client, asked.account), 0) + amount > limit:
+            return Verdict(code="limit_reached")
+        if self.available - amount < -self._overdraft:
+            return Verdict(code=SHORT[self.kind])
+        return Verdict("hold" if self.rules.get("gateway") else "debit", amount)
+
+    def _refund(self, asked: Stored) -> Verdict:
+        original = self.requests.get(asked.refund_of or "")
+        if original is None or original.kind not in TAKING:
+            return Verdict(code="nothing_to_refund")
+        book = self.books.get(original.id, Account())
+        if book.held:
+            if asked.amount is not None and asked.amount > book.held:
+                return Verdict(code="refund_too_large", also="outcome_pending")
+            if asked.amount is not None and asked.amount < book.held:
+                return Verdict(code="outcome_pending")
+            return Verdict("release", book.held, also="outcome_pending")
+        left = book.taken - book.back
+        if left <= 0:
+            return Verdict(code="nothing_to_refund")
+        if asked.amount is not None and asked.amount > left:
+            return Verdict(code="refund_too_large")
+        return Verdict("credit", left if asked.amount is None else asked.amount)

@@ -1,0 +1,391 @@
+"""
+What those who run Teller do with parked requests: see them, replay them, refund them.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from processor.gateways.protocol import Answer
+from processor.rules import DECIDE
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Teller
+
+YES = Answer("done", 200, reference="T-1")
+UNKNOWN = Answer("unknown", 503, reason="answered 503")
+REASON = {"reason": "the bank is back"}
+
+
+@pytest.fixture
+def bank(teller: Teller) -> Teller:
+    """A balance of 100 behind a gateway."""
+    teller.open("bank", "balance", 100, gateway="sandbox")
+    return teller
+
+
+def audit(teller: Teller) -> list[tuple[str, str, str | None, str | None]]:
+    """Who did what, why, and with which request, newest first; without the keys that were made for the test."""
+    lines = teller.admin.get("/v1/admin/audit?limit=100").json["data"]
+    return [
+        (line["actor"], line["action"], line["reason"], line["request"])
+        for line in lines
+        if line["action"] != "key_created"
+    ]
+
+
+# ---------------------------------------------------------------- seen
+
+
+def test_parked_requests_are_listed_by_code_and_resource(teller: Teller) -> None:
+    """
+    Newest first, in parts, of all clients; those that are not parked are not there.
+    """
+    teller.open("a", "balance", 100, gateway="sandbox")
+    teller.open("b", "balance", 100, gateway="sandbox")
+    first = teller.park("a")
+    second = teller.park("b")
+    third = teller.park("a", outcome="misconfigured")
+    teller.withdraw("a")
+
+    def listed(query: str) -> list[str]:
+        answer = teller.operator.get(f"/v1/admin/failed{query}")
+        assert answer.status_code == 200, answer.json
+        assert {one["status"] for one in answer.json["data"]} <= {"failed"}
+        return [one["id"] for one in answer.json["data"]]
+
+    assert listed("") == [third, second, first]
+    assert listed("?code=gateway_unreachable") == [second, first]
+    assert listed("?code=gateway_misconfigured") == [third]
+    assert listed("?resource=a") == [third, first]
+    assert listed("?code=gateway_unreachable&resource=a") == [first]
+    assert listed("?code=processor_error") == listed("?resource=c") == []
+    part = teller.operator.get("/v1/admin/failed?limit=2").json
+    rest = teller.operator.get(f"/v1/admin/failed?limit=2&cursor={part['next_cursor']}").json
+    assert [one["id"] for one in part["data"] + rest["data"]] == [third, second, first]
+    assert rest["next_cursor"] is None
+
+
+def test_the_calls_of_the_gateway_are_shown(bank: Teller) -> None:
+    """
+    Each with when, what it answered and what was made of that, oldest first.
+    """
+    asked = bank.withdraw("bank")
+    bank.call_gateway(UNKNOWN, Answer("unknown", error="no route to host"))
+
+    shown = bank.operator.get(f"/v1/admin/requests/{asked}").json
+
+    assert (shown["id"], shown["status"], shown["trace"]) == (asked, "failed", None)
+    assert shown["error"]["code"] == "gateway_unreachable"
+    assert [(one["status"], one["outcome"], one["error"]) for one in shown["attempts"]] == [
+        (503, "unknown", None),
+        (None, "unknown", "no route to host"),
+    ]
+    for one in shown["attempts"]:
+        assert one["started_at"] <= one["ended_at"]
+
+
+def test_a_fault_in_deciding_is_shown_with_its_traceback_to_those_who_run_teller(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Parked alone; the client sees the code and not the traceback.
+    """
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("the poison")
+
+    teller.open("a")
+    with monkeypatch.context() as patched:
+        patched.setitem(DECIDE, "redemption", fail)
+        asked = teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"}).json["id"]
+        teller.drain()
+
+    shown = teller.operator.get(f"/v1/admin/requests/{asked}").json
+    assert "ZeroDivisionError: the poison" in shown["trace"]
+    assert shown["attempts"] == []
+    for path in (f"/v1/requests/{asked}", f"/v1/requests/{asked}/events"):
+        seen = teller.client.get(path)
+        assert seen.status_code == 200
+        assert b"poison" not in seen.data
+    assert teller.status(asked) == "processor_error"
+
+
+# ---------------------------------------------------------------- replayed
+
+
+def test_a_replayed_request_is_tried_as_if_it_were_new(bank: Teller) -> None:
+    """
+    202 with the request as it is; then the gateway is asked again, with the same key, and pays once. Who did it and
+    why is in the audit.
+    """
+    asked = bank.park("bank", 30)
+    assert bank.quantities("bank") == (70, 30)
+
+    answer = bank.operator.post(f"/v1/admin/requests/{asked}/replay", REASON)
+    assert (answer.status_code, answer.json["id"], answer.json["status"]) == (202, asked, "failed")
+    assert answer.headers["Location"] == f"/v1/requests/{asked}"
+    bank.drain()
+    assert bank.status(asked) == "processing"
+    bank.call_gateway(YES)
+
+    assert bank.status(asked) == "completed"
+    assert bank.quantities("bank") == (70, 0)
+    events = bank.client.get(f"/v1/requests/{asked}/events").json["data"]
+    assert [one["status"] for one in events] == [
+        *("processing", "processing", "failed", "processing", "completed")
+    ]
+    [(actor, action, reason, request)] = audit(bank)
+    assert (action, reason, request) == ("replay", "the bank is back", asked)
+    assert bank.operator.id in actor
+
+
+def test_replaying_twice_at_once_is_replaying_once(bank: Teller) -> None:
+    """
+    Twenty at the same instant: all are told 202, one is done, and one is in the audit.
+    """
+    asked = bank.park("bank")
+    together = threading.Barrier(20)
+
+    def replay(_: int) -> int:
+        together.wait()
+        return bank.admin.post(f"/v1/admin/requests/{asked}/replay", REASON).status_code
+
+    with ThreadPoolExecutor(20) as crowd:
+        assert list(crowd.map(replay, range(20))) == [202] * 20
+    bank.drain()
+
+    events = bank.admin.get(f"/v1/requests/{asked}/events").json["data"]
+    assert [one["status"] for one in events].count("processing") == 3
+    assert len(audit(bank)) == 1
+
+
+@pytest.mark.parametrize("state", ["queued", "held", "completed", "rejected"])
+def test_what_is_not_parked_is_not_replayed(bank: Teller, state: str) -> None:
+    """
+    409, and nothing is changed.
+    """
+    body = {"resource": "bank", "account": "u", "amount": 500 if state == "rejected" else 10}
+    asked = bank.client.post("/v1/withdrawals", body).json["id"]
+    if state != "queued":
+        bank.drain()
+    if state == "completed":
+        bank.call_gateway(YES)
+    before = bank.admin.get(f"/v1/requests/{asked}").json
+
+    answer = bank.admin.post(f"/v1/admin/requests/{asked}/replay", REASON)
+
+    assert (answer.status_code, answer.json["code"]) == (409, "not_failed")
+    assert bank.admin.get(f"/v1/requests/{asked}").json == before
+    assert audit(bank) == []
+
+
+def test_all_that_match_are_replayed_in_their_order(teller: Teller) -> None:
+    """
+    A dry run only counts; what is on its way already matches and is not sent twice; others are left alone.
+    """
+    teller.open("a", "balance", 100, gateway="sandbox")
+    teller.open("b", "balance", 100, gateway="sandbox")
+    asked = [teller.park("a") for _ in range(3)]
+    elsewhere = teller.park("b")
+    wrong = teller.park("a", outcome="misconfigured")
+    which = {"code": "gateway_unreachable", "resource": "a", **REASON}
+
+    tried = teller.operator.post("/v1/admin/replay", {**which, "dry_run": True})
+    assert (tried.status_code, tried.json) == (200, {"matched": 3, "replayed": 0})
+    assert audit(teller) == []
+    assert teller.operator.post("/v1/admin/replay", which).json == {"matched": 3, "replayed": 3}
+    assert teller.operator.post("/v1/admin/replay", which).json == {"matched": 3, "replayed": 0}
+    teller.drain()
+    assert teller.operator.post("/v1/admin/replay", which).json == {"matched": 0, "replayed": 0}
+    teller.call_gateway(YES)
+
+    assert [teller.status(one) for one in asked] == ["completed"] * 3
+    assert teller.status(elsewhere) == "gateway_unreachable"
+    assert teller.status(wrong) == "gateway_misconfigured"
+    assert sorted(request or "" for *_, request in audit(teller)) == sorted(asked)
+    ends = [teller.admin.get(f"/v1/requests/{one}").json["finished_at"] for one in asked]
+    assert ends == sorted(ends)
+    assert teller.operator.post("/v1/admin/replay", REASON).json == {"matched": 2, "replayed": 2}
+
+
+# ---------------------------------------------------------------- refunded
+
+
+@pytest.mark.parametrize(
+    ("state", "amounts", "outcomes", "status", "left"),
+    [
+        ("parked", [None], ["completed"], "refunded_by_admin", (100, 0)),
+        ("parked", [30], ["completed"], "refunded_by_admin", (100, 0)),
+        ("parked", [None, None], ["completed", "nothing_to_refund"], "refunded_by_admin", (100, 0)),
+        ("parked", [10], ["outcome_pending"], "gateway_unreachable", (70, 30)),
+        ("parked", [31], ["refund_too_large"], "gateway_unreachable", (70, 30)),
+        ("held", [None], ["outcome_pending"], "processing", (70, 30)),
+        ("completed", [None], ["completed"], "refunded_by_admin", (100, 0)),
+        ("completed", [10, 20], ["completed", "completed"], "refunded_by_admin", (100, 0)),
+        ("completed", [10, 21], ["completed", "refund_too_large"], "completed", (80, 0)),
+        (
+            "completed",
+            [10, None, 1],
+            ["completed", "completed", "nothing_to_refund"],
+            "refunded_by_admin",
+            (100, 0),
+        ),
+        ("declined", [None], ["nothing_to_refund"], "gateway_declined", (100, 0)),
+        ("rejected", [None], ["nothing_to_refund"], "insufficient_funds", (100, 0)),
+    ],
+)
+def test_never_more_is_given_back_than_was_taken(
+    bank: Teller,
+    state: str,
+    amounts: list[int | None],
+    outcomes: list[str],
+    status: str,
+    left: tuple[int, int],
+) -> None:
+    """
+    Of a parked request what is held, of a completed one what it took, whole or in parts.
+    """
+    asked = bank.withdraw("bank", 500 if state == "rejected" else 30)
+    answer = {"parked": UNKNOWN, "completed": YES, "declined": Answer("declined", 422, reason="no")}.get(
+        state
+    )
+    if answer is not None:
+        bank.call_gateway(answer)
+
+    refunds = []
+    for amount in amounts:
+        body = {"reason": "a mistake"} | ({} if amount is None else {"amount": amount})
+        made = bank.admin.post(f"/v1/admin/requests/{asked}/refund", body)
+        assert (made.status_code, made.json["kind"]) == (202, "refund"), made.json
+        assert (made.json["refund_of"], made.json["amount"]) == (asked, amount)
+        bank.drain()
+        refunds.append(made.json["id"])
+
+    assert [bank.status(one) for one in refunds] == outcomes
+    assert bank.status(asked) == status
+    assert bank.quantities("bank") == left
+    if status != "gateway_declined":
+        assert bank.client.get(f"/v1/requests/{asked}").json["refunded"] == (
+            30 if status == "refunded_by_admin" else sum(left) - 70 if state == "completed" else 0
+        )
+
+
+def test_one_key_refunds_once_and_is_in_the_audit_once(bank: Teller) -> None:
+    """
+    The same key and body are the same refund; with another body, or for another request, the key is refused.
+    """
+    asked, other = bank.withdraw("bank"), bank.withdraw("bank")
+    bank.call_gateway(YES)
+    path = f"/v1/admin/requests/{asked}/refund"
+    body = {"reason": "a mistake", "amount": 4}
+    first = bank.admin.post(path, body, key="k")
+    again = bank.admin.post(path, body, key="k")
+    bank.drain()
+    final = bank.admin.post(path, body, key="k")
+
+    assert [one.status_code for one in (first, again, final)] == [202, 202, 200]
+    assert {one.json["id"] for one in (first, again, final)} == {first.json["id"]}
+    assert final.headers["Idempotency-Replayed"] == "true"
+    for elsewhere, changed in (
+        (path, {**body, "amount": 5}),
+        (path, {"reason": "a mistake"}),
+        (f"/v1/admin/requests/{other}/refund", body),
+    ):
+        refused = bank.admin.post(elsewhere, changed, key="k")
+        assert (refused.status_code, refused.json["code"]) == (422, "idempotency_key_reused")
+    [(actor, action, reason, request)] = audit(bank)
+    assert (action, reason, request) == ("refund", "a mistake", asked)
+    assert bank.admin.id in actor
+    assert bank.client.get(f"/v1/requests/{asked}").json["refunded"] == 4
+
+
+def test_a_late_yes_after_a_refund_is_an_alert_and_no_entry(bank: Teller) -> None:
+    """
+    It is in the history, in the metrics, and in the result; the ledger is as before.
+    """
+    asked = bank.withdraw("bank")
+    with bank.stopped_courier() as late:
+        bank.call_gateway(UNKNOWN)
+        bank.admin.post(f"/v1/admin/requests/{asked}/refund", REASON)
+        bank.drain()
+        entries = bank.admin.get("/v1/resources/bank/entries").json
+        late(Answer("done", 200, reference="late"))
+    bank.drain()
+
+    assert bank.admin.get("/v1/resources/bank/entries").json == entries
+    assert bank.quantities("bank") == (100, 0)
+    seen = bank.client.get(f"/v1/requests/{asked}").json
+    assert (seen["status"], seen["error"]["code"]) == ("refunded", "refunded_by_admin")
+    assert seen["result"] == {"reference": "late"}
+    events = bank.client.get(f"/v1/requests/{asked}/events").json["data"]
+    assert [one["detail"] for one in events].count("paid_after_refund") == 1
+    assert events[-1]["detail"] == "paid_after_refund"
+    assert b"teller_paid_after_refund_total 1.0" in bank.admin.get("/metrics").data
+
+
+def test_an_unknown_request_is_not_found(teller: Teller) -> None:
+    """
+    And neither is what is no id; nothing is in the audit.
+    """
+    for named in ("019aa9c2-f1c4-7d2a-8b3e-5f60718293a4", "nonsense"):
+        path = f"/v1/admin/requests/{named}"
+        assert teller.admin.get(path).status_code == 404
+        assert teller.admin.post(f"{path}/replay", REASON).status_code == 404
+        assert teller.admin.post(f"{path}/refund", REASON).status_code == 404
+    assert audit(teller) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("requests/{id}/replay", {}, "/reason"),
+        ("requests/{id}/replay", {"reason": ""}, "/reason"),
+        ("requests/{id}/replay", {"reason": 7}, "/reason"),
+        ("requests/{id}/replay", {"reason": "x", "why": "y"}, "/why"),
+        ("requests/{id}/refund", {"amount": 1}, "/reason"),
+        ("requests/{id}/refund", {"reason": "x", "amount": 0}, "/amount"),
+        ("requests/{id}/refund", {"reason": "x", "amount": 1.0}, "/amount"),
+        ("requests/{id}/refund", {"reason": "x", "amount": None}, "/amount"),
+        ("requests/{id}/refund", {"reason": "x", "amount": 2**53}, "/amount"),
+        ("replay", {}, "/reason"),
+        ("replay", {"reason": "x" * 1025}, "/reason"),
+        ("replay", {"reason": "x", "dry_run": "yes"}, "/dry_run"),
+        ("replay", {"reason": "x", "dry_run": 1}, "/dry_run"),
+        ("replay", {"reason": "x", "code": "No Such"}, "/code"),
+        ("replay", {"reason": "x", "code": None}, "/code"),
+        ("replay", {"reason": "x", "resource": "a b"}, "/resource"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_changes_nothing(
+    bank: Teller, path: str, body: dict[str, Any], pointer: str
+) -> None:
+    """
+    422 with a pointer to the mistake.
+    """
+    asked = bank.park("bank")
+    before = bank.admin.get(f"/v1/requests/{asked}").json
+
+    answer = bank.admin.post(f"/v1/admin/{path.format(id=asked)}", body)
+    bank.drain()
+
+    assert (answer.status_code, answer.json["code"]) == (422, "invalid")
+    assert [one["pointer"] for one in answer.json["errors"]] == [pointer]
+    assert bank.admin.get(f"/v1/requests/{asked}").json == before
+    assert audit(bank) == []
+
+
+@pytest.mark.parametrize(
+    "query", ["code=No", "code=", "resource=a%20b", "limit=0", "cursor=!", "status=failed"]
+)
+def test_a_list_that_makes_no_sense_is_refused(teller: Teller, query: str) -> None:
+    """
+    422, also for a parameter that this list does not have.
+    """
+    answer = teller.operator.get(f"/v1/admin/failed?{query}")
+
+    assert (answer.status_code, answer.json["code"]) == (422, "invalid")
