@@ -6,13 +6,17 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: up test lint format lock bench clean .venv
+.PHONY: up test scenarios lint format lock bench clean .venv
 
 up: .venv
 	@exec $(BIN)/teller up
 
 test: lint
 	$(BIN)/pytest
+
+# What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
+scenarios: .venv
+	SCENARIO_ROUNDS=20 $(BIN)/pytest tests/scenarios --timeout 1200
 
 lint: .venv
 	$(BIN)/ruff check .

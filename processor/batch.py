@@ -18,8 +18,9 @@ from psycopg.errors import QueryCanceled
 from processor import database, worksheet_store
 from processor.database import Connection
 from processor.errors import DatabaseUnavailable
+from processor.known import Row
 from processor.model import Request
-from processor.worksheet import Row, Worksheet
+from processor.worksheet import Worksheet
 from processor.worksheet_store import Writer
 
 #: Inbox rows applied in one transaction: enough that the round trips do not matter, few enough to be quick.

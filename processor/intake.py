@@ -9,7 +9,6 @@ import hashlib
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,17 +26,12 @@ from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, Partitio
 from processor.ids import new_id, partition_of
 from processor.model import Verb
 from processor.records import RequestRecord
+from processor.saturation import Saturation
 
 #: Requests in one INSERT at the most (a batch of the API counts as its items, and is never split).
 GROUP_LIMIT: Final = 1_000
 #: How long a caller waits for its group before it is told that nothing is known.
 ANSWER_TIMEOUT_SECONDS: Final = 2.8
-#: How often the gauge looks for partitions that have too much waiting, and the part of the time it may spend on it.
-GAUGE_INTERVAL_SECONDS: Final = 1.0
-GAUGE_SHARE_OF_TIME: Final = 0.1
-#: Bytes of the smallest inbox row with its header and line pointer: the inbox has at most its size divided by
-#: this many rows.
-SMALLEST_INBOX_ROW_BYTES: Final = 76
 
 # What says that a value cannot be stored: PostgreSQL refuses it, or it cannot even be written as UTF-8.
 _REFUSED: Final = (DataError, IntegrityError, UnicodeEncodeError)
@@ -122,15 +116,12 @@ class Intake:
         thread: it must not block. `backlog_limit` is how many inbox rows a partition may have waiting.
         """
         self._connect = connect
+        self._saturation = Saturation(connect, backlog_limit)
         self._partitions = partitions
-        self._backlog_limit = backlog_limit
         self._accepted = accepted
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
-        self._saturated: frozenset[int] = frozenset()
-        self._stopping = threading.Event()
         self._writer = threading.Thread(target=self._write_groups, name="intake-writer", daemon=True)
-        self._gauge = threading.Thread(target=self._watch_backlogs, name="intake-gauge", daemon=True)
         #: For the metrics: groups written, and requests in them.
         self.groups = 0
         self.requests = 0
@@ -138,11 +129,11 @@ class Intake:
     def start(self) -> None:
         """Start the threads; once."""
         self._writer.start()
-        self._gauge.start()
+        self._saturation.start()
 
     def stop(self) -> None:
         """Finish what was handed in, and end."""
-        self._stopping.set()
+        self._saturation.stop()
         self._calls.put(None)
         self._writer.join(ANSWER_TIMEOUT_SECONDS)
 
@@ -233,7 +224,7 @@ class Intake:
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
             won = self._insert(
-                self._connection, [one for one in group if one.partition not in self._saturated]
+                self._connection, [one for one in group if one.partition not in self._saturation.partitions]
             )
         others = []
         for one in group:
@@ -280,43 +271,6 @@ class Intake:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    # ------------------------------------------------------------ the gauge's thread
-
-    def _watch_backlogs(self) -> None:
-        """
-        Keep `_saturated` up to date off the request path, so that accepting costs the same however
-        much waits. Reads the inbox only when its size says that a partition could be over the limit.
-        """
-        pause = GAUGE_INTERVAL_SECONDS
-        connection: Connection | None = None
-        while not self._stopping.wait(pause):
-            pause = GAUGE_INTERVAL_SECONDS
-            try:
-                with database.faults():
-                    connection = connection or self._connect()
-                    seconds, self._saturated = _saturated(connection, self._backlog_limit)
-                pause = max(pause, seconds / GAUGE_SHARE_OF_TIME)
-            except DatabaseUnavailable:
-                if connection is not None:
-                    connection.close()
-                connection = None
-        if connection is not None:
-            connection.close()
-
-
-def _saturated(connection: Connection, limit: int) -> tuple[float, frozenset[int]]:
-    """How many seconds it took to find the partitions with `limit` rows waiting or more, and which they are."""
-    started = time.monotonic()
-    [(at_most,)] = connection.execute(
-        SQL["estimate_inbox"], {"row_bytes": SMALLEST_INBOX_ROW_BYTES}
-    ).fetchall()
-    if at_most < limit:
-        return time.monotonic() - started, frozenset()
-    backlogs = connection.execute(SQL["read_backlogs"]).fetchall()
-    return time.monotonic() - started, frozenset(
-        partition for partition, waiting in backlogs if waiting >= limit
-    )
 
 
 def _keyed(columns: tuple[Any, ...]) -> tuple[str, bytes, RequestRecord]:

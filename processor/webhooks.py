@@ -19,14 +19,6 @@ from processor.notifications import message_id
 from processor.queries import Page, page, read_cursor, row_number
 from processor.records import Document, timestamp
 
-#: What a client may want to be told of.
-EVENTS: Final = (
-    "request.completed",
-    "request.rejected",
-    "request.refunded",
-    "request.failed",
-    "request.cancelled",
-)
 #: Webhooks of one client at the most: each is told of each of its requests.
 WEBHOOKS_MAX: Final = 20
 #: For how long the secret before a rotation signs as well, in seconds: a day.

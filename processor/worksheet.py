@@ -7,12 +7,12 @@ against resources, usages and states as the rows before them left them.
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 from processor import ledger
+from processor.known import Decided, Delivery, Known, Row, UsageKey
 from processor.model import (
-    TELLER,
     Amend,
     Cancel,
     Capture,
@@ -20,7 +20,6 @@ from processor.model import (
     Credit,
     Debit,
     Decision,
-    Effect,
     Entry,
     EntryKind,
     GiveBack,
@@ -42,71 +41,7 @@ from processor.model import (
 )
 from processor.rules import DECIDE, cancellations, refunds, replays, settling
 
-#: What an account has used of a resource, by (resource, client, account).
-UsageKey = tuple[str, str, str]
-
 _PARKED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
-
-
-class Row(NamedTuple):
-    """One inbox row, with the request that it is about."""
-
-    seq: int
-    verb: str
-    payload: dict[str, Any] | None
-    request: Request
-
-    @property
-    def actor(self) -> str:
-        """Who wanted this."""
-        actor: str = (self.payload or {}).get("actor", TELLER)
-        return actor
-
-
-class Webhook(NamedTuple):
-    """Where a client wants to be told, and of what (None: of everything)."""
-
-    client_id: str
-    id: UUID
-    events: list[str] | None
-
-
-class Delivery(NamedTuple):
-    """One who is to be told of a new state of a request: by webhook or by e-mail."""
-
-    request_id: UUID
-    version: int
-    type: str
-    webhook_id: UUID | None
-    email: str | None
-
-
-class Decided(NamedTuple):
-    """The part of a worksheet that is written for each row."""
-
-    entries: list[Entry]
-    states: list[State]
-    superseded: dict[UUID, State]
-
-
-@dataclass(slots=True)
-class Known:
-    """What the batch read, and what its decisions have made of it so far."""
-
-    resources: dict[str, Resource]
-    usages: dict[UsageKey, int]
-    #: The present state of the requests that were decided before, in this batch or earlier.
-    states: dict[UUID, State]
-    #: Requests whose clients changed their minds before they were decided.
-    cancels: set[UUID]
-    #: What the refunds of this batch are to give back.
-    originals: dict[UUID, Request] = field(default_factory=dict)
-    effects: dict[UUID, Effect] = field(default_factory=dict)
-    #: Requests whose hold is neither captured nor released.
-    holding: set[UUID] = field(default_factory=set)
-    webhooks: dict[str, list[Webhook]] = field(default_factory=dict)
-    #: E-mail addresses by (client, account).
-    contacts: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

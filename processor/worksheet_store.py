@@ -18,8 +18,9 @@ from psycopg.types.json import Jsonb
 from processor import database
 from processor.database import Connection
 from processor.errors import DatabaseUnavailable
+from processor.known import Decided, Delivery, Known, Row, Webhook
 from processor.model import TELLER, Effect, Entry, Request, Resource, State
-from processor.worksheet import Decided, Delivery, Known, Row, Webhook, Worksheet
+from processor.worksheet import Worksheet
 
 SQL = database.queries("batch")
 #: Where the fields begin that a plain state does not have, and what they are then.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from workers.doorbell import Doorbell
     from workers.lanes import Lanes
 
-#: Batches of one partition before others get their turn (and a stop or a new owner his).
-BATCHES_PER_RING: Final = 8
+#: How long one partition is drained before others get their turn (and a stop or a new owner his), in seconds. A full
+#: batch takes longer: where many partitions are hot, each has one batch, and then the next.
+TURN_SECONDS: Final = 0.05
 #: First and longest pause after a fault of the infrastructure, in seconds; it doubles, less up to a half by
 #: chance. Short, since the work waits: two seconds after the server is back, all must go on.
 RETRY_FIRST_SECONDS: Final = 0.05
@@ -71,7 +73,8 @@ class Drainer:
 
     def _drain_entered(self, partition: int) -> tuple[int, bool]:
         taken = 0
-        for _ in range(BATCHES_PER_RING):
+        turn_ends = time.monotonic() + TURN_SECONDS
+        while True:
             report = self._apply(partition)
             if report is None:
                 return taken, False
@@ -84,7 +87,8 @@ class Drainer:
             taken += report.taken
             if not report.more:
                 return taken, False
-        return taken, True
+            if time.monotonic() >= turn_ends:
+                return taken, True
 
     def _apply(self, partition: int) -> BatchReport | None:
         """One batch, tried until it is done; None when the partition is ours no more."""

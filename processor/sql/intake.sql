@@ -38,16 +38,6 @@ SELECT r.idempotency_key, r.fingerprint, {request_columns}
   FROM {request_tables}
  WHERE (r.client_id, r.idempotency_key) IN (SELECT * FROM unnest(%(client_ids)b::text[], %(idempotency_keys)b::text[]));
 
--- read_backlogs --
--- How much waits in each partition that has work. Reads the whole inbox: for the gauge's own thread.
-SELECT partition, count(*)
-  FROM inbox
- GROUP BY partition;
-
--- estimate_inbox --
--- How many inbox rows there can be at the most, without reading them: pages times the rows that fit in one.
-SELECT pg_relation_size('inbox') / %(row_bytes)s;
-
 -- record_wish --
 -- A later word on a request (cancel, confirm, replay, ...), for the batch of its home partition.
 WITH wish AS (

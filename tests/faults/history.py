@@ -176,6 +176,8 @@ class History:
     resources: list[Resource] = field(default_factory=list)
     #: How often each request was paid out, by the books of the gateways.
     payouts: dict[str, int] = field(default_factory=dict)
+    #: Requests for which a gateway's yes arrived and was written down, whenever that was.
+    heard: list[str] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
@@ -207,6 +209,7 @@ class History:
             [Entry(**one) for one in kept["entries"]],
             [Resource(**one) for one in kept["resources"]],
             kept["payouts"],
+            kept["heard"],
             [Subscriber(**one) for one in kept["subscribers"]],
             [Delivery(**one) for one in kept["deliveries"]],
             [Told(**one) for one in kept["told"]],

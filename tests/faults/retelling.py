@@ -80,7 +80,7 @@ class Retelling:
             name = entry.request
             if entry.kind == "release":  # a refund's decision, unless the refund gave back what was taken for good
                 name = released.get(entry.request, "")
-                if name in credited or not _released_by_admin(asked):
+                if name in credited or not is_released_by_admin(asked):
                     continue
             elif entry.kind == "capture" or asked is None or asked.parked_at_first:
                 continue
@@ -189,5 +189,6 @@ class Retelling:
             )
 
 
-def _released_by_admin(asked: Stored | None) -> bool:
+def is_released_by_admin(asked: Stored | None) -> bool:
+    """Whether an admin refunded it."""
     return asked is not None and any(state.code == "refunded_by_admin" for state in asked.states)

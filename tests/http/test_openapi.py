@@ -99,6 +99,38 @@ def test_answers_are_what_the_document_says(teller: Teller) -> None:
     check(teller.admin.get("/readyz"), "get", "/readyz")
 
 
+def test_answers_about_money_that_leaves_are_what_the_document_says(teller: Teller) -> None:
+    """
+    Webhooks and their deliveries, accounts, parked requests and refunds, and the sandbox.
+    """
+    teller.open("bank", "balance", 100, gateway="sandbox")
+    made = teller.client.post("/v1/webhooks", {"url": "https://8.8.8.8/", "events": ["request.failed"]})
+    webhook = f"/v1/webhooks/{made.json['id']}"
+    account = teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
+    parked = teller.park("bank")
+    deliveries = teller.client.get(f"{webhook}/deliveries")
+    resend = f"/v1/deliveries/{deliveries.json['data'][0]['id']}/resend"
+    path, named = f"/v1/admin/requests/{parked}", "/v1/admin/requests/{request}"
+
+    check(made, "post", "/v1/webhooks")
+    check(teller.client.post("/v1/webhooks", {"url": "http://8.8.8.8/"}), "post", "/v1/webhooks")
+    check(teller.client.get("/v1/webhooks"), "get", "/v1/webhooks")
+    check(teller.client.get(webhook), "get", "/v1/webhooks/{webhook}")
+    check(teller.client.post(f"{webhook}/rotate"), "post", "/v1/webhooks/{webhook}/rotate")
+    check(deliveries, "get", "/v1/webhooks/{webhook}/deliveries")
+    check(teller.client.post(resend), "post", "/v1/deliveries/{delivery}/resend")
+    check(account, "put", "/v1/accounts/{account}")
+    check(teller.client.get("/v1/accounts/u"), "get", "/v1/accounts/{account}")
+    check(teller.admin.get("/v1/admin/failed"), "get", "/v1/admin/failed")
+    check(teller.admin.get(path), "get", named)
+    check(teller.admin.post("/v1/admin/replay", {"reason": "x", "dry_run": True}), "post", "/v1/admin/replay")
+    check(teller.admin.post(f"{path}/refund", {"reason": "x"}), "post", f"{named}/refund")
+    check(teller.admin.post(f"{path}/replay", {"reason": "x"}), "post", f"{named}/replay")
+    teller.drain()
+    check(teller.admin.post(f"{path}/replay", {"reason": "x"}), "post", f"{named}/replay")
+    check(teller.admin.get(f"/sandbox/gateway/calls?request={parked}"), "get", "/sandbox/gateway/calls")
+
+
 def test_every_problem_is_explained_at_its_address(teller: Teller) -> None:
     """
     For people as a page, for a terminal as text, without a key; unknown ones are 404.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Requests in a call, and how many wait: all of the story when it is told often, a part of it in everyday tests.
 ITEMS = 1_000
 WAITING = 100_000 if "SCENARIO_ROUNDS" in os.environ else 20_000
+#: Partitions that are hot at the same time, and how many requests wait in each.
+CROWDED, CROWD = 5, 6_000
 #: How many times its latency in peace a request may take, at the median, and how long at the most, in seconds.
 SLOWER_AT_MOST, SECONDS_AT_MOST = 20, 1.0
 #: Requests of which the latency in peace is the median.
@@ -116,13 +118,38 @@ def test_24_a_hot_resource_with_100000_waiting(system: System, seldom_told: int)
     state = system.resource(hot)
     assert (state["available"], state["version"]) == (0, WAITING + 1)
     assert len(draining) > 2 * len(colds)
-    for name, found in (("idle", idle), ("waiting", waiting), ("draining", draining)):
-        print(
-            f"{name}: median {statistics.median(found) * 1e3:.1f} ms, longest {max(found) * 1e3:.1f} ms, {len(found)}"
-        )
     for found in (waiting, draining):
         assert statistics.median(found) < SLOWER_AT_MOST * statistics.median(idle)
         assert max(found) < SECONDS_AT_MOST
+
+
+def test_24_many_hot_resources_of_one_worker(system: System, seldom_told: int) -> None:
+    """
+    More partitions with much to do than a worker has threads: another one of the same worker has its turn after one
+    batch of each, not when one of them is done.
+    """
+    mine = [one["id"] for one in system.partitions() if one["owner"] == system.owner_of(0)]
+    crowded, quiet = mine[:CROWDED], mine[-1]
+    hots = [system.name("crowded", partition) for partition in crowded]
+    cold = system.name("quiet", quiet)
+    for name in (*hots, cold):
+        system.open(name, "stock", 1_000_000)
+
+    with system.crowd(1) as crowd:
+        for partition in crowded:
+            pause(system, crowd, partition, "pause")
+        made = [
+            accept(system, crowd, [batch(system, hot, number) for number in range(0, CROWD, ITEMS)])
+            for hot in hots
+        ]
+        for partition in crowded:
+            pause(system, crowd, partition, "resume")
+        found = latency(system, crowd, cold)
+        undecided = sum(len(ids) - len(system.sequences(ids)) for ids in made)
+
+    assert undecided > CROWDED * CROWD / 2, f"decided after {found} s, when all others were, too"
+    for ids in made:
+        system.until_decided(ids)
 
 
 def test_29_a_balance_is_read_during_a_batch_of_10000(system: System, told: int) -> None:
@@ -147,7 +174,6 @@ def test_29_a_balance_is_read_during_a_batch_of_10000(system: System, told: int)
     versions = [state["version"] for state in states]
     assert versions == sorted(versions)
     assert len(set(versions)) > 2, "nobody read in the middle of it"
-    print(f"{len(seen)} reads, longest {max(reply.seconds for reply in seen) * 1e3:.1f} ms")
     assert max(reply.seconds for reply in seen) < SECONDS_AT_MOST
 
 

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from processor import batch, database, intake
+from processor import batch, database, intake, saturation
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated
 from processor.ids import partition_of
 from tests.servers import PARTITIONS
@@ -350,7 +350,7 @@ def test_a_partition_with_too_much_waiting_is_saturated_and_the_others_are_not(
     Above the limit of waiting rows a partition takes no more; another one does; what it took before it still
     answers for; drained, it takes again.
     """
-    monkeypatch.setattr(intake, "GAUGE_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(saturation, "INTERVAL_SECONDS", 0.02)
     with started(intake_of(store.database, backlog_limit=200)) as [one]:
         before = [store.redeems("sneaker", f"u{n}") for n in range(250)]
         accepted = one.accept(before)
@@ -377,7 +377,7 @@ def test_the_size_of_the_inbox_never_hides_how_much_waits(store: Store) -> None:
     )
 
     at_most = store.owner.execute(
-        intake.SQL["estimate_inbox"], {"row_bytes": intake.SMALLEST_INBOX_ROW_BYTES}
+        saturation.SQL["estimate_inbox"], {"row_bytes": saturation.SMALLEST_INBOX_ROW_BYTES}
     ).fetchall()[0][0]
 
     assert 20_000 <= at_most < 25_000

@@ -4,6 +4,7 @@ Who owns which partition, by PostgreSQL alone: leases, claims, takeovers, pauses
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,9 @@ def connect(database: Database) -> Iterator[Callable[[str], Connection]]:
         urls = {"owner": database.url, "worker": database.worker_url, "api": database.api_url}
 
         def as_role(role: str) -> Connection:
-            return opened.enter_context(db.connect(urls[role], application_name=f"test {role}"))
+            connection = db.connect(urls[role], application_name=f"test {role}")
+            opened.callback(connection.close)  # without a COMMIT, which would wait for whoever waits
+            return connection
 
         yield as_role
 
@@ -198,11 +201,10 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
     hold_lock(bystander, untouched)
 
     def wait_for_lock() -> None:
+        with contextlib.suppress(psycopg.OperationalError):
+            hold_lock(waiter, mine)  # it may get the lock for an instant, when the holder ends first
         with pytest.raises(psycopg.OperationalError):
-            hold_lock(waiter, mine)
-            waiter.execute(
-                "SELECT pg_sleep(5)"
-            )  # it may get the lock for an instant, when the holder ends first
+            waiter.execute("SELECT pg_sleep(5)")
         ended.set()
 
     ended = threading.Event()

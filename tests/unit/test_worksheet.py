@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor import ledger
+from processor.known import Known, Row
 from processor.model import Amend, Open, Request, Resource
 from processor.rules import DECIDE
-from processor.worksheet import Known, Row, Worksheet
+from processor.worksheet import Worksheet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

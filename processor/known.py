@@ -1,0 +1,75 @@
+"""
+What a batch reads, as types: its inbox rows, and everything that they can touch.
+
+Pure data, between the database (`worksheet_store`) and the decisions (`worksheet`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from processor.model import TELLER, Effect, Entry, Request, Resource, State
+
+#: What an account has used of a resource, by (resource, client, account).
+UsageKey = tuple[str, str, str]
+
+
+class Row(NamedTuple):
+    """One inbox row, with the request that it is about."""
+
+    seq: int
+    verb: str
+    payload: dict[str, Any] | None
+    request: Request
+
+    @property
+    def actor(self) -> str:
+        """Who wanted this."""
+        actor: str = (self.payload or {}).get("actor", TELLER)
+        return actor
+
+
+class Webhook(NamedTuple):
+    """Where a client wants to be told, and of what (None: of everything)."""
+
+    client_id: str
+    id: UUID
+    events: list[str] | None
+
+
+class Delivery(NamedTuple):
+    """One who is to be told of a new state of a request: by webhook or by e-mail."""
+
+    request_id: UUID
+    version: int
+    type: str
+    webhook_id: UUID | None
+    email: str | None
+
+
+class Decided(NamedTuple):
+    """The part of a worksheet that is written for each row."""
+
+    entries: list[Entry]
+    states: list[State]
+    superseded: dict[UUID, State]
+
+
+@dataclass(slots=True)
+class Known:
+    """What the batch read, and what its decisions have made of it so far."""
+
+    resources: dict[str, Resource]
+    usages: dict[UsageKey, int]
+    #: The present state of the requests that were decided before, in this batch or earlier.
+    states: dict[UUID, State]
+    #: Requests whose clients changed their minds before they were decided.
+    cancels: set[UUID]
+    #: What the refunds of this batch are to give back.
+    originals: dict[UUID, Request] = field(default_factory=dict)
+    effects: dict[UUID, Effect] = field(default_factory=dict)
+    #: Requests whose hold is neither captured nor released.
+    holding: set[UUID] = field(default_factory=set)
+    webhooks: dict[str, list[Webhook]] = field(default_factory=dict)
+    #: E-mail addresses by (client, account).
+    contacts: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -1,0 +1,316 @@
+"""
+Decides whether a history is right: nothing lost, nothing doubled, nobody overtaken, and everybody told.
+
+Looks at what clients saw and at what was read back, and at nothing else. Returns every violation that it finds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from tests.faults.model import TAKING
+from tests.faults.retelling import Retelling, Violation, is_released_by_admin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.faults.history import Asked, Entry, History, State, Stored
+
+#: Nothing becomes of these any more, but that what was completed can be refunded.
+FINAL = frozenset({"completed", "rejected", "refunded", "cancelled"})
+#: From which status, and stage, a request may come into which.
+MOVES = {
+    ("processing", "completed"),
+    ("processing", "rejected"),
+    ("processing", "refunded"),
+    ("processing", "cancelled"),
+    ("processing", "failed"),
+    ("processing", "processing"),
+    ("failed", "processing"),
+    ("failed", "completed"),
+    ("failed", "refunded"),
+    ("failed", "rejected"),
+    ("failed", "failed"),
+    ("completed", "completed"),
+    ("completed", "refunded"),
+    ("refunded", "refunded"),
+}
+#: Why a request may wait for an admin when no rule was at fault.
+OUTSIDE = frozenset({"gateway_unreachable", "gateway_misconfigured"})
+PAID_AFTER_REFUND = "paid_after_refund"
+
+
+def check(history: History) -> list[Violation]:
+    """Everything that is wrong; empty: all is as it must be."""
+    return [violation for rule in RULES for violation in rule(_Index(history))]
+
+
+class _Index:
+    """The history, by what it is asked for."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.requests = {one.id: one for one in history.requests}
+        self.by_key: dict[tuple[str, str], list[Stored]] = defaultdict(list)
+        self.entries_of: dict[str, list[Entry]] = defaultdict(list)
+        self.entries_in: dict[str, list[Entry]] = defaultdict(list)
+        self.decided_in: dict[str, list[Stored]] = defaultdict(list)
+        for one in history.requests:
+            self.by_key[one.client, one.key].append(one)
+            if one.states:
+                self.decided_in[one.resource].append(one)
+        for entry in history.entries:
+            self.entries_of[entry.request].append(entry)
+            self.entries_in[entry.resource].append(entry)
+
+
+# ---------------------------------------------------------------- what clients were told
+
+
+def _promises(index: _Index) -> Iterator[Violation]:
+    """Whatever was accepted is there, once, as it was asked; whatever was refused is not."""
+    asked_for = set()
+    for asked in index.history.asked:
+        asked_for.add((asked.client, asked.key))
+        found = index.by_key.get((asked.client, asked.key), [])
+        name = f"{asked.client}/{asked.key}"
+        if len(found) > 1:
+            yield Violation("key_twice", name, f"made {len(found)} requests")
+        told = {one.request for one in asked.tries if one.accepted}
+        if len(told) > 1:
+            yield Violation("key_twice", name, f"its client was told of {len(told)} requests")
+        for request in told - {one.id for one in found}:
+            yield Violation("lost", str(request), f"the key {name} was answered with it, and it is not there")
+        if found and asked.tries[-1].refused and not told:
+            yield Violation("refused_but_stored", found[0].id, f"the key {name} was answered {asked.tries[-1].status}")
+        for one in found:
+            yield from _as_asked(asked, one)
+    for key, found in index.by_key.items():
+        if key not in asked_for:
+            yield Violation("unasked", found[0].id, f"nobody sent the key {'/'.join(key)}")
+
+
+def _as_asked(asked: Asked, stored: Stored) -> Iterator[Violation]:
+    for name in ("kind", "resource", "account", "amount", "refund_of"):
+        meant, kept = getattr(asked, name), getattr(stored, name)
+        if meant != kept:
+            yield Violation("stored_wrong", stored.id, f"{name} is {kept!r}, and {meant!r} was asked for")
+    known = {1: "processing"} | {state.version: state.status for state in stored.states}
+    for one in asked.tries:
+        if one.accepted and one.version is not None and known.get(one.version) != one.state:
+            yield Violation(
+                "answer_wrong",
+                stored.id,
+                f"its client was told {one.state} in version {one.version}, which is {known.get(one.version)}",
+            )
+    if stored.shown is not None and stored.shown != (stored.status, max(known)):
+        yield Violation("answer_wrong", stored.id, f"it is shown as {stored.shown}, and is {stored.status}")
+
+
+# ---------------------------------------------------------------- states, and their numbers
+
+
+def _states(index: _Index) -> Iterator[Violation]:
+    """Each request comes to one end, by moves that there are; or waits for an admin, for a reason outside."""
+    for stored in index.history.requests:
+        if stored.status == "processing":
+            stage = stored.states[-1].stage if stored.states else "queued"
+            yield Violation("undecided", stored.id, f"it is {stage} of {stored.resource} when all is over")
+        before: State | None = None
+        for version, state in enumerate(stored.states, start=2):
+            yield from _move(stored, before, state, version)
+            before = state
+
+
+def _move(stored: Stored, before: State | None, state: State, version: int) -> Iterator[Violation]:
+    was = before.status if before else "processing"
+    if state.version != version:
+        yield Violation("state_wrong", stored.id, f"version {state.version} follows {version - 1}")
+    if (was, state.status) not in MOVES:
+        code = "ended_twice" if was in FINAL else "state_wrong"
+        yield Violation(code, stored.id, f"it was {was}, and became {state.status} in version {state.version}")
+    if state.status == "failed" and state.code not in OUTSIDE:
+        yield Violation("parked_by_fault", stored.id, f"{state.code} in version {state.version}")
+    if before is None:
+        return
+    if (state.sequence, state.decided_us) != (before.sequence, before.decided_us):
+        yield Violation("sequence_wrong", stored.id, f"its number changed in version {state.version}")
+    if state.refunded < before.refunded or state.at_us < before.at_us:
+        yield Violation("state_wrong", stored.id, f"version {state.version} goes back")
+    by_admin = state.code == "refunded_by_admin" and state.detail != PAID_AFTER_REFUND
+    if by_admin and was not in ("failed", "completed"):
+        yield Violation("refunded_while_open", stored.id, f"an admin refunded it while it was {was}")
+
+
+def _sequences(index: _Index) -> Iterator[Violation]:
+    """The decisions of a partition are numbered from 1, without a gap, each number once."""
+    numbers: dict[int, list[int]] = defaultdict(list)
+    for stored in index.history.requests:
+        if stored.states:
+            numbers[stored.partition].append(stored.states[0].sequence)
+    for partition in numbers.keys() | index.history.sequences.keys():
+        given = sorted(numbers[partition])
+        last = index.history.sequences.get(partition, 0)
+        if given == list(range(1, last + 1)):
+            continue
+        twice = {number for number, other in zip(given, given[1:], strict=False) if number == other}
+        missing = set(range(1, last + 1)).difference(given)
+        yield Violation(
+            "sequence_wrong",
+            f"partition {partition}",
+            f"{len(given)} decisions up to {last}: twice {sorted(twice)[:3]}, missing {sorted(missing)[:3]}",
+        )
+
+
+def _order(index: _Index) -> Iterator[Violation]:
+    """For one resource: who was answered before another was sent, is decided before it."""
+    spans: dict[str, list[tuple[int, float, float, str]]] = defaultdict(list)
+    for asked in index.history.asked:
+        promised = asked.promised
+        for stored in index.by_key.get((asked.client, asked.key), []):
+            if stored.states:
+                answered = float("inf") if promised is None else promised.answered_at or float("inf")
+                spans[stored.resource].append((stored.states[0].sequence, asked.sent_at, answered, stored.id))
+    for resource, requests in spans.items():
+        latest, overtaker = float("-inf"), ""
+        for _, sent, answered, request in sorted(requests):
+            if answered < latest:
+                yield Violation(
+                    "overtaken",
+                    request,
+                    f"it was answered {latest - answered:.3f} s before {overtaker} was sent, "
+                    f"which was decided before it, of {resource}",
+                )
+            if sent > latest:
+                latest, overtaker = sent, request
+
+
+# ---------------------------------------------------------------- what was taken
+
+
+def _resources(index: _Index) -> Iterator[Violation]:
+    """Each resource's history is what one thing after the other gives, and its entries add up to it."""
+    stored = {resource.id: resource for resource in index.history.resources}
+    for name in sorted(stored.keys() | index.entries_in.keys() | index.decided_in.keys()):
+        decided, entries = index.decided_in[name], index.entries_in[name]
+        yield from Retelling(name, decided, entries, stored.get(name), index.requests)
+
+
+def _holds(index: _Index) -> Iterator[Violation]:
+    """What is held ends once, as its request does; what is given back was taken."""
+    back: dict[str, int] = defaultdict(int)
+    for one in index.history.requests:
+        if one.kind == "refund" and one.refund_of:
+            back[one.refund_of] += sum(e.amount for e in index.entries_of[one.id] if e.kind == "credit")
+    for stored in index.history.requests:
+        if stored.kind not in TAKING:
+            continue
+        entries = index.entries_of[stored.id]
+        kinds = [entry.kind for entry in entries]
+        holds, ends = kinds.count("hold"), kinds.count("capture") + kinds.count("release")
+        debits = kinds.count("debit")
+        if ends > 1 or ends > holds:
+            yield Violation("hold_ended_twice", stored.id, f"its entries are {kinds}")
+        if holds + debits > 1:
+            yield Violation("taken_twice", stored.id, f"its entries are {kinds}")
+        if holds and stored.status in FINAL and ends == 0:
+            yield Violation("hold_left_open", stored.id, f"it is {stored.status}")
+        if ends and stored.status in ("processing", "failed"):
+            yield Violation("hold_ended_early", stored.id, f"it is {stored.status}; its entries are {kinds}")
+        yield from _taken(stored, kinds, back[stored.id])
+
+
+def _taken(stored: Stored, kinds: list[str], back: int) -> Iterator[Violation]:
+    taken = (stored.amount or 0) if "debit" in kinds or "capture" in kinds else 0
+    if back > taken:
+        yield Violation("refunded_too_much", stored.id, f"{back} is back of {taken}")
+    released = "release" in kinds
+    told = stored.states[-1].refunded if stored.states else 0
+    if told != ((stored.amount or 0) if released else back):
+        yield Violation("refund_wrong", stored.id, f"it says that {told} is back; its entries say {back}")
+    expected = {
+        "completed": taken > back,
+        "refunded": released or (taken > 0 and back == taken),
+        "rejected": not kinds,
+        "cancelled": not kinds,
+    }.get(stored.status, True)
+    if not expected:
+        yield Violation("end_wrong", stored.id, f"it is {stored.status}; its entries are {kinds}, {back} is back")
+
+
+# ---------------------------------------------------------------- the world outside
+
+
+def _payouts(index: _Index) -> Iterator[Violation]:
+    """A gateway paid once what is completed, and nothing else that is not known to an admin."""
+    heard = set(index.history.heard)
+    for stored in index.history.requests:
+        kinds = {entry.kind for entry in index.entries_of[stored.id]}
+        paid = index.history.payouts.get(stored.id, 0)
+        if paid > 1:
+            yield Violation("paid_twice", stored.id, f"{paid} payouts")
+        if "capture" in kinds and not paid:
+            yield Violation("completed_not_paid", stored.id, "what it held was taken, and no gateway paid")
+        known = "capture" in kinds or any(state.detail == PAID_AFTER_REFUND for state in stored.states)
+        # What an admin gave back although no yes had ever arrived, the gateway may have paid: nobody could know.
+        decided_blindly = stored.id not in heard and is_released_by_admin(stored)
+        if paid and not known and stored.status != "failed" and not decided_blindly:
+            yield Violation("paid_and_refunded", stored.id, f"it is {stored.status}, was paid, and nobody was alerted")
+    for request in index.history.payouts.keys() - index.requests.keys():
+        yield Violation("unasked", request, "a gateway paid it, and it is not there")
+
+
+def _tellings(index: _Index) -> Iterator[Violation]:
+    """Each subscriber is told of each end, under one name, and what is true."""
+    history = index.history
+    expected: dict[tuple[str, str, int], str] = {}
+    for subscriber in history.subscribers:
+        for stored in history.requests:
+            if stored.client != subscriber.client:
+                continue
+            was = "processing"
+            for state in stored.states:
+                event = f"request.{state.status}"
+                wanted = subscriber.events is None or event in subscriber.events
+                if state.status not in ("processing", was) and wanted:
+                    expected[subscriber.id, stored.id, state.version] = event
+                was = state.status
+    rows: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+    for row in history.deliveries:
+        rows[row.subscriber, row.request, row.version].append(row.type)
+    names: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    of_name: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for told in history.told:
+        key = (told.subscriber, told.request, told.version)
+        names[key].add(told.event)
+        of_name[told.event].add((told.request, told.version))
+        event = expected.get(key)
+        if (told.type, f"request.{told.status}") != (event, event):
+            yield Violation("told_wrong", told.request, f"{told.type} with {told.status}, where {event} is true")
+    for key, event in expected.items():
+        if rows[key] != [event]:
+            code = "told_twice" if len(rows[key]) > 1 else "not_told"
+            yield Violation(code, key[1], f"for {event} in version {key[2]} there are {rows[key]}")
+        if len(names[key]) > 1:
+            yield Violation("told_under_two_names", key[1], f"{event} as {sorted(names[key])}")
+        if not names[key]:
+            yield Violation("not_told", key[1], f"{event} in version {key[2]} never arrived")
+    for key in rows.keys() - expected.keys():
+        if rows[key]:
+            yield Violation("told_wrong", key[1], f"{rows[key]} is to be told, which never was")
+    for event, of in of_name.items():
+        if len(of) > 1:
+            yield Violation("told_under_one_name", event, f"names {len(of)} events")
+
+
+RULES: tuple[Callable[[_Index], Iterator[Violation]], ...] = (
+    _promises,
+    _states,
+    _sequences,
+    _order,
+    _resources,
+    _holds,
+    _payouts,
+    _tellings,
+)

@@ -1,0 +1,465 @@
+"""
+Teller in memory: the pure parts (worksheet, rules, ledger) over a store that can crash at any point.
+
+What PostgreSQL and the SQL of intake, batch, effects and parked do is done here in a few lines each, one transaction
+at a time; the deciding is Teller's own. Nothing happens by itself: somebody says what comes next. There is no clock
+but `now`, and no chance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
+
+from processor.known import Known, Row, Webhook
+from processor.model import Effect, Request
+from processor.rules import DECIDE
+from processor.worksheet import Worksheet
+from tests.faults import history as told
+from tests.faults.checker import PAID_AFTER_REFUND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.known import Delivery, UsageKey
+    from processor.model import Entry, Resource, State
+
+BEGIN = datetime(2026, 11, 21, tzinfo=UTC)
+#: Calls of a gateway before it is given up, and how long a call's lease and the pause after a try last, in seconds.
+TRIES, LEASE_SECONDS, PAUSE_SECONDS = 2, 10, 2
+HOOK = UUID(int=7)
+#: The account that the rules cannot bear while they have a fault.
+POISON = "poison"
+
+
+@dataclass(slots=True)
+class EffectRow:
+    """What a gateway is to do, as the table has it; seconds of the simulator's clock."""
+
+    partition: int
+    due_at: int | None
+    tries: int = 0
+    token: int | None = None
+    leased_until: int | None = None
+    outcome: str | None = None
+    reference: str | None = None
+    reason: str | None = None
+    voided: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a gateway under way: whose, with which token, and whether it is the last try."""
+
+    request: UUID
+    token: int
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InboxRow:
+    """What a partition has still to do."""
+
+    seq: int
+    partition: int
+    request: UUID
+    verb: str
+
+
+@dataclass(slots=True)
+class Intake:
+    """A transaction of an API that is open: its rows have their numbers already, and nobody sees them."""
+
+    requests: list[tuple[Request, str]]
+    rows: list[InboxRow]
+
+
+@dataclass(slots=True)
+class Store:
+    """What is durable."""
+
+    requests: dict[UUID, Request] = field(default_factory=dict)
+    keys: dict[tuple[str, str], UUID] = field(default_factory=dict)
+    inbox: list[InboxRow] = field(default_factory=list)
+    states: dict[UUID, list[State]] = field(default_factory=dict)
+    resources: dict[str, Resource] = field(default_factory=dict)
+    usages: dict[UsageKey, int] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    effects: dict[UUID, EffectRow] = field(default_factory=dict)
+    heard: set[UUID] = field(default_factory=set)
+    deliveries: list[Delivery] = field(default_factory=list)
+    sequences: dict[int, int] = field(default_factory=dict)
+
+
+class Simulator:
+    """`partitions` lanes. Gateways keep their own books: `paid`, and those that they said no to."""
+
+    def __init__(self, partitions: int = 2) -> None:
+        self.partitions = partitions
+        self.store = Store()
+        self.now = 0
+        self.bells: list[int] = []
+        self.calls: list[Call] = []
+        self.paid: dict[UUID, int] = {}
+        self.declined: set[UUID] = set()
+        self.asked: dict[tuple[str, str], told.Asked] = {}
+        self._ids = itertools.count(1)
+        self._seqs = itertools.count(1)
+        self._tokens = itertools.count(1)
+
+    # ------------------------------------------------------------ clients and intake
+
+    def begin_intake(self, client: str, key: str, **fields: Any) -> Intake:
+        """A request arrives: its transaction is open, its row has its number."""
+        request = Request(UUID(int=next(self._ids)), client, **fields)
+        refunded = None if request.refund_of is None else str(request.refund_of)
+        asked = self.asked.setdefault(
+            (client, key),
+            told.Asked(
+                client, key, request.kind, request.resource_id, request.account, request.amount, refunded
+            ),
+        )
+        asked.tries.append(told.Try(self._tick()))
+        row = InboxRow(next(self._seqs), self.partition_of(request.resource_id), request.id, "decide")
+        return Intake([(request, key)], [row])
+
+    def commit_intake(self, intake: Intake, crash: str | None) -> None:
+        """The transaction ends; the bell is rung and the client answered, if nobody dies before."""
+        if crash == "before":
+            return
+        store = self.store
+        for (request, key), row in zip(intake.requests, intake.rows, strict=True):
+            first = store.keys.setdefault((request.client_id, key), request.id)
+            if first == request.id:
+                store.requests[request.id] = request
+                store.inbox.append(row)
+            if crash is None:
+                known = store.states.get(first, [])
+                tried = self.asked[request.client_id, key].tries[-1]
+                tried.answered_at, tried.status, tried.request = self._tick(), 202, str(first)
+                tried.state = known[-1].status if known else "processing"
+                tried.version = known[-1].version if known else 1
+        if crash is None:
+            self.bells += [row.partition for row in intake.rows]
+
+    def wish(self, request: UUID, verb: str) -> None:
+        """A later word on a request; saying it twice is saying it once."""
+        partition = self.partition_of(self.store.requests[request].resource_id)
+        if all((row.request, row.verb) != (request, verb) for row in self.store.inbox):
+            self.store.inbox.append(InboxRow(next(self._seqs), partition, request, verb))
+        self.bells.append(partition)
+
+    def partition_of(self, resource: str) -> int:
+        """Its last character says it."""
+        return ord(resource[-1]) % self.partitions
+
+    # ------------------------------------------------------------ one batch
+
+    def drain(self, partition: int, limit: int, part: int, crash: str | None, *, faulty: bool = False) -> int:
+        """
+        One batch of up to `limit` rows, flushed every `part`; `crash` before or after its commit. `faulty`: its rules
+        cannot bear POISON. Returns how many rows were taken.
+        """
+        store = self.store
+        rows = self.take(partition, limit)
+        if not rows:
+            return 0
+        sheet = self._read(partition, rows)
+        work = [Row(row.seq, row.verb, None, store.requests[row.request]) for row in rows]
+        decided, done = [], len(work)
+        with _faulty_rules() if faulty else contextlib.nullcontext():
+            for count, row in enumerate(work, start=1):
+                try:
+                    sheet.decide(row)
+                except RuntimeError as fault:
+                    sheet.park(row, str(fault))
+                if sheet.stale:
+                    done = count
+                    break
+                if count % part == 0:
+                    decided.append(sheet.flush())
+        decided.append(sheet.flush())
+        if crash == "before":
+            return 0
+        for one in decided:
+            self._write_states(one.states)
+            self._write_entries(one.entries)
+        self._write_rest(sheet, partition)
+        taken = set(rows[:done])
+        store.inbox = [row for row in store.inbox if row not in taken]
+        if crash is None and done == limit:
+            self.bells.append(partition)
+        return done
+
+    def take(self, partition: int, limit: int) -> list[InboxRow]:
+        """The oldest work of a partition."""
+        waiting = [row for row in self.store.inbox if row.partition == partition]
+        return sorted(waiting, key=lambda row: row.seq)[:limit]
+
+    def _read(self, partition: int, rows: list[InboxRow]) -> Worksheet:
+        """Everything that the rows can touch, as copies."""
+        store = self.store
+        requests = [store.requests[row.request] for row in rows]
+        refunded = [store.requests[one.refund_of] for one in requests if one.refund_of in store.requests]
+        known = Known(
+            {
+                one.resource_id: copy.copy(store.resources[one.resource_id])
+                for one in requests
+                if one.resource_id in store.resources
+            },
+            dict(store.usages),
+            {},
+            {row.request for row in store.inbox if row.partition == partition and row.verb == "cancel"},
+        )
+        ids = {row.request for row in rows if row.verb != "decide"} | {one.id for one in refunded}
+        known.states = {one: store.states[one][-1] for one in ids if one in store.states}
+        known.originals = {one.id: one for one in refunded}
+        known.effects = {one: self._effect(one) for one in ids if one in store.effects}
+        known.holding = {one for one in ids if self.holds(one)}
+        known.webhooks = {"shop": [Webhook("shop", HOOK, None)]}
+        now = BEGIN + timedelta(seconds=self.now)
+        return Worksheet(partition, now, store.sequences.get(partition, 0), known)
+
+    def _effect(self, request: UUID) -> Effect:
+        row = self.store.effects[request]
+        calling = row.leased_until is not None and row.leased_until > self.now
+        return Effect(
+            request,
+            "bank",
+            row.outcome,  # type: ignore[arg-type]  # an Outcome, as text
+            row.reference,
+            row.reason,
+            calling,
+            row.due_at is not None,
+            row.voided,
+        )
+
+    def holds(self, request: UUID) -> bool:
+        """Whether what it holds is neither captured nor released."""
+        kinds = [entry.kind for entry in self.store.entries if entry.request_id == request]
+        return kinds.count("hold") > kinds.count("capture") + kinds.count("release")
+
+    def _write_states(self, states: list[State]) -> None:
+        for state in states:
+            known = self.store.states.setdefault(state.request_id, [])
+            assert state.version == len(known) + 2, "decisions: primary key"
+            known.append(state)
+
+    def _write_entries(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            end = {"capture": "end", "release": "end"}
+            kind = end.get(entry.kind, entry.kind)
+            for other in self.store.entries:
+                same = other.request_id == entry.request_id and end.get(other.kind, other.kind) == kind
+                assert not same, "entries_once"
+            self.store.entries.append(entry)
+
+    def _write_rest(self, sheet: Worksheet, partition: int) -> None:
+        store, known = self.store, sheet.known
+        for name in {*sheet.versions_before, *sheet.opened, *sheet.amended}:
+            store.resources[name] = known.resources[name]
+        store.usages |= {key: known.usages[key] for key in sheet.moved_usages}
+        if sheet.newly_limited is not None:
+            self._rebuild_usages(sheet.newly_limited)
+        for request, _gateway in sheet.new_effects:
+            store.effects[request] = EffectRow(partition, self.now)
+        for request in sheet.rearmed:
+            row = store.effects[request]
+            if row.outcome not in ("done", "declined"):
+                row.due_at, row.tries, row.outcome, row.reason = self.now, 0, None, None
+        for request in sheet.voided:
+            assert not self.store_is_calling(request), "a call is in flight"
+            store.effects[request].due_at, store.effects[request].voided = None, True
+        store.deliveries += sheet.deliveries
+        store.sequences[partition] = sheet.sequence
+
+    def store_is_calling(self, request: UUID) -> bool:
+        """Whether a call that counts is under way."""
+        return request in self.store.effects and self._effect(request).calling
+
+    def _rebuild_usages(self, resource: str) -> None:
+        moves = {"hold": 1, "debit": 1, "release": -1, "credit": -1, "capture": 0}
+        found: dict[UsageKey, int] = {}
+        for entry in self.store.entries:
+            by = self.store.requests[entry.request_id]
+            owner = self.store.requests[by.refund_of] if by.refund_of else by
+            if entry.resource_id == resource and entry.account is not None:
+                key = (resource, owner.client_id, entry.account)
+                found[key] = found.get(key, 0) + moves[entry.kind] * entry.amount
+        self.store.usages |= found
+
+    # ------------------------------------------------------------ courier and gateway
+
+    def due(self) -> list[UUID]:
+        """What may be claimed now."""
+        return [
+            request
+            for request, row in self.store.effects.items()
+            if row.due_at is not None and row.due_at <= self.now
+        ]
+
+    def claim(self, request: UUID) -> None:
+        """An attempt is committed, and the call begins; or the effect is given up."""
+        row = self.store.effects[request]
+        assert not row.voided, "a voided effect is called"
+        if row.tries >= TRIES:
+            row.outcome, row.reason, row.due_at, row.token, row.leased_until = (
+                "unknown",
+                "cut off",
+                None,
+                None,
+                None,
+            )
+            self._settle(request)
+            return
+        row.tries += 1
+        row.token = next(self._tokens)
+        row.leased_until = row.due_at = self.now + LEASE_SECONDS
+        self.calls.append(Call(request, row.token, row.tries == TRIES))
+
+    def act(self, call: Call, wish: str) -> None:
+        """The gateway hears of it: it pays or declines; what it did once for a key stays."""
+        if call.request not in self.paid and call.request not in self.declined:
+            if wish == "pay":
+                self.paid[call.request] = 1
+            elif wish == "decline":
+                self.declined.add(call.request)
+
+    def answer_of(self, call: Call) -> str:
+        """What the gateway says, if it is heard."""
+        if call.request in self.paid:
+            return "done"
+        return "declined" if call.request in self.declined else "unknown"
+
+    def record(self, call: Call, outcome: str) -> None:
+        """What the courier writes of a call, in one transaction with the row that tells the batch."""
+        row = self.store.effects[call.request]
+        if outcome == "done":
+            self.store.heard.add(call.request)
+        if outcome in ("done", "declined"):
+            if row.outcome in ("done", "declined"):
+                return
+            row.outcome, row.reference, row.due_at = outcome, f"ref-{call.token}", None
+        elif row.outcome is not None or row.token != call.token or row.voided:
+            return
+        elif call.is_last:
+            row.outcome, row.due_at = "unknown", None
+        else:
+            row.due_at = self.now + PAUSE_SECONDS
+        row.token = row.leased_until = None
+        if row.outcome is not None:
+            self._settle(call.request)
+
+    def _settle(self, request: UUID) -> None:
+        self.wish(request, "settle")
+
+    # ------------------------------------------------------------ what there is
+
+    def _tick(self) -> int:
+        self.now += 1
+        return self.now
+
+    def history(self) -> told.History:
+        """All of it, as the checker wants it."""
+        store = self.store
+        keys = {request: key for (_, key), request in store.keys.items()}
+        return told.History(
+            asked=[asked for asked in self.asked.values() if asked.tries],
+            requests=[self._stored(request, keys[request.id]) for request in store.requests.values()],
+            entries=[
+                told.Entry(
+                    entry.resource_id,
+                    entry.version,
+                    entry.kind,
+                    str(entry.request_id),
+                    entry.account,
+                    entry.amount,
+                    entry.available,
+                    entry.held,
+                    _microseconds(entry.created_at),
+                )
+                for entry in store.entries
+            ],
+            resources=[
+                told.Resource(one.id, one.available, one.held, one.version)
+                for one in store.resources.values()
+            ],
+            payouts={str(request): payouts for request, payouts in self.paid.items()},
+            heard=[str(request) for request in store.heard],
+            subscribers=[told.Subscriber(str(HOOK), "shop")],
+            deliveries=[
+                told.Delivery(str(one.request_id), one.version, one.type, str(one.webhook_id))
+                for one in store.deliveries
+            ],
+            told=[
+                told.Told(
+                    str(one.webhook_id),
+                    f"msg_{one.request_id.hex}_{one.version}",
+                    one.type,
+                    str(one.request_id),
+                    one.version,
+                    store.states[one.request_id][one.version - 2].status,
+                )
+                for one in store.deliveries
+            ],
+            sequences=dict(store.sequences),
+        )
+
+    def _stored(self, request: Request, key: str) -> told.Stored:
+        return told.Stored(
+            str(request.id),
+            request.client_id,
+            key,
+            request.kind,
+            request.resource_id,
+            self.partition_of(request.resource_id),
+            request.account,
+            request.amount,
+            None if request.refund_of is None else str(request.refund_of),
+            None if request.apply_before is None else _microseconds(request.apply_before),
+            dict(request.details or {}),
+            [
+                told.State(
+                    state.version,
+                    state.status,
+                    state.stage,
+                    state.code,
+                    state.refunded,
+                    state.sequence,
+                    _microseconds(state.decided_at),
+                    _microseconds(state.decided_at),
+                    state.detail if state.detail == PAID_AFTER_REFUND else None,
+                )
+                for state in self.store.states.get(request.id, [])
+            ],
+        )
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - BEGIN) // timedelta(microseconds=1)
+
+
+@contextlib.contextmanager
+def _faulty_rules() -> Iterator[None]:
+    """Whoever asks for the account POISON makes the rules raise."""
+    sound = dict(DECIDE)
+
+    def decide(request: Request, *known: Any) -> Any:
+        if request.account == POISON:
+            _break_down()
+        return sound[request.kind](request, *known)
+
+    DECIDE.update(dict.fromkeys(sound, decide))
+    try:
+        yield
+    finally:
+        DECIDE.update(sound)
+
+
+def _break_down() -> NoReturn:
+    raise RuntimeError("this rule has a fault")

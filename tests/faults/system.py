@@ -1,0 +1,295 @@
+"""
+The system that the faults are made to: PostgreSQL, Valkey, two APIs, workers and a courier, each a process of ours.
+
+Whoever dies and is wanted is started again, as `teller up` does (whose own promises tests/flow/test_up.py keeps).
+APIs and workers reach PostgreSQL through a proxy each. All in a home of its own; everything dies with us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from processor import database, keys
+from processor.embedded import home as homes
+from processor.embedded import postgres, valkey
+from processor.embedded.child import Child, _start
+from processor.embedded.postgres import Postgres
+from processor.embedded.valkey import Valkey
+from processor.errors import DatabaseUnavailable, ServerError
+from tests.faults.proxy import SOCKET_NAME, Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+TELLER = ("-P", "-m", "processor.cli.teller")
+MOVED_CLOCK = ("-P", "-m", "tests.faults.moved_clock")
+PARTITIONS = 64
+#: Nothing takes longer, in seconds, unless something is broken.
+PATIENCE_SECONDS = 30.0
+#: Between two looks at who has died, in seconds.
+LOOK_SECONDS = 0.02
+#: A process that is asked to end has so long, in seconds.
+STOP_SECONDS = 8.0
+#: Gateway calls are given up soon here: tries, first pause and timeout, in seconds.
+GATEWAY = {
+    "TELLER_GATEWAY_TRIES": "3",
+    "TELLER_GATEWAY_BACKOFF_SECONDS": "0.2",
+    "TELLER_GATEWAY_TIMEOUT_SECONDS": "1",
+}
+
+
+@dataclass
+class Part:
+    """One process of Teller's: how it is started, and whether it is wanted."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    #: What comes before the interpreter: `ip netns exec …`.
+    prefix: Sequence[str] = ()
+    wanted: bool = True
+    starts: int = 0
+    child: Child | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now, or ran last."""
+        assert self.child is not None
+        return self.child.pid
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.child is not None and self.child.alive()
+
+    def start(self) -> None:
+        """In the main thread."""
+        with self.log.open("ab") as output:
+            options = {"env": {**os.environ, **self.environment}, "stderr": output, "stdout": output}
+            program = [*self.prefix, sys.executable, *self.arguments]
+            self.child = _start(program, signal.SIGTERM, signal.SIGKILL, None, (), options)
+        self.starts += 1
+
+    def end(self, *, kill: bool = False) -> None:
+        """It is not wanted any more; returns when it has ended."""
+        self.wanted = False
+        if self.child is not None:
+            self.child.stop(0 if kill else STOP_SECONDS)
+
+    def pids(self) -> list[int]:
+        """It and its children."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        with contextlib.suppress(OSError):
+            return [self.pid, *map(int, children.read_text().split())]
+        return [self.pid]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with a key."""
+
+    client: str
+    key: str
+
+
+@dataclass
+class System:
+    """`start` it, `close` it; in between, let the main thread `mend` it."""
+
+    home: Path
+    gateway_url: str
+    workers_at_first: int = 2
+    parts: list[Part] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        homes.prepare(self.home)
+        self.postgres, self.valkey = Postgres(self.home), Valkey(self.home)
+        #: The servers that are wanted.
+        self.wanted: list[Postgres | Valkey] = [self.postgres, self.valkey]
+        self.ports: list[int] = []
+        self._mended_at = 0.0
+        self._urls = postgres.environment(self.home)
+        self.owner_url = self._urls["DATABASE_URL"]
+        self.redis_url = valkey.environment(self.home)["REDIS_URL"]
+        socket_path = homes.run_directory(self.home) / "postgres" / SOCKET_NAME
+        self.api_proxy = Proxy(self.home / "pa", socket_path)
+        self.worker_proxy = Proxy(self.home / "pw", socket_path)
+        self.environment = {
+            "TELLER_HOME": str(self.home),
+            "TELLER_SECRET": secrets.token_hex(),
+            "TELLER_GATEWAY_SECRET": "whsec_" + "c2VjcmV0" * 4,
+            "TELLER_GATEWAYS": f"bank={self.gateway_url},sandbox=builtin",
+            "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
+            "REDIS_URL": self.redis_url,
+            **GATEWAY,
+            **self._urls,
+        }
+        self.environment["TELLER_API_DATABASE_URL"] = self.through(self.api_proxy, "teller_api")
+        self.environment["TELLER_WORKER_DATABASE_URL"] = self.through(self.worker_proxy, "teller_worker")
+
+    def through(self, proxy: Proxy, role: str) -> str:
+        """The database as this role, by way of a proxy."""
+        return f"postgresql:///{postgres.OWNER}?host={proxy.directory}&user={role}"
+
+    # ------------------------------------------------------------ start and end
+
+    def start(self) -> None:
+        """Returns when everything serves."""
+        self.postgres.start()
+        self.valkey.start()
+        database.migrate(self.owner_url, PARTITIONS)
+        with contextlib.closing(database.connect(self.owner_url, application_name="faults")) as connection:
+            made = [keys.create_key(connection, role, role) for role in ("admin", "client")]
+        self.admin, self.client = (Caller(one.client, one.key) for one in made)
+        for _ in range(2):
+            self.ports.append(_free_port())
+            self.add_part("api", {"TELLER_PORT": str(self.ports[-1])})
+        # The sandbox is served by the first of the APIs.
+        self.add_part("courier", {"TELLER_PORT": str(self.ports[0])})
+        for _ in range(self.workers_at_first):
+            self.add_part("worker")
+        self.until(lambda: all(self.is_ready(port) for port in self.ports))
+        self.until(self.is_shared)
+
+    def add_part(
+        self,
+        kind: str,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = TELLER,
+        prefix: Sequence[str] = (),
+    ) -> Part:
+        """One more of a kind; it is started at once."""
+        log = self.home / "log" / f"{kind}-{len(self.parts)}.log"
+        part = Part(kind, [*program, kind], {**self.environment, **(environment or {})}, log, prefix)
+        self.parts.append(part)
+        part.start()
+        return part
+
+    def close(self) -> None:
+        """Whatever state it is in, it is gone."""
+        for part in self.parts:
+            part.wanted = False
+        for part in self.parts:
+            if part.child is not None and part.alive():
+                part.child.process.kill()
+        for part in self.parts:
+            part.end(kill=True)
+        for server in (self.valkey, self.postgres):
+            with contextlib.suppress(ProcessLookupError):
+                if server.pid is not None:
+                    os.kill(server.pid, signal.SIGCONT)
+            server.stop()
+        for proxy in (self.api_proxy, self.worker_proxy):
+            proxy.close()
+
+    # ------------------------------------------------------------ watching over it
+
+    def living(self, name: str) -> list[Part]:
+        """The parts of this name that are wanted."""
+        return [part for part in self.parts if part.name == name and part.wanted]
+
+    def mend(self) -> None:
+        """Start again who has died and is wanted. In the main thread."""
+        for server in self.wanted:
+            if not server.alive():
+                with contextlib.suppress(ServerError):
+                    server.start()
+        for part in self.parts:
+            if part.wanted and not part.alive():
+                part.start()
+
+    def pause(self, seconds: float) -> None:
+        """Let it run."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.mend()
+            time.sleep(min(left, LOOK_SECONDS))
+
+    def until(self, condition: Callable[[], Any], within: float = PATIENCE_SECONDS) -> float:
+        """Let it run until this holds; returns after how many seconds. Raises AssertionError after `within`."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < within, f"not within {within:.0f} s"
+            self.mend()
+            time.sleep(LOOK_SECONDS)
+        return time.monotonic() - began
+
+    def is_ready(self, port: int) -> bool:
+        """Whether an API says that it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        return False
+
+    def is_shared(self) -> bool:
+        """Whether each partition belongs to a worker that lives."""
+        rows = self.query(
+            "SELECT count(*) FROM ownership o JOIN workers w ON w.id = o.worker_id AND w.alive_until > clock_timestamp()"
+        )
+        return rows == [(PARTITIONS,)]
+
+    def query(self, text: str, *parameters: object) -> list[tuple[Any, ...]] | None:
+        """The rows of a query, as the owner; None while PostgreSQL is away."""
+        try:
+            with (
+                database.faults(),
+                psycopg.connect(self.owner_url, connect_timeout=2, options="-c statement_timeout=20000") as asked,
+            ):
+                return asked.execute(text, parameters).fetchall()
+        except DatabaseUnavailable:
+            return None
+
+    def verify(self) -> list[str]:
+        """What `teller verify` finds: one line each."""
+        done = subprocess.run(
+            [sys.executable, *TELLER, "verify"],
+            check=False,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            return []
+        return done.stdout.splitlines() or done.stderr.splitlines()
+
+    def faults_logged(self) -> list[str]:
+        """Lines of the logs that say that something was at fault that nobody had thought of."""
+        found = []
+        for part in self.parts:
+            for line in part.log.read_text(errors="replace").splitlines():
+                if '"exception"' in line or line.startswith("Traceback"):
+                    found.append(f"{part.log.name}: {line[-400:]}")
+        return found
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The lines of the logs that say this."""
+        found = []
+        for part in self.parts:
+            for line in part.log.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line)
+                    if isinstance(event, dict) and event.get("event") == name:
+                        found.append(event)
+        return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

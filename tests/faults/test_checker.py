@@ -1,0 +1,372 @@
+"""
+The checker finds what is wrong: each kind of wrongness, put into a good history on purpose, is found and named.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.checker import check
+from tests.faults.history import (
+    Asked,
+    Delivery,
+    Entry,
+    History,
+    Resource,
+    State,
+    Stored,
+    Subscriber,
+    Told,
+    Try,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SHOP, ADMIN = "shop", "admin"
+#: What is added to the ids of requests, so that a slip of a name shows.
+HOOK = "hook"
+
+
+class Book:
+    """Writes a good history, one thing after the other; what is to follow is said by whoever writes."""
+
+    def __init__(self) -> None:
+        self.history = History(subscribers=[Subscriber(HOOK, SHOP)])
+        self.now = 0
+        self.sums: dict[str, tuple[int, int, int]] = {}
+
+    def ask(
+        self,
+        name: str,
+        kind: str,
+        resource: str,
+        account: str | None = None,
+        amount: int | None = None,
+        /,
+        *,
+        refund_of: str | None = None,
+        unanswered: int = 0,
+        **details: object,
+    ) -> None:
+        """Accepted, after some tries that nobody answered."""
+        client = SHOP if kind in ("redemption", "withdrawal") else ADMIN
+        tries = [Try(self._tick()) for _ in range(unanswered)]
+        tries.append(Try(self._tick(), self._tick(), 202, name, "processing", 1))
+        asked = Asked(client, f"key-{name}", kind, resource, account, amount, refund_of, tries)
+        stored = Stored(
+            name, client, asked.key, kind, resource, 0, account, amount, refund_of, details=dict(details)
+        )
+        self.history.asked.append(asked)
+        self.history.requests.append(stored)
+
+    def come(self, name: str, status: str, code: str | None = None, **more: object) -> None:
+        """A request comes to a state, and its client is told."""
+        stored = self.stored(name)
+        was = stored.states[-1] if stored.states else None
+        numbers = (was.sequence, was.decided_us) if was else (self._next_number(), self._tick())
+        stage = "settling" if status == "processing" else None
+        state = State(len(stored.states) + 2, status, stage, code, 0, *numbers, self._tick())
+        stored.states.append(dataclasses.replace(state, **more))  # type: ignore[arg-type]
+        if status not in ("processing", was.status if was else None) and stored.client == SHOP:
+            event = (name, state.version, f"request.{status}")
+            self.history.deliveries.append(Delivery(*event, HOOK))
+            self.history.told.append(Told(HOOK, f"msg-{name}-{state.version}", event[2], *event[:2], status))
+
+    def post(self, name: str, kind: str, amount: int, resource: str, account: str | None = None) -> None:
+        """A line of the ledger."""
+        available, held, version = self.sums.get(resource, (0, 0, 0))
+        moves = {"hold": (-1, 1), "capture": (0, -1), "release": (1, -1), "debit": (-1, 0), "credit": (1, 0)}
+        available, held = available + moves[kind][0] * amount, held + moves[kind][1] * amount
+        self.sums[resource] = available, held, version + 1
+        entry = Entry(resource, version + 1, kind, name, account, amount, available, held, self._tick())
+        self.history.entries.append(entry)
+
+    def pay(self, name: str) -> None:
+        """The gateway did it."""
+        self.history.payouts[name] = 1
+        self.history.heard.append(name)
+
+    def close(self) -> History:
+        """What is there at last."""
+        self.history.resources = [Resource(name, *sums) for name, sums in self.sums.items()]
+        self.history.sequences = {0: self.history.sequences[0]}
+        return self.history
+
+    def stored(self, name: str) -> Stored:
+        """A request by its name."""
+        return next(one for one in self.history.requests if one.id == name)
+
+    def _tick(self) -> int:
+        self.now += 1
+        return self.now
+
+    def _next_number(self) -> int:
+        number = self.history.sequences.get(0, 0) + 1
+        self.history.sequences[0] = number
+        return number
+
+
+def good() -> History:
+    """A coupon with a limit, and a balance whose money goes out through a gateway; one of everything."""
+    book = Book()
+    book.ask("open", "opening", "coupon", None, 2, kind="coupon", per_account_limit=1)
+    book.come("open", "completed")
+    book.post("open", "credit", 2, "coupon")
+    for name, account, no in (
+        ("a", "ada", None),
+        ("again", "ada", "limit_reached"),
+        ("b", "bob", None),
+        ("c", "cyd", "fully_redeemed"),
+    ):
+        book.ask(name, "redemption", "coupon", account, 1, unanswered=1)
+        book.come(name, "rejected" if no else "completed", no)
+        if not no:
+            book.post(name, "debit", 1, "coupon", account)
+
+    book.ask("cash", "opening", "cash", None, 100, kind="balance", gateway="bank")
+    book.come("cash", "completed")
+    book.post("cash", "credit", 100, "cash")
+    for name, amount in (("paid", 30), ("declined", 40), ("silent", 20)):
+        book.ask(name, "withdrawal", "cash", "ada", amount)
+        book.come(name, "processing")
+        book.post(name, "hold", amount, "cash", "ada")
+    book.ask("poor", "withdrawal", "cash", "ada", 11)
+    book.come("poor", "rejected", "insufficient_funds")
+    book.pay("paid")
+    book.post("paid", "capture", 30, "cash", "ada")
+    book.come("paid", "completed")
+    book.post("declined", "release", 40, "cash", "ada")
+    book.come("declined", "refunded", "gateway_declined", refunded=40)
+    book.come("silent", "failed", "gateway_unreachable")
+
+    book.ask("part", "refund", "cash", "ada", 10, refund_of="paid")
+    book.come("part", "completed")
+    book.come("paid", "completed", refunded=10)
+    book.post("part", "credit", 10, "cash", "ada")
+    book.ask("rest", "refund", "cash", "ada", refund_of="paid")
+    book.come("rest", "completed")
+    book.come("paid", "refunded", "refunded_by_admin", refunded=30)
+    book.post("rest", "credit", 20, "cash", "ada")
+    book.ask("free", "refund", "cash", "ada", refund_of="silent")
+    book.come("free", "completed")
+    book.post("silent", "release", 20, "cash", "ada")
+    book.come("silent", "refunded", "refunded_by_admin", refunded=20)
+    book.pay("silent")
+    book.come("silent", "refunded", "refunded_by_admin", refunded=20, detail="paid_after_refund")
+
+    book.ask("kept", "withdrawal", "cash", "bob", 5)
+    book.come("kept", "processing")
+    book.post("kept", "hold", 5, "cash", "bob")
+    book.come("kept", "failed", "gateway_misconfigured")
+    book.ask("gone", "redemption", "coupon", "dan", 1)
+    book.come("gone", "cancelled", "cancelled_by_client")
+    return book.close()
+
+
+def test_a_good_history_is_good(tmp_path: Path) -> None:
+    """
+    Nothing is found in it; not either when it was kept in a file and read again.
+    """
+    history = good()
+    assert check(history) == []
+
+    history.save(tmp_path / "history.json.gz")
+
+    assert History.load(tmp_path / "history.json.gz") == history
+
+
+def _stored(history: History, name: str) -> Stored:
+    return next(one for one in history.requests if one.id == name)
+
+
+def _asked(history: History, name: str) -> Asked:
+    return next(one for one in history.asked if one.key == f"key-{name}")
+
+
+def _entry(history: History, name: str, kind: str) -> Entry:
+    return next(one for one in history.entries if (one.request, one.kind) == (name, kind))
+
+
+def _lose(history: History, name: str) -> None:
+    history.requests.remove(_stored(history, name))
+
+
+def _swap_numbers(history: History, one: str, other: str) -> None:
+    first, second = _stored(history, one).states[0], _stored(history, other).states[0]
+    first.sequence, second.sequence = second.sequence, first.sequence
+
+
+def _undo(history: History, name: str, kind: str) -> Entry:
+    """Takes the last line out of a ledger, whose resource is then as the line before it says."""
+    entry = _entry(history, name, kind)
+    history.entries.remove(entry)
+    return entry
+
+
+def _again(history: History, name: str, kind: str) -> None:
+    """Writes a line once more, at the end of its ledger."""
+    entry = _entry(history, name, kind)
+    last = max((one for one in history.entries if one.resource == entry.resource), key=lambda one: one.version)
+    book = Book()
+    book.sums[entry.resource], book.now = (last.available, last.held, last.version), last.at_us
+    book.post(name, kind, entry.amount, entry.resource, entry.account)
+    history.entries += book.history.entries
+    for resource in history.resources:
+        if resource.id == entry.resource:
+            resource.available, resource.held, resource.version = book.sums[entry.resource]
+
+
+def _set(of: object, **fields: object) -> None:
+    for name, value in fields.items():
+        setattr(of, name, value)
+
+
+def _pop_state(history: History, name: str, *, event: bool = True) -> None:
+    state = _stored(history, name).states.pop()
+    if event:
+        history.told = [one for one in history.told if (one.request, one.version) != (name, state.version)]
+        history.deliveries = [
+            one for one in history.deliveries if (one.request, one.version) != (name, state.version)
+        ]
+
+
+def _park(history: History, name: str) -> None:
+    _set(_stored(history, name).states[-1], status="failed", code="processor_error")
+
+
+#: What is done to a good history, and what must be found then (other things may be, too).
+WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
+    "an accepted request is not there": ("lost", lambda h: _lose(h, "c")),
+    "a key made two requests": (
+        "key_twice",
+        lambda h: h.requests.append(dataclasses.replace(_stored(h, "c"), id="d")),
+    ),
+    "a client was told of two requests": (
+        "key_twice",
+        lambda h: _asked(h, "a").tries.append(Try(900, 901, 202, "b", "completed", 2)),
+    ),
+    "a request that nobody sent": ("unasked", lambda h: h.asked.remove(_asked(h, "c"))),
+    "a payout that nobody asked for": ("unasked", lambda h: h.payouts.update(nobody=1)),
+    "a refused request is there": (
+        "refused_but_stored",
+        lambda h: _set(_asked(h, "c"), tries=[Try(3, 4, 422)]),
+    ),
+    "another amount than was asked": ("stored_wrong", lambda h: _set(_asked(h, "c"), amount=2)),
+    "a client was told what is not so": (
+        "answer_wrong",
+        lambda h: _asked(h, "c").tries.append(Try(900, 901, 200, "c", "completed", 2)),
+    ),
+    "it is shown as it is not": ("answer_wrong", lambda h: _set(_stored(h, "c"), shown=("completed", 2))),
+    "a request that was never decided": ("undecided", lambda h: _pop_state(h, "gone")),
+    "a request that is never settled": ("undecided", lambda h: _pop_state(h, "kept")),
+    "two ends": (
+        "ended_twice",
+        lambda h: _stored(h, "c").states.append(
+            dataclasses.replace(_stored(h, "c").states[-1], version=3, status="completed", code=None)
+        ),
+    ),
+    "a version is missing": ("state_wrong", lambda h: _set(_stored(h, "c").states[0], version=3)),
+    "a state that goes back": ("state_wrong", lambda h: _set(_stored(h, "paid").states[-1], refunded=5)),
+    "parked though no rule is at fault": ("parked_by_fault", lambda h: _park(h, "gone")),
+    "a number that changes": ("sequence_wrong", lambda h: _set(_stored(h, "kept").states[-1], sequence=99)),
+    "a number twice": ("sequence_wrong", lambda h: _set(_stored(h, "gone").states[0], sequence=3)),
+    "a number that is missing": ("sequence_wrong", lambda h: h.sequences.update({0: 99})),
+    "refunded by an admin while the gateway was asked": (
+        "refunded_while_open",
+        lambda h: _stored(h, "silent").states.pop(1),
+    ),
+    "overtaken, both refused": ("overtaken", lambda h: _swap_numbers(h, "again", "c")),
+    "overtaken, both completed": ("overtaken", lambda h: _swap_numbers(h, "a", "b")),
+    "overtaken, entries in another order than numbers": ("order_broken", lambda h: _swap_numbers(h, "a", "b")),
+    "refused though there was enough": (
+        "decision_wrong",
+        lambda h: _set(_stored(h, "again").states[0], code="fully_redeemed"),
+    ),
+    "refused with the wrong word": (
+        "decision_wrong",
+        lambda h: _set(_stored(h, "poor").states[0], code="out_of_stock"),
+    ),
+    "more than the limit of an account": (
+        "decision_wrong",
+        lambda h: (
+            [_set(of, account="ada") for of in (_stored(h, "b"), _asked(h, "b"), _entry(h, "b", "debit"))],
+        ),
+    ),
+    "taken at once though a gateway is to be asked": (
+        "decision_wrong",
+        lambda h: _set(_entry(h, "kept", "hold"), kind="debit"),
+    ),
+    "another amount is taken": ("decision_wrong", lambda h: _set(_entry(h, "b", "debit"), amount=2)),
+    "completed without an entry": ("decision_wrong", lambda h: _undo(h, "b", "debit")),
+    "rejected with an entry": (
+        "end_wrong",
+        lambda h: _set(_stored(h, "b").states[0], status="rejected", code="fully_redeemed"),
+    ),
+    "cancelled with an entry": (
+        "end_wrong",
+        lambda h: _set(_stored(h, "b").states[0], status="cancelled", code="cancelled_by_client"),
+    ),
+    "an entry for another account": ("entry_wrong", lambda h: _set(_entry(h, "b", "debit"), account="eve")),
+    "an entry of nobody": ("entry_unexplained", lambda h: _set(_entry(h, "b", "debit"), request="nobody")),
+    "an entry of another resource's request": (
+        "entry_unexplained",
+        lambda h: _set(_entry(h, "kept", "hold"), request="b"),
+    ),
+    "a version that is missing": ("version_gap", lambda h: _undo(h, "part", "credit")),
+    "a time that runs backwards": ("time_backwards", lambda h: _set(_entry(h, "part", "credit"), at_us=1)),
+    "a sum that is wrong": ("sum_wrong", lambda h: _set(_entry(h, "part", "credit"), available=1)),
+    "a resource that is not as its entries say": ("resource_wrong", lambda h: _set(h.resources[0], available=1)),
+    "a resource with another version": ("resource_wrong", lambda h: _set(h.resources[0], version=9)),
+    "a resource that is not there": ("resource_wrong", lambda h: h.resources.pop()),
+    "taken twice": ("taken_twice", lambda h: _again(h, "b", "debit")),
+    "a hold that ends twice": ("hold_ended_twice", lambda h: _again(h, "paid", "capture")),
+    "a hold that is captured and released": (
+        "hold_ended_twice",
+        lambda h: _set(_entry(h, "kept", "hold"), kind="release", request="paid"),
+    ),
+    "a hold that never ends": ("hold_left_open", lambda h: _undo(h, "declined", "release")),
+    "a hold that ended though its request waits": (
+        "hold_ended_early",
+        lambda h: [_pop_state(h, "paid") for _ in range(3)],
+    ),
+    "given back twice": ("refunded_too_much", lambda h: _again(h, "part", "credit")),
+    "given back, and nobody says so": ("refund_wrong", lambda h: _set(_stored(h, "paid").states[-1], refunded=29)),
+    "completed though all of it is back": ("end_wrong", lambda h: _pop_state(h, "paid")),
+    "paid twice": ("paid_twice", lambda h: h.payouts.update(paid=2)),
+    "completed and never paid": ("completed_not_paid", lambda h: h.payouts.pop("paid")),
+    "paid and given back": ("paid_and_refunded", lambda h: h.payouts.update(declined=1)),
+    "paid after the refund, and no alert": ("paid_and_refunded", lambda h: _pop_state(h, "silent", event=False)),
+    "nobody is told": ("not_told", lambda h: (h.told.pop(), h.deliveries.pop())),
+    "a message that never arrives": ("not_told", lambda h: h.told.pop()),
+    "two messages for one event": ("told_twice", lambda h: h.deliveries.append(copy.copy(h.deliveries[0]))),
+    "one event under two names": (
+        "told_under_two_names",
+        lambda h: h.told.append(dataclasses.replace(h.told[0], event="another")),
+    ),
+    "two events under one name": ("told_under_one_name", lambda h: _set(h.told[0], event=h.told[1].event)),
+    "a message that says what is not so": ("told_wrong", lambda h: _set(h.told[0], status="rejected")),
+    "a message about what never was": (
+        "told_wrong",
+        lambda h: h.deliveries.append(Delivery("gone", 3, "request.refunded", HOOK)),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_each_wrong_is_found_and_named(wrong: str) -> None:
+    """
+    Put into a good history on purpose, it is found under its name.
+    """
+    code, spoil = WRONGS[wrong]
+    history = good()
+
+    spoil(history)
+
+    found = check(history)
+    assert code in {violation.code for violation in found}, found

@@ -1,0 +1,124 @@
+"""
+Accounts: how to reach the person behind one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Teller
+
+
+def test_an_account_has_the_address_that_was_set_last(teller: Teller) -> None:
+    """
+    Each client has its own accounts: another one's u_42 is somebody else.
+    """
+    set_first = teller.client.put("/v1/accounts/u_42", {"email": "ada@example.com"})
+    teller.client.put("/v1/accounts/u_42", {"email": "ada@example.org"})
+    teller.other.put("/v1/accounts/u_42", {"email": "bob@example.com"})
+    seen = teller.client.get("/v1/accounts/u_42")
+
+    assert (set_first.status_code, set_first.json["email"]) == (200, "ada@example.com")
+    assert (seen.json["account"], seen.json["email"]) == ("u_42", "ada@example.org")
+    assert seen.json["updated_at"] > set_first.json["updated_at"]
+    assert teller.other.get("/v1/accounts/u_42").json["email"] == "bob@example.com"
+    assert teller.admin.get("/v1/accounts/u_42").status_code == 404
+
+    taken_away = teller.client.put("/v1/accounts/u_42", {"email": None})
+    assert taken_away.json["email"] is None
+    assert teller.client.get("/v1/accounts/u_42").json["email"] is None
+
+
+def test_who_has_an_address_is_written_to(teller: Teller) -> None:
+    """
+    The mail is in the same transaction as the change: as soon as it is decided, it is waiting.
+    """
+    teller.open("a")
+    teller.client.put("/v1/accounts/ada", {"email": "ada@example.com"})
+    teller.client.post("/v1/redemptions", {"resource": "a", "account": "ada"})
+    teller.client.post("/v1/redemptions", {"resource": "a", "account": "bob"})
+    teller.other.post("/v1/redemptions", {"resource": "a", "account": "ada"})
+    teller.drain()
+
+    with teller.services.connection() as connection:
+        rows = connection.execute("SELECT email, type FROM deliveries").fetchall()
+    assert rows == [("ada@example.com", "request.completed")]
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "a@b",
+        "ada.lovelace+teller@sub.example.com",
+        "o'hara!#$%&*/=?^_`{|}~-@xn--bcher-kva.example",
+        "a" * 64 + "@example.com",
+        "a@" + ".".join(["b" * 63] * 3 + ["c" * 60]),
+    ],
+)
+def test_what_mail_can_carry_is_an_address(teller: Teller, email: str) -> None:
+    """
+    Up to the longest ones.
+    """
+    assert teller.client.put("/v1/accounts/u", {"email": email}).json["email"] == email
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        *("", "@", "ada", "ada@", "@example.com", "ada@@example.com", "ada@example@com", "ada @example.com"),
+        *(
+            "ada@example.com\r\nBcc: all@example.com",
+            "ada@example.com\n",
+            "<ada@example.com>",
+            "ada@example..com",
+        ),
+        *(
+            "ada@-example.com",
+            "ada@example-.com",
+            ".ada@example.com",
+            "ada.@example.com",
+            "a..da@example.com",
+        ),
+        *(
+            "ada@example.com.",
+            "ada,bob@example.com",
+            "ádá@example.com",
+            "ada@exämple.com",
+            '"ada"@example.com',
+        ),
+        *("ada@[127.0.0.1]", "a" * 65 + "@example.com", "a@" + "b" * 64 + ".com", "a\x00@example.com"),
+        "a@" + ".".join(["b" * 63] * 3 + ["c" * 61]),
+        *(7, True, ["ada@example.com"], {}),
+    ],
+)
+def test_what_is_no_address_is_refused(teller: Teller, email: Any) -> None:
+    """
+    422, and the address is as before.
+    """
+    teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
+
+    answer = teller.client.put("/v1/accounts/u", {"email": email})
+
+    assert (answer.status_code, answer.json["code"]) == (422, "invalid")
+    assert teller.client.get("/v1/accounts/u").json["email"] == "ada@example.com"
+
+
+@pytest.mark.parametrize("body", [{}, [], {"email": "a@b", "name": "x"}, {"mail": "a@b"}])
+def test_an_account_has_an_address_and_nothing_else(teller: Teller, body: Any) -> None:
+    """
+    422 for what is missing and for what is unknown.
+    """
+    assert teller.client.put("/v1/accounts/u", body).status_code == 422
+    assert teller.client.get("/v1/accounts/u").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["a b", "ä", "a" * 129, "a%00b"])
+def test_what_is_no_name_of_an_account_is_refused(teller: Teller, name: str) -> None:
+    """
+    It can neither be set nor found.
+    """
+    assert teller.client.put(f"/v1/accounts/{name}", {"email": "a@b"}).status_code == 422
+    assert teller.client.get(f"/v1/accounts/{name}").status_code == 404

@@ -1,0 +1,221 @@
+"""
+The sandbox gateway: answers by destination, pays once for each key, and remembers what it was asked.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api import create_app
+from processor import sandbox
+from processor.gateways import signatures
+from tests.http.conftest import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.http.conftest import Reply, Teller
+
+PATH = "/sandbox/gateway"
+
+
+@pytest.fixture
+def ask(teller: Teller) -> Callable[..., Reply]:
+    """Calls the gateway as a courier does; `changes` are headers that differ, None: that is not sent."""
+    settings = teller.settings
+    secret = signatures.gateway_key(settings.gateway_secret, settings.secret)
+
+    def call(
+        key: str | uuid.UUID,
+        destination: Any = "IBAN 1",
+        *,
+        age: int = 0,
+        secret: bytes = secret,
+        **changes: Any,
+    ) -> Reply:
+        sent = changes.pop("data", None)
+        body = json.dumps({"request": str(key), "amount": 5, "destination": destination}).encode()
+        headers = {
+            "Authorization": None,
+            "Content-Type": "application/json",
+            "Idempotency-Key": str(key),
+            **signatures.headers(str(key), int(time.time()) - age, body, [secret]),
+            **{name.replace("_", "-"): value for name, value in changes.items()},
+        }
+        return teller.client.call("POST", PATH, data=body if sent is None else sent, headers=headers)
+
+    return call
+
+
+def past(teller: Teller, key: object) -> tuple[list[int], int]:
+    """The statuses that it answered to this request, and how often it paid."""
+    seen = teller.operator.get(f"{PATH}/calls?request={key}")
+    assert seen.status_code == 200, seen.json
+    times = [one["at"] for one in seen.json["data"]]
+    assert times == sorted(times)
+    return [one["status"] for one in seen.json["data"]], seen.json["payouts"]
+
+
+@pytest.mark.parametrize(
+    ("destination", "statuses", "payouts"),
+    [
+        ("IBAN 1", [200, 200, 200], 1),
+        (None, [200, 200, 200], 1),
+        (7, [200, 200, 200], 1),
+        ("decline", [422, 422, 422], 0),
+        ("unavailable", [503, 503, 503, 503], 0),
+        ("flaky", [503, 503, 200, 200], 1),
+        ("slow", [200, 200], 1),
+    ],
+)
+def test_it_answers_by_destination_and_pays_once(
+    teller: Teller,
+    ask: Callable[..., Reply],
+    monkeypatch: pytest.MonkeyPatch,
+    destination: Any,
+    statuses: list[int],
+    payouts: int,
+) -> None:
+    """
+    A yes carries the same reference each time, a no its reason; each call is remembered.
+    """
+    monkeypatch.setattr(sandbox, "SLOW_SECONDS", 0.1)
+    key = uuid.uuid4()
+
+    answers = [ask(key, destination) for _ in statuses]
+
+    assert [one.status_code for one in answers] == statuses
+    for one in answers:
+        assert set(one.json) == {"reference"} if one.status_code == 200 else {"reason"}
+        assert ("Retry-After" in one.headers) is (one.status_code == 503)
+    assert len({one.json["reference"] for one in answers if one.status_code == 200}) == payouts
+    assert past(teller, key) == (statuses, payouts)
+    assert past(teller, uuid.uuid4()) == ([], 0)
+
+
+def test_slow_answers_after_three_seconds_and_has_paid_before(
+    teller: Teller, ask: Callable[..., Reply]
+) -> None:
+    """
+    Who does not wait for the answer finds the payout made all the same.
+    """
+    key = uuid.uuid4()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as courier:
+        answer = courier.submit(ask, key, "slow")
+        while past(teller, key) != ([200], 1):
+            assert time.monotonic() - began < 2.5
+        assert not answer.done()
+        assert answer.result().status_code == 200
+    assert 3.0 <= time.monotonic() - began < 4.5
+
+
+@pytest.mark.parametrize(("destination", "refused"), [("IBAN 1", 0), ("flaky", 2)])
+def test_one_payout_for_each_key_whatever_the_concurrency(
+    teller: Teller, ask: Callable[..., Reply], destination: str, refused: int
+) -> None:
+    """
+    Thirty calls with the same key at the same instant: one payout, and flaky is unavailable exactly twice.
+    """
+    key = uuid.uuid4()
+    together = threading.Barrier(30)
+
+    def call(_: int) -> int:
+        together.wait()
+        return ask(key, destination).status_code
+
+    with ThreadPoolExecutor(30) as crowd:
+        answers = sorted(crowd.map(call, range(30)))
+
+    assert answers == [200] * (30 - refused) + [503] * refused
+    statuses, payouts = past(teller, key)
+    assert (sorted(statuses), payouts) == (answers, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"secret": b"another secret of 32 bytes......"},
+        {"age": 400},
+        {"age": -400},
+        {"webhook_signature": None},
+        {"webhook_signature": "v1,bm9uc2Vuc2U="},
+        {"webhook_signature": "v1,\xff"},
+        {"webhook_timestamp": "soon"},
+        {"webhook_timestamp": "9" * 40},
+        {"webhook_id": str(uuid.uuid4())},
+        {"Idempotency_Key": str(uuid.uuid4())},
+        {"data": b'{"destination": "somebody else"}'},
+    ],
+    ids=str,
+)
+def test_what_the_courier_did_not_sign_is_not_paid(
+    teller: Teller, ask: Callable[..., Reply], change: dict[str, Any]
+) -> None:
+    """
+    401 for another secret, an old message, another key or another body, and it is not even remembered.
+    """
+    key = uuid.uuid4()
+
+    answer = ask(key, **change)
+
+    assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
+    assert past(teller, key) == ([], 0)
+    assert past(teller, change.get("Idempotency_Key", key)) == ([], 0)
+
+
+def test_a_rotating_courier_may_sign_twice(teller: Teller, ask: Callable[..., Reply]) -> None:
+    """
+    One of several signatures is enough, as Standard Webhooks has it.
+    """
+    settings = teller.settings
+    key, body = str(uuid.uuid4()), b"{}"
+    keys = [b"x" * 32, signatures.gateway_key(settings.gateway_secret, settings.secret)]
+    signed = signatures.headers(key, int(time.time()), body, keys)
+
+    assert ask(key, data=body, **signed).status_code == 200
+
+
+def test_a_key_is_the_id_of_a_request(teller: Teller, ask: Callable[..., Reply]) -> None:
+    """
+    Without one, or with another thing, it is refused.
+    """
+    assert ask("order-7").json["code"] == "invalid"
+    assert ask(uuid.uuid4(), Idempotency_Key=None).json["code"] == "idempotency_key_missing"
+    for query in ("", "?request=nonsense", "?request="):
+        assert teller.operator.get(f"{PATH}/calls{query}").json["code"] == "invalid"
+
+
+@pytest.mark.parametrize("gateways", [{"bank": "http://127.0.0.1:1/"}, {"sandbox": "http://127.0.0.1:1/"}])
+def test_it_is_served_only_where_it_is_set_up(teller: Teller, gateways: dict[str, str]) -> None:
+    """
+    With other gateways it is there only if it is named as built in; resources may name what is set up, and no other.
+    """
+    application = create_app(replace(teller.settings, gateways=gateways))
+    try:
+        admin = Client(application, teller.admin.key, teller.admin.id)
+        assert admin.post(PATH, {}).status_code == 404
+        assert admin.get(f"{PATH}/calls?request={uuid.uuid4()}").status_code == 404
+        opening = {"id": "a", "kind": "balance", "available": 1}
+        assert admin.post("/v1/resources", {**opening, "gateway": next(iter(gateways))}).status_code == 202
+        assert admin.post("/v1/resources", {**opening, "gateway": "other"}).status_code == 422
+    finally:
+        application.extensions["teller"].close()
+
+
+def test_the_sandbox_is_a_gateway_by_default(teller: Teller) -> None:
+    """
+    Without any setting, a resource may name it, and it is served.
+    """
+    teller.open("bank", "balance", 10, gateway="sandbox")
+
+    assert teller.quantities("bank") == (10, 0)
+    assert past(teller, uuid.uuid4()) == ([], 0)
