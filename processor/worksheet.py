@@ -334,5 +334,5 @@ class Worksheet:
                 if webhook.events is None or event in webhook.events
             ]
             email = known.contacts.get((request.client_id, request.account or ""))
-            if email is not None:
+            if email is not None and request.refund_of is None:  # of a refund, the account's own request tells
                 self.deliveries.append(Delivery(request.id, state.version, event, None, email))
