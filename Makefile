@@ -6,7 +6,7 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: up test scenarios lint format lock bench clean .venv
+.PHONY: up test scenarios fuzz lint format lock bench clean .venv
 
 up: .venv
 	@exec $(BIN)/teller up
@@ -17,6 +17,15 @@ test: lint
 # What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
 scenarios: .venv
 	SCENARIO_ROUNDS=20 $(BIN)/pytest tests/scenarios --timeout 1200
+
+# The OpenAPI document's own words, bent, for some minutes, each time in other ways; FUZZ_SEED=n repeats one.
+fuzz: .venv
+	@seed=$${FUZZ_SEED:-$$(date +%s)}; echo "FUZZ_SEED=$$seed" && \
+	    FUZZ_SEED=$$seed FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-100} $(BIN)/pytest tests/http/test_fuzz.py --timeout 3600
+
+# About a quarter of an hour; SEED=, MINUTES=, FAULTS= and KINDS= (tests/faults/__main__.py).
+faults: .venv
+	@exec $(BIN)/python -P -m tests.faults
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -33,10 +33,14 @@ CREATE TABLE api_keys (
     role       text        NOT NULL CHECK (role IN ('client', 'operator', 'admin')),
     digest     bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    revoked_at timestamptz
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    last_used_at timestamptz
 );
 COMMENT ON TABLE  api_keys        IS 'Bearer keys. Only a SHA-256 of the key is kept; the key itself has 256 bits of chance.';
 COMMENT ON COLUMN api_keys.digest IS 'SHA-256 of the whole key as it is sent.';
+COMMENT ON COLUMN api_keys.expires_at   IS 'It is nobody''s from then on; NULL: until it is revoked.';
+COMMENT ON COLUMN api_keys.last_used_at IS 'To the minute: written at most once a minute, beside the requests.';
 
 -- ---------------------------------------------------------------- what was asked
 
@@ -316,6 +320,51 @@ CREATE TABLE sandbox_payouts (
 COMMENT ON TABLE sandbox_calls   IS 'What the sandbox gateway was asked.';
 COMMENT ON TABLE sandbox_payouts IS 'What it really paid: once for each key.';
 
+-- ---------------------------------------------------------------- one-time codes
+
+CREATE TABLE codes (
+    id          uuid        PRIMARY KEY,
+    client_id   text        NOT NULL,
+    destination text        NOT NULL CHECK (length(destination) BETWEEN 3 AND 254),
+    purpose     text        NOT NULL DEFAULT '' CHECK (length(purpose) <= 128),
+    request_id  uuid,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at  timestamptz,
+    used_at     timestamptz,
+    wrong       smallint    NOT NULL DEFAULT 0 CHECK (wrong BETWEEN 0 AND 5),
+    has_turn    boolean     NOT NULL,
+    due_at      timestamptz,
+    tries       integer     NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    token       uuid,
+    CONSTRAINT codes_lifetime CHECK (request_id IS NOT NULL OR expires_at IS NOT NULL)
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX codes_of_destination ON codes (client_id, destination, purpose) WHERE request_id IS NULL;
+CREATE UNIQUE INDEX codes_of_request ON codes (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX codes_due   ON codes (has_turn, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX codes_lapse ON codes (expires_at) WHERE request_id IS NOT NULL AND used_at IS NULL AND due_at IS NULL;
+COMMENT ON TABLE  codes            IS 'The last one-time code for each client, destination and purpose, and for each request that waits for one. The digits are nowhere: they are an HMAC over id.';
+COMMENT ON COLUMN codes.id         IS 'By chance, a new one for each code; with TELLER_SECRET, and only with it, the digits follow from it.';
+COMMENT ON COLUMN codes.request_id IS 'It confirms this request and nothing else.';
+COMMENT ON COLUMN codes.expires_at IS 'Of a code for a request: counted from its sending, NULL before.';
+COMMENT ON COLUMN codes.wrong      IS 'Wrong tries; at 5 it is dead.';
+COMMENT ON COLUMN codes.has_turn   IS 'Its destination may be written to; until then it waits for the cooldown.';
+COMMENT ON COLUMN codes.due_at     IS 'When it is to be sent next; NULL: it was, or never will be. A claim moves it past the lease.';
+
+CREATE TABLE code_turns (
+    destination text        PRIMARY KEY,
+    taken_at    timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE code_turns IS 'When a destination was last given a code, whoever asked: the row decides who may send the next.';
+
+CREATE TABLE code_guesses (
+    client_id   text     NOT NULL,
+    destination text     NOT NULL,
+    day         date     NOT NULL,
+    wrong       smallint NOT NULL CHECK (wrong BETWEEN 0 AND 20),
+    PRIMARY KEY (client_id, destination, day)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE code_guesses IS 'Wrong tries of a client at a destination in a day (UTC); at 20 it is locked for the rest of it.';
+
 -- ---------------------------------------------------------------- partitions and who drains them
 
 CREATE TABLE partitions (
@@ -407,6 +456,9 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FU
 -- accounts      | read, insert, update    | read                             | read
 -- webhooks      | read, write             | read but the secrets             | read, disable
 -- deliveries    | read, resend            | insert                           | read, update
+-- codes         | read, insert, update    | read, insert, update, delete     | read, update
+-- code_turns    | read, insert, update    | read, delete                     | read, insert, update
+-- code_guesses  | read, insert, update    | read, delete                     |
 -- sandbox_*     | read, insert            |                                  |
 -- partitions    | read                    | read, update                     | read
 -- pauses        | read, insert, delete    | read                             | read
@@ -438,7 +490,7 @@ GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, en
 
 GRANT SELECT ON api_keys, usages, audit TO teller_api;
 GRANT INSERT ON clients, api_keys, requests, inbox, pauses, audit TO teller_api;
-GRANT UPDATE (revoked_at) ON api_keys TO teller_api;
+GRANT UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT DELETE ON pauses TO teller_api;
 
 GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
@@ -463,6 +515,12 @@ GRANT INSERT ON inbox, audit, attempts, gateways TO teller_courier;
 GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, answered_at) ON effects TO teller_courier;
 GRANT UPDATE ON attempts, gateways, deliveries TO teller_courier;
 GRANT UPDATE (disabled_at, disabled_reason) ON webhooks TO teller_courier;
+
+GRANT SELECT, INSERT, UPDATE ON codes, code_turns, code_guesses TO teller_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON codes TO teller_worker;
+GRANT SELECT, DELETE ON code_turns, code_guesses TO teller_worker;
+GRANT SELECT, UPDATE ON codes TO teller_courier;
+GRANT SELECT, INSERT, UPDATE ON code_turns TO teller_courier;
 
 -- ---------------------------------------------------------------- what it begins with
 

@@ -25,7 +25,8 @@ routes = Routes("Documentation")
 HTML: Final = "text/html; charset=utf-8"
 #: Pages hold no scripts, and load nothing.
 PAGE_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 }
 PUBLIC: Final[frozenset[str]] = frozenset()
 

@@ -129,6 +129,20 @@ class Account(BaseModel):
     updated_at: AwareDatetime
 
 
+class CodeSent(BaseModel):
+    """A one-time code that will be sent."""
+
+    destination: str = Field(description="As it is written to: in small letters.")
+    expires_at: AwareDatetime
+    resend_after: AwareDatetime = Field(description="When the destination may be given the next one.")
+
+
+class CodeVerified(BaseModel):
+    """A one-time code that was right."""
+
+    verified: Literal[True]
+
+
 class Webhook(BaseModel):
     """Where a client is told of its requests."""
 
@@ -224,6 +238,9 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(description="Stable; what programs look at.")
     errors: list[FieldError] | None = None
+    attempts_remaining: int | None = Field(
+        default=None, description="Of a code: how often it may still be tried."
+    )
 
 
 class BatchResult(BaseModel):

@@ -26,7 +26,7 @@ def _number(value: object) -> object:
 class Page(Body):
     """Which part of a list."""
 
-    limit: Annotated[int, BeforeValidator(_number), Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), BeforeValidator(_number)] = LIMIT_DEFAULT
     cursor: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_-]{1,512}$", description="`next_cursor` of the part before.")
     ] = optional()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from api.limits import STANDING
 from api.routing import CLIENT, PROBLEM, ROUTE
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ NO_ROUTE: Final = "(none)"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}", re.ASCII)
 
 _COMMON_HEADERS: Final = [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer")]
-_PRIVATE: Final = ("Cache-Control", "no-store")
+#: Of an answer for programs; a page brings the policy that it needs.
+_NO_PAGE: Final = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+_PRIVATE: Final = [_NO_PAGE, ("Cache-Control", "no-store")]
 
 log = structlog.get_logger()
 
@@ -54,7 +57,12 @@ class Observed:
             headers.append(("X-Request-Id", request_id))
             headers.extend(_COMMON_HEADERS)
             if environ["PATH_INFO"].startswith("/v1"):
-                headers.append(_PRIVATE)
+                headers.extend(_PRIVATE)
+            elif not any(name == _NO_PAGE[0] for name, _ in headers):
+                headers.append(_NO_PAGE)
+            standing = environ.get(STANDING)
+            if standing is not None:
+                headers.extend(standing)
             return start_response(line, headers, exc_info)
 
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)

@@ -21,6 +21,7 @@ from api.problems import (
     Forbidden,
     Invalid,
     Malformed,
+    RateLimited,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -100,8 +101,22 @@ _RESPONSE_HEADERS: Final[dict[str, Json]] = {
         "schema": {"type": "string"},
     },
     "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
+    "RateLimit-Policy": {
+        "description": "How many requests your key may make in how many seconds.",
+        "schema": {"type": "string"},
+        "example": '"key";q=20000;w=1',
+    },
+    "RateLimit": {
+        "description": "How many are left, and in how many seconds all of them are there again.",
+        "schema": {"type": "string"},
+        "example": '"key";r=19999;t=1',
+    },
     "Allow": {"description": "What the address takes.", "schema": {"type": "string"}},
 }
+
+
+#: What each answer to a valid key has.
+_STANDING_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
 
 
 def document(routes: Iterable[Route]) -> Json:
@@ -194,27 +209,32 @@ def _parameters(route: Route) -> list[Json]:
 
 
 def _responses(route: Route, schemas: _Schemas) -> Json:
-    responses = {str(status): _shown(shown, schemas) for status, shown in route.answers.items()}
+    standing = _STANDING_HEADERS if route.roles else ()
+    responses = {str(status): _shown(shown, schemas, standing) for status, shown in route.answers.items()}
     for status, codes in _problems_of(route).items():
-        responses.setdefault(
+        response = responses.setdefault(
             str(status),
             {
                 "description": " / ".join(f"{PROBLEMS[code].title} (`{code}`)" for code in codes),
                 "headers": _headers(_PROBLEM_HEADERS.get(status, ())),
-                "content": {PROBLEM_JSON: {"schema": schemas.shown(documents.Problem)}},
             },
         )
+        response.setdefault("content", {})[PROBLEM_JSON] = {"schema": schemas.shown(documents.Problem)}
     return dict(sorted(responses.items()))
 
 
-_PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
+_PROBLEM_HEADERS: Final = {
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", *_STANDING_HEADERS),
+    503: ("Retry-After",),
+}
 
 
 def _problems_of(route: Route) -> dict[int, list[str]]:
     """The codes of everything that can go wrong, by status."""
     codes = [problem.code for problem in route.problems]
     if route.roles:
-        codes += [Unauthorized.code, Invalid.code, DatabaseUnavailable.code]
+        codes += [Unauthorized.code, RateLimited.code, Invalid.code, DatabaseUnavailable.code]
         if route.body is not None:
             codes += [Malformed.code, UnsupportedMediaType.code, BodyTooLarge.code]
         if route.roles != EVERYBODY:
@@ -226,10 +246,10 @@ def _problems_of(route: Route) -> dict[int, list[str]]:
     return by_status
 
 
-def _shown(shown: Shown, schemas: _Schemas) -> Json:
+def _shown(shown: Shown, schemas: _Schemas, standing: tuple[str, ...]) -> Json:
     response: Json = {"description": shown.description}
-    if shown.headers:
-        response["headers"] = _headers(shown.headers)
+    if shown.headers or standing:
+        response["headers"] = _headers((*shown.headers, *standing))
     if shown.model is not None:
         response["content"] = {shown.content_type: {"schema": schemas.shown(shown.model)}}
     elif shown.content_type != "application/json":

@@ -12,6 +12,8 @@ from typing import Any, Self
 import pydantic_core
 from flask import Response
 
+from processor.codes import CodeCooldown, CodeInvalid, CodeLocked
+from processor.confirmations import ApproverIsRequester, NotAwaitingApproval, NotAwaitingConfirmation
 from processor.errors import (
     DatabaseUnavailable,
     IdempotencyKeyReused,
@@ -61,6 +63,16 @@ class Forbidden(TellerError):
     """The key's role may not do this."""
 
     code = "forbidden"
+
+
+class RateLimited(TellerError):
+    """Too often: to be tried again after so many seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotFound(TellerError):
@@ -129,7 +141,7 @@ PROBLEMS: dict[str, Kind] = {
     Unauthorized.code: Kind(
         401,
         "A valid key is required",
-        "Send Authorization: Bearer <key>. The key is missing, unknown, or was revoked.",
+        "Send Authorization: Bearer <key>. The key is missing, unknown, has expired or was revoked.",
     ),
     Forbidden.code: Kind(
         403, "Not allowed", "The role of your key (client, operator or admin) does not allow this."
@@ -187,6 +199,46 @@ PROBLEMS: dict[str, Kind] = {
         "A webhook's URL begins with https:// and names a host whose addresses are all public: none that is private, "
         "loopback, link-local or reserved, none of a cloud's metadata service. It holds no user and no password.",
     ),
+    ApproverIsRequester.code: Kind(
+        403,
+        "Somebody else must say so",
+        "A withdrawal is approved, or denied, by an admin or operator of another client than the one that made it.",
+    ),
+    NotAwaitingConfirmation.code: Kind(
+        409,
+        "It waits for no code",
+        "Only a withdrawal in the stage awaiting_confirmation is confirmed with a code. Its status says what it is.",
+    ),
+    NotAwaitingApproval.code: Kind(
+        409,
+        "It waits for no approval",
+        "Only a withdrawal in the stage awaiting_approval is approved or denied. Its status says what it is.",
+    ),
+    CodeInvalid.code: Kind(
+        422,
+        "The code is not valid",
+        "It is wrong, was used, has expired, or was replaced by a newer one. attempts_remaining says how often the "
+        "present code may still be tried; at 0, ask for a new one.",
+    ),
+    CodeCooldown.code: Kind(
+        429,
+        "A code was sent a moment ago",
+        "Each destination is given one code in TELLER_CODE_COOLDOWN_SECONDS, whoever asks. Nothing was sent; try "
+        "again after Retry-After seconds.",
+    ),
+    CodeLocked.code: Kind(
+        429,
+        "Locked for today",
+        "There were too many wrong tries of codes at this destination today (UTC). Until tomorrow your client can "
+        "neither try nor ask for one; Retry-After says for how many seconds.",
+    ),
+    RateLimited.code: Kind(
+        429,
+        "Too many requests",
+        "This key makes more requests in a second than it may (TELLER_RATE_LIMIT), or too many sign-ins from your "
+        "address have failed (TELLER_SIGN_IN_LIMIT). Nothing was done; try again after Retry-After seconds. The "
+        "headers RateLimit-Policy and RateLimit tell what you may, and what is left of it.",
+    ),
     "internal_error": Kind(
         500,
         "Something went wrong here",
@@ -220,6 +272,7 @@ PROBLEMS: dict[str, Kind] = {
 
 #: What Flask's own errors are called here.
 _HTTP_ERRORS = {400: "malformed", 404: "not_found", 405: "method_not_allowed"}
+_REFUSED_FOR_NOW = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _UNAUTHENTICATED = {"WWW-Authenticate": 'Bearer realm="teller"'}
 
 
@@ -239,12 +292,14 @@ def document(error: TellerError) -> dict[str, Any]:
     problem = _document(code, str(error) if code == error.code else "")
     if isinstance(error, Invalid):
         problem["errors"] = error.errors
+    elif isinstance(error, CodeInvalid):
+        problem["attempts_remaining"] = error.attempts_remaining
     return problem
 
 
 def answer(error: TellerError) -> Response:
     """An error as an HTTP response."""
-    return _response(document(error))
+    return _response(document(error), retry_after_seconds=error.retry_after_seconds)
 
 
 def answer_http(status: int, headers: dict[str, str]) -> Response:
@@ -268,10 +323,12 @@ def _document(code: str, detail: str) -> dict[str, Any]:
     }
 
 
-def _response(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+def _response(
+    problem: dict[str, Any], headers: dict[str, str] | None = None, retry_after_seconds: int | None = None
+) -> Response:
     response = Response(pydantic_core.to_json(problem), problem["status"], headers, content_type=PROBLEM_JSON)
     if problem["status"] == HTTPStatus.UNAUTHORIZED:
         response.headers.update(_UNAUTHENTICATED)
-    elif problem["status"] == HTTPStatus.SERVICE_UNAVAILABLE:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    elif problem["status"] in _REFUSED_FOR_NOW:
+        response.headers["Retry-After"] = str(retry_after_seconds or RETRY_AFTER_SECONDS)
     return response

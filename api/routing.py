@@ -112,7 +112,7 @@ class Route:
         environ = request.environ
         call = Call(services, environ, None)  # type: ignore[arg-type]  # public routes have no caller
         if self.roles:
-            call.caller = services.keys.caller(environ.get("HTTP_AUTHORIZATION"))
+            call.caller = services.keys.caller(environ)
             environ[CLIENT] = call.caller.client
             if call.caller.role not in self.roles:
                 raise Forbidden(

@@ -78,7 +78,7 @@ class Services:
             settings=settings,
             pool=pool,
             intake=intake,
-            keys=Authenticator(lambda: lend(pool)),
+            keys=Authenticator(lambda: lend(pool), settings.rate_limit, settings.sign_in_limit),
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,
@@ -91,6 +91,7 @@ class Services:
             gateways=gateways.names(settings),
         )
         intake.start()
+        services.keys.start()
         announcements.start()
         return services
 
@@ -102,6 +103,7 @@ class Services:
         """Answer who waits, finish what was accepted, and end."""
         self.waiters.stop()
         self.intake.stop()
+        self.keys.stop()
         self.announcements.stop()
         self.doorbell.close()
         self.redis.close()

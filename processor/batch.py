@@ -137,7 +137,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
         rejected=sheet.rejected,
         parked=sheet.parked,
         decided=sheet.decided,
-        for_couriers=bool(sheet.new_effects or sheet.rearmed or sheet.deliveries),
+        for_couriers=bool(sheet.new_effects or sheet.rearmed or sheet.deliveries or sheet.codes),
         paid_after_refund=sheet.paid_after_refund,
     )
 

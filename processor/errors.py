@@ -12,6 +12,8 @@ class TellerError(Exception):
     """
 
     code = "error"
+    #: For what is refused for now: after so many seconds it may be tried again. None: as long as for all others.
+    retry_after_seconds: int | None = None
 
 
 class SettingsError(TellerError):

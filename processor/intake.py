@@ -10,8 +10,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -84,10 +83,24 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Call:
-    """All that one caller handed in, and where it waits."""
+    """
+    All that one caller handed in. It waits for `done` to be released: a plain lock, since a Future wakes a
+    thread twice, and waking threads is most of what accepting costs.
+    """
 
     asked: list[_Asked]
-    done: "Future[None]"
+    done: threading.Lock = field(default_factory=threading.Lock)
+    #: Nobody waits any more: what is not written yet needs not be.
+    given_up: bool = False
+    fault: DatabaseUnavailable | None = None
+
+    def __post_init__(self) -> None:
+        self.done.acquire()
+
+    def answer(self, fault: DatabaseUnavailable | None = None) -> None:
+        """The receipts are there; or nothing is known, because of the fault."""
+        self.fault = fault
+        self.done.release()
 
 
 def fingerprint(kind: str, body: dict[str, Any]) -> bytes:
@@ -151,29 +164,29 @@ class Intake:
             _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
         ]
         if asked:
-            call = _Call(asked, Future())
+            call = _Call(asked)
             self._calls.put(call)
-            try:
-                call.done.result(ANSWER_TIMEOUT_SECONDS)
-            except TimeoutError as silence:
-                call.done.cancel()  # what nobody waits for any more is not written when the writer comes to it
-                raise DatabaseUnavailable("the database did not answer in time") from silence
+            if not call.done.acquire(timeout=ANSWER_TIMEOUT_SECONDS):
+                call.given_up = True
+                raise DatabaseUnavailable("the database did not answer in time")
+            if call.fault is not None:
+                raise call.fault
         return [one.receipt for one in asked if one.receipt is not None]
 
     # ------------------------------------------------------------ the writer's thread
 
     def _write_groups(self) -> None:
         while group := self._next_group():
-            calls = [call for call in group if call.done.set_running_or_notify_cancel()]
+            calls = [call for call in group if not call.given_up]
             try:
                 self._write_calls(calls)
             except DatabaseUnavailable as fault:
                 self._forget_connection()
                 for call in calls:
-                    call.done.set_exception(fault)
+                    call.answer(fault)
             except BaseException as fault:
                 for call in calls:
-                    call.done.set_exception(DatabaseUnavailable(f"intake died: {database.first_line(fault)}"))
+                    call.answer(DatabaseUnavailable(f"intake died: {database.first_line(fault)}"))
                 raise
         self._forget_connection()
 
@@ -208,7 +221,7 @@ class Intake:
         self.requests += len(group)
         self._accepted({one.partition for one in group})
         for call in calls:
-            call.done.set_result(None)
+            call.answer()
 
     def _write_alone(self, one: _Asked) -> None:
         try:

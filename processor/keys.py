@@ -9,8 +9,9 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
@@ -32,6 +33,10 @@ PREFIX: Final = "teller_"
 KEY_BYTES: Final = 32
 #: A key's name has at most so many characters.
 NAME_CHARACTERS_MAX: Final = 128
+#: No key expires later than so long from now: ten years.
+LIFETIME_MAX: Final = timedelta(days=3652)
+#: The last use of a key is written at most so often.
+USE_PAUSE: Final = timedelta(minutes=1)
 
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}", re.ASCII)
 
@@ -56,17 +61,19 @@ class CreatedKey:
     client: str
     name: str
     role: Role
-    key: str
+    key: str = field(repr=False)
+    expires_at: datetime | None = None
 
-    def document(self) -> dict[str, str]:
-        """What the command line prints as JSON."""
-        return {
+    def document(self) -> dict[str, Any]:
+        """What the command line prints as JSON; when it expires, only if it does."""
+        document = {
             "id": str(self.id),
             "client": self.client,
             "name": self.name,
             "role": self.role,
             "key": self.key,
         }
+        return document | ({"expires_at": timestamp(self.expires_at)} if self.expires_at else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,10 @@ class Key:
     name: str
     role: Role
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
+    #: To the minute.
+    last_used_at: datetime | None
 
     def document(self) -> dict[str, Any]:
         """What the command line prints as JSON."""
@@ -88,7 +98,9 @@ class Key:
             "name": self.name,
             "role": self.role,
             "created_at": timestamp(self.created_at),
+            "expires_at": timestamp(self.expires_at),
             "revoked_at": timestamp(self.revoked_at),
+            "last_used_at": timestamp(self.last_used_at),
         }
 
 
@@ -113,32 +125,46 @@ class Caller:
 
 
 def create_key(
-    connection: Connection, name: str, role: str, client_id: str | None = None, *, actor: str = "command line"
+    connection: Connection,
+    name: str,
+    role: str,
+    client_id: str | None = None,
+    *,
+    lifetime: timedelta | None = None,
+    actor: str = "command line",
 ) -> CreatedKey:
     """
-    Make a key, with a client of its own or as a second key of an existing one. Raises KeyRefused.
+    Make a key, with a client of its own or as a second key of an existing one; it works for its lifetime, or until
+    it is revoked. Raises KeyRefused.
     """
     if role not in get_args(Role):
         raise KeyRefused(f"there is no role {role}: it is client, operator or admin")
     if not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
         raise KeyRefused(f"a key's name has 1 to {NAME_CHARACTERS_MAX} printable characters")
+    if lifetime is not None and not timedelta(0) < lifetime <= LIFETIME_MAX:
+        raise KeyRefused(f"a key lives for longer than nothing and at most {LIFETIME_MAX.days} days")
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
     client = client_id if client_id is not None else f"client-{secrets.token_hex(6)}"
-    created = CreatedKey(new_id(), client, name, role, key)  # type: ignore[arg-type]  # checked above
+    key_id = new_id()
     with database.faults(), connection.transaction():
         if client_id is None:
             connection.execute(SQL["insert_client"], {"id": client})
         elif not connection.execute(SQL["find_client"], {"id": client}).fetchall():
             raise KeyRefused(f"there is no client {client!r}: leave --client out to make one")
         parameters = {
-            "id": created.id,
+            "id": key_id,
             "client": client,
             "name": name,
             "role": role,
             "digest": digest_of(key),
+            "lifetime": lifetime,
         }
-        connection.execute(SQL["insert_key"], parameters)
-        _record(connection, actor, "key_created", created.id, {"client": client, "name": name, "role": role})
+        [(expires_at,)] = connection.execute(SQL["insert_key"], parameters).fetchall()
+        created = CreatedKey(key_id, client, name, role, key, expires_at)  # type: ignore[arg-type]  # checked above
+        detail: dict[str, str | None] = {"client": client, "name": name, "role": role}
+        if expires_at is not None:
+            detail["expires_at"] = timestamp(expires_at)
+        _record(connection, actor, "key_created", key_id, detail)
     return created
 
 
@@ -163,11 +189,17 @@ def revoke_key(connection: Connection, key_id: UUID, *, actor: str = "command li
 
 
 def authenticate(connection: Connection, digest: bytes) -> Caller | None:
-    """Whose key has this digest; None: nobody's, or a revoked one."""
+    """Whose key has this digest; None: nobody's, or one that was revoked or has expired."""
     row = connection.execute(SQL["find_key"], {"digest": digest}).fetchone()
     if row is None or not hmac.compare_digest(row[4], digest):
         return None
     return Caller(*row[:4])
+
+
+def note_uses(connection: Connection, key_ids: Collection[UUID]) -> None:
+    """These keys were used just now: kept to the minute, so a busy key costs one write a minute."""
+    with database.faults():
+        connection.execute(SQL["note_uses"], {"ids": list(key_ids), "pause": USE_PAUSE})
 
 
 def digest_of(key: str) -> bytes:
@@ -180,6 +212,8 @@ def looks_like_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
-def _record(connection: Connection, actor: str, action: str, key_id: UUID, detail: dict[str, str]) -> None:
+def _record(
+    connection: Connection, actor: str, action: str, key_id: UUID, detail: dict[str, str | None]
+) -> None:
     parameters = {"actor": actor, "action": action, "detail": Jsonb({"key": str(key_id)} | detail)}
     connection.execute(SQL["insert_audit"], parameters)

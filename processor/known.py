@@ -71,5 +71,7 @@ class Known:
     #: Requests whose hold is neither captured nor released.
     holding: set[UUID] = field(default_factory=set)
     webhooks: dict[str, list[Webhook]] = field(default_factory=dict)
+    #: Requests that wait for a code whose time is over.
+    lapsed: set[UUID] = field(default_factory=set)
     #: E-mail addresses by (client, account).
     contacts: dict[tuple[str, str], str] = field(default_factory=dict)

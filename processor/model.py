@@ -195,9 +195,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rule said no; nothing is taken."""
+    """A rule said no; nothing is taken. `reason` is in words, of a person who said no."""
 
     code: RejectionCode
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Nothing is taken before somebody says so: the account with a code, or another person."""
+
+    stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +321,7 @@ class Nothing:
 
 Decision = (
     Rejected
+    | Await
     | Debit
     | Credit
     | Hold

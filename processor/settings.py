@@ -46,6 +46,12 @@ SIGNING_KEY_BYTES_MIN = 16
 BACKLOG_LIMIT = 2_000_000
 #: The largest backlog limit that may be set, in rows.
 BACKLOG_LIMIT_MAX = 1_000_000_000
+#: Requests that one key may make in a second, of one API process: more than such a process can answer.
+RATE_LIMIT = 20_000
+#: Sign-ins that may fail in a minute from one address, in one API process.
+SIGN_IN_LIMIT = 600
+#: The largest of these limits that may be set.
+LIMIT_MAX = 1_000_000
 
 _GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -73,6 +79,8 @@ class Settings:
     code_cooldown_seconds: float
     code_ttl_seconds: float
     backlog_limit: int
+    rate_limit: int
+    sign_in_limit: int
     database_url: str = field(repr=False)
     api_database_url: str = field(repr=False)
     worker_database_url: str = field(repr=False)
@@ -111,6 +119,8 @@ class Settings:
             code_cooldown_seconds=read.seconds("TELLER_CODE_COOLDOWN_SECONDS", 60),
             code_ttl_seconds=read.seconds("TELLER_CODE_TTL_SECONDS", 600),
             backlog_limit=read.whole("TELLER_BACKLOG_LIMIT", BACKLOG_LIMIT, 1, BACKLOG_LIMIT_MAX),
+            rate_limit=read.whole("TELLER_RATE_LIMIT", RATE_LIMIT, 1, LIMIT_MAX),
+            sign_in_limit=read.whole("TELLER_SIGN_IN_LIMIT", SIGN_IN_LIMIT, 1, LIMIT_MAX),
             database_url=database_url,
             api_database_url=_role_url(read, "TELLER_API_DATABASE_URL", database_url),
             worker_database_url=_role_url(read, "TELLER_WORKER_DATABASE_URL", database_url),

@@ -14,6 +14,7 @@ from processor import ledger
 from processor.known import Decided, Delivery, Known, Row, UsageKey
 from processor.model import (
     Amend,
+    Await,
     Cancel,
     Capture,
     Close,
@@ -39,8 +40,10 @@ from processor.model import (
     Status,
     Unsettled,
 )
-from processor.rules import DECIDE, cancellations, refunds, replays, settling
+from processor.rules import DECIDE, cancellations, refunds, replays, settling, waiting, withdrawals
 
+#: What histories say of a row that let a request go on.
+_OCCASIONS: Final = {"confirm": "confirmed", "approve": "approved", "deny": "denied"}
 _PARKED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
 
 
@@ -71,12 +74,16 @@ class Worksheet:
     rearmed: list[UUID] = field(default_factory=list)
     voided: list[UUID] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
+    #: Requests that began to wait for a code, with where it goes, or that do not wait for one any more (None).
+    codes: dict[UUID, tuple[str, str] | None] = field(default_factory=dict)
     #: Requests whose gateway paid after what they held was released: for the alert.
     paid_after_refund: list[UUID] = field(default_factory=list)
     rejected: int = 0
     parked: int = 0
     #: The requests that have a new state, from the flushes so far.
     decided: list[UUID] = field(default_factory=list)
+    #: What the row under way did to the request, for its history.
+    _occasion: str | None = None
     #: The requests that have a state in the database: read from it, or flushed.
     _stored: set[UUID] = field(init=False)
 
@@ -102,6 +109,7 @@ class Worksheet:
         """
         Decide one row and note what follows. An exception leaves everything noted so far as it was.
         """
+        self._occasion = _OCCASIONS.get(row.verb)
         self._apply(row.request, self._decision(row), row.actor)
 
     def park(self, row: Row, trace: str) -> None:
@@ -132,10 +140,15 @@ class Worksheet:
             case "replay":
                 decision = replays.decide(state, effect, holding)
                 return self._as_new(request) if decision is None else decision
+            case "confirm" | "approve" | "deny" | "expire":
+                reason = (row.payload or {}).get("reason")
+                decision = waiting.decide(row.verb, state, reason, has_lapsed=request.id in known.lapsed)
+                return self._as_new(request, waiting.ENDS[row.verb]) if decision is None else decision
             case _:
                 raise NotImplementedError(f"no rule for the verb {row.verb}")
 
-    def _as_new(self, request: Request) -> Decision:
+    def _as_new(self, request: Request, passed: Stage | None = None) -> Decision:
+        """`passed`: what it waited for until now."""
         known = self.known
         original = request.refund_of
         if original is not None:
@@ -150,16 +163,22 @@ class Worksheet:
         used = 0
         if resource is not None and resource.per_account_limit is not None and request.account is not None:
             used = known.usages.get((resource.id, request.client_id, request.account), 0)
-        return DECIDE[request.kind](request, resource, used, self.now)
+        decision = DECIDE[request.kind](request, resource, used, self.now)
+        if resource is None or (resource.confirm_above is None and resource.approve_above is None):
+            return decision
+        has_contact = (request.client_id, request.account or "") in known.contacts
+        return withdrawals.guard(decision, request, resource, passed, has_contact=has_contact)
 
-    def _apply(self, request: Request, decision: Decision, actor: str) -> None:  # noqa: C901, PLR0912  # a table
+    def _apply(self, request: Request, decision: Decision, actor: str) -> None:  # noqa: C901, PLR0912, PLR0915  # a table
         match decision:
             case Debit(quantity):
                 self._post(request, "debit", quantity)
                 self._state(request, "completed", actor)
-            case Rejected(code):
+            case Rejected(code, reason):
                 self.rejected += 1
-                self._state(request, "rejected", actor, code=code)
+                self._state(request, "rejected", actor, code=code, reason=reason)
+            case Await(stage):
+                self._await(request, stage, actor)
             case Hold(quantity, gateway):
                 self._post(request, "hold", quantity)
                 self.known.holding.add(request.id)
@@ -247,6 +266,18 @@ class Worksheet:
         if resource.per_account_limit is None and amended.per_account_limit is not None:
             self.newly_limited = resource.id
 
+    # ------------------------------------------------------------ waiting
+
+    def _await(self, request: Request, stage: Stage, actor: str) -> None:
+        if stage == "awaiting_confirmation":
+            email = self.known.contacts[request.client_id, request.account or ""]
+            self._state(request, "processing", actor, stage=stage, detail="waits for its code")
+            self.codes[request.id] = (request.client_id, email.lower())
+        else:
+            self._state(
+                request, "processing", actor, stage=stage, detail="waits for another person's approval"
+            )
+
     # ------------------------------------------------------------ refunds
 
     def _give_back(self, refund: Request, quantity: int, whole: bool, actor: str) -> None:
@@ -316,6 +347,10 @@ class Worksheet:
             if request.id in self._stored:
                 self.superseded.setdefault(request.id, before)
             version, sequence, decided_at = before.version + 1, before.sequence, before.decided_at
+            if before.stage == "awaiting_confirmation":
+                self.codes[request.id] = None
+        if self._occasion is not None and trace is None:
+            detail = self._occasion if detail is None else f"{self._occasion}; {detail}"
         more = (stage, reason, reference, refunded, detail, trace, actor)
         state = State(request.id, status, code, sequence, decided_at, version, *more)
         self.known.states[request.id] = state
@@ -334,5 +369,7 @@ class Worksheet:
                 if webhook.events is None or event in webhook.events
             ]
             email = known.contacts.get((request.client_id, request.account or ""))
-            if email is not None and request.refund_of is None:  # of a refund, the account's own request tells
+            if (
+                email is not None and request.refund_of is None
+            ):  # of a refund, the account's own request tells
                 self.deliveries.append(Delivery(request.id, state.version, event, None, email))

@@ -106,10 +106,13 @@ def _read_history(execute: Execute, known: Known, rows: list[Row], *, doubt: boo
     effects_read = execute("read_effects", {"ids": ids})  # first: a courier that is calling is waited for
     states_read = execute("read_states", {"ids": ids})
     holds_read = execute("read_open_holds", {"ids": ids})
+    expiring = [row.request.id for row in rows if row.verb == "expire"]
+    lapsed_read = execute("read_lapsed", {"ids": expiring}) if expiring else ()
     originals_read = execute("read_originals", {"ids": refunded})
     known.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
     known.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
     known.holding = {request_id for (request_id,) in holds_read}
+    known.lapsed = {request_id for (request_id,) in lapsed_read}
     known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
     if known.originals:
         _note_listeners(known, *_ask_for_listeners(execute, known.originals.values()))
@@ -213,6 +216,13 @@ class Writer:
             self._execute("rearm_effects", {"ids": sheet.rearmed, "now": sheet.now})
         if sheet.voided:
             self._execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
+        begun = [(request_id, *where) for request_id, where in sheet.codes.items() if where is not None]
+        if begun:
+            columns = _columns(begun, ("request_ids", "client_ids", "destinations"))
+            self._execute("insert_codes", columns | {"now": sheet.now})
+        ended = [request_id for request_id, where in sheet.codes.items() if where is None]
+        if ended:
+            self._execute("delete_codes", {"ids": ended})
         if sheet.deliveries:
             self._execute("insert_deliveries", _columns(sheet.deliveries, Delivery._fields))
 

@@ -49,6 +49,8 @@ TIMEOUT_SECONDS: Final = 0.1
 ANNOUNCEMENTS_MAX: Final = 50_000
 #: How long `close` waits for what is still to be rung, in seconds.
 CLOSE_TIMEOUT_SECONDS: Final = 0.5
+#: Between two rounds of the ringer, in seconds: what is rung meanwhile goes together, and finds bigger batches.
+REST_SECONDS: Final = 0.002
 
 # All in one round trip, and nobody sees half of it. For each partition three keys (marker, list, messages; the
 # latter two as in Dramatiq's dispatch.lua) and three arguments (queue, message id, message).
@@ -154,7 +156,8 @@ class Doorbell:
         if self._thread is None or not self._thread.is_alive():  # a fork takes no threads along
             self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
             self._thread.start()
-        self._changed.notify_all()
+        if not self._busy:  # else it looks again by itself
+            self._changed.notify_all()
 
     def _has_work(self) -> bool:
         return bool(self._partitions or self._decided or self._ownership_changed or self._couriers_needed)
@@ -173,6 +176,7 @@ class Doorbell:
                 ownership_changed, self._ownership_changed = self._ownership_changed, False
                 couriers_needed, self._couriers_needed = self._couriers_needed, False
             self._attempt(lambda: self._send(partitions, decided, ownership_changed, couriers_needed))  # noqa: B023 - called at once
+            time.sleep(REST_SECONDS)
 
     def _send(
         self,

@@ -3,7 +3,7 @@ The sweep: what makes a lost doorbell harmless.
 
 Looks into the database by itself, on threads that need neither Dramatiq nor Redis, for partitions of ours that
 wait and that nobody drains, and drains them. Also drains at once what was just claimed. What else is due by the
-clock (effects, deliveries, holds that run out) is looked for by one more step in `Sweep._look`.
+clock (codes that ran out unused) is looked for by one more step in `Sweep._look`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor import partitions
+from processor import codes, confirmations, partitions
 from processor.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -33,8 +33,12 @@ NEGLECTED_AFTER_SECONDS: Final = 1.0
 INTERVAL_WITHOUT_BELL_SECONDS: Final = 0.1
 #: Looking takes at most one part in so many of the time: it costs more where dead rows pile up.
 REST_PER_LOOK: Final = 10
+#: … but no rest is longer, in seconds: a look also takes long when the process was stopped or its line was dead.
+REST_SECONDS_MAX: Final = 1.0
 #: Threads that drain what was found.
 THREADS: Final = 2
+#: How often codes that are long over are forgotten, in seconds.
+TIDY_SECONDS: Final = 600.0
 #: How long a look may take, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 5_000
 #: How long `stop` waits for each thread, in seconds.
@@ -72,6 +76,7 @@ class Sweep:
             for number in range(THREADS)
         ]
         self.swept = 0
+        self._tidy_at = time.monotonic() + TIDY_SECONDS
 
     def start(self) -> None:
         """Begin to look; also when PostgreSQL is away."""
@@ -104,15 +109,23 @@ class Sweep:
                 log.exception("sweep_fault")
                 self._let_go_of_connection()
             interval = INTERVAL_SECONDS if self._bell_works() else INTERVAL_WITHOUT_BELL_SECONDS
-            self._stopping.wait(max(interval, REST_PER_LOOK * (time.monotonic() - began)))
+            rest = min(REST_SECONDS_MAX, REST_PER_LOOK * (time.monotonic() - began))
+            self._stopping.wait(max(interval, rest))
         self._let_go_of_connection()
 
     def _look(self) -> None:
-        idle = {partition for partition in self._lanes.held() if not self._lanes.is_busy(partition)}
-        if not idle:
+        held = self._lanes.held()
+        if not held:
             return
         if self._connection is None:
             self._connection = self._connect()
+        self.take(confirmations.expire(self._connection, held))
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + TIDY_SECONDS
+            codes.tidy(self._connection)
+        idle = {partition for partition in held if not self._lanes.is_busy(partition)}
+        if not idle:
+            return
         age = NEGLECTED_AFTER_SECONDS if self._bell_works() else 0.0
         for partition in partitions.neglected(self._connection, idle, age):
             self._list(partition, neglected=True)

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
@@ -15,6 +17,23 @@ from processor.cli.reach import reached
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+
+#: What a lifetime may be counted in.
+UNITS: Final = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+_LIFETIME = re.compile(r"([0-9]{1,9})([dhm])", re.ASCII)
+
+
+def lifetime(value: str) -> timedelta:
+    """A number of days, hours or minutes, as 90d, 12h or 30m."""
+    found = _LIFETIME.fullmatch(value)
+    if found is None:
+        raise click.BadParameter("a lifetime is a number of days, hours or minutes: 90d, 12h, 30m")
+    try:
+        return int(found[1]) * UNITS[found[2]]
+    except OverflowError:
+        raise click.BadParameter("that is longer than any key lives") from None
 
 
 @click.group(cls=Group)
@@ -37,7 +56,13 @@ def keys() -> None:
     metavar="ID",
     help="Make a second key of this client. Without: a client of its own.",
 )
-def create(name: str, role: str, client: str | None) -> None:
+@click.option(
+    "--expires",
+    type=lifetime,
+    metavar="90d|12h|30m",
+    help="How long it works, in days, hours or minutes. Without: until it is revoked.",
+)
+def create(name: str, role: str, client: str | None, expires: timedelta | None) -> None:
     """
     Make a key called NAME, and print it: this once, only its digest is kept.
 
@@ -46,7 +71,7 @@ def create(name: str, role: str, client: str | None) -> None:
     curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/requests
     """  # noqa: D301 - \b is how click is told to leave lines as they are
     with reached() as (connection, _):
-        created = api_keys.create_key(connection, name, role, client)
+        created = api_keys.create_key(connection, name, role, client, lifetime=expires)
     show(created.document(), lambda: created.key)
     if not as_json():
         click.echo(f"{role} key {created.id} of client {created.client}; it is shown this once", err=True)
@@ -62,7 +87,7 @@ def list_() -> None:
     show(
         {"data": [key.document() for key in found]},
         lambda: table(
-            ("id", "name", "role", "client", "created", "revoked"),
+            ("id", "name", "role", "client", "created", "revoked", "expires", "last used"),
             [
                 (
                     str(key.id),
@@ -71,6 +96,8 @@ def list_() -> None:
                     key.client,
                     key.created_at,
                     key.revoked_at,
+                    key.expires_at,
+                    key.last_used_at,
                 )
                 for key in found
             ],

@@ -80,6 +80,17 @@ SELECT request_id
  GROUP BY request_id
 HAVING count(*) FILTER (WHERE kind = 'hold') > count(*) FILTER (WHERE kind IN ('capture', 'release'));
 
+-- read_lapsed --
+-- Which of these wait for a code whose time is over, locked against one that would be sent now.
+SELECT request_id
+  FROM codes
+ WHERE request_id = ANY(%(ids)b)
+   AND used_at IS NULL
+   AND due_at IS NULL
+   AND expires_at <= clock_timestamp()
+ ORDER BY request_id
+   FOR UPDATE;
+
 -- read_webhooks --
 SELECT client_id, id, events
   FROM webhooks
@@ -191,6 +202,21 @@ UPDATE effects
 -- Never to be called again: what was held is back.
 UPDATE effects
    SET due_at = NULL, voided_at = %(now)s
+ WHERE request_id = ANY(%(ids)b);
+
+-- insert_codes --
+-- A code for each request that began to wait for one. It is sent when its destination may be written to.
+INSERT INTO codes (id, client_id, destination, request_id, created_at, has_turn, due_at)
+SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, false, %(now)s
+  FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(destinations)b::text[])
+       AS v(request_id, client_id, destination)
+    ON CONFLICT (request_id) WHERE request_id IS NOT NULL
+    DO UPDATE SET id = excluded.id, destination = excluded.destination, created_at = excluded.created_at, wrong = 0,
+                  expires_at = NULL, used_at = NULL, has_turn = false, due_at = excluded.due_at, tries = 0, token = NULL;
+
+-- delete_codes --
+-- Of requests that do not wait for one any more.
+DELETE FROM codes
  WHERE request_id = ANY(%(ids)b);
 
 -- insert_deliveries --

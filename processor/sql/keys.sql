@@ -7,12 +7,14 @@ INSERT INTO clients (id) VALUES (%(id)s);
 SELECT FROM clients WHERE id = %(id)s;
 
 -- insert_key --
-INSERT INTO api_keys (id, client_id, name, role, digest)
-VALUES (%(id)s, %(client)s, %(name)s, %(role)s, %(digest)s);
+-- It lives from now on, by the clock of the database; without a lifetime, until it is revoked.
+INSERT INTO api_keys (id, client_id, name, role, digest, expires_at)
+VALUES (%(id)s, %(client)s, %(name)s, %(role)s, %(digest)s, clock_timestamp() + %(lifetime)s::interval)
+RETURNING expires_at;
 
 -- list_keys --
 -- Every key that was ever made, newest first.
-SELECT id, client_id, name, role, created_at, revoked_at
+SELECT id, client_id, name, role, created_at, expires_at, revoked_at, last_used_at
   FROM api_keys
  ORDER BY id DESC;
 
@@ -25,11 +27,23 @@ UPDATE api_keys k
 RETURNING before.valid;
 
 -- find_key --
--- Whose key has this digest, unless it was revoked.
+-- Whose key has this digest, unless it was revoked or has expired.
 SELECT id, client_id, name, role, digest
   FROM api_keys
  WHERE digest = %(digest)s
-   AND revoked_at IS NULL;
+   AND revoked_at IS NULL
+   AND (expires_at IS NULL OR expires_at > clock_timestamp());
+
+-- note_uses --
+-- These keys were used: written once a minute, however many processes say so. Sorted, so that they do not deadlock.
+UPDATE api_keys
+   SET last_used_at = clock_timestamp()
+ WHERE id IN (SELECT id
+                FROM api_keys
+               WHERE id = ANY(%(ids)s)
+                 AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - %(pause)s::interval)
+               ORDER BY id
+                 FOR NO KEY UPDATE);
 
 -- insert_audit --
 INSERT INTO audit (actor, action, detail)

@@ -6,11 +6,13 @@ Looks at what clients saw and at what was read back, and at nothing else. Return
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.faults.model import TAKING
 from tests.faults.retelling import Retelling, Violation, is_released_by_admin
+from tests.faults.tellings import check_tellings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +85,9 @@ def _promises(index: _Index) -> Iterator[Violation]:
         for request in told - {one.id for one in found}:
             yield Violation("lost", str(request), f"the key {name} was answered with it, and it is not there")
         if found and asked.tries[-1].refused and not told:
-            yield Violation("refused_but_stored", found[0].id, f"the key {name} was answered {asked.tries[-1].status}")
+            yield Violation(
+                "refused_but_stored", found[0].id, f"the key {name} was answered {asked.tries[-1].status}"
+            )
         for one in found:
             yield from _as_asked(asked, one)
     for key, found in index.by_key.items():
@@ -129,7 +133,9 @@ def _move(stored: Stored, before: State | None, state: State, version: int) -> I
         yield Violation("state_wrong", stored.id, f"version {state.version} follows {version - 1}")
     if (was, state.status) not in MOVES:
         code = "ended_twice" if was in FINAL else "state_wrong"
-        yield Violation(code, stored.id, f"it was {was}, and became {state.status} in version {state.version}")
+        yield Violation(
+            code, stored.id, f"it was {was}, and became {state.status} in version {state.version}"
+        )
     if state.status == "failed" and state.code not in OUTSIDE:
         yield Violation("parked_by_fault", stored.id, f"{state.code} in version {state.version}")
     if before is None:
@@ -154,7 +160,7 @@ def _sequences(index: _Index) -> Iterator[Violation]:
         last = index.history.sequences.get(partition, 0)
         if given == list(range(1, last + 1)):
             continue
-        twice = {number for number, other in zip(given, given[1:], strict=False) if number == other}
+        twice = {number for number, other in itertools.pairwise(given) if number == other}
         missing = set(range(1, last + 1)).difference(given)
         yield Violation(
             "sequence_wrong",
@@ -236,7 +242,9 @@ def _taken(stored: Stored, kinds: list[str], back: int) -> Iterator[Violation]:
         "cancelled": not kinds,
     }.get(stored.status, True)
     if not expected:
-        yield Violation("end_wrong", stored.id, f"it is {stored.status}; its entries are {kinds}, {back} is back")
+        yield Violation(
+            "end_wrong", stored.id, f"it is {stored.status}; its entries are {kinds}, {back} is back"
+        )
 
 
 # ---------------------------------------------------------------- the world outside
@@ -256,52 +264,16 @@ def _payouts(index: _Index) -> Iterator[Violation]:
         # What an admin gave back although no yes had ever arrived, the gateway may have paid: nobody could know.
         decided_blindly = stored.id not in heard and is_released_by_admin(stored)
         if paid and not known and stored.status != "failed" and not decided_blindly:
-            yield Violation("paid_and_refunded", stored.id, f"it is {stored.status}, was paid, and nobody was alerted")
+            yield Violation(
+                "paid_and_refunded", stored.id, f"it is {stored.status}, was paid, and nobody was alerted"
+            )
     for request in index.history.payouts.keys() - index.requests.keys():
         yield Violation("unasked", request, "a gateway paid it, and it is not there")
 
 
 def _tellings(index: _Index) -> Iterator[Violation]:
     """Each subscriber is told of each end, under one name, and what is true."""
-    history = index.history
-    expected: dict[tuple[str, str, int], str] = {}
-    for subscriber in history.subscribers:
-        for stored in history.requests:
-            if stored.client != subscriber.client:
-                continue
-            was = "processing"
-            for state in stored.states:
-                event = f"request.{state.status}"
-                wanted = subscriber.events is None or event in subscriber.events
-                if state.status not in ("processing", was) and wanted:
-                    expected[subscriber.id, stored.id, state.version] = event
-                was = state.status
-    rows: dict[tuple[str, str, int], list[str]] = defaultdict(list)
-    for row in history.deliveries:
-        rows[row.subscriber, row.request, row.version].append(row.type)
-    names: dict[tuple[str, str, int], set[str]] = defaultdict(set)
-    of_name: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for told in history.told:
-        key = (told.subscriber, told.request, told.version)
-        names[key].add(told.event)
-        of_name[told.event].add((told.request, told.version))
-        event = expected.get(key)
-        if (told.type, f"request.{told.status}") != (event, event):
-            yield Violation("told_wrong", told.request, f"{told.type} with {told.status}, where {event} is true")
-    for key, event in expected.items():
-        if rows[key] != [event]:
-            code = "told_twice" if len(rows[key]) > 1 else "not_told"
-            yield Violation(code, key[1], f"for {event} in version {key[2]} there are {rows[key]}")
-        if len(names[key]) > 1:
-            yield Violation("told_under_two_names", key[1], f"{event} as {sorted(names[key])}")
-        if not names[key]:
-            yield Violation("not_told", key[1], f"{event} in version {key[2]} never arrived")
-    for key in rows.keys() - expected.keys():
-        if rows[key]:
-            yield Violation("told_wrong", key[1], f"{rows[key]} is to be told, which never was")
-    for event, of in of_name.items():
-        if len(of) > 1:
-            yield Violation("told_under_one_name", event, f"names {len(of)} events")
+    yield from check_tellings(index.history)
 
 
 RULES: tuple[Callable[[_Index], Iterator[Violation]], ...] = (

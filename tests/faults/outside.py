@@ -52,7 +52,10 @@ class Bank:
             return says(422, reason="no such account")
         if mood < 82:  # it pays, and the answer is lost, once
             answer = self._pay(request, key)
-            return answer if calls > 1 or self.is_well else _hang_up(handler)
+            if calls > 1 or self.is_well:
+                return answer
+            _hang_up(handler)
+            return None
         if mood < 90:  # it answers the second call
             return self._pay(request, key) if calls > 1 or self.is_well else 503
         if mood < 94:  # it pays too late to be heard

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 #: Bytes read at once.
@@ -42,6 +42,8 @@ class Proxy:
         self._target = target
         self.losses: list[Loss] = []
         self.cuts = 0
+        #: Called, on the thread of the proxy, when one is lost.
+        self.on_loss: Callable[[], object] | None = None
         #: How much later than it came a commit is passed on, in seconds.
         self.delay_seconds = 0.0
         self._loop = asyncio.new_event_loop()
@@ -52,6 +54,7 @@ class Proxy:
         self._thread.start()
         self._flow(flows=True)
         self._run(self._listen(directory / SOCKET_NAME))
+        (directory / SOCKET_NAME).chmod(0o777)
 
     def listen_on(self, host: str, port: int) -> None:
         """On TCP, too."""
@@ -85,8 +88,11 @@ class Proxy:
         """What the commit that has just come loses."""
         if not self.losses:
             return None
+        loss = self.losses.pop(0)
+        if self.on_loss is not None:
+            self.on_loss()
         self.cuts += 1
-        return self.losses.pop(0)
+        return loss
 
     async def flow(self) -> None:
         """Returns when something may pass."""
@@ -100,7 +106,6 @@ class Proxy:
 
     async def _listen(self, path: Path) -> None:
         self._servers.append(await asyncio.start_unix_server(self._connected, str(path)))
-        path.chmod(0o777)
 
     async def _listen_tcp(self, host: str, port: int) -> None:
         self._servers.append(await asyncio.start_server(self._connected, host, port))
@@ -153,7 +158,8 @@ class _Link:
         with contextlib.suppress(OSError):
             while chunk := await self._from_client.read(CHUNK_BYTES):
                 await self._proxy.flow()
-                if any([self._commits(*message) for message in messages.read(chunk)]):
+                commits = [self._commits(*message) for message in messages.read(chunk)]
+                if any(commits):
                     if self._proxy.delay_seconds:
                         await asyncio.sleep(self._proxy.delay_seconds)
                     loss = self._proxy.lose()

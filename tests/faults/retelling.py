@@ -78,7 +78,9 @@ class Retelling:
         for entry in self._entries:
             asked = self._requests.get(entry.request)
             name = entry.request
-            if entry.kind == "release":  # a refund's decision, unless the refund gave back what was taken for good
+            if (
+                entry.kind == "release"
+            ):  # a refund's decision, unless the refund gave back what was taken for good
                 name = released.get(entry.request, "")
                 if name in credited or not is_released_by_admin(asked):
                     continue
@@ -94,7 +96,9 @@ class Retelling:
         """A decision that wrote an entry: what comes before it in the ledger was before it."""
         if all(entry is not own for entry in self._entries[self._position :]):
             yield Violation(
-                "order_broken", asked.id, f"its entry {self._name}/{own.version} is before that of an earlier number"
+                "order_broken",
+                asked.id,
+                f"its entry {self._name}/{own.version} is before that of an earlier number",
             )
             return
         while self._entries[self._position] is not own:
@@ -134,7 +138,7 @@ class Retelling:
                 yield Violation(
                     "decision_wrong",
                     asked.id,
-                    f"{code or asked.status} without an entry of {self._name}, where one after the other gives {given}",
+                    f"{code or asked.status} without an entry of {self._name}, where it must give {given}",
                 )
                 break
             yield from self._post_next()
@@ -154,7 +158,9 @@ class Retelling:
             yield Violation("version_gap", subject, f"it follows version {model.version}")
             model.version = entry.version - 1
         if entry.kind not in MOVES or entry.amount < 1 or entry.request not in self._requests:
-            yield Violation("entry_unexplained", subject, f"a {entry.kind} of {entry.amount} by {entry.request}")
+            yield Violation(
+                "entry_unexplained", subject, f"a {entry.kind} of {entry.amount} by {entry.request}"
+            )
             return
         by = self._requests[entry.request]
         if by.resource != self._name:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -33,7 +34,7 @@ from processor.errors import DatabaseUnavailable, ServerError
 from tests.faults.proxy import SOCKET_NAME, Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TELLER = ("-P", "-m", "processor.cli.teller")
 MOVED_CLOCK = ("-P", "-m", "tests.faults.moved_clock")
@@ -127,7 +128,8 @@ class System:
         self.redis_url = valkey.environment(self.home)["REDIS_URL"]
         socket_path = homes.run_directory(self.home) / "postgres" / SOCKET_NAME
         self.api_proxy = Proxy(self.home / "pa", socket_path)
-        self.worker_proxy = Proxy(self.home / "pw", socket_path)
+        #: Workers in turn go through one of these.
+        self.worker_proxies = [Proxy(self.home / name, socket_path) for name in ("pw0", "pw1")]
         self.environment = {
             "TELLER_HOME": str(self.home),
             "TELLER_SECRET": secrets.token_hex(),
@@ -139,7 +141,6 @@ class System:
             **self._urls,
         }
         self.environment["TELLER_API_DATABASE_URL"] = self.through(self.api_proxy, "teller_api")
-        self.environment["TELLER_WORKER_DATABASE_URL"] = self.through(self.worker_proxy, "teller_worker")
 
     def through(self, proxy: Proxy, role: str) -> str:
         """The database as this role, by way of a proxy."""
@@ -161,9 +162,19 @@ class System:
         # The sandbox is served by the first of the APIs.
         self.add_part("courier", {"TELLER_PORT": str(self.ports[0])})
         for _ in range(self.workers_at_first):
-            self.add_part("worker")
+            self.add_worker()
         self.until(lambda: all(self.is_ready(port) for port in self.ports))
         self.until(self.is_shared)
+
+    def add_worker(self) -> Part:
+        """One more, through the proxy that has fewer."""
+        workers = self.living("worker")
+        proxy = min(self.worker_proxies, key=lambda one: sum(self.is_behind(part, one) for part in workers))
+        return self.add_part("worker", {"TELLER_WORKER_DATABASE_URL": self.through(proxy, "teller_worker")})
+
+    def is_behind(self, worker: Part, proxy: Proxy) -> bool:
+        """Whether a worker goes through this proxy."""
+        return str(proxy.directory) in worker.environment["TELLER_WORKER_DATABASE_URL"]
 
     def add_part(
         self,
@@ -193,8 +204,30 @@ class System:
                 if server.pid is not None:
                     os.kill(server.pid, signal.SIGCONT)
             server.stop()
-        for proxy in (self.api_proxy, self.worker_proxy):
+        for proxy in (self.api_proxy, *self.worker_proxies):
             proxy.close()
+
+    @contextlib.contextmanager
+    def second_host(self, address: str, postgres_port: int, redis_port: int) -> Iterator[dict[str, str]]:
+        """While it lasts, PostgreSQL and Redis are reached over TCP; what a worker on another host must know."""
+        sockets = homes.run_directory(self.home)
+        proxies = []
+        for name, target, port in (
+            ("ph", sockets / "postgres" / SOCKET_NAME, postgres_port),
+            ("rh", Path(urlsplit(self.redis_url).path), redis_port),
+        ):
+            proxies.append(Proxy(Path(tempfile.mkdtemp(dir=self.home, prefix=name)) / "socket", target))
+            proxies[-1].listen_on(address, port)
+        where = f"{address}:{postgres_port}/{postgres.OWNER}?sslmode=disable&gssencmode=disable"
+        try:
+            yield {
+                "DATABASE_URL": f"postgresql://teller@{where}",
+                "TELLER_WORKER_DATABASE_URL": f"postgresql://teller_worker@{where}",
+                "REDIS_URL": f"redis://{address}:{redis_port}",
+            }
+        finally:
+            for proxy in proxies:
+                proxy.close()
 
     # ------------------------------------------------------------ watching over it
 
@@ -239,7 +272,8 @@ class System:
     def is_shared(self) -> bool:
         """Whether each partition belongs to a worker that lives."""
         rows = self.query(
-            "SELECT count(*) FROM ownership o JOIN workers w ON w.id = o.worker_id AND w.alive_until > clock_timestamp()"
+            "SELECT count(*) FROM ownership o JOIN workers w ON w.id = o.worker_id"
+            " WHERE w.alive_until > clock_timestamp()"
         )
         return rows == [(PARTITIONS,)]
 
@@ -248,7 +282,9 @@ class System:
         try:
             with (
                 database.faults(),
-                psycopg.connect(self.owner_url, connect_timeout=2, options="-c statement_timeout=20000") as asked,
+                psycopg.connect(
+                    self.owner_url, connect_timeout=2, options="-c statement_timeout=20000"
+                ) as asked,
             ):
                 return asked.execute(text, parameters).fetchall()
         except DatabaseUnavailable:
@@ -269,23 +305,12 @@ class System:
 
     def faults_logged(self) -> list[str]:
         """Lines of the logs that say that something was at fault that nobody had thought of."""
-        found = []
-        for part in self.parts:
-            for line in part.log.read_text(errors="replace").splitlines():
-                if '"exception"' in line or line.startswith("Traceback"):
-                    found.append(f"{part.log.name}: {line[-400:]}")
-        return found
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """The lines of the logs that say this."""
-        found = []
-        for part in self.parts:
-            for line in part.log.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict) and event.get("event") == name:
-                        found.append(event)
-        return found
+        return [
+            f"{part.log.name}: {line[-400:]}"
+            for part in self.parts
+            for line in part.log.read_text(errors="replace").splitlines()
+            if '"exception"' in line or line.startswith("Traceback")
+        ]
 
 
 def _free_port() -> int:

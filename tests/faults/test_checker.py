@@ -212,7 +212,9 @@ def _undo(history: History, name: str, kind: str) -> Entry:
 def _again(history: History, name: str, kind: str) -> None:
     """Writes a line once more, at the end of its ledger."""
     entry = _entry(history, name, kind)
-    last = max((one for one in history.entries if one.resource == entry.resource), key=lambda one: one.version)
+    last = max(
+        (one for one in history.entries if one.resource == entry.resource), key=lambda one: one.version
+    )
     book = Book()
     book.sums[entry.resource], book.now = (last.available, last.held, last.version), last.at_us
     book.post(name, kind, entry.amount, entry.resource, entry.account)
@@ -227,9 +229,16 @@ def _set(of: object, **fields: object) -> None:
         setattr(of, name, value)
 
 
-def _pop_state(history: History, name: str, *, event: bool = True) -> None:
-    state = _stored(history, name).states.pop()
-    if event:
+def _rename_account(history: History, name: str, account: str) -> None:
+    for of in (_stored(history, name), _asked(history, name), _entry(history, name, "debit")):
+        _set(of, account=account)
+
+
+def _pop_state(history: History, name: str, times: int = 1, *, event: bool = True) -> None:
+    for _ in range(times):
+        state = _stored(history, name).states.pop()
+        if not event:
+            continue
         history.told = [one for one in history.told if (one.request, one.version) != (name, state.version)]
         history.deliveries = [
             one for one in history.deliveries if (one.request, one.version) != (name, state.version)
@@ -283,7 +292,10 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     ),
     "overtaken, both refused": ("overtaken", lambda h: _swap_numbers(h, "again", "c")),
     "overtaken, both completed": ("overtaken", lambda h: _swap_numbers(h, "a", "b")),
-    "overtaken, entries in another order than numbers": ("order_broken", lambda h: _swap_numbers(h, "a", "b")),
+    "overtaken, entries in another order than numbers": (
+        "order_broken",
+        lambda h: _swap_numbers(h, "a", "b"),
+    ),
     "refused though there was enough": (
         "decision_wrong",
         lambda h: _set(_stored(h, "again").states[0], code="fully_redeemed"),
@@ -294,9 +306,7 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     ),
     "more than the limit of an account": (
         "decision_wrong",
-        lambda h: (
-            [_set(of, account="ada") for of in (_stored(h, "b"), _asked(h, "b"), _entry(h, "b", "debit"))],
-        ),
+        lambda h: _rename_account(h, "b", "ada"),
     ),
     "taken at once though a gateway is to be asked": (
         "decision_wrong",
@@ -321,7 +331,10 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     "a version that is missing": ("version_gap", lambda h: _undo(h, "part", "credit")),
     "a time that runs backwards": ("time_backwards", lambda h: _set(_entry(h, "part", "credit"), at_us=1)),
     "a sum that is wrong": ("sum_wrong", lambda h: _set(_entry(h, "part", "credit"), available=1)),
-    "a resource that is not as its entries say": ("resource_wrong", lambda h: _set(h.resources[0], available=1)),
+    "a resource that is not as its entries say": (
+        "resource_wrong",
+        lambda h: _set(h.resources[0], available=1),
+    ),
     "a resource with another version": ("resource_wrong", lambda h: _set(h.resources[0], version=9)),
     "a resource that is not there": ("resource_wrong", lambda h: h.resources.pop()),
     "taken twice": ("taken_twice", lambda h: _again(h, "b", "debit")),
@@ -333,15 +346,21 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     "a hold that never ends": ("hold_left_open", lambda h: _undo(h, "declined", "release")),
     "a hold that ended though its request waits": (
         "hold_ended_early",
-        lambda h: [_pop_state(h, "paid") for _ in range(3)],
+        lambda h: _pop_state(h, "paid", 3),
     ),
     "given back twice": ("refunded_too_much", lambda h: _again(h, "part", "credit")),
-    "given back, and nobody says so": ("refund_wrong", lambda h: _set(_stored(h, "paid").states[-1], refunded=29)),
+    "given back, and nobody says so": (
+        "refund_wrong",
+        lambda h: _set(_stored(h, "paid").states[-1], refunded=29),
+    ),
     "completed though all of it is back": ("end_wrong", lambda h: _pop_state(h, "paid")),
     "paid twice": ("paid_twice", lambda h: h.payouts.update(paid=2)),
     "completed and never paid": ("completed_not_paid", lambda h: h.payouts.pop("paid")),
     "paid and given back": ("paid_and_refunded", lambda h: h.payouts.update(declined=1)),
-    "paid after the refund, and no alert": ("paid_and_refunded", lambda h: _pop_state(h, "silent", event=False)),
+    "paid after the refund, and no alert": (
+        "paid_and_refunded",
+        lambda h: _pop_state(h, "silent", event=False),
+    ),
     "nobody is told": ("not_told", lambda h: (h.told.pop(), h.deliveries.pop())),
     "a message that never arrives": ("not_told", lambda h: h.told.pop()),
     "two messages for one event": ("told_twice", lambda h: h.deliveries.append(copy.copy(h.deliveries[0]))),

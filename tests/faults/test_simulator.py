@@ -183,7 +183,9 @@ class World:
         self._nothing_is_lost_or_done_twice()
         for request, states in self.world.store.states.items():
             by_itself = any(state.code == "gateway_declined" for state in states)
-            assert not by_itself or request in self.world.declined, "given back, and the gateway never said no"
+            assert not by_itself or request in self.world.declined, (
+                "given back, and the gateway never said no"
+            )
 
     def _sums_are_right(self) -> None:
         """The entries of a resource are its state, nothing is below the overdraft, and held is what is open."""
@@ -246,7 +248,9 @@ class World:
             for request in world.due():
                 world.claim(request)
         assert not world.store.inbox
-        found = [one for one in check(world.history()) if one.code != "parked_by_fault"]  # the rules had a fault
+        found = [
+            one for one in check(world.history()) if one.code != "parked_by_fault"
+        ]  # the rules had a fault
         assert not found, "; ".join(map(str, found[:3]))
 
     # ------------------------------------------------------------ helpers
@@ -326,10 +330,17 @@ def test_every_world_ends_well() -> None:
         world = World(seed)
         world.live()
         for states in world.world.store.states.values():
-            seen[" ".join(state.detail if state.detail == LATE else state.code or state.status for state in states)] += 1
+            way = (state.detail if state.detail == LATE else state.code or state.status for state in states)
+            seen[" ".join(way)] += 1
 
     missing = [way for way in WAYS if not seen[way]]
     assert WORLDS < 120 or not missing, seen
+
+
+def live_all() -> None:
+    """All worlds, one after the other."""
+    for seed in range(FIRST_SEED, FIRST_SEED + WORLDS):
+        World(seed).live()
 
 
 LATE = "paid_after_refund"
@@ -395,7 +406,9 @@ def _forget_the_late_yes(patch: pytest.MonkeyPatch) -> None:
 
 def _forget_the_limit(patch: pytest.MonkeyPatch) -> None:
     sound = DECIDE["redemption"]
-    patch.setitem(DECIDE, "redemption", lambda request, resource, _used, now: sound(request, resource, 0, now))
+    patch.setitem(
+        DECIDE, "redemption", lambda request, resource, _used, now: sound(request, resource, 0, now)
+    )
 
 
 def _sort_the_inbox_wrongly(patch: pytest.MonkeyPatch) -> None:
@@ -439,5 +452,4 @@ def test_what_is_broken_on_purpose_is_found(
     break_it(monkeypatch)
 
     with pytest.raises(AssertionError, match=expected):
-        for seed in range(FIRST_SEED, FIRST_SEED + WORLDS):
-            World(seed).live()
+        live_all()

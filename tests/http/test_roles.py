@@ -1,5 +1,5 @@
 """
-Who may do what: every route with every role, and without a key.
+Keys: what is one and what is not, whose they are, and how they end. Who may do what is in test_doors.
 """
 
 from __future__ import annotations
@@ -11,73 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api.app import ROUTES
-from api.auth import EVERYBODY
 from processor import database, keys
 
 if TYPE_CHECKING:
-    from api.routing import Route
     from tests.http.conftest import Teller
-
-#: As CONTRACT.md says it; what is not here is for everybody who has a key.
-ROLES = {
-    ("POST", "/v1/redemptions"): {"client", "admin"},
-    ("POST", "/v1/withdrawals"): {"client", "admin"},
-    ("POST", "/v1/deposits"): {"operator", "admin"},
-    ("POST", "/v1/resources"): {"admin"},
-    ("PATCH", "/v1/resources/<resource>"): {"admin"},
-    ("POST", "/v1/resources/<resource>/close"): {"admin"},
-    ("GET", "/v1/admin/partitions"): {"operator", "admin"},
-    ("POST", "/v1/admin/partitions/<partition>/pause"): {"operator", "admin"},
-    ("POST", "/v1/admin/partitions/<partition>/resume"): {"operator", "admin"},
-    ("GET", "/v1/admin/audit"): {"operator", "admin"},
-    ("GET", "/v1/admin/failed"): {"operator", "admin"},
-    ("GET", "/v1/admin/requests/<request>"): {"operator", "admin"},
-    ("POST", "/v1/admin/requests/<request>/replay"): {"operator", "admin"},
-    ("POST", "/v1/admin/replay"): {"operator", "admin"},
-    ("POST", "/v1/admin/requests/<request>/refund"): {"admin"},
-    ("PUT", "/v1/accounts/<account>"): {"client", "admin"},
-    ("GET", "/v1/accounts/<account>"): {"client", "admin"},
-    ("POST", "/v1/webhooks"): {"client", "admin"},
-    ("DELETE", "/v1/webhooks/<webhook>"): {"client", "admin"},
-    ("POST", "/v1/webhooks/<webhook>/rotate"): {"client", "admin"},
-    ("POST", "/v1/deliveries/<delivery>/resend"): {"client", "admin"},
-    ("GET", "/sandbox/gateway/calls"): {"operator", "admin"},
-}
-KEYED = [route for route in ROUTES if route.roles]
-
-
-def address(route: Route) -> str:
-    """The route's path with something in the place of its names."""
-    named = {
-        "<request>": str(uuid.uuid4()),
-        "<resource>": "a",
-        "<account>": "u",
-        "<webhook>": str(uuid.uuid4()),
-        "<delivery>": "7",
-        "<partition>": "7",
-    }
-    path = route.path
-    for name, value in named.items():
-        path = path.replace(name, value)
-    return path
-
-
-@pytest.mark.parametrize("route", KEYED, ids=lambda route: f"{route.method} {route.path}")
-def test_a_route_is_for_its_roles_alone(teller: Teller, route: Route) -> None:
-    """
-    403 for the others before anything else is looked at, 401 without a key, and neither changes anything.
-    """
-    roles = ROLES.get((route.method, route.path), set(EVERYBODY))
-    for role in ("client", "operator", "admin"):
-        answer = getattr(teller, role).call(route.method, address(route))
-        if role in roles:
-            assert answer.status_code not in (401, 403)
-        else:
-            assert (answer.status_code, answer.json["code"]) == (403, "forbidden")
-
-    without = teller.client.call(route.method, address(route), headers={"Authorization": None})
-    assert (without.status_code, without.json["code"]) == (401, "unauthorized")
-    assert without.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 def test_everything_under_v1_needs_a_key() -> None:

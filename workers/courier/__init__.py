@@ -4,6 +4,7 @@ The courier: calls gateways, delivers webhooks, sends e-mail. All of it can be k
     main.py      one process, from start to stop
     calls.py     gateways: claim, call, record, ring
     webhooks.py  deliveries: which, when, how many at once; poster.py sends one, to public addresses only
+    codes.py     one-time codes, by e-mail or text message
     mails.py     e-mails; post.py sends one, or writes it into the outbox
     lines.py     PostgreSQL, on threads beside the event loop
     recorder.py  what came of it, written as sets

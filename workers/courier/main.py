@@ -19,6 +19,7 @@ from processor import database
 from processor.errors import DatabaseUnavailable
 from processor.gateways import registry
 from workers.courier.calls import Calls
+from workers.courier.codes import Codes
 from workers.courier.lines import GATHER_SECONDS, Line
 from workers.courier.mails import Mails
 from workers.courier.post import post_for
@@ -64,7 +65,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     post = post_for(settings.smtp_url, settings.home)
     if await _installation(settings.courier_database_url, stop) is None:
         return
-    lines = [Line(functools.partial(_connect, settings.courier_database_url)) for _ in range(5)]
+    lines = [Line(functools.partial(_connect, settings.courier_database_url)) for _ in range(6)]
     doorbell = Doorbell(settings.redis_url)
     gateways = registry.load(settings)
     poster = Poster(allow_private=settings.allow_private_webhooks)
@@ -77,7 +78,12 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         timeout_seconds=settings.gateway_timeout_seconds,
         ring=doorbell.ring_all,
     )
-    parts: list[Part] = [calls, Webhooks(poster, lines[2], lines[3]), Mails(post, lines[4], lines[4])]
+    parts: list[Part] = [
+        calls,
+        Webhooks(poster, lines[2], lines[3]),
+        Mails(post, lines[4], lines[4]),
+        Codes(settings, post, gateways, lines[5], lines[5]),
+    ]
     listener = _listener(settings.redis_url, parts)
     listener.start()
     recorders = [asyncio.create_task(part.recorder.run()) for part in parts]
@@ -104,7 +110,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         log.info("courier_stopped")
 
 
-Part = Calls | Webhooks | Mails
+Part = Calls | Webhooks | Mails | Codes
 
 
 async def _keep_looking(part: Part, stop: asyncio.Event) -> None:

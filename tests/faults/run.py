@@ -1,0 +1,155 @@
+"""
+One run: a system under load, what is done to it, how soon it decides again, and whether all was right in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from processor.ids import partition_of
+from tests.faults.checker import check
+from tests.faults.clients import Load
+from tests.faults.history import History, Subscriber
+from tests.faults.outside import outside
+from tests.faults.reading import read_back
+from tests.faults.system import PARTITIONS, System
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.faults.outside import Bank
+    from tests.faults.outside import Subscriber as Hook
+
+#: What was accepted is decided within this, in seconds, when nothing is at fault, or only Redis is.
+SOON_SECONDS: Final = 2.0
+#: A dead worker's partitions are decided again after this at the latest, in seconds.
+TAKEOVER_SECONDS: Final = 5.0
+#: How long a request may take to be accepted again after a fault, in seconds.
+ACCEPT_SECONDS: Final = 30.0
+#: How long what is open may take to come to its end once all faults are over, in seconds.
+SETTLE_SECONDS: Final = 90.0
+
+PENDING = """
+SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM effects WHERE due_at IS NOT NULL),
+       (SELECT count(*) FROM deliveries WHERE status = 'pending')"""
+#: What waits for its next try is tried now.
+HURRY = """
+WITH hurried AS (
+    UPDATE deliveries SET due_at = now() WHERE status = 'pending' AND token IS NULL AND due_at > now() RETURNING 1
+) SELECT count(*) FROM hurried"""
+
+
+class Run:
+    """A system with its load; `problems` are the violations so far, one line each."""
+
+    def __init__(self, system: System, load: Load, bank: Bank, hook: Hook) -> None:
+        self.system = system
+        self.load = load
+        self.bank = bank
+        self.hook = hook
+        self.problems: list[str] = []
+        self.probes = [_name_in(partition) for partition in range(PARTITIONS)]
+        self.history: History | None = None
+
+    # ------------------------------------------------------------ how soon it decides
+
+    def probe(self) -> tuple[float, float]:
+        """
+        Ask for one of each partition. Returns when these were accepted and when all of them were decided (monotonic
+        seconds). Raises AssertionError when that takes far too long.
+        """
+        prober, found = self.load.prober, list[str]()
+        prober.deadline = time.monotonic() + ACCEPT_SECONDS
+        wishes = [("redemption", {"resource": name, "account": "probe", "amount": 1}) for name in self.probes]
+        asking = threading.Thread(target=lambda: found.extend(prober.send_items(wishes)), daemon=True)
+        asking.start()
+        self.system.until(lambda: not asking.is_alive(), 2 * ACCEPT_SECONDS)
+        assert found, f"not accepted within {ACCEPT_SECONDS:.0f} s"
+        accepted = time.monotonic()
+        self.system.until(lambda: self._are_decided(found))
+        return accepted, time.monotonic()
+
+    def must_decide(self, since: float | None, bound: float, what: str) -> str:
+        """
+        One of each partition is decided within `bound` seconds: of `since`, or of its acceptance. Returns how long
+        that took, in words; what took longer is a problem.
+        """
+        try:
+            accepted, decided = self.probe()
+        except AssertionError as fault:
+            self.problems.append(f"not_decided_again: {what}: {fault}")
+            return f"NOT decided again: {fault}"
+        took = decided - (accepted if since is None else since)
+        if took > bound:
+            self.problems.append(f"decided_late: {what}: after {took:.1f} s, and not within {bound:.0f} s")
+        return f"{'LATE: ' if took > bound else ''}decided {what} after {took:.2f} s (within {bound:.0f})"
+
+    def _are_decided(self, requests: list[str]) -> bool:
+        rows = self.system.query(
+            "SELECT count(*) FROM decisions WHERE version = 2 AND request_id = ANY(%s::uuid[])", requests
+        )
+        return rows == [(len(requests),)]
+
+    # ------------------------------------------------------------ the end
+
+    def settle(self) -> None:
+        """No new wishes, no more faults, the bank is well: everything comes to its end."""
+        self.bank.is_well = True
+        self.load.stop(ACCEPT_SECONDS, self.system.pause)
+        self._until_nothing_waits()
+        self.load.admin.replay_all()
+        self._until_nothing_waits()
+
+    def judge(self) -> list[str]:
+        """Everything that is wrong, one line each; keeps the history."""
+        history = read_back(self.system, self.bank.payouts)
+        history.asked = self.load.asked()
+        history.subscribers = [Subscriber(self.hook.name, self.system.client.client)]
+        history.told = list(self.hook.told)
+        self.history = history
+        self.problems += map(str, check(history))
+        self.problems += [f"verify: {line}" for line in self.system.verify()]
+        self.problems += self.load.wrong()
+        self.problems += [f"fault_logged {line}" for line in self.system.faults_logged()]
+        return self.problems
+
+    def _until_nothing_waits(self) -> None:
+        end = time.monotonic() + SETTLE_SECONDS
+        while (pending := self.system.query(PENDING)) != [(0, 0, 0)]:
+            if time.monotonic() > end:
+                self.problems.append(f"not_settled: inbox, effects and deliveries that wait: {pending}")
+                return
+            self.system.query(HURRY)
+            self.system.pause(0.2)
+
+
+@contextlib.contextmanager
+def running(home: Path, seed: int, people: int, workers: int = 2) -> Iterator[Run]:
+    """A system in an empty home, with its resources and its subscriber, and nobody who asks for anything yet."""
+    with outside() as (bank, bank_url, hook, hook_url):
+        system = System(home, bank_url, workers)
+        try:
+            system.start()
+            load = Load(system.ports, system.client, system.admin, seed, people)
+            registered = load.prober.http.call("POST", "/v1/webhooks", {"url": hook_url})
+            assert registered.status == 201, registered
+            hook.name = registered.document["id"]
+            load.admin.open_all()
+            run = Run(system, load, bank, hook)
+            for name in run.probes:
+                load.admin.open(name, "stock", 10**9)
+            yield run
+        finally:
+            system.close()
+
+
+def _name_in(partition: int) -> str:
+    """A resource of this partition."""
+    number = 0
+    while partition_of(name := f"probe-{number}", PARTITIONS) != partition:
+        number += 1
+    return name

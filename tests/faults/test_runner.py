@@ -1,0 +1,94 @@
+"""
+`make faults`: a short run says what it did and what came of it, a plan can be repeated, and Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tests.faults.__main__ import INTERRUPTED, plan
+from tests.faults.kinds import EVERYWHERE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Promised: it ends within so many seconds when it is told to.
+STOP_SECONDS = 10.0
+RUNNER = (sys.executable, "-P", "-m", "tests.faults")
+
+
+def _environment(**settings: str) -> dict[str, str]:
+    given = ("SEED", "MINUTES", "FAULTS", "KINDS", "HISTORY")
+    return {**{name: value for name, value in os.environ.items() if name not in given}, **settings}
+
+
+def _first(seed: int, count: int) -> Sequence[tuple[str, float]]:
+    """The names of the first faults of a plan, and the first number that each of them draws."""
+    return [
+        (kind.__name__, chance.random())
+        for kind, chance in itertools.islice(plan(list(EVERYWHERE), seed), count)
+    ]
+
+
+def test_the_same_seed_is_the_same_plan_and_each_fault_has_its_turn() -> None:
+    """
+    Whoever saw a violation can see it again; nobody waits long for a kind of fault.
+    """
+    count = len(EVERYWHERE)
+
+    assert _first(7, 2 * count) == _first(7, 2 * count)
+    assert _first(7, count) != _first(8, count)
+    assert {name for name, _ in _first(random.randrange(10**6), count)} == {
+        kind.__name__ for kind in EVERYWHERE
+    }
+
+
+def test_a_short_run_says_what_it_did_and_that_all_was_right() -> None:
+    """
+    A line for each fault, its seed, and a verdict; exit status 0.
+    """
+    done = subprocess.run(
+        RUNNER,
+        check=False,
+        env=_environment(SEED="11", FAULTS="3", KINDS="flush_valkey,kill_api,lose_commits"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("SEED=11: ")
+    assert [line.split()[3].rstrip(":") for line in lines if " s  " in line] == [
+        name for name in _planned(11, ["flush_valkey", "kill_api", "lose_commits"])
+    ]
+    assert lines[-2].startswith("3 faults, SEED=11: ")
+    assert lines[-1] == "no violation"
+
+
+def _planned(seed: int, kinds: Sequence[str]) -> list[str]:
+    wanted = [kind for kind in EVERYWHERE if kind.__name__ in kinds]
+    return [kind.__name__ for kind, _ in itertools.islice(plan(wanted, seed), len(kinds))]
+
+
+def test_ctrl_c_ends_it_within_ten_seconds() -> None:
+    """
+    In the middle of a fault; nothing of it is left.
+    """
+    with subprocess.Popen(
+        RUNNER, env=_environment(SEED="1", KINDS="flush_valkey"), stdout=subprocess.PIPE, text=True
+    ) as runner:
+        assert runner.stdout is not None
+        assert any("flush_valkey" in line for line in runner.stdout)
+        began = time.monotonic()
+        runner.send_signal(signal.SIGINT)
+
+        assert runner.wait(2 * STOP_SECONDS) == INTERRUPTED
+        assert time.monotonic() - began < STOP_SECONDS
+        assert runner.stdout.read().splitlines()[-1] == "interrupted"

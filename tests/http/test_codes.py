@@ -1,0 +1,348 @@
+"""
+One-time codes over HTTP: one at a time for each destination, right once, and few guesses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from processor import code_deliveries, codes, database
+from processor.code_deliveries import Sent
+
+if TYPE_CHECKING:
+    from processor.code_deliveries import CodeDelivery
+    from tests.http.conftest import Client, Reply, Teller
+
+ADA = "ada@example.com"
+
+
+def claim(teller: Teller) -> list[CodeDelivery]:
+    """What a courier would send now."""
+    with database.connect(teller.settings.courier_database_url, application_name="test courier") as connection:
+        claimed = code_deliveries.claim(connection, teller.settings, 10, 60.0)
+        code_deliveries.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
+    return claimed
+
+
+def sent(teller: Teller) -> str:
+    """The digits of the one code that is to be sent now."""
+    [delivery] = claim(teller)
+    return delivery.digits
+
+
+def wrong(right: str) -> str:
+    """Another code."""
+    return f"{(int(right) + 1) % 1_000_000:06}"
+
+
+def verify(who: Client, code: str, destination: str = ADA, **more: Any) -> Reply:
+    """Type it in."""
+    return who.post("/v1/codes/verify", {"destination": destination, "code": code, **more})
+
+
+def own(teller: Teller, statement: str, *parameters: object) -> Any:
+    """As the owner of the database."""
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        cursor = connection.execute(statement.encode(), parameters)
+        return cursor.fetchall() if cursor.description else None
+
+
+def cool_down(teller: Teller) -> None:
+    """The cooldown of all destinations is over."""
+    own(teller, "UPDATE code_turns SET taken_at = taken_at - interval '60 s'")
+
+
+def test_a_code_is_right_once(teller: Teller) -> None:
+    """
+    Asked for, sent, typed in; the second time it is used.
+    """
+    asked = teller.client.post("/v1/codes", {"destination": ADA})
+    code = sent(teller)
+
+    assert asked.status_code == 202
+    assert asked.json.keys() == {"destination", "expires_at", "resend_after"}
+    assert asked.json["destination"] == ADA
+    assert (verify(teller.client, code).status_code, verify(teller.client, code).json["code"]) == (
+        200,
+        "code_invalid",
+    )
+    assert claim(teller) == []
+
+
+def test_a_wrong_code_says_how_often_it_may_still_be_tried_and_the_fifth_kills_it(teller: Teller) -> None:
+    """
+    4, 3, 2, 1, 0; then the right one is refused, too.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    code = sent(teller)
+
+    answers = [verify(teller.client, wrong(code)) for _ in range(5)]
+
+    assert [answer.json["attempts_remaining"] for answer in answers] == [4, 3, 2, 1, 0]
+    assert {(answer.status_code, answer.json["code"]) for answer in answers} == {(422, "code_invalid")}
+    assert verify(teller.client, code).json["attempts_remaining"] == 0
+
+
+def test_one_code_a_minute_for_each_destination_whoever_asks_for_whatever(teller: Teller) -> None:
+    """
+    Another client, another purpose, other letters: the same mailbox. Refused with the seconds to wait.
+    """
+    first = teller.client.post("/v1/codes", {"destination": ADA})
+    others = [
+        teller.client.post("/v1/codes", {"destination": ADA}),
+        teller.other.post("/v1/codes", {"destination": ADA}),
+        teller.client.post("/v1/codes", {"destination": ADA, "purpose": "another"}),
+        teller.client.post("/v1/codes", {"destination": "Ada@Example.COM"}),
+    ]
+
+    assert first.status_code == 202
+    for answer in others:
+        assert (answer.status_code, answer.json["code"]) == (429, "code_cooldown")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert teller.client.post("/v1/codes", {"destination": "grace@example.com"}).status_code == 202
+    assert len(claim(teller)) == 2
+
+
+def test_of_fifty_who_ask_at_once_one_gets_a_code(teller: Teller) -> None:
+    """
+    Scenario 9 within one process: one 202, the others 429.
+    """
+    with ThreadPoolExecutor(50) as crowd:
+        answers = list(
+            crowd.map(lambda _: teller.client.post("/v1/codes", {"destination": ADA}).status_code, range(50))
+        )
+
+    assert sorted(answers) == [202] + [429] * 49
+    assert len(claim(teller)) == 1
+
+
+def test_a_new_code_replaces_the_old_one(teller: Teller) -> None:
+    """
+    Scenario 11: after the cooldown, the old one is invalid and the new one works.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    old = sent(teller)
+    cool_down(teller)
+    assert teller.client.post("/v1/codes", {"destination": ADA}).status_code == 202
+    new = sent(teller)
+
+    assert verify(teller.client, old).json["code"] == "code_invalid"
+    assert verify(teller.client, new).status_code == 200
+
+
+def test_a_code_that_was_replaced_before_it_was_sent_is_not_sent(teller: Teller) -> None:
+    """
+    The row of a code is its delivery: there is never a mail with a code that is already invalid.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    cool_down(teller)
+    teller.client.post("/v1/codes", {"destination": ADA})
+
+    assert verify(teller.client, sent(teller)).status_code == 200
+
+
+def test_a_code_is_for_its_client_and_its_purpose_alone(teller: Teller) -> None:
+    """
+    Another client, or another purpose, has nothing to be right about.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA, "purpose": "sign-in"})
+    code = sent(teller)
+
+    assert verify(teller.other, code, purpose="sign-in").json["code"] == "code_invalid"
+    assert verify(teller.client, code).json["code"] == "code_invalid"
+    assert verify(teller.client, code, purpose="pay").json["code"] == "code_invalid"
+    assert verify(teller.client, code, purpose="sign-in", destination=ADA.upper()).status_code == 200
+
+
+def test_a_code_expires(teller: Teller) -> None:
+    """
+    After TELLER_CODE_TTL_SECONDS, it is as if it had never been.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    code = sent(teller)
+    own(teller, "UPDATE codes SET expires_at = clock_timestamp()")
+
+    assert verify(teller.client, code).json["code"] == "code_invalid"
+
+
+def test_of_fifty_guesses_at_once_five_are_compared(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each is counted before it is compared, and waits for those before it: the sixth is not looked at, right or wrong.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    code = sent(teller)
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(
+        codes.hmac, "compare_digest", lambda one, other: compared.append(1) or compare(one, other)
+    )
+
+    with ThreadPoolExecutor(50) as crowd:
+        answers = list(crowd.map(lambda _: verify(teller.client, wrong(code)), range(50)))
+
+    assert len(compared) == 5
+    remaining = [answer.json["attempts_remaining"] for answer in answers if answer.status_code == 422]
+    assert sorted(remaining) == [0] * 16 + [1, 2, 3, 4]
+    assert {answer.json["code"] for answer in answers if answer.status_code == 429} == {"code_locked"}
+    assert verify(teller.client, code).status_code == 429
+
+
+def test_of_fifty_who_type_the_right_code_at_once_one_is_told_so(teller: Teller) -> None:
+    """
+    Single use at any concurrency; and those who come second have not guessed: nothing is locked.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    code = sent(teller)
+
+    with ThreadPoolExecutor(50) as crowd:
+        answers = [answer.status_code for answer in crowd.map(lambda _: verify(teller.client, code), range(50))]
+
+    assert sorted(answers) == [200] + [422] * 49
+    assert own(teller, "SELECT wrong FROM code_guesses") == [(0,)]
+
+
+def test_twenty_wrong_tries_in_a_day_lock_the_destination_for_that_client(teller: Teller) -> None:
+    """
+    Neither try nor new code until tomorrow; another client, and another destination, go on.
+    """
+    for _ in range(4):
+        teller.client.post("/v1/codes", {"destination": ADA})
+        code = sent(teller)
+        for _ in range(5):
+            assert verify(teller.client, wrong(code)).status_code == 422
+        cool_down(teller)
+
+    for answer in (
+        teller.client.post("/v1/codes", {"destination": ADA}),
+        verify(teller.client, code),
+        verify(teller.client, code, purpose="another"),
+    ):
+        assert (answer.status_code, answer.json["code"]) == (429, "code_locked")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 86_400
+    assert teller.other.post("/v1/codes", {"destination": ADA}).status_code == 202
+    assert verify(teller.other, sent(teller)).status_code == 200
+    own(teller, "UPDATE code_guesses SET day = day - 1")
+    cool_down(teller)
+    teller.client.post("/v1/codes", {"destination": ADA})
+    assert verify(teller.client, sent(teller)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"destination": "ada"},
+        {"destination": "ada@example.com\n"},
+        {"destination": "ada@example.com, grace@example.com"},
+        {"destination": "+4915112345678"},
+        {"destination": f"{'a' * 65}@example.com"},
+        {"destination": ADA, "purpose": ""},
+        {"destination": ADA, "purpose": "a\r\nBcc: x"},
+        {"destination": ADA, "purpose": None},
+        {"destination": ADA, "code": "123456"},
+    ],
+)
+def test_what_cannot_be_written_to_is_refused(teller: Teller, body: dict[str, Any]) -> None:
+    """
+    Nothing is taken or counted; a telephone number needs a gateway named sms.
+    """
+    answer = teller.client.post("/v1/codes", body)
+
+    assert (answer.status_code, answer.json["code"]) == (422, "invalid")
+    assert own(teller, "SELECT count(*) FROM code_turns") == [(0,)]
+
+
+@pytest.mark.parametrize("code", ["", "12345", "1234567", "12345x", "１２３４５６", 123456, None])
+def test_what_is_no_code_is_refused_and_not_counted(teller: Teller, code: object) -> None:
+    """
+    Six digits as text, or it is not a try.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    answer = teller.client.post("/v1/codes/verify", {"destination": ADA, "code": code})
+
+    assert (answer.status_code, answer.json["code"]) == (422, "invalid")
+    assert verify(teller.client, wrong(sent(teller))).json["attempts_remaining"] == 4
+
+
+def test_the_digits_are_nowhere_in_the_database_and_need_the_secret(teller: Teller) -> None:
+    """
+    They follow from the id with TELLER_SECRET, and from nothing without it.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    [delivery] = claim(teller)
+
+    rows = own(teller, "SELECT codes::text FROM codes UNION ALL SELECT audit::text FROM audit")
+    assert not any(delivery.digits in row for (row,) in rows)
+    assert delivery.digits not in repr(delivery)
+    assert codes.digits_of("another secret", delivery.id) != delivery.digits
+
+
+def test_a_try_that_could_not_be_answered_was_counted_or_told_nothing(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The answer is made after the commit: a fault in between leaves the count as it was, and says nothing.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    code = sent(teller)
+
+    def broken(one: bytes, other: bytes) -> bool:
+        raise RuntimeError("the process is killed here")
+
+    with monkeypatch.context() as patched, contextlib.suppress(RuntimeError), structlog.testing.capture_logs():
+        patched.setattr(codes.hmac, "compare_digest", broken)
+        assert verify(teller.client, code).status_code == 500
+
+    assert verify(teller.client, wrong(code)).json["attempts_remaining"] == 4
+
+
+def test_what_is_long_over_is_forgotten(teller: Teller) -> None:
+    """
+    Codes, turns and guesses of the day before yesterday; what can still matter stays.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    verify(teller.client, wrong(sent(teller)))
+    own(teller, "UPDATE codes SET expires_at = expires_at - interval '3 days'")
+    own(teller, "UPDATE code_turns SET taken_at = taken_at - interval '3 days'")
+    own(teller, "UPDATE code_guesses SET day = day - 2")
+    teller.client.post("/v1/codes", {"destination": "grace@example.com"})
+
+    with database.connect(teller.settings.worker_database_url, application_name="test worker") as connection:
+        codes.tidy(connection)
+
+    assert own(teller, "SELECT destination FROM codes") == [("grace@example.com",)]
+    assert own(teller, "SELECT destination FROM code_turns") == [("grace@example.com",)]
+    assert own(teller, "SELECT count(*) FROM code_guesses") == [(0,)]
+
+
+def test_a_code_that_cannot_be_sent_is_tried_again_and_then_given_up(teller: Teller) -> None:
+    """
+    A schedule with an end; a code that was used meanwhile is not sent any more.
+    """
+    teller.client.post("/v1/codes", {"destination": ADA})
+    settings = replace(teller.settings, code_ttl_seconds=3_600.0)
+    pauses = []
+    with database.connect(settings.courier_database_url, application_name="test courier") as connection:
+        while claimed := code_deliveries.claim(connection, settings, 10, 60.0):
+            [outcome] = [code_deliveries.failed(one, "away") for one in claimed]
+            code_deliveries.record(connection, settings, [outcome])
+            pauses.append(outcome.pause_seconds)
+            own(teller, "UPDATE codes SET due_at = now() WHERE due_at IS NOT NULL")
+
+    assert pauses == [*code_deliveries.PAUSES_SECONDS, None]
+    assert verify(teller.client, claimed_digits(teller)).status_code == 200
+
+
+def claimed_digits(teller: Teller) -> str:
+    """Of the one code there is."""
+    [(code_id,)] = own(teller, "SELECT id FROM codes")
+    return codes.digits_of(teller.settings.secret, code_id)

@@ -1,0 +1,152 @@
+"""
+What nobody would think of sending: the OpenAPI document's own words, bent, in the name of each role.
+
+schemathesis makes the calls from the document, in all its phases, and checks every answer in all its ways: no 500, no
+status or header that the document does not tell of, no right call refused, no wrong one accepted, no way in without a
+key. The seed is fixed; FUZZ_EXAMPLES (calls a route and phase) and FUZZ_SEED widen it, see `make fuzz`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import schemathesis
+from schemathesis.config import CacheConfig, SchemathesisConfig
+from schemathesis.engine import StopReason, events, from_schema
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wsgi import get_input_stream
+
+from api import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from flask import Flask
+
+    from tests.http.conftest import Teller
+
+EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "4"))
+SEED: Final = int(os.environ.get("FUZZ_SEED", "20261122"))
+#: Refusals of what no schema can call wrong: it depends on what was there before.
+REFUSED_FOR_WHAT_IS_THERE: Final = {"idempotency_key_reused", "code_invalid", "webhook_address_refused"}
+#: Mistakes for which JSON Schema has no words, by the end of what is said of them.
+UNSPEAKABLE: Final = (
+    "is no cursor of this list",
+    "no NUL and no lone surrogate",
+    "characters before the @",
+    "is no time that exists",
+    "bytes of JSON, this is",
+)
+
+
+class Quiet(WSGIRequestHandler):
+    """Keeps connections open, and says nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - as werkzeug has it
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def served(application: Flask) -> Iterator[str]:
+    """The application at an address, for as long as this lasts."""
+
+    def bounded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # Our server ends the stream where the body ends; this one leaves that to the application.
+        environ["wsgi.input"] = get_input_stream(environ)
+        return application(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, bounded, threaded=True, request_handler=Quiet)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def is_mistaken(check: str, status: int, content: bytes) -> bool:
+    """Whether a check that failed says more than the document does."""
+    with contextlib.suppress(ValueError):
+        document = json.loads(content)
+        if check == "positive_data_acceptance" and status == 422:
+            return document["code"] in REFUSED_FOR_WHAT_IS_THERE or all(
+                any(words in error["detail"] for words in UNSPEAKABLE) for error in document["errors"]
+            )
+        if check == "negative_data_rejection" and status == 202 and "results" in document:
+            return any(
+                result["status"] == 422 for result in document["results"]
+            )  # of a batch, the item is refused
+    return False
+
+
+def fuzzed(url: str, key: str) -> Iterator[tuple[int, str | None]]:
+    """For each scenario, how many checks were made, and for each that failed, what is wrong."""
+    config = SchemathesisConfig(seed=SEED, cache=CacheConfig(enabled=False))
+    config.projects.override.update(headers={"Authorization": f"Bearer {key}"})
+    config.projects.override.generation.update(
+        max_examples=EXAMPLES, deterministic="FUZZ_SEED" not in os.environ
+    )
+    ended = None
+    for event in from_schema(schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)).execute():
+        match event:
+            case events.ScenarioFinished(recorder=recorder):
+                for call, checks in recorder.checks.items():
+                    yield len(checks), None
+                    response = recorder.interactions[call].response
+                    status, content = (
+                        (response.status_code, response.content or b"") if response else (0, b"")
+                    )
+                    for check in checks:
+                        found = check.failure_info
+                        if found is not None and not is_mistaken(check.name, status, content):
+                            told = f"{recorder.label}: {check.name}: {found.failure.message}"
+                            yield 0, f"{told}\n{status} {content[:300]!r}\n{found.code_sample}"
+            case events.NonFatalError(value=fault) | events.FatalError(exception=fault):
+                yield 0, f"{event}: {fault!r}"
+            case events.EngineFinished(stop_reason=ended):
+                pass
+    if ended is not StopReason.COMPLETED:
+        yield 0, f"it ended before its time: {ended}"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The name service answers at once, and knows of one address for all names.
+    """
+    ask = socket.getaddrinfo
+
+    def answer(host: str, *rest: Any, **more: Any) -> Any:
+        return ask(host if host == "127.0.0.1" else "8.8.8.8", *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+@pytest.mark.parametrize("role", ["client", "operator", "admin"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_whatever_is_sent_is_answered_as_the_document_says(
+    teller: Teller, role: str, names: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    In every role, every answer to everything is one that the document tells of, and right by all checks.
+    """
+    monkeypatch.setattr(waiting, "WAITERS_MAX", 0)  # nobody decides here, so nobody need be waited for
+    with served(teller.application) as url:
+        checked, told = zip(*fuzzed(url, getattr(teller, role).key), strict=True)
+
+    wrong = [one for one in dict.fromkeys(told) if one is not None]
+    if wrong:
+        pytest.fail("\n\n".join(wrong), pytrace=False)
+    assert sum(checked) > 1000
