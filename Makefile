@@ -6,7 +6,7 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: up test scenarios fuzz lint format lock bench clean .venv
+.PHONY: up test scenarios fuzz faults lint format lock bench clean .venv
 
 up: .venv
 	@exec $(BIN)/teller up
@@ -16,7 +16,7 @@ test: lint
 
 # What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
 scenarios: .venv
-	SCENARIO_ROUNDS=20 $(BIN)/pytest tests/scenarios --timeout 1200
+	SCENARIO_ROUNDS=20 $(BIN)/pytest tests/scenarios tests/faults/test_scenarios.py --timeout 1200
 
 # The OpenAPI document's own words, bent, for some minutes, each time in other ways; FUZZ_SEED=n repeats one.
 fuzz: .venv

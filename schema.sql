@@ -306,6 +306,15 @@ COMMENT ON TABLE  deliveries         IS 'Who is still to be told, and who was. W
 COMMENT ON COLUMN deliveries.due_at  IS 'When it is to be tried next; a claim moves it past the lease, so a courier that dies loses nothing.';
 COMMENT ON COLUMN deliveries.token   IS 'Of the claim under way: only its holder may write what came of it.';
 
+CREATE TABLE fanouts (
+    id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    webhook_id  uuid        NOT NULL,
+    request_ids uuid[]      NOT NULL CHECK (cardinality(request_ids) >= 1),
+    versions    integer[]   NOT NULL,
+    CONSTRAINT fanouts_pairs CHECK (cardinality(request_ids) = cardinality(versions))
+);
+COMMENT ON TABLE fanouts IS 'Deliveries to be: what one batch has to tell one webhook, as one row, so that telling costs deciding little. A courier makes deliveries of it.';
+
 CREATE TABLE sandbox_calls (
     id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     request_id uuid        NOT NULL,
@@ -455,7 +464,8 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FU
 -- gateways      | read                    | read                             | read, insert, update
 -- accounts      | read, insert, update    | read                             | read
 -- webhooks      | read, write             | read but the secrets             | read, disable
--- deliveries    | read, resend            | insert                           | read, update
+-- deliveries    | read, resend            | insert                           | read, insert, update
+-- fanouts       | read                    | insert                           | read, delete
 -- codes         | read, insert, update    | read, insert, update, delete     | read, update
 -- code_turns    | read, insert, update    | read, delete                     | read, insert, update
 -- code_guesses  | read, insert, update    | read, delete                     |
@@ -494,7 +504,7 @@ GRANT UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT DELETE ON pauses TO teller_api;
 
 GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
-GRANT SELECT ON webhooks, deliveries, sandbox_calls, sandbox_payouts TO teller_api;
+GRANT SELECT ON webhooks, deliveries, fanouts, sandbox_calls, sandbox_payouts TO teller_api;
 GRANT SELECT (id, client_id, url, events, previous_until, created_at, disabled_at, disabled_reason) ON webhooks
    TO teller_worker;
 GRANT INSERT ON accounts, webhooks, sandbox_calls, sandbox_payouts TO teller_api;
@@ -503,14 +513,16 @@ GRANT UPDATE (status, due_at, tries) ON deliveries TO teller_api;
 GRANT DELETE ON webhooks TO teller_api;
 
 GRANT SELECT ON usages TO teller_worker;
-GRANT INSERT ON effects, deliveries TO teller_worker;
+GRANT INSERT ON effects, deliveries, fanouts TO teller_worker;
 GRANT UPDATE (due_at, tries, outcome, reason, voided_at) ON effects TO teller_worker;
 GRANT INSERT ON inbox, decisions, resources, usages, entries, workers, audit TO teller_worker;
 GRANT UPDATE ON resources, usages, partitions, workers, ownership TO teller_worker;
 GRANT UPDATE (current) ON decisions TO teller_worker;
 GRANT DELETE ON inbox, workers TO teller_worker;
 
-GRANT SELECT ON webhooks, deliveries TO teller_courier;
+GRANT SELECT ON webhooks, deliveries, fanouts TO teller_courier;
+GRANT DELETE ON fanouts TO teller_courier;
+GRANT INSERT ON deliveries TO teller_courier;
 GRANT INSERT ON inbox, audit, attempts, gateways TO teller_courier;
 GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, answered_at) ON effects TO teller_courier;
 GRANT UPDATE ON attempts, gateways, deliveries TO teller_courier;

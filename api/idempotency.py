@@ -12,6 +12,8 @@ from api.problems import IdempotencyKeyMissing, Invalid
 
 #: The header has at most so many characters: a key of 255, quoted, each character escaped.
 HEADER_CHARACTERS_MAX: Final = 512
+#: For the OpenAPI document: bare, or a quoted string (RFC 9651, 3.3.3).
+HEADER_PATTERN: Final = r'^([!#-~][ -~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$'
 
 _KEY = re.compile(KEY_PATTERN)
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')

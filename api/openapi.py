@@ -54,20 +54,26 @@ _PATH_PARAMETERS: Final[dict[str, tuple[str, Json]]] = {
     "slug": ("What the `type` of a problem ends with.", {"type": "string", "pattern": "^[a-z-]+$"}),
 }
 
+_IDEMPOTENCY_KEY: Final[Json] = {
+    "type": "string",
+    "pattern": idempotency.HEADER_PATTERN,
+    "maxLength": idempotency.HEADER_CHARACTERS_MAX,
+}
+
 _REQUEST_HEADERS: Final[dict[str, Json]] = {
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
         "required": True,
         "description": "One key for one intent, the same with every retry: it then happens once. Bare or quoted.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.HEADER_CHARACTERS_MAX},
+        "schema": _IDEMPOTENCY_KEY,
         "example": "order-A-17",
     },
     "IdempotencyKeyOptional": {
         "name": "Idempotency-Key",
         "in": "header",
         "description": "As for a POST, but it may be left out.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.HEADER_CHARACTERS_MAX},
+        "schema": _IDEMPOTENCY_KEY,
     },
     "Prefer": {
         "name": "Prefer",
@@ -199,10 +205,13 @@ def _parameters(route: Route) -> list[Json]:
         {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
         for name, description, schema in named
     ]
-    for name, schema in _without_null_defaults(route.query.model_json_schema()).get("properties", {}).items():
+    query = _without_null_defaults(route.query.model_json_schema())
+    for name, schema in query.get("properties", {}).items():
         description = schema.pop("description", None)
         schema.pop("title", None)
         parameter = {"name": name, "in": "query", "schema": schema}
+        if name in query.get("required", ()):
+            parameter["required"] = True
         parameters.append(parameter | ({"description": description} if description else {}))
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in route.heeds]
     return parameters

@@ -3,9 +3,9 @@ Resources: limited things. Opened, amended and closed by requests like any other
 """
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from api import accepting, documents
 from api.accepting import Origin
@@ -66,6 +66,8 @@ class Opening(Rules):
 
 class Amendment(Body):
     """The rules that change; those that may be absent are taken away by null."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"minProperties": 1})
 
     unit: Text | None = None
     overdraft: Quantity = optional()

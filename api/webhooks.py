@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from api import documents
 from api.auth import CLIENTS
-from api.bodies import Body, Nothing
+from api.bodies import Body, Nothing, optional
 from api.lists import Page, listed
 from api.problems import NameServiceSilent, NotFound
 from api.routing import Answer, Call, Routes, Shown
@@ -49,11 +49,11 @@ class Registration(Body):
     url: Annotated[str, Field(min_length=1, max_length=addresses.URL_CHARACTERS_MAX)] = Field(
         description="A public https address.", examples=["https://shop.example/teller"]
     )
-    events: Annotated[list[EventType], Field(min_length=1), AfterValidator(_once_each)] = Field(
-        default=None,
-        description="The types it wants; left out: all.",
-        json_schema_extra={"uniqueItems": True},
-    )
+    events: Annotated[
+        list[EventType],
+        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+        AfterValidator(_once_each),
+    ] = optional("The types it wants; left out: all.")
 
 
 @routes.add(

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING
 
 from api import app, idempotency, redemptions, routing, server
 from api.accepting import Origin
+from bench import system
 from processor import log
 from processor.embedded.servers import serve
 from processor.ids import new_id
 from processor.intake import fingerprint
 from processor.records import RequestRecord
 from processor.settings import Settings
-
-from bench import system
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

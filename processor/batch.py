@@ -42,6 +42,19 @@ _TIMEOUTS: Final = {
 }
 
 
+# What says that a row cannot be written: PostgreSQL refuses it, or it cannot even be sent. Everything else says
+# something about the connection or the schema.
+_UNWRITABLE: Final = (
+    DataError,
+    IntegrityError,
+    QueryCanceled,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+)
+
+
 class _Unwritable(Exception):
     """PostgreSQL refused what the batch wanted to write; the cause says why."""
 
@@ -127,7 +140,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
             done = _decide(sheet, rows, refusal, writer)
             writer.rest(done)
             pipeline.sync()
-        except (DataError, IntegrityError, QueryCanceled) as fault:
+        except _UNWRITABLE as fault:
             raise _Unwritable(len(rows), fault) from fault
         writer.check()
     return BatchReport(

@@ -25,11 +25,13 @@ _SECRET_NAME = re.compile(
     r"secret|password|passwd|token|authorization|cookie|api_key|private_key|database_url|redis_url|smtp_url",
     re.IGNORECASE,
 )
-#: Signing secrets, bearer headers, and the password of a URL.
-_SECRET_VALUE = re.compile(r"(whsec_|Bearer\s+)[^\s\"',]+|(://[^/@:\s]*:)[^@\s]+(?=@)")
+#: Signing secrets, bearer headers, API keys, and the password of a URL.
+_SECRET_VALUE = re.compile(
+    r"(whsec_|Bearer\s+)[^\s\"',]+|(://[^/@:\s]*:)[^@\s]+(?=@)|(teller_)[A-Za-z0-9_-]{43}"
+)
 
 #: What every match of it has in it: looking for these first costs a tenth.
-_SECRET_MARKS = ("whsec_", "Bearer", "://")
+_SECRET_MARKS = ("whsec_", "Bearer", "://", "teller_")
 
 #: Libraries that tell more than anybody wants to know at level info.
 _TALKATIVE = ("werkzeug", "httpx", "httpcore", "urllib3", "dramatiq")
@@ -48,7 +50,7 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
         if _names_secret(name):
             event[name] = MASK
         elif isinstance(value, str) and any(mark in value for mark in _SECRET_MARKS):
-            event[name] = _SECRET_VALUE.sub(lambda found: (found[1] or found[2]) + MASK, value)
+            event[name] = _SECRET_VALUE.sub(lambda found: (found[1] or found[2] or found[3]) + MASK, value)
     return event
 
 

@@ -21,6 +21,8 @@ PAUSES_SECONDS: Final = (5.0, 30.0, 120.0, 600.0, 3_600.0, 10_800.0, 36_000.0)
 LEASE_MARGIN_SECONDS: Final = 10.0
 #: Endpoints that one look goes through; the next look goes on behind them.
 ENDPOINTS_PER_LOOK: Final = 256
+#: Batches whose news one look makes deliveries of; each has at most as many as a batch has rows.
+FANOUTS_PER_LOOK: Final = 16
 #: How much is kept of what went wrong, in characters.
 ERROR_CHARACTERS_MAX: Final = 255
 
@@ -91,6 +93,15 @@ class Told(NamedTuple):
 def message_id(request_id: UUID, version: int) -> str:
     """The name of the event that a request came into this state."""
     return f"msg_{request_id.hex}_{version}"
+
+
+def unfold(connection: Connection) -> int:
+    """
+    Make deliveries of what batches have to tell webhooks, the oldest FANOUTS_PER_LOOK of them. Returns how
+    many deliveries that made. Raises DatabaseUnavailable.
+    """
+    with database.faults():
+        return connection.execute(SQL["unfold"], {"limit": FANOUTS_PER_LOOK}).rowcount
 
 
 def due_endpoints(connection: Connection, after: UUID) -> dict[UUID, float]:

@@ -223,8 +223,22 @@ class Writer:
         ended = [request_id for request_id, where in sheet.codes.items() if where is None]
         if ended:
             self._execute("delete_codes", {"ids": ended})
-        if sheet.deliveries:
-            self._execute("insert_deliveries", _columns(sheet.deliveries, Delivery._fields))
+        self._deliveries()
+
+    def _deliveries(self) -> None:
+        """Who is told: one row for each webhook, however much it is told of; one for each e-mail."""
+        mails = []
+        fanouts: dict[UUID, list[Delivery]] = {}
+        for delivery in self._sheet.deliveries:
+            if delivery.webhook_id is None:
+                mails.append((delivery.request_id, delivery.version, delivery.type, delivery.email))
+            else:
+                fanouts.setdefault(delivery.webhook_id, []).append(delivery)
+        if mails:
+            self._execute("insert_mails", _columns(mails, ("request_id", "version", "type", "email")))
+        for webhook_id, told in fanouts.items():
+            columns = _columns(((one.request_id, one.version) for one in told), ("request_ids", "versions"))
+            self._execute("insert_fanout", columns | {"webhook_id": webhook_id})
 
 
 def _fields(resource: Resource) -> dict[str, Any]:

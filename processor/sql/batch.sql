@@ -219,11 +219,16 @@ SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, fal
 DELETE FROM codes
  WHERE request_id = ANY(%(ids)b);
 
--- insert_deliveries --
-INSERT INTO deliveries (request_id, version, type, webhook_id, email)
+-- insert_mails --
+-- Who is told by e-mail.
+INSERT INTO deliveries (request_id, version, type, email)
 SELECT *
-  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(webhook_id)b::uuid[],
-              %(email)b::text[]);
+  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(email)b::text[]);
+
+-- insert_fanout --
+-- All that one webhook is told of this batch, as one row; a courier makes deliveries of it.
+INSERT INTO fanouts (webhook_id, request_ids, versions)
+VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
 
 -- delete_inbox --
 DELETE FROM inbox

@@ -28,7 +28,7 @@ SELECT r.partition, c.request_id, 'expire'
  WHERE c.request_id IS NOT NULL
    AND c.used_at IS NULL
    AND c.due_at IS NULL
-   AND c.expires_at <= clock_timestamp()
+   AND c.expires_at <= statement_timestamp()
    AND r.partition = ANY(%(partitions)s::smallint[])
    AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = c.request_id AND i.verb = 'expire')
  ORDER BY c.expires_at

@@ -1,6 +1,21 @@
 -- Deliveries by webhook and e-mail, as the courier sees them. Each is one statement: no row stays locked while a
 -- courier is stopped in its tracks. {…} are the select lists of records.sql.
 
+-- unfold --
+-- Make deliveries of what batches have to tell webhooks: all of a row or nothing of it, and no row twice, for
+-- whoever comes second to a row finds it gone.
+WITH taken AS (
+    DELETE FROM fanouts
+     WHERE id IN (SELECT id FROM fanouts ORDER BY id LIMIT %(limit)s)
+ RETURNING id, webhook_id, request_ids, versions
+)
+INSERT INTO deliveries (request_id, version, type, webhook_id)
+SELECT told.request_id, told.version, 'request.' || d.status, taken.webhook_id
+  FROM taken
+ CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS told(request_id, version, place)
+  JOIN decisions d ON d.request_id = told.request_id AND d.version = told.version
+ ORDER BY taken.id, told.place;
+
 -- due_endpoints --
 -- Webhooks with something to deliver, from one webhook on, and in how many seconds the first of it is due. One step
 -- in the index for each, however much waits.

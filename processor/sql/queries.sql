@@ -142,5 +142,7 @@ SELECT id, at, actor, action, request_id, reason, detail
 -- What somebody should look at, each counted up to a limit.
 SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed' LIMIT %(most)s) AS parked),
        (SELECT count(*) FROM (SELECT FROM decisions WHERE detail = 'paid_after_refund' LIMIT %(most)s) AS paid),
-       (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL LIMIT %(most)s) AS pending),
+       (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL
+                              UNION ALL SELECT FROM fanouts, unnest(request_ids)
+                              LIMIT %(most)s) AS pending),
        (SELECT coalesce(jsonb_object_agg(name, open_until IS NOT NULL), '{}') FROM gateways);

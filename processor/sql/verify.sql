@@ -258,6 +258,14 @@ SELECT h.request_id::text, 'it held ' || h.amount || ' of ' || h.resource_id || 
    AND q.kind IN ('redemption', 'withdrawal')
    AND NOT EXISTS (SELECT FROM effects e WHERE e.request_id = h.request_id AND e.leg = h.leg);
 
+-- confirmation_forgotten --
+-- Who waits for a code has one: sent, or to be sent. It is what ends the waiting, by being right or by running out.
+SELECT d.request_id::text, 'it waits for a code, and there is none'
+  FROM decisions d
+ WHERE d.current
+   AND d.stage = 'awaiting_confirmation'
+   AND NOT EXISTS (SELECT FROM codes c WHERE c.request_id = d.request_id AND coalesce(c.due_at, c.expires_at) IS NOT NULL);
+
 -- settling_forgotten --
 -- Who waits for a gateway waits for a call to come or under way, or for its answer to be applied; a definite answer
 -- that came later is applied, too.

@@ -5,7 +5,10 @@ Keys from the command line: made, shown once, listed, revoked.
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+import pytest
 
 from processor import database as db
 from processor import keys
@@ -93,4 +96,33 @@ def test_a_name_that_a_terminal_would_obey_is_refused(teller: Callable[..., Said
     teller("keys", "create", "\x1b[31mred", "--role", "client", "--json").refuses(1, "key_refused")
     teller("keys", "create", "", "--role", "client", "--json").refuses(1, "key_refused")
 
+    assert teller("keys", "list").out == ""
+
+
+def test_a_key_that_expires_says_when(teller: Callable[..., Said], database: Database) -> None:
+    """
+    In days, hours or minutes; told in both forms and in the list; one without says nothing of it.
+    """
+    made = teller("keys", "create", "shop", "--role", "client", "--expires", "90d", "--json").document
+    plain = teller("keys", "create", "shop", "--role", "client", "--json").document
+    expires = datetime.fromisoformat(made["expires_at"])
+
+    assert "expires_at" not in plain
+    assert abs(expires - datetime.now(UTC) - timedelta(days=90)) < timedelta(minutes=1)
+    [listed, first] = teller("keys", "list", "--json").document["data"]
+    assert (listed["expires_at"], listed["last_used_at"]) == (None, None)
+    assert first["expires_at"] == made["expires_at"]
+    assert teller("keys", "list").rows[1][6] != ""
+    assert caller(database, made["key"]) is not None
+
+
+@pytest.mark.parametrize("lifetime", ["0d", "4000d", "999999999d", "90", "-1d", "1w", "", "9" * 40 + "d"])
+def test_a_lifetime_that_makes_no_sense_makes_no_key(teller: Callable[..., Said], lifetime: str) -> None:
+    """
+    One line says why.
+    """
+    said = teller("keys", "create", "shop", "--role", "client", f"--expires={lifetime}", "--json")
+
+    assert said.status in (1, 2)
+    assert len(said.err.splitlines()) == 1
     assert teller("keys", "list").out == ""

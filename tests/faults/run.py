@@ -35,7 +35,7 @@ SETTLE_SECONDS: Final = 90.0
 
 PENDING = """
 SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM effects WHERE due_at IS NOT NULL),
-       (SELECT count(*) FROM deliveries WHERE status = 'pending')"""
+       (SELECT count(*) FROM deliveries WHERE status = 'pending'), (SELECT count(*) FROM fanouts)"""
 #: What waits for its next try is tried now.
 HURRY = """
 WITH hurried AS (
@@ -119,7 +119,7 @@ class Run:
 
     def _until_nothing_waits(self) -> None:
         end = time.monotonic() + SETTLE_SECONDS
-        while (pending := self.system.query(PENDING)) != [(0, 0, 0)]:
+        while (pending := self.system.query(PENDING)) != [(0, 0, 0, 0)]:
             if time.monotonic() > end:
                 self.problems.append(f"not_settled: inbox, effects and deliveries that wait: {pending}")
                 return

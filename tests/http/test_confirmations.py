@@ -37,7 +37,9 @@ def bank(teller: Teller) -> Iterator[Teller]:
 
 def send(teller: Teller) -> dict[str, str]:
     """What a courier sends now: the digits for each request."""
-    with database.connect(teller.settings.courier_database_url, application_name="test courier") as connection:
+    with database.connect(
+        teller.settings.courier_database_url, application_name="test courier"
+    ) as connection:
         claimed = code_deliveries.claim(connection, teller.settings, 10, 60.0)
         code_deliveries.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
     return {str(one.confirms.request_id): one.digits for one in claimed if one.confirms}
@@ -197,10 +199,13 @@ def test_of_twenty_who_confirm_at_once_one_is_told_so_and_it_is_taken_once(bank:
     code = send(bank)[request]
 
     with ThreadPoolExecutor(20) as crowd:
-        answers = [one.status_code for one in crowd.map(lambda _: confirm(bank.client, request, code), range(20))]
+        answers = [
+            one.status_code for one in crowd.map(lambda _: confirm(bank.client, request, code), range(20))
+        ]
     bank.drain()
 
-    assert sorted(answers) == [202] + [422] * 19
+    assert answers.count(202) == 1
+    assert set(answers) <= {202, 422, 503}  # 503: a busy machine; they got nothing
     assert (where(bank, request), bank.quantities("bank")) == ("completed", (700, 0))
 
 
@@ -232,12 +237,11 @@ def test_of_several_that_wait_one_is_sent_each_time(bank: Teller) -> None:
     """
     requests = [bank.withdraw("bank", 101 + number) for number in range(3)]
 
-    sent = []
-    for _ in requests:
-        sent += [*send(bank)]
+    for request in requests:
+        assert list(send(bank)) == [request]
         assert send(bank) == {}
+        assert bank.client.post("/v1/codes", {"destination": ADA}).json["code"] == "code_cooldown"
         cool_down(bank)
-    assert sent == requests
 
 
 def test_a_code_can_be_sent_again_after_the_cooldown(bank: Teller) -> None:
@@ -279,6 +283,38 @@ def test_not_confirmed_in_time_it_is_cancelled(bank: Teller) -> None:
     late = confirm(bank.client, request, code)
     assert (late.status_code, late.json["code"]) == (409, "not_awaiting_confirmation")
     assert bank.client.post(f"/v1/requests/{request}/code").json["code"] == "not_awaiting_confirmation"
+
+
+def test_while_its_code_is_still_being_sent_no_time_is_up(bank: Teller) -> None:
+    """
+    The mail server was away for longer than a lifetime: the code that comes in the end is as good as any.
+    """
+    request = bank.withdraw("bank", 300)
+    with (
+        database.connect(bank.settings.courier_database_url, application_name="test courier") as courier,
+        database.connect(bank.settings.worker_database_url, application_name="test sweep") as worker,
+    ):
+        [delivery] = code_deliveries.claim(courier, bank.settings, 10, 60.0)
+        code_deliveries.record(courier, bank.settings, [code_deliveries.failed(delivery, "away")])
+        own(bank, "UPDATE codes SET expires_at = clock_timestamp() - interval '1 s'")
+        assert confirmations.expire(worker, range(bank.settings.partitions)) == set()
+    own(bank, "UPDATE codes SET due_at = now()")
+
+    assert confirm(bank.client, request, send(bank)[request]).status_code == 202
+
+
+def test_a_code_that_is_lost_is_found_out(bank: Teller) -> None:
+    """
+    Nothing would ever end the waiting: `teller verify` says so.
+    """
+    request = bank.withdraw("bank", 300)
+    with database.connect(bank.settings.database_url, application_name="test") as connection:
+        connection.execute("DELETE FROM codes")
+        assert [(found.code, found.id) for found in verify(connection)] == [
+            ("confirmation_forgotten", request)
+        ]
+    bank.client.post(f"/v1/requests/{request}/cancel")
+    bank.drain()
 
 
 def test_a_new_code_gives_new_time_also_when_the_end_was_on_its_way(bank: Teller) -> None:
@@ -522,7 +558,9 @@ def test_the_deadline_counts_while_it_waits(bank: Teller) -> None:
     """
     Confirmed too late, it is too late.
     """
-    soon = own(bank, "SELECT to_char((now() + interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')")
+    soon = own(
+        bank, "SELECT to_char((now() + interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')"
+    )
     body = {"resource": "bank", "account": "u", "amount": 300, "apply_before": soon[0][0]}
     request = bank.client.post("/v1/withdrawals", body).json["id"]
     bank.drain()

@@ -18,7 +18,16 @@ from processor import database, keys
 from processor.ids import partition_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.http.conftest import Client, Reply, Teller
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A body that is another one in each call."""
+
+    make: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ DOORS: dict[str, Door | Open] = {
     "POST /v1/requests/<request>/confirm": Door(409, 404, 403, 409, body={"code": "123456"}),
     "POST /v1/requests/<request>/code": Door(409, 404, 403, 409),
     "PUT /v1/accounts/<account>": Door(200, 200, 403, 200, body={"email": "ada@example.com"}),
-    "POST /v1/codes": Door(202, 202, 403, 202, body=lambda: {"destination": f"{uuid.uuid4()}@example.com"}),
+    "POST /v1/codes": Door(
+        202, 202, 403, 202, body=Fresh(lambda: {"destination": f"{uuid.uuid4()}@example.com"})
+    ),
     "POST /v1/codes/verify": Door(
         422, 422, 403, 422, body={"destination": "ada@example.com", "code": "123456"}
     ),
@@ -126,7 +137,7 @@ class House:
 
     def name(self, path: str) -> str:
         """The path with the client's things in it."""
-        makers = {
+        makers: dict[str, Callable[[], str]] = {
             "<resource>": lambda: "own",
             "<account>": lambda: "u",
             "<request>": self.redemption,
@@ -146,7 +157,9 @@ class House:
         """A call of a route, by whom."""
         method, _, path = route.partition(" ")
         path = self.name(path + getattr(door, "query", ""))
-        body = door.body() if callable(door.body) else door.body
+        body = door.body
+        if isinstance(body, Fresh):
+            body = body.make()
         if method == "POST":
             return who.post(path, body)
         return who.call(method, path, json=body)

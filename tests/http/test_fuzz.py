@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.http.conftest import Teller
 
-EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "4"))
+EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "2"))
 SEED: Final = int(os.environ.get("FUZZ_SEED", "20261122"))
 #: Refusals of what no schema can call wrong: it depends on what was there before.
 REFUSED_FOR_WHAT_IS_THERE: Final = {"idempotency_key_reused", "code_invalid", "webhook_address_refused"}
@@ -43,6 +43,9 @@ UNSPEAKABLE: Final = (
     "characters before the @",
     "is no time that exists",
     "bytes of JSON, this is",
+    "starts_at must be before ends_at",
+    "there is no gateway named sms",
+    "must be a valid integer",  # 5.0, which JSON Schema calls one
 )
 
 
@@ -65,7 +68,6 @@ def served(application: Flask) -> Iterator[str]:
         return application(environ, start_response)
 
     server = make_server("127.0.0.1", 0, bounded, threaded=True, request_handler=Quiet)
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -86,7 +88,7 @@ def is_mistaken(check: str, status: int, content: bytes) -> bool:
             )
         if check == "negative_data_rejection" and status == 202 and "results" in document:
             return any(
-                result["status"] == 422 for result in document["results"]
+                result["status"] >= 400 for result in document["results"]
             )  # of a batch, the item is refused
     return False
 
@@ -98,7 +100,7 @@ def fuzzed(url: str, key: str) -> Iterator[tuple[int, str | None]]:
     config.projects.override.generation.update(
         max_examples=EXAMPLES, deterministic="FUZZ_SEED" not in os.environ
     )
-    ended = None
+    ended: StopReason | None = None
     for event in from_schema(schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)).execute():
         match event:
             case events.ScenarioFinished(recorder=recorder):
@@ -115,8 +117,8 @@ def fuzzed(url: str, key: str) -> Iterator[tuple[int, str | None]]:
                             yield 0, f"{told}\n{status} {content[:300]!r}\n{found.code_sample}"
             case events.NonFatalError(value=fault) | events.FatalError(exception=fault):
                 yield 0, f"{event}: {fault!r}"
-            case events.EngineFinished(stop_reason=ended):
-                pass
+            case events.EngineFinished():
+                ended = event.stop_reason
     if ended is not StopReason.COMPLETED:
         yield 0, f"it ended before its time: {ended}"
 

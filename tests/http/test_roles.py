@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from api import create_app
 from api.app import ROUTES
 from processor import database, keys
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from tests.http.conftest import Teller
 
 
@@ -121,3 +126,69 @@ def test_making_and_revoking_keys_is_in_the_audit_without_the_key(teller: Teller
     assert answer.json["data"][0]["detail"]["key"] == str(key.id)
     assert key.key.encode() not in answer.data
     assert answer.json["next_cursor"] is not None
+
+
+def test_a_key_works_until_it_expires(teller: Teller) -> None:
+    """
+    By the clock of the database, and within a second of it: also one that was remembered a moment before.
+    """
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        short = keys.create_key(
+            connection, "short", "client", teller.client.id, lifetime=timedelta(milliseconds=1500)
+        )
+    teller.client.key = short.key
+    assert short.expires_at is not None
+    assert teller.client.get("/v1/requests").status_code == 200
+    while teller.client.get("/v1/requests").status_code == 200:
+        assert datetime.now(UTC) < short.expires_at + timedelta(seconds=1)
+        time.sleep(0.02)
+    assert datetime.now(UTC) > short.expires_at
+    assert teller.client.get("/v1/requests").json["code"] == "unauthorized"
+
+
+def test_keys_are_changed_over_without_a_gap(teller: Teller) -> None:
+    """
+    Two keys of one client work beside each other; when the first is revoked, the second goes on where it was.
+    """
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        first = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
+        made = teller.client.post("/v1/redemptions", {"resource": "a", "account": "b"}).json["id"]
+        second = keys.create_key(connection, "second", "client", teller.client.id)
+        after = replace(teller.client, key=second.key)
+        assert [one.get(f"/v1/requests/{made}").status_code for one in (teller.client, after)] == [200, 200]
+        keys.revoke_key(connection, first.id)
+    time.sleep(1)  # the promise: within a second
+
+    assert [one.get(f"/v1/requests/{made}").status_code for one in (teller.client, after)] == [401, 200]
+
+
+def test_the_last_use_of_a_key_is_known_to_the_minute(teller: Teller) -> None:
+    """
+    Noted when the process ends at the latest, once a minute however many processes note it, and not on a request's
+    way; a key that nobody uses has none.
+    """
+
+    def last_used() -> dict[str, datetime | None]:
+        with database.connect(teller.settings.database_url, application_name="test") as connection:
+            return {key.name: key.last_used_at for key in keys.list_keys(connection)}
+
+    def use(application: Flask) -> None:
+        assert replace(teller.client, application=application).get("/v1/requests").status_code == 200
+
+    for _ in range(2):
+        application = create_app(teller.settings)
+        use(application)
+        assert last_used()["other"] is None
+        noted = last_used()["client"]
+        application.extensions["teller"].close()
+        assert last_used()["client"] == noted if noted else last_used()["client"]
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        connection.execute("UPDATE api_keys SET last_used_at = now() - interval '61 seconds'")
+        before = last_used()["client"]
+        found = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
+    with database.connect(teller.settings.api_database_url, application_name="test api") as connection:
+        keys.note_uses(connection, [found.id])
+    now = last_used()["client"]
+    assert before is not None
+    assert now is not None
+    assert now - before > timedelta(seconds=60)

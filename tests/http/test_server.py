@@ -218,3 +218,35 @@ def test_a_database_without_the_schema_is_told_in_one_line(
     said = fail_to_start({**environment(settings, port), "TELLER_API_DATABASE_URL": empty_database})
 
     assert said == "the database has no Teller schema yet: run `teller migrate`"
+
+
+def test_a_key_is_revoked_within_a_second_in_every_process(
+    settings: Settings, server: Running, port: int
+) -> None:
+    """
+    Two API processes that both know the key and are busy with it: a second after it was revoked neither does.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        other_port = probe.getsockname()[1]
+    addresses = [f"http://127.0.0.1:{number}" for number in (port, other_port)]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", SERVE], env=environment(settings, other_port), stderr=subprocess.DEVNULL
+        ) as process,
+        httpx.Client(headers={"Authorization": f"Bearer {server.key}"}) as client,
+    ):
+        try:
+            until(Running(process, addresses[1], server.key).answers)
+
+            def statuses() -> list[int]:
+                return [client.get(f"{address}/v1/requests").status_code for address in addresses]
+
+            assert statuses() == [200, 200]
+            with database.connect(settings.database_url, application_name="test") as connection:
+                [key] = keys.list_keys(connection)
+                assert statuses() == [200, 200]
+                keys.revoke_key(connection, key.id)
+            assert until(lambda: statuses() == [401, 401]) < 1
+        finally:
+            process.terminate()

@@ -354,6 +354,8 @@ def redeem(teller: Teller, count: int = 1) -> list[str]:
         for _ in range(count)
     ]
     teller.drain()
+    with database.connect(teller.settings.courier_database_url, application_name="test courier") as courier:
+        notifications.unfold(courier)
     return asked
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ITEMS = 1_000
 WAITING = 100_000 if "SCENARIO_ROUNDS" in os.environ else 20_000
 #: Partitions that are hot at the same time, and how many requests wait in each.
-CROWDED, CROWD = 5, 10_000
+CROWDED, CROWD = 5, 5_000
 #: How many times its latency in peace a request may take, at the median, and how long at the most, in seconds.
 SLOWER_AT_MOST, SECONDS_AT_MOST = 20, 1.0
 #: Requests of which the latency in peace is the median.

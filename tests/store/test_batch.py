@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import batch, database, intake, worksheet_store
+from processor import batch, database, intake, notifications, worksheet_store
 from processor.errors import DatabaseUnavailable
 from processor.model import Debit, Decision, Request, Resource
 from processor.rules import DECIDE
@@ -586,6 +586,7 @@ def test_the_client_is_told_when_an_admin_of_another_client_refunds(store: Store
     store.accept(replace(store.asks("refund", "coupon", client="admins"), refund_of=first))
 
     store.drain("coupon")
+    notifications.unfold(store.owner)
 
     told = store.owner.execute(
         "SELECT type, email FROM deliveries WHERE request_id = %s ORDER BY email NULLS FIRST", (first,)

@@ -68,6 +68,7 @@ def test_libraries_log_the_same_way(lines: Lines) -> None:
         {"url": "postgresql://teller:hidden@db/teller"},
         {"header": "Bearer hidden"},
         {"note": "rotated to whsec_hidden"},
+        {"note": "made teller_hidden" + "x" * 37},
     ],
 )
 def test_secrets_are_masked(facts: dict[str, str], lines: Lines) -> None:

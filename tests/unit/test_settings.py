@@ -113,6 +113,36 @@ def test_secrets_and_passwords_are_not_in_the_repr() -> None:
     assert "whsec_" not in shown
 
 
+URLS = (
+    *("DATABASE_URL", "TELLER_API_DATABASE_URL", "TELLER_WORKER_DATABASE_URL", "TELLER_COURIER_DATABASE_URL"),
+    *("REDIS_URL", "TELLER_SMTP_URL"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, value)
+            for name in URLS
+            for value in ("ftp://ada:hidden@host", "redis://ada:hidden@host:99999999")
+        ),
+        ("TELLER_GATEWAYS", "bank=ftp://ada:hidden@bank.example"),
+        ("TELLER_SECRET", "hidden"),
+        ("TELLER_SECRET", "hidden-and-long-enough\x7f"),
+        ("TELLER_GATEWAY_SECRET", "whsec_hidden"),
+    ],
+)
+def test_a_refused_value_is_not_repeated(name: str, value: str) -> None:
+    """
+    What makes no sense may still be a secret with a slip in it: the line names the variable and no more.
+    """
+    with pytest.raises(SettingsError, match=name) as refusal:
+        Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, name: value})
+
+    assert "hidden" not in str(refusal.value) + repr(refusal.value)
+
+
 def test_one_url_for_all_roles_guards_nothing_and_is_known() -> None:
     """
     Without URLs of their own, API, worker and courier are the owner, which deserves a warning.

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 #: Codes sent over one connection to the mail server.
 CHUNK: Final = 10
-#: How long these may take altogether before others may take them over, in seconds.
-LEASE_SECONDS: Final = 120.0
+#: How long these may take altogether before others may take them over, in seconds: people wait for them, and a code
+#: that is sent twice is still the same one.
+LEASE_SECONDS: Final = 15.0
+#: The rest when something is due that cannot be claimed: another courier is at it, in seconds.
+BLOCKED_SECONDS: Final = 0.05
 #: The gateway that sends text messages, where one of that name is set up.
 SMS: Final = "sms"
 
@@ -60,10 +63,13 @@ class Codes:
 
     async def look(self) -> float:
         """Send some of what is due. Returns in how many seconds there may be more. Raises DatabaseUnavailable."""
+        # First, and most often alone: whatever wakes the courier wakes us, too.
+        seconds = await self._claims.run(code_deliveries.next_due)
+        if seconds is None or seconds > 0:
+            return math.inf if seconds is None else seconds
         claimed = await self._claims.run(code_deliveries.claim, self._settings, CHUNK, LEASE_SECONDS)
         if not claimed:
-            seconds = await self._claims.run(code_deliveries.next_due)
-            return math.inf if seconds is None else seconds
+            return BLOCKED_SECONDS
         live = [delivery for delivery in claimed if not delivery.is_expired]
         mails = [delivery for delivery in live if "@" in delivery.destination]
         sent = [

@@ -71,6 +71,7 @@ class Webhooks:
         """
         if self._after == notifications.FIRST:
             self._soonest = math.inf
+        unfolded = await self._claims.run(notifications.unfold)
         endpoints = await self._claims.run(notifications.due_endpoints, self._after)
         is_last = len(endpoints) < notifications.ENDPOINTS_PER_LOOK
         self._after = notifications.FIRST if is_last else next(reversed(endpoints))
@@ -78,7 +79,7 @@ class Webhooks:
         if rooms := self._rooms([endpoint for endpoint, seconds in endpoints.items() if seconds <= 0]):
             began = await self._begin(rooms)
         soonest = min((seconds for seconds in endpoints.values() if seconds > 0), default=math.inf)
-        self._soonest = GATHER_SECONDS if began else min(self._soonest, soonest)
+        self._soonest = GATHER_SECONDS if began or unfolded else min(self._soonest, soonest)
         if is_last:
             return self._soonest
         return GATHER_SECONDS

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from processor import notifications
+
 from tests.flow.courier.outside import Outside, serving
 from tests.store.store import Store, open_store
 from workers.courier.main import work
@@ -217,7 +219,7 @@ class Till:
         """Redemptions, decided: each tells whoever wants to know."""
         if not self.store.one("SELECT count(*) FROM resources WHERE id = 'coupon'"):
             self.store.open("coupon", "coupon", available=1_000_000)
-            self.store.owner.execute("DELETE FROM deliveries")
+            self.store.owner.execute("DELETE FROM deliveries; DELETE FROM fanouts")
         asked = self.store.accept(
             *(
                 dataclasses.replace(self.store.redeems("coupon", account), metadata=metadata)
@@ -225,6 +227,7 @@ class Till:
             )
         )
         self.store.drain("coupon")
+        notifications.unfold(self.store.owner)
         return asked
 
     def deliveries(self, webhook: uuid.UUID | None = None) -> Counter[str]:

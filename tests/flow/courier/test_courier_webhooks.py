@@ -53,7 +53,7 @@ def test_a_delivery_tells_its_own_version_also_when_the_request_has_moved_on(til
     """
     till.webhook(f"{till.outside.url}/hook")
     asked = till.withdraw()
-    till.store.owner.execute("DELETE FROM deliveries")
+    till.store.owner.execute("DELETE FROM deliveries; DELETE FROM fanouts")
     courier = till.start(gateways={"bank": f"{till.outside.url}/pay"})
     till.until(asked)
     courier.stop()

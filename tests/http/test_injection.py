@@ -1,0 +1,160 @@
+"""
+What is sent stays what it is: it becomes no SQL, no header, no line of the log, no path, and no page.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from api import observing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.http.conftest import Teller
+
+#: In an address: NUL, line ends, an escape for terminals, quotes, a way out of a directory, a format.
+HOSTILE = (
+    "%00",
+    "a%00b",
+    "a%0Ab",
+    "a%0D%0ASet-Cookie:%20x=1",
+    "%1B%5B31mred",
+    "';DROP%20TABLE%20requests;--",
+    "%27%20OR%20%271%27=%271",
+    "..%2F..%2Fetc%2Fpasswd",
+    "%25s%25n%7B0.__class__%7D",
+    "%C2%85%E2%80%A8",
+    "%FF%FE",
+    "a" * 4000,
+)
+ADDRESSES = (
+    ("GET", "/v1/requests/{}"),
+    ("GET", "/v1/requests/{}/entries"),
+    ("POST", "/v1/requests/{}/cancel"),
+    ("GET", "/v1/resources/{}"),
+    ("GET", "/v1/resources/{}/entries"),
+    ("POST", "/v1/resources/{}/close"),
+    ("PATCH", "/v1/resources/{}"),
+    ("GET", "/v1/accounts/{}"),
+    ("PUT", "/v1/accounts/{}"),
+    ("GET", "/v1/webhooks/{}"),
+    ("DELETE", "/v1/webhooks/{}"),
+    ("POST", "/v1/deliveries/{}/resend"),
+    ("GET", "/v1/admin/requests/{}"),
+    ("POST", "/v1/admin/partitions/{}/pause"),
+    ("GET", "/problems/{}"),
+    ("GET", "/v1/{}"),
+    ("GET", "/v1/requests?resource={}"),
+    ("GET", "/v1/requests?account={}"),
+    ("GET", "/v1/requests?status={}"),
+    ("GET", "/v1/requests?cursor={}"),
+    ("GET", "/v1/requests?limit={}"),
+    ("GET", "/v1/requests?{}=1"),
+    ("GET", "/v1/resources/a?at={}"),
+    ("GET", "/sandbox/gateway/calls?request={}"),
+)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """
+    The lines that requests have logged since they were last asked for.
+    """
+    written = io.StringIO()
+    logger = structlog.wrap_logger(
+        structlog.WriteLogger(written),
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+    )
+    monkeypatch.setattr(observing, "log", logger)
+
+    def take() -> list[str]:
+        said = written.getvalue()
+        written.seek(0)
+        written.truncate()
+        return said.splitlines()
+
+    return take
+
+
+@pytest.mark.parametrize(("method", "address"), ADDRESSES, ids=lambda value: value)
+def test_a_hostile_address_names_nothing(
+    teller: Teller, method: str, address: str, lines: Callable[[], list[str]]
+) -> None:
+    """
+    It is a 404 or a 422 in JSON, without what was sent in a header; the log has one line of JSON for it, and nothing
+    is made or broken.
+    """
+    bodies = {"PUT": {"email": "ada@example.com"}, "PATCH": {"unit": "x"}}
+    for hostile in HOSTILE:
+        answer = teller.admin.call(
+            method,
+            address.format(hostile),
+            json=bodies.get(method),
+            headers={"Idempotency-Key": "k" if method != "PATCH" else None},
+        )
+        assert answer.status_code in (404, 422), (hostile, answer.data)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert "Set-Cookie" not in answer.headers
+        [line] = lines()
+        assert json.loads(line)["event"] == "http_request"
+        assert "DROP" not in line
+        assert "passwd" not in line
+    assert teller.admin.get("/v1/requests").json["data"] == []
+
+
+@pytest.mark.parametrize(
+    "request_id", ["a\nevent=paid", "a\r\nSet-Cookie: x=1", "\x1b[31m", "a" * 129, "%s", "ä", "a b", '"', ""]
+)
+def test_a_request_id_that_is_none_is_not_taken_over(
+    teller: Teller, request_id: str, lines: Callable[[], list[str]]
+) -> None:
+    """
+    It would stand in the log and in a header: then it gets one of ours.
+    """
+    answer = teller.client.call("GET", "/v1/requests", environ_base={"HTTP_X_REQUEST_ID": request_id})
+
+    assert answer.headers["X-Request-Id"] != request_id
+    assert len(answer.headers["X-Request-Id"]) == 16
+    [line] = lines()
+    assert json.loads(line)["request_id"] == answer.headers["X-Request-Id"]
+
+
+def test_text_is_kept_as_it_came_and_is_not_read(teller: Teller) -> None:
+    """
+    What would be SQL, a format, a template or a tag elsewhere is a few characters here.
+    """
+    text = "'; DROP TABLE requests; -- %s %(x)s {0} {{7*7}} $(id) `id` <script>alert(1)</script>"
+    sent = {"resource": "a", "account": "u", "amount": 1, "destination": text, "metadata": {text: text}}
+
+    made = teller.client.post("/v1/withdrawals", sent, key=text)
+    again = teller.client.post("/v1/withdrawals", sent, key=text)
+
+    assert made.status_code == 202
+    assert again.json["id"] == made.json["id"]
+    assert again.json["metadata"] == {text: text}
+
+
+def test_every_answer_brings_its_security_headers(teller: Teller) -> None:
+    """
+    Pages and JSON, right and wrong, public and not: no sniffing, no referrer, no frame; what is private is not kept.
+    """
+    for address in (
+        *("/v1/requests", "/v1/nowhere", "/nowhere", "/healthz", "/readyz", "/metrics", "/openapi.json"),
+        *("/docs", "/problems/not-found", "/problems/nothing"),
+    ):
+        headers = teller.client.get(address, Accept="text/html").headers
+        assert headers["X-Content-Type-Options"] == "nosniff", address
+        assert headers["Referrer-Policy"] == "no-referrer", address
+        [policy] = headers.getlist("Content-Security-Policy")
+        assert policy.startswith("default-src 'none'"), address
+        assert "frame-ancestors 'none'" in policy, address
+        assert "script-src" not in policy, address
+        assert (headers.get("Cache-Control") == "no-store") == address.startswith("/v1"), address
+        assert "Server" not in headers, address
+        assert "Set-Cookie" not in headers, address
