@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> Flask:
 
 @contextlib.contextmanager
 def beside(teller: system.Teller) -> Iterator[system.Teller]:
-    """This server, on the database of a Teller that runs."""
+    """One of these servers, on the database of a Teller that runs."""
     port = system.free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.accept_server", str(port)],

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 from bench import lab
 from processor import batch, database, ids
-from processor.settings import Settings
+
+if TYPE_CHECKING:
+    from processor.settings import Settings
 
 #: What pgbench does, for each request, as a transaction: read what is asked, lock the row, look, take, write.
 ROW_LOCK = """

@@ -60,8 +60,8 @@ def main() -> None:
     report = lab.table(("requests/s", "median ms", "p99 ms", "p99.9 ms"), rows)
     lab.publish(
         "latency",
-        f"# Latency\n\nAs the client sees it, with `Prefer: wait`, over {RESOURCES} resources, {asked.seconds} s each; "
-        f"{os.cpu_count()} cores, two workers.\n\n{report}\n\n"
+        f"# Latency\n\nAs the client sees it, with `Prefer: wait`, over {RESOURCES} resources, "
+        f"{asked.seconds} s each; {os.cpu_count()} cores, two workers.\n\n{report}\n\n"
         f"Idle, all processes but PostgreSQL and Valkey: {idle:.2%} of a core.",
     )
 

@@ -62,10 +62,10 @@ SELECT c.id, c.token, c.tries, c.destination, c.created_at, c.expires_at, c.expi
  ORDER BY c.created_at;
 
 -- next --
--- In how many seconds the next code is due.
-SELECT greatest(0, extract(epoch FROM least((SELECT min(due_at) FROM codes WHERE has_turn AND due_at IS NOT NULL),
-                                            (SELECT min(due_at) FROM codes WHERE NOT has_turn AND due_at IS NOT NULL))
-                                      - clock_timestamp()))::float8;
+-- In how many seconds the next code is due; null: there is none (greatest() by itself would make that a 0).
+SELECT CASE WHEN due_at IS NOT NULL THEN greatest(0, extract(epoch FROM due_at - clock_timestamp())) END::float8
+  FROM (SELECT least((SELECT min(due_at) FROM codes WHERE has_turn AND due_at IS NOT NULL),
+                     (SELECT min(due_at) FROM codes WHERE NOT has_turn AND due_at IS NOT NULL)) AS due_at) AS soonest;
 
 -- record --
 -- How tries ended, if they are still ours to say and the code was not replaced: over, or to be tried after a pause. The

@@ -97,8 +97,8 @@ SELECT c.id, c.token, c.tries, c.email, {request_columns}
  ORDER BY c.id;
 
 -- next_mail --
--- In how many seconds the next e-mail is due.
-SELECT greatest(0, extract(epoch FROM min(due_at) - clock_timestamp()))::float8
+-- In how many seconds the next e-mail is due; null: there is none (greatest() by itself would make that a 0).
+SELECT CASE WHEN min(due_at) IS NOT NULL THEN greatest(0, extract(epoch FROM min(due_at) - clock_timestamp())) END::float8
   FROM deliveries
  WHERE webhook_id IS NULL
    AND due_at IS NOT NULL;

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -126,7 +127,10 @@ def _verdict(problems: list[str], history: History | None) -> int:
     if not problems:
         click.echo("no violation")
         return 0
-    click.echo(f"{len(problems)} violations")
+    kinds = Counter(problem.split()[0].rstrip(":") for problem in problems)
+    click.echo(
+        f"{len(problems)} violations: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
+    )
     if history is not None:
         kept = Path(tempfile.gettempdir()) / f"teller-faults-{int(time.time())}.json.gz"
         history.save(kept)

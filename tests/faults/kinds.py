@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from processor import batch, database
 from processor.errors import DatabaseUnavailable
 from tests.faults.run import SOON_SECONDS, TAKEOVER_SECONDS
-from tests.faults.system import MOVED_CLOCK, PARTITIONS, TELLER
+from tests.faults.system import MOVED_CLOCK, NOT_ALONE, PARTITIONS, TELLER
 
 if TYPE_CHECKING:
     import random
@@ -201,13 +201,14 @@ def drain_as_stranger(run: Run, chance: random.Random) -> str:
     def drain() -> None:
         nonlocal taken
         url = run.system.environment["TELLER_WORKER_DATABASE_URL"]
-        with (
-            contextlib.suppress(DatabaseUnavailable),
-            database.connect(url, application_name="stranger") as own,
-        ):
-            while not over.is_set():
-                for partition in busy:
-                    taken += batch.drain_once(own, partition).taken
+        try:
+            with database.connect(url, application_name="stranger") as own:
+                while not over.is_set():
+                    for partition in busy:
+                        taken += batch.drain_once(own, partition).taken
+        except DatabaseUnavailable as fault:
+            if NOT_ALONE in str(fault):
+                run.problems.append(f"not_alone: a stranger drained, and {fault}")
 
     busy = chance.sample(range(PARTITIONS), PARTITIONS)
     strangers = [threading.Thread(target=drain, daemon=True) for _ in range(2)]

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 TELLER = ("-P", "-m", "processor.cli.teller")
 MOVED_CLOCK = ("-P", "-m", "tests.faults.moved_clock")
 PARTITIONS = 64
+#: What a batch says that was not alone with its partition: the lock did not hold.
+NOT_ALONE = "changed while the batch was under way"
 #: Nothing takes longer, in seconds, unless something is broken.
 PATIENCE_SECONDS = 30.0
 #: Between two looks at who has died, in seconds.
@@ -309,7 +311,7 @@ class System:
             f"{part.log.name}: {line[-400:]}"
             for part in self.parts
             for line in part.log.read_text(errors="replace").splitlines()
-            if '"exception"' in line or line.startswith("Traceback")
+            if '"exception"' in line or line.startswith("Traceback") or NOT_ALONE in line
         ]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import create_app
-from processor import batch, database, effects, keys
+from processor import batch, database, effects, keys, notifications
 from processor.effects import Called
 from processor.gateways.protocol import Answer
 
@@ -127,7 +127,10 @@ class Teller:
         return str(answer.json["id"])
 
     def call_gateway(self, *answers: Answer) -> None:
-        """What waits for the sandbox is called as a courier does, once for each answer; the last one stands."""
+        """
+        What waits for the sandbox is called as a courier does, once for each answer; the last one stands. Then there
+        are deliveries of what is to be told.
+        """
         with database.connect(
             self.settings.courier_database_url, application_name="test courier"
         ) as connection:
@@ -136,7 +139,8 @@ class Teller:
                 claim = effects.claim(connection, "sandbox", effects.CALLS_AT_ONCE, 100, 1.0)
                 pause_seconds = None if number == len(answers) else 0.0
                 effects.record(connection, [Called(one, answer, pause_seconds) for one in claim.effects])
-        self.drain()
+            self.drain()
+            notifications.unfold(connection)
 
     @contextlib.contextmanager
     def stopped_courier(self) -> Iterator[Callable[[Answer], None]]:

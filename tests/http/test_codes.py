@@ -361,6 +361,23 @@ def test_a_code_that_cannot_be_sent_is_tried_again_and_then_given_up(teller: Tel
     assert verify(teller.client, claimed_digits(teller)).status_code == 200
 
 
+def test_a_courier_knows_when_it_has_to_look_again(teller: Teller) -> None:
+    """
+    Never, while there is nothing to send: it must not look in vain a hundred times a second.
+    """
+    with database.connect(
+        teller.settings.courier_database_url, application_name="test courier"
+    ) as connection:
+        assert code_deliveries.next_due(connection) is None
+        teller.client.post("/v1/codes", {"destination": ADA})
+        assert code_deliveries.next_due(connection) == 0
+        [delivery] = code_deliveries.claim(connection, teller.settings, 10, 60.0)
+        code_deliveries.record(connection, teller.settings, [code_deliveries.failed(delivery, "away")])
+        assert 0 < (code_deliveries.next_due(connection) or 0) <= code_deliveries.PAUSES_SECONDS[0]
+        own(teller, "UPDATE codes SET due_at = NULL")
+        assert code_deliveries.next_due(connection) is None
+
+
 def claimed_digits(teller: Teller) -> str:
     """Of the one code there is."""
     [(code_id,)] = own(teller, "SELECT id FROM codes")

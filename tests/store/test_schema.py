@@ -148,6 +148,25 @@ def test_no_role_owns_makes_or_disables_anything(owner: Connection, database: Da
                     connection.execute(statement.encode())
 
 
+def test_nothing_is_granted_to_everybody_nor_to_be_passed_on(owner: Connection) -> None:
+    """
+    Beyond the verbs of the table there is no right to anything, on tables, columns or sequences: none to refer to it,
+    to put a trigger on it, to maintain it; none that a role could grant to another, and none for PUBLIC.
+    """
+    assert (
+        owner.execute(
+            "SELECT name, grantee::regrole, privilege_type"
+            "  FROM (SELECT relname AS name, relacl AS acl FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+            "         UNION ALL"
+            "        SELECT attname, attacl FROM pg_attribute JOIN pg_class c ON attrelid = c.oid"
+            "         WHERE relnamespace = 'public'::regnamespace) AS ours, aclexplode(acl)"
+            " WHERE grantee <> grantor AND (is_grantable OR grantee = 0 OR privilege_type <> ALL(%s))",
+            (["SELECT", "INSERT", "UPDATE", "DELETE"],),
+        ).fetchall()
+        == []
+    )
+
+
 def _table_of_grants() -> dict[str, dict[str, set[str]]]:
     """The table in the comment of schema.sql: for each line and role, the permitted verbs."""
     found: dict[str, dict[str, set[str]]] = {}
