@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from processor import notifications
-
 from tests.flow.courier.outside import Outside, serving
 from tests.store.store import Store, open_store
 from workers.courier.main import work
