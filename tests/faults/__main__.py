@@ -89,7 +89,7 @@ def _possible(home: Path, machinery: contextlib.ExitStack) -> list[Kind]:
     return [kind for kind in kinds if not wanted or kind.__name__ in wanted.split(",")]
 
 
-def plan(kinds: list[Kind], seed: int) -> Iterator[tuple[Kind, random.Random]]:
+def plan(kinds: Sequence[Kind], seed: int) -> Iterator[tuple[Kind, random.Random]]:
     """One fault after the other: each kind as often as the others, in an order by chance."""
     chance = random.Random(seed)
     while True:
