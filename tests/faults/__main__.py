@@ -33,7 +33,7 @@ from tests.faults.run import running
 from tests.servers import temporary_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.faults.run import Run
 
