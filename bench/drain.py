@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench import lab
 from processor import batch, database, ids
+from workers.main import rest_collector
 
 if TYPE_CHECKING:
     from processor.settings import Settings
@@ -89,6 +90,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=int, default=5, help="of each pgbench run")
     asked = arguments.parse_args()
 
+    rest_collector()  # as a worker does
     with lab.servers() as servers:
         rates: dict[str, float] = {}
         best: dict[str, float] = {}
@@ -156,7 +158,7 @@ def drain(settings: Settings, resources: int, requests: int, *, webhook: bool = 
             "SELECT (SELECT sum(amount) FROM entries), (SELECT count(*) FROM decisions WHERE status = 'completed'),"
             " (SELECT count(*) FROM inbox)"
         ).fetchall()
-        [(told,)] = owner.execute("SELECT count(*) FROM deliveries").fetchall()
+        [(told,)] = owner.execute("SELECT coalesce(sum(cardinality(request_ids)), 0) FROM fanouts").fetchall()
         assert told == (requests if webhook else 0), "somebody was not told"
         assert (decided, taken, completed, waiting) == (requests, requests, requests, 0), (
             "something was lost or doubled"
@@ -165,10 +167,13 @@ def drain(settings: Settings, resources: int, requests: int, *, webhook: bool = 
 
 
 def _drain_partition(worker: database.Connection, partition: int) -> int:
+    """As the workers do it: until a batch says that there is no more."""
     decided = 0
-    while (report := batch.drain_once(worker, partition)).taken:
+    while True:
+        report = batch.drain_once(worker, partition)
         decided += report.taken
-    return decided
+        if not report.more:
+            return decided
 
 
 if __name__ == "__main__":

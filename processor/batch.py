@@ -27,7 +27,7 @@ from processor.worksheet_store import Writer
 BATCH_LIMIT: Final = 2_000
 #: Rows after which what was decided is sent to be written, while the next ones are decided: enough that a
 #: statement is worth it, few enough that PostgreSQL has not long to wait for the first.
-PART_ROWS: Final = 500
+PART_ROWS: Final = 250
 #: How long one statement of a batch, its wait for the partition's lock, and a pause between two statements may take.
 STATEMENT_TIMEOUT_MS: Final = 10_000
 LOCK_TIMEOUT_MS: Final = 5_000
