@@ -52,7 +52,14 @@ class Decided(NamedTuple):
 
     entries: list[Entry]
     states: list[State]
+    #: The states in the database that are not current any more, by request.
     superseded: dict[UUID, State]
+    #: Those of `states` that are not current: a later one of them is.
+    outdated: list[State]
+
+    def is_current(self, state: State) -> bool:
+        """Whether the request has come no further within this part."""
+        return not self.outdated or all(state is not one for one in self.outdated)
 
 
 @dataclass(slots=True)

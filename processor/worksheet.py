@@ -84,20 +84,16 @@ class Worksheet:
     decided: list[UUID] = field(default_factory=list)
     #: What the row under way did to the request, for its history.
     _occasion: str | None = None
-    #: The requests that have a state in the database: read from it, or flushed.
-    _stored: set[UUID] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._stored = set(self.known.states)
+    #: New states that were current for a while only: the same part has the next one.
+    outdated: list[State] = field(default_factory=list)
 
     def flush(self) -> Decided:
         """
         What was decided since the last flush, to be written while the next rows are decided.
         """
-        decided = Decided(self.entries, self.new_states, self.superseded)
+        decided = Decided(self.entries, self.new_states, self.superseded, self.outdated)
         self.decided += (state.request_id for state in self.new_states)
-        self._stored.update(state.request_id for state in self.new_states)
-        self.entries, self.new_states, self.superseded = [], [], {}
+        self.entries, self.new_states, self.superseded, self.outdated = [], [], {}, []
         return decided
 
     @property
@@ -125,7 +121,8 @@ class Worksheet:
     def _decision(self, row: Row) -> Decision:
         request = row.request
         if row.verb == "decide":
-            return cancellations.decide(None) if request.id in self.known.cancels else self._as_new(request)
+            is_unwanted = self.known.cancels and request.id in self.known.cancels
+            return cancellations.decide(None) if is_unwanted else self._as_new(request)
         known = self.known
         state, effect, holding = (
             known.states.get(request.id),
@@ -344,8 +341,10 @@ class Worksheet:
             self.sequence += 1
             version, sequence, decided_at = 2, self.sequence, self.now
         else:
-            if request.id in self._stored:
-                self.superseded.setdefault(request.id, before)
+            if any(before is state for state in self.new_states):
+                self.outdated.append(before)
+            else:  # it was read, or flushed: the database has it
+                self.superseded[request.id] = before
             version, sequence, decided_at = before.version + 1, before.sequence, before.decided_at
             if before.stage == "awaiting_confirmation":
                 self.codes[request.id] = None

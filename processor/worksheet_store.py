@@ -138,18 +138,17 @@ class Writer:
         if before:
             superseded = self._execute("supersede_states", _columns(before, ("request_ids", "versions")))
             self._expected.append((superseded, len(before), "a request"))
-        latest = self._sheet.known.states
         plain: list[State] = []
         others: list[State] = []
         for state in decided.states:
-            is_plain = state[_PLAIN_FROM:] == _PLAIN and latest[state.request_id] is state
+            is_plain = state[_PLAIN_FROM:] == _PLAIN and decided.is_current(state)
             (plain if is_plain else others).append(state)
         now = self._sheet.now
         if plain:
             columns = _columns((state[:_PLAIN_FROM] for state in plain), State._fields[:_PLAIN_FROM])
             self._execute("insert_plain_states", columns | {"now": now, "actor": TELLER})
         if others:
-            current = [state is latest[state.request_id] for state in others]
+            current = [decided.is_current(state) for state in others]
             self._execute("insert_states", _columns(others, State._fields) | {"current": current, "now": now})
 
     def rest(self, done: list[Row]) -> None:
