@@ -24,7 +24,7 @@ from processor.worksheet import Worksheet
 from processor.worksheet_store import Writer
 
 #: Inbox rows applied in one transaction: enough that the round trips do not matter, few enough to be quick.
-BATCH_LIMIT: Final = 4_000
+BATCH_LIMIT: Final = 2_000
 #: Rows after which what was decided is sent to be written, while the next ones are decided: enough that a
 #: statement is worth it, few enough that PostgreSQL has not long to wait for the first.
 PART_ROWS: Final = 250
