@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 CLONE_NEWNS: Final = 0x00020000
 MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 MNT_DETACH: Final = 2
-#: What fits onto the disk of PostgreSQL, and of Valkey, in bytes: all of a long run, and no more.
+#: What fits onto the disk of PostgreSQL, and of Valkey (which shortens its file from 64 MiB on), in bytes: all of a
+#: long run, and not much more.
 POSTGRES_BYTES: Final = 2 * 1024**3
-VALKEY_BYTES: Final = 64 * 1024**2
+VALKEY_BYTES: Final = 512 * 1024**2
 #: The two ends of the link between the hosts, and where PostgreSQL and Redis are reached over it.
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 POSTGRES_PORT, REDIS_PORT = 5432, 6379
