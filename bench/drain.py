@@ -61,7 +61,7 @@ INSERT INTO asked (id, resource_id, account, amount) SELECT i, 1, 'u' || i, 1 FR
 #: Requests and their inbox rows as intake writes them, made by the server: what is measured is the draining.
 FILL = """
 WITH asked AS (
-    SELECT gen_random_uuid() AS id, i, ids[1 + mod(i, cardinality(ids))] AS resource_id,
+    SELECT uuidv7() AS id, i, ids[1 + mod(i, cardinality(ids))] AS resource_id,
            partitions[1 + mod(i, cardinality(ids))] AS partition
       FROM generate_series(1, %(count)s) i, (SELECT %(ids)s::text[] AS ids, %(partitions)s::int[] AS partitions) r
 ), made AS (

@@ -19,7 +19,7 @@ import structlog
 from psycopg import DataError, IntegrityError
 from psycopg.types.json import Jsonb
 
-from processor import database, records
+from processor import arrays, database, records
 from processor.database import Connection
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
 from processor.ids import new_id, partition_of
@@ -41,6 +41,7 @@ SQL = {
     )
     for name, text in database.queries("intake").items()
 }
+_ACCEPT: Final = SQL["accept_requests"]
 log = structlog.get_logger()
 
 
@@ -253,7 +254,9 @@ class Intake:
         if not group:
             return {}
         return dict(
-            connection.cursor(binary=True).execute(SQL["accept_requests"], _columns(group)).fetchall()
+            connection.cursor(binary=True)
+            .execute(_ACCEPT, arrays.packed(_ACCEPT, _columns(group)))
+            .fetchall()
         )
 
     def _answer_others(self, connection: Connection, others: list[_Asked]) -> None:

@@ -25,8 +25,7 @@ class Row(NamedTuple):
     @property
     def actor(self) -> str:
         """Who wanted this."""
-        actor: str = (self.payload or {}).get("actor", TELLER)
-        return actor
+        return TELLER if self.payload is None else self.payload.get("actor", TELLER)
 
 
 class Webhook(NamedTuple):

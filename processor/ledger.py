@@ -5,6 +5,7 @@ Pure. The sum of a resource's entries is its state at every version, and each en
 over the one before, so that a change of history anywhere shows in all that follows.
 """
 
+import functools
 import hashlib
 from datetime import UTC, datetime
 from typing import Final
@@ -68,6 +69,12 @@ def digest_of(
     """
     fields = (
         f"{resource_id}\n{version}\n{kind}\n{request_id.hex}\n{account or ''}\n{amount}\n{available}\n{held}\n"
-        f"{created_at.astimezone(UTC).isoformat()}"
+        f"{_written(created_at)}"
     )
     return hashlib.sha256(before + fields.encode()).digest()
+
+
+@functools.lru_cache(maxsize=16)
+def _written(moment: datetime) -> str:
+    """A moment in UTC. The entries of a batch share theirs, so it is asked for again and again."""
+    return moment.astimezone(UTC).isoformat()

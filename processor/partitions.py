@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from processor.database import Connection
 
-#: How long a worker may be silent before its partitions are free to others.
-LEASE_TTL_SECONDS: Final = 4
+#: How long a worker may be silent before its partitions are free to others. The promise is 5 s: to see that a lease
+#: ran out, and to claim, takes a beat, and longer on a busy machine.
+LEASE_TTL_SECONDS: Final = 3
 #: Rows of workers that are silent for longer are deleted: long enough to be seen by whoever looks for them.
 BURIED_AFTER_SECONDS: Final = 3_600
 

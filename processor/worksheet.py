@@ -350,8 +350,21 @@ class Worksheet:
                 self.codes[request.id] = None
         if self._occasion is not None and trace is None:
             detail = self._occasion if detail is None else f"{self._occasion}; {detail}"
-        more = (stage, reason, reference, refunded, detail, trace, actor)
-        state = State(request.id, status, code, sequence, decided_at, version, *more)
+        state = State(
+            request.id,
+            status,
+            code,
+            sequence,
+            decided_at,
+            version,
+            stage,
+            reason,
+            reference,
+            refunded,
+            detail,
+            trace,
+            actor,
+        )
         self.known.states[request.id] = state
         self.new_states.append(state)
         if status != "processing" and (before is None or before.status != status):

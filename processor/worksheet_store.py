@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.types.json import Jsonb
 
-from processor import database
+from processor import arrays, database
 from processor.database import Connection
 from processor.errors import DatabaseUnavailable
 from processor.known import Decided, Delivery, Known, Row, Webhook
@@ -35,7 +35,8 @@ def executor(connection: Connection) -> Execute:
     """Run a named query of the batch; in a pipeline it returns at once, and its rows wait in the cursor."""
 
     def execute(name: str, parameters: Mapping[str, Any]) -> Cursor[tuple[Any, ...]]:
-        return connection.cursor(binary=True).execute(SQL[name], parameters)
+        statement = SQL[name]
+        return connection.cursor(binary=True).execute(statement, arrays.packed(statement, parameters))
 
     return execute
 
@@ -248,4 +249,4 @@ def _fields(resource: Resource) -> dict[str, Any]:
 def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:
     """Rows as one list for each column: what `unnest` takes."""
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    return {name: list(column) for name, column in zip(names, columns, strict=True)}
+    return dict(zip(names, columns, strict=True))

@@ -20,7 +20,8 @@ SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.pa
  WHERE p.id = %(partition)s;
 
 -- take_inbox --
--- The oldest work of a partition, with what was asked.
+-- The oldest work of a partition, with what was asked. Row by row, whatever the planner thinks of the tables: its
+-- other way is to read all requests there are.
 SELECT i.seq, i.verb, i.payload,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM (SELECT seq, verb, payload, request_id
@@ -28,7 +29,10 @@ SELECT i.seq, i.verb, i.payload,
          WHERE partition = %(partition)s
          ORDER BY seq
          LIMIT %(batch_limit)s) i
-  JOIN requests r ON r.id = i.request_id
+ CROSS JOIN LATERAL (SELECT *
+                       FROM requests
+                      WHERE requests.id = i.request_id
+                      LIMIT 1) r
  ORDER BY i.seq;
 
 -- read_cancels --
@@ -43,7 +47,7 @@ SELECT request_id
 SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
        ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at
   FROM resources
- WHERE id = ANY(%(ids)b);
+ WHERE id = ANY(%(ids)b::text[]);
 
 -- read_usages --
 SELECT u.resource_id, u.client_id, u.account, u.used
@@ -54,21 +58,21 @@ SELECT u.resource_id, u.client_id, u.account, u.used
 -- The present states of requests that were decided before.
 SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor
   FROM decisions
- WHERE request_id = ANY(%(ids)b)
+ WHERE request_id = ANY(%(ids)b::uuid[])
    AND current;
 
 -- read_originals --
 -- What is to be refunded.
 SELECT id, client_id, kind, resource_id, account, amount, apply_before, details, refund_of
   FROM requests
- WHERE id = ANY(%(ids)b);
+ WHERE id = ANY(%(ids)b::uuid[]);
 
 -- read_effects --
 -- What gateways were asked for these requests, locked against a courier that would call one now.
 SELECT request_id, gateway, outcome, reference, reason,
        leased_until IS NOT NULL AND leased_until > clock_timestamp(), due_at IS NOT NULL, voided_at IS NOT NULL
   FROM effects
- WHERE request_id = ANY(%(ids)b)
+ WHERE request_id = ANY(%(ids)b::uuid[])
  ORDER BY request_id, leg  -- as couriers lock them: no deadlock
    FOR UPDATE;
 
@@ -76,7 +80,7 @@ SELECT request_id, gateway, outcome, reference, reason,
 -- Which of these requests hold something that was neither captured nor released.
 SELECT request_id
   FROM entries
- WHERE request_id = ANY(%(ids)b)
+ WHERE request_id = ANY(%(ids)b::uuid[])
  GROUP BY request_id
 HAVING count(*) FILTER (WHERE kind = 'hold') > count(*) FILTER (WHERE kind IN ('capture', 'release'));
 
@@ -84,7 +88,7 @@ HAVING count(*) FILTER (WHERE kind = 'hold') > count(*) FILTER (WHERE kind IN ('
 -- Which of these wait for a code whose time is over, locked against one that would be sent now.
 SELECT request_id
   FROM codes
- WHERE request_id = ANY(%(ids)b)
+ WHERE request_id = ANY(%(ids)b::uuid[])
    AND used_at IS NULL
    AND due_at IS NULL
    AND expires_at <= clock_timestamp()
@@ -94,14 +98,14 @@ SELECT request_id
 -- read_webhooks --
 SELECT client_id, id, events
   FROM webhooks
- WHERE client_id = ANY(%(client_ids)b)
+ WHERE client_id = ANY(%(client_ids)b::text[])
    AND disabled_at IS NULL;
 
 -- read_contacts --
 SELECT client_id, name, email
   FROM accounts
- WHERE client_id = ANY(%(client_ids)b)
-   AND name = ANY(%(accounts)b)
+ WHERE client_id = ANY(%(client_ids)b::text[])
+   AND name = ANY(%(accounts)b::text[])
    AND email IS NOT NULL;
 
 -- insert_resource --
@@ -194,7 +198,7 @@ SELECT v.request_id, %(partition)s, v.gateway, %(now)s, %(now)s
 -- Asked again from the first try on, unless there is a definite answer by now.
 UPDATE effects
    SET due_at = %(now)s, tries = 0, outcome = NULL, reason = NULL
- WHERE request_id = ANY(%(ids)b)
+ WHERE request_id = ANY(%(ids)b::uuid[])
    AND outcome IS DISTINCT FROM 'done'
    AND outcome IS DISTINCT FROM 'declined';
 
@@ -202,7 +206,7 @@ UPDATE effects
 -- Never to be called again: what was held is back.
 UPDATE effects
    SET due_at = NULL, voided_at = %(now)s
- WHERE request_id = ANY(%(ids)b);
+ WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_codes --
 -- A code for each request that began to wait for one. It is sent when its destination may be written to.
@@ -217,7 +221,7 @@ SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, fal
 -- delete_codes --
 -- Of requests that do not wait for one any more.
 DELETE FROM codes
- WHERE request_id = ANY(%(ids)b);
+ WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_mails --
 -- Who is told by e-mail.
@@ -233,7 +237,7 @@ VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
 -- delete_inbox --
 DELETE FROM inbox
  WHERE partition = %(partition)s
-   AND seq = ANY(%(seqs)b);
+   AND seq = ANY(%(seqs)b::bigint[]);
 
 -- count_batch --
 UPDATE partitions

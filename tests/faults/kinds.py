@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
 
+    from processor.embedded.postgres import Postgres
+    from processor.embedded.valkey import Valkey
     from tests.faults.run import Run
     from tests.faults.system import Part
 
@@ -101,9 +103,8 @@ def stop_courier(run: Run, chance: random.Random) -> str:
 def kill_valkey(run: Run, chance: random.Random) -> str:
     """A kill -9 of Valkey; the sweep decides until it is back."""
     system = run.system
+    pid = _pid(run, system.valkey)
     system.wanted.remove(system.valkey)
-    pid = system.valkey.pid
-    assert pid is not None
     os.kill(pid, signal.SIGKILL)
     system.pause(chance.uniform(0, 1))
     without = run.must_decide(None, SOON_SECONDS, "without it")
@@ -114,8 +115,7 @@ def kill_valkey(run: Run, chance: random.Random) -> str:
 
 def stop_valkey(run: Run, chance: random.Random) -> str:
     """SIGSTOP of Valkey: it takes connections and says nothing."""
-    pid = run.system.valkey.pid
-    assert pid is not None
+    pid = _pid(run, run.system.valkey)
     with _stopped([pid]):
         run.system.pause(chance.uniform(0.2, 2))
         without = run.must_decide(None, SOON_SECONDS, "without it")
@@ -138,9 +138,8 @@ def flush_valkey(run: Run, chance: random.Random) -> str:
 def kill_postgres(run: Run, chance: random.Random) -> str:
     """PostgreSQL stopped at once (immediate, or -9), and started again after a while."""
     system = run.system
+    pid = _pid(run, system.postgres)
     system.wanted.remove(system.postgres)
-    pid = system.postgres.pid
-    assert pid is not None
     sent = chance.choice([signal.SIGQUIT, signal.SIGKILL])
     os.kill(pid, sent)
     system.until(lambda: not system.postgres.alive())
@@ -154,8 +153,7 @@ def kill_postgres(run: Run, chance: random.Random) -> str:
 
 def stop_postgres(run: Run, chance: random.Random) -> str:
     """SIGSTOP of PostgreSQL and all that belongs to it: it is there, and says nothing."""
-    pid = run.system.postgres.pid
-    assert pid is not None
+    pid = _pid(run, run.system.postgres)
     with _stopped(_with_children(pid)):
         run.system.pause(seconds := chance.uniform(2, 5))
     since = time.monotonic()
@@ -261,8 +259,7 @@ def cut_power(run: Run, chance: random.Random) -> str:
         if part.alive():
             os.kill(part.pid, signal.SIGKILL)
     for server in (system.postgres, system.valkey):
-        assert server.pid is not None
-        for pid in _with_children(server.pid):
+        for pid in _with_children(_pid(run, server)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     since = time.monotonic()
@@ -276,6 +273,13 @@ def _restart(run: Run, part: Part, arguments: Sequence[str], environment: object
     part.end(kill=True)
     part.wanted = True
     run.system.until(lambda: part.starts > before)
+
+
+def _pid(run: Run, server: Postgres | Valkey) -> int:
+    """Of a server that an earlier fault killed, when it is there again: all decided without it."""
+    run.system.until(server.alive)
+    assert server.pid is not None
+    return server.pid
 
 
 @contextlib.contextmanager

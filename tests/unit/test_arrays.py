@@ -1,0 +1,76 @@
+"""
+Columns packed for the wire: what PostgreSQL reads from them is what went in.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import adapters, pq
+
+from processor import arrays
+
+MOMENTS = [
+    datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+    datetime(2026, 11, 21, 23, 15, 1, 980_123, tzinfo=timezone(timedelta(hours=2))),
+]
+COLUMNS = {
+    "bigint": [0, -1, 2**63 - 1, -(2**63)],
+    "integer": [0, -1, 2**31 - 1],
+    "smallint": [0, -1, 2**15 - 1],
+    "boolean": [True, False],
+    "text": ["", "plain", "Grüße 🎟"],
+    "bytea": [b"", b"\x00\xff"],
+    "uuid": [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)],
+    "timestamptz": MOMENTS,
+}
+
+
+def received(kind: str, values: list[Any]) -> Any:
+    """What psycopg, which reads the same format, makes of the packed column."""
+    column = arrays.PACKERS[kind](values)
+    loader = adapters.get_loader(column.oid, pq.Format.BINARY)
+    assert loader is not None
+    return loader(column.oid).load(column.data)
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("shape", ["plain", "with nulls", "one", "only nulls", "none"])
+def test_a_packed_column_says_what_it_was_made_of(kind: str, shape: str) -> None:
+    """
+    For each type, with nulls at each end, alone, and empty.
+    """
+    plain = COLUMNS[kind]
+    shapes = {
+        "plain": plain,
+        "with nulls": [None, *plain, None],
+        "one": plain[:1],
+        "only nulls": [None],
+        "none": [],
+    }
+
+    assert received(kind, shapes[shape]) == shapes[shape]
+
+
+def test_a_number_that_does_not_fit_is_a_fault_of_the_data() -> None:
+    """
+    The batch parks a request for such a fault, as it does when PostgreSQL refuses it.
+    """
+    with pytest.raises(psycopg.DataError, match="whole number of 8 bytes"):
+        arrays.bigints([1, 2**63])
+
+
+def test_only_what_a_statement_declares_is_packed() -> None:
+    """
+    Lists by the type after their parameter; everything else is psycopg's to send.
+    """
+    sent = arrays.packed(
+        "SELECT * FROM unnest(%(ids)b::uuid[]) WHERE n = %(n)s", {"ids": [uuid.UUID(int=1)], "n": 5}
+    )
+
+    assert isinstance(sent["ids"], arrays.Packed)
+    assert sent["n"] == 5
