@@ -35,7 +35,8 @@ IDLE_TIMEOUT_MS: Final = 10_000
 #: Characters of a traceback that are kept: the end of it, where the fault is.
 TRACE_LIMIT: Final = 8_000
 
-_TIMEOUTS: Final = {
+_LOCK: Final = {
+    "lock_class": database.LOCK_CLASS,
     "statement_ms": STATEMENT_TIMEOUT_MS,
     "lock_ms": LOCK_TIMEOUT_MS,
     "idle_ms": IDLE_TIMEOUT_MS,
@@ -113,13 +114,11 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
     """One transaction. `refusal` is why the first row cannot be written: it is parked instead of decided."""
     with connection.pipeline() as pipeline, connection.transaction():
         execute = worksheet_store.executor(connection)
-        execute("set_timeouts", _TIMEOUTS)
-        execute("lock_partition", {"lock_class": database.LOCK_CLASS, "partition": partition})
+        execute("lock_partition", _LOCK | {"partition": partition})
         inbox = execute("take_inbox", {"partition": partition, "batch_limit": limit})
         # After the take, for the clock: nothing is decided at an earlier time than it was asked.
         state = execute("read_partition", {"partition": partition})
-        cancels = execute("read_cancels", {"partition": partition})
-        [(now, sequence, paused)] = state.fetchall()
+        [(now, sequence, paused, cancels)] = state.fetchall()
         if paused:
             return BatchReport(partition, paused=True)
         rows = [Row(seq, verb, payload, Request(*asked)) for seq, verb, payload, *asked in inbox.fetchall()]
@@ -132,7 +131,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
             rows,
             now,
             sequence,
-            {request_id for (request_id,) in cancels},
+            set(cancels),
             doubt=refusal is not None,
         )
         writer = worksheet_store.Writer(execute, sheet)

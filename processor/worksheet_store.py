@@ -60,29 +60,28 @@ def read(
     listeners_read = _ask_for_listeners(execute, requests)
 
     known = Known({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
-    _note_listeners(known, *listeners_read)
+    _note_listeners(known, listeners_read)
     _read_usages(execute, known, requests)
     _read_history(execute, known, rows, doubt=doubt)
     return Worksheet(partition, now, sequence, known)
 
 
-def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> tuple[Rows, Rows]:
+def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> Rows:
     """Who is to be told of these requests: webhooks, and addresses of accounts."""
     owners = {(request.client_id, request.account) for request in requests}
     clients = list({client for client, _ in owners})
     accounts = list({account for _, account in owners if account is not None})
-    return (
-        execute("read_webhooks", {"client_ids": clients}),
-        execute("read_contacts", {"client_ids": clients, "accounts": accounts}),
-    )
+    return execute("read_listeners", {"client_ids": clients, "accounts": accounts})
 
 
-def _note_listeners(known: Known, webhooks_read: Rows, contacts_read: Rows) -> None:
+def _note_listeners(known: Known, listeners_read: Rows) -> None:
     webhooks: dict[str, list[Webhook]] = {}
-    for webhook in itertools.starmap(Webhook, webhooks_read):
-        webhooks.setdefault(webhook.client_id, []).append(webhook)
+    for client, account, webhook, events, email in listeners_read:
+        if webhook is None:
+            known.contacts[client, account] = email
+        else:
+            webhooks.setdefault(client, []).append(Webhook(client, webhook, events))
     known.webhooks |= webhooks
-    known.contacts |= {(client, account): email for client, account, email in contacts_read}
 
 
 def _read_usages(execute: Execute, known: Known, requests: list[Request]) -> None:
@@ -116,7 +115,7 @@ def _read_history(execute: Execute, known: Known, rows: list[Row], *, doubt: boo
     known.lapsed = {request_id for (request_id,) in lapsed_read}
     known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
     if known.originals:
-        _note_listeners(known, *_ask_for_listeners(execute, known.originals.values()))
+        _note_listeners(known, _ask_for_listeners(execute, known.originals.values()))
     _read_usages(execute, known, [*known.originals.values(), *(row.request for row in rows)])
 
 
@@ -157,10 +156,13 @@ class Writer:
         self._resources()
         self._usages()
         self._consequences()
-        partition = self._sheet.partition
-        deleted = self._execute("delete_inbox", {"partition": partition, "seqs": [row.seq for row in done]})
-        self._expected.append((deleted, len(done), "the inbox"))
-        self._execute("count_batch", {"partition": partition, "sequence": self._sheet.sequence})
+        end = {
+            "partition": self._sheet.partition,
+            "sequence": self._sheet.sequence,
+            "seqs": [row.seq for row in done],
+            "rows": len(done),
+        }
+        self._expected.append((self._execute("finish_batch", end), 1, "the inbox"))
 
     def check(self) -> None:
         """

@@ -1,23 +1,15 @@
 -- Reading and writing one batch of one partition. Everything here runs in the transaction of
 -- `processor/batch.py`, after the partition's lock.
 
--- set_timeouts --
--- The second net under a batch: nothing in it may wait for ever. Milliseconds.
-SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
-       set_config('lock_timeout', %(lock_ms)s::text, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true);
-
 -- lock_partition --
 -- One batch at a time for each partition; waits. Ends with the transaction, so it works behind
 -- PgBouncer and dies with its connection. A statement of its own: those after it see what was
--- committed before the lock was ours.
-SELECT pg_advisory_xact_lock(%(lock_class)s, %(partition)s);
-
--- read_partition --
--- The time of this batch, the number of the partition's last decision, and whether it is paused.
-SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
-  FROM partitions p
- WHERE p.id = %(partition)s;
+-- committed before the lock was ours. The timeouts, in milliseconds, are the second net: nothing in
+-- a batch may wait for ever, and this not for longer than its lock.
+SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
+       set_config('lock_timeout', %(lock_ms)s::text, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true),
+       pg_advisory_xact_lock(%(lock_class)s, %(partition)s);
 
 -- take_inbox --
 -- The oldest work of a partition, with what was asked. Row by row, whatever the planner thinks of the tables: its
@@ -35,13 +27,13 @@ SELECT i.seq, i.verb, i.payload,
                       LIMIT 1) r
  ORDER BY i.seq;
 
--- read_cancels --
--- Requests of this partition whose clients changed their minds: they count when the request's turn
--- comes, not only when the wish's turn comes.
-SELECT request_id
-  FROM inbox
- WHERE partition = %(partition)s
-   AND verb = 'cancel';
+-- read_partition --
+-- The time of this batch, the number of the partition's last decision, whether it is paused, and which requests
+-- their clients changed their minds about: that counts when the request's turn comes, not only when the wish's does.
+SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id),
+       ARRAY(SELECT request_id FROM inbox WHERE inbox.partition = p.id AND verb = 'cancel')
+  FROM partitions p
+ WHERE p.id = %(partition)s;
 
 -- read_resources --
 SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
@@ -95,14 +87,14 @@ SELECT request_id
  ORDER BY request_id
    FOR UPDATE;
 
--- read_webhooks --
-SELECT client_id, id, events
+-- read_listeners --
+-- Who is to be told: the webhooks of these clients, and the addresses of these accounts.
+SELECT client_id, NULL, id, events, NULL
   FROM webhooks
  WHERE client_id = ANY(%(client_ids)b::text[])
-   AND disabled_at IS NULL;
-
--- read_contacts --
-SELECT client_id, name, email
+   AND disabled_at IS NULL
+UNION ALL
+SELECT client_id, name, NULL, NULL, email
   FROM accounts
  WHERE client_id = ANY(%(client_ids)b::text[])
    AND name = ANY(%(accounts)b::text[])
@@ -234,12 +226,15 @@ SELECT *
 INSERT INTO fanouts (webhook_id, request_ids, versions)
 VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
 
--- delete_inbox --
-DELETE FROM inbox
- WHERE partition = %(partition)s
-   AND seq = ANY(%(seqs)b::bigint[]);
-
--- count_batch --
+-- finish_batch --
+-- The end of the rows, and the count of the decisions: only if those rows were still there, every one.
+WITH gone AS (
+    DELETE FROM inbox
+     WHERE partition = %(partition)s
+       AND seq = ANY(%(seqs)b::bigint[])
+    RETURNING 1
+)
 UPDATE partitions
    SET sequence = %(sequence)s, drained_at = clock_timestamp()
- WHERE id = %(partition)s;
+ WHERE id = %(partition)s
+   AND (SELECT count(*) FROM gone) = %(rows)s;
