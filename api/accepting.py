@@ -122,7 +122,7 @@ def wait_for(
     seen, applied = (record, position), True
     if not record.is_final:
         seen, applied = call.services.waiters.wait(
-            record.id, seconds, lambda: _look(call, record.id), lambda found: found[0].is_final
+            record.id, seconds, seen, lambda: _look(call, record.id), lambda found: found[0].is_final
         )
     if applied:
         headers["Preference-Applied"] = f"wait={seconds}"

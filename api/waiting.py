@@ -2,13 +2,14 @@
 `Prefer: wait=N` (RFC 7240): holds an answer back until a request is final.
 
 A waiter sleeps until the worker announces the request, and looks for itself twice a second in case the
-announcement got lost. Nothing here decides what is final; nothing outlives the process.
+announcement got lost. One that came before the waiter took its place is remembered for a while, so that nobody
+has to look before there is something to be seen. Nothing here decides what is final; nothing outlives the process.
 """
 
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,10 @@ WAIT_SECONDS_MAX: Final = 20
 WAITERS_MAX: Final = 192
 #: How long a lost announcement goes unnoticed, in seconds.
 LOOK_INTERVAL_SECONDS: Final = 0.5
+#: For how long announcements are remembered at the least, in seconds, and how many at the most: from the moment a
+#: request is durable until its waiter has taken its place, milliseconds pass. Whoever misses one looks for itself.
+REMEMBERED_SECONDS: Final = 2.0
+REMEMBERED_MAX: Final = 50_000
 
 _WAIT = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
 
@@ -40,21 +45,29 @@ class Waiters:
         self._waiting: dict[UUID, list[threading.Event]] = {}
         self._count = 0
         self._stopping = False
+        #: What was announced lately, and in the time before that.
+        self._announced: set[UUID] = set()
+        self._announced_before: set[UUID] = set()
+        self._remembered_at = time.monotonic()
 
     def wait(
-        self, request_id: UUID, seconds: int, look: Callable[[], Seen], is_over: Callable[[Seen], bool]
+        self,
+        request_id: UUID,
+        seconds: int,
+        seen: Seen,
+        look: Callable[[], Seen],
+        is_over: Callable[[Seen], bool],
     ) -> tuple[Seen, bool]:
         """
-        Look until what is seen is over, or the time is. Looks at least once, after it has taken its place, so
-        no announcement falls between. Returns what was seen last, and whether the wait was granted.
+        Look, each time there may be something new, until what is seen is over, or the time is. `seen` is what was
+        seen just now. Returns what was seen last, and whether the wait was granted.
         """
         event = self._enter(request_id)
         if event is None:
-            return look(), False
+            return seen, False
         deadline = time.monotonic() + seconds
         try:
             while True:
-                seen = look()
                 left = deadline - time.monotonic()
                 if is_over(seen) or left <= 0:
                     return seen, True
@@ -62,15 +75,25 @@ class Waiters:
                     return seen, False
                 event.wait(min(left, LOOK_INTERVAL_SECONDS))
                 event.clear()
+                seen = look()
         finally:
             self._leave(request_id, event)
 
-    def wake(self, request_ids: Iterable[UUID]) -> None:
-        """These requests have changed: whoever waits for them looks now."""
+    def wake(self, request_ids: Collection[UUID]) -> None:
+        """These requests have changed: whoever waits for them looks now, and who comes a little late, too."""
         with self._lock:
+            self._remember(request_ids)
             events = [event for one in request_ids for event in self._waiting.get(one, ())]
         for event in events:
             event.set()
+
+    def _remember(self, request_ids: Collection[UUID]) -> None:
+        now = time.monotonic()
+        is_full = len(self._announced) + len(request_ids) > REMEMBERED_MAX
+        if is_full or now - self._remembered_at >= REMEMBERED_SECONDS:
+            self._announced, self._announced_before = set(), self._announced
+            self._remembered_at = now
+        self._announced.update(request_ids)
 
     def wake_all(self) -> None:
         """Announcements may have been missed: everybody looks now."""
@@ -94,6 +117,8 @@ class Waiters:
                 return None
             self._count += 1
             event = threading.Event()
+            if request_id in self._announced or request_id in self._announced_before:
+                event.set()
             self._waiting.setdefault(request_id, []).append(event)
             return event
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -213,3 +214,47 @@ def test_a_get_that_waits_compares_its_etag_afterwards(teller: Teller) -> None:
 
     assert answer.status_code == 304
     assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+def test_an_announcement_that_came_before_the_wait_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A worker can be quicker than the way from the commit to the waiting: then there is something to see at once.
+    """
+    monkeypatch.setattr(waiting, "LOOK_INTERVAL_SECONDS", waiting.WAIT_SECONDS_MAX)
+    waiters = waiting.Waiters()
+    named = uuid.uuid4()
+    waiters.wake({named})
+
+    started = time.monotonic()
+    answer = waiters.wait(named, 20, "queued", lambda: "completed", lambda seen: seen == "completed")
+
+    assert answer == ("completed", True)
+    assert time.monotonic() - started < 10
+
+
+def test_nobody_looks_before_there_is_something_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What was read just now is what is so far: a wait that nothing ends asks the database nothing.
+    """
+    monkeypatch.setattr(waiting, "LOOK_INTERVAL_SECONDS", waiting.WAIT_SECONDS_MAX)
+
+    def look() -> str:
+        pytest.fail("there was no announcement")
+
+    waiters = waiting.Waiters()
+    waiters.wake({uuid.uuid4()})
+
+    assert waiters.wait(uuid.uuid4(), 0, "queued", look, lambda _: False) == ("queued", True)
+
+
+def test_announcements_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A day of announcements that nobody waits for takes no memory.
+    """
+    monkeypatch.setattr(waiting, "REMEMBERED_MAX", 10)
+    waiters = waiting.Waiters()
+
+    for _ in range(100):
+        waiters.wake({uuid.uuid4() for _ in range(5)})
+
+    assert len(waiters._announced) + len(waiters._announced_before) <= 20
