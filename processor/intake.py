@@ -41,7 +41,6 @@ SQL = {
     )
     for name, text in database.queries("intake").items()
 }
-_ACCEPT: Final = SQL["accept_requests"]
 log = structlog.get_logger()
 
 
@@ -250,14 +249,18 @@ class Intake:
             self._answer_others(self._connection, others)
 
     def _insert(self, connection: Connection, group: list[_Asked]) -> dict[UUID, datetime]:
-        """The ids of those that were the first with their key, and when they were accepted."""
+        """The ids of those that were the first with their key, and when they were accepted: all at once."""
         if not group:
             return {}
-        return dict(
-            connection.cursor(binary=True)
-            .execute(_ACCEPT, arrays.packed(_ACCEPT, _columns(group)))
-            .fetchall()
-        )
+        statement = SQL["accept_requests"]
+        parameters = arrays.packed(statement, _columns(group))
+        accepted_at: datetime
+        [(count, accepted_at)] = connection.cursor(binary=True).execute(statement, parameters).fetchall()
+        ids = [one.id for one in group]
+        if count != len(ids):
+            there = connection.cursor(binary=True).execute(SQL["read_accepted"], {"ids": ids}).fetchall()
+            ids = [request_id for (request_id,) in there]
+        return dict.fromkeys(ids, accepted_at)
 
     def _answer_others(self, connection: Connection, others: list[_Asked]) -> None:
         """Those that were asked before get what was accepted then; new ones are here when there is no room."""

@@ -3,7 +3,8 @@
 -- accept_requests --
 -- Store a group of requests and their inbox rows in one statement, so in one transaction. Requests go in
 -- sorted by (client, key), so that groups of several processes that share keys cannot deadlock; inbox rows
--- in order of arrival. Those whose key was there before are not returned: read them in a later statement.
+-- in order of arrival. Returns how many of them were the first with their key, and when they were all accepted: mostly
+-- all, and if not, a later statement has to tell which.
 WITH asked AS (
     SELECT *
       FROM unnest(%(id)b::uuid[], %(client_id)b::text[], %(created_by)b::uuid[], %(idempotency_key)b::text[],
@@ -21,7 +22,7 @@ WITH asked AS (
       FROM asked
      ORDER BY client_id, idempotency_key, arrival
         ON CONFLICT (client_id, idempotency_key) DO NOTHING
-    RETURNING id, created_at
+    RETURNING id
 ), queued AS (
     INSERT INTO inbox (partition, request_id, verb)
     SELECT asked.partition, asked.id, 'decide'
@@ -29,8 +30,14 @@ WITH asked AS (
       JOIN won USING (id)
      ORDER BY asked.arrival
 )
-SELECT id, created_at
+SELECT count(*), now()
   FROM won;
+
+-- read_accepted --
+-- Which of these are there.
+SELECT id
+  FROM requests
+ WHERE id = ANY(%(ids)b::uuid[]);
 
 -- read_by_keys --
 -- The requests that were first to use these keys, with the fingerprints of their bodies.
