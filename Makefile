@@ -6,7 +6,7 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: up test scenarios fuzz faults lint format lock bench clean .venv
+.PHONY: up test scenarios fuzz faults lint format lock bench bench-quick clean .venv
 
 up: .venv
 	@exec $(BIN)/teller up
@@ -37,8 +37,13 @@ format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# About a quarter of an hour: Teller beside what else one could take, into bench/results/; BENCH="--only drain" and
+# more (python -m bench --help). The quick one, of three minutes, shows that it works.
 bench: .venv
-	$(BIN)/python -m bench
+	@exec $(BIN)/python -P -m bench $(BENCH)
+
+bench-quick: .venv
+	@exec $(BIN)/python -P -m bench --quick $(BENCH)
 
 .venv: .venv/installed
 

@@ -24,6 +24,7 @@ CREATE TABLE clients (
     id         text        PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9._:~@-]{1,128}$'),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX clients_newest ON clients (created_at DESC, id);
 COMMENT ON TABLE clients IS 'A party that owns requests, accounts and keys. Accounts belong to it: two clients'' u_42 are two.';
 
 CREATE TABLE api_keys (
@@ -37,10 +38,25 @@ CREATE TABLE api_keys (
     revoked_at timestamptz,
     last_used_at timestamptz
 );
+CREATE INDEX api_keys_of_client ON api_keys (client_id, id);
+CREATE INDEX api_keys_of_role   ON api_keys (role, id);
+CREATE INDEX api_keys_expiring  ON api_keys (id) WHERE revoked_at IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX api_keys_revoked   ON api_keys (id) WHERE revoked_at IS NOT NULL;
 COMMENT ON TABLE  api_keys        IS 'Bearer keys. Only a SHA-256 of the key is kept; the key itself has 256 bits of chance.';
 COMMENT ON COLUMN api_keys.digest IS 'SHA-256 of the whole key as it is sent.';
 COMMENT ON COLUMN api_keys.expires_at   IS 'It is nobody''s from then on; NULL: until it is revoked.';
 COMMENT ON COLUMN api_keys.last_used_at IS 'To the minute: written at most once a minute, beside the requests.';
+
+CREATE TABLE console_sessions (
+    digest     bytea       PRIMARY KEY CHECK (length(digest) = 32),
+    key_id     uuid        NOT NULL REFERENCES api_keys,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX console_sessions_over ON console_sessions (expires_at);
+CREATE INDEX console_sessions_of_key ON console_sessions (key_id);
+COMMENT ON TABLE  console_sessions        IS 'Who is signed in at the console. A session ends with its key, at expires_at, or by being deleted.';
+COMMENT ON COLUMN console_sessions.digest IS 'SHA-256 of the token in the cookie, which has 256 bits of chance.';
 
 -- ---------------------------------------------------------------- what was asked
 
@@ -72,6 +88,7 @@ CREATE TABLE requests (
 CREATE INDEX requests_of_client   ON requests (client_id, id);
 CREATE INDEX requests_of_account  ON requests (client_id, account, id) WHERE account IS NOT NULL;
 CREATE INDEX requests_of_resource ON requests (resource_id, id);
+CREATE INDEX requests_refunds     ON requests (refund_of, id) WHERE refund_of IS NOT NULL;
 COMMENT ON TABLE  requests             IS 'What was asked, word for word. Written once by the API together with its inbox row; never changed.';
 COMMENT ON COLUMN requests.partition   IS 'Home: the partition of the first resource; it alone writes this request''s decisions.';
 COMMENT ON COLUMN requests.fingerprint IS 'SHA-256 over the kind and the canonical parsed body, before defaults: tells a repetition from a reuse of the key.';
@@ -95,6 +112,14 @@ CREATE TABLE inbox (
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
 CREATE INDEX inbox_cancels ON inbox (partition, request_id) WHERE verb = 'cancel';
+-- Rows become visible in the order of commits, not of seq. The floor of a partition (below) is sound because whoever
+-- inserts here has its transaction's number before it has a seq.
+CREATE FUNCTION number_transaction() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    RETURN NULL;
+END $$;
+CREATE TRIGGER numbered_first BEFORE INSERT ON inbox FOR EACH STATEMENT EXECUTE FUNCTION number_transaction();
 COMMENT ON TABLE inbox IS 'What each partition has still to do, in the order of seq. A row lives until the batch that applies it commits.';
 
 -- ---------------------------------------------------------------- what was decided
@@ -127,6 +152,8 @@ CREATE TABLE decisions (
 );
 CREATE UNIQUE INDEX decisions_open ON decisions (status, request_id)
     WHERE current AND status NOT IN ('completed', 'rejected');
+CREATE INDEX decisions_failed ON decisions (at, request_id) INCLUDE (code) WHERE current AND status = 'failed';
+CREATE INDEX decisions_awaiting_approval ON decisions (request_id) WHERE current AND stage = 'awaiting_approval';
 CREATE INDEX decisions_paid_after_refund ON decisions (request_id) WHERE detail = 'paid_after_refund';
 COMMENT ON TABLE  decisions          IS 'Each state a request has come to, one row a state: its history. Version 1 is its acceptance (requests), so the first row here is 2.';
 COMMENT ON COLUMN decisions.current  IS 'The request is in this state now. Set to false, once, when the next version is written.';
@@ -162,6 +189,8 @@ CREATE TABLE resources (
     CONSTRAINT resources_entry_time CHECK ((version = 0) = (last_entry_at IS NULL))
 ) WITH (fillfactor = 50);
 CREATE INDEX resources_newest ON resources (created_at DESC, id DESC);
+CREATE INDEX resources_of_kind ON resources (kind, created_at DESC, id DESC);
+CREATE INDEX resources_by_prefix ON resources (id text_pattern_ops);
 COMMENT ON TABLE  resources         IS 'A limited thing: a quantity available, a quantity held, and rules. Only a batch of its partition writes it.';
 COMMENT ON COLUMN resources.version IS 'How many entries it has.';
 COMMENT ON COLUMN resources.digest  IS 'The digest of its last entry; of a resource without entries, 32 zero bytes.';
@@ -265,6 +294,23 @@ CREATE TABLE accounts (
 );
 COMMENT ON TABLE accounts IS 'How to reach the person behind an account.';
 
+CREATE TABLE address_changes (
+    id         uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    client_id  text        NOT NULL,
+    account    text        NOT NULL,
+    email      text        NOT NULL CHECK (length(email) BETWEEN 3 AND 254),
+    became     text,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    due_at     timestamptz NOT NULL DEFAULT now(),
+    tries      integer     NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    token      uuid
+) WITH (fillfactor = 80);
+CREATE INDEX address_changes_due ON address_changes (due_at);
+COMMENT ON TABLE  address_changes        IS 'Addresses that an account no longer has, still to be told so. Written with the change; a row lives until its mail was sent or given up.';
+COMMENT ON COLUMN address_changes.email  IS 'The old address: where the mail goes.';
+COMMENT ON COLUMN address_changes.became IS 'The new one, masked; NULL: there is none any more.';
+COMMENT ON COLUMN address_changes.due_at IS 'When it is to be tried next; a claim moves it past the lease.';
+
 CREATE TABLE webhooks (
     id              uuid        PRIMARY KEY,
     client_id       text        NOT NULL,
@@ -278,6 +324,7 @@ CREATE TABLE webhooks (
     disabled_reason text
 );
 CREATE INDEX webhooks_of_client ON webhooks (client_id, id);
+CREATE INDEX webhooks_disabled ON webhooks (id) WHERE disabled_at IS NOT NULL;
 COMMENT ON TABLE  webhooks                 IS 'Where a client wants to be told of its requests.';
 COMMENT ON COLUMN webhooks.events          IS 'The types it wants; NULL: all.';
 COMMENT ON COLUMN webhooks.previous_secret IS 'Signs as well until previous_until, so that the receiver can change over.';
@@ -301,7 +348,8 @@ CREATE TABLE deliveries (
     CONSTRAINT deliveries_due     CHECK ((status = 'pending') = (due_at IS NOT NULL))
 ) WITH (fillfactor = 80);
 CREATE INDEX deliveries_due        ON deliveries (webhook_id, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id) WHERE webhook_id IS NOT NULL;
+CREATE INDEX deliveries_of_request ON deliveries (request_id, id);
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, status, id) WHERE webhook_id IS NOT NULL;
 COMMENT ON TABLE  deliveries         IS 'Who is still to be told, and who was. Written with the change it tells of; the payload is the decision of that version, which never changes.';
 COMMENT ON COLUMN deliveries.due_at  IS 'When it is to be tried next; a claim moves it past the lease, so a courier that dies loses nothing.';
 COMMENT ON COLUMN deliveries.token   IS 'Of the claim under way: only its holder may write what came of it.';
@@ -374,16 +422,43 @@ CREATE TABLE code_guesses (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE code_guesses IS 'Wrong tries of a client at a destination in a day (UTC); at 20 it is locked for the rest of it.';
 
+-- ---------------------------------------------------------------- the race lab
+
+CREATE TABLE lab_things (
+    id         uuid        PRIMARY KEY,
+    quantity   bigint      NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE lab_approvals (
+    thing_id    uuid    NOT NULL,
+    user_number integer NOT NULL
+);
+CREATE INDEX lab_approvals_of_thing ON lab_approvals (thing_id);
+CREATE TABLE lab_results (
+    id         uuid        PRIMARY KEY,
+    document   jsonb       NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX lab_results_latest ON lab_results (created_at, id);
+COMMENT ON TABLE lab_things    IS 'What a race of the lab is after. Nothing guards it, on purpose: no CHECK, no key to anything of Teller''s.';
+COMMENT ON TABLE lab_approvals IS 'Who was let have one. Rows of a race live as long as the race.';
+COMMENT ON TABLE lab_results   IS 'What the lab''s page shows: the latest runs, each user''s steps in them.';
+
 -- ---------------------------------------------------------------- partitions and who drains them
 
 CREATE TABLE partitions (
     id         smallint    PRIMARY KEY,
     sequence   bigint      NOT NULL DEFAULT 0,
-    drained_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    drained_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    floor      bigint      NOT NULL DEFAULT 0,
+    next_floor bigint      NOT NULL DEFAULT 0,
+    next_xid   bigint      NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE  partitions            IS 'A single-consumer lane each. Its row is written by its batches alone.';
 COMMENT ON COLUMN partitions.sequence   IS 'The number of its last decision.';
 COMMENT ON COLUMN partitions.drained_at IS 'When its last batch was applied: the sweep looks for work that waits and had none.';
+COMMENT ON COLUMN partitions.floor      IS 'No inbox row of this partition has a seq at or below it, nor will one appear: whoever looks skips what is dead there.';
+COMMENT ON COLUMN partitions.next_floor IS 'The floor as soon as all transactions before next_xid have ended: until then one of them may still bring a lower seq.';
 
 CREATE TABLE pauses (
     partition smallint    PRIMARY KEY,
@@ -419,7 +494,47 @@ CREATE TABLE audit (
     reason     text,
     detail     jsonb
 );
+CREATE INDEX audit_by_time    ON audit (at, id);
+CREATE INDEX audit_of_actor   ON audit (actor, at, id);
+CREATE INDEX audit_of_action  ON audit (action, at, id);
+CREATE INDEX audit_of_request ON audit (request_id, at, id) WHERE request_id IS NOT NULL;
 COMMENT ON TABLE audit IS 'Who did what, when and why, beyond making requests. Append-only.';
+
+-- ---------------------------------------------------------------- what was done to many at once
+
+CREATE TABLE bulk_actions (
+    id          uuid        PRIMARY KEY,
+    action      text        NOT NULL CHECK (action IN ('replay', 'refund')),
+    reason      text        NOT NULL,
+    filter      jsonb       NOT NULL CHECK (jsonb_typeof(filter) = 'object'),
+    actor       text        NOT NULL,
+    client_id   text        NOT NULL,
+    key_id      uuid        NOT NULL,
+    matched     integer     NOT NULL DEFAULT 0 CHECK (matched >= 0),
+    done        integer     NOT NULL DEFAULT 0,
+    sent        integer     NOT NULL DEFAULT 0 CHECK (sent >= 0),
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    stopped_by  text,
+    CONSTRAINT bulk_actions_progress CHECK (done BETWEEN 0 AND matched AND sent <= done)
+);
+CREATE INDEX bulk_actions_newest ON bulk_actions (started_at, id);
+CREATE TABLE bulk_items (
+    action_id  uuid    NOT NULL,
+    place      integer NOT NULL CHECK (place >= 1),
+    request_id uuid    NOT NULL,
+    version    integer NOT NULL,
+    outcome    text    CHECK (outcome IN ('sent', 'skipped', 'refused')),
+    problem    text,
+    refund_id  uuid,
+    PRIMARY KEY (action_id, place)
+);
+COMMENT ON TABLE  bulk_actions             IS 'Parked requests that somebody sent back or refunded together: how far that is. Done in parts, each in one transaction.';
+COMMENT ON COLUMN bulk_actions.filter      IS 'What was asked for, for people to read; what it is done to are the items.';
+COMMENT ON COLUMN bulk_actions.done        IS 'The place of the last item that was looked at; sent: how many of them there was something to do for.';
+COMMENT ON COLUMN bulk_actions.finished_at IS 'Nothing more happens: all are done, or somebody (stopped_by) stopped it.';
+COMMENT ON TABLE  bulk_items               IS 'The requests of a bulk action, as they were when it began, in the order in which they are sent.';
+COMMENT ON COLUMN bulk_items.version       IS 'The version of the request in which it was failed; a later one came of this, or of somebody else.';
 
 -- ---------------------------------------------------------------- what nobody may do
 
@@ -453,6 +568,7 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FU
 -- installation  | read                    | read                             | read
 -- clients       | read, insert            | read                             | read
 -- api_keys      | read, insert, revoke    |                                  |
+-- console_*     | read, insert, delete    |                                  |
 -- requests      | read, insert            | read                             | read
 -- inbox         | read, insert            | read, insert, delete             | read, insert
 -- decisions     | read                    | read, insert, supersede          | read
@@ -463,6 +579,7 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FU
 -- attempts      | read                    | read                             | read, insert, update
 -- gateways      | read                    | read                             | read, insert, update
 -- accounts      | read, insert, update    | read                             | read
+-- address_changes | insert                |                                  | read, update, delete
 -- webhooks      | read, write             | read but the secrets             | read, disable
 -- deliveries    | read, resend            | insert                           | read, insert, update
 -- fanouts       | read                    | insert                           | read, delete
@@ -470,11 +587,13 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FU
 -- code_turns    | read, insert, update    | read, delete                     | read, insert, update
 -- code_guesses  | read, insert, update    | read, delete                     |
 -- sandbox_*     | read, insert            |                                  |
+-- lab_*         | read, write             |                                  |
 -- partitions    | read                    | read, update                     | read
 -- pauses        | read, insert, delete    | read                             | read
 -- workers       | read                    | read, insert, update, delete     | read
 -- ownership     | read                    | read, update                     | read
 -- audit         | read, insert            | insert                           | insert
+-- bulk_*        | read, insert, update    |                                  |
 
 DO $$
 DECLARE
@@ -502,6 +621,7 @@ GRANT SELECT ON api_keys, usages, audit TO teller_api;
 GRANT INSERT ON clients, api_keys, requests, inbox, pauses, audit TO teller_api;
 GRANT UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT DELETE ON pauses TO teller_api;
+GRANT SELECT, INSERT, DELETE ON console_sessions TO teller_api;
 
 GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON webhooks, deliveries, fanouts, sandbox_calls, sandbox_payouts TO teller_api;
@@ -531,8 +651,14 @@ GRANT UPDATE (disabled_at, disabled_reason) ON webhooks TO teller_courier;
 GRANT SELECT, INSERT, UPDATE ON codes, code_turns, code_guesses TO teller_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON codes TO teller_worker;
 GRANT SELECT, DELETE ON code_turns, code_guesses TO teller_worker;
-GRANT SELECT, UPDATE ON codes TO teller_courier;
+GRANT SELECT, UPDATE (has_turn, due_at, tries, token, expires_at) ON codes TO teller_courier;
 GRANT SELECT, INSERT, UPDATE ON code_turns TO teller_courier;
+
+GRANT INSERT ON address_changes TO teller_api;
+GRANT SELECT, UPDATE (due_at, tries, token), DELETE ON address_changes TO teller_courier;
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON lab_things, lab_approvals, lab_results TO teller_api;
+GRANT SELECT, INSERT, UPDATE ON bulk_actions, bulk_items TO teller_api;
 
 -- ---------------------------------------------------------------- what it begins with
 

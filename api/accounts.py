@@ -57,7 +57,8 @@ def put_account(call: Call, account: str) -> Answer:
     """
     Set the e-mail address of an account.
 
-    Of your own client's account of that name: another client's is another one.
+    Of your own client's account of that name: another client's is another one. The address before, if it was
+    another, is told of the change by e-mail, with the new one masked.
     """
     if not _ID.fullmatch(account):
         raise Invalid.at("", f"the name of the account must match {ID_PATTERN}")
@@ -66,6 +67,7 @@ def put_account(call: Call, account: str) -> Answer:
         raise Invalid.at("/email", f"must have at most {LOCAL_CHARACTERS_MAX} characters before the @")
     with call.services.connection() as connection:
         changed = accounts.set_email(connection, call.caller.client, account, body.email)
+    call.services.doorbell.ring_couriers()
     return Answer(changed.document())
 
 

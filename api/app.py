@@ -6,6 +6,7 @@ Flask finds the view and nothing more: input is checked by `routing`, errors bec
 
 from __future__ import annotations
 
+import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,8 @@ from api import (
     webhooks,
     withdrawals,
 )
+from api.console import application as console
+from api.lab import application as lab
 from api.observing import Observed
 from api.problems import Invalid
 from api.routing import PROBLEM, ROUTE, Route, respond
@@ -66,6 +69,9 @@ NOUNS: Final = (
 )
 ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
 
+#: Requests worked on at once, once they were read; those that wait by `Prefer: wait` are at most WAITERS_MAX of them.
+ANSWERS_AT_ONCE: Final = 256
+
 log = structlog.get_logger()
 
 
@@ -78,15 +84,19 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     app = Flask("api", static_folder=None)
     app.url_map.merge_slashes = False  # an address is what it says, and redirects have no problem+json
     app.extensions["teller"] = services
+    app.before_request(_refuse_other_spellings)
     docs.install(app, openapi_document())
+    at_work = threading.Semaphore(ANSWERS_AT_ONCE)
     for route in ROUTES:
         app.add_url_rule(
             route.path,
             endpoint=f"{route.method} {route.path}",
-            view_func=_handler(route, services),
+            view_func=_handler(route, services, at_work),
             methods=[route.method],
             provide_automatic_options=False,
         )
+    console.install(app, services)
+    lab.install(app, services)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_unexpected)
     app.wsgi_app = Observed(app.wsgi_app, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
@@ -98,21 +108,29 @@ def openapi_document() -> dict[str, Any]:
     return openapi.document(ROUTES)
 
 
-def _handler(route: Route, services: Services) -> Callable[..., Response]:
-    """What Flask calls for a route."""
+def _handler(route: Route, services: Services, at_work: threading.Semaphore) -> Callable[..., Response]:
+    """What Flask calls for a route. Whoever is slow to send his body is not at work yet."""
     view = route.view
     path = route.path
 
     def handle(**names: str) -> Response:
         request.environ[ROUTE] = path
         try:
-            return respond(view(route.check(services), **names))
+            call = route.check(services)
+            with at_work:
+                return respond(view(call, **names))
         except CursorInvalid as error:
             return _refuse(Invalid.at("/cursor", f"query parameter cursor {error}"))
         except TellerError as error:
             return _refuse(error)
 
     return handle
+
+
+def _refuse_other_spellings() -> Response | None:
+    """Flask takes //v1 for /v1. Others, who let pass or bar by the address, do not, and neither do our headers."""
+    is_other = request.environ["PATH_INFO"].startswith("//")
+    return problems.answer_http(HTTPStatus.NOT_FOUND, {}) if is_other else None
 
 
 def _refuse(error: TellerError) -> Response:

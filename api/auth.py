@@ -117,6 +117,11 @@ class Authenticator:
             raise self._limit.refusal(bucket, "this key makes more requests than it may")
         return known.caller
 
+    def note_use(self, caller: Caller) -> None:
+        """The key was used without being sent: by a session that it began."""
+        with self._lock:
+            self._used.add(caller.key_id)
+
     def _takes_over(self, known: _Known) -> bool:
         """Whether this thread is the one to ask again."""
         with self._lock:

@@ -6,6 +6,9 @@ Rendered here from the document alone: they load nothing from anywhere else.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib.resources
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +17,7 @@ import pydantic_core
 from flask import current_app, render_template, request
 from markupsafe import Markup, escape
 
+from api import problems
 from api.problems import PROBLEMS, NotFound, type_of
 from api.routing import Answer, Call, Routes, Shown
 
@@ -23,15 +27,15 @@ if TYPE_CHECKING:
 routes = Routes("Documentation")
 
 HTML: Final = "text/html; charset=utf-8"
-#: Pages hold no scripts, and load nothing.
-PAGE_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-}
+#: Pages hold no scripts and load nothing; the one style in them is the one whose digest this names.
+POLICY: Final = (
+    "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 PUBLIC: Final[frozenset[str]] = frozenset()
 
 _DOCUMENT = "teller.openapi"
 _PAGE = "teller.docs"
+_POLICY = "teller.docs.policy"
 _TICKED = re.compile(r"`([^`]+)`")
 
 
@@ -42,6 +46,10 @@ def install(app: Flask, document: dict[str, Any]) -> None:
     app.jinja_env.globals["resolve"] = lambda node: _resolve(document, node)
     app.jinja_env.globals["type_of"] = _type_of
     app.extensions[_DOCUMENT] = pydantic_core.to_json(document)
+    style = _style()
+    app.jinja_env.globals["style"] = Markup(style)  # noqa: S704 - our own files
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    app.extensions[_POLICY] = POLICY.format(digest)
     with app.app_context():
         app.extensions[_PAGE] = render_template("docs.html", document=document, problems=_problems())
 
@@ -68,7 +76,7 @@ def docs(_call: Call) -> Answer:
 
     This document as a page.
     """
-    return Answer(current_app.extensions[_PAGE], headers=dict(PAGE_HEADERS), content_type=HTML)
+    return Answer(current_app.extensions[_PAGE], headers=_headers(), content_type=HTML)
 
 
 @routes.add(
@@ -89,10 +97,27 @@ def explain_problem(_call: Call, slug: str) -> Answer:
     if kind is None or type_of(code) != f"/problems/{slug}":
         raise NotFound("there is no such problem")
     if request.accept_mimetypes.best_match(["text/html", "text/plain"], "text/html") == "text/plain":
-        text = f"{kind.status} {kind.title} ({code})\n\n{kind.explanation}\n"
+        text = f"{kind.status} {kind.title} ({code})\n\n{kind.explanation}\n\n{kind.remedy}\n"
         return Answer(text, content_type="text/plain; charset=utf-8")
-    page = render_template("problem.html", code=code, kind=kind)
-    return Answer(page, headers=dict(PAGE_HEADERS), content_type=HTML)
+    example = problems.document_of(code)
+    page = render_template("problem.html", code=code, kind=kind, example=example)
+    return Answer(page, headers=_headers(), content_type=HTML)
+
+
+def _style() -> str:
+    """
+    The colours of the console, which are the first rules of its stylesheet, and the rest of `docs.css`. Inside the
+    page: the way to /admin may be closed to those who may read this.
+    """
+    folder = importlib.resources.files("api").joinpath("static")
+    console = folder.joinpath("console", "console.css").read_text()
+    colours, mark, _ = console.partition("/* The colours end here. */\n")
+    assert mark, "console.css says where its colours end"  # noqa: S101 - our own file
+    return colours + folder.joinpath("docs.css").read_text()
+
+
+def _headers() -> dict[str, str]:
+    return {"Content-Security-Policy": current_app.extensions[_POLICY]}
 
 
 def _problems() -> list[dict[str, Any]]:

@@ -76,13 +76,16 @@ class Limit:
         return bucket.left + (time.monotonic() - bucket.since) * self._per_second < 1.0
 
     def headers(self, bucket: Bucket) -> Headers:
-        """What is left, and in how many seconds all of it is there again: at least one, for it moves."""
-        seconds = int((self._quota - bucket.left) / self._per_second) + 1
-        return [self._policy, ("RateLimit", f'"{self._name}";r={int(bucket.left)};t={seconds}')]
+        """What is left, and in how many seconds there is one more."""
+        left = f"r={int(bucket.left)};t={self._seconds_to_one_more(bucket)}"
+        return [self._policy, ("RateLimit", f'"{self._name}";{left}')]
 
     def refusal(self, bucket: Bucket, detail: str) -> RateLimited:
-        """Too many: says after how many seconds there is one again."""
-        return RateLimited(detail, max(1, math.ceil((1.0 - bucket.left) / self._per_second)))
+        """Too many: says after how many seconds there is one again, as `headers` does."""
+        return RateLimited(detail, self._seconds_to_one_more(bucket))
+
+    def _seconds_to_one_more(self, bucket: Bucket) -> int:
+        return max(1, math.ceil((int(bucket.left) + 1 - bucket.left) / self._per_second))
 
 
 class FailedSignIns:

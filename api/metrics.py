@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from api.waiting import Waiters
     from processor.intake import Intake
     from processor.queries import Gauges
+    from workers.doorbell import Doorbell
 
 #: Upper bounds of the latency buckets, in seconds; those above 3 hold what waited by request.
 LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 20.0)
@@ -32,9 +33,11 @@ GAUGES_FRESH_SECONDS: Final = 1.0
 class Metrics:
     """Counts of this process, and what `read_gauges` finds in the database (None: it is away)."""
 
-    def __init__(self, intake: Intake, waiters: Waiters, read_gauges: Callable[[], Gauges | None]) -> None:
+    def __init__(
+        self, intake: Intake, waiters: Waiters, doorbell: Doorbell, read_gauges: Callable[[], Gauges | None]
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Counted(intake, waiters))
+        self._registry.register(_Counted(intake, waiters, doorbell))
         self._registry.register(_Stored(read_gauges))
         self._requests = Counter(
             "teller_http_requests",
@@ -69,9 +72,10 @@ class Metrics:
 class _Counted(Collector):
     """What others count already."""
 
-    def __init__(self, intake: Intake, waiters: Waiters) -> None:
+    def __init__(self, intake: Intake, waiters: Waiters, doorbell: Doorbell) -> None:
         self._intake = intake
         self._waiters = waiters
+        self._doorbell = doorbell
 
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
@@ -86,6 +90,11 @@ class _Counted(Collector):
         )
         yield GaugeMetricFamily(
             "teller_waiting_answers", "Answers held back by Prefer: wait.", self._waiters.count()
+        )
+        yield CounterMetricFamily(
+            "teller_doorbell_faults",
+            "Doorbells that Redis did not take; the sweep sees to what they told of.",
+            self._doorbell.faults,
         )
 
 

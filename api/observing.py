@@ -27,7 +27,9 @@ NO_ROUTE: Final = "(none)"
 #: Request ids of clients are taken over when they look like ids.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}", re.ASCII)
 
-_COMMON_HEADERS: Final = [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer")]
+_COMMON_HEADERS: Final = [("X-Content-Type-Options", "nosniff")]
+#: Nobody is told where a link was found; a page with forms says otherwise, or browsers hide their origin from us.
+_NO_REFERRER: Final = ("Referrer-Policy", "no-referrer")
 #: Of an answer for programs; a page brings the policy that it needs.
 _NO_PAGE: Final = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 _PRIVATE: Final = [_NO_PAGE, ("Cache-Control", "no-store")]
@@ -56,6 +58,8 @@ class Observed:
             status = int(line[:3])
             headers.append(("X-Request-Id", request_id))
             headers.extend(_COMMON_HEADERS)
+            if not any(name == _NO_REFERRER[0] for name, _ in headers):
+                headers.append(_NO_REFERRER)
             if environ["PATH_INFO"].startswith("/v1"):
                 headers.extend(_PRIVATE)
             elif not any(name == _NO_PAGE[0] for name, _ in headers):

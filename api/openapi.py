@@ -108,12 +108,13 @@ _RESPONSE_HEADERS: Final[dict[str, Json]] = {
     },
     "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
     "RateLimit-Policy": {
-        "description": "How many requests your key may make in how many seconds.",
+        "description": "How many requests (q) your key may make in how many seconds (w): "
+        "draft-ietf-httpapi-ratelimit-headers-11.",
         "schema": {"type": "string"},
         "example": '"key";q=20000;w=1',
     },
     "RateLimit": {
-        "description": "How many are left, and in how many seconds all of them are there again.",
+        "description": "How many are left (r), and in how many seconds there is one more (t).",
         "schema": {"type": "string"},
         "example": '"key";r=19999;t=1',
     },

@@ -17,6 +17,8 @@ from api.problems import Invalid, Malformed
 
 #: Objects and arrays nest at most so deep.
 DEPTH_MAX = 32
+#: A whole number of so many characters is one that a double holds the size of.
+DIGITS_SURE_TO_FIT = 308
 #: An answer names at most so many mistakes.
 ERRORS_MAX = 50
 #: A name from the body is repeated in an error up to so many characters.
@@ -42,8 +44,6 @@ def parse_json(raw: bytes) -> Any:
         ) from None
     except RecursionError:
         raise Invalid.at("", f"nests deeper than {DEPTH_MAX} levels") from None
-    except ValueError:  # more digits than Python turns into an integer
-        raise Invalid.at("", "holds a number that is too long") from None
     # Most bodies can hold neither: not enough brackets to be deep, no escape to hide a surrogate in.
     if b"\\u" in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
         _inspect(parsed, "", DEPTH_MAX)
@@ -128,10 +128,16 @@ def _finite(digits: str) -> float:
     return number
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS_SURE_TO_FIT:
+        _finite(digits)
+    return int(digits)
+
+
 def _refuse_constant(name: str) -> None:
     raise Malformed(f"the body is not JSON: {name} is no number")
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_once_each, parse_float=_finite, parse_constant=_refuse_constant
+    object_pairs_hook=_once_each, parse_float=_finite, parse_int=_whole, parse_constant=_refuse_constant
 )

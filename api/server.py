@@ -25,9 +25,11 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
+from api import connections
 from api.app import create_app
+from api.waiting import WAITERS_MAX
 from processor import database
-from processor.errors import DatabaseUnavailable, SchemaError, SettingsError
+from processor.errors import DatabaseUnavailable, TellerError
 from processor.gateways import names as gateways
 from processor.settings import Settings
 
@@ -40,11 +42,12 @@ if TYPE_CHECKING:
 
 #: Processes that serve. One is enough for two cores, and keeps the groups of intake large.
 WORKERS: Final = 1
-#: Requests answered at once; those that wait by `Prefer: wait` are at most WAITERS_MAX of them.
-THREADS: Final = 256
 #: Connections open at once; whoever comes later waits until one of them is closed, also when all of them are idle.
 #: Fewer than the file descriptors that a process usually may have, which are 1,024.
 CONNECTIONS_MAX: Final = 900
+#: One for each connection, since a body is waited for in one, and for those that wait for an answer that nobody waits
+#: for any more. They are made when they are needed.
+THREADS: Final = CONNECTIONS_MAX + WAITERS_MAX
 #: The buffer for a request's head, in bytes: twice as much is never read, and answered 431.
 HEAD_BYTES_MAX: Final = 64 * 1024
 #: How long a client may take to send a request's head, in milliseconds.
@@ -63,13 +66,20 @@ PR_SET_PDEATHSIG: Final = 1
 log = structlog.get_logger()
 
 
+class PortTaken(TellerError):
+    """Somebody else listens where we should."""
+
+    code = "port_taken"
+
+
 def serve(settings: Settings) -> int:
     """
-    Serve until SIGINT or SIGTERM; returns the exit status. Says in one line why it cannot start.
+    Serve until SIGINT or SIGTERM; returns the exit status. Raises PortTaken, SettingsError, SchemaError when it
+    cannot start.
     """
-    if (fault := _port_taken(settings) or _gateways_wrong(settings) or _schema_wrong(settings)) is not None:
-        print(fault, file=sys.stderr)  # noqa: T201 - one line for the person who started it
-        return 1
+    _check_port(settings)
+    gateways.names(settings)
+    _check_schema(settings)
     server = Server(
         "api",
         address=settings.host,
@@ -101,6 +111,7 @@ def load_application(environment: Mapping[str, str], parent: int) -> Flask:
     application = create_app(Settings.from_environment(environment))
     services: Services = application.extensions["teller"]
     _stop_waiting_on_signals(services)
+    connections.watch(services.settings.port)
     threading.Thread(target=_watch, args=(services, parent), name="watch", daemon=True).start()
     # What is here now stays: the collector need not walk it again, nor run after every few requests.
     gc.collect()
@@ -109,7 +120,7 @@ def load_application(environment: Mapping[str, str], parent: int) -> Flask:
     return application
 
 
-def _port_taken(settings: Settings) -> str | None:
+def _check_port(settings: Settings) -> None:
     """Granian shares a port with whoever else listens there; we would rather not start."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -117,29 +128,19 @@ def _port_taken(settings: Settings) -> str | None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as fault:
-            return f"cannot listen on {settings.host}:{settings.port}: {fault.strerror} (TELLER_HOST, TELLER_PORT)"
-    return None
+            raise PortTaken(
+                f"cannot listen on {settings.host}:{settings.port}: {fault.strerror} (TELLER_HOST, TELLER_PORT)"
+            ) from fault
 
 
-def _gateways_wrong(settings: Settings) -> str | None:
-    try:
-        gateways.names(settings)
-    except SettingsError as fault:
-        return str(fault)
-    return None
-
-
-def _schema_wrong(settings: Settings) -> str | None:
+def _check_schema(settings: Settings) -> None:
     """A database that is away may come back; one of another schema will not change by itself."""
     try:
         connection = database.connect(settings.api_database_url, application_name="teller api")
         with contextlib.closing(connection), database.faults():
             database.check_partitions(database.read_installation(connection), settings.partitions)
-    except SchemaError as fault:
-        return str(fault)
     except DatabaseUnavailable as fault:
         log.warning("database_unavailable", detail=str(fault))
-    return None
 
 
 def _die_with(parent: int) -> None:

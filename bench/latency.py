@@ -1,102 +1,144 @@
 """
-How long a client waits for a decision, and what Teller costs when nobody asks.
+How long a client waits for a decision: requests at a fixed rate, whatever the answers take.
 
-Requests come at a fixed rate, each with `Prefer: wait`, over 64 resources; a latency counts from when the
-request should have been sent. Idle: the CPU of all processes but PostgreSQL and Valkey over some seconds.
-
-    python -m bench.latency [--seconds 20] [--rates 10,100,500]
+Teller and the Flask endpoint as the client sees them, over HTTP, with `Prefer: wait`; a latency counts from when the
+request should have been sent. The job queues without HTTP, from the same moment to their decision.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import os
-import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench import lab, load, system
+from bench import charts, lab, load, system, work
+from bench.drain import flask_request
+from bench.peers import flask_row_lock, run
+from bench.peers.catalog import PEERS
+from bench.report import Section, progress
+
+if TYPE_CHECKING:
+    from bench.peers.install import Installed
+    from bench.plan import Plan
+    from processor.embedded.servers import Servers
 
 #: Resources that the requests are spread over.
 RESOURCES = 64
 #: Connections that send; more than are ever busy at once.
 CONNECTIONS = 48
-#: Programs that are not ours.
-SERVERS = ("postgres", "valkey-server")
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+SHARES = (0.5, 0.99, 0.999)
+TELLER = "Teller, over HTTP"
+FLASK = "Flask with a row lock, over HTTP"
+
+#: Milliseconds at each of SHARES, by rate, by who decides.
+Latencies = dict[str, dict[int, list[float]]]
 
 
-def main() -> None:
-    """Measure, check, and print the tables."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=int, default=20)
-    arguments.add_argument("--rates", default="10,100,500")
-    asked = arguments.parse_args()
+def measure(plan: Plan, servers: Servers, installed: Installed) -> Section:
+    """Measure, check, and tell."""
+    section = Section("latency", "3 · Latency: from the POST to the decision", plan.place)
+    section.say(
+        f"Over {RESOURCES} resources, {plan.latency_seconds:g} s at each rate, the others"
+        f" {plan.peer_latency_seconds:g} s; two workers. The client is on the same cores."
+    )
+    found: Latencies = {TELLER: _teller(plan), FLASK: _flask(plan, servers)}
+    if plan.peers:
+        for peer in PEERS:
+            if peer.is_paced:
+                name = f"{peer.name}, without HTTP"
+                found[name] = {}
+                for rate in plan.latency_rates:
+                    try:
+                        took = run.latencies(
+                            peer, installed, servers, rate, plan.peer_latency_seconds, RESOURCES
+                        )
+                    except run.PeerFailed as fault:
+                        section.say(f"{peer.name} at {rate}/s: no figure, {fault}.")
+                        continue
+                    _note(found[name], name, rate, sorted(took))
+    section.figures = {"milliseconds": found}
+    _tell(section, plan, found)
+    return section
 
-    rows = []
+
+def _teller(plan: Plan) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
     with system.up(TELLER_WORKERS="2") as teller:
         names = [f"r{number}" for number in range(RESOURCES)]
         teller.open(*names)
         numbers = itertools.count()
-        host = teller.url.removeprefix("http://")
 
         def redemption() -> bytes:
             number = next(numbers)
             body = json.dumps({"resource": names[number % RESOURCES], "account": f"u{number}"}).encode()
-            return load.post("/v1/redemptions", host, teller.client_key, body, "Prefer: wait=10")
+            return load.post("/v1/redemptions", teller.host, teller.client_key, body, "Prefer: wait=10")
 
         load.paced(teller.url, redemption, 50, 2, CONNECTIONS)  # warm
-        idle = idle_share(teller.pid, asked.seconds)
-        print(f"idle: {idle:.2%} of a core", flush=True)
-        for rate in map(int, asked.rates.split(",")):
-            answers = load.paced(teller.url, redemption, rate, asked.seconds, CONNECTIONS)
-            assert answers.statuses == {200: rate * asked.seconds}, answers.statuses
-            milliseconds = [f"{answers.quantile(share):.1f}" for share in (0.5, 0.99, 0.999)]
-            print(f"{rate}/s: median, p99, p99.9 = {', '.join(milliseconds)} ms", flush=True)
-            rows.append((f"{rate}", *milliseconds))
+        for rate in plan.latency_rates:
+            answers = load.paced(teller.url, redemption, rate, plan.latency_seconds, CONNECTIONS)
+            assert answers.statuses == {200: int(rate * plan.latency_seconds)}, answers.statuses
+            _note(found, TELLER, rate, sorted(latency * 1_000 for latency in answers.latencies))
         assert teller.ask("GET", "/v1/requests?status=failed")["data"] == []
+    return found
 
-    report = lab.table(("requests/s", "median ms", "p99 ms", "p99.9 ms"), rows)
-    lab.publish(
+
+def _flask(plan: Plan, servers: Servers) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as owner:
+        work.prepare(owner, [])
+        owner.execute("CREATE SEQUENCE asked_number")
+        with flask_row_lock.serving(url) as address:
+            keys = itertools.cycle(range(1, RESOURCES + 1))
+
+            def redemption() -> bytes:
+                return flask_request(address, next(keys))
+
+            load.paced(address, redemption, 50, 1, CONNECTIONS)  # warm
+            for rate in plan.latency_rates:
+                answers = load.paced(address, redemption, rate, plan.peer_latency_seconds, CONNECTIONS)
+                assert set(answers.statuses) == {200}, answers.statuses
+                _note(found, FLASK, rate, sorted(latency * 1_000 for latency in answers.latencies))
+        assert not work.check(owner).faults
+    return found
+
+
+def _note(found: dict[int, list[float]], name: str, rate: int, ordered: list[float]) -> None:
+    found[rate] = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in SHARES]
+    progress(f"{name}, {rate}/s: median, p99, p99.9 = {', '.join(f'{one:.1f}' for one in found[rate])} ms")
+
+
+def _tell(section: Section, plan: Plan, found: Latencies) -> None:
+    rows = [
+        (name, f"{rate}/s", *by_rate[rate])
+        for name, by_rate in found.items()
+        for rate in plan.latency_rates
+        if rate in by_rate
+    ]
+    section.table(("who", "rate", "median ms", "p99 ms", "p99.9 ms"), rows)
+    at = plan.latency_rates[min(1, len(plan.latency_rates) - 1)]
+    section.chart(
         "latency",
-        f"# Latency\n\nAs the client sees it, with `Prefer: wait`, over {RESOURCES} resources, "
-        f"{asked.seconds} s each; {os.cpu_count()} cores, two workers.\n\n{report}\n\n"
-        f"Idle, all processes but PostgreSQL and Valkey: {idle:.2%} of a core.",
+        f"Bar chart: milliseconds from a request to its decision at {at}/s, p99",
+        charts.bars(
+            f"From the request to the decision at {at}/s, p99",
+            "Milliseconds; less is better. Teller and Flask with HTTP, the others without",
+            [
+                charts.Bar(name, by_rate[at][1], "own" if name == TELLER else "other")
+                for name, by_rate in found.items()
+                if at in by_rate
+            ],
+        ),
     )
-
-
-def idle_share(pid: int, seconds: float) -> float:
-    """The CPU of a process and all below it, but PostgreSQL and Valkey, as a share of one core."""
-    before, began = _ticks(pid), time.monotonic()
-    time.sleep(seconds)
-    after = _ticks(pid)
-    spent = sum(ticks - before.get(process, 0) for process, ticks in after.items())
-    return spent / CLOCK_TICKS / (time.monotonic() - began)
-
-
-def _ticks(top: int) -> dict[int, int]:
-    """User and system time of each process of the tree, in clock ticks."""
-    parents: dict[int, int] = {}
-    spent: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue  # gone in the meantime
-        name, fields = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
-        process = int(stat.parent.name)
-        parents[process] = int(fields[1])
-        if name not in SERVERS:
-            spent[process] = int(fields[11]) + int(fields[12])
-
-    def is_ours(process: int) -> bool:
-        while process not in (0, 1, top):
-            process = parents.get(process, 0)
-        return process == top
-
-    return {process: ticks for process, ticks in spent.items() if is_ours(process)}
-
-
-if __name__ == "__main__":
-    main()
+    busy = "client, API, workers, PostgreSQL and Valkey share the cores; a core more for each would do"
+    limits = {100: ((0, "median", 8), (1, "p99", 30)), 500: ((1, "p99", 60),)}
+    for rate, wanted in limits.items():
+        for place, share, most in wanted:
+            if rate in found[TELLER]:
+                took = found[TELLER][rate][place]
+                section.aim(
+                    f"latency at {rate}/s, {share}",
+                    f"{most} ms",
+                    f"{took:.1f} ms",
+                    met=took <= most,
+                    note=busy,
+                )

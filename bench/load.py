@@ -7,9 +7,9 @@ take, and measures each from when it should have been sent (no coordinated omiss
 
 from __future__ import annotations
 
+import itertools
 import selectors
 import socket
-import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -39,9 +39,14 @@ class Answers:
         self.latencies.append(latency)
 
     @property
+    def count_all(self) -> int:
+        """How many answers there were."""
+        return sum(self.statuses.values())
+
+    @property
     def rate(self) -> float:
         """Answers per second."""
-        return sum(self.statuses.values()) / self.seconds
+        return self.count_all / self.seconds
 
     def quantile(self, share: float) -> float:
         """The latency that this share of the answers did not exceed, in milliseconds."""
@@ -72,11 +77,13 @@ class Connection:
         self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent_at = 0.0
-        self._buffer = b""
+        self._buffer = bytearray()
+        #: Bytes of the answer under way; 0: not known yet.
+        self._whole = 0
 
     def send(self, request: bytes) -> None:
         """Send one request; its answer must be read before the next."""
-        self._buffer = b""
+        self._buffer, self._whole = bytearray(), 0
         self.sent_at = time.perf_counter()
         self.socket.sendall(request)
 
@@ -85,13 +92,14 @@ class Connection:
         chunk = self.socket.recv(CHUNK_BYTES)
         assert chunk, "the server closed the connection"
         self._buffer += chunk
-        head, end, body = self._buffer.partition(b"\r\n\r\n")
-        if not end:
-            return None
-        lowered = head.lower()
-        at = lowered.index(b"content-length:") + len(b"content-length:")
-        length = int(lowered[at:].split(b"\r\n", 1)[0])
-        return int(head[9:12]) if len(body) >= length else None
+        if not self._whole:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return None
+            head = bytes(self._buffer[:end]).lower()
+            length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+            self._whole = end + 4 + length
+        return int(self._buffer[9:12]) if len(self._buffer) >= self._whole else None
 
     def ask(self, request: bytes) -> int:
         """Send, and wait for the whole answer."""
@@ -102,26 +110,30 @@ class Connection:
 
 
 def closed(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Answers:
-    """Keep `connections` busy for `seconds`, each with one request at a time."""
+    """Keep `connections` busy for `seconds`, or until the requests are all sent, each with one at a time."""
     answers = Answers()
     selector = selectors.DefaultSelector()
-    for _ in range(connections):
+    end = time.perf_counter() + seconds
+    busy = 0
+    for request in itertools.islice(requests, connections):
         connection = Connection(url)
         selector.register(connection.socket, selectors.EVENT_READ, connection)
-        connection.send(next(requests))
+        connection.send(request)
+        busy += 1
     started = time.perf_counter()
-    end = started + seconds
-    busy = connections
     while busy:
-        for ready, _ in selector.select(PATIENCE_SECONDS):
+        events = selector.select(PATIENCE_SECONDS)
+        assert events, f"no answer for {PATIENCE_SECONDS} s"
+        for ready, _ in events:
             connection = ready.data
             status = connection.receive()
             if status is None:
                 continue
             now = time.perf_counter()
             answers.count(status, now - connection.sent_at)
-            if now < end:
-                connection.send(next(requests))
+            following = next(requests, None) if now < end else None
+            if following is not None:
+                connection.send(following)
             else:
                 selector.unregister(connection.socket)
                 connection.socket.close()
@@ -130,27 +142,39 @@ def closed(url: str, requests: Iterator[bytes], connections: int, seconds: float
     return answers
 
 
-def paced(url: str, make: Callable[[], bytes], per_second: float, seconds: float, threads: int) -> Answers:
+def paced(
+    url: str, make: Callable[[], bytes], per_second: float, seconds: float, connections: int
+) -> Answers:
     """
-    Send `per_second` for `seconds` over `threads` connections; latencies count from the planned time.
+    Send `per_second` for `seconds`, over as many connections as it takes; latencies count from the planned time.
     """
     answers = Answers()
-    lock = threading.Lock()
-    begin = time.perf_counter() + 0.2
-
-    def run(first: int) -> None:
-        connection = Connection(url)
-        for number in range(first, int(per_second * seconds), threads):
-            planned = begin + number / per_second
-            time.sleep(max(0.0, planned - time.perf_counter()))
-            status = connection.ask(make())
-            with lock:
-                answers.count(status, time.perf_counter() - planned)
-
-    runners = [threading.Thread(target=run, args=(first,)) for first in range(threads)]
-    for runner in runners:
-        runner.start()
-    for runner in runners:
-        runner.join()
+    selector = selectors.SelectSelector()  # waits for fractions of a millisecond, which epoll rounds up
+    idle = [Connection(url) for _ in range(connections)]
+    planned = {id(connection): 0.0 for connection in idle}
+    total = int(per_second * seconds)
+    begin = time.perf_counter() + 0.1
+    sent = 0
+    while answers.count_all < total:
+        due = begin + sent / per_second
+        while sent < total and idle and due <= time.perf_counter():
+            connection = idle.pop()
+            planned[id(connection)] = due
+            connection.send(make())
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            sent += 1
+            due = begin + sent / per_second
+        patience = PATIENCE_SECONDS if sent == total or not idle else max(0.0, due - time.perf_counter())
+        events = selector.select(patience)
+        assert events or patience < PATIENCE_SECONDS, f"no answer for {PATIENCE_SECONDS} s"
+        for ready, _ in events:
+            connection = ready.data
+            status = connection.receive()
+            if status is not None:
+                answers.count(status, time.perf_counter() - planned[id(connection)])
+                selector.unregister(connection.socket)
+                idle.append(connection)
     answers.seconds = time.perf_counter() - begin
+    for connection in idle:
+        connection.socket.close()
     return answers

@@ -11,18 +11,29 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import time
 import urllib.request
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from bench import lab, processes
+from processor.embedded.servers import find_running
+from processor.settings import Settings
+from workers.doorbell import Doorbell
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from processor.database import Connection
 
 READY = "teller is ready: "
-STOP_SECONDS = 15
+#: Longer than this it does not stop by itself; then it is killed, with all that it started, in seconds.
+STOP_SECONDS = 8
+#: Between two looks at how far it is, in seconds.
+LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -54,38 +65,99 @@ class Teller:
             found: dict[str, Any] = json.load(answer)
             return found
 
-    def open(self, *names: str, available: int = 10**9) -> None:
+    def open(self, *names: str, available: int = 10**9, **rules: object) -> None:
         """Make resources."""
         for name in names:
-            made = self.ask("POST", "/v1/resources", {"id": name, "kind": "stock", "available": available})
+            body = {"id": name, "kind": "stock", "available": available, **rules}
+            made = self.ask("POST", "/v1/resources", body)
             assert made["status"] == "completed", made
+
+    def pause(self, partition: int) -> None:
+        """Let it accept and not decide."""
+        self.ask("POST", f"/v1/admin/partitions/{partition}/pause", {"reason": "benchmark"})
+
+    def resume(self, partition: int) -> None:
+        """Let it decide again."""
+        self.ask("POST", f"/v1/admin/partitions/{partition}/resume", {"reason": "benchmark"})
+
+    @property
+    def host(self) -> str:
+        """What goes into the Host header."""
+        return self.url.removeprefix("http://")
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Where its servers are."""
+        found = find_running(Settings.from_environment({**os.environ, "TELLER_HOME": str(self.home)}))
+        assert found is not None, "its servers do not answer"
+        return found.settings
+
+    def connect(self) -> Connection:
+        """Its database, as the owner."""
+        return lab.connect(self.settings.database_url)
+
+    def ring(self, partitions: Iterable[int]) -> None:
+        """Tell the workers that there is work, as the API does after a commit."""
+        bell = Doorbell(self.settings.redis_url)
+        bell.ring_all(partitions)
+        bell.close()
+
+
+def decided(connection: Connection) -> int:
+    """How many requests all partitions have decided."""
+    [(count,)] = connection.execute("SELECT sum(sequence)::bigint FROM partitions").fetchall()
+    return int(count)
+
+
+def await_decided(connection: Connection, count: int, seconds: float) -> float:
+    """Wait until so many are decided; when that was, by `time.perf_counter`. Raises AssertionError in the end."""
+    end = time.perf_counter() + seconds
+    while (found := decided(connection)) < count:
+        assert time.perf_counter() < end, (
+            f"after {seconds:.0f} s, {count - found:,} of {count:,} are not decided"
+        )
+        time.sleep(LOOK_SECONDS)
+    assert found == count, f"{found - count:,} more were decided than asked"
+    return time.perf_counter()
 
 
 @contextlib.contextmanager
 def up(**environment: str) -> Iterator[Teller]:
-    """`teller up` on a free port, from its ready line until its end."""
-    with tempfile.TemporaryDirectory(prefix="teller-bench-", dir="/var/tmp") as home:
-        Path(home).chmod(0o755)  # as root, PostgreSQL runs as another account
-        log = Path(home) / "up.log"
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "processor.cli.teller", "up", "--port", str(free_port())],
-                env={**os.environ, "TELLER_HOME": home, **environment},
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
+    """`teller up` on a free port and in a new home, from its ready line until its end."""
+    with lab.home() as home, up_in(home, **environment) as teller:
+        yield teller
+
+
+@contextlib.contextmanager
+def up_in(home: Path, **environment: str) -> Iterator[Teller]:
+    """The same in a home that is there."""
+    log = home / "up.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "processor.cli.teller", "up", "--port", str(free_port())],
+            env={**os.environ, "TELLER_HOME": str(home), **environment},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us; we stop it
+        )
+    try:
+        assert process.stdout is not None
+        url = next(
+            (line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY)), None
+        )
+        assert url, log.read_text()
+        keys = dict(line.split("=", 1) for line in (home / "keys.env").read_text().split())
+        yield Teller(url, keys["TELLER_ADMIN_KEY"], keys["TELLER_CLIENT_KEY"], home, process.pid)
+    finally:
+        process.send_signal(signal.SIGINT)
         try:
-            assert process.stdout is not None
-            url = next(
-                (line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY)), None
-            )
-            assert url, log.read_text()
-            keys = dict(line.split("=", 1) for line in (Path(home) / "keys.env").read_text().split())
-            yield Teller(url, keys["TELLER_ADMIN_KEY"], keys["TELLER_CLIENT_KEY"], Path(home), process.pid)
-        finally:
-            process.send_signal(signal.SIGINT)
             process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            its_own = processes.tree(process.pid)
+            process.kill()  # its processes die with it
+            process.wait()
+            processes.await_gone(its_own)
 
 
 def free_port() -> int:

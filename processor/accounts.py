@@ -26,11 +26,27 @@ class Account(NamedTuple):
 
 
 def set_email(connection: Connection, client: str, name: str, email: str | None) -> Account:
-    """Keep an address that the caller has checked; None takes it away. Raises DatabaseUnavailable."""
-    parameters = {"client": client, "name": name, "email": email}
-    with database.faults():
+    """
+    Keep an address that the caller has checked; None takes it away. The one before, if it was another, will be told:
+    that is written in the same transaction. Raises DatabaseUnavailable.
+    """
+    parameters = {
+        "client": client,
+        "name": name,
+        "email": email,
+        "became": None if email is None else masked(email),
+    }
+    with database.faults(), connection.transaction():
+        connection.execute(SQL["lock_account"], parameters)
         [row] = connection.execute(SQL["set_email"], parameters).fetchall()
     return Account(*row)
+
+
+def masked(email: str) -> str:
+    """An address as others may see it: enough to recognise one's own, too little to write to it."""
+    local, _, host = email.rpartition("@")
+    name, _, top = host.rpartition(".")
+    return f"{local[0]}***@{name[0]}***.{top}" if name else f"{local[0]}***@{top[0]}***"
 
 
 def read(connection: Connection, client: str, name: str) -> Account | None:

@@ -114,10 +114,11 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
     """One transaction. `refusal` is why the first row cannot be written: it is parked instead of decided."""
     with connection.pipeline() as pipeline, connection.transaction():
         execute = worksheet_store.executor(connection)
-        execute("lock_partition", _LOCK | {"partition": partition})
+        locked = execute("lock_partition", _LOCK | {"partition": partition})
         inbox = execute("take_inbox", {"partition": partition, "batch_limit": limit})
         # After the take, for the clock: nothing is decided at an earlier time than it was asked.
         state = execute("read_partition", {"partition": partition})
+        [(*_, settled_xid)] = locked.fetchall()
         [(now, sequence, paused, cancels)] = state.fetchall()
         if paused:
             return BatchReport(partition, paused=True)
@@ -137,7 +138,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
         writer = worksheet_store.Writer(execute, sheet)
         try:
             done = _decide(sheet, rows, refusal, writer)
-            writer.rest(done)
+            writer.rest(done, settled_xid)
             pipeline.sync()
         except _UNWRITABLE as fault:
             raise _Unwritable(len(rows), fault) from fault

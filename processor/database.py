@@ -17,11 +17,12 @@ from typing import Any, Final
 
 import psycopg
 import psycopg_pool
+from psycopg.abc import RV, PQGen
+from psycopg.pq import TransactionStatus
 
 from processor.errors import DatabaseUnavailable, SchemaError
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-Pool = psycopg_pool.ConnectionPool[Connection]
 
 #: The schema that this code works with; `schema.sql` describes it.
 SCHEMA_VERSION: Final = 1
@@ -37,6 +38,9 @@ SANDBOX_LOCK: Final = 0x7E11E7
 MIGRATION_LOCK: Final = 0x7E11E5
 #: Seconds to wait for a connection: with a statement timeout after it, an API answers 503 within 3 s.
 CONNECT_TIMEOUT_SECONDS: Final = 2
+#: Seconds that a connection of a pool may take to show that it lives, before it is lent: less than a second beyond
+#: the wait for one, for the same 3 s.
+CHECK_TIMEOUT_SECONDS: Final = 0.8
 #: How many partitions a database may have.
 MOST_PARTITIONS: Final = 1024
 
@@ -54,6 +58,28 @@ logging.getLogger("psycopg.pool").setLevel(
 )  # it repeats each failed attempt; our own line says it once
 
 
+class _Connection(Connection):
+    """
+    A connection that does not wait for ever. PostgreSQL's own timeouts are of no use when it is stopped, or the way
+    to it is cut: then only we can end the wait, and the connection with it: nobody knows what it is in the middle of.
+    """
+
+    #: How long one statement, or one pipeline, may go unanswered, in seconds; None: for ever.
+    answer_timeout_seconds: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """What psycopg does whenever it waits. Raises OperationalError when it was too long."""
+        try:
+            return super().wait(gen, interval, self.answer_timeout_seconds if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # no answer, not even an error
+                self.pgconn.finish()
+            raise
+
+
+Pool = psycopg_pool.ConnectionPool[_Connection]
+
+
 @dataclass(frozen=True, slots=True)
 class Installation:
     """What `teller migrate` fixed for ever in this database."""
@@ -62,26 +88,52 @@ class Installation:
     partitions: int
 
 
-def connect(url: str, *, application_name: str, statement_timeout_ms: int | None = None) -> Connection:
+def connect(
+    url: str,
+    *,
+    application_name: str,
+    statement_timeout_ms: int | None = None,
+    answer_timeout_seconds: float | None = None,
+) -> Connection:
     """
     A connection in autocommit mode (else psycopg's `transaction()` nests in one that a stray SELECT
     began), speaking UTC. Raises DatabaseUnavailable.
     """
     with faults():
-        return psycopg.connect(url, **_parameters(application_name, statement_timeout_ms))
+        connection = _Connection.connect(url, **_parameters(application_name, statement_timeout_ms))
+        connection.answer_timeout_seconds = answer_timeout_seconds
+        return connection
 
 
-def open_pool(url: str, *, application_name: str, size: int, statement_timeout_ms: int | None = None) -> Pool:
+def open_pool(
+    url: str,
+    *,
+    application_name: str,
+    size: int,
+    statement_timeout_ms: int,
+    answer_timeout_seconds: float,
+) -> Pool:
     """
     At most `size` connections, made when they are needed, checked before they are lent.
     """
+
+    def configure(connection: _Connection) -> None:
+        connection.answer_timeout_seconds = answer_timeout_seconds
+
+    def check(connection: _Connection) -> None:
+        connection.answer_timeout_seconds = CHECK_TIMEOUT_SECONDS
+        connection.execute("")
+        connection.answer_timeout_seconds = answer_timeout_seconds
+
     return psycopg_pool.ConnectionPool(
         url,
+        connection_class=_Connection,
         kwargs=_parameters(application_name, statement_timeout_ms),
+        configure=configure,
         min_size=1,
         max_size=size,
         timeout=CONNECT_TIMEOUT_SECONDS,
-        check=psycopg_pool.ConnectionPool.check_connection,
+        check=check,
         name=application_name,
         open=True,
     )

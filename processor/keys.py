@@ -174,7 +174,9 @@ def list_keys(connection: Connection) -> list[Key]:
         return [Key(*row) for row in connection.execute(SQL["list_keys"]).fetchall()]
 
 
-def revoke_key(connection: Connection, key_id: UUID, *, actor: str = "command line") -> bool:
+def revoke_key(
+    connection: Connection, key_id: UUID, *, actor: str = "command line", reason: str | None = None
+) -> bool:
     """
     Revoke a key; it stops working within a second. Returns whether it was valid until now. Raises KeyNotFound.
     """
@@ -184,7 +186,7 @@ def revoke_key(connection: Connection, key_id: UUID, *, actor: str = "command li
             raise KeyNotFound(f"there is no key {key_id}")
         [(was_valid,)] = rows
         if was_valid:
-            _record(connection, actor, "key_revoked", key_id, {})
+            _record(connection, actor, "key_revoked", key_id, {}, reason)
     return bool(was_valid)
 
 
@@ -213,7 +215,17 @@ def looks_like_key(text: str) -> bool:
 
 
 def _record(
-    connection: Connection, actor: str, action: str, key_id: UUID, detail: dict[str, str | None]
+    connection: Connection,
+    actor: str,
+    action: str,
+    key_id: UUID,
+    detail: dict[str, str | None],
+    reason: str | None = None,
 ) -> None:
-    parameters = {"actor": actor, "action": action, "detail": Jsonb({"key": str(key_id)} | detail)}
+    parameters = {
+        "actor": actor,
+        "action": action,
+        "reason": reason,
+        "detail": Jsonb({"key": str(key_id)} | detail),
+    }
     connection.execute(SQL["insert_audit"], parameters)

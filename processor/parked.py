@@ -26,11 +26,12 @@ SQL = database.queries("parked")
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many requests match, how many were sent back, and the partitions to ring."""
+    """How many requests match, how many were sent back, the partitions to ring, and which were sent."""
 
     matched: int
     replayed: int
     partitions: frozenset[int]
+    sent: frozenset[UUID] = frozenset()
 
 
 class Attempt(NamedTuple):
@@ -76,7 +77,7 @@ def replay_all(
 
 
 def _send(connection: Connection, found: list[tuple[Any, ...]], actor: str, reason: str) -> Replayed:
-    sent: list[int] = []
+    sent: dict[UUID, int] = {}
     for begin in range(0, len(found), CHUNK_LIMIT):
         chunk = found[begin : begin + CHUNK_LIMIT]
         parameters = {
@@ -86,8 +87,8 @@ def _send(connection: Connection, found: list[tuple[Any, ...]], actor: str, reas
             "reason": reason,
         }
         with database.faults():
-            sent += [partition for (partition,) in connection.execute(SQL["replay"], parameters)]
-    return Replayed(len(found), len(sent), frozenset(sent))
+            sent |= dict(connection.execute(SQL["replay"], parameters).fetchall())
+    return Replayed(len(found), len(sent), frozenset(sent.values()), frozenset(sent))
 
 
 def refund(

@@ -18,6 +18,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
 from processor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -81,6 +84,8 @@ class Settings:
     backlog_limit: int
     rate_limit: int
     sign_in_limit: int
+    #: Whether the race lab is served, at /lab.
+    lab: bool
     database_url: str = field(repr=False)
     api_database_url: str = field(repr=False)
     worker_database_url: str = field(repr=False)
@@ -100,7 +105,7 @@ class Settings:
         Raises SettingsError.
         """
         read = _Reader(environ)
-        database_url = read.url("DATABASE_URL", ("postgresql", "postgres"))
+        database_url = read.database_url("DATABASE_URL")
         redis_url = read.url("REDIS_URL", ("redis", "rediss", "unix"))
         settings = cls(
             embeds_postgres=not database_url,
@@ -121,6 +126,7 @@ class Settings:
             backlog_limit=read.whole("TELLER_BACKLOG_LIMIT", BACKLOG_LIMIT, 1, BACKLOG_LIMIT_MAX),
             rate_limit=read.whole("TELLER_RATE_LIMIT", RATE_LIMIT, 1, LIMIT_MAX),
             sign_in_limit=read.whole("TELLER_SIGN_IN_LIMIT", SIGN_IN_LIMIT, 1, LIMIT_MAX),
+            lab=read.flag("TELLER_LAB", default=not database_url),
             database_url=database_url,
             api_database_url=_role_url(read, "TELLER_API_DATABASE_URL", database_url),
             worker_database_url=_role_url(read, "TELLER_WORKER_DATABASE_URL", database_url),
@@ -178,6 +184,7 @@ class Settings:
             "TELLER_HOME": str(self.home),
             "TELLER_HOST": self.host,
             "TELLER_PORT": str(self.port),
+            "TELLER_LAB": "1" if self.lab else "0",
         }
 
     @property
@@ -222,11 +229,11 @@ class _Reader:
             raise SettingsError(f"{name} must be a number of seconds above 0, at most {SECONDS_MAX:.0f}")
         return float(value)
 
-    def flag(self, name: str) -> bool:
+    def flag(self, name: str, *, default: bool = False) -> bool:
         value = self.text(name)
         if value not in ("", "0", "1"):
             raise SettingsError(f"{name} must be 1 or 0")
-        return value == "1"
+        return value == "1" if value else default
 
     def url(self, name: str, schemes: tuple[str, ...]) -> str:
         value = self.text(name)
@@ -235,6 +242,26 @@ class _Reader:
                 f"{name} must be a URL that begins with {' or '.join(f'{s}://' for s in schemes)}"
             )
         return value
+
+    def database_url(self, name: str) -> str:
+        value = self.url(name, ("postgresql", "postgres"))
+        if value and not _is_conninfo(value):
+            raise SettingsError(
+                f"{name} is no URL that PostgreSQL reads: in a password, % is written %25, @ %40 and / %2F"
+            )
+        return value
+
+
+def _is_conninfo(value: str) -> bool:
+    """
+    Whether libpq finds in it what was meant. Said here, since its own words repeat what they stumble over, which is
+    most often a part of the password.
+    """
+    try:
+        found = conninfo_to_dict(value)
+    except ProgrammingError:
+        return False
+    return not any("@" in str(found.get(part, "")) for part in ("host", "port", "dbname"))
 
 
 def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
@@ -247,7 +274,7 @@ def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
 
 
 def _role_url(read: _Reader, name: str, database_url: str) -> str:
-    value = read.url(name, ("postgresql", "postgres"))
+    value = read.database_url(name)
     if value and not database_url:
         raise SettingsError(f"{name} is set, but DATABASE_URL is not")
     return value or database_url

@@ -154,16 +154,18 @@ def list_all(connection: Connection, client: str | None, limit: int, cursor: str
     return page([Webhook(*row) for row in rows], limit, lambda webhook: (str(webhook.id),))
 
 
-def delete(connection: Connection, webhook_id: UUID, client: str | None, actor: str) -> bool:
+def delete(
+    connection: Connection, webhook_id: UUID, client: str | None, actor: str, reason: str | None = None
+) -> bool:
     """
     Tell it nothing more; what was still to be delivered fails. False: there is none. Raises DatabaseUnavailable.
     """
     parameters = {"id": webhook_id, "client": client}
-    return _change(connection, "delete_webhook", "webhook_deleted", parameters, actor) is not None
+    return _change(connection, "delete_webhook", "webhook_deleted", parameters, actor, reason) is not None
 
 
 def rotate(
-    connection: Connection, webhook_id: UUID, client: str | None, actor: str
+    connection: Connection, webhook_id: UUID, client: str | None, actor: str, reason: str | None = None
 ) -> tuple[Webhook, str] | None:
     """
     A new secret, told this once; the old one signs as well for OVERLAP_SECONDS. None: there is no such webhook.
@@ -176,7 +178,7 @@ def rotate(
         "secret": secret,
         "overlap_seconds": OVERLAP_SECONDS,
     }
-    webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, actor)
+    webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, actor, reason)
     return None if webhook is None else (webhook, signatures.written(secret))
 
 
@@ -216,19 +218,26 @@ def resend(connection: Connection, delivery_id: int, client: str | None, actor: 
 
 
 def _change(
-    connection: Connection, statement: str, action: str, parameters: dict[str, Any], actor: str
+    connection: Connection,
+    statement: str,
+    action: str,
+    parameters: dict[str, Any],
+    actor: str,
+    reason: str | None,
 ) -> Webhook | None:
     with database.faults(), connection.transaction():
         row = connection.execute(SQL[statement], parameters).fetchone()
         if row is None:
             return None
         webhook = Webhook(*row)
-        _note(connection, actor, action, webhook)
+        _note(connection, actor, action, webhook, reason)
     return webhook
 
 
-def _note(connection: Connection, actor: str, action: str, webhook: Webhook) -> None:
+def _note(
+    connection: Connection, actor: str, action: str, webhook: Webhook, reason: str | None = None
+) -> None:
     # The host alone: the rest of an address may hold a secret, and the audit keeps for ever what it is told.
     host = urlsplit(webhook.url).hostname
     detail = {"webhook": str(webhook.id), "client": webhook.client_id, "host": host}
-    parked.note(connection, actor, action, None, None, detail)
+    parked.note(connection, actor, action, None, reason, detail)

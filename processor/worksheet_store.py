@@ -151,8 +151,11 @@ class Writer:
             current = [decided.is_current(state) for state in others]
             self._execute("insert_states", _columns(others, State._fields) | {"current": current, "now": now})
 
-    def rest(self, done: list[Row]) -> None:
-        """What the rows have made of resources and usages, what couriers have to do, and the end of the rows."""
+    def rest(self, done: list[Row], settled_xid: int) -> None:
+        """
+        What the rows have made of resources and usages, what couriers have to do, and the end of the rows. All
+        transactions before `settled_xid` had ended when the rows were taken.
+        """
         self._resources()
         self._usages()
         self._consequences()
@@ -161,6 +164,8 @@ class Writer:
             "sequence": self._sheet.sequence,
             "seqs": [row.seq for row in done],
             "rows": len(done),
+            "last_seq": done[-1].seq,
+            "settled_xid": settled_xid,
         }
         self._expected.append((self._execute("finish_batch", end), 1, "the inbox"))
 

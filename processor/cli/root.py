@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "failed": "failed",
     "partitions": "partitions",
     "verify": "verify",
+    "race": "race",
     "openapi": "processes",
 }
 

@@ -1,10 +1,26 @@
 -- Accounts: how to reach the person behind one.
 
--- set_email --
-INSERT INTO accounts (client_id, name, email)
-VALUES (%(client)s, %(name)s, %(email)s)
+-- lock_account --
+-- Whoever sets an account's address waits here for those before him, also when there is no account yet.
+INSERT INTO accounts AS a (client_id, name)
+VALUES (%(client)s, %(name)s)
     ON CONFLICT (client_id, name) DO UPDATE
-   SET email = excluded.email, updated_at = clock_timestamp()
+   SET updated_at = a.updated_at;
+
+-- set_email --
+-- Once the row is locked, so that no address between two others is lost: with the change, what the one before is told.
+WITH told AS (
+    INSERT INTO address_changes (client_id, account, email, became)
+    SELECT client_id, name, email, %(became)s
+      FROM accounts
+     WHERE client_id = %(client)s
+       AND name = %(name)s
+       AND lower(email) <> lower(coalesce(%(email)s, ''))
+)
+UPDATE accounts
+   SET email = %(email)s, updated_at = clock_timestamp()
+ WHERE client_id = %(client)s
+   AND name = %(name)s
 RETURNING name, email, updated_at;
 
 -- read_account --

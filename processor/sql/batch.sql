@@ -5,20 +5,24 @@
 -- One batch at a time for each partition; waits. Ends with the transaction, so it works behind
 -- PgBouncer and dies with its connection. A statement of its own: those after it see what was
 -- committed before the lock was ours. The timeouts, in milliseconds, are the second net: nothing in
--- a batch may wait for ever, and this not for longer than its lock.
+-- a batch may wait for ever, and this not for longer than its lock. Returns the transaction before which
+-- all have ended: what they inserted, the take sees.
 SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
        set_config('lock_timeout', %(lock_ms)s::text, true),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true),
-       pg_advisory_xact_lock(%(lock_class)s, %(partition)s);
+       pg_advisory_xact_lock(%(lock_class)s, %(partition)s),
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- take_inbox --
--- The oldest work of a partition, with what was asked. Row by row, whatever the planner thinks of the tables: its
--- other way is to read all requests there are.
+-- The oldest work of a partition, with what was asked. From the floor on: below it are only rows that are dead, and as
+-- many as were ever decided since the oldest snapshot that somebody holds. Row by row, whatever the planner thinks of
+-- the tables: its other way is to read all requests there are.
 SELECT i.seq, i.verb, i.payload,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM (SELECT seq, verb, payload, request_id
           FROM inbox
          WHERE partition = %(partition)s
+           AND seq > (SELECT floor FROM partitions WHERE id = %(partition)s)
          ORDER BY seq
          LIMIT %(batch_limit)s) i
  CROSS JOIN LATERAL (SELECT *
@@ -228,6 +232,11 @@ VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
 
 -- finish_batch --
 -- The end of the rows, and the count of the decisions: only if those rows were still there, every one.
+--
+-- The floor rises in two steps. This batch took all that it saw up to its last row; what has a lower seq and was not to
+-- be seen yet belongs to a transaction that was numbered before this one, for it was before it had a seq. So once a
+-- batch begins when all before this one have ended, it sees them all, and there is nothing at or below that row any
+-- more but what it takes itself.
 WITH gone AS (
     DELETE FROM inbox
      WHERE partition = %(partition)s
@@ -235,6 +244,9 @@ WITH gone AS (
     RETURNING 1
 )
 UPDATE partitions
-   SET sequence = %(sequence)s, drained_at = clock_timestamp()
+   SET sequence = %(sequence)s, drained_at = clock_timestamp(),
+       floor = CASE WHEN next_xid <= %(settled_xid)s THEN greatest(floor, least(next_floor, %(last_seq)s)) ELSE floor END,
+       next_floor = CASE WHEN next_xid <= %(settled_xid)s THEN %(last_seq)s ELSE next_floor END,
+       next_xid = CASE WHEN next_xid <= %(settled_xid)s THEN pg_current_xact_id()::text::bigint ELSE next_xid END
  WHERE id = %(partition)s
    AND (SELECT count(*) FROM gone) = %(rows)s;

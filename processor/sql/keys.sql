@@ -46,5 +46,5 @@ UPDATE api_keys
                  FOR NO KEY UPDATE);
 
 -- insert_audit --
-INSERT INTO audit (actor, action, detail)
-VALUES (%(actor)s, %(action)s, %(detail)s);
+INSERT INTO audit (actor, action, reason, detail)
+VALUES (%(actor)s, %(action)s, %(reason)s, %(detail)s);

@@ -38,7 +38,7 @@ WITH chosen AS (
     SELECT %(actor)s, 'replay', request_id, %(reason)s
       FROM queued
 )
-SELECT partition
+SELECT request_id, partition
   FROM queued;
 
 -- note --

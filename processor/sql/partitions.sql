@@ -97,8 +97,9 @@ SELECT (SELECT count(*)
 -- waiting --
 -- Which of these partitions have work and may decide it.
 SELECT p.id
-  FROM unnest(%(partitions)s::smallint[]) AS p(id)
- WHERE EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id)
+  FROM partitions p
+ WHERE p.id = ANY(%(partitions)s::smallint[])
+   AND EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id AND seq > p.floor)
    AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
  ORDER BY p.id;
 
@@ -106,7 +107,12 @@ SELECT p.id
 -- Those among some partitions whose oldest work is older than that, and that had no batch for as long.
 SELECT p.id
   FROM partitions p
- CROSS JOIN LATERAL (SELECT created_at FROM inbox WHERE inbox.partition = p.id ORDER BY seq LIMIT 1) oldest
+ CROSS JOIN LATERAL (SELECT created_at
+                       FROM inbox
+                      WHERE inbox.partition = p.id
+                        AND seq > p.floor
+                      ORDER BY seq
+                      LIMIT 1) oldest
  WHERE p.id = ANY(%(partitions)s::smallint[])
    AND p.drained_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)
    AND oldest.created_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)

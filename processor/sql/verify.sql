@@ -322,6 +322,13 @@ SELECT i.seq::text,
  WHERE i.partition <> q.partition
     OR i.leg <> 0;
 
+-- inbox_below_floor --
+-- Batches look above the floor of a partition: what lies below it would wait for ever.
+SELECT i.seq::text, 'it lies below the floor of partition ' || p.id || ', ' || p.floor || ': no batch will see it'
+  FROM inbox i
+  JOIN partitions p ON p.id = i.partition
+ WHERE i.seq <= p.floor;
+
 -- decision_without_request --
 SELECT d.request_id::text, 'it was decided, but there is no such request'
   FROM decisions d

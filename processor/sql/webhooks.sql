@@ -50,10 +50,16 @@ UPDATE webhooks
 RETURNING {webhook_columns};
 
 -- list_deliveries --
+-- One list of each status, as the index has them, made into one.
 SELECT {delivery_columns}
-  FROM deliveries d
- WHERE d.webhook_id = %(id)s
-   AND (%(before)s::bigint IS NULL OR d.id < %(before)s)
+  FROM unnest(ARRAY['pending', 'delivered', 'failed']) AS s(status)
+ CROSS JOIN LATERAL (SELECT *
+                       FROM deliveries
+                      WHERE webhook_id = %(id)s
+                        AND status = s.status
+                        AND (%(before)s::bigint IS NULL OR id < %(before)s)
+                      ORDER BY id DESC
+                      LIMIT %(limit)s) AS d
  ORDER BY d.id DESC
  LIMIT %(limit)s;
 

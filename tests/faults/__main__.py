@@ -5,7 +5,7 @@
     MINUTES=n   so long (15); FAULTS=n: so many at the most; KINDS=kill_worker,…: these alone
     HISTORY=f   judges a history that was kept, and nothing else
 
-Exit status 0: no violation; 1: at least one, and the history is kept; 130: interrupted.
+Exit status 0: no violation; 1: at least one, and the history is kept; 2: KINDS names no fault; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ PEOPLE: Final = 8
 #: The pause between two faults, at the most, in seconds.
 BETWEEN_SECONDS: Final = 2.0
 INTERRUPTED: Final = 130
+WRONG_USAGE: Final = 2
+#: Wherever it is run.
+ALL: Final = (*EVERYWHERE, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST)
 #: Violations that are printed; all of them are in the history.
 SHOWN_MAX: Final = 20
 
@@ -55,9 +58,16 @@ def main() -> int:
     seed = int(os.environ.get("SEED") or secrets.randbelow(10**6))
     seconds = 60 * float(os.environ.get("MINUTES") or MINUTES)
     most = int(os.environ.get("FAULTS") or 10**6)
+    if unknown := _wanted() - {kind.__name__ for kind in ALL}:
+        known = ", ".join(kind.__name__ for kind in ALL)
+        click.echo(f"KINDS: there is no {', '.join(sorted(unknown))}; there are {known}", err=True)
+        return WRONG_USAGE
     click.echo(f"SEED={seed}: faults for {seconds / 60:g} minutes")
     with contextlib.ExitStack() as machinery, temporary_home() as home:
         kinds = _possible(home, machinery)
+        if not kinds:
+            click.echo("this machine allows none of them", err=True)
+            return WRONG_USAGE
         with machinery.pop_all(), running(home, seed, PEOPLE) as run:
             run.load.start()
             done = _break(run, kinds, seed, seconds, most)
@@ -85,8 +95,13 @@ def _possible(home: Path, machinery: contextlib.ExitStack) -> list[Kind]:
         kinds += machine.WITH_SECOND_HOST
     except NotHere as reason:
         click.echo(f"skipped, two hosts: {reason}")
-    wanted = os.environ.get("KINDS")
-    return [kind for kind in kinds if not wanted or kind.__name__ in wanted.split(",")]
+    wanted = _wanted()
+    return [kind for kind in kinds if not wanted or kind.__name__ in wanted]
+
+
+def _wanted() -> set[str]:
+    """The names in KINDS; none: all that there are."""
+    return {name.strip() for name in os.environ.get("KINDS", "").split(",") if name.strip()}
 
 
 def plan(kinds: Sequence[Kind], seed: int) -> Iterator[tuple[Kind, random.Random]]:
@@ -108,7 +123,12 @@ def _break(run: Run, kinds: list[Kind], seed: int, seconds: float, most: int) ->
         if passed >= seconds or number > most:
             break
         known = len(run.problems)
-        said = kind(run, chance)
+        try:
+            said = kind(run, chance)
+        except Exception as fault:  # noqa: BLE001 - the run goes on, and its verdict says it
+            run.system.restore()
+            run.problems.append(f"fault_failed: {kind.__name__}: {fault!r}")
+            said = "it could not be made, or its end did not come"
         if bar:
             click.echo("\r\x1b[K", err=True, nl=False)
         click.echo(f"{number:4} {passed:6.1f} s  {kind.__name__}: {said}")

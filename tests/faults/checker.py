@@ -149,6 +149,18 @@ def _move(stored: Stored, before: State | None, state: State, version: int) -> I
         yield Violation("refunded_while_open", stored.id, f"an admin refunded it while it was {was}")
 
 
+def _times(index: _Index) -> Iterator[Violation]:
+    """Nothing is decided before it was accepted, nor later than now: all times are those of one clock."""
+    now_us = index.history.read_us
+    for stored in index.history.requests:
+        times = [state.at_us for state in stored.states]
+        times += (entry.at_us for entry in index.entries_of[stored.id])
+        if any(at < stored.created_us for at in times):
+            yield Violation("time_wrong", stored.id, "it was decided before it was accepted")
+        if now_us is not None and any(at > now_us for at in times):
+            yield Violation("time_wrong", stored.id, "it was decided in the future")
+
+
 def _sequences(index: _Index) -> Iterator[Violation]:
     """The decisions of a partition are numbered from 1, without a gap, each number once."""
     numbers: dict[int, list[int]] = defaultdict(list)
@@ -279,6 +291,7 @@ def _tellings(index: _Index) -> Iterator[Violation]:
 RULES: tuple[Callable[[_Index], Iterator[Violation]], ...] = (
     _promises,
     _states,
+    _times,
     _sequences,
     _order,
     _resources,

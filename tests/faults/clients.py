@@ -7,11 +7,9 @@ somebody does, or until the run is over.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import random
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.faults.history import Asked, Try
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import threading
+    from collections.abc import Sequence
 
     from tests.faults.system import Caller
 
@@ -139,12 +138,21 @@ class Client:
             tried = self._try(asked)
             answer = self.http.call("POST", path, body, Idempotency_Key=asked.key, **headers)
             self._note(tried, answer.status, answer.document)
-            self._judge(asked.key, tried, answer)
+            self._judge(asked.key, tried, answer, int(headers.get("Prefer", "wait=0").removeprefix("wait=")))
             if _is_answer(answer.status):
                 break
             self.http.hang_up()
             time.sleep(self.chance.uniform(0, RETRY_SECONDS))
         return asked.promised.request if asked.promised else None
+
+    def once(self, path: str, kind: str, body: dict[str, Any]) -> Answer:
+        """Ask a single time, whatever comes of it."""
+        asked = self._asked(kind, body, None)
+        tried = self._try(asked)
+        answer = self.http.call("POST", path, body, Idempotency_Key=asked.key)
+        self._note(tried, answer.status, answer.document)
+        self.http.hang_up()
+        return answer
 
     def send_items(self, wishes: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         """Several in one call, until there is an answer; returns the ids that are known."""
@@ -220,7 +228,8 @@ class Client:
             )
             self.answered += 1
 
-    def _judge(self, key: str, tried: Try, answer: Answer) -> None:
+    def _judge(self, key: str, tried: Try, answer: Answer, waits_seconds: int = 0) -> None:
+        """`waits_seconds`: for so long it had been asked to wait for a decision, before it found out."""
         if answer.status not in (429, 500, 503):
             return
         took = time.monotonic() - tried.sent_at
@@ -228,7 +237,7 @@ class Client:
             self.wrong.append(f"answered_500 {key}: {answer.document}")
         elif answer.retry_after is None:
             self.wrong.append(f"no_retry_after {key}: {answer.status}")
-        elif took > UNAVAILABLE_SECONDS:
+        elif took > UNAVAILABLE_SECONDS + waits_seconds:
             self.wrong.append(f"late_503 {key}: after {took:.1f} s")
 
 
@@ -309,51 +318,3 @@ class Admin(Client):
 def _is_answer(status: int | None) -> bool:
     """Whether asking again would bring nothing new."""
     return status is not None and status < 500 and status != http.HTTPStatus.TOO_MANY_REQUESTS
-
-
-class Load:
-    """The clients of a run, each on a thread of its own, from `start` to `stop`."""
-
-    def __init__(self, ports: Sequence[int], client: Caller, admin: Caller, seed: int, people: int) -> None:
-        self._stopping = threading.Event()
-        self.admin = Admin(0, seed, Http(ports, admin), self._stopping)
-        self.clients = [
-            Client(number, seed, Http(ports, client), self._stopping) for number in range(1, people + 1)
-        ]
-        #: Asks for one of everything, after each fault.
-        self.prober = Client(people + 1, seed, Http(ports, client), threading.Event())
-        self._threads: list[threading.Thread] = []
-
-    def start(self) -> None:
-        """Begin."""
-        for one in (self.admin, *self.clients):
-            thread = threading.Thread(target=one.run, name=f"client-{one.number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def stop(self, patience_seconds: float, meanwhile: Callable[[float], None]) -> None:
-        """No new wishes; what is open is asked for until it is answered, for so long. `meanwhile` passes time."""
-        self._stopping.set()
-        end = time.monotonic() + patience_seconds
-        for one in (self.admin, *self.clients):
-            one.deadline = end
-        while (
-            any(thread.is_alive() for thread in self._threads) and time.monotonic() < end + 2 * ANSWER_SECONDS
-        ):
-            meanwhile(0.05)
-        for one in (self.admin, *self.clients, self.prober):
-            with contextlib.suppress(OSError):
-                one.http.hang_up()
-
-    def asked(self) -> list[Asked]:
-        """What all of them asked."""
-        return [asked for one in (self.admin, *self.clients, self.prober) for asked in list(one.asked)]
-
-    def wrong(self) -> list[str]:
-        """What they were answered and should not have been."""
-        return [wrong for one in (self.admin, *self.clients, self.prober) for wrong in one.wrong]
-
-    @property
-    def answered(self) -> int:
-        """How many requests were accepted so far."""
-        return sum(one.answered for one in (self.admin, *self.clients, self.prober))

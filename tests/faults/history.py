@@ -94,6 +94,8 @@ class Stored:
     refund_of: str | None = None
     apply_before_us: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    #: When it was accepted.
+    created_us: int = 0
     states: list[State] = field(default_factory=list)
     #: Status and version as HTTP shows them; None: it was not asked.
     shown: tuple[str, int] | None = None
@@ -183,6 +185,8 @@ class History:
     told: list[Told] = field(default_factory=list)
     #: The number of the last decision of each partition that has one.
     sequences: dict[int, int] = field(default_factory=dict)
+    #: When it was read back; None: nobody looked at a clock.
+    read_us: int | None = None
 
     def save(self, path: Path) -> None:
         """Keep it, for whoever wants to look."""
@@ -214,4 +218,5 @@ class History:
             [Delivery(**one) for one in kept["deliveries"]],
             [Told(**one) for one in kept["told"]],
             {int(partition): last for partition, last in kept["sequences"].items()},
+            kept["read_us"],
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from processor import batch, database
 from processor.errors import DatabaseUnavailable
+from tests.faults import degraded
 from tests.faults.run import SOON_SECONDS, TAKEOVER_SECONDS
 from tests.faults.system import MOVED_CLOCK, NOT_ALONE, PARTITIONS, TELLER
 
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 
     from processor.embedded.postgres import Postgres
     from processor.embedded.valkey import Valkey
+    from tests.faults.parts import Part
     from tests.faults.run import Run
-    from tests.faults.system import Part
 
-#: A part that was killed is there again, and what it had at hand is decided, within this, in seconds.
-RESTART_SECONDS: Final = 5.0
+#: A part that was killed is there again, and what it had at hand is decided, within this, in seconds: a Python that
+#: starts takes some of them on a busy machine.
+RESTART_SECONDS: Final = 10.0
 #: After a power cut everything has to start, in seconds.
 POWER_SECONDS: Final = 15.0
 #: How far the clock of one process is wrong, in seconds.
 CLOCK_SHIFTS: Final = (-7_200, -90, 90, 7_200)
+#: How long a worker that is stopped stands still, in seconds: long enough to be given up by everybody.
+STOPPED_SECONDS: Final = 10.0
 #: How long a stranger drains beside the owners, in seconds.
 STRANGER_SECONDS: Final = 1.5
 
@@ -41,7 +45,7 @@ Fault = "Callable[[Run, random.Random], str]"
 
 def kill_worker(run: Run, chance: random.Random) -> str:
     """A kill -9 of a worker; another one takes its partitions over."""
-    worker = chance.choice(run.system.living("worker"))
+    worker = _worker_beside_others(run, chance)
     pid, since = worker.pid, time.monotonic()
     os.kill(pid, signal.SIGKILL)
     return f"worker {pid} killed; {run.must_decide(since, TAKEOVER_SECONDS, 'again')}"
@@ -49,11 +53,11 @@ def kill_worker(run: Run, chance: random.Random) -> str:
 
 def stop_worker(run: Run, chance: random.Random) -> str:
     """SIGSTOP of a worker, wherever it is, for longer than its lease; then it goes on."""
-    worker = chance.choice(run.system.living("worker"))
+    worker = _worker_beside_others(run, chance)
     with _stopped([worker.pid]):
         since = time.monotonic()
         meanwhile = run.must_decide(since, TAKEOVER_SECONDS, "by others")
-        run.system.pause(max(0.0, since + chance.uniform(5, 8) - time.monotonic()))
+        run.system.pause(max(0.0, since + STOPPED_SECONDS - time.monotonic()))
         seconds = time.monotonic() - since
     after = run.must_decide(None, SOON_SECONDS, "afterwards")
     return f"worker {worker.pid} stopped for {seconds:.0f} s; {meanwhile}; {after}"
@@ -61,7 +65,7 @@ def stop_worker(run: Run, chance: random.Random) -> str:
 
 def end_worker(run: Run, chance: random.Random) -> str:
     """SIGTERM: it hands over at once."""
-    worker = chance.choice(run.system.living("worker"))
+    worker = _worker_beside_others(run, chance)
     worker.end()
     worker.wanted = True
     return f"worker {worker.pid} ended; {run.must_decide(None, SOON_SECONDS, 'by others')}"
@@ -104,10 +108,11 @@ def kill_valkey(run: Run, chance: random.Random) -> str:
     """A kill -9 of Valkey; the sweep decides until it is back."""
     system = run.system
     pid = _pid(run, system.valkey)
+    degraded.be_ready(run)
     system.wanted.remove(system.valkey)
     os.kill(pid, signal.SIGKILL)
     system.pause(chance.uniform(0, 1))
-    without = run.must_decide(None, SOON_SECONDS, "without it")
+    without = f"{run.must_decide(None, SOON_SECONDS, 'without it')}, {degraded.without_redis(run)}"
     system.wanted.append(system.valkey)
     system.until(system.valkey.alive)
     return f"Valkey {pid} killed; {without}; {run.must_decide(None, SOON_SECONDS, 'with it')}"
@@ -139,32 +144,36 @@ def kill_postgres(run: Run, chance: random.Random) -> str:
     """PostgreSQL stopped at once (immediate, or -9), and started again after a while."""
     system = run.system
     pid = _pid(run, system.postgres)
+    degraded.be_ready(run)
     system.wanted.remove(system.postgres)
-    sent = chance.choice([signal.SIGQUIT, signal.SIGKILL])
+    sent, killed_at = chance.choice([signal.SIGQUIT, signal.SIGKILL]), time.monotonic()
     os.kill(pid, sent)
     system.until(lambda: not system.postgres.alive())
-    system.pause(seconds := chance.uniform(0, 3))
+    away = degraded.without_postgres(run)
+    system.pause(chance.uniform(0, 3))
     system.wanted.insert(0, system.postgres)
     system.until(lambda: system.query("SELECT 1") is not None)
     since = time.monotonic()
     again = run.must_decide(since, TAKEOVER_SECONDS, "again")
-    return f"PostgreSQL {pid} {sent.name}, away for {seconds:.1f} s; {again}"
+    return f"PostgreSQL {pid} {sent.name}, away for {since - killed_at:.1f} s; {away}; {again}"
 
 
 def stop_postgres(run: Run, chance: random.Random) -> str:
     """SIGSTOP of PostgreSQL and all that belongs to it: it is there, and says nothing."""
     pid = _pid(run, run.system.postgres)
-    with _stopped(_with_children(pid)):
-        run.system.pause(seconds := chance.uniform(2, 5))
+    degraded.be_ready(run)
+    began = time.monotonic()
+    with _stopped([pid]), _stopped(_with_children(pid)):  # first who makes new ones
+        away = degraded.without_postgres(run)
+        run.system.pause(chance.uniform(0, 3))
     since = time.monotonic()
-    return (
-        f"PostgreSQL {pid} stopped for {seconds:.0f} s; {run.must_decide(since, TAKEOVER_SECONDS, 'again')}"
-    )
+    again = run.must_decide(since, TAKEOVER_SECONDS, "again")
+    return f"PostgreSQL {pid} stopped for {since - began:.0f} s; {away}; {again}"
 
 
 def lose_commits(run: Run, chance: random.Random) -> str:
     """Connections are cut during a COMMIT: it was done, or not, and nobody is told."""
-    proxies = [run.system.api_proxy, *run.system.worker_proxies]
+    proxies = [run.system.api_proxy, run.system.courier_proxy, *run.system.worker_proxies]
     for proxy in proxies:
         proxy.losses = [chance.choice(["answer", "answer", "commit"]) for _ in range(chance.randint(1, 6))]
         proxy.cuts = 0
@@ -178,6 +187,7 @@ def lose_commits(run: Run, chance: random.Random) -> str:
 
 def cut_off_host(run: Run, chance: random.Random) -> str:
     """Some of the workers hear nothing more of PostgreSQL, and it nothing of them; others take over."""
+    run.system.until(run.system.is_shared_by_all)
     proxy = chance.choice(run.system.worker_proxies)
     cut_off = [part for part in run.system.living("worker") if run.system.is_behind(part, proxy)]
     others = len(run.system.living("worker")) - len(cut_off)
@@ -222,8 +232,12 @@ def drain_as_stranger(run: Run, chance: random.Random) -> str:
 def move_clock(run: Run, chance: random.Random) -> str:
     """The clock of one process is wrong, by minutes or hours."""
     kind = chance.choice(["api", "worker", "courier"])
+    return move_clock_of(kind, chance.choice(CLOCK_SHIFTS), run, chance)
+
+
+def move_clock_of(kind: str, shift: int, run: Run, chance: random.Random) -> str:
+    """The clock of a process of this kind is wrong, by so many seconds."""
     part = chance.choice(run.system.living(kind))
-    shift = chance.choice(CLOCK_SHIFTS)
     sound = part.arguments, part.environment
     _restart(run, part, [*MOVED_CLOCK, kind], {**part.environment, "CLOCK_SHIFT_SECONDS": str(shift)})
     decided = run.must_decide(time.monotonic(), RESTART_SECONDS, "meanwhile")
@@ -237,19 +251,21 @@ def scale_workers(run: Run, chance: random.Random) -> str:
     """One worker, four, and one again; no partition waits."""
     system = run.system
     decided = []
+    system.until(system.is_shared_by_all)
+    began = run.now()
     for _ in range(len(system.living("worker")) - 1):
         system.living("worker")[-1].end()
         decided.append(run.must_decide(None, TAKEOVER_SECONDS, "by fewer"))
     while len(system.living("worker")) < 4:
         system.add_worker()
         decided.append(run.must_decide(None, TAKEOVER_SECONDS, "by more"))
-    system.until(system.is_shared)
+    system.until(system.is_shared_by_all)
     while len(system.living("worker")) > 1:
         chance.choice(system.living("worker")).end()
         decided.append(run.must_decide(None, TAKEOVER_SECONDS, "by fewer"))
     system.add_worker()
     slowest = max(decided, key=lambda line: float(line.rpartition(" after ")[2].split()[0]))
-    return f"workers 1 → 4 → 1; at the slowest {slowest}"
+    return f"workers 1 → 4 → 1; at the slowest {slowest}; {run.must_not_wait(began, TAKEOVER_SECONDS)}"
 
 
 def cut_power(run: Run, chance: random.Random) -> str:
@@ -265,6 +281,12 @@ def cut_power(run: Run, chance: random.Random) -> str:
     since = time.monotonic()
     system.until(lambda: not system.postgres.alive() or not system.valkey.alive())
     return f"everything killed; {run.must_decide(since, POWER_SECONDS, 'again')}"
+
+
+def _worker_beside_others(run: Run, chance: random.Random) -> Part:
+    """One of the workers, when all have begun: those that an earlier fault ended could not take over from it."""
+    run.system.until(run.system.is_shared_by_all)
+    return chance.choice(run.system.living("worker"))
 
 
 def _restart(run: Run, part: Part, arguments: Sequence[str], environment: object) -> None:

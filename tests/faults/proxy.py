@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = 256 * 1024
 #: What the socket of a PostgreSQL is called in its directory.
 SOCKET_NAME: Final = ".s.PGSQL.5432"
-#: What commits by itself, by a part of its text: the intake's INSERT, and what a courier records.
-COMMITS_BY_ITSELF: Final = (b"INSERT INTO requests", b"recorded AS (")
+#: What commits by itself, by a part of its text: the intake's INSERT, and what a courier records and unfolds.
+COMMITS_BY_ITSELF: Final = (b"INSERT INTO requests", b"recorded AS (", b"DELETE FROM fanouts")
 #: How long it may take to begin and to end, in seconds.
 PATIENCE_SECONDS: Final = 5.0
 

@@ -18,7 +18,8 @@ SHOWN_MAX = 3_000
 
 REQUESTS = """
 SELECT id::text, client_id, idempotency_key, kind, resource_id, partition, account, amount, refund_of::text,
-       (extract(epoch FROM apply_before) * 1000000)::bigint, coalesce(details, '{}')
+       (extract(epoch FROM apply_before) * 1000000)::bigint, coalesce(details, '{}'),
+       (extract(epoch FROM created_at) * 1000000)::bigint
   FROM requests ORDER BY id"""
 STATES = """
 SELECT request_id::text, version, status, stage, code, refunded, sequence,
@@ -31,6 +32,7 @@ SELECT resource_id, version, kind, request_id::text, account, amount, available,
   FROM entries ORDER BY resource_id, version"""
 HEARD = "SELECT DISTINCT request_id::text FROM attempts WHERE outcome = 'done'"
 PAID = "SELECT request_id::text, count(*) FROM sandbox_payouts GROUP BY 1"
+NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 DELIVERIES = "SELECT request_id::text, version, type, webhook_id::text, status FROM deliveries ORDER BY id"
 
 
@@ -52,6 +54,7 @@ def read_back(system: System, bank: Counter[str]) -> History:
         heard=[request for (request,) in _rows(system, HEARD)],
         deliveries=[Delivery(*row) for row in _rows(system, DELIVERIES)],
         sequences=dict(_rows(system, "SELECT id, sequence FROM partitions WHERE sequence > 0")),
+        read_us=_rows(system, NOW)[0][0],
     )
 
 

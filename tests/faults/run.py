@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from processor.ids import partition_of
 from tests.faults.checker import check
-from tests.faults.clients import Load
 from tests.faults.history import History, Subscriber
+from tests.faults.load import Load
 from tests.faults.outside import outside
 from tests.faults.reading import read_back
 from tests.faults.system import PARTITIONS, System
@@ -36,6 +36,14 @@ SETTLE_SECONDS: Final = 90.0
 PENDING = """
 SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM effects WHERE due_at IS NOT NULL),
        (SELECT count(*) FROM deliveries WHERE status = 'pending'), (SELECT count(*) FROM fanouts)"""
+#: Who waited longest for a decision, or waits still, of those accepted since some time.
+LONGEST_WAIT = """
+SELECT extract(epoch FROM coalesce(d.decided_at, clock_timestamp()) - r.created_at)::float8 AS waited, r.id::text
+  FROM requests r
+  LEFT JOIN decisions d ON d.request_id = r.id AND d.version = 2
+ WHERE r.created_at >= %s
+ ORDER BY waited DESC
+ LIMIT 1"""
 #: What waits for its next try is tried now.
 HURRY = """
 WITH hurried AS (
@@ -81,12 +89,32 @@ class Run:
         try:
             accepted, decided = self.probe()
         except AssertionError as fault:
-            self.problems.append(f"not_decided_again: {what}: {fault}")
+            self.problems.append(f"not_decided_again: {what}: {fault}; {self.system.last_words('worker')}")
             return f"NOT decided again: {fault}"
         took = decided - (accepted if since is None else since)
         if took > bound:
             self.problems.append(f"decided_late: {what}: after {took:.1f} s, and not within {bound:.0f} s")
         return f"{'LATE: ' if took > bound else ''}decided {what} after {took:.2f} s (within {bound:.0f})"
+
+    def now(self) -> object:
+        """The time, by the clock that dates requests and decisions."""
+        rows = self.system.query("SELECT clock_timestamp()")
+        assert rows, "PostgreSQL is away"
+        return rows[0][0]
+
+    def must_not_wait(self, since: object, bound: float) -> str:
+        """
+        Nobody who was accepted since then, whatever it was for, waited longer than `bound` seconds for a decision.
+        Returns how long they waited, in words.
+        """
+        rows = self.system.query(LONGEST_WAIT, since)
+        assert rows, "PostgreSQL is away"
+        [(waited, request)] = rows
+        if waited > bound:
+            self.problems.append(
+                f"decided_late: {request}: after {waited:.1f} s, and not within {bound:.0f} s"
+            )
+        return f"nobody waited for more than {waited:.2f} s (within {bound:.0f})"
 
     def _are_decided(self, requests: list[str]) -> bool:
         rows = self.system.query(

@@ -84,6 +84,8 @@ class Store:
     """What is durable."""
 
     requests: dict[UUID, Request] = field(default_factory=dict)
+    #: When each was accepted, in seconds of the simulator's clock.
+    accepted: dict[UUID, int] = field(default_factory=dict)
     keys: dict[tuple[str, str], UUID] = field(default_factory=dict)
     inbox: list[InboxRow] = field(default_factory=list)
     states: dict[UUID, list[State]] = field(default_factory=dict)
@@ -136,7 +138,7 @@ class Simulator:
         for (request, key), row in zip(intake.requests, intake.rows, strict=True):
             first = store.keys.setdefault((request.client_id, key), request.id)
             if first == request.id:
-                store.requests[request.id] = request
+                store.requests[request.id], store.accepted[request.id] = request, self.now
                 store.inbox.append(row)
             if crash is None:
                 known = store.states.get(first, [])
@@ -408,6 +410,7 @@ class Simulator:
                 for one in store.deliveries
             ],
             sequences=dict(store.sequences),
+            read_us=self.now * 10**6,
         )
 
     def _stored(self, request: Request, key: str) -> told.Stored:
@@ -423,6 +426,7 @@ class Simulator:
             None if request.refund_of is None else str(request.refund_of),
             None if request.apply_before is None else _microseconds(request.apply_before),
             dict(request.details or {}),
+            self.store.accepted[request.id] * 10**6,
             [
                 told.State(
                     state.version,

@@ -2,7 +2,8 @@
 The system that the faults are made to: PostgreSQL, Valkey, two APIs, workers and a courier, each a process of ours.
 
 Whoever dies and is wanted is started again, as `teller up` does (whose own promises tests/flow/test_up.py keeps).
-APIs and workers reach PostgreSQL through a proxy each. All in a home of its own; everything dies with us.
+APIs, workers and the courier reach PostgreSQL through proxies. All in a home of its own, the code as it is now, too:
+what is started again is what was started first, whoever edits the sources meanwhile. Everything dies with us.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ import psycopg
 from processor import database, keys
 from processor.embedded import home as homes
 from processor.embedded import postgres, valkey
-from processor.embedded.child import Child, _start
 from processor.embedded.postgres import Postgres
 from processor.embedded.valkey import Valkey
 from processor.errors import DatabaseUnavailable, ServerError
+from tests.faults.parts import Part, sources
 from tests.faults.proxy import SOCKET_NAME, Proxy
 
 if TYPE_CHECKING:
@@ -45,60 +46,12 @@ NOT_ALONE = "changed while the batch was under way"
 PATIENCE_SECONDS = 30.0
 #: Between two looks at who has died, in seconds.
 LOOK_SECONDS = 0.02
-#: A process that is asked to end has so long, in seconds.
-STOP_SECONDS = 8.0
 #: Gateway calls are given up soon here: tries, first pause and timeout, in seconds.
 GATEWAY = {
     "TELLER_GATEWAY_TRIES": "3",
     "TELLER_GATEWAY_BACKOFF_SECONDS": "0.2",
     "TELLER_GATEWAY_TIMEOUT_SECONDS": "1",
 }
-
-
-@dataclass
-class Part:
-    """One process of Teller's: how it is started, and whether it is wanted."""
-
-    name: str
-    arguments: Sequence[str]
-    environment: Mapping[str, str]
-    log: Path
-    #: What comes before the interpreter: `ip netns exec …`.
-    prefix: Sequence[str] = ()
-    wanted: bool = True
-    starts: int = 0
-    child: Child | None = None
-
-    @property
-    def pid(self) -> int:
-        """Of the process that runs now, or ran last."""
-        assert self.child is not None
-        return self.child.pid
-
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self.child is not None and self.child.alive()
-
-    def start(self) -> None:
-        """In the main thread."""
-        with self.log.open("ab") as output:
-            options = {"env": {**os.environ, **self.environment}, "stderr": output, "stdout": output}
-            program = [*self.prefix, sys.executable, *self.arguments]
-            self.child = _start(program, signal.SIGTERM, signal.SIGKILL, None, (), options)
-        self.starts += 1
-
-    def end(self, *, kill: bool = False) -> None:
-        """It is not wanted any more; returns when it has ended."""
-        self.wanted = False
-        if self.child is not None:
-            self.child.stop(0 if kill else STOP_SECONDS)
-
-    def pids(self) -> list[int]:
-        """It and its children."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        with contextlib.suppress(OSError):
-            return [self.pid, *map(int, children.read_text().split())]
-        return [self.pid]
 
 
 @dataclass(frozen=True)
@@ -130,9 +83,11 @@ class System:
         self.redis_url = valkey.environment(self.home)["REDIS_URL"]
         socket_path = homes.run_directory(self.home) / "postgres" / SOCKET_NAME
         self.api_proxy = Proxy(self.home / "pa", socket_path)
+        self.courier_proxy = Proxy(self.home / "pc", socket_path)
         #: Workers in turn go through one of these.
         self.worker_proxies = [Proxy(self.home / name, socket_path) for name in ("pw0", "pw1")]
         self.environment = {
+            "PYTHONPATH": str(sources(self.home / "code")),
             "TELLER_HOME": str(self.home),
             "TELLER_SECRET": secrets.token_hex(),
             "TELLER_GATEWAY_SECRET": "whsec_" + "c2VjcmV0" * 4,
@@ -143,6 +98,7 @@ class System:
             **self._urls,
         }
         self.environment["TELLER_API_DATABASE_URL"] = self.through(self.api_proxy, "teller_api")
+        self.environment["TELLER_COURIER_DATABASE_URL"] = self.through(self.courier_proxy, "teller_courier")
 
     def through(self, proxy: Proxy, role: str) -> str:
         """The database as this role, by way of a proxy."""
@@ -206,7 +162,7 @@ class System:
                 if server.pid is not None:
                     os.kill(server.pid, signal.SIGCONT)
             server.stop()
-        for proxy in (self.api_proxy, *self.worker_proxies):
+        for proxy in (self.api_proxy, self.courier_proxy, *self.worker_proxies):
             proxy.close()
 
     @contextlib.contextmanager
@@ -247,6 +203,13 @@ class System:
             if part.wanted and not part.alive():
                 part.start()
 
+    def restore(self) -> None:
+        """Undo what a fault may have left behind that ended in its middle."""
+        self.wanted = [self.postgres, self.valkey]
+        for proxy in (self.api_proxy, self.courier_proxy, *self.worker_proxies):
+            proxy.losses, proxy.delay_seconds = [], 0.0
+            proxy.thaw()
+
     def pause(self, seconds: float) -> None:
         """Let it run."""
         end = time.monotonic() + seconds
@@ -279,6 +242,14 @@ class System:
         )
         return rows == [(PARTITIONS,)]
 
+    def is_shared_by_all(self) -> bool:
+        """Whether each worker that is wanted has begun, and has its part."""
+        rows = self.query(
+            "SELECT DISTINCT w.pid FROM ownership o JOIN workers w ON w.id = o.worker_id"
+            " WHERE w.alive_until > clock_timestamp()"
+        )
+        return rows is not None and {part.pid for part in self.living("worker")} <= {pid for (pid,) in rows}
+
     def query(self, text: str, *parameters: object) -> list[tuple[Any, ...]] | None:
         """The rows of a query, as the owner; None while PostgreSQL is away."""
         try:
@@ -304,6 +275,16 @@ class System:
         if done.returncode == 0:
             return []
         return done.stdout.splitlines() or done.stderr.splitlines()
+
+    def last_words(self, name: str) -> str:
+        """The last warning of any part of this name: perhaps why nothing goes on."""
+        warned = [
+            f"{part.log.name}: {line[:100]} … {line[-300:]}"
+            for part in self.living(name)
+            for line in part.log.read_text(errors="replace").splitlines()
+            if '"level": "warning"' in line or '"level": "error"' in line
+        ]
+        return warned[-1] if warned else f"no {name} has warned of anything"
 
     def faults_logged(self) -> list[str]:
         """Lines of the logs that say that something was at fault that nobody had thought of."""

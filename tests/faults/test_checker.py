@@ -59,9 +59,8 @@ class Book:
         tries = [Try(self._tick()) for _ in range(unanswered)]
         tries.append(Try(self._tick(), self._tick(), 202, name, "processing", 1))
         asked = Asked(client, f"key-{name}", kind, resource, account, amount, refund_of, tries)
-        stored = Stored(
-            name, client, asked.key, kind, resource, 0, account, amount, refund_of, details=dict(details)
-        )
+        stored = Stored(name, client, asked.key, kind, resource, 0, account, amount, refund_of)
+        stored.details, stored.created_us = dict(details), self.now
         self.history.asked.append(asked)
         self.history.requests.append(stored)
 
@@ -96,6 +95,7 @@ class Book:
         """What is there at last."""
         self.history.resources = [Resource(name, *sums) for name, sums in self.sums.items()]
         self.history.sequences = {0: self.history.sequences[0]}
+        self.history.read_us = self._tick()
         return self.history
 
     def stored(self, name: str) -> Stored:
@@ -330,6 +330,9 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     ),
     "a version that is missing": ("version_gap", lambda h: _undo(h, "part", "credit")),
     "a time that runs backwards": ("time_backwards", lambda h: _set(_entry(h, "part", "credit"), at_us=1)),
+    "decided before it was accepted": ("time_wrong", lambda h: _set(_stored(h, "gone"), created_us=10**9)),
+    "written before it was accepted": ("time_wrong", lambda h: _set(_entry(h, "a", "debit"), at_us=0)),
+    "decided in the future": ("time_wrong", lambda h: _set(h, read_us=10)),
     "a sum that is wrong": ("sum_wrong", lambda h: _set(_entry(h, "part", "credit"), available=1)),
     "a resource that is not as its entries say": (
         "resource_wrong",

@@ -12,12 +12,17 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
-from tests.faults.__main__ import INTERRUPTED, plan
+import pytest
+
+from tests.faults.__main__ import INTERRUPTED, _break, plan
 from tests.faults.kinds import EVERYWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.faults.run import Run
 
 #: Promised: it ends within so many seconds when it is told to.
 STOP_SECONDS = 10.0
@@ -69,6 +74,56 @@ def test_a_short_run_says_what_it_did_and_that_all_was_right() -> None:
     assert done_in_turn == _planned(11, ["flush_valkey", "kill_api", "lose_commits"])
     assert lines[-2].startswith("3 faults, SEED=11: ")
     assert lines[-1] == "no violation"
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="disks and hosts are made by root, on Linux"
+)
+def test_full_disks_and_a_host_that_is_cut_off() -> None:
+    """
+    The faults that need namespaces: each is there, or a line says why it is not.
+    """
+    wanted = ("fill_postgres_disk", "fill_valkey_disk", "cut_cable")
+    done = subprocess.run(
+        RUNNER,
+        check=False,
+        env=_environment(SEED="11", FAULTS="4", KINDS=",".join(("flush_valkey", *wanted))),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in (("full disks", *wanted[:2]), ("two hosts", wanted[2])):
+        assert f"skipped, {words[0]}: " in done.stdout or all(
+            f"  {word}: " in done.stdout for word in words[1:]
+        )
+
+
+def test_a_fault_that_fails_is_a_violation_and_the_run_goes_on() -> None:
+    """
+    Its verdict says so, and what the fault left half done is undone.
+    """
+    run = Mock(problems=[])
+
+    def never_ends(_run: Run, _chance: random.Random) -> str:
+        raise AssertionError("not within 30 s")
+
+    assert _break(run, [never_ends], 1, 60.0, 2) == 2
+
+    assert run.problems == ["fault_failed: never_ends: AssertionError('not within 30 s')"] * 2
+    assert run.system.restore.call_count == 2
+
+
+def test_a_fault_that_there_is_not_is_said_at_once() -> None:
+    """
+    One line that names those there are; exit status 2.
+    """
+    done = subprocess.run(
+        RUNNER, check=False, env=_environment(KINDS="flush_walkey"), capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("KINDS: there is no flush_walkey; there are kill_worker, ")
 
 
 def _planned(seed: int, kinds: Sequence[str]) -> list[str]:

@@ -109,6 +109,30 @@ def test_connections_are_cut_during_commit(run: Run, told: int) -> None:
     _in_time(run, kinds.lose_commits, told)
 
 
+@pytest.mark.parametrize(
+    "fault", [kinds.end_worker, kinds.stop_api, kinds.kill_courier, kinds.stop_courier, kinds.cut_power]
+)
+def test_whatever_else_dies_or_stands_still(
+    run: Run, fault: Callable[[Run, random.Random], str], told: int
+) -> None:
+    """
+    Others do its part, or it is there again; and when everything died at once, all goes on within 15 s.
+    """
+    _in_time(run, fault, told)
+
+
+@pytest.mark.parametrize("kind", ["api", "worker", "courier"])
+def test_the_clock_of_one_process_is_wrong(run: Run, kind: str, told: int) -> None:
+    """
+    By hours: all that counts is decided, and dated, by the clock of PostgreSQL.
+    """
+
+    def move_clock(run: Run, chance: random.Random) -> str:
+        return kinds.move_clock_of(kind, -7_200, run, chance)
+
+    _in_time(run, move_clock, told)
+
+
 def test_two_drain_the_same_partitions(run: Run, told: int) -> None:
     """
     As in a deploy: the lock alone keeps them apart.

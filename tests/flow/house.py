@@ -37,6 +37,9 @@ GATEWAY_TIMEOUT_SECONDS = 0.5
 GATEWAY_TRIES = 3
 GATEWAY_BACKOFF_SECONDS = 0.05
 
+#: How long the API may take to start, in seconds: a busy machine takes its time.
+START_SECONDS = 60.0
+
 _numbers = itertools.count(1)
 
 Document = dict[str, Any]
@@ -62,7 +65,12 @@ class ApiProcess:
                 stdout=file,
                 stderr=file,
             )
-        eventually(self._is_ready)
+        try:
+            eventually(self._is_ready, within=START_SECONDS)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
 
     def end(self) -> None:
         """In order."""

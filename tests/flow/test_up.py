@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -274,7 +275,7 @@ def test_a_taken_port_is_refused_in_one_line_and_nothing_is_made(system: Up) -> 
 def test_a_stop_leaves_nothing_a_kill_leaves_nothing_and_what_was_there_is_there(tmp_path: Path) -> None:
     """
     Ctrl-C ends with status 0 within 10 s. After a kill -9 of it no process is left, and the next start is ready, has
-    all requests and the same keys. SIGTERM is like Ctrl-C.
+    all requests and the same keys, and a code that was sent is right (scenario 10). SIGTERM is like Ctrl-C.
     """
     with temporary_home() as home:
         with teller_up(home, tmp_path / "first") as first:
@@ -285,6 +286,8 @@ def test_a_stop_leaves_nothing_a_kill_leaves_nothing_and_what_was_there_is_there
 
         with teller_up(home, tmp_path / "second") as second:
             second.until_ready()
+            assert second.call("POST", "/v1/codes", {"destination": "ada@example.com"})[0] == 202
+            eventually(lambda: list(home.glob("outbox/code_*.eml")))
             everything = second.tree()
             assert len(everything) > 7
             second.process.kill()
@@ -294,6 +297,11 @@ def test_a_stop_leaves_nothing_a_kill_leaves_nothing_and_what_was_there_is_there
         with teller_up(home, tmp_path / "third") as third:
             third.until_ready()
             assert third.call("GET", "/v1/resources/before")[1]["available"] == 1
+            [mail] = home.glob("outbox/code_*.eml")
+            found = re.search(r"^Your code: (\d{6})$", mail.read_text(), re.MULTILINE)
+            assert found
+            typed = {"destination": "ada@example.com", "code": found[1]}
+            assert third.call("POST", "/v1/codes/verify", typed) == (200, {"verified": True})
             assert eventually(lambda: third.opens("after")) < RESTART_SECONDS
             assert kept_keys.read(home) == keys
             stop(third, signal.SIGTERM)

@@ -4,9 +4,13 @@ Accounts: how to reach the person behind one.
 
 from __future__ import annotations
 
+import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from processor import accounts, database
 
 if TYPE_CHECKING:
     from tests.http.conftest import Teller
@@ -46,6 +50,81 @@ def test_who_has_an_address_is_written_to(teller: Teller) -> None:
     with teller.services.connection() as connection:
         rows = connection.execute("SELECT email, type FROM deliveries").fetchall()
     assert rows == [("ada@example.com", "request.completed")]
+
+
+def waiting(teller: Teller) -> list[tuple[Any, ...]]:
+    """Who is still to be told that his address is no longer one, oldest first."""
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        return connection.execute(
+            "SELECT client_id, account, email, became FROM address_changes ORDER BY changed_at"
+        ).fetchall()
+
+
+def test_the_old_address_is_told_of_a_change_and_not_of_the_new_one(teller: Teller) -> None:
+    """
+    When it was changed or taken away, each time; enough of the new one to recognise it, too little to write to it.
+    """
+    for email in ("ada@example.com", "countess@lovelace.example.org", None, "a@b", "ada@example.com"):
+        assert teller.client.put("/v1/accounts/u_42", {"email": email}).status_code == 200
+
+    assert waiting(teller) == [
+        (teller.client.id, "u_42", "ada@example.com", "c***@l***.org"),
+        (teller.client.id, "u_42", "countess@lovelace.example.org", None),
+        (teller.client.id, "u_42", "a@b", "a***@e***.com"),
+    ]
+
+
+def test_who_keeps_his_address_is_told_nothing(teller: Teller) -> None:
+    """
+    Set again, written otherwise, refused, new, another client's of the same name: nothing was changed.
+    """
+    teller.client.put("/v1/accounts/u", {"email": None})
+    for email in ("ada@example.com", "ada@example.com", "Ada@Example.COM", "nonsense"):
+        teller.client.put("/v1/accounts/u", {"email": email})
+    teller.other.put("/v1/accounts/u", {"email": "bob@example.com"})
+    teller.operator.put("/v1/accounts/u", {"email": "bob@example.com"})
+    teller.client.get("/v1/accounts/u")
+
+    assert waiting(teller) == []
+    assert teller.client.get("/v1/accounts/u").json["email"] == "Ada@Example.COM"
+
+
+def test_of_changes_at_the_same_instant_no_address_is_forgotten(teller: Teller) -> None:
+    """
+    Twenty addresses at once for a new account: each but the last one is told, of the one that came after it.
+    """
+    addresses = [f"{letter}@example.com" for letter in "abcdefghijklmnopqrst"]
+    barrier = threading.Barrier(len(addresses))
+
+    def change(address: str) -> None:
+        with database.connect(teller.settings.api_database_url, application_name="test api") as connection:
+            barrier.wait()
+            accounts.set_email(connection, teller.client.id, "u", address)
+
+    threads = [threading.Thread(target=change, args=(address,)) for address in addresses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    told = waiting(teller)
+    last = teller.client.get("/v1/accounts/u").json["email"]
+    assert sorted([row[2] for row in told] + [last]) == addresses
+    assert [row[3] for row in told] == [
+        accounts.masked(after) for _, after in pairwise([*(r[2] for r in told), last])
+    ]
+
+
+def test_a_change_that_cannot_be_told_is_not_made(teller: Teller) -> None:
+    """
+    One transaction: when the word to the old address cannot be written, the address is as before.
+    """
+    teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        connection.execute("REVOKE INSERT ON address_changes FROM teller_api")
+
+    assert teller.client.put("/v1/accounts/u", {"email": "eve@example.com"}).status_code == 500
+    assert teller.client.get("/v1/accounts/u").json["email"] == "ada@example.com"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_what_is_not_json_is_malformed(teller: Teller, raw: bytes) -> None:
             "/metadata/\N{REPLACEMENT CHARACTER}",
         ),
         (b'{"resource": "a", "account": "b", "metadata": {"x": 1e999}}', ""),
+        (b'{"resource": "a", "account": "b", "metadata": {"x": -1' + b"0" * 309 + b"}}", ""),
         (b'{"resource": "a", "account": "b", "amount": ' + b"9" * 5000 + b"}", ""),
         (b'{"resource": "a", "account": "b", "metadata": {"x": ' + DEEP.encode() + b"}}", None),
         (

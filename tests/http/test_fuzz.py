@@ -40,6 +40,7 @@ REFUSED_FOR_WHAT_IS_THERE: Final = {"idempotency_key_reused", "code_invalid", "w
 UNSPEAKABLE: Final = (
     "is no cursor of this list",
     "no NUL and no lone surrogate",
+    "holds a number that is too large",
     "characters before the @",
     "is no time that exists",
     "bytes of JSON, this is",

@@ -140,6 +140,16 @@ def test_text_is_kept_as_it_came_and_is_not_read(teller: Teller) -> None:
     assert again.json["metadata"] == {text: text}
 
 
+@pytest.mark.parametrize("address", ["//v1/requests", "///v1/requests", "//metrics", "//healthz", "//"])
+def test_an_address_is_what_it_says(teller: Teller, address: str) -> None:
+    """
+    Whoever stands before us and lets some addresses pass would not know another spelling of the others.
+    """
+    answer = teller.admin.call("GET", "/", environ_overrides={"PATH_INFO": address})
+
+    assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+
+
 def test_every_answer_brings_its_security_headers(teller: Teller) -> None:
     """
     Pages and JSON, right and wrong, public and not: no sniffing, no referrer, no frame; what is private is not kept.

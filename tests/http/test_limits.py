@@ -81,13 +81,21 @@ def test_so_many_at_once_and_then_as_fast_as_it_refills(clock: Clock) -> None:
 
 def test_what_is_left_is_told_as_the_draft_has_it(clock: Clock) -> None:
     """
-    Structured fields: the policy's name with its quota and window, and with what is left and when all is back.
+    Structured fields: the policy's name with its quota and window, and with what is left and when there is more; when
+    there is nothing left, the same instant as Retry-After.
     """
     limit = Limit("x", 3, 6)
     bucket = limit.bucket()
     limit.take(bucket)
+    assert limit.headers(bucket) == [("RateLimit-Policy", '"x";q=3;w=6'), ("RateLimit", '"x";r=2;t=2')]
 
-    assert limit.headers(bucket) == [("RateLimit-Policy", '"x";q=3;w=6'), ("RateLimit", '"x";r=2;t=3')]
+    while limit.take(bucket):
+        pass
+    assert limit.headers(bucket)[1] == ("RateLimit", '"x";r=0;t=2')
+    assert limit.refusal(bucket, "too many").retry_after_seconds == 2
+    clock.now += 1.5
+    assert not limit.take(bucket)
+    assert limit.headers(bucket)[1] == ("RateLimit", '"x";r=0;t=1')
 
 
 def test_addresses_without_end_are_not_remembered_without_end(
@@ -181,11 +189,12 @@ def test_an_address_that_fails_too_often_is_not_listened_to(
     answers = [sign_in(client, authorization) for authorization in attempts]
 
     assert [answer.status_code for answer in answers] == [401] * 3 + [429] * 3
-    assert answers[0].headers["RateLimit"] == '"sign-in";r=2;t=21'
+    assert answers[0].headers["RateLimit"] == '"sign-in";r=2;t=20'
     for refused in answers[3:]:
         assert refused.json["code"] == "rate_limited"
         assert refused.headers["RateLimit-Policy"] == '"sign-in";q=3;w=60'
         assert 1 <= int(refused.headers["Retry-After"]) <= 20
+        assert refused.headers["RateLimit"] == f'"sign-in";r=0;t={refused.headers["Retry-After"]}'
     assert sign_in(client, WRONG, "198.51.100.8").status_code == 401
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.http.conftest import Reply, Teller
 
 DOCUMENT = openapi_document()
+#: For people, and no part of the API.
+PAGES = ("/admin", "/lab")
 
 
 def test_the_document_is_valid_and_has_every_route(teller: Teller) -> None:
@@ -32,7 +34,7 @@ def test_the_document_is_valid_and_has_every_route(teller: Teller) -> None:
         (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
         for rule in teller.application.url_map.iter_rules()
         for method in rule.methods or ()
-        if method != "HEAD"
+        if method != "HEAD" and not rule.rule.startswith(PAGES)
     }
     assert DOCUMENT["openapi"] == "3.1.0"
     assert described == served
@@ -141,10 +143,20 @@ def test_every_problem_is_explained_at_its_address(teller: Teller) -> None:
         assert (page.status_code, text.status_code) == (200, 200)
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
         assert text.headers["Content-Type"] == "text/plain; charset=utf-8"
-        assert kind.title in text.data.decode()
+        assert all(words in text.data.decode() for words in (kind.title, kind.explanation, kind.remedy))
         assert code in page.data.decode()
+        assert "What to do" in page.data.decode()
     assert teller.client.get("/problems/unheard-of").status_code == 404
     assert teller.client.get("/problems/not_found").status_code == 404
+
+
+def test_every_problem_of_a_route_is_in_the_table() -> None:
+    """
+    What a route says it may answer has a page that explains it.
+    """
+    named = {problem.code for route in ROUTES for problem in route.problems}
+
+    assert named <= PROBLEMS.keys()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +194,9 @@ def test_the_pages_load_nothing_from_outside(teller: Teller) -> None:
     html = page.data.decode()
 
     assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
     assert "<script" not in html
+    assert "style=" not in html
     assert not re.search(r"""(?:href|src)=["'](?:https?:)?//""", html)
     assert not re.search(r"url\(|@import", html)
     for route in ROUTES:

@@ -4,20 +4,27 @@ What those who run Teller see: partitions, health, metrics, logs, and errors tha
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 import structlog
 
 from api import create_app
-from processor import intake, queries
+from processor import database, intake, queries
+from processor.errors import DatabaseUnavailable
 from processor.ids import partition_of
 from tests.http.conftest import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from processor.settings import Settings
     from tests.http.conftest import Teller
 
@@ -88,8 +95,19 @@ def test_without_redis_it_is_ready_and_accepts_but_degraded(settings: Settings, 
         client = Client(application, teller.client.key, teller.client.id)
         assert client.get("/readyz").json == {"degraded": ["redis"]}
         assert client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
+        while application.extensions["teller"].doorbell.faults == 0:
+            time.sleep(0.01)
+        assert faults_told(client) >= 1
     finally:
         application.extensions["teller"].close()
+    assert faults_told(teller.client) == 0
+
+
+def faults_told(client: Client) -> float:
+    """Doorbells that did not ring, as the metrics have it."""
+    lines = client.get("/metrics").data.decode().splitlines()
+    [line] = [line for line in lines if line.startswith("teller_doorbell_faults_total ")]
+    return float(line.split()[1])
 
 
 def test_without_postgresql_everything_is_503_within_three_seconds(
@@ -112,6 +130,75 @@ def test_without_postgresql_everything_is_503_within_three_seconds(
         assert client.get("/healthz").status_code == 200
     finally:
         application.extensions["teller"].close()
+
+
+@contextlib.contextmanager
+def silent_postgres(url: str) -> Iterator[None]:
+    """SIGSTOP for all of its processes: it takes connections, as the kernel does that for it, and never answers."""
+    with database.connect(url, application_name="test") as connection:
+        [(backend,)] = connection.execute("SELECT pg_backend_pid()").fetchall()
+        postmaster = psutil.Process(backend).parent()
+    assert postmaster is not None
+    everyone = [postmaster, *postmaster.children(recursive=True)]
+    try:
+        for process in everyone:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        yield
+    finally:
+        for process in everyone:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def test_a_postgresql_that_says_nothing_is_503_within_three_seconds_too(
+    settings: Settings, teller: Teller
+) -> None:
+    """
+    Its own timeouts cannot help when it is stopped. Fifty who ask at once are all told in time, twice; when it goes
+    on, so does the API, within 5 s.
+    """
+    paths = ("/v1/requests", "/readyz", "/v1/resources", "/v1/accounts/u", "/v1/webhooks")
+    people = [teller.client, teller.other]
+    for who, path in itertools.product(people, paths):
+        assert who.get(path).status_code in (200, 404)
+
+    def ask(number: int) -> tuple[int, str | None, float]:
+        began = time.monotonic()
+        who = people[number % 2]
+        if number % 7 == 0:
+            answer = who.post("/v1/redemptions", {"resource": "a", "account": "u"})
+        else:
+            answer = who.get(paths[number % len(paths)])
+        return answer.status_code, answer.headers.get("Retry-After"), time.monotonic() - began
+
+    with ThreadPoolExecutor(50) as threads:
+        with silent_postgres(settings.database_url):
+            answers = [answer for _ in range(2) for answer in threads.map(ask, range(50))]
+        resumed = time.monotonic()
+        while ask(0)[0] != 202 or ask(1)[0] != 200:
+            assert time.monotonic() - resumed < 5
+    assert {(status, retry) for status, retry, _ in answers} == {(503, "1")}
+    assert max(seconds for *_, seconds in answers) < 3.5
+
+
+def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: Settings) -> None:
+    """
+    PostgreSQL falls silent in the middle of a transaction: a fault of the infrastructure, and the connection ends.
+    """
+    connection = database.connect(
+        settings.api_database_url, application_name="test", answer_timeout_seconds=0.5
+    )
+
+    def transact() -> None:
+        with database.faults(), connection.transaction():
+            connection.execute("SELECT 1")
+            with silent_postgres(settings.database_url):
+                connection.execute("SELECT 2")
+
+    with pytest.raises(DatabaseUnavailable):
+        transact()
+    assert connection.closed
 
 
 def test_a_database_of_another_partition_count_is_not_written_to(settings: Settings, teller: Teller) -> None:

@@ -5,6 +5,7 @@ The real server: one process that watches, one that serves.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,12 +14,15 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 
+from api import connections
+from api.app import ANSWERS_AT_ONCE
 from processor import database, keys
 
 if TYPE_CHECKING:
@@ -83,18 +87,18 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
     return {**os.environ, **settings.environment(), "TELLER_PORT": str(port)}
 
 
-def fail_to_start(environ: dict[str, str]) -> str:
-    """What a server says that ends at once with status 1."""
+def fail_to_start(environ: dict[str, str], *options: str) -> str:
+    """What `teller api` says that ends at once with status 1."""
     ended = subprocess.run(
-        [sys.executable, "-c", SERVE],
+        [Path(sys.executable).with_name("teller"), "api", *options],
         env=environ,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
-    assert ended.returncode == 1
-    return ended.stderr.strip()
+    assert (ended.returncode, ended.stdout) == (1, "")
+    return ended.stderr
 
 
 @pytest.fixture
@@ -155,6 +159,56 @@ def test_a_body_that_is_too_large_is_refused_however_it_is_sent(server: Running,
     assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
 
 
+def test_whoever_is_slow_to_send_his_bodies_keeps_nobody_else_waiting(server: Running) -> None:
+    """
+    More of them than are worked on at once, some with a key and some without: others are answered as ever.
+    """
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    head = "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 1000\r\n\r\n{{"
+    with contextlib.ExitStack() as slow:
+        for number in range(ANSWERS_AT_ONCE + 50):
+            path = "/sandbox/gateway" if number % 3 == 0 else "/v1/redemptions"
+            connection = slow.enter_context(socket.create_connection(address))
+            connection.sendall(head.format(path, server.key).encode())
+        with ThreadPoolExecutor(50) as people:
+            answers = list(people.map(lambda number: server.post(f"quick-{number}"), range(50)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert server.answers()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when something was last sent")
+def test_a_connection_that_gets_no_answer_is_closed() -> None:
+    """
+    Also when bytes go on coming in; one that was answered a moment ago, and others' connections, stay.
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_server(("127.0.0.1", 0)) as foreign,
+    ):
+        port = listening.getsockname()[1]
+        with (
+            socket.create_connection(("127.0.0.1", port)) as silent,
+            socket.create_connection(("127.0.0.1", port)) as answered,
+            socket.create_connection(foreign.getsockname()) as other,
+            listening.accept()[0] as to_silent,
+            listening.accept()[0] as to_answered,
+            foreign.accept()[0] as to_other,
+        ):
+            for _ in range(10):
+                silent.send(b"x")
+                time.sleep(0.05)
+            to_answered.send(b"y")
+            assert connections.close_unanswered(port, 0.4) == 1
+            silent.settimeout(5)
+            assert silent.recv(1) == b""
+            assert answered.recv(1) == b"y"
+            for one, another in ((answered, to_answered), (other, to_other)):
+                one.send(b"z")
+                assert another.recv(1) == b"z"
+            assert connections.close_unanswered(port, 60) == 0
+            assert to_silent.recv(10) == b"x" * 10
+
+
 def test_a_stop_answers_what_is_in_flight_within_five_seconds(server: Running) -> None:
     """
     SIGTERM: who waits for 20 s is answered at once, with 202; then the processes are gone.
@@ -205,7 +259,11 @@ def test_a_taken_port_is_told_in_one_line(settings: Settings, server: Running, p
     """
     said = fail_to_start(environment(settings, port))
 
-    assert said == f"cannot listen on 127.0.0.1:{port}: Address already in use (TELLER_HOST, TELLER_PORT)"
+    assert said == (
+        f"teller: cannot listen on 127.0.0.1:{port}: Address already in use (TELLER_HOST, TELLER_PORT)\n"
+    )
+    told = json.loads(fail_to_start(environment(settings, port), "--json"))["error"]
+    assert (told["code"], told["detail"]) == ("port_taken", said.removeprefix("teller: ").strip())
     assert server.answers()
 
 
@@ -215,9 +273,13 @@ def test_a_database_without_the_schema_is_told_in_one_line(
     """
     Exit status 1: it will not change by itself.
     """
-    said = fail_to_start({**environment(settings, port), "TELLER_API_DATABASE_URL": empty_database})
+    environ = {**environment(settings, port), "TELLER_API_DATABASE_URL": empty_database}
 
-    assert said == "the database has no Teller schema yet: run `teller migrate`"
+    said = "the database has no Teller schema yet: run `teller migrate`"
+    assert fail_to_start(environ) == f"teller: {said}\n"
+    assert json.loads(fail_to_start(environ, "--json")) == {
+        "error": {"code": "schema_mismatch", "detail": said}
+    }
 
 
 def test_a_key_is_revoked_within_a_second_in_every_process(

@@ -51,7 +51,9 @@ WORDS: Final = {
 }
 #: Where a role may read or update some columns only: which.
 COLUMNS: Final = {
+    ("address_changes", "teller_courier", "UPDATE"): {"due_at", "tries", "token"},
     ("api_keys", "teller_api", "UPDATE"): {"revoked_at", "last_used_at"},
+    ("codes", "teller_courier", "UPDATE"): {"has_turn", "due_at", "tries", "token", "expires_at"},
     ("decisions", "teller_worker", "UPDATE"): {"current"},
     ("deliveries", "teller_api", "UPDATE"): {"status", "due_at", "tries"},
     ("effects", "teller_worker", "UPDATE"): {"due_at", "tries", "outcome", "reason", "voided_at"},

@@ -48,12 +48,17 @@ COMPLETED = """EXISTS (SELECT FROM decisions d
 LIMITED = (
     "used > 0 AND EXISTS (SELECT FROM resources WHERE id = resource_id AND per_account_limit IS NOT NULL)"
 )
+WAITING = "EXISTS (SELECT FROM inbox WHERE inbox.partition = partitions.id)"
 PAID = """EXISTS (SELECT FROM decisions d
                   WHERE d.request_id = effects.request_id AND d.current AND d.status = 'completed')"""
 
 VOUCHED: dict[str, dict[str, Vouched]] = {
     "installation": {"partitions": Vouched()},
-    "partitions": {"id": Vouched(), "sequence": Vouched()},
+    "partitions": {
+        "id": Vouched(),
+        "sequence": Vouched(),
+        "floor": Vouched(WAITING, ("(SELECT min(seq) FROM inbox WHERE inbox.partition = partitions.id)",)),
+    },
     "requests": {
         "id": Vouched(),
         # Of what was rejected, or given back, or is of a resource without a limit, nobody else says whose it was.
@@ -186,7 +191,10 @@ WORDS = "said by the one who asked; nothing else in the system says it again"
 CLOCK = "a clock's word for when it came in: clocks can be set back, so nothing can be held against it"
 OUTSIDE = "what happens between the couriers and the world outside: no sum is made of it"
 WHO = "who may ask and who is told: kept by people, derived from nothing"
+BULK = "the story of what people did to many at once; what came of each request is verified there"
+LAB = "of the race lab: nothing of Teller's follows from it"
 PROCESSES = "which processes are at work: about this moment, not about the books"
+FLOOR = "on its way to be a floor: when it is one, and wrong, work lies below it, and that is found"
 HISTORY = "the story for people; what it is about is verified, how it is told is not"
 
 #: Columns, and whole tables, that can be changed without `teller verify` finding it, each with the reason.
@@ -195,6 +203,8 @@ NOT_VOUCHED = {
     "installation.schema_version": "every process compares it with its own when it starts",
     "installation.created_at": CLOCK,
     "partitions.drained_at": PROCESSES,
+    "partitions.next_floor": FLOOR,
+    "partitions.next_xid": FLOOR,
     "requests.created_by": WHO,
     "requests.idempotency_key": WORDS,
     "requests.fingerprint": "of the body as it was sent, which is not kept",
@@ -216,6 +226,7 @@ NOT_VOUCHED = {
     "sandbox_calls": OUTSIDE,
     "sandbox_payouts": OUTSIDE,
     "deliveries": OUTSIDE,
+    "address_changes": OUTSIDE,
     "fanouts": OUTSIDE,
     "codes": "gone when nothing waits for them; that what waits for one has one is verified",
     "code_turns": OUTSIDE,
@@ -223,8 +234,14 @@ NOT_VOUCHED = {
     "accounts": WHO,
     "api_keys": WHO,
     "clients": WHO,
+    "console_sessions": WHO,
     "webhooks": WHO,
     "audit": WHO,
+    "bulk_actions": BULK,
+    "bulk_items": BULK,
+    "lab_things": LAB,
+    "lab_approvals": LAB,
+    "lab_results": LAB,
     "pauses": PROCESSES,
     "workers": PROCESSES,
     "ownership": PROCESSES,

@@ -18,7 +18,7 @@ MOMENTS = [
     datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
     datetime(2026, 11, 21, 23, 15, 1, 980_123, tzinfo=timezone(timedelta(hours=2))),
 ]
-COLUMNS = {
+COLUMNS: dict[str, list[Any]] = {
     "bigint": [0, -1, 2**63 - 1, -(2**63)],
     "integer": [0, -1, 2**31 - 1],
     "smallint": [0, -1, 2**15 - 1],

@@ -61,6 +61,7 @@ def test_nothing_set_is_the_contract_s_defaults() -> None:
         ("TELLER_GATEWAY_SECRET", "whsec_c2hvcnQ="),
         ("TELLER_SMTP_URL", "mail.example.com"),
         ("TELLER_ALLOW_PRIVATE_WEBHOOKS", "yes"),
+        ("TELLER_LAB", "on"),
         ("TELLER_CODE_COOLDOWN_SECONDS", "soon"),
         ("TELLER_CODE_TTL_SECONDS", "-1"),
         ("TELLER_SECRET", "short"),
@@ -127,6 +128,18 @@ URLS = (
             for name in URLS
             for value in ("ftp://ada:hidden@host", "redis://ada:hidden@host:99999999")
         ),
+        *(
+            (name, value)
+            for name in URLS[:4]
+            for value in (
+                "postgresql://ada:hidden%zz@host/db",
+                "postgresql://ada:100%hidden@host/db",
+                "postgresql://ada:%00hidden@host/db",
+                "postgresql://ada:a@hidden@host/db",
+                "postgresql://ada:12/hidden@host/db",
+                "postgresql://ada@host/db?hidden",
+            )
+        ),
         ("TELLER_GATEWAYS", "bank=ftp://ada:hidden@bank.example"),
         ("TELLER_SECRET", "hidden"),
         ("TELLER_SECRET", "hidden-and-long-enough\x7f"),
@@ -156,6 +169,24 @@ def test_one_url_for_all_roles_guards_nothing_and_is_known() -> None:
     assert alone.worker_database_url == EXTERNAL["DATABASE_URL"]
     assert not alone.roles_guard
     assert Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, **roles}).roles_guard
+
+
+def test_the_lab_is_on_where_nobody_has_a_database_of_ones_own() -> None:
+    """
+    Off in production, unless it is switched on; what `teller up` starts does as `teller up` was told.
+    """
+
+    def lab(**environ: str) -> bool:
+        return Settings.from_environment({"HOME": "/home/ada", **environ}).lab
+
+    assert (lab(), lab(TELLER_LAB="0"), lab(TELLER_LAB="1")) == (True, False, True)
+    assert (lab(**EXTERNAL), lab(**EXTERNAL, TELLER_LAB="0"), lab(**EXTERNAL, TELLER_LAB="1")) == (
+        False,
+        False,
+        True,
+    )
+    embedded = Settings.from_environment({"HOME": "/home/ada"})
+    assert Settings.from_environment({**embedded.environment(), **EXTERNAL}).lab
 
 
 def test_a_child_gets_the_same_servers_and_secrets() -> None:

@@ -5,7 +5,8 @@ The courier: calls gateways, delivers webhooks, sends e-mail. All of it can be k
     calls.py     gateways: claim, call, record, ring
     webhooks.py  deliveries: which, when, how many at once; poster.py sends one, to public addresses only
     codes.py     one-time codes, by e-mail or text message
-    mails.py     e-mails; post.py sends one, or writes it into the outbox
+    mails.py     e-mails; post.py sends them, or writes them into the outbox
+    address_changes.py  e-mails to addresses that an account no longer has
     lines.py     PostgreSQL, on threads beside the event loop
     recorder.py  what came of it, written as sets
 

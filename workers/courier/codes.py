@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import smtplib
 from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
@@ -22,7 +21,7 @@ from processor import code_deliveries
 from processor.code_deliveries import CodeDelivery, Sent, failed
 from processor.gateways.protocol import Order
 from workers.courier.lines import GATHER_SECONDS, in_thread
-from workers.courier.post import MailRefused
+from workers.courier.post import send_each
 from workers.courier.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -140,25 +139,13 @@ def mail_for(delivery: CodeDelivery, sender: str) -> EmailMessage:
 
 
 def _mail(post: Post, deliveries: list[CodeDelivery]) -> list[Sent]:
-    """Each in turn, over one connection; what is left when that breaks is tried again."""
-    sent: list[Sent] = []
-    try:
-        with post.open() as carrier:
-            for delivery in deliveries:
-                try:
-                    carrier.send(mail_for(delivery, post.sender))
-                except MailRefused as refused:
-                    sent.append(failed(delivery, str(refused), for_good=refused.for_good))
-                except (ValueError, KeyError) as fault:  # an address that no mail can have
-                    sent.append(
-                        failed(delivery, f"it cannot be written: {type(fault).__name__}", for_good=True)
-                    )
-                else:
-                    sent.append(Sent(delivery, is_sent=True))
-    except (OSError, smtplib.SMTPException) as fault:
-        what = f"the mail server could not be used: {type(fault).__name__}"
-        sent += [failed(delivery, what) for delivery in deliveries[len(sent) :]]
-    return sent
+    outcomes = send_each(post, [functools.partial(mail_for, one, post.sender) for one in deliveries])
+    return [
+        Sent(delivery, is_sent=True)
+        if failure is None
+        else failed(delivery, failure.reason, for_good=failure.for_good)
+        for delivery, failure in zip(deliveries, outcomes, strict=True)
+    ]
 
 
 def _tell(sent: Sent) -> None:

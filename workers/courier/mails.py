@@ -7,8 +7,8 @@ A few at a time over one connection, on a thread of its own: a slow mail server 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-import smtplib
 from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ import structlog
 from processor import notifications
 from processor.notifications import MailDelivery, Told, failed
 from workers.courier.lines import GATHER_SECONDS, in_thread
-from workers.courier.post import MailRefused
+from workers.courier.post import send_each
 from workers.courier.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -105,29 +105,15 @@ def _lines(request: RequestRecord) -> list[str]:
 
 
 def _send(post: Post, deliveries: list[MailDelivery]) -> list[Told]:
-    """Each in turn, over one connection; what is left when that breaks is tried again."""
+    outcomes = send_each(post, [functools.partial(mail_for, one, post.sender) for one in deliveries])
     told: list[Told] = []
-    try:
-        with post.open() as carrier:
-            for delivery in deliveries:
-                try:
-                    carrier.send(mail_for(delivery, post.sender))
-                except MailRefused as refused:
-                    told.append(
-                        Told(delivery, "failed", error=str(refused))
-                        if refused.for_good
-                        else failed(delivery, str(refused))
-                    )
-                except (ValueError, KeyError) as fault:  # an address that no mail can have
-                    told.append(Told(delivery, "failed", error=f"it cannot be written: {fault}"))
-                else:
-                    told.append(Told(delivery, "delivered"))
-    except (OSError, smtplib.SMTPException) as fault:
-        what = f"{type(fault).__name__}: {fault}".partition("\n")[0]
-        log.warning("mail_server_fault", fault=what)
-        told += [
-            failed(delivery, "the mail server could not be used") for delivery in deliveries[len(told) :]
-        ]
+    for delivery, failure in zip(deliveries, outcomes, strict=True):
+        if failure is None:
+            told.append(Told(delivery, "delivered"))
+        elif failure.for_good:
+            told.append(Told(delivery, "failed", error=failure.reason))
+        else:
+            told.append(failed(delivery, failure.reason))
     for one in told:
         log.info(
             "mail_sent" if one.status == "delivered" else "mail_not_sent",

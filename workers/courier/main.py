@@ -18,6 +18,7 @@ import structlog
 from processor import database
 from processor.errors import DatabaseUnavailable
 from processor.gateways import registry
+from workers.courier.address_changes import AddressChanges
 from workers.courier.calls import Calls
 from workers.courier.codes import Codes
 from workers.courier.lines import GATHER_SECONDS, Line
@@ -82,6 +83,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         calls,
         Webhooks(poster, lines[2], lines[3]),
         Mails(post, lines[4], lines[4]),
+        AddressChanges(post, lines[4], lines[4]),
         Codes(settings, post, gateways, lines[5], lines[5]),
     ]
     listener = _listener(settings.redis_url, parts)
@@ -110,7 +112,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         log.info("courier_stopped")
 
 
-Part = Calls | Webhooks | Mails | Codes
+Part = Calls | Webhooks | Mails | AddressChanges | Codes
 
 
 async def _keep_looking(part: Part, stop: asyncio.Event) -> None:

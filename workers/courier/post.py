@@ -13,13 +13,15 @@ import ssl
 import tempfile
 from email.utils import parseaddr
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import structlog
 
 from processor.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from email.message import EmailMessage
 
 #: How long connecting to the mail server, or one answer of it, may take, in seconds.
@@ -30,6 +32,8 @@ DEFAULT_SENDER: Final = "teller@localhost"
 #: A mail server's "no" for good (RFC 5321, 4.2.1).
 _PERMANENT: Final = range(500, 600)
 
+log = structlog.get_logger(__name__)
+
 
 class MailRefused(Exception):
     """A mail was not taken; `for_good`: it never will be."""
@@ -37,6 +41,13 @@ class MailRefused(Exception):
     def __init__(self, reason: str, *, for_good: bool) -> None:
         super().__init__(reason)
         self.for_good = for_good
+
+
+class Failure(NamedTuple):
+    """Why a mail was not sent; `for_good`: it never will be."""
+
+    reason: str
+    for_good: bool = False
 
 
 class Post(Protocol):
@@ -135,6 +146,30 @@ class Outbox:
         except BaseException:
             Path(new).unlink(missing_ok=True)
             raise
+
+
+def send_each(post: Post, writers: Sequence[Callable[[], EmailMessage]]) -> list[Failure | None]:
+    """
+    Each mail in turn, over one connection: None, or why it was not sent. One that is refused stops no other; when the
+    way breaks, what is left failed, too. The words of a server may be those it was sent: only its codes are repeated.
+    """
+    outcomes: list[Failure | None] = []
+    try:
+        with post.open() as carrier:
+            for write in writers:
+                try:
+                    carrier.send(write())
+                except MailRefused as refused:
+                    outcomes.append(Failure(str(refused), refused.for_good))
+                except (ValueError, KeyError) as fault:  # an address that no mail can have
+                    outcomes.append(Failure(f"it cannot be written: {type(fault).__name__}", for_good=True))
+                else:
+                    outcomes.append(None)
+    except (OSError, smtplib.SMTPException) as fault:
+        said = fault.smtp_code if isinstance(fault, smtplib.SMTPResponseException) else fault
+        log.warning("mail_server_fault", fault=f"{type(fault).__name__}: {said}".partition("\n")[0])
+        outcomes += [Failure("the mail server could not be used")] * (len(writers) - len(outcomes))
+    return outcomes
 
 
 def post_for(smtp_url: str | None, home: Path) -> Post:

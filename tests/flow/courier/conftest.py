@@ -87,6 +87,7 @@ class CourierProcess:
             "TELLER_GATEWAY_BACKOFF_SECONDS": str(settings.gateway_backoff_seconds),
             "TELLER_GATEWAY_TIMEOUT_SECONDS": str(settings.gateway_timeout_seconds),
             "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
+            "TELLER_SMTP_URL": settings.smtp_url or "",
         }
         with log.open("ab") as file:
             self._process = subprocess.Popen(

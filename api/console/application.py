@@ -1,0 +1,187 @@
+"""
+The console as a part of the application: all its pages, and what happens around each view.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import parse_qs, urlencode
+
+import structlog
+from flask import Response, request
+
+from api import problems
+from api.auth import OPERATORS
+from api.bodies import NoQuery
+from api.console import (
+    approvals,
+    audit,
+    bulk_actions,
+    doors,
+    failed,
+    keys,
+    overview,
+    partitions,
+    requests,
+    resources,
+    search,
+    sign_in,
+    webhooks,
+)
+from api.console.layout import Layout
+from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
+from api.console.static import Files
+from api.problems import PROBLEMS, RETRY_AFTER_SECONDS, Forbidden, Invalid, NotFound
+from api.routing import CLIENT, PROBLEM, ROUTE, Ready
+from processor import console
+from processor.errors import TellerError
+from processor.queries import CursorInvalid
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from api.services import Services
+
+#: A new page is one file, and its place in this list.
+FILES: Final = (
+    *(sign_in, approvals, audit, bulk_actions, failed, keys),
+    *(overview, partitions, requests, resources, search, webhooks),
+)
+ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for file in FILES for page in file.pages.all)
+
+
+def _nowhere(_visit: Visit, **_names: str) -> NoReturn:
+    raise NotFound("there is no such page")
+
+
+#: Whatever else is asked for below /admin.
+NOWHERE: Final = PageRoute("GET", f"{ROOT}/<path:rest>", "", _nowhere, OPERATORS, NoQuery)
+_REFUSED_FOR_NOW: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+
+log = structlog.get_logger()
+
+
+def install(app: Flask, services: Services) -> None:
+    """Add the console to an application."""
+    files = Files.load()
+    layout = Layout(files, ROUTES)
+    memory = Memory()
+
+    def send_file(digest: str, name: str) -> Response:
+        request.environ[ROUTE] = f"{ROOT}/static"
+        return files.answer(digest, name) or problems.answer(NotFound("there is no such file"))
+
+    app.add_url_rule(f"{ROOT}/static/<digest>/<name>", "console static", send_file, methods=["GET"])
+    for route in (*ROUTES, NOWHERE):
+        app.add_url_rule(
+            route.path,
+            endpoint=f"console {route.name}",
+            view_func=_Handler(route, services, layout, memory),
+            methods=[route.method] if route is not NOWHERE else ["GET", "POST"],
+            provide_automatic_options=False,
+        )
+    app.add_url_rule(f"{ROOT}/", "console slash", redirect_to=ROOT)
+
+
+class _Handler:
+    """What Flask calls for a route."""
+
+    def __init__(self, route: PageRoute, services: Services, layout: Layout, memory: Memory) -> None:
+        self._route = route
+        self._services = services
+        self._layout = layout
+        self._memory = memory
+
+    def __call__(self, **names: str) -> Response:
+        """Let in, or not; call the view; render what it says. Whatever goes wrong is a page, too."""
+        environ = request.environ
+        environ[ROUTE] = self._route.path
+        visit = Visit(self._services, self._memory, environ, self._route, None, "")
+        try:
+            self._recognise(visit)
+            if self._route.roles and visit.session is None:
+                return _to_sign_in(visit)
+            self._let_in(visit)
+            return self._answer(visit, names)
+        except CursorInvalid as error:
+            return self._explain(visit, Invalid.at("/cursor", f"query parameter cursor {error}"))
+        except TellerError as error:
+            return self._explain(visit, error)
+        except Exception:
+            log.exception("request_broke")
+            return self._explain(visit, TellerError())
+
+    def _recognise(self, visit: Visit) -> None:
+        visit.session = doors.recognise(self._services, visit.environ)
+        if visit.session is not None:
+            visit.csrf = doors.csrf_token(self._services.settings.secret, visit.session)
+            request.environ[CLIENT] = visit.session.caller.client
+
+    def _let_in(self, visit: Visit) -> None:
+        """Raises what refuses the visit."""
+        roles = self._route.roles
+        if roles and not visit.may(*roles):
+            raise Forbidden(
+                f"this needs the role {' or '.join(sorted(roles))}, yours is {visit.caller.role}: nothing was done"
+            )
+        if self._route.method == "POST":
+            doors.refuse_foreign(visit.environ)
+            visit.form = doors.read_form(visit.environ)
+            if roles:
+                doors.refuse_forged(visit.form, visit.csrf)
+            visit.form = {name: found for name, found in visit.form.items() if name != doors.CSRF_FIELD}
+        visit.query = read_fields(self._route.query, parse_qs(visit.environ.get("QUERY_STRING", "")))
+
+    def _answer(self, visit: Visit, names: dict[str, str]) -> Response:
+        secret = self._services.settings.secret
+        headers = []
+        if "HTTP_HX_REQUEST" not in visit.environ:  # a part that is fetched anew leaves it to the page
+            visit.notice = doors.read_notice(visit.environ, secret)
+            if visit.notice is not None:
+                headers.append(doors.forget_cookie(visit.environ, doors.NOTICE_COOKIE))
+        answer = self._route.view(visit, **names)
+        if isinstance(answer, Redirect):
+            headers = list(answer.headers)
+            if answer.notice is not None:
+                headers.append(doors.notice_cookie(visit.environ, secret, answer.notice))
+            return _redirect(answer.to, headers)
+        badges = None
+        if visit.session is not None:
+            with self._services.connection() as connection:
+                badges = console.read_badges(connection)
+        return self._layout.respond(
+            visit, answer.template, answer.context, status=answer.status, headers=headers, badges=badges
+        )
+
+    def _explain(self, visit: Visit, error: TellerError) -> Response:
+        """What went wrong, as a page."""
+        status = problems.status_of(error)
+        known = error.code in PROBLEMS
+        request.environ[PROBLEM] = error.code if known else f"{error.code}: {error}"
+        kind = PROBLEMS[error.code if known else "internal_error"]
+        retry_after = error.retry_after_seconds or RETRY_AFTER_SECONDS
+        headers = [("Retry-After", str(retry_after))] if status in _REFUSED_FOR_NOW else []
+        context: dict[str, Any] = {
+            "status": status,
+            "kind": kind,
+            "detail": str(error) if known and not isinstance(error, Invalid) else "",
+            "mistakes": error.errors if isinstance(error, Invalid) else [],
+            "retry_after": retry_after if headers else None,
+        }
+        return self._layout.respond(visit, "error.html", context, status=status, headers=headers)
+
+
+def _to_sign_in(visit: Visit) -> Response:
+    """Whoever is not signed in comes back to the page that they asked for."""
+    wanted = visit.address if visit.route.method == "GET" else ROOT
+    address = sign_in.ADDRESS + ("" if wanted == ROOT else "?" + urlencode({"next": wanted}))
+    if "HTTP_HX_REQUEST" in visit.environ:
+        # htmx would follow a redirect and put the sign-in page into a part of this one.
+        return Ready(b"", 200, [("HX-Redirect", address), ("Content-Length", "0")])
+    return _redirect(address, [])
+
+
+def _redirect(to: str, headers: list[tuple[str, str]]) -> Response:
+    always = [("Location", to), ("Content-Length", "0"), ("Cache-Control", "no-store")]
+    return Ready(b"", HTTPStatus.SEE_OTHER, [*always, *headers])

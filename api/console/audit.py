@@ -1,0 +1,75 @@
+"""
+The audit: who did what, when and why.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+from pydantic import AfterValidator, BeforeValidator
+
+from api.bodies import Body, optional
+from api.console.pages import Page, Pages, Visit
+from processor import console_audit
+from processor.console_audit import AuditFilter
+
+#: Lines of one page.
+LISTED: Final = 50
+
+pages = Pages("audit")
+
+
+def _moment(value: object) -> object:
+    """A time without an offset, as browsers send it: it is meant in UTC. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("must be a time, such as 2026-11-22T04:30") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _uuid(value: str) -> str:
+    try:
+        return str(UUID(value.strip()))
+    except ValueError:
+        raise ValueError("must be the id of a request") from None
+
+
+class Wanted(Body):
+    """Which lines, and which part of them."""
+
+    actor: str = optional()
+    action: str = optional()
+    request: Annotated[str, AfterValidator(_uuid)] | None = optional()
+    since: Annotated[datetime, BeforeValidator(_moment)] = optional()
+    until: Annotated[datetime, BeforeValidator(_moment)] = optional()
+    cursor: str = optional()
+
+
+@pages.get("/audit", query=Wanted)
+def list_audit(visit: Visit) -> Page:
+    """Newest first."""
+    wanted: Wanted = visit.query
+    chosen = AuditFilter(
+        wanted.actor,
+        wanted.action,
+        None if wanted.request is None else UUID(wanted.request),
+        wanted.since,
+        wanted.until,
+    )
+    with visit.services.connection() as connection:
+        found = console_audit.list_audit(connection, chosen, LISTED, wanted.cursor)
+        choices = console_audit.read_choices(connection)
+    fields = wanted.model_dump(exclude={"cursor", "since", "until"}) | {
+        "since": _as_sent(wanted.since),
+        "until": _as_sent(wanted.until),
+    }
+    context = {"found": found, "fields": fields, "choices": choices, "later": wanted.cursor is not None}
+    return Page("audit.html", context)
+
+
+def _as_sent(moment: datetime | None) -> str | None:
+    """As a browser's field has it: to the second, and without the offset."""
+    return None if moment is None else moment.replace(tzinfo=None).isoformat(timespec="seconds")

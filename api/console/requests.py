@@ -1,0 +1,264 @@
+"""
+One request: what was asked, its way, its entries, who was told; and what can be done about it, by whom.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field
+
+from api.auth import ADMINS
+from api.bodies import TEXT_CHARACTERS_MAX, Body, optional
+from api.console import way
+from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
+from api.problems import NotCancellable, NotFailed, NotFound
+from api.routing import request_id
+from processor import confirmations, console_audit, inspection, intake, parked, queries
+from processor.confirmations import ApproverIsRequester, NotAwaitingApproval, Verdict
+from processor.console_audit import AuditFilter
+from processor.errors import TellerError
+from processor.ids import new_id
+from processor.inspection import Inspection
+from processor.model import MAX_QUANTITY, RequestKind
+from processor.records import RequestRecord
+
+#: Kinds that take something, which can be given back.
+KINDS_THAT_TAKE: Final[frozenset[RequestKind]] = frozenset({"redemption", "withdrawal", "reservation"})
+#: Before anything is taken, it can be withdrawn.
+CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "awaiting_approval"})
+#: Lines of the audit that are shown.
+SAID_MAX: Final = 50
+
+pages = Pages("failed")
+
+Reason = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
+
+
+def _number(value: object) -> object:
+    """A field's digits as an integer, however they are grouped; anything else is left to be refused."""
+    digits = value.replace(",", "").replace(" ", "") if isinstance(value, str) else ""
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 16 else value  # noqa: PLR2004
+
+
+class Said(Body):
+    """Why, and where to go afterwards."""
+
+    reason: Reason
+    back: str = ""
+
+
+class Refunding(Said):
+    """Why, how much, and the key that the form was given: sent twice, it is one refund."""
+
+    key: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]
+    amount: Annotated[int | None, Field(ge=1, le=MAX_QUANTITY), BeforeValidator(_number)] = optional()
+
+
+@dataclass(frozen=True, slots=True)
+class Possible:
+    """What can be done about a request now; None or False: that cannot."""
+
+    replay: bool
+    #: How much can be given back.
+    refund: int | None
+    #: Only the whole of it.
+    refund_whole: bool
+    #: Why it cannot be given back, where somebody may wonder.
+    why_no_refund: str | None
+    cancel: bool
+    judge: bool
+    #: It waits for approval, by somebody of another client.
+    is_own: bool
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is a form."""
+        return self.replay or self.refund is not None or self.cancel or self.judge
+
+
+def possible(found: Inspection, client: str, *, may_refund: bool) -> Possible:
+    """What somebody of this client can do about it."""
+    one, on_its_way = found.request, found.on_its_way
+    left, why = _left(found) if may_refund else (None, None)
+    awaits = one.stage == "awaiting_approval" and not on_its_way & {"approve", "deny"}
+    return Possible(
+        replay=one.status == "failed" and "replay" not in on_its_way,
+        refund=left,
+        refund_whole=one.status == "failed",
+        why_no_refund=why,
+        cancel=one.status == "processing"
+        and one.stage in CANCELLABLE_STAGES
+        and not on_its_way & {"cancel", "approve", "deny", "confirm"},
+        judge=awaits and one.client_id != client,
+        is_own=awaits and one.client_id == client,
+    )
+
+
+def _left(found: Inspection) -> tuple[int | None, str | None]:
+    """How much can be given back; or why not, where somebody may wonder."""
+    one, effect = found.request, found.effect
+    if one.kind not in KINDS_THAT_TAKE or one.status not in ("completed", "failed"):
+        return None, None
+    if any(refund.status == "processing" for refund in found.refunds):
+        return None, "A refund of it is on its way."
+    if one.status == "completed":
+        left = (one.amount or 0) - one.refunded
+        return (left, None) if left > 0 else (None, None)
+    if "replay" in found.on_its_way:
+        return (
+            None,
+            "It is on its way back into its queue: whether it can be refunded shows when it is decided.",
+        )
+    if not found.is_holding:
+        return None, "It holds nothing: there is nothing to give back. A replay decides it anew."
+    if effect is not None and effect.is_calling:
+        return None, "A call of its gateway is in flight: it may be paying out at this moment."
+    if effect is not None and effect.outcome == "done":
+        return None, "Its gateway says that it was paid: a replay takes what is held."
+    return one.amount, None
+
+
+@pages.get("/requests/<request>")
+def one_request(visit: Visit, request: str) -> Page:
+    """All about one."""
+    found = _inspect(visit, request)
+    original = None
+    if found.request.refund_of is not None:
+        with visit.services.connection() as connection:
+            read = queries.read_request(connection, found.request.refund_of, None)
+        original = None if read is None else read[0]
+    can = possible(found, visit.caller.client, may_refund=visit.may("admin"))
+    is_moving = found.request.status == "processing" or bool(found.words) or _is_being_refunded(found)
+    context: dict[str, Any] = {
+        "found": found,
+        "request": found.request,
+        "unit": None if found.resource is None else found.resource.unit,
+        "original": original,
+        "way": way.read(found),
+        "can": can,
+        "is_live": is_moving,
+        "refund_key": new_id(),
+    }
+    return Page("request.html", context)
+
+
+@pages.post("/requests/<request>/replay")
+def replay(visit: Visit, request: str) -> Redirect:
+    """To the end of its queue, tried as if it were new."""
+    named, sent = request_id(request), visit.read(Said)
+    _read(visit, named)
+    with visit.services.connection() as connection:
+        done = parked.replay(connection, [named], visit.caller.actor, sent.reason)
+    if not done.matched:
+        raise NotFailed("the request is not failed: only parked requests are replayed")
+    visit.services.doorbell.ring_all(done.partitions)
+    said = "It is at the end of its queue." if done.replayed else "It was on its way back already."
+    return Redirect(_back(sent, named), Notice(said))
+
+
+@pages.post("/requests/<request>/refund", roles=ADMINS)
+def refund(visit: Visit, request: str) -> Redirect:
+    """A request of kind refund, decided in its turn."""
+    named, sent = request_id(request), visit.read(Refunding)
+    with visit.services.connection() as connection:
+        submission = parked.refund(
+            connection,
+            named,
+            sent.amount,
+            sent.reason,
+            client_id=visit.caller.client,
+            key_id=visit.caller.key_id,
+            idempotency_key=f"console-{sent.key}",
+        )
+    if submission is None:
+        raise NotFound("there is no such request")
+    [receipt] = visit.services.intake.accept([submission])
+    if receipt.request is None:
+        raise receipt.problem or TellerError("intake gave no reason")
+    if not receipt.replayed:
+        detail = {"refund": str(receipt.request.id)} | (
+            {} if sent.amount is None else {"amount": sent.amount}
+        )
+        with visit.services.connection() as connection:
+            parked.note(connection, visit.caller.actor, "refund", named, sent.reason, detail)
+    return Redirect(_back(sent, named), Notice("The refund is accepted, and will be decided in its turn."))
+
+
+@pages.post("/requests/<request>/cancel")
+def cancel(visit: Visit, request: str) -> Redirect:
+    """Withdrawn, unless it is decided first."""
+    named, sent = request_id(request), visit.read(Said)
+    record = _read(visit, named)
+    if record.is_final or record.stage not in CANCELLABLE_STAGES:
+        raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
+    with visit.services.connection() as connection, connection.transaction():
+        partition = intake.record_wish(connection, named, "cancel", visit.caller.actor)
+        parked.note(connection, visit.caller.actor, "cancel", named, sent.reason)
+    visit.services.doorbell.ring(partition)
+    return Redirect(
+        _back(sent, named), Notice("The wish is recorded. It may come too late: the status tells.")
+    )
+
+
+@pages.post("/requests/<request>/approve")
+def approve(visit: Visit, request: str) -> Redirect:
+    """Decided like a new one, in the place that it gets now."""
+    return _judge(visit, request, "approve", "Approved: it is decided in its turn.")
+
+
+@pages.post("/requests/<request>/deny")
+def deny(visit: Visit, request: str) -> Redirect:
+    """Rejected, with the reason."""
+    return _judge(visit, request, "deny", "Denied: it is rejected in its turn.")
+
+
+def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
+    named, sent = request_id(request), visit.read(Said)
+    _read(visit, named)
+    try:
+        with visit.services.connection() as connection:
+            partition = confirmations.judge(
+                connection,
+                named,
+                verdict,
+                client=visit.caller.client,
+                actor=visit.caller.actor,
+                reason=sent.reason,
+            )
+    except NotAwaitingApproval:
+        return Redirect(
+            _back(sent, named), Notice("Somebody was quicker: it waits for approval no more.", "failed")
+        )
+    except ApproverIsRequester:
+        own = "Your own client asked for this: somebody of another one must say so."
+        return Redirect(_back(sent, named), Notice(own, "failed"))
+    visit.services.doorbell.ring(partition)
+    return Redirect(_back(sent, named), Notice(said))
+
+
+def _inspect(visit: Visit, request: str) -> Inspection:
+    named = request_id(request)
+    with visit.services.connection() as connection:
+        said = console_audit.list_audit(connection, AuditFilter(request=named), SAID_MAX, None).rows
+        found = inspection.inspect(connection, named, said)
+    if found is None:
+        raise NotFound("there is no such request")
+    return found
+
+
+def _read(visit: Visit, named: UUID) -> RequestRecord:
+    with visit.services.connection() as connection:
+        found = queries.read_request(connection, named, None)
+    if found is None:
+        raise NotFound("there is no such request")
+    return found[0]
+
+
+def _is_being_refunded(found: Inspection) -> bool:
+    return any(refund.status == "processing" for refund in found.refunds)
+
+
+def _back(sent: Said, named: UUID) -> str:
+    """The page of ours that the form was on."""
+    return local_path(sent.back) if sent.back else f"{ROOT}/requests/{named}"

@@ -1,0 +1,63 @@
+"""
+One box for everything: a request's id, an idempotency key, an account, a resource.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from api.bodies import Body
+from api.console.pages import ROOT, Page, Pages, Redirect, Visit
+from processor import console, queries
+
+if TYPE_CHECKING:
+    from processor.database import Connection
+    from processor.records import RequestRecord
+
+pages = Pages("search")
+
+
+class Wanted(Body):
+    """What is looked for."""
+
+    q: Annotated[str, Field(max_length=255)] = ""
+
+
+@pages.get("/search", query=Wanted)
+def search(visit: Visit) -> Page | Redirect:
+    """Straight to what it can only be; else all that it may be."""
+    text = visit.query.q.strip()
+    with visit.services.connection() as connection:
+        request = _request(connection, text)
+        resources = console.find_resources(connection, text) if text else []
+        by_key = console.find_by_key(connection, text) if text else []
+        by_account = console.find_by_account(connection, text) if text else []
+    resources = [one for one in resources if one.id == text] or resources
+    if request is not None and not (resources or by_key or by_account):
+        return Redirect(f"{ROOT}/requests/{request.id}")
+    if not by_account and len(resources) + len(by_key) == 1:
+        return Redirect(
+            f"{ROOT}/resources/{resources[0].id}" if resources else f"{ROOT}/requests/{by_key[0].id}"
+        )
+    return Page(
+        "search.html",
+        {
+            "text": text,
+            "request": request,
+            "resources": resources,
+            "by_key": by_key,
+            "by_account": by_account,
+            "most": console.HITS_MAX,
+        },
+    )
+
+
+def _request(connection: Connection, text: str) -> RequestRecord | None:
+    try:
+        found = queries.read_request(connection, UUID(text), None)
+    except ValueError:
+        return None
+    return None if found is None else found[0]

@@ -1,0 +1,165 @@
+"""
+The page at /lab: a form, and what came of it. It works without JavaScript, and has none.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import jinja2
+import structlog
+from flask import Response, request
+
+from api import problems
+from api.console import doors
+from api.console.static import Files
+from api.lab import timelines
+from api.lab.runs import PROTECTIONS, STOCK_MAX, USERS_MAX, AnotherRunIsUnderWay, Choice, Runner, read_choice
+from api.problems import RETRY_AFTER_SECONDS, NotFound
+from api.routing import PROBLEM, ROUTE, Ready
+from processor.errors import TellerError
+from processor.lab.paused_holder import EXPIRY_SECONDS
+from processor.lab.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask import Flask
+
+    from api.lab.runs import Run
+    from api.services import Services
+
+ADDRESS: Final = "/lab"
+RUN: Final = f"{ADDRESS}/runs/<run>"
+_HEADERS: Final = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    (
+        "Content-Security-Policy",
+        (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; "
+            "base-uri 'none'; frame-ancestors 'none'"
+        ),
+    ),
+    # Not no-referrer: a form would then come with the origin "null".
+    ("Referrer-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
+    ("Cache-Control", "no-store"),
+)
+
+log = structlog.get_logger()
+
+
+def install(app: Flask, services: Services) -> None:
+    """Add the lab to an application, where it is switched on; else its addresses are none."""
+    if not services.settings.lab:
+        return
+    page = _Page(services)
+    for method, path, view in (
+        ("GET", ADDRESS, page.show_form),
+        ("POST", ADDRESS, page.run),
+        ("GET", RUN, page.show_run),
+    ):
+        app.add_url_rule(
+            path,
+            endpoint=f"lab {method} {path}",
+            view_func=page.handler(path, view),
+            methods=[method],
+            provide_automatic_options=False,
+        )
+
+
+class _Page:
+    """What Flask calls."""
+
+    def __init__(self, services: Services) -> None:
+        self._runner = Runner(services)
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("api", "templates/lab"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.globals.update(
+            static=Files.load().address,
+            draw=timelines.draw,
+            strategies=STRATEGIES,
+            protections=PROTECTIONS,
+            users_max=USERS_MAX,
+            stock_max=STOCK_MAX,
+            expiry_ms=round(EXPIRY_SECONDS * 1000),
+        )
+        self._template = environment.get_template("lab.html")
+
+    def handler(self, path: str, view: Callable[..., Response]) -> Callable[..., Response]:
+        """The view; whatever goes wrong is said on the page."""
+
+        def handle(**names: str) -> Response:
+            request.environ[ROUTE] = path
+            try:
+                return view(**names)
+            except TellerError as fault:
+                status = _status_of(fault)
+                request.environ[PROBLEM] = fault.code
+                again = status in (HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
+                headers = [("Retry-After", str(RETRY_AFTER_SECONDS))] if again else []
+                return self._respond(Choice(), fault=fault, status=status, headers=headers)
+
+        return handle
+
+    def show_form(self) -> Response:
+        """The form alone."""
+        return self._respond(Choice())
+
+    def run(self) -> Response:
+        """Run what was chosen, and lead to the result: loading that page again runs nothing."""
+        doors.refuse_foreign(request.environ)
+        choice, wrong = read_choice(doors.read_form(request.environ))
+        if wrong:
+            return self._respond(choice, wrong=wrong, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+        try:
+            run = self._runner.run(choice)
+        except TellerError as fault:
+            log.warning("lab_run_failed", code=fault.code, detail=str(fault))
+            raise
+        headers = [
+            ("Location", f"{ADDRESS}/runs/{run}"),
+            ("Content-Length", "0"),
+            ("Cache-Control", "no-store"),
+        ]
+        return Ready(b"", HTTPStatus.SEE_OTHER, headers)
+
+    def show_run(self, run: str) -> Response:
+        """The form, and what came of it."""
+        try:
+            found = self._runner.read(UUID(run))
+        except ValueError:
+            found = None
+        if found is None:
+            raise NotFound("this run is not kept any more: only the latest are")
+        return self._respond(found.choice, run=found)
+
+    def _respond(
+        self,
+        choice: Choice,
+        *,
+        run: Run | None = None,
+        wrong: dict[str, str] | None = None,
+        fault: TellerError | None = None,
+        status: int = 200,
+        headers: list[tuple[str, str]] | None = None,
+    ) -> Response:
+        context: dict[str, Any] = {"choice": choice, "run": run, "wrong": wrong or {}, "fault": fault}
+        body = self._template.render(context).encode()
+        return Ready(body, status, [*_HEADERS, ("Content-Length", str(len(body))), *(headers or [])])
+
+
+def _status_of(fault: TellerError) -> int:
+    """What the lab itself refuses with is no problem of the API's; the others are."""
+    if isinstance(fault, AnotherRunIsUnderWay):
+        return HTTPStatus.CONFLICT
+    if fault.code in problems.PROBLEMS:
+        return problems.status_of(fault)
+    return HTTPStatus.SERVICE_UNAVAILABLE

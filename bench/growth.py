@@ -1,0 +1,277 @@
+"""
+Whether it stays fast: with millions of past requests, a backlog of a million, and a snapshot held open.
+
+One Teller with one worker; between the stages the database is filled by the server, as batches would have left it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench import charts, fill, lab, load, processes, system
+from bench.report import Section, progress
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
+    from bench.system import Teller
+    from processor.database import Connection
+
+#: Resources that the past is spread over; the first is the hot one, which is drained.
+RESOURCES = 100
+HOT = 1
+CONNECTIONS = 32
+#: Bytes on the disk that a past request may take, with its log and what is sorted on the way, before there is none.
+ROOM_BYTES = 3_000
+DRAIN_SECONDS = 300
+#: Rounds of a stage, of which the better counts.
+ROUNDS = 2
+_TABLES = ("requests", "decisions", "entries")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one worker decides and one API process accepts a second, and the memory of the worker."""
+
+    name: str
+    accepted: float
+    drained: float
+    worker_mib: float
+
+
+def measure(plan: Plan) -> Section:
+    """Measure, check, and tell."""
+    section = Section("growth", "5 · Growth: a long past, a long queue, a long snapshot", plan.place)
+    section.say(
+        f"One worker, one API process. Accept: {CONNECTIONS} connections for {plan.growth_seconds:g} s. Drain:"
+        f" {plan.growth_requests:,} requests of one hot resource by the worker process, from their commit to the last"
+        f" decision. The better of {ROUNDS} rounds each."
+    )
+    with system.up(TELLER_WORKERS="1") as teller, teller.connect() as connection:
+        teller.open(*(fill.name(key) for key in range(1, RESOURCES + 1)))
+        partition = teller.ask("GET", f"/v1/resources/{fill.name(HOT)}")["partition"]
+        run = _Run(plan, teller, connection, partition)
+        stages = []
+        for past in plan.past:
+            if not _has_room(past, section):
+                break
+            run.grow_to(past)
+            stages.append(run.stage(f"{past:,} past requests"))
+        sizes = _bytes(connection)
+        backlog = run.backlog()
+        snapshot = run.snapshot()
+    section.figures = {
+        "stages": [stage.__dict__ for stage in stages],
+        "bytes": sizes,
+        "backlog": backlog.__dict__,
+        "snapshot": snapshot,
+        "log_bytes": run.log_bytes,
+    }
+    _tell(section, stages, backlog, snapshot, sizes, run)
+    return section
+
+
+class _Run:
+    """One Teller that grows."""
+
+    def __init__(self, plan: Plan, teller: Teller, connection: Connection, partition: int) -> None:
+        self._plan = plan
+        self._teller = teller
+        self._connection = connection
+        self._partition = partition
+        self._numbers = itertools.count()
+        #: The most that the worker ever had, in MiB.
+        self.worker_mib = 0.0
+        #: Written to the log for each request: accepted one at a time, and decided.
+        self.log_bytes: dict[str, float] = {}
+
+    def grow_to(self, past: int) -> None:
+        """Fill up to so many decided requests."""
+        missing = past - system.decided(self._connection)
+        if missing > 0:
+            keys = range(1, RESOURCES + 1)
+            fill.past(self._teller.settings.database_url, missing, keys, lab.PARTITIONS)
+            for table in (*_TABLES, "inbox", "resources", "partitions"):
+                self._connection.execute(f"VACUUM ANALYZE {table}")
+        self._connection.execute("CHECKPOINT")
+
+    def stage(self, name: str) -> Stage:
+        """Accept and drain as it is now."""
+        accepted = max(self._accept() for _ in range(ROUNDS))
+        drained = max(self._drain(self._plan.growth_requests) for _ in range(ROUNDS))
+        stage = Stage(name, accepted, drained, self._memory())
+        progress(
+            f"{name}: accepts {accepted:,.0f}/s, drains {drained:,.0f}/s, worker {stage.worker_mib:.0f} MiB"
+        )
+        return stage
+
+    def backlog(self) -> Stage:
+        """Accept behind a long queue of the same partition, then drain all of it."""
+        count = self._plan.backlog
+        self._teller.pause(self._partition)
+        fill.inbox(self._connection, [HOT] * count, lab.PARTITIONS)
+        self._connection.execute("VACUUM ANALYZE inbox")
+        progress(f"{count:,} wait")
+        before = system.decided(self._connection)
+        waiting = self._waiting()
+        accepted = max(self._accept(decides=False) for _ in range(ROUNDS))
+        more = self._waiting() - waiting
+        began = time.perf_counter()
+        self._teller.resume(self._partition)
+        ended = system.await_decided(self._connection, before + count + more, DRAIN_SECONDS)
+        stage = Stage(f"a backlog of {count:,}", accepted, (count + more) / (ended - began), self._memory())
+        progress(f"{stage.name}: accepts {accepted:,.0f}/s, drains {stage.drained:,.0f}/s")
+        return stage
+
+    def snapshot(self) -> dict[str, Any]:
+        """Drain again and again while somebody holds a snapshot, so that nothing dead can be cleaned away."""
+        rates: list[tuple[float, float]] = []
+        with lab.connect(self._teller.settings.database_url) as holder, contextlib.ExitStack() as held:
+            holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            held.callback(holder.execute, "ROLLBACK")
+            holder.execute("SELECT count(*) FROM resources")
+            began = time.monotonic()
+            while not rates or time.monotonic() - began < self._plan.snapshot_seconds:
+                rate = self._drain(self._plan.growth_requests)
+                rates.append((time.monotonic() - began, rate))
+                progress(f"a snapshot held for {rates[-1][0]:.0f} s: drains {rate:,.0f}/s")
+            accepted = self._accept()
+        return {
+            "seconds": self._plan.snapshot_seconds,
+            "drained": rates,
+            "accepted": accepted,
+            "dead": self._plan.growth_requests * len(rates),
+        }
+
+    def _accept(self, *, decides: bool = True) -> float:
+        """
+        Requests accepted a second, one at a time, of the hot resource, which decides nothing meanwhile.
+        """
+        self._teller.pause(self._partition)
+        before, log = system.decided(self._connection), self._log()
+        answers = load.closed(self._teller.url, self._requests(), CONNECTIONS, self._plan.growth_seconds)
+        assert set(answers.statuses) == {202}, answers.statuses
+        self.log_bytes["accept"] = (self._log() - log) / answers.count_all
+        if decides:
+            self._teller.resume(self._partition)
+            system.await_decided(self._connection, before + answers.count_all, DRAIN_SECONDS)
+        return answers.rate
+
+    def _drain(self, count: int) -> float:
+        """Requests decided a second, from the moment when all of them wait."""
+        before = system.decided(self._connection)
+        self._teller.pause(self._partition)
+        fill.inbox(self._connection, [HOT] * count, lab.PARTITIONS)
+        log = self._log()
+        began = time.perf_counter()
+        self._teller.resume(self._partition)
+        ended = system.await_decided(self._connection, before + count, DRAIN_SECONDS)
+        self.log_bytes["drain"] = (self._log() - log) / count
+        return count / (ended - began)
+
+    def _requests(self) -> Any:
+        for number in self._numbers:
+            body = json.dumps({"resource": fill.name(HOT), "account": f"u{number}"}).encode()
+            yield load.post("/v1/redemptions", self._teller.host, self._teller.client_key, body)
+
+    def _waiting(self) -> int:
+        [(count,)] = self._connection.execute("SELECT count(*) FROM inbox").fetchall()
+        return int(count)
+
+    def _log(self) -> int:
+        [(position,)] = self._connection.execute(
+            "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"
+        ).fetchall()
+        return int(position)
+
+    def _memory(self) -> float:
+        seen = processes.tree(self._teller.pid, memory=True).values()
+        now = max(one.mib for one in seen if processes.part_of(one) == "worker")
+        self.worker_mib = max(self.worker_mib, now)
+        return now
+
+
+def _has_room(past: int, section: Section) -> bool:
+    free = shutil.disk_usage(lab.ROOM).free
+    if free < past * ROOM_BYTES:
+        section.say(
+            f"No figures with {past:,} past requests: {free / 2**30:.0f} GiB free are too few for them."
+        )
+        return False
+    return True
+
+
+def _bytes(connection: Connection) -> dict[str, float]:
+    """Bytes on the disk for each decided request, by table, indexes included."""
+    [(count,)] = connection.execute("SELECT count(*) FROM requests").fetchall()
+    sizes = {}
+    for table in _TABLES:
+        [(size,)] = connection.execute("SELECT pg_total_relation_size(%s::regclass)", (table,)).fetchall()
+        sizes[table] = size / count
+    return sizes
+
+
+def _tell(
+    section: Section,
+    stages: list[Stage],
+    backlog: Stage,
+    snapshot: dict[str, Any],
+    sizes: dict[str, float],
+    run: _Run,
+) -> None:
+    first = stages[0]
+    times, drained = zip(*snapshot["drained"], strict=True)
+    last = sum(drained[-3:]) / len(drained[-3:])
+    name = f"a snapshot held for {times[-1]:.0f} s, {snapshot['dead']:,} dead inbox rows"
+    held = Stage(name, snapshot["accepted"], last, run.worker_mib)
+    everything = [*stages, backlog, held]
+    section.table(
+        ("with", "accepted/s", "of the first", "drained/s", "of the first", "worker, MiB"),
+        [
+            (
+                stage.name,
+                stage.accepted,
+                f"{stage.accepted / first.accepted:.0%}",
+                stage.drained,
+                f"{stage.drained / first.drained:.0%}",
+                stage.worker_mib,
+            )
+            for stage in everything
+        ],
+    )
+    total = sum(sizes.values())
+    section.say(
+        f"On the disk a decided request takes {total:,.0f} bytes, indexes included: "
+        + ", ".join(f"{table} {size:,.0f}" for table, size in sizes.items())
+        + ". The log (WAL) gets "
+        + ", ".join(f"{size:,.0f} bytes for each at its {what}" for what, size in run.log_bytes.items())
+        + "."
+    )
+    section.chart(
+        "snapshot",
+        "Line chart: requests drained a second while a snapshot is held open",
+        charts.lines(
+            "Drained a second while a snapshot is held",
+            "Seconds since it was taken; dead inbox rows cannot be cleaned away meanwhile",
+            [charts.Line("one hot resource, one worker", list(snapshot["drained"]))],
+        ),
+    )
+    for stage, share in [*((stage, 0.85) for stage in (*stages[1:], backlog)), (held, 0.7)]:
+        for what, now, then in (
+            ("accept", stage.accepted, first.accepted),
+            ("drain", stage.drained, first.drained),
+        ):
+            section.aim(
+                f"{what} with {stage.name}",
+                f"{share:.0%} of that with {first.name}",
+                f"{now / then:.0%}",
+                met=now >= share * then,
+                note="indexes and dead rows that fit shared_buffers (128 MB) no more: more of these, or a floor under"
+                " the take of the inbox",
+            )
+    section.aim("memory of a worker", "200 MiB", f"{run.worker_mib:.0f} MiB", met=run.worker_mib < 200)

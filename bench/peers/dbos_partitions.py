@@ -1,0 +1,65 @@
+"""
+DBOS: workflows from a queue that is partitioned by the key, one at a time for each partition.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from dbos import DBOS, DBOSConfig, SetEnqueueOptions
+from job import DATABASE_URL, decide, main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from job import Job
+
+#: How often the queue is looked at, in seconds: as often as it can.
+POLL_SECONDS = 0.001
+QUEUE = "decide"
+
+config: DBOSConfig = {
+    "name": "bench",
+    "system_database_url": DATABASE_URL.replace("postgresql://", "postgresql+psycopg://", 1),
+    "application_version": "bench",
+    "log_level": "WARNING",
+    "run_admin_server": False,
+}
+DBOS(config=config)
+
+
+@DBOS.workflow()
+def workflow(request: int) -> None:
+    """The job."""
+    decide(request)
+
+
+def launch() -> None:
+    """Its tables, its queue, and, in a worker, its threads."""
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, partition_concurrency=1, polling_interval_sec=POLL_SECONDS)
+
+
+launched = []
+
+
+def enqueue(jobs: Sequence[Job]) -> None:
+    """One workflow for each request, in order."""
+    if not launched:
+        launched.append(True)
+        DBOS.listen_queues([])
+        launch()
+    for request, key in jobs:
+        with SetEnqueueOptions(queue_partition_key=f"r{key}"):
+            DBOS.enqueue_workflow(QUEUE, workflow, request)
+
+
+def work() -> None:
+    """Until told to stop."""
+    launch()
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main(prepare=lambda: None, enqueue=enqueue, work=work)

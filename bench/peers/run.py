@@ -1,0 +1,142 @@
+"""
+Runs a peer: hands it the work, lets it decide, and checks what it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import redis
+
+from bench import lab, processes, work
+from bench.peers import install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bench.peers.catalog import Peer
+    from bench.peers.install import Installed
+    from bench.work import Checked
+    from processor.database import Connection
+    from processor.embedded.servers import Servers
+
+#: How long handing over may take, and how long a peer may make no progress, in seconds.
+ENQUEUE_SECONDS, STALL_SECONDS = 90.0, 15.0
+#: Between two looks at how far it is, in seconds.
+LOOK_SECONDS = 0.05
+
+_DONE = "SELECT count(*) FROM asked WHERE status <> 'processing'"
+
+
+class PeerFailed(Exception):
+    """It could not be measured; one line says why."""
+
+
+class Run:
+    """One peer on a database of its own, with the requests of `keys` waiting."""
+
+    def __init__(self, peer: Peer, installed: Installed, url: str, servers: Servers, log: Path) -> None:
+        self._peer = peer
+        self._log = log
+        program = install.HERE / peer.program
+        if peer.needs_node:
+            program = install.PLACE / "node" / peer.program
+        interpreter = installed.node if peer.needs_node else installed.python
+        assert interpreter is not None
+        self._program = [interpreter, program]
+        self._environment = {
+            "BENCH_DATABASE_URL": url,
+            "BENCH_REDIS_URL": servers.settings.redis_url,
+            "BENCH_REDIS_SOCKET": _socket(servers.settings.redis_url),
+            "BENCH_STATEMENT": work.STATEMENT,
+            "BENCH_ASK": work.ASK,
+        }
+
+    def do(self, *arguments: str, lanes: int, keys: int = 1, seconds: float = ENQUEUE_SECONDS) -> None:
+        """Run one of its commands to the end. Raises PeerFailed."""
+        try:
+            processes.finish(
+                [*self._program, *arguments], self._environment | _numbers(lanes, keys), seconds, self._log
+            )
+        except RuntimeError as fault:
+            raise PeerFailed(str(fault)) from fault
+
+    @contextlib.contextmanager
+    def working(self, lanes: int) -> Iterator[None]:
+        """Let it decide."""
+        with processes.running([*self._program, "work"], self._environment | _numbers(lanes, 1), self._log):
+            yield
+
+    def await_decided(self, connection: Connection, count: int) -> None:
+        """Until all are decided. Raises PeerFailed when it makes no progress."""
+        done, since = 0, time.monotonic()
+        while True:
+            [(now,)] = connection.execute(_DONE).fetchall()
+            if now >= count:
+                return
+            if now > done:
+                done, since = now, time.monotonic()
+            if time.monotonic() - since > STALL_SECONDS:
+                raise PeerFailed(f"stopped after {done} of {count}: {processes.last_lines(self._log)}")
+            time.sleep(LOOK_SECONDS)
+
+
+@contextlib.contextmanager
+def prepared(
+    peer: Peer, installed: Installed, servers: Servers, wanted: list[int]
+) -> Iterator[tuple[Run, Connection]]:
+    """A database with these requests waiting, and a peer that has what it needs there."""
+    kind = "Node.js" if peer.needs_node else "Python"
+    if kind in installed.missing:
+        raise PeerFailed(f"not installed: {installed.missing[kind]}")
+    redis.Redis.from_url(servers.settings.redis_url).flushall()
+    with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as connection, lab.home() as home:
+        work.prepare(connection, wanted)
+        run = Run(peer, installed, url, servers, home / "peer.log")
+        run.do("prepare", lanes=1)
+        yield run, connection
+
+
+def drain(peer: Peer, installed: Installed, servers: Servers, wanted: list[int], *, many: bool) -> Checked:
+    """How it decides what waits: everything is handed over first, then it begins. Raises PeerFailed."""
+    lanes = peer.lanes if many else 1
+    with prepared(peer, installed, servers, wanted) as (run, connection):
+        run.do("enqueue", lanes=lanes)
+        with run.working(lanes):
+            run.await_decided(connection, len(wanted))
+        found = work.check(connection)
+    if found.faults:
+        raise PeerFailed(f"wrong: {', '.join(found.faults)}")
+    return found
+
+
+def latencies(
+    peer: Peer, installed: Installed, servers: Servers, rate: int, seconds: float, keys: int
+) -> list[float]:
+    """Milliseconds from when each request should have been made to its decision. Raises PeerFailed."""
+    count = int(rate * seconds)
+    with prepared(peer, installed, servers, []) as (run, connection):
+        with run.working(peer.lanes):
+            time.sleep(2)  # it starts: what is measured is the steady state
+            run.do("pace", str(rate), str(seconds), lanes=peer.lanes, keys=keys, seconds=seconds * 2 + 20)
+            run.await_decided(connection, count)
+        found = work.check(connection)
+        if found.faults or found.decided != count:
+            raise PeerFailed(f"wrong: {found.faults}, {found.decided} of {count}")
+        rows = connection.execute(
+            "SELECT extract(epoch FROM decided_at - created_at)::float8 * 1000 FROM asked"
+        ).fetchall()
+    return [milliseconds for (milliseconds,) in rows]
+
+
+def _numbers(lanes: int, keys: int) -> dict[str, str]:
+    return {"BENCH_LANES": str(lanes), "BENCH_KEYS": str(keys)}
+
+
+def _socket(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.path if parts.scheme == "unix" else ""

@@ -1,0 +1,112 @@
+"""
+How much each part does: the long run of about a quarter of an hour, and the quick one of three minutes.
+
+The quick run shows that everything works and where a figure roughly lies; only the long one is for comparing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.report import PARTIAL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: What is drawn by chance, is drawn from this unless `--seed` says otherwise.
+SEED = 20_261_122
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Sizes in requests, durations in seconds. `peers` false: Teller and PostgreSQL alone."""
+
+    name: str
+    #: Where the report goes.
+    place: Path = PARTIAL
+    seed: int = SEED
+    peers: bool = True
+    #: How the keys of the requests are spread: `hot`, `uniform`, `zipf`.
+    shapes: tuple[str, ...]
+    #: Teller's drain in one process, how often, and what pgbench does with each number of clients.
+    drain_requests: int
+    drain_rounds: int
+    pgbench_requests: int
+    #: What a peer gets to do: about so many seconds of it, by the rate that its file names.
+    peer_seconds: float
+    accept_seconds: float
+    accept_rounds: int
+    #: Sent by /v1/batches, from the first POST to the last decision.
+    end_to_end_requests: int
+    latency_rates: tuple[int, ...] = (10, 100, 500)
+    latency_seconds: float
+    peer_latency_seconds: float
+    idle_partitions: tuple[int, ...] = (64, 256)
+    idle_seconds: float
+    #: Past requests, one stage after the other, and what is drained and how long is accepted at each.
+    past: tuple[int, ...]
+    growth_requests: int
+    growth_seconds: float
+    backlog: int
+    snapshot_seconds: float
+    scale_requests: int
+    scale_workers: tuple[int, ...] = (1, 2, 4)
+    batch_sizes: tuple[int, ...] = (1, 10, 100, 500, 1_000, 2_000, 5_000)
+    #: Each batch size drains until this much time is over, at the least one batch.
+    batch_seconds: float
+    deliveries: int
+    gateway_calls: int
+    #: Requests whose time is accounted for, at intake, drain and settle.
+    where_requests: int
+
+
+FULL = Plan(
+    name="full",
+    shapes=("hot", "uniform", "zipf"),
+    drain_requests=50_000,
+    drain_rounds=2,
+    pgbench_requests=9_600,
+    peer_seconds=3,
+    accept_seconds=4,
+    accept_rounds=3,
+    end_to_end_requests=60_000,
+    latency_seconds=8,
+    peer_latency_seconds=5,
+    idle_seconds=15,
+    past=(10_000, 1_000_000, 5_000_000),
+    growth_requests=50_000,
+    growth_seconds=4,
+    backlog=1_000_000,
+    snapshot_seconds=60,
+    scale_requests=100_000,
+    batch_seconds=2,
+    deliveries=15_000,
+    gateway_calls=8_000,
+    where_requests=20_000,
+)
+QUICK = Plan(
+    name="quick",
+    shapes=("hot",),
+    drain_requests=20_000,
+    drain_rounds=2,
+    pgbench_requests=3_200,
+    peer_seconds=1,
+    accept_seconds=1.5,
+    accept_rounds=1,
+    end_to_end_requests=20_000,
+    latency_seconds=3,
+    peer_latency_seconds=2,
+    idle_seconds=5,
+    past=(10_000, 100_000),
+    growth_requests=20_000,
+    growth_seconds=1.5,
+    backlog=100_000,
+    snapshot_seconds=6,
+    scale_requests=20_000,
+    batch_sizes=(1, 100, 1_000, 5_000),
+    batch_seconds=0.5,
+    deliveries=3_000,
+    gateway_calls=2_000,
+    where_requests=8_000,
+)

@@ -1,0 +1,125 @@
+-- What the console shows, to those who see everything. Every count ends at a limit, every row is found by an index.
+
+-- read_badges --
+-- What somebody should look at, for the navigation. Each in the order of its index: without an order, the planner may
+-- hope to find them soon in the table itself, and be wrong.
+SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed'
+                               ORDER BY request_id LIMIT %(most)s) AS parked),
+       (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND stage = 'awaiting_approval'
+                               ORDER BY request_id LIMIT %(most)s) AS waiting);
+
+-- read_lanes --
+-- Every partition: how far it is, what waits (up to a limit for each), and who should drain it. A first decision
+-- that is still to be made has a row with the verb decide, so decided and undecided together are all accepted.
+SELECT p.id, p.sequence, w.host, w.pid, w.alive_until > clock_timestamp(), i.backlog, i.undecided,
+       extract(epoch FROM clock_timestamp() - oldest.created_at)::float8, x.since IS NOT NULL
+  FROM partitions p
+  JOIN ownership o ON o.partition = p.id
+  LEFT JOIN workers w ON w.id = o.worker_id
+  LEFT JOIN pauses x ON x.partition = p.id
+ CROSS JOIN LATERAL (SELECT count(*) AS backlog, count(*) FILTER (WHERE verb = 'decide' AND leg = 0) AS undecided
+                       FROM (SELECT verb, leg FROM inbox WHERE inbox.partition = p.id
+                              ORDER BY seq LIMIT %(most)s) AS first_ones) AS i
+  LEFT JOIN LATERAL (SELECT created_at FROM inbox WHERE inbox.partition = p.id ORDER BY seq LIMIT 1) AS oldest ON true
+ ORDER BY p.id;
+
+-- count_held --
+-- What the gateways still have to answer, up to a limit; and the time of the database.
+SELECT (SELECT count(*) FROM (SELECT FROM effects WHERE due_at IS NOT NULL
+                               ORDER BY gateway, due_at LIMIT %(most)s) AS held),
+       clock_timestamp();
+
+-- read_partition --
+-- One partition, with who should drain it and who paused it.
+SELECT p.id, p.sequence, p.drained_at, w.host, w.pid, w.alive_until, w.alive_until > clock_timestamp(), o.since,
+       x.since, x.actor,
+       (SELECT count(*) FROM workers living WHERE living.alive_until > clock_timestamp()),
+       (SELECT count(*) FROM (SELECT FROM inbox WHERE inbox.partition = p.id ORDER BY seq LIMIT %(most)s) AS first_ones)
+  FROM partitions p
+  JOIN ownership o ON o.partition = p.id
+  LEFT JOIN workers w ON w.id = o.worker_id
+  LEFT JOIN pauses x ON x.partition = p.id
+ WHERE p.id = %(partition)s;
+
+-- read_line --
+-- What a partition does next: the first rows of its inbox, up to a limit, by resource. `first` is the place of a
+-- resource's first row in that line, from 1; last come the rows and the resources of all of it.
+WITH line AS (
+    SELECT row_number() OVER (ORDER BY i.seq) AS place, i.created_at, r.resource_id
+      FROM (SELECT seq, request_id, created_at FROM inbox WHERE partition = %(partition)s
+             ORDER BY seq LIMIT %(most)s) AS i
+      JOIN requests r ON r.id = i.request_id
+)
+SELECT resource_id, count(*), min(place), min(created_at), (sum(count(*)) OVER ())::bigint, count(*) OVER ()
+  FROM line
+ GROUP BY resource_id
+ ORDER BY count(*) DESC, resource_id
+ LIMIT %(limit)s;
+
+-- read_waiting_in_line --
+-- What in that line is for a resource (NULL: for any), the next first, each with its place; and how many these are.
+SELECT place, verb, leg, created_at, request_id, kind, account, amount, resource_id, count(*) OVER ()
+  FROM (SELECT row_number() OVER (ORDER BY i.seq) AS place, i.verb, i.leg, i.created_at, i.request_id, r.kind,
+               r.account, r.amount, r.resource_id
+          FROM (SELECT seq, verb, leg, request_id, created_at FROM inbox WHERE partition = %(partition)s
+                 ORDER BY seq LIMIT %(most)s) AS i
+          JOIN requests r ON r.id = i.request_id) AS line
+ WHERE %(resource)s::text IS NULL OR resource_id = %(resource)s
+ ORDER BY place
+ LIMIT %(limit)s;
+
+-- count_held_of --
+-- Of the newest requests of a resource: how many hold and wait for a gateway's answer, and how many are parked.
+SELECT count(*) FILTER (WHERE d.stage = 'settling'), count(*) FILTER (WHERE d.status = 'failed')
+  FROM (SELECT id FROM requests WHERE resource_id = %(resource)s ORDER BY id DESC LIMIT %(most)s) AS r
+  JOIN decisions d ON d.request_id = r.id AND d.current AND (d.stage = 'settling' OR d.status = 'failed');
+
+-- read_breaker --
+SELECT open_until FROM gateways WHERE name = %(gateway)s AND open_until > clock_timestamp();
+
+-- read_balance --
+-- The last entries of a resource, oldest first.
+SELECT version, created_at, available, held
+  FROM (SELECT version, created_at, available, held FROM entries WHERE resource_id = %(resource)s
+         ORDER BY version DESC LIMIT %(limit)s) AS last_ones
+ ORDER BY version;
+
+-- list_resources --
+SELECT {resource_columns}
+  FROM resources
+ WHERE {filters}
+ ORDER BY created_at DESC, id DESC
+ LIMIT %(limit)s;
+
+-- filter_kind --
+kind = %(kind)s
+
+-- filter_before --
+(created_at, id) < (%(before_at)s, %(before_id)s)
+
+-- find_resources --
+-- Those whose id is this, or begins so.
+SELECT {resource_columns}
+  FROM resources
+ WHERE id LIKE %(pattern)s
+ ORDER BY id
+ LIMIT %(limit)s;
+
+-- find_by_key --
+-- The requests that came with this idempotency key, one of each client at the most.
+SELECT {request_columns}
+  FROM clients c
+ CROSS JOIN LATERAL (SELECT * FROM requests r WHERE r.client_id = c.id AND r.idempotency_key = %(key)s) AS r
+  LEFT JOIN decisions d ON d.request_id = r.id AND d.current
+ ORDER BY r.id DESC
+ LIMIT %(limit)s;
+
+-- find_by_account --
+-- The newest requests of the accounts of this name, of each client.
+SELECT {request_columns}
+  FROM clients c
+ CROSS JOIN LATERAL (SELECT * FROM requests r WHERE r.client_id = c.id AND r.account = %(account)s
+                      ORDER BY r.id DESC LIMIT %(limit)s) AS r
+  LEFT JOIN decisions d ON d.request_id = r.id AND d.current
+ ORDER BY r.id DESC
+ LIMIT %(limit)s;

@@ -1,0 +1,81 @@
+-- Webhooks and their deliveries for the console: of all clients. A list of deliveries is made of one list for each
+-- status, each a step in the index, so that it costs the same whatever most of them are.
+
+-- list_webhooks --
+-- Newest first, each with what became of its newest deliveries, the newest of them first.
+WITH found AS (
+    SELECT {webhook_columns}
+      FROM webhooks
+     WHERE {filters}
+     ORDER BY id DESC
+     LIMIT %(limit)s
+)
+SELECT found.*, recent.statuses, recent.newest_at
+  FROM found
+ CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(newest.status ORDER BY newest.id DESC), '{}') AS statuses,
+           max(newest.created_at) AS newest_at
+      FROM (SELECT d.id, d.status, d.created_at
+              FROM unnest(ARRAY['pending', 'delivered', 'failed']) AS s(status)
+             CROSS JOIN LATERAL (SELECT id, status, created_at
+                                   FROM deliveries
+                                  WHERE webhook_id = found.id
+                                    AND status = s.status
+                                  ORDER BY id DESC
+                                  LIMIT %(recent)s) AS d
+             ORDER BY d.id DESC
+             LIMIT %(recent)s) AS newest) AS recent
+ ORDER BY found.id DESC;
+
+-- filter_client --
+client_id = %(client)s
+
+-- filter_disabled --
+disabled_at IS NOT NULL
+
+-- filter_before --
+id < %(before)s
+
+-- list_deliveries --
+-- Newest first, and whether a courier has each in hand.
+SELECT {delivery_columns}, d.token IS NOT NULL AND d.due_at > now()
+  FROM unnest(%(statuses)s::text[]) AS s(status)
+ CROSS JOIN LATERAL (SELECT *
+                       FROM deliveries
+                      WHERE webhook_id = %(id)s
+                        AND status = s.status
+                        AND id < %(before)s
+                      ORDER BY id DESC
+                      LIMIT %(limit)s) AS d
+ ORDER BY d.id DESC
+ LIMIT %(limit)s;
+
+-- count_deliveries --
+-- What is still to be delivered; what failed, and the newest of that; and what of the oldest fanouts is still to become
+-- deliveries. Each up to a limit.
+SELECT (SELECT count(*) FROM (SELECT FROM deliveries WHERE webhook_id = %(id)s AND status = 'pending'
+                               LIMIT %(most)s) AS open),
+       failed.number, failed.newest,
+       (SELECT coalesce(sum(cardinality(request_ids)), 0)::bigint
+          FROM (SELECT webhook_id, request_ids FROM fanouts ORDER BY id LIMIT %(fanouts)s) AS oldest
+         WHERE webhook_id = %(id)s)
+  FROM (SELECT count(*) AS number, max(id) AS newest
+          FROM (SELECT id
+                  FROM deliveries
+                 WHERE webhook_id = %(id)s
+                   AND status = 'failed'
+                 ORDER BY id
+                 LIMIT %(most_failed)s) AS oldest) AS failed;
+
+-- resend_failed --
+-- The oldest that failed, due now, with all their tries ahead of them.
+UPDATE deliveries
+   SET status = 'pending', tries = 0, due_at = now()
+ WHERE id = ANY(ARRAY(SELECT id
+                        FROM deliveries
+                       WHERE webhook_id = %(id)s
+                         AND status = 'failed'
+                         AND id <= %(newest)s
+                       ORDER BY id
+                       LIMIT %(limit)s
+                         FOR UPDATE));

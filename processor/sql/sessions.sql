@@ -1,0 +1,29 @@
+-- Sign-ins at the console. Only digests of session tokens are ever here.
+
+-- begin --
+-- A session of a key that is valid now: never longer than the key itself. Nothing, when the key is none any more.
+INSERT INTO console_sessions (digest, key_id, expires_at)
+SELECT %(digest)s, id, least(clock_timestamp() + %(lifetime)s::interval, expires_at)
+  FROM api_keys
+ WHERE id = %(key)s
+   AND revoked_at IS NULL
+   AND (expires_at IS NULL OR expires_at > clock_timestamp())
+RETURNING expires_at;
+
+-- sweep --
+-- Those that are over, a few at a time.
+DELETE FROM console_sessions
+ WHERE digest IN (SELECT digest FROM console_sessions WHERE expires_at <= clock_timestamp() LIMIT %(most)s);
+
+-- find --
+-- Whose session this is, while both it and its key are valid.
+SELECT k.id, k.client_id, k.name, k.role, s.expires_at
+  FROM console_sessions s
+  JOIN api_keys k ON k.id = s.key_id
+ WHERE s.digest = %(digest)s
+   AND s.expires_at > clock_timestamp()
+   AND k.revoked_at IS NULL
+   AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp());
+
+-- end --
+DELETE FROM console_sessions WHERE digest = %(digest)s;

@@ -1,0 +1,233 @@
+"""
+The console in a browser: signing in and out, live pages, without JavaScript, for eyes and for screen readers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+    from tests.browser.desk import Desk
+
+#: What a browser runs, where it is not escaped: the page then has another title.
+SCRIPT = "</title><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
+
+
+@pytest.fixture
+def paused(desk: Desk) -> Iterator[str]:
+    """
+    A resource with a name as long as it may be and everything filled in, whose partition is paused while two wait.
+    """
+    name = f"pool:{'a-long-name.' * 9}{desk.owner.info.backend_pid}"
+    if desk.admin.http.get(f"/v1/resources/{name}").status_code == 404:
+        desk.open(
+            name,
+            "pool",
+            1_000,
+            unit=SCRIPT,
+            metadata={SCRIPT: SCRIPT},
+            gateway="sandbox",
+            per_account_limit=500,
+        )
+        for amount in (5, 7, 9):
+            desk.withdraw(name, amount=amount, destination="ok")
+    home = desk.admin.get(f"/v1/resources/{name}")["partition"]
+    desk.admin.post(f"/v1/admin/partitions/{home}/pause", {"reason": SCRIPT}, 200)
+    for amount in (1, 2):
+        desk.withdraw(name, amount=amount, wait=0)
+    yield name
+    desk.admin.post(f"/v1/admin/partitions/{home}/resume", {}, 200)
+
+
+def test_an_operator_signs_in_and_out(desk: Desk) -> None:
+    """
+    The page that was asked for comes after the key; after signing out it asks for the key again.
+    """
+    desk.open("till")
+    with desk.look() as page:
+        page.goto("/admin/resources/till")
+        page.get_by_label("Key of an operator or admin").fill(desk.operator.key.key)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/admin/resources/till")
+
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("status")).to_have_text("You are signed out.")
+        page.goto("/admin/resources/till")
+        assert page.url.endswith("/admin/sign-in?next=%2Fadmin%2Fresources%2Ftill")
+
+
+def test_a_clients_key_is_refused_with_a_clear_line(desk: Desk) -> None:
+    """
+    And so is a wrong one.
+    """
+    with desk.look() as page:
+        for key, words in (
+            (desk.client.key.key, "This is a client's key."),
+            ("teller_x", "This key is unknown"),
+        ):
+            page.goto("/admin/sign-in")
+            page.get_by_label("Key of an operator or admin").fill(key)
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.get_by_role("alert")).to_contain_text(words)
+        check_accessible(page)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_pages_are_for_everybody(desk: Desk, paused: str, look: str) -> None:
+    """
+    Axe finds nothing serious on any page, nothing is wider than its window, and what clients wrote is not run.
+    """
+    home = desk.admin.get(f"/v1/resources/{paused}")["partition"]
+    with desk.look(look=look) as page:
+        page.goto("/admin/sign-in")
+        _check(page, f"sign-in-{look}")
+    pages = {
+        "overview": "/admin",
+        "resources": "/admin/resources",
+        "resource": f"/admin/resources/{paused}",
+        "partition": f"/admin/partitions/{home}",
+        "search": "/admin/search?q=ada",
+        "nothing-found": "/admin/search?q=nothing",
+        "not-found": "/admin/nothing",
+    }
+    with desk.look(desk.operator, look) as page:
+        for title, address in pages.items():
+            page.goto(address)
+            _check(page, f"{title}-{look}")
+
+
+def _check(page: Page, name: str) -> None:
+    check_accessible(page)
+    check_fits(page)
+    screenshot(page, name)
+    assert page.title() != "run"
+
+
+def test_the_overview_is_live(desk: Desk) -> None:
+    """
+    What happens is seen within moments, without loading the page anew, and what has the focus keeps it.
+    """
+    desk.open("live", available=1_000)
+    with desk.look(desk.operator) as page:
+        page.goto("/admin")
+        page.evaluate("document.body.dataset.seen = 'yes'")
+        cell = page.locator("#p5")
+        cell.focus()
+        figure = page.locator(".figure", has_text="Accepted per second").locator(".big")
+        for account in range(40):
+            desk.client.post("/v1/redemptions", {"resource": "live", "account": f"u{account}"}, 202)
+        expect(figure).to_have_text(re.compile(r"^[1-9]"), timeout=15_000)
+        assert page.evaluate("document.body.dataset.seen") == "yes"
+        expect(page.locator("#p5")).to_be_focused()
+
+
+def test_a_live_page_says_when_it_is_not_up_to_date(desk: Desk) -> None:
+    """
+    And is again, when Teller can be reached again.
+    """
+    with desk.look(desk.operator, brought_about=("net::ERR_FAILED", "htmx:")) as page:
+        page.goto("/admin")
+        page.route("**/admin", lambda route: route.abort())
+        expect(page.get_by_text("Not up to date")).to_be_visible()
+        page.unroute("**/admin")
+        expect(page.get_by_text("Not up to date")).to_be_hidden()
+
+
+def test_who_watches_is_sent_to_sign_in_when_the_key_is_revoked(desk: Desk) -> None:
+    """
+    The page goes by itself, at its next look.
+    """
+    watcher = desk.person("operator", "watcher")
+    with desk.look(watcher) as page:
+        page.goto("/admin")
+        desk.owner.execute("UPDATE api_keys SET revoked_at = now() WHERE id = %s", (watcher.key.id,))
+        page.wait_for_url("**/admin/sign-in")
+        expect(page.get_by_label("Key of an operator or admin")).to_be_visible()
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with JavaScript", "without"])
+def test_a_partition_is_paused_and_resumed(desk: Desk, scripts: bool) -> None:
+    """
+    From the page of a resource: what else it stops is said before, what was done after; requests wait meanwhile.
+    """
+    name = f"halt-{scripts}"
+    desk.open(name)
+    home = desk.admin.get(f"/v1/resources/{name}")["partition"]
+    with desk.look(desk.operator, scripts=scripts) as page:
+        page.goto(f"/admin/resources/{name}")
+        expect(page.get_by_text(f"This stops every resource of partition {home}")).to_be_visible()
+        page.get_by_label("Reason").fill("stocktaking")
+        page.get_by_role("button", name=f"Pause partition {home}").click()
+        expect(page.get_by_role("status")).to_have_text(
+            f"Partition {home} is paused: it accepts, and decides nothing."
+        )
+        asked = desk.client.post("/v1/redemptions", {"resource": name, "account": "ada"}, 202)["id"]
+        page.reload()
+        expect(page.get_by_role("link", name=asked)).to_be_visible()
+
+        page.get_by_label("Reason").fill("done")
+        page.get_by_role("button", name=f"Resume partition {home}").click()
+        expect(page.get_by_role("status")).to_have_text(f"Partition {home} decides again.")
+        assert desk.client.post("/v1/redemptions", {"resource": name, "account": "eve"}, 200, wait=20)
+        page.reload()
+        expect(page.get_by_text("Nothing waits for it")).to_be_visible()
+
+
+def test_lists_filters_and_search_work_without_javascript(desk: Desk) -> None:
+    """
+    Forms and links are real.
+    """
+    desk.open("seat:1A", "seat", 1)
+    with desk.look(desk.operator, scripts=False) as page:
+        page.goto("/admin/resources")
+        page.get_by_label("Kind").select_option("seat")
+        page.get_by_role("button", name="Filter").click()
+        page.wait_for_url("**/admin/resources?kind=seat")
+        expect(page.get_by_role("link", name="seat:1A")).to_be_visible()
+        page.get_by_role("searchbox", name="Search").fill("seat:1A")
+        page.get_by_role("searchbox", name="Search").press("Enter")
+        page.wait_for_url("**/admin/resources/seat:1A")
+
+
+def test_a_filter_acts_when_it_is_chosen_and_a_slash_goes_to_the_search(desk: Desk) -> None:
+    """
+    For those who have JavaScript; the first stop of the keyboard skips to the content.
+    """
+    with desk.look(desk.operator) as page:
+        page.goto("/admin/resources")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("/")
+        expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
+        page.get_by_label("Kind").select_option("pool")
+        page.wait_for_url("**/admin/resources?kind=pool")
+
+
+def test_no_script_from_elsewhere_runs(desk: Desk) -> None:
+    """
+    The policy refuses what would be in the page itself, were it ever to get there.
+    """
+    with desk.look(desk.operator, brought_about=("Content Security Policy",)) as page:
+        page.goto("/admin")
+        page.evaluate("globalThis.ran = false")
+        refused = page.evaluate(
+            """() => new Promise((done) => {
+                document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+                const script = document.createElement("script");
+                script.textContent = "globalThis.ran = true";
+                document.body.append(script);
+                setTimeout(() => done("nothing"), 5000);
+            })"""
+        )
+        assert refused == "script-src-elem"
+        assert page.evaluate("globalThis.ran") is False

@@ -1,0 +1,174 @@
+"""
+Keys, webhooks and the audit in a browser: a key is made, works, and is revoked; each page in light, dark and narrow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processor import keys, webhooks
+from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from processor.webhooks import Webhook
+    from tests.browser.desk import Desk
+
+LONG = "https://hooks.shop.example/teller/v2/tenants/0190f3c2-7c1d-7a55-8f5e-3f0f8f1b7c11/events?" + "a" * 200
+
+
+def make_key(page: Page, name: str, role: str) -> str:
+    """By the form, as an admin does; returns what is shown."""
+    page.goto("/admin/keys")
+    page.get_by_role("link", name="New key").click()
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("radio", name=role).check()
+    page.get_by_role("button", name="Make the key").click()
+    return page.get_by_label(f"Key {name}").input_value()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_key_is_made_used_and_revoked(desk: Desk, *, scripts: bool) -> None:
+    """
+    Its owner signs in with it; when an admin revokes it, they are asked to sign in again.
+    """
+    name = f"night shift {'with' if scripts else 'without'} scripts"
+    with desk.look(desk.admin, scripts=scripts) as admin, desk.look(scripts=scripts) as theirs:
+        key = make_key(admin, name, "Operator")
+        theirs.goto("/admin/sign-in")
+        theirs.get_by_label("Key of an operator or admin").fill(key)
+        theirs.get_by_role("button", name="Sign in").click()
+        theirs.wait_for_url("**/admin")
+
+        admin.get_by_role("link", name="About this key").click()
+        admin.get_by_label("Reason").fill("the night is over")
+        admin.get_by_role("button", name="Revoke this key").click()
+        assert "is revoked" in admin.get_by_role("status").inner_text()
+        theirs.goto("/admin/resources")
+        assert "/admin/sign-in" in theirs.url
+        admin.goto("/admin/audit?action=key_revoked")
+        assert admin.get_by_text("the night is over").first.is_visible()
+        assert key not in admin.content()
+
+
+def test_revoking_ones_own_key_leads_to_the_door(desk: Desk) -> None:
+    """
+    The page says so before; after it one is signed out, and told why.
+    """
+    leaving = desk.person("admin", "leaving")
+    with desk.look(leaving) as page:
+        page.goto("/admin/keys")
+        page.get_by_role("row", name="(yours)").get_by_role("link", name="leaving").click()
+        assert page.get_by_text("revoking it signs you out at once").is_visible()
+        page.get_by_label("Reason").fill("leaving")
+        page.get_by_role("button", name="Revoke this key").click()
+        page.wait_for_url("**/admin/sign-in")
+        assert page.get_by_role("status").inner_text() == "Your key is revoked, and you are signed out."
+
+
+def furnish(desk: Desk, client: str, url: str = LONG) -> Webhook:
+    """A client with webhooks and deliveries of every sort, and keys that are over."""
+    webhooks.register(desk.owner, client, "https://quiet.example/", None, "test")
+    gone, _ = webhooks.register(desk.owner, client, "https://gone.example/hooks", None, "test")
+    desk.owner.execute(
+        "UPDATE webhooks SET disabled_at = now() - interval '3 days', disabled_reason = 'it answered 410 Gone' "
+        "WHERE id = %s",
+        (gone.id,),
+    )
+    hook, _ = webhooks.register(
+        desk.owner, client, url, ["request.completed", "request.failed", "request.refunded"], "test"
+    )
+    request = desk.owner.execute("SELECT id, 2 FROM requests LIMIT 1").fetchone()
+    assert request is not None
+    for status, due, tries, answer, error in (
+        ("delivered", None, 1, 200, None),
+        ("failed", None, 8, 503, "answered 503"),
+        (
+            "failed",
+            None,
+            8,
+            None,
+            "no connection: the name hooks.shop.example could not be looked up in time",
+        ),
+        ("delivered", None, 3, 204, None),
+        ("pending", "2 hours", 5, 500, "answered 500"),
+        ("pending", "1 day", 0, None, None),
+    ):
+        desk.owner.execute(
+            "INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, tries, last_status,"
+            " last_error, created_at) VALUES (%s, 2, 'request.completed', %s, %s, now() + %s::interval, %s, %s, %s,"
+            " now() - interval '2 days')",
+            (request[0], hook.id, status, due, tries, answer, error),
+        )
+    old = keys.create_key(desk.owner, "till of last year", "client", None)
+    desk.owner.execute("UPDATE api_keys SET expires_at = now() - interval '40 days' WHERE id = %s", (old.id,))
+    revoked = keys.create_key(desk.owner, "lost laptop", "operator")
+    keys.revoke_key(desk.owner, revoked.id, actor="platform (admin grace)", reason="stolen at the airport")
+    return hook
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_pages_are_for_everybody(desk: Desk, look: str) -> None:
+    """
+    Axe finds nothing serious on any page, nothing is wider than its window, and the policy refuses nothing.
+    """
+    desk.open(f"hooked-{look}")
+    client = f"shop-{look}.example"
+    hook = furnish(desk, client)
+    with desk.look(desk.admin, look) as page:
+        for title, address in {
+            "webhooks": "/admin/webhooks",
+            "webhooks-none": "/admin/webhooks?client=nobody",
+            "webhook": f"/admin/webhooks/{hook.id}",
+            "webhook-failed": f"/admin/webhooks/{hook.id}?status=failed",
+            "keys": "/admin/keys",
+            "key-new": "/admin/keys/new",
+            "audit": "/admin/audit",
+            "audit-none": "/admin/audit?actor=nobody",
+        }.items():
+            page.goto(address)
+            check_accessible(page)
+            check_fits(page)
+            screenshot(page, f"{title}-{look}")
+        page.goto("/admin/webhooks?disabled=yes")
+        page.get_by_role("link", name="https://gone.example/hooks").first.click()
+        check_accessible(page)
+        check_fits(page)
+        screenshot(page, f"webhook-disabled-{look}")
+        page.goto(f"/admin/webhooks/{hook.id}")
+        with_rotation = page.locator("form", has=page.get_by_role("button", name="Rotate the secret"))
+        with_rotation.get_by_label("Reason").fill("a new one each spring")
+        page.get_by_role("button", name="Rotate the secret").click()
+        assert page.get_by_label("Secret of the webhook").input_value().startswith("whsec_")
+        check_accessible(page)
+        check_fits(page)
+        screenshot(page, f"webhook-secret-{look}")
+        assert make_key(page, "till 7", "Client").startswith("teller_")
+        check_accessible(page)
+        check_fits(page)
+        screenshot(page, f"key-made-{look}")
+        page.get_by_role("link", name="About this key").click()
+        check_accessible(page)
+        check_fits(page)
+        screenshot(page, f"key-{look}")
+        page.goto("/admin/keys")
+        page.get_by_role("row", name="(yours)").get_by_role("link").first.click()
+        check_accessible(page)
+        screenshot(page, f"key-own-{look}")
+
+
+def test_all_that_failed_is_sent_again(desk: Desk) -> None:
+    """
+    The button says how many; afterwards nothing has failed any more.
+    """
+    desk.open("hooked-again")
+    hook = furnish(desk, "again.example", "https://127.0.0.1:9/nobody-listens")
+    with desk.look(desk.admin) as page:
+        page.goto(f"/admin/webhooks/{hook.id}?status=failed")
+        form = page.locator("form", has=page.get_by_role("button", name="Resend 2 failed"))
+        form.get_by_label("Reason").fill("they are back")
+        page.get_by_role("button", name="Resend 2 failed").click()
+        assert page.get_by_role("status").inner_text() == "2 deliveries are due now."

@@ -1,0 +1,76 @@
+"""
+The load of a run: an admin and clients on threads of their own, and those who ask around each fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from tests.faults.clients import ANSWER_SECONDS, Admin, Client, Http
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.faults.history import Asked
+    from tests.faults.system import Caller
+
+
+class Load:
+    """The clients of a run, each on a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, ports: Sequence[int], client: Caller, admin: Caller, seed: int, people: int) -> None:
+        self._stopping = threading.Event()
+        self.admin = Admin(0, seed, Http(ports, admin), self._stopping)
+        self.clients = [
+            Client(number, seed, Http(ports, client), self._stopping) for number in range(1, people + 1)
+        ]
+        #: Asks for one of everything, after each fault.
+        self.prober = Client(people + 1, seed, Http(ports, client), threading.Event())
+        #: By port: who asks while something is away.
+        self._doubters = {
+            port: Client(people + 2 + number, seed, Http([port], client), threading.Event())
+            for number, port in enumerate(ports)
+        }
+        self._threads: list[threading.Thread] = []
+
+    def doubter(self, port: int) -> Client:
+        """Asks this API alone."""
+        return self._doubters[port]
+
+    def start(self) -> None:
+        """Begin."""
+        for one in (self.admin, *self.clients):
+            thread = threading.Thread(target=one.run, name=f"client-{one.number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, patience_seconds: float, meanwhile: Callable[[float], None]) -> None:
+        """No new wishes; what is open is asked for until it is answered, for so long. `meanwhile` passes time."""
+        self._stopping.set()
+        end = time.monotonic() + patience_seconds
+        for one in (self.admin, *self.clients):
+            one.deadline = end
+        while (
+            any(thread.is_alive() for thread in self._threads) and time.monotonic() < end + 2 * ANSWER_SECONDS
+        ):
+            meanwhile(0.05)
+        for one in (self.admin, *self.clients, self.prober):
+            with contextlib.suppress(OSError):
+                one.http.hang_up()
+
+    def asked(self) -> list[Asked]:
+        """What all of them asked."""
+        everybody = (self.admin, *self.clients, self.prober, *self._doubters.values())
+        return [asked for one in everybody for asked in list(one.asked)]
+
+    def wrong(self) -> list[str]:
+        """What they were answered and should not have been."""
+        return [wrong for one in (self.admin, *self.clients, self.prober) for wrong in one.wrong]
+
+    @property
+    def answered(self) -> int:
+        """How many requests were accepted so far."""
+        return sum(one.answered for one in (self.admin, *self.clients, self.prober))

@@ -1,0 +1,142 @@
+"""
+The mail to an address that an account no longer has: once, whatever dies meanwhile, and not a word too much.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from processor import accounts, address_changes, database, notifications
+from tests.flow.courier.conftest import eventually
+from tests.flow.courier.test_courier_mails import MailServer, parse, receiving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.flow.courier.conftest import Till
+
+
+@pytest.fixture
+def mail_server() -> Iterator[MailServer]:
+    """
+    On a free port of this machine.
+    """
+    with receiving() as server:
+        yield server
+
+
+def change(till: Till, *addresses: str | None, account: str = "ada") -> None:
+    """As the API does it, with its rights."""
+    with database.connect(till.settings.api_database_url, application_name="test api") as connection:
+        for address in addresses:
+            accounts.set_email(connection, "shop", account, address)
+
+
+def left(till: Till) -> int:
+    """Mails still to be sent."""
+    count: int = till.store.one("SELECT count(*) FROM address_changes")
+    return count
+
+
+def test_the_old_address_is_told_by_mail(till: Till, mail_server: MailServer) -> None:
+    """
+    To it alone; with the account, and the new address masked; when there is none any more, that.
+    """
+    change(till, "ada@example.com", "eve@evil.example", None)
+    till.start(smtp_url=f"{mail_server.url}?from=till@shop.example")
+    eventually(lambda: left(till) == 0)
+
+    first, second = sorted(mail_server.envelopes, key=lambda envelope: envelope.rcpt_tos)
+    assert (first.mail_from, first.rcpt_tos, second.rcpt_tos) == (
+        "till@shop.example",
+        ["ada@example.com"],
+        ["eve@evil.example"],
+    )
+    changed, removed = parse(first.content), parse(second.content)
+    assert changed["Subject"] == "Your e-mail address was changed"
+    assert removed["Subject"] == "Your e-mail address was removed"
+    assert changed.get_content().splitlines()[3:5] == ["Account:   ada", "Now:       e***@e***.example"]
+    assert b"eve@" not in first.content
+    assert b"evil" not in first.content
+    assert "Now:" not in removed.get_content()
+    assert changed["Message-ID"].startswith("<address_")
+    assert changed["Message-ID"] != removed["Message-ID"]
+
+
+def test_a_courier_killed_while_it_sends_loses_nothing(till: Till, mail_server: MailServer) -> None:
+    """
+    Killed with -9 before the mail server has taken the mail: another sends it when the lease has run out, once.
+    """
+    mail_server.hangs = True
+    change(till, "ada@example.com", None)
+    courier = till.start_process(smtp_url=mail_server.url)
+    eventually(lambda: till.store.one("SELECT count(*) FROM address_changes WHERE token IS NOT NULL") == 1)
+    courier.end(signal.SIGKILL)
+    mail_server.hangs = False
+    assert (left(till), mail_server.envelopes) == (1, [])
+
+    till.store.owner.execute("UPDATE address_changes SET due_at = now()")
+    till.start(smtp_url=mail_server.url)
+    eventually(lambda: left(till) == 0)
+    assert [envelope.rcpt_tos for envelope in mail_server.envelopes] == [["ada@example.com"]]
+
+
+def test_a_try_that_is_no_longer_ours_says_nothing(till: Till) -> None:
+    """
+    A courier that was stopped in its tracks comes back when another has the mail: what it says does not count.
+    """
+    change(till, "ada@example.com", None)
+    with database.connect(till.settings.courier_database_url, application_name="test") as connection:
+        [late] = address_changes.claim(connection, 10, 60.0)
+        assert address_changes.claim(connection, 10, 60.0) == []
+        till.store.owner.execute("UPDATE address_changes SET due_at = now()")
+        [ours] = address_changes.claim(connection, 10, 60.0)
+        address_changes.record(connection, [address_changes.Told(late)])
+        assert left(till) == 1
+        address_changes.record(connection, [address_changes.Told(ours)])
+
+    assert (late.message_id, late.tries, ours.tries) == (ours.message_id, 1, 2)
+    assert left(till) == 0
+
+
+@pytest.mark.parametrize(("answer", "is_left"), [("550 no such user", 0), ("451 try later", 1)])
+def test_a_refused_address_is_given_up_and_a_busy_server_is_tried_again(
+    till: Till, mail_server: MailServer, answer: str, is_left: int
+) -> None:
+    """
+    The others are told; the log says what became of it, and names nobody.
+    """
+    change(till, "ada@example.com", None)
+    mail_server.says_to_recipient = answer
+    with structlog.testing.capture_logs() as lines:
+        till.start(smtp_url=mail_server.url)
+        eventually(lambda: any(line["event"] == "address_change_not_told" for line in lines))
+        eventually(
+            lambda: till.store.one("SELECT count(*) FROM address_changes WHERE token IS NOT NULL") == 0
+        )
+        assert left(till) == is_left
+        mail_server.says_to_recipient = None
+        change(till, "grace@example.com", None, account="grace")
+        eventually(lambda: left(till) == is_left)
+    assert [envelope.rcpt_tos for envelope in mail_server.envelopes] == [["grace@example.com"]]
+    assert "@example.com" not in repr(lines)
+
+
+def test_after_the_last_try_it_is_given_up(till: Till) -> None:
+    """
+    By the schedule of all notifications.
+    """
+    change(till, "ada@example.com", None)
+    pauses = []
+    with database.connect(till.settings.courier_database_url, application_name="test") as connection:
+        while left(till):
+            till.store.owner.execute("UPDATE address_changes SET due_at = now()")
+            [claimed] = address_changes.claim(connection, 10, 60.0)
+            told = address_changes.failed(claimed, "nobody there")
+            pauses.append(told.pause_seconds)
+            address_changes.record(connection, [told])
+    assert tuple(pauses) == (*notifications.PAUSES_SECONDS, None)

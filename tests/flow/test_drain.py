@@ -1,0 +1,85 @@
+"""
+Draining: who rings while we look is heard, and who is told of a batch finds it, for it is committed by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+from unittest.mock import Mock, call
+
+from processor import database as postgres
+from tests.store.store import open_store
+from workers.doorbell import Doorbell
+from workers.drain import Drainer
+from workers.lanes import Lanes
+from workers.main import _Worker
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable
+
+    from processor.database import Connection
+    from tests.servers import Database
+
+
+class ReadingBell(Doorbell):
+    """Rings nobody; whoever it would ring for looks at once, on a connection of their own."""
+
+    def __init__(self, reader: Connection) -> None:
+        super().__init__("redis://nowhere.invalid")
+        self._reader = reader
+        #: Of those announced: which were decided already, and which were not.
+        self.found: set[uuid.UUID] = set()
+        self.missed: set[uuid.UUID] = set()
+        #: Gateway calls that couriers found each time they were rung for.
+        self.due: list[int] = []
+
+    def announce(self, request_ids: Iterable[uuid.UUID]) -> None:
+        """A client that waits looks at its request."""
+        announced = set(request_ids)
+        rows = self._reader.execute(
+            "SELECT request_id FROM decisions WHERE request_id = ANY(%s)", [list(announced)]
+        )
+        decided = {request for (request,) in rows}
+        self.found |= decided
+        self.missed |= announced - decided
+
+    def ring_couriers(self) -> None:
+        """A courier looks for what is due."""
+        rows = self._reader.execute("SELECT count(*) FROM effects WHERE due_at <= clock_timestamp()")
+        self.due += (count for (count,) in rows)
+
+
+def test_who_is_told_of_a_batch_finds_what_it_decided(database: Database) -> None:
+    """
+    Clients that wait and couriers look once when they are woken: a bell before the commit wakes them for nothing.
+    """
+    with (
+        open_store(database) as store,
+        contextlib.closing(postgres.connect(database.worker_url, application_name="test drain")) as reader,
+    ):
+        partition = store.open("cash", kind="balance", gateway="bank")
+        asked = store.accept(*(store.asks("withdrawal", "cash", f"u{n}", 1) for n in range(3)))
+        lanes, bell = Lanes(), ReadingBell(reader)
+        lanes.hold({partition}, time.monotonic() + 60)
+
+        assert Drainer(lambda: store.worker, lanes, bell).drain(partition) == (3, False)
+
+    assert (bell.found, bell.missed) == (set(asked), set())
+    assert bell.due == [3]
+
+
+def test_the_bell_is_answered_before_the_look() -> None:
+    """
+    Who rings during the look rings anew: answered afterwards, that ring would be taken for one that was heard.
+    """
+    done = Mock()
+    done.drain.return_value = (0, False)
+    worker = object.__new__(_Worker)
+    worker._doorbell = worker._drainer = done
+
+    worker._drain(7)
+
+    assert done.mock_calls == [call.answer(7), call.drain(7)]

@@ -1,0 +1,77 @@
+"""
+People at the console, without a browser: a cookie, forms with their token, pages as text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import Headers
+    from werkzeug.test import Client as Browser
+
+    from tests.http.conftest import Client, Teller
+
+_TOKEN = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came back."""
+
+    status: int
+    headers: Headers
+    text: str
+
+    @property
+    def location(self) -> str | None:
+        """Where it leads."""
+        return self.headers.get("Location")
+
+
+@dataclass
+class Visitor:
+    """Somebody with a cookie, or without."""
+
+    browser: Browser
+    #: What the forms of this session carry.
+    token: str = ""
+
+    @classmethod
+    def new(cls, teller: Teller) -> Visitor:
+        """Nobody yet."""
+        return cls(teller.application.test_client())
+
+    @classmethod
+    def signed_in(cls, teller: Teller, who: Client) -> Visitor:
+        """By a key."""
+        visitor = cls.new(teller)
+        came = visitor.send("/admin/sign-in", {"key": who.key})
+        assert came.status == 303, came.text
+        found = _TOKEN.search(visitor.get("/admin/search").text)
+        assert found is not None
+        visitor.token = found[1]
+        return visitor
+
+    def get(self, address: str, **headers: str) -> Seen:
+        """A page."""
+        return self._open("GET", address, None, headers)
+
+    def send(
+        self, address: str, form: dict[str, Any] | None = None, csrf: str | None = "own", **headers: str
+    ) -> Seen:
+        """A form; `csrf`: another token than one's own, None: none."""
+        fields = dict(form or {})
+        if csrf is not None:
+            fields["csrf"] = self.token if csrf == "own" else csrf
+        return self._open("POST", address, fields, headers)
+
+    def _open(self, method: str, address: str, form: dict[str, Any] | None, headers: dict[str, str]) -> Seen:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        content_type = None if form is None else "application/x-www-form-urlencoded"
+        answer = self.browser.open(
+            address, method=method, data=form, headers=named, content_type=content_type
+        )
+        return Seen(answer.status_code, answer.headers, answer.text)

@@ -1,0 +1,210 @@
+"""
+With 100,000 failed requests among many more, no page of the console reads a table from one end to the other.
+
+Each page is visited, each form sent, and every statement of the console's SQL files is explained as it is executed,
+with the values that it is executed with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+import pytest
+
+from api import create_app
+from processor import (
+    bulk,
+    console,
+    console_audit,
+    console_keys,
+    console_webhooks,
+    database,
+    failures,
+    inspection,
+    keys,
+)
+from tests.http.conftest import Client, Teller
+from tests.http.console_visitors import Visitor
+from tests.http.test_console_failed import fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from processor.settings import Settings
+    from tests.servers import Clones
+
+#: Whatever grows with what happens.
+BIG: Final = {
+    *(
+        "requests",
+        "decisions",
+        "entries",
+        "inbox",
+        "deliveries",
+        "attempts",
+        "effects",
+        "audit",
+        "bulk_items",
+    ),
+}
+#: What the console reads and writes by.
+MODULES: Final = (bulk, console, console_audit, console_keys, console_webhooks, failures, inspection)
+ACTION: Final = "00000000-0000-7000-8000-000000000001"
+
+_STATEMENT: Final = re.compile(r"(?:--[^\n]*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b")
+
+
+@pytest.fixture(scope="module")
+def crowded(servers: Settings, clones: Callable[[str], Clones]) -> Iterator[Teller]:
+    """
+    The application on a database with a past.
+    """
+    text = (Path(__file__).parent / "crowded.sql").read_text()
+    filling, vacuum, tables = text.rpartition("VACUUM")
+    with clones("embedded").clone() as clone:
+        with psycopg.connect(clone.url, autocommit=True) as owner:
+            owner.execute(filling.encode())
+            owner.execute((vacuum + tables).encode())
+        settings = replace(
+            servers,
+            database_url=clone.url,
+            api_database_url=clone.api_url,
+            worker_database_url=clone.worker_url,
+            courier_database_url=clone.courier_url,
+        )
+        with database.connect(clone.url, application_name="test") as connection:
+            admin = keys.create_key(connection, "admin", "admin")
+        application = create_app(settings)
+        nobody = Client(application, admin.key, admin.client)
+        yield Teller(application, settings, nobody, nobody, nobody, nobody)
+        application.extensions["teller"].close()
+
+
+class Explainer:
+    """Explains each statement of the console's SQL files before it is executed."""
+
+    def __init__(self) -> None:
+        self.statements = {
+            f"{module.__name__}: {name}": text
+            for module in MODULES
+            for name, text in module.SQL.items()
+            if _STATEMENT.match(text)
+        }
+        self.seen: set[str] = set()
+        self.scans: set[tuple[str, str]] = set()
+        self._execute = psycopg.Connection.execute
+
+    def named(self, statement: str) -> str | None:
+        """Which of them this is; its filters are filled in."""
+        for name, text in self.statements.items():
+            if statement.startswith(text.partition("{filters}")[0]):
+                return name
+        return None
+
+    def execute(self, connection: Any, query: Any, params: Any = None, **options: Any) -> Any:
+        """In the place of a connection's own."""
+        name = self.named(query) if isinstance(query, str) else None
+        if name is not None:
+            self.seen.add(name)
+            [(plan,)] = self._execute(connection, "EXPLAIN (FORMAT JSON) " + query, params).fetchall()
+            self.scans |= {(name, table) for table in scanned(plan[0]["Plan"]) if table in BIG}
+        return self._execute(connection, query, params, **options)
+
+
+def scanned(plan: dict[str, Any]) -> set[str]:
+    """The tables that are read from one end to the other."""
+    found = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" else set()
+    return found.union(*(scanned(inner) for inner in plan.get("Plans", ())))
+
+
+def test_no_page_reads_a_whole_table(crowded: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Every statement was executed by some page or form, and each goes by an index.
+    """
+    explainer = Explainer()
+    monkeypatch.setattr(
+        psycopg.Connection,
+        "execute",
+        lambda connection, query, params=None, **options: explainer.execute(
+            connection, query, params, **options
+        ),
+    )
+    visitor = Visitor.signed_in(crowded, crowded.admin)
+    for address in addresses(crowded):
+        assert visitor.get(address).status in {200, 303}, address
+    send_forms(visitor)
+
+    assert explainer.scans == set()
+    assert explainer.seen == set(explainer.statements)
+
+
+def addresses(crowded: Teller) -> list[str]:
+    """Each page, with each filter, and a later part of each list."""
+    with database.connect(crowded.settings.database_url, application_name="test") as connection:
+        [(failed,)] = connection.execute(
+            "SELECT request_id FROM decisions WHERE current AND status = 'failed' LIMIT 1 OFFSET 50000"
+        ).fetchall()
+    pages = [
+        "/admin",
+        "/admin/partitions/7",
+        "/admin/resources",
+        "/admin/resources?kind=balance",
+        "/admin/resources/resource:7",
+        f"/admin/search?q={failed}",
+        "/admin/search?q=account-7",
+        "/admin/search?q=resource:1",
+        "/admin/search?q=key-7",
+        "/admin/failed",
+        "/admin/failed?code=processor_error",
+        "/admin/failed?resource=resource:7",
+        "/admin/failed?account=account-7&client=client-7",
+        "/admin/failed?since=2026-11-18T12:00&until=2026-11-18T13:00",
+        "/admin/failed/preview?action=replay&resource=resource:7",
+        "/admin/failed/preview?action=refund",
+        f"/admin/failed/actions/{ACTION}",
+        f"/admin/requests/{failed}",
+        "/admin/approvals",
+        "/admin/webhooks",
+        "/admin/webhooks?client=client-7",
+        "/admin/webhooks?disabled=1",
+        "/admin/webhooks/00000000-0000-7000-8000-000000000001",
+        "/admin/webhooks/00000000-0000-7000-8000-000000000001?status=failed",
+        "/admin/keys",
+        "/admin/keys?client=client-7",
+        "/admin/keys?role=operator",
+        "/admin/keys?state=revoked",
+        "/admin/keys/00000000-0000-7000-8000-000000000007",
+        "/admin/keys/new",
+        "/admin/audit",
+        "/admin/audit?action=replay",
+        "/admin/audit?actor=client-7+(admin+key+7)",
+        f"/admin/audit?request={failed}",
+        "/admin/audit?since=2026-11-18T12:00&until=2026-11-18T13:00",
+    ]
+    return pages + [later for page in pages if (later := _later(crowded, page)) is not None]
+
+
+def _later(crowded: Teller, page: str) -> str | None:
+    """The next part of a list."""
+    visitor = Visitor.signed_in(crowded, crowded.admin)
+    found = re.search(r'name="cursor" value="([^"]+)"', visitor.get(page).text)
+    return None if found is None else f"{page}{'&' if '?' in page else '?'}cursor={found[1]}"
+
+
+def send_forms(visitor: Visitor) -> None:
+    """What pages write, on a few rows of it."""
+    for action, number in (("replay", 7), ("refund", 9)):
+        wanted = f"action={action}&account=account-{number}&client=client-{number}"
+        preview = visitor.get(f"/admin/failed/preview?{wanted}").text
+        form = fields(preview, f"/admin/failed/{action}") | {"reason": "x"}
+        begun = visitor.send(f"/admin/failed/{action}", form)
+        assert begun.status == 303, begun.text
+        assert visitor.get(str(begun.location)).status == 200
+        assert visitor.send(f"{begun.location}/stop").status == 303
+    hook = "/admin/webhooks/00000000-0000-7000-8000-000000000001"
+    resent = visitor.send(f"{hook}/resend", {"reason": "x", "newest": "1000000"})
+    assert resent.status == 303, resent.text

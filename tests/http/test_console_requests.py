@@ -1,0 +1,213 @@
+"""
+One request at the console: its whole story, and what can be done about it, by whom.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processor.gateways.protocol import Answer
+from processor.rules import DECIDE
+from tests.http.console_visitors import Visitor
+from tests.http.test_console_failed import audit, fields
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Teller
+
+YES = Answer("done", 200, reference="T-1")
+UNKNOWN = Answer("unknown", 503, error="answered 503")
+ACTIONS = ("replay", "refund", "cancel", "approve", "deny")
+
+
+@pytest.fixture
+def bank(teller: Teller) -> Teller:
+    """A balance behind a gateway, and one where much must be approved."""
+    teller.open("bank", "balance", 1_000, gateway="sandbox", unit="EUR")
+    teller.open("vault", "balance", 1_000, approve_above=5)
+    return teller
+
+
+def offered(visitor: Visitor, request: str) -> list[str]:
+    """What can be done, as the page says."""
+    page = visitor.get(f"/admin/requests/{request}")
+    assert page.status == 200, page.text
+    return [action for action in ACTIONS if f"/admin/requests/{request}/{action}" in page.text]
+
+
+def way(visitor: Visitor, request: str) -> list[str]:
+    """The titles of its timeline."""
+    page = visitor.get(f"/admin/requests/{request}").text
+    [line] = re.findall(r'<ol class="timeline">(.*?)</ol>', page, re.DOTALL)
+    return re.findall(r"<strong>(.*?)</strong>", line)
+
+
+def test_the_way_of_a_request_is_told_in_order(bank: Teller) -> None:
+    """
+    Accepted, held, each call with its answer, parked, replayed by whom and why, asked again, completed.
+    """
+    asked = bank.withdraw("bank", 10)
+    bank.call_gateway(UNKNOWN, UNKNOWN)
+    visitor = Visitor.signed_in(bank, bank.operator)
+    page = visitor.get(f"/admin/requests/{asked}").text
+    assert "What went wrong: gateway unreachable" in page
+    assert "hx-trigger" not in page
+
+    visitor.send(f"/admin/requests/{asked}/replay", {"reason": "the bank is back"})
+    assert way(visitor, asked)[-1] == "Back in its queue"
+    assert 'hx-trigger="every 2s"' in visitor.get(f"/admin/requests/{asked}").text
+    bank.drain()
+    bank.call_gateway(YES)
+
+    assert way(visitor, asked) == [
+        "Accepted",
+        "Decided: held, the gateway is asked",
+        "Gateway called, call 1: no answer that says whether it was done",
+        "Gateway called, call 2: no answer that says whether it was done",
+        "Failed: parked",
+        "Replay asked for",
+        "Decided: still held, the gateway is asked again",
+        "Gateway called, call 3: done",
+        "Completed",
+    ]
+    page = visitor.get(f"/admin/requests/{asked}").text
+    assert "the bank is back" in page
+    assert "reference is T-1" in page.replace("&#39;", "'")
+    assert re.findall(r'data-label="Entry">(\w+)', page) == ["hold", "capture"]
+
+
+def test_only_what_is_possible_is_offered(bank: Teller) -> None:
+    """
+    By what it is, by role, and by whose it is; what is not offered is refused, or does nothing.
+    """
+    operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
+    parked = bank.park("bank", 10)
+    awaiting = bank.withdraw("vault", 10)
+    settling = bank.withdraw("bank", 10)
+    done = bank.withdraw("vault", 5)
+    queued = bank.client.post("/v1/withdrawals", {"resource": "vault", "account": "u", "amount": 1}).json[
+        "id"
+    ]
+    assert {name: offered(operator, name) for name in (parked, awaiting, settling, done, queued)} == {
+        parked: ["replay"],
+        awaiting: ["cancel", "approve", "deny"],
+        settling: [],
+        done: [],
+        queued: ["cancel"],
+    }
+    assert {name: offered(admin, name) for name in (parked, settling, done)} == {
+        parked: ["replay", "refund"],
+        settling: [],
+        done: ["refund"],
+    }
+    assert operator.send(f"/admin/requests/{parked}/refund", {"reason": "x", "key": "0" * 36}).status == 403
+    assert operator.send(f"/admin/requests/{done}/replay", {"reason": "x"}).status == 409
+    assert operator.send(f"/admin/requests/{done}/cancel", {"reason": "x"}).status == 409
+    assert operator.send(f"/admin/requests/{parked}/replay", {}).status == 422
+    assert operator.send(f"/admin/requests/{'0' * 8}/replay", {"reason": "x"}).status == 404
+
+
+def test_a_refund_that_is_clicked_twice_is_one(bank: Teller) -> None:
+    """
+    The form carries its key: at any concurrency there is one refund, and one line in the audit.
+    """
+    asked = bank.withdraw("vault", 5)
+    visitor = Visitor.signed_in(bank, bank.admin)
+    page = visitor.get(f"/admin/requests/{asked}").text
+    form = fields(page, f"/admin/requests/{asked}/refund") | {"reason": "a mistake", "amount": "2"}
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: visitor.send(f"/admin/requests/{asked}/refund", form), range(4)))
+    bank.drain()
+
+    assert {answer.status for answer in answers} == {303}
+    assert bank.quantities("vault") == (997, 0)
+    assert audit(bank, "refund") == [(f"{bank.admin.id} (admin admin)", "a mistake", asked)]
+    page = visitor.get(f"/admin/requests/{asked}").text
+    [refund] = set(re.findall(r'<div><a href="/admin/requests/([0-9a-f-]{36})">2</a>', page))
+    assert (
+        f'<a href="/admin/requests/{asked}">withdrawal of 5</a>'
+        in visitor.get(f"/admin/requests/{refund}").text
+    )
+    assert "all of 3" in page
+
+
+def test_a_parked_one_is_refunded_once_and_then_offered_no_more(bank: Teller) -> None:
+    """
+    What it held is back; while the refund is on its way there is no second form.
+    """
+    asked = bank.park("bank", 10)
+    visitor = Visitor.signed_in(bank, bank.admin)
+    form = fields(visitor.get(f"/admin/requests/{asked}").text, f"/admin/requests/{asked}/refund")
+    visitor.send(f"/admin/requests/{asked}/refund", form | {"reason": "never paid"})
+    assert offered(visitor, asked) == ["replay"]
+    bank.drain()
+
+    assert bank.quantities("bank") == (1_000, 0)
+    assert offered(visitor, asked) == []
+
+
+def test_a_refund_is_not_offered_while_the_gateway_may_be_paying(bank: Teller) -> None:
+    """
+    Where it is refused, the page says why beforehand: nothing is held, or a yes of the gateway is known.
+    """
+    visitor = Visitor.signed_in(bank, bank.admin)
+    asked = bank.withdraw("bank", 10)
+    with bank.stopped_courier() as go_on:
+        bank.call_gateway(UNKNOWN)
+        assert offered(visitor, asked) == ["replay", "refund"]
+        go_on(YES)
+    assert "says that it was paid" in visitor.get(f"/admin/requests/{asked}").text
+    assert offered(visitor, asked) == ["replay"]
+
+
+def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> None:
+    """
+    The list says who asked for what; one's own is not offered, and refused. The word is in the audit.
+    """
+    first, second = bank.withdraw("vault", 50), bank.withdraw("vault", 60)
+    own = bank.admin.post("/v1/withdrawals", {"resource": "vault", "account": "u", "amount": 70}).json["id"]
+    bank.drain()
+    admin = Visitor.signed_in(bank, bank.admin)
+    page = admin.get("/admin/approvals").text
+    assert re.findall(r"/admin/requests/([0-9a-f-]{36})/approve", page) == [first, second]
+    assert f"Your own client, {bank.admin.id}, asked for this" in page
+    assert offered(admin, own) == ["cancel"]
+    assert "somebody of another client" in admin.get(f"/admin/requests/{own}").text
+
+    back = {"reason": "he called us", "back": "/admin/approvals"}
+    assert admin.send(f"/admin/requests/{first}/approve", back).location == "/admin/approvals"
+    admin.send(f"/admin/requests/{second}/deny", {"reason": "too much"})
+    refused = admin.send(f"/admin/requests/{own}/approve", {"reason": "mine"})
+    bank.drain()
+
+    assert "somebody of another one must say so" in admin.get(str(refused.location)).text
+    assert [bank.status(one) for one in (first, second, own)] == ["completed", "denied", "processing"]
+    assert [line[1] for line in audit(bank, "approve") + audit(bank, "deny")] == ["he called us", "too much"]
+    late = admin.send(f"/admin/requests/{first}/deny", {"reason": "too late"})
+    assert "Somebody was quicker" in admin.get(str(late.location)).text
+
+
+def test_a_traceback_is_for_those_who_run_teller_alone(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The page has it, folded; the client's own documents do not.
+    """
+
+    def broken(*_: object) -> None:
+        raise ValueError("a fault in a rule")
+
+    monkeypatch.setitem(DECIDE, "redemption", broken)
+    asked = bank.client.post("/v1/redemptions", {"resource": "vault", "account": "u"}).json["id"]
+    bank.drain()
+    visitor = Visitor.signed_in(bank, bank.operator)
+
+    page = visitor.get(f"/admin/requests/{asked}").text
+
+    assert "ValueError: a fault in a rule" in page
+    assert "<details><summary>Traceback" in page
+    assert "It holds nothing" in page
+    for path in (f"/v1/requests/{asked}", f"/v1/requests/{asked}/events"):
+        assert b"a fault in a rule" not in bank.client.get(path).data

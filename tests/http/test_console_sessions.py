@@ -1,0 +1,395 @@
+"""
+Signing in at the console, and how a session ends; what the browser is told about cookies and scripts.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import threading
+from dataclasses import replace
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING
+
+import pytest
+
+from api import create_app
+from api.console.pages import local_path
+from processor import database
+from tests.http.console_visitors import Visitor
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Client, Teller
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+PAGES = ("/admin", "/admin/resources", "/admin/search?q=u", "/admin/partitions/1", "/admin/nothing")
+
+
+def change(teller: Teller, statement: str, *parameters: object) -> None:
+    """Something that happens behind the API's back."""
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        connection.execute(statement.encode(), parameters)
+
+
+def key_of(teller: Teller, who: Client) -> str:
+    """The id of somebody's key."""
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        [(found,)] = connection.execute("SELECT id FROM api_keys WHERE client_id = %s", (who.id,)).fetchall()
+    return str(found)
+
+
+def is_asked(visitor: Visitor) -> bool:
+    """Whether who was signed in is asked for a key again."""
+    answer = visitor.get("/admin/resources")
+    return (answer.status, answer.location) == (303, "/admin/sign-in?next=%2Fadmin%2Fresources")
+
+
+def test_a_key_that_is_none_or_a_clients_opens_nothing(teller: Teller) -> None:
+    """
+    Each is told in a line what is wrong, the key is not repeated, and there is no session.
+    """
+    wrong = "teller_" + "a" * 43
+    for key, status, words in (
+        ("", 422, "begins with teller_"),
+        (wrong, 401, "unknown, has expired or was revoked"),
+        ("nonsense", 401, "unknown, has expired or was revoked"),
+        (teller.client.key, 403, "a client's key"),
+    ):
+        visitor = Visitor.new(teller)
+        answer = visitor.send("/admin/sign-in", {"key": key})
+        text = html.unescape(answer.text)
+        assert answer.status == status
+        assert words in text
+        assert "Set-Cookie" not in answer.headers
+        assert not key or key not in answer.text
+        assert visitor.get("/admin").status == 303
+
+
+def test_who_guesses_keys_is_stopped_with_a_page(teller: Teller) -> None:
+    """
+    As on the API: after so many failures in a minute, 429 with Retry-After; one who is signed in goes on.
+    """
+    application = create_app(replace(teller.settings, sign_in_limit=3))
+    try:
+        strict = replace(teller, application=application)
+        known = Visitor.signed_in(strict, teller.operator)
+        visitor = Visitor.new(strict)
+        answers = [visitor.send("/admin/sign-in", {"key": f"teller_{n:043}"}) for n in range(6)]
+
+        assert [answer.status for answer in answers] == [401, 401, 401, 429, 429, 429]
+        assert int(answers[-1].headers["Retry-After"]) >= 1
+        assert "<h1>Too many requests</h1>" in answers[-1].text
+        assert known.get("/admin").status == 200
+    finally:
+        application.extensions["teller"].close()
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(teller: Teller) -> None:
+    """
+    HttpOnly, SameSite, for /admin alone, 12 hours; Secure where the page came by https, by itself or by a proxy.
+    """
+    for headers, secure in (({}, False), ({"X_Forwarded_Proto": "https"}, True)):
+        answer = Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key}, **headers)
+        [cookie] = SimpleCookie(answer.headers["Set-Cookie"]).values()
+        assert cookie["httponly"] is True
+        assert cookie["samesite"] == "Lax"
+        assert cookie["path"] == "/admin"
+        assert cookie["max-age"] == "43200"
+        assert bool(cookie["secure"]) == secure
+        assert len(cookie.value) == 43
+
+
+def test_the_token_is_nowhere_in_the_database(teller: Teller) -> None:
+    """
+    Only its digest: who reads the database signs in as nobody.
+    """
+    visitor = Visitor.signed_in(teller, teller.admin)
+    token = visitor.browser.get_cookie("teller_session", path="/admin")
+    assert token is not None
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        rows = connection.execute("SELECT console_sessions::text FROM console_sessions").fetchall()
+
+    assert len(rows) == 1
+    assert token.value not in rows[0][0]
+    assert token.value.encode().hex() not in rows[0][0]
+
+
+def test_a_session_ends_with_its_key_at_the_next_click(teller: Teller) -> None:
+    """
+    Revoked or expired: at once, in another process, too, whatever this one knew a moment ago.
+    """
+    for end in ("revoked_at = now()", "expires_at = now()"):
+        visitor = Visitor.signed_in(teller, teller.operator)
+        key = key_of(teller, teller.operator)
+        assert visitor.get("/admin/resources").status == 200
+
+        change(teller, f"UPDATE api_keys SET {end} WHERE id = %s", key)  # noqa: S608
+
+        assert is_asked(visitor)
+        change(teller, "UPDATE api_keys SET revoked_at = NULL, expires_at = NULL WHERE id = %s", key)
+
+
+def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> None:
+    """
+    It is gone on the server, not only from the browser: a kept cookie opens nothing.
+    """
+    visitor = Visitor.signed_in(teller, teller.operator)
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        [(hours,)] = connection.execute(
+            "SELECT extract(epoch FROM expires_at - created_at) / 3600 FROM console_sessions"
+        ).fetchall()
+    assert round(float(hours), 3) == 12
+    change(teller, "UPDATE console_sessions SET expires_at = now()")
+    assert is_asked(visitor)
+
+    leaving = Visitor.signed_in(teller, teller.operator)
+    kept = leaving.browser.get_cookie("teller_session", path="/admin")
+    assert kept is not None
+    left = leaving.send("/admin/sign-out")
+    assert (left.status, left.location) == (303, "/admin/sign-in")
+    assert leaving.browser.get_cookie("teller_session", path="/admin") is None
+    leaving.browser.set_cookie("teller_session", kept.value, path="/admin")
+    assert is_asked(leaving)
+
+
+def test_a_session_never_outlives_a_key_that_expires_sooner(teller: Teller) -> None:
+    """
+    Signing in with a key for an hour is signing in for an hour.
+    """
+    change(
+        teller,
+        "UPDATE api_keys SET expires_at = now() + interval '1 hour' WHERE client_id = %s",
+        teller.admin.id,
+    )
+    Visitor.signed_in(teller, teller.admin)
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        same = connection.execute(
+            "SELECT s.expires_at = k.expires_at FROM console_sessions s JOIN api_keys k ON k.id = s.key_id"
+        ).fetchall()
+    assert same == [(True,)]
+
+
+def test_sessions_that_are_over_are_swept(teller: Teller) -> None:
+    """
+    The next sign-in deletes them, so the table stays small.
+    """
+    for _ in range(3):
+        Visitor.signed_in(teller, teller.admin)
+    change(teller, "UPDATE console_sessions SET expires_at = now()")
+    Visitor.signed_in(teller, teller.admin)
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        assert connection.execute("SELECT count(*) FROM console_sessions").fetchall() == [(1,)]
+
+
+def test_nobody_is_signed_in_by_another_site(teller: Teller) -> None:
+    """
+    The form of the sign-in page has no session to prove itself by: the browser says where it comes from.
+    """
+    for headers in (
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ):
+        answer = Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key}, **headers)
+        assert (answer.status, "Set-Cookie" in answer.headers) == (403, False)
+    for headers in ({"Sec_Fetch_Site": "same-origin"}, {"Origin": "http://localhost"}, {}):
+        assert Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key}, **headers).status == 303
+
+
+def test_signing_in_again_ends_the_session_before(teller: Teller) -> None:
+    """
+    One browser, one session: the older cookie opens nothing any more.
+    """
+    visitor = Visitor.signed_in(teller, teller.operator)
+    before = visitor.browser.get_cookie("teller_session", path="/admin")
+    assert before is not None
+    assert visitor.send("/admin/sign-in", {"key": teller.admin.key}).status == 303
+    after = visitor.browser.get_cookie("teller_session", path="/admin")
+    assert after is not None
+    assert after.value != before.value
+    visitor.browser.set_cookie("teller_session", before.value, path="/admin")
+    assert is_asked(visitor)
+
+
+@pytest.mark.parametrize(
+    "next_page",
+    [
+        "https://evil.example/admin",
+        "//evil.example/admin",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/admin\\..\\evil",
+        "javascript:alert(1)",
+        "/administrator",
+        "/v1/requests",
+        "http:/admin",
+        "/admin\r\nSet-Cookie: a=b",
+        "//admin",
+        "https:///admin",
+    ],
+)
+def test_signing_in_leads_nowhere_else(teller: Teller, next_page: str) -> None:
+    """
+    Whatever the address says, one stays in the console.
+    """
+    answer = Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key, "next": next_page})
+    assert (answer.status, answer.location) == (303, "/admin")
+
+
+def test_signing_in_leads_to_the_page_that_was_asked_for() -> None:
+    """
+    With its query; the first page when nothing is said.
+    """
+    assert local_path("/admin/failed?code=a&resource=b%26c") == "/admin/failed?code=a&resource=b%26c"
+    assert local_path("/admin") == "/admin"
+    assert local_path(None) == "/admin"
+
+
+def test_every_page_has_the_policy_and_holds_no_script_of_its_own(teller: Teller) -> None:
+    """
+    No inline script or style, no handler in an attribute; not to be kept, framed or told to other sites.
+    """
+    teller.open("bank", "balance", 100)
+    visitor = Visitor.signed_in(teller, teller.admin)
+    for address in (*PAGES, "/admin/resources/bank", "/admin/sign-in"):
+        who = Visitor.new(teller) if address.endswith("sign-in") else visitor
+        page = who.get(address)
+        assert page.headers.getlist("Content-Security-Policy") == [POLICY]
+        assert page.headers.getlist("Referrer-Policy") == ["same-origin"]
+        assert page.headers["X-Content-Type-Options"] == "nosniff"
+        assert page.headers["Cache-Control"] == "no-store"
+        assert re.findall(r"<style|\sstyle=|\son\w+=|hx-on|javascript:|<script(?! src=)", page.text) == []
+
+
+def test_files_are_kept_for_ever_and_change_their_address(teller: Teller) -> None:
+    """
+    The address names the content; another version's is answered, and not kept.
+    """
+    page = Visitor.new(teller).get("/admin/sign-in").text
+    addresses = re.findall(r'(?:src|href)="(/admin/static/[^"]+)"', page)
+    visitor = Visitor.new(teller)
+    assert {address.rpartition("/")[2] for address in addresses} == {
+        "console.css",
+        "console.js",
+        "htmx.min.js",
+        "icon.svg",
+    }
+    for address in addresses:
+        file = visitor.get(address)
+        assert (file.status, file.headers["Cache-Control"]) == (200, "public, max-age=31536000, immutable")
+    older = visitor.get("/admin/static/000000000000/console.css")
+    assert (older.status, older.headers["Cache-Control"]) == (200, "no-store")
+    for nothing in (
+        "/admin/static/x/nothing.css",
+        "/admin/static/x/htmx.LICENSE.txt",
+        "/admin/static/x/..%2fapp.py",
+    ):
+        assert visitor.get(nothing).status in (303, 404)
+
+
+def test_a_session_that_ended_sends_a_live_page_to_the_sign_in(teller: Teller) -> None:
+    """
+    Told to htmx, which would else put the sign-in page into a part of the page.
+    """
+    answer = Visitor.new(teller).get("/admin", HX_Request="true")
+    assert (answer.status, answer.headers["HX-Redirect"], answer.text) == (200, "/admin/sign-in", "")
+
+
+def test_a_notice_is_shown_once_and_only_ours(teller: Teller) -> None:
+    """
+    A cookie that somebody else wrote is no notice; a part that is fetched anew takes none away.
+    """
+    visitor = Visitor.signed_in(teller, teller.operator)
+    visitor.send("/admin/partitions/3/pause", {"reason": "x"})
+    assert "is paused: it accepts" not in visitor.get("/admin", HX_Request="true").text
+    assert "is paused: it accepts" in visitor.get("/admin").text
+    assert "is paused: it accepts" not in visitor.get("/admin").text
+    for forged in ("WyJkb25lIiwgImhpIl0=.00", "x", "WyJkb25lIiwgImhpIl0=."):
+        visitor.browser.set_cookie("teller_notice", forged, path="/admin")
+        page = visitor.get("/admin")
+        assert (page.status, 'class="notice' in page.text) == (200, False)
+
+
+def test_without_the_database_there_is_a_page_that_says_so(teller: Teller) -> None:
+    """
+    503 with Retry-After, as words; also for who tries to sign in.
+    """
+    application = create_app(replace(teller.settings, api_database_url="postgresql://127.0.0.1:1/nothing"))
+    try:
+        away = Visitor.new(replace(teller, application=application))
+        away.browser.set_cookie("teller_session", "x" * 43, path="/admin")
+        for answer in (away.get("/admin"), away.send("/admin/sign-in", {"key": teller.admin.key})):
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert "<h1>The database is not available</h1>" in answer.text
+    finally:
+        application.extensions["teller"].close()
+
+
+def test_a_form_that_is_none_is_a_page_with_words(teller: Teller) -> None:
+    """
+    Too large, of another type, with control characters, with fields nobody asked for.
+    """
+    visitor = Visitor.signed_in(teller, teller.operator)
+    pause = "/admin/partitions/3/pause"
+    assert visitor.send(pause, {"reason": "x" * 70_000}).status == 413
+    assert visitor.send(pause, {"reason": "x" * 2_000}).status == 422
+    assert visitor.send(pause, {"reason": "a\0b"}).status == 422
+    assert visitor.send(pause, {"reason": "x", "force": "1"}).status == 422
+    assert visitor.send(pause, {}).status == 422
+    as_json = visitor.browser.post(pause, json={"reason": "x", "csrf": visitor.token})
+    assert as_json.status_code == 415
+    assert visitor.get("/admin/resources?kind=nonsense").status == 422
+    assert visitor.get("/admin/resources?cursor=nonsense").status == 422
+    assert visitor.get("/admin/search?q=%00").status == 422
+
+
+def test_at_once_from_several_threads_each_sees_their_own(teller: Teller) -> None:
+    """
+    Pages keep nothing of a visitor between visits.
+    """
+    visitors = [Visitor.signed_in(teller, who) for who in (teller.admin, teller.operator)] * 4
+    wrong: list[str] = []
+
+    def look(visitor: Visitor, role: str) -> None:
+        browser = Visitor(teller.application.test_client())
+        cookie = visitor.browser.get_cookie("teller_session", path="/admin")
+        assert cookie is not None
+        browser.browser.set_cookie("teller_session", cookie.value, path="/admin")
+        text = browser.get("/admin").text
+        if f'<span class="soft">{role}</span>' not in text or visitor.token not in text:
+            wrong.append(role)
+
+    threads = [
+        threading.Thread(target=look, args=(visitor, ("admin", "operator")[place % 2]))
+        for place, visitor in enumerate(visitors)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_using_the_console_is_using_the_key(teller: Teller) -> None:
+    """
+    A key that is used through a session shows when it was last used.
+    """
+    visitor = Visitor.signed_in(teller, teller.operator)
+    application = create_app(teller.settings)
+    try:
+        fresh = Visitor.new(replace(teller, application=application))
+        cookie = visitor.browser.get_cookie("teller_session", path="/admin")
+        assert cookie is not None
+        fresh.browser.set_cookie("teller_session", cookie.value, path="/admin")
+        assert fresh.get("/admin").status == 200
+    finally:
+        application.extensions["teller"].close()  # writes what was used, at the latest now
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        used = connection.execute(
+            "SELECT last_used_at IS NOT NULL FROM api_keys WHERE client_id = %s", (teller.operator.id,)
+        ).fetchall()
+    assert used == [(True,)]

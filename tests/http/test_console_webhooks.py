@@ -1,0 +1,278 @@
+"""
+Webhooks in the console: how deliveries fare, sending again, secrets shown once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processor import console_webhooks, database, webhooks
+from tests.http.console_visitors import Visitor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.database import Connection
+    from processor.webhooks import Webhook
+    from tests.http.conftest import Teller
+
+SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+")
+SCRIPT = "<script>alert(1)</script>"
+URL = f"https://shop.example/hook?{SCRIPT}"
+
+
+@pytest.fixture
+def owner(teller: Teller) -> Iterator[Connection]:
+    """
+    The owner of the schema.
+    """
+    with database.connect(teller.settings.database_url, application_name="test") as connection:
+        yield connection
+
+
+@pytest.fixture
+def hook(owner: Connection, teller: Teller) -> Webhook:
+    """
+    A webhook of the client's.
+    """
+    return webhooks.register(owner, teller.client.id, URL, ["request.completed"], "test")[0]
+
+
+@pytest.fixture
+def admin(teller: Teller) -> Visitor:
+    """
+    An admin who is signed in.
+    """
+    return Visitor.signed_in(teller, teller.admin)
+
+
+def deliver(owner: Connection, hook: Webhook, status: str, count: int = 1) -> list[int]:
+    """Deliveries in this status; returns their numbers."""
+    rows = owner.execute(
+        """INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, tries, last_status,
+                                   last_error)
+           SELECT gen_random_uuid(), 2, 'request.completed', %(hook)s, %(status)s,
+                  CASE %(status)s WHEN 'pending' THEN now() + interval '1 hour' END, 3, 503, 'said <script>'
+             FROM generate_series(1, %(count)s)
+           RETURNING id""",
+        {"hook": hook.id, "status": status, "count": count},
+    ).fetchall()
+    return [number for (number,) in rows]
+
+
+def states(owner: Connection) -> dict[int, tuple[str, int, bool]]:
+    """Number → status, tries, and whether it is due now."""
+    rows = owner.execute("SELECT id, status, tries, coalesce(due_at <= now(), false) FROM deliveries")
+    return {number: (status, tries, due) for number, status, tries, due in rows}
+
+
+def listed(text: str) -> list[int]:
+    """The numbers of the deliveries on a page."""
+    return [int(found) for found in re.findall(r'data-label="Delivery"><span><span class="num">(\d+)<', text)]
+
+
+def test_the_list_says_how_each_webhook_fares(
+    teller: Teller, owner: Connection, hook: Webhook, admin: Visitor
+) -> None:
+    """
+    Of the last twenty deliveries, how many failed and are pending; whether it is disabled, and why.
+    """
+    deliver(owner, hook, "failed", 30)
+    deliver(owner, hook, "delivered", 15)
+    deliver(owner, hook, "pending", 2)
+    other = webhooks.register(owner, teller.other.id, "https://other.example/", None, "test")[0]
+    owner.execute(
+        "UPDATE webhooks SET disabled_at = now(), disabled_reason = 'gone' WHERE id = %s", (other.id,)
+    )
+
+    text = admin.get("/admin/webhooks").text
+    disabled = admin.get("/admin/webhooks?disabled=yes").text
+    own = admin.get(f"/admin/webhooks?client={teller.client.id}").text
+
+    assert '<strong class="wrong">3 failed</strong>, 2 pending' in text
+    assert SCRIPT not in text
+    assert [str(other.id) in page for page in (text, disabled, own)] == [True, True, False]
+    assert [str(hook.id) in page for page in (text, disabled, own)] == [True, False, True]
+
+
+def test_deliveries_are_filtered_by_status(owner: Connection, hook: Webhook, admin: Visitor) -> None:
+    """
+    All, or those of one status, newest first, page by page; texts from outside are text.
+    """
+    failed = deliver(owner, hook, "failed", 60)
+    done = deliver(owner, hook, "delivered", 1)
+    base = f"/admin/webhooks/{hook.id}"
+
+    assert listed(admin.get(base).text) == [*done, *reversed(failed)][:50]
+    assert listed(admin.get(f"{base}?status=delivered").text) == done
+    first = admin.get(f"{base}?status=failed").text
+    assert listed(first) == list(reversed(failed))[:50]
+    cursor = re.search(r'name="cursor" value="([^"]+)"', first)
+    assert cursor is not None
+    assert listed(admin.get(f"{base}?status=failed&cursor={cursor[1]}").text) == list(reversed(failed))[50:]
+    assert "said &lt;script&gt;" in first
+    assert SCRIPT not in first
+    assert admin.get(f"{base}?status=lost").status == 422
+    assert admin.get("/admin/webhooks/nothing").status == 404
+
+
+def test_what_batches_have_to_tell_is_said_before_it_is_unfolded(
+    owner: Connection, hook: Webhook, admin: Visitor
+) -> None:
+    """
+    News that no courier has made deliveries of yet is counted apart.
+    """
+    owner.execute(
+        "INSERT INTO fanouts (webhook_id, request_ids, versions) "
+        "SELECT %s, array_agg(gen_random_uuid()), array_agg(2) FROM generate_series(1, 7)",
+        (hook.id,),
+    )
+
+    text = admin.get(f"/admin/webhooks/{hook.id}").text
+
+    assert '<span class="num">7</span> more are on the way to this list' in text
+
+
+def test_one_delivery_is_sent_again(owner: Connection, hook: Webhook, admin: Visitor) -> None:
+    """
+    It is due now, with all its tries; the way leads back to where the button was.
+    """
+    [failed, other] = deliver(owner, hook, "failed", 2)
+    back = f"/admin/webhooks/{hook.id}?status=failed"
+
+    answer = admin.send(f"/admin/deliveries/{failed}/resend", {"back": back})
+
+    assert (answer.status, answer.location) == (303, back)
+    assert states(owner) == {failed: ("pending", 0, True), other: ("failed", 3, False)}
+    assert admin.send(f"/admin/deliveries/{failed}/resend", {"back": "//evil.example"}).location == "/admin"
+    assert admin.send("/admin/deliveries/999/resend").status == 404
+    assert admin.send("/admin/deliveries/x/resend").status == 404
+
+
+def test_all_that_failed_is_sent_again_as_it_was_counted(
+    teller: Teller, owner: Connection, hook: Webhook, admin: Visitor
+) -> None:
+    """
+    The number stands before the button; what fails after it was counted is left alone, and so is what did not fail.
+    """
+    failed = deliver(owner, hook, "failed", 3)
+    done = deliver(owner, hook, "delivered")
+    base = f"/admin/webhooks/{hook.id}"
+    text = admin.get(base).text
+    assert "All <strong>3</strong> deliveries that failed are due at once" in text
+    newest = re.search(r'name="newest" value="(\d+)"', text)
+    assert newest is not None
+    later = deliver(owner, hook, "failed")
+
+    answer = admin.send(f"{base}/resend", {"reason": "they are back", "newest": newest[1]})
+
+    assert answer.status == 303
+    assert "3 deliveries are due now." in admin.get(base).text
+    assert states(owner) == {
+        **dict.fromkeys(failed, ("pending", 0, True)),
+        **dict.fromkeys(done, ("delivered", 3, False)),
+        **dict.fromkeys(later, ("failed", 3, False)),
+    }
+    [line, *_] = teller.admin.get("/v1/admin/audit").json["data"]
+    assert (line["action"], line["reason"], line["detail"]["deliveries"]) == (
+        "deliveries_resent",
+        "they are back",
+        3,
+    )
+    assert admin.send(f"{base}/resend", {"newest": newest[1]}).status == 422
+    assert admin.send(f"{base}/resend", {"reason": "x", "newest": "-1"}).status == 422
+
+
+def test_so_much_is_sent_again_at_once_and_no_more(
+    owner: Connection, hook: Webhook, admin: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    More than the limit: the oldest, and the page says how many that is.
+    """
+    failed = deliver(owner, hook, "failed", 5)
+    monkeypatch.setattr(console_webhooks, "RESENT_MAX", 2)
+    base = f"/admin/webhooks/{hook.id}"
+    assert "the oldest <strong>2</strong> are due at once" in admin.get(base).text
+
+    admin.send(f"{base}/resend", {"reason": "x", "newest": str(failed[-1])})
+
+    assert [status for status, _, _ in states(owner).values()].count("pending") == 2
+    assert {number for number, (status, _, _) in states(owner).items() if status == "pending"} == set(
+        failed[:2]
+    )
+
+
+def test_a_disabled_webhook_is_sent_nothing(owner: Connection, hook: Webhook, admin: Visitor) -> None:
+    """
+    No button for it, and a refusal for who sends the form anyway.
+    """
+    [failed] = deliver(owner, hook, "failed")
+    owner.execute("UPDATE webhooks SET disabled_at = now(), disabled_reason = %s", (SCRIPT,))
+    base = f"/admin/webhooks/{hook.id}"
+    text = admin.get(base).text
+
+    assert "/resend" not in text
+    assert SCRIPT not in text
+    assert admin.send(f"{base}/resend", {"reason": "x", "newest": str(failed)}).status == 409
+    assert admin.send(f"/admin/deliveries/{failed}/resend").status == 409
+    assert states(owner) == {failed: ("failed", 3, False)}
+
+
+def test_a_new_secret_is_shown_once_and_nowhere_else(
+    teller: Teller, owner: Connection, hook: Webhook, admin: Visitor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The answer to the form has it, and is not to be kept; no header, no other page, no audit and no log does.
+    """
+    answer = admin.send(f"/admin/webhooks/{hook.id}/rotate", {"reason": "it leaked"})
+
+    assert answer.status == 200
+    [secret] = set(SECRET.findall(answer.text.replace("&#43;", "+")))
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert secret not in str(answer.headers)
+    for address in ("/admin/webhooks", f"/admin/webhooks/{hook.id}", "/admin/audit"):
+        seen = admin.get(address)
+        assert seen.status == 200
+        assert "whsec_" not in seen.text
+    assert secret not in capsys.readouterr().out
+    [line, *_] = teller.admin.get("/v1/admin/audit").json["data"]
+    assert (line["action"], line["reason"]) == ("webhook_secret_rotated", "it leaked")
+
+
+def test_a_webhook_is_deleted_with_a_reason(teller: Teller, hook: Webhook, admin: Visitor) -> None:
+    """
+    It is gone, and the audit knows why.
+    """
+    base = f"/admin/webhooks/{hook.id}"
+    assert admin.send(f"{base}/delete").status == 422
+
+    assert admin.send(f"{base}/delete", {"reason": "moved"}).location == "/admin/webhooks"
+
+    assert admin.get(base).status == 404
+    [line, *_] = teller.admin.get("/v1/admin/audit").json["data"]
+    assert (line["action"], line["reason"]) == ("webhook_deleted", "moved")
+
+
+def test_operators_read(teller: Teller, owner: Connection, hook: Webhook) -> None:
+    """
+    They see all of it and no button; forms that they send anyway are refused.
+    """
+    [failed] = deliver(owner, hook, "failed")
+    operator = Visitor.signed_in(teller, teller.operator)
+    base = f"/admin/webhooks/{hook.id}"
+
+    text = operator.get(base).text
+
+    assert listed(text) == [failed]
+    assert "<form" not in text.partition("<main")[2]
+    forms = {
+        f"{base}/resend": {"reason": "x", "newest": str(failed)},
+        f"{base}/rotate": {"reason": "x"},
+        f"{base}/delete": {"reason": "x"},
+        f"/admin/deliveries/{failed}/resend": {},
+    }
+    assert [operator.send(address, form).status for address, form in forms.items()] == [403] * 4
+    assert states(owner) == {failed: ("failed", 3, False)}

@@ -1,0 +1,154 @@
+"""
+What a batch promises and nobody would notice by what comes out on a good day: whose order counts, that all of it is
+one transaction, and whose fault is whose.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from processor import batch, database, effects, intake
+from processor.effects import Called
+from processor.errors import DatabaseUnavailable
+from processor.gateways.protocol import Answer
+
+if TYPE_CHECKING:
+    from tests.store.store import Store
+
+
+def test_the_inbox_goes_by_its_own_numbers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Not by the ids of requests, nor by any time: the clock of whoever made them can be wrong, and run backwards.
+    """
+    store.open("sneaker", available=3)
+    backwards = (uuid.UUID(int=number) for number in itertools.count(2**100, -1))
+    monkeypatch.setattr(intake, "new_id", lambda: next(backwards))
+    asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(6)))
+    store.owner.execute("UPDATE inbox SET created_at = now() - seq * interval '1 minute'")
+    assert asked == sorted(asked, reverse=True)
+
+    store.drain("sneaker", limit=2)
+
+    assert store.statuses(asked) == ["completed"] * 3 + ["out_of_stock"] * 3
+    assert [entry[2] for entry in store.entries("sneaker")[1:]] == asked[:3]
+
+
+def test_who_has_an_earlier_number_and_commits_later_is_not_passed_over(store: Store) -> None:
+    """
+    Numbers are given at the INSERT and seen at the COMMIT: a row that comes to light behind others is decided, too.
+    """
+    partition = store.open("sneaker", available=3)
+    [late] = store.accept(store.redeems("sneaker", "late"))
+    with psycopg.connect(store.database.url) as slow:  # as if its transaction were still open
+        slow.execute("DELETE FROM inbox WHERE request_id = %s", (late,))
+        slow.commit()
+        slow.execute(
+            "INSERT INTO inbox (partition, request_id, verb) VALUES (%s, %s, 'decide')", (partition, late)
+        )
+        [quick] = store.accept(store.redeems("sneaker", "quick"))
+        store.drain("sneaker")
+        assert store.statuses([late, quick]) == [None, "completed"]
+        slow.commit()
+
+    store.drain("sneaker")
+
+    assert store.statuses([late, quick]) == ["completed", "completed"]
+
+
+def test_all_that_a_batch_writes_is_written_by_one_transaction(store: Store) -> None:
+    """
+    States, entries, usages, what couriers are to do and whom they are to tell: PostgreSQL notes on each row which
+    transaction wrote it.
+    """
+    store.open("cash", "balance", 100, gateway="bank", per_account_limit=9)
+    store.owner.execute(
+        "INSERT INTO webhooks (id, client_id, url, secret)"
+        " VALUES (gen_random_uuid(), 'shop', 'https://example.com', decode(repeat('00', 24), 'hex'))"
+    )
+    store.owner.execute(
+        "INSERT INTO accounts (client_id, name, email) VALUES ('shop', 'ada', 'ada@example.com')"
+    )
+    store.accept(store.asks("withdrawal", "cash", "ada", 1), store.asks("withdrawal", "cash", "ada", 1_000))
+
+    [report] = store.drain("cash")
+
+    assert report.taken == 2
+    rows = {
+        "decisions": "version = 2 AND request_id IN (SELECT id FROM requests WHERE kind = 'withdrawal')",
+        "entries": "kind = 'hold'",
+        "resources": "true",
+        "usages": "true",
+        "effects": "true",
+        "fanouts": "true",
+        "deliveries": "true",
+        "partitions": "sequence > 0",
+    }
+    writers = {name: _writers(store, name, where) for name, where in rows.items()}
+    assert len(writers["decisions"]) == 1
+    assert writers == dict.fromkeys(rows, writers["decisions"])
+
+
+def test_what_a_gateway_answered_and_what_follows_from_it_are_one_transaction(store: Store) -> None:
+    """
+    A courier that dies after it has recorded an answer must have told the batch, too.
+    """
+    store.open("cash", "balance", 100, gateway="bank")
+    store.accept(store.asks("withdrawal", "cash", "ada", 1))
+    store.drain("cash")
+    with closing(database.connect(store.database.courier_url, application_name="test courier")) as courier:
+        effects.introduce(courier, "bank")
+        [claimed] = effects.claim(courier, "bank", 10, 3, 10.0).effects
+        effects.record(courier, [Called(claimed, Answer("done", reference="r"), None)])
+
+    writers = [_writers(store, name, "true") for name in ("effects", "attempts", "inbox")]
+
+    assert len(writers[0]) == 1
+    assert writers == writers[:1] * 3
+    store.drain("cash")
+
+
+def _writers(store: Store, table: str, where: str) -> set[str]:
+    """The transactions that wrote these rows."""
+    rows = store.owner.execute(f"SELECT DISTINCT xmin::text FROM {table} WHERE {where}")  # noqa: S608
+    return {writer for (writer,) in rows}
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        ("53100", "disk full"),
+        ("53200", "out of memory"),
+        ("40P01", "deadlock"),
+        ("40001", "not serializable"),
+        ("55P03", "a lock was not to be had"),
+        ("57P01", "the server is going down"),
+        ("58030", "a disk that cannot be read"),
+    ],
+)
+def test_a_fault_of_the_infrastructure_parks_nobody(store: Store, state: str, what: str) -> None:
+    """
+    It stops the batch, which is tried again as it was; the requests are not to blame.
+    """
+    partition = store.open("sneaker", available=3)
+    asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(5)))
+    before = store.contents()
+    store.owner.execute(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$BEGIN RAISE EXCEPTION '{what}' USING ERRCODE = '{state}'; END$$"
+    )
+    store.owner.execute("CREATE TRIGGER fail BEFORE INSERT ON entries EXECUTE FUNCTION fail()")
+
+    with pytest.raises(DatabaseUnavailable, match=what):
+        batch.drain_once(store.worker, partition)
+
+    assert store.contents() == before
+    store.owner.execute("DROP TRIGGER fail ON entries")
+    store.reconnect()
+    store.drain("sneaker")
+    assert store.statuses(asked) == ["completed"] * 3 + ["out_of_stock"] * 2

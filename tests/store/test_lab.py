@@ -1,0 +1,375 @@
+"""
+The race lab against a real database: what should hold holds, what should not does not, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processor import batch, database
+from processor.errors import TellerError
+from processor.lab import arena, kept, paused_holder, strategies, tellers_queue
+from processor.lab.strategies import STRATEGIES
+from processor.verify import verify
+from tests.servers import PARTITIONS
+from tests.store.store import intake_of, started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from processor.database import Connection
+    from processor.intake import Receipt, Submission
+    from processor.lab.arena import Arena
+    from processor.lab.outcomes import Outcome
+    from processor.lab.strategies import Turn
+    from processor.settings import Settings
+    from tests.servers import Database
+
+USERS = 20
+#: A race is a matter of luck: so many tries without one are none.
+TRIES = 20
+LOCAL = [name for name, strategy in STRATEGIES.items() if strategy.holds and strategy.turn]
+
+
+@pytest.fixture
+def opened(settings: Settings) -> Iterator[Arena]:
+    """
+    An arena as the page has it: as `teller_api`.
+    """
+    with arena.opened(settings.api_database_url, settings.redis_url) as ready:
+        yield ready
+
+
+@pytest.fixture
+def owner(database: Database) -> Iterator[Connection]:
+    """
+    Somebody who may look everywhere.
+    """
+    with contextlib.closing(_connect(database.url)) as connection:
+        yield connection
+
+
+def _connect(url: str) -> Connection:
+    return database.connect(url, application_name="test")
+
+
+def run(opened: Arena, name: str, users: int = USERS, stock: int = 1) -> Outcome:
+    """One race of a strategy that has a turn."""
+    turn = STRATEGIES[name].turn
+    assert turn is not None
+    return opened.race(name, [turn] * users, stock)
+
+
+def left_behind(owner: Connection) -> list[tuple[int, int]]:
+    """Rows in the tables of the races."""
+    return owner.execute(
+        "SELECT (SELECT count(*) FROM lab_things), (SELECT count(*) FROM lab_approvals)"
+    ).fetchall()
+
+
+@pytest.mark.parametrize("stock", [1, 7, USERS + 5])
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_protection_lets_as_many_through_as_there_are(opened: Arena, name: str, stock: int) -> None:
+    """
+    Approvals, what the users were told, and what is left agree, and everybody got an answer.
+    """
+    outcome = run(opened, name, stock=stock)
+
+    assert (outcome.approved, outcome.final, outcome.race) == (
+        min(USERS, stock),
+        stock - min(USERS, stock),
+        False,
+    )
+    assert [result.error for result in outcome.results] == [None] * USERS
+    assert sum(result.approved for result in outcome.results) == outcome.approved
+    assert outcome.moment() is None
+
+
+def test_the_textbook_gives_the_last_one_away_more_than_once(opened: Arena) -> None:
+    """
+    Read, check, write: with a barrier and nothing staged. What the database counts is what users were told.
+    """
+    outcome = next((one for one in (run(opened, "naive") for _ in range(TRIES)) if one.race), None)
+
+    assert outcome is not None
+    assert outcome.approved > 1
+    assert outcome.approved == sum(result.approved for result in outcome.results)
+    moment = outcome.moment()
+    assert moment is not None
+    assert moment.value == 1
+    # Whoever read before the first had written, read what was there before it.
+    assert all(
+        result.seen == 1
+        for result in outcome.results
+        if (read := result.step("read")) and read.end_ms < moment.written_ms and result.approved
+    )
+    assert outcome.verdict().startswith(f"RACE: {outcome.approved} approved")
+
+
+def test_the_textbook_loses_writes_too(opened: Arena) -> None:
+    """
+    With more pieces than users nobody is told yes too often, and still the books are wrong: what is left is no
+    longer what was not taken.
+    """
+    outcomes = [run(opened, "naive", stock=100) for _ in range(TRIES)]
+
+    lost = next((one for one in outcomes if one.final != 100 - one.approved), None)
+    assert lost is not None
+    assert lost.race
+    assert lost.approved == USERS
+    assert "left" in lost.verdict()
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "broken"),
+    [
+        ("rowlock", "read_quantity_for_update", "read_quantity"),
+        ("atomic", "take_one", "write_quantity"),
+    ],
+)
+def test_a_broken_protection_is_found_out(
+    opened: Arena, monkeypatch: pytest.MonkeyPatch, name: str, query: str, broken: str
+) -> None:
+    """
+    Without FOR UPDATE, or without the condition, it is the textbook again, and the verdict says so.
+    """
+    text = strategies.SQL[broken].replace("%(quantity)s", "quantity - 1")
+    monkeypatch.setitem(strategies.SQL, query, text)
+
+    assert any(run(opened, name).race for _ in range(TRIES))
+
+
+def test_a_redis_lock_that_is_not_taken_protects_nothing(
+    opened: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It is the lock that holds, not the time it costs.
+    """
+    monkeypatch.setattr("redis.lock.Lock.acquire", lambda *_, **__: True)
+    monkeypatch.setattr("redis.lock.Lock.release", lambda *_: None)
+
+    assert any(run(opened, "redislock").race for _ in range(TRIES))
+
+
+def test_a_redis_lock_fails_when_its_holder_is_paused(opened: Arena) -> None:
+    """
+    The second user gets the lock when it has run out; the first goes on, and does not take away the other's lock.
+    """
+    outcome = paused_holder.demonstrate(opened)
+
+    assert outcome.race
+    assert (outcome.approved, outcome.final) == (2, 0)
+    assert [result.seen for result in outcome.results] == [1, 1]
+    assert [result.error for result in outcome.results] == [None, None]
+    holder, other = outcome.results
+    pause, taken = holder.step("pause"), other.step("commit")
+    assert pause is not None
+    assert taken is not None
+    assert pause.start_ms < taken.end_ms <= pause.end_ms
+
+
+def test_steps_are_in_order_on_one_clock(opened: Arena) -> None:
+    """
+    Nothing begins before all are let go, and no step of a user before the one ahead of it has ended.
+    """
+    outcome = run(opened, "redislock", users=3)
+
+    for result in outcome.results:
+        times = [at for step in result.steps for at in (step.start_ms, step.end_ms)]
+        assert times == sorted(times)
+        assert times[0] >= 0
+    assert {step.name for step in outcome.results[0].steps} >= {"wait", "read", "check", "commit"}
+
+
+def test_nothing_is_left_behind(opened: Arena, owner: Connection) -> None:
+    """
+    A race that is over has no rows; what one that was killed left is removed by the next.
+    """
+    owner.execute(
+        "INSERT INTO lab_things (id, quantity, created_at)"
+        " VALUES (gen_random_uuid(), 1, now() - interval '2 hours'), (gen_random_uuid(), 1, now())"
+    )
+    owner.execute("INSERT INTO lab_approvals SELECT id, 1 FROM lab_things")
+
+    run(opened, "naive", users=3)
+
+    assert left_behind(owner) == [(1, 1)]  # of one that may still be under way
+
+
+def test_a_race_that_is_called_off_ends_everybody_and_leaves_nothing(
+    opened: Arena, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Ctrl-C while one user waits in PostgreSQL and another for a lock in Redis.
+    """
+    busy = threading.Semaphore(0)
+    waiting = []
+
+    def in_postgres(turn: Turn) -> None:
+        waiting.append(turn.result)
+        busy.release()
+        turn.connection.execute("SELECT pg_sleep(60)")
+
+    def in_redis(turn: Turn) -> None:
+        assert turn.redis.lock(f"teller:lab:{turn.thing}", timeout=60).acquire(blocking=False)
+        busy.release()
+        strategies.redislock(turn)
+
+    def interrupt(_: object) -> None:
+        assert busy.acquire(timeout=30)
+        assert busy.acquire(timeout=30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(arena.Crowd, "join", interrupt)
+    monkeypatch.setattr(arena, "LEAVE_SECONDS", 30.0)  # the test's machine may be slow
+
+    with pytest.raises(KeyboardInterrupt):
+        opened.race("none", [in_postgres, in_redis], 1)
+
+    assert [result.error for result in waiting] == ["canceling statement due to user request"]
+    assert left_behind(owner) == [(0, 0)]
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("user-")] == []
+
+
+def test_more_users_than_connections_is_one_line(opened: Arena) -> None:
+    """
+    Nobody is let go when not everybody can come, and the line says how many can.
+    """
+    with pytest.raises(arena.TooManyUsers, match=r"^1000 users need .* PostgreSQL has \d+ left"):
+        opened.race("none", [lambda _: None] * 1_000, 1)
+
+
+def test_users_who_were_never_let_go_are_no_verdict(
+    opened: Arena, counter: tellers_queue.Counter, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A machine too busy for so many says so; it does not say that all is well because nobody came.
+    """
+    monkeypatch.setattr(arena, "READY_SECONDS", 0)
+
+    with pytest.raises(arena.NotReady):
+        run(opened, "atomic")
+    with pytest.raises(arena.NotReady):
+        tellers_queue.race(counter, USERS, 1)
+
+    assert left_behind(owner) == [(0, 0)]
+
+
+def test_a_user_whom_the_database_refuses_is_told_so(opened: Arena) -> None:
+    """
+    An error is that user's answer; the others go on, and nothing was approved for it.
+    """
+
+    def refused(turn: Turn) -> None:
+        with turn.transaction():
+            turn.approve()
+            turn.connection.execute("SELECT 1 / 0")
+
+    outcome = opened.race("atomic", [refused, strategies.atomic], 1)
+
+    assert (outcome.approved, outcome.final, outcome.race, outcome.failed) == (1, 0, False, 1)
+    assert [result.approved for result in outcome.results] == [False, True]
+    assert outcome.results[0].error == "division by zero"
+
+
+def test_without_redis_it_says_so(settings: Settings) -> None:
+    """
+    Nobody is let go towards a Redis that is not there.
+    """
+    with (
+        arena.opened(settings.api_database_url, "redis://127.0.0.1:1") as ready,
+        pytest.raises(arena.RedisUnavailable, match=r"^Redis does not answer"),
+    ):
+        ready.need_redis()
+
+
+# ---------------------------------------------------------------- Teller's own way
+
+
+@pytest.fixture
+def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.Counter]:
+    """
+    Where users ask, and nobody else decides.
+    """
+    with (
+        started(intake_of(database)) as [intake],
+        contextlib.closing(_connect(settings.api_database_url)) as control,
+        contextlib.closing(_connect(settings.worker_database_url)) as worker,
+    ):
+        drain: Callable[[int], object] = lambda partition: batch.drain_once(worker, partition)  # noqa: E731
+        yield tellers_queue.Counter(intake.accept, control, PARTITIONS, drain)
+
+
+@pytest.mark.parametrize("stock", [1, 7])
+def test_tellers_queue_lets_as_many_through_as_there_are(
+    counter: tellers_queue.Counter, owner: Connection, stock: int
+) -> None:
+    """
+    The first in the queue get it: real requests, in the ledger, of which nothing waits afterwards.
+    """
+    outcome = tellers_queue.race(counter, USERS, stock)
+
+    assert (outcome.approved, outcome.final, outcome.race) == (stock, 0, False)
+    in_turn = sorted(outcome.results, key=lambda result: result.sequence or 0)
+    assert [result.approved for result in in_turn] == [True] * stock + [False] * (USERS - stock)
+    assert {result.code for result in in_turn[stock:]} == {"out_of_stock"}
+    assert owner.execute("SELECT closed_at IS NOT NULL, client_id FROM resources").fetchall() == [
+        (True, tellers_queue.CLIENT)
+    ]
+    assert owner.execute("SELECT count(*) FROM inbox").fetchall() == [(0,)]
+    assert list(verify(owner)) == []
+
+
+def test_a_queue_that_nobody_decides_is_given_up(
+    counter: tellers_queue.Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A paused partition, or no worker: one line, and no verdict.
+    """
+    monkeypatch.setattr(tellers_queue, "PATIENCE_SECONDS", 0.1)
+    nobody = tellers_queue.Counter(counter.accept, counter.connection, counter.partitions)
+
+    with pytest.raises(tellers_queue.NotDecided, match="is it paused, or is no worker running"):
+        tellers_queue.race(nobody, 2, 1)
+
+
+def test_a_user_whom_intake_refuses_is_told_so(counter: tellers_queue.Counter) -> None:
+    """
+    The others are decided; the verdict counts who got no answer.
+    """
+    accept = counter.accept
+
+    def refusing(submissions: Sequence[Submission]) -> list[Receipt]:
+        if submissions[0].account == "user-2":
+            raise TellerError("no room")
+        return accept(submissions)
+
+    outcome = tellers_queue.race(
+        tellers_queue.Counter(refusing, counter.connection, counter.partitions, counter.drain), 3, 5
+    )
+
+    assert (outcome.approved, outcome.final, outcome.failed) == (2, 3, 1)
+    assert outcome.results[1].error == "no room"
+    assert outcome.verdict() == "holds: 2 approved, 3 left, 1 got no answer"
+
+
+# ---------------------------------------------------------------- results of the page
+
+
+def test_only_the_latest_results_are_kept(
+    settings: Settings, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The oldest go; what is kept is what was saved.
+    """
+    monkeypatch.setattr(kept, "RESULTS_MAX", 3)
+    with contextlib.closing(_connect(settings.api_database_url)) as connection:
+        saved = [kept.save(connection, {"n": number}) for number in range(5)]
+        found = [kept.read(connection, one) for one in saved]
+
+    assert [one and one.document for one in found] == [None, None, {"n": 2}, {"n": 3}, {"n": 4}]
+    assert owner.execute("SELECT count(*) FROM lab_results").fetchall() == [(3,)]
