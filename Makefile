@@ -11,8 +11,13 @@ UV_VERSION := 0.13.9
 up: .venv
 	@exec $(BIN)/teller up
 
+# First what only computes and asks PostgreSQL, several at a time; then what watches the clock, one after the other.
+BESIDE := tests/unit tests/store tests/http tests/cli
+ALONE := tests/embedded tests/flow tests/scenarios tests/faults tests/browser
+
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(BESIDE)
+	$(BIN)/pytest $(ALONE)
 
 # What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
 scenarios: .venv

@@ -6,7 +6,6 @@ Made in the process that serves, after the fork: it has connections and threads.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,7 @@ from processor.intake import Intake
 from workers.doorbell import Announcements, Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import contextlib
 
     from processor.database import Connection, Pool
     from processor.queries import Gauges
@@ -31,10 +30,12 @@ if TYPE_CHECKING:
 #: Connections of one process for reads; intake has its own. Reads are short: more would only queue in PostgreSQL.
 POOL_CONNECTIONS: Final = 8
 #: No read of the API takes longer, in milliseconds.
-STATEMENT_TIMEOUT_MS: Final = 10_000
+STATEMENT_TIMEOUT_MS: Final = 2_500
+#: … nor, with the wait for a connection, in seconds: whatever is away, the answer 503 comes within three.
+READ_SECONDS: Final = 2.7
 #: An insert of intake that takes longer is given up, and its callers told to try again, in milliseconds.
 INTAKE_TIMEOUT_MS: Final = 2_500
-#: The timeouts above are PostgreSQL's; one that says nothing at all is given up so much later, in seconds.
+#: That timeout is PostgreSQL's; one that says nothing at all is given up so much later, in seconds.
 SILENCE_SECONDS: Final = 0.5
 #: A Redis that takes longer to answer counts as away.
 REDIS_TIMEOUT_SECONDS: Final = 0.5
@@ -66,7 +67,6 @@ class Services:
             application_name="teller api",
             size=POOL_CONNECTIONS,
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
-            answer_timeout_seconds=STATEMENT_TIMEOUT_MS / 1_000 + SILENCE_SECONDS,
         )
         doorbell = Doorbell(settings.redis_url)
         waiters = Waiters()
@@ -81,7 +81,9 @@ class Services:
             settings=settings,
             pool=pool,
             intake=intake,
-            keys=Authenticator(lambda: lend(pool), settings.rate_limit, settings.sign_in_limit),
+            keys=Authenticator(
+                lambda: database.lend(pool, READ_SECONDS), settings.rate_limit, settings.sign_in_limit
+            ),
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,
@@ -100,7 +102,7 @@ class Services:
 
     def connection(self) -> contextlib.AbstractContextManager[Connection]:
         """A connection for a few statements. Raises DatabaseUnavailable."""
-        return lend(self.pool)
+        return database.lend(self.pool, READ_SECONDS)
 
     def close(self) -> None:
         """Answer who waits, finish what was accepted, and end."""
@@ -113,17 +115,10 @@ class Services:
         self.pool.close()
 
 
-@contextlib.contextmanager
-def lend(pool: Pool) -> Iterator[Connection]:
-    """A connection of the pool; faults of the infrastructure leave as DatabaseUnavailable."""
-    with database.faults(), pool.connection() as connection:
-        yield connection
-
-
 def _read_gauges(pool: Pool) -> Gauges | None:
     """For the metrics, which are there without a database, too."""
     try:
-        with lend(pool) as connection:
+        with database.lend(pool, READ_SECONDS) as connection:
             return queries.read_gauges(connection)
     except DatabaseUnavailable:
         return None

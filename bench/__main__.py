@@ -36,6 +36,7 @@ WITH_SERVERS = ("drain", "latency", "scale", "courier")
 def main() -> int:
     """Run them; the exit status says whether all parts came to their end."""
     asked = _asked()
+    lab.forget_environment()
     chosen = _plan(asked)
     parts = [part for part in PARTS if asked.only is None or part in asked.only]
     _stop_on_signals()

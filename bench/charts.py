@@ -83,17 +83,13 @@ def bars(title: str, note: str, found: Sequence[Bar]) -> str:
     return _card(title, note, TITLE_HEIGHT + len(found) * BAR_STEP + MARGIN - 8, parts)
 
 
-def lines(
-    title: str,
-    note: str,
-    found: Sequence[Line],
-    *,
-    log_x: bool = False,
-    names: dict[float, str] | None = None,
-) -> str:
-    """Lines over numbers. `log_x`: steps of the x axis are factors; `names`: what stands there at each x."""
-    at = (math.log10) if log_x else float
+def lines(title: str, note: str, found: Sequence[Line], *, log_x: bool = False) -> str:
+    """Lines over numbers, from zero. `log_x`: steps of the x axis are factors, and each x has its mark."""
+    at = math.log10 if log_x else float
     xs = sorted({x for line in found for x, _ in line.points})
+    if not log_x:
+        end = _round_up(xs[-1])
+        xs = [end * step / 4 for step in range(5)]
     top_value = _round_up(max(y for line in found for _, y in line.points))
     left, right = MARGIN + 70.0, WIDTH - MARGIN - 30.0
     top, bottom = TITLE_HEIGHT + 30.0, TITLE_HEIGHT + 30.0 + LINE_HEIGHT
@@ -112,7 +108,7 @@ def lines(
     last = -math.inf
     for x in xs:
         across, _ = place(x, 0)
-        name = (names or {}).get(x, _figure(x))
+        name = _figure(x)
         if across - last >= CHARACTER * len(name) + 8:
             parts.append(_text(across, bottom + 20, name, "note", "middle"))
             last = across

@@ -35,6 +35,17 @@ ROOM = Path(os.environ.get("TELLER_BENCH_ROOM", "/var/tmp"))  # noqa: S108 - a n
 SYNC_WRITES, SYNC_BYTES = 300, 8_192
 
 
+def forget_environment() -> None:
+    """
+    Whatever Teller is told by the environment, is not meant for us: least of all somebody's database.
+    """
+    for name in list(os.environ):
+        if name in ("DATABASE_URL", "REDIS_URL") or (
+            name.startswith("TELLER_") and name != "TELLER_BENCH_ROOM"
+        ):
+            del os.environ[name]
+
+
 @contextlib.contextmanager
 def home() -> Iterator[Path]:
     """A directory for one Teller, gone afterwards."""
@@ -44,11 +55,10 @@ def home() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def servers(**environment: str) -> Iterator[Servers]:
-    """An embedded PostgreSQL and Valkey in a home of their own, or those of DATABASE_URL and REDIS_URL."""
+def servers() -> Iterator[Servers]:
+    """An embedded PostgreSQL and Valkey in a home of their own."""
     with home() as made:
-        given = {name: value for name, value in os.environ.items() if name in ("DATABASE_URL", "REDIS_URL")}
-        settings = Settings.from_environment({"TELLER_HOME": str(made), **given, **environment})
+        settings = Settings.from_environment({"TELLER_HOME": str(made)})
         with serve(settings) as running:
             yield running
 

@@ -10,6 +10,7 @@ import functools
 import importlib.resources
 import logging
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ CONNECT_TIMEOUT_SECONDS: Final = 2
 #: Seconds that a connection of a pool may take to show that it lives, before it is lent: less than a second beyond
 #: the wait for one, for the same 3 s.
 CHECK_TIMEOUT_SECONDS: Final = 0.8
+#: Seconds that a statement is given in any case.
+LEAST_ANSWER_SECONDS: Final = 0.2
 #: How many partitions a database may have.
 MOST_PARTITIONS: Final = 1024
 
@@ -105,38 +108,39 @@ def connect(
         return connection
 
 
-def open_pool(
-    url: str,
-    *,
-    application_name: str,
-    size: int,
-    statement_timeout_ms: int,
-    answer_timeout_seconds: float,
-) -> Pool:
+def open_pool(url: str, *, application_name: str, size: int, statement_timeout_ms: int) -> Pool:
     """
-    At most `size` connections, made when they are needed, checked before they are lent.
+    At most `size` connections, made when they are needed, checked before they are lent (`lend`).
     """
-
-    def configure(connection: _Connection) -> None:
-        connection.answer_timeout_seconds = answer_timeout_seconds
-
-    def check(connection: _Connection) -> None:
-        connection.answer_timeout_seconds = CHECK_TIMEOUT_SECONDS
-        connection.execute("")
-        connection.answer_timeout_seconds = answer_timeout_seconds
-
     return psycopg_pool.ConnectionPool(
         url,
         connection_class=_Connection,
         kwargs=_parameters(application_name, statement_timeout_ms),
-        configure=configure,
         min_size=1,
         max_size=size,
         timeout=CONNECT_TIMEOUT_SECONDS,
-        check=check,
+        check=_check,
         name=application_name,
         open=True,
     )
+
+
+def _check(connection: _Connection) -> None:
+    connection.answer_timeout_seconds = CHECK_TIMEOUT_SECONDS
+    connection.execute("")
+
+
+@contextlib.contextmanager
+def lend(pool: Pool, within_seconds: float) -> Iterator[Connection]:
+    """
+    A connection of the pool. A statement that is not answered so long after the connection was asked for, or a
+    little longer if it was long waited for, is given up. Raises DatabaseUnavailable.
+    """
+    asked_at = time.monotonic()
+    with faults(), pool.connection() as connection:
+        left = within_seconds - (time.monotonic() - asked_at)
+        connection.answer_timeout_seconds = max(left, LEAST_ANSWER_SECONDS)
+        yield connection
 
 
 def _parameters(application_name: str, statement_timeout_ms: int | None) -> dict[str, Any]:

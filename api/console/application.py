@@ -178,7 +178,9 @@ def _to_sign_in(visit: Visit) -> Response:
     address = sign_in.ADDRESS + ("" if wanted == ROOT else "?" + urlencode({"next": wanted}))
     if "HTTP_HX_REQUEST" in visit.environ:
         # htmx would follow a redirect and put the sign-in page into a part of this one.
-        return Ready(b"", 200, [("HX-Redirect", address), ("Content-Length", "0")])
+        return Ready(
+            b"", 200, [("HX-Redirect", address), ("Content-Length", "0"), ("Cache-Control", "no-store")]
+        )
     return _redirect(address, [])
 
 

@@ -1,8 +1,8 @@
 """
 A race against any endpoint: connections first, then all requests at the same instant, and what each was answered.
 
-Where a request has a body, everything but its last byte is sent beforehand: what remains to be sent at the instant
-is one byte a user. Follows no redirect, uses no proxy, reads little of an answer.
+Requests are sent whole: a server may act on the head alone, so holding back a part of the body would let it begin
+too early. Follows no redirect, uses no proxy, reads little of an answer.
 """
 
 from __future__ import annotations
@@ -21,17 +21,11 @@ from processor.errors import TellerError
 from processor.gateways.http import describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
     from types import SimpleNamespace
 
 #: How long all connections together may take, TLS included, in seconds; who is not connected then, stays behind.
 CONNECT_SECONDS: Final = 10.0
-#: How long it may then take until all but the last bytes are sent, in seconds.
-SEND_SECONDS: Final = 5.0
-#: Between that and the instant, in seconds: what was sent shall have arrived, also at a server whose queue of
-#: connections overflowed, which gets it a second time only after some tenths of a second. Linux resets a connection
-#: whose last byte comes before the others.
-SETTLE_SECONDS: Final = 0.5
 #: How long an answer may take, in seconds, from the instant at which all were let go.
 ANSWER_SECONDS: Final = 30.0
 #: How long the rest of an answer is read when its status is there, in seconds.
@@ -167,8 +161,6 @@ class _Gate:
     """Where users wait for each other."""
 
     pending: set[int]
-    #: It opens so long after the last one came.
-    settle_seconds: float = 0.0
     released: asyncio.Event = field(default_factory=asyncio.Event)
     released_at: float = 0.0
 
@@ -179,10 +171,9 @@ class _Gate:
 
     def count_out(self, user: int) -> None:
         """Nobody waits for this one any more: it is ready, or has failed."""
-        if user in self.pending:
-            self.pending.discard(user)
-            if not self.pending:
-                asyncio.get_running_loop().call_later(self.settle_seconds, self.release)
+        self.pending.discard(user)
+        if not self.pending:
+            self.release()
 
     def release(self) -> None:
         """Let all go who are ready."""
@@ -195,34 +186,12 @@ class _Gate:
         return (time.perf_counter() - self.released_at) * 1000 if self.released.is_set() else 0.0
 
 
-class _Start:
-    """Two gates: all are connected; all have sent what comes before the last byte."""
-
-    def __init__(self, users: int) -> None:
-        self.connected = _Gate(set(range(1, users + 1)))
-        self.ready = _Gate(set(range(1, users + 1)), SETTLE_SECONDS)
-
-    def count_out(self, user: int) -> None:
-        """Nobody waits for this one any more: it has failed, or is through."""
-        self.connected.count_out(user)
-        self.ready.count_out(user)
-
-    def release_in_time(self) -> None:
-        """Who is late is not waited for."""
-        loop = asyncio.get_running_loop()
-        loop.call_later(CONNECT_SECONDS, self.connected.release)
-        loop.call_later(CONNECT_SECONDS + SEND_SECONDS, self.ready.release)
-
-
 async def _race(call: Call, users: int, wanted: Wanted) -> list[Reply]:
-    start = _Start(users)
+    gate = _Gate(set(range(1, users + 1)))
     trace = aiohttp.TraceConfig()
 
     async def connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-        user: int = context.trace_request_ctx
-        await start.connected.wait(user)
-        if call.body is None:
-            await start.ready.wait(user)
+        await gate.wait(context.trace_request_ctx)
 
     trace.on_connection_create_end.append(connected)
     connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=ssl.create_default_context())
@@ -232,48 +201,40 @@ async def _race(call: Call, users: int, wanted: Wanted) -> list[Reply]:
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
     ) as session:
-        start.release_in_time()
+        asyncio.get_running_loop().call_later(CONNECT_SECONDS, gate.release)
         return await asyncio.gather(
-            *(_ask(session, call.of(user), user, start, wanted) for user in range(1, users + 1))
+            *(_ask(session, call.of(user), user, gate, wanted) for user in range(1, users + 1))
         )
 
 
-async def _ask(session: aiohttp.ClientSession, call: Call, user: int, start: _Start, wanted: Wanted) -> Reply:
-    asking = asyncio.create_task(_send(session, call, user, start.ready, wanted))
+async def _ask(session: aiohttp.ClientSession, call: Call, user: int, gate: _Gate, wanted: Wanted) -> Reply:
+    asking = asyncio.create_task(_send(session, call, user, gate, wanted))
     try:
-        released = asyncio.create_task(start.ready.released.wait())
+        released = asyncio.create_task(gate.released.wait())
         await asyncio.wait([asking, released], return_when="FIRST_COMPLETED")
-        start.count_out(user)
+        gate.count_out(user)
         return await asyncio.wait_for(asking, ANSWER_SECONDS)
     except TimeoutError:
-        return Reply(user, start.ready.ms(), error=f"no answer within {ANSWER_SECONDS:.0f} s")
+        return Reply(user, gate.ms(), error=f"no answer within {ANSWER_SECONDS:.0f} s")
     except aiohttp.ClientConnectorError as fault:
         error = f"no connection: {fault.os_error.strerror or fault.os_error}"
-        return Reply(user, start.ready.ms(), error=error)
+        return Reply(user, gate.ms(), error=error)
     except (aiohttp.ClientError, OSError, ValueError) as fault:
-        return Reply(user, start.ready.ms(), error=describe(fault))
+        return Reply(user, gate.ms(), error=describe(fault))
 
 
-async def _send(session: aiohttp.ClientSession, call: Call, user: int, ready: _Gate, wanted: Wanted) -> Reply:
-    async def slowly(body: bytes) -> AsyncIterator[bytes]:
-        """All but the last byte, and that one when everybody is there."""
-        if body[:-1]:
-            yield body[:-1]
-        await ready.wait(user)
-        yield body[-1:]
-
-    headers = dict(call.headers)
-    data = None
-    if call.body is not None:
-        sent = call.body.encode()
-        headers["Content-Length"] = str(len(sent))
-        data = slowly(sent)
+async def _send(session: aiohttp.ClientSession, call: Call, user: int, gate: _Gate, wanted: Wanted) -> Reply:
     async with session.request(
-        call.method, call.url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=user
+        call.method,
+        call.url,
+        data=None if call.body is None else call.body.encode(),
+        headers=call.headers,
+        allow_redirects=False,
+        trace_request_ctx=user,
     ) as response:
         text = await _read(response)
         succeeded = response.status in wanted.statuses and (wanted.text is None or wanted.text in text)
-        return Reply(user, ready.ms(), response.status, succeeded, text[:BODY_CHARACTERS_KEPT])
+        return Reply(user, gate.ms(), response.status, succeeded, text[:BODY_CHARACTERS_KEPT])
 
 
 async def _read(response: aiohttp.ClientResponse) -> str:

@@ -205,6 +205,8 @@ def send_forms(visitor: Visitor) -> None:
         assert begun.status == 303, begun.text
         assert visitor.get(str(begun.location)).status == 200
         assert visitor.send(f"{begun.location}/stop").status == 303
+    made = visitor.send("/admin/keys", {"name": "one more", "role": "client", "client": "client-7"})
+    assert made.status == 200, made.text
     hook = "/admin/webhooks/00000000-0000-7000-8000-000000000001"
     resent = visitor.send(f"{hook}/resend", {"reason": "x", "newest": "1000000"})
     assert resent.status == 303, resent.text

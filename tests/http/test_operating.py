@@ -182,6 +182,28 @@ def test_a_postgresql_that_says_nothing_is_503_within_three_seconds_too(
     assert max(seconds for *_, seconds in answers) < 3.5
 
 
+def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
+    settings: Settings, teller: Teller
+) -> None:
+    """
+    It had its connection, and asked its question: it gets no answer, and waits no longer than the others.
+    """
+    assert teller.client.get("/v1/requests").status_code == 200
+    owner = database.connect(settings.database_url, application_name="test owner")
+    with ThreadPoolExecutor(1) as threads, owner, owner.transaction():
+        owner.execute("LOCK TABLE requests")
+        began = time.monotonic()
+        asked = threads.submit(teller.client.get, "/v1/requests")
+        while not owner.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
+            assert time.monotonic() - began < 5
+        with silent_postgres(settings.database_url):
+            answer = asked.result()
+            seconds = time.monotonic() - began
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert seconds < 3.5
+
+
 def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: Settings) -> None:
     """
     PostgreSQL falls silent in the middle of a transaction: a fault of the infrastructure, and the connection ends.

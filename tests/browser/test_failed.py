@@ -1,0 +1,136 @@
+"""
+A stuck request, found, understood and replayed in a browser; and a withdrawal that waits for another person's word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.browser.desk import Desk
+
+METADATA = {"order": "A-17", "channel": "branch 7"}
+
+
+def stuck(desk: Desk, resource: str, count: int) -> list[str]:
+    """Withdrawals that failed: their gateway was away."""
+    desk.open(resource, "balance", 1_000_000, gateway="sandbox", unit="EUR")
+    return [
+        desk.withdraw(resource, f"ada-{number}", 1_250 + number, destination="unavailable", metadata=METADATA)
+        for number in range(count)
+    ]
+
+
+def heal(desk: Desk, requests: list[str]) -> None:
+    """The sandbox gateway has paid these, and says so from now on."""
+    for request in requests:
+        desk.owner.execute("INSERT INTO sandbox_payouts (request_id) VALUES (%s)", (request,))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_pages_are_for_everybody(desk: Desk, look: str) -> None:
+    """
+    Axe finds nothing serious, nothing is wider than its window, and the policy refuses nothing.
+    """
+    name = f"branch-{look}"
+    [first, *_] = stuck(desk, name, 3)
+    desk.open(f"vault-{look}", "balance", 1_000_000, approve_above=100, unit="EUR")
+    big = desk.withdraw(f"vault-{look}", "bob", 50_000, wait=0, destination="DE02 1203 0000 0000 2020 51")
+    with desk.look(desk.admin, look) as page:
+        pages = {
+            "failed": f"/admin/failed?resource={name}",
+            "failed-none": "/admin/failed?account=nobody",
+            "failed-preview": f"/admin/failed/preview?action=replay&resource={name}",
+            "failed-refund": f"/admin/failed/preview?action=refund&resource={name}",
+            "request": f"/admin/requests/{first}",
+            "approvals": "/admin/approvals",
+            "request-approval": f"/admin/requests/{big}",
+        }
+        for title, address in pages.items():
+            look_at(page, address, f"{title}-{look}")
+        page.goto(pages["failed-preview"])
+        page.get_by_label("Reason").fill("the bank is back")
+        page.get_by_role("button", name="Replay 3 requests").click()
+        page.wait_for_url("**/admin/failed/actions/*")
+        page.get_by_text("Failed again", exact=True).wait_for()
+        check_accessible(page)
+        check_fits(page)
+        screenshot(page, f"bulk-action-{look}")
+        look_at(page, f"/admin/requests/{first}", f"request-again-{look}")
+
+
+def look_at(page: Page, address: str, title: str) -> None:
+    """A page is fit for everybody."""
+    page.goto(address)
+    check_accessible(page)
+    check_fits(page)
+    screenshot(page, title)
+
+
+def test_a_failed_request_is_found_and_all_that_match_are_replayed(desk: Desk) -> None:
+    """
+    Signed in; found by its resource; what is wrong is read; all that match are previewed and replayed; they complete
+    while one looks.
+    """
+    asked = stuck(desk, "stuck", 3)
+    with desk.look(desk.operator) as page:
+        page.get_by_label("Sections").get_by_role("link", name="Failed").click()
+        page.get_by_label("Resource").fill("stuck")
+        page.get_by_role("button", name="Filter").click()
+        page.get_by_text("3 requests match").wait_for()
+        page.get_by_role("link", name=asked[0]).click()
+        page.get_by_role("heading", name="What went wrong: gateway unreachable").wait_for()
+        page.go_back()
+        heal(desk, asked)
+        page.get_by_role("link", name="Replay all 3").click()
+        page.get_by_role("heading", name="Replay 3 failed requests?").wait_for()
+        page.get_by_label("Reason").fill("the bank is back")
+        page.get_by_role("button", name="Replay 3 requests").click()
+
+        page.wait_for_url("**/admin/failed/actions/*")
+        page.get_by_text("Completed", exact=True).wait_for()
+        page.get_by_role("link", name=asked[0]).click()
+        page.get_by_text("the bank is back").first.wait_for()
+
+    assert {desk.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
+
+
+def test_without_javascript_a_replay_works(desk: Desk) -> None:
+    """
+    The same by forms and pages alone: the page that tells the progress loads itself anew.
+    """
+    asked = stuck(desk, "plain", 2)
+    heal(desk, asked)
+    with desk.look(desk.operator, scripts=False) as page:
+        page.goto("/admin/failed?resource=plain")
+        page.get_by_role("link", name="Replay all 2").click()
+        page.get_by_label("Reason").fill("the bank is back")
+        page.get_by_role("button", name="Replay 2 requests").click()
+        page.wait_for_url("**/admin/failed/actions/*")
+        page.get_by_text("Completed", exact=True).wait_for()
+
+    assert {desk.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
+
+
+def test_a_withdrawal_is_approved(desk: Desk) -> None:
+    """
+    Above the limit it waits; an operator, who is of another client, says yes, and it is done.
+    """
+    desk.open("safe", "balance", 1_000, approve_above=10, unit="EUR")
+    big = desk.withdraw("safe", "carl", 50, wait=0)
+    with desk.look(desk.operator) as page:
+        page.get_by_label("Sections").get_by_role("link", name="Approvals").click()
+        card = page.locator("section.card", has=page.get_by_role("link", name=big))
+        card.get_by_label("Reason").fill("he called us")
+        card.get_by_role("button", name="Approve").click()
+        page.get_by_text("Approved: it is decided in its turn.").wait_for()
+
+        page.goto(f"/admin/requests/{big}")
+        page.get_by_text("he called us").wait_for()
+        page.locator(".head .badge", has_text="completed").wait_for()
