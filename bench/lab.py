@@ -129,6 +129,8 @@ def machine(servers: Servers) -> dict[str, Any]:
             f" Valkey {_valkey()}",
             "durability": f"fsync {show('fsync')}, synchronous_commit {show('synchronous_commit')},"
             f" full_page_writes {show('full_page_writes')}",
+            "busy with other things": f"load average {os.getloadavg()[0]:.1f} when it began; a busy machine's"
+            " figures are worth little",
             "one sync of 8 KiB": f"median {sync[0]:.3f} ms, p99 {sync[1]:.3f} ms (fdatasync, {SYNC_WRITES} writes)",
         }
 

@@ -25,6 +25,8 @@ from processor.records import Document
 
 #: Requests in one part.
 PART_LIMIT: Final = 1_000
+#: Who stops an action whose beginner may do nothing any more.
+KEY_IS_NO_MORE: Final = "the end of the key that began it"
 
 Action = Literal["replay", "refund"]
 #: Hands refunds to intake; for each, in order, what it says.
@@ -155,13 +157,17 @@ def begin(
 
 def go_on(connection: Connection, action_id: UUID, accept: Accept) -> Part | None:
     """
-    Do the next part. None: there is none, or somebody else is at it. Raises DatabaseUnavailable.
+    Do the next part. None: there is none, or somebody else is at it; or the key of whoever began it was revoked
+    or has expired, which stops it. Raises DatabaseUnavailable.
     """
     with database.faults(), connection.transaction():
         row = connection.execute(SQL["lock_action"], {"id": action_id}).fetchone()
         if row is None:
             return None
         action = BulkAction(*row)
+        if connection.execute(SQL["is_key_valid"], {"key_id": action.key_id}).fetchone() == (False,):
+            connection.execute(SQL["stop"], {"id": action_id, "actor": KEY_IS_NO_MORE})
+            return None
         items = connection.execute(
             SQL["next_items"], {"id": action_id, "done": action.done, "limit": PART_LIMIT}
         ).fetchall()

@@ -94,6 +94,9 @@ def list_failed(visit: Visit) -> Page:
         found = failures.list_failed(connection, chosen, LISTED, wanted.cursor)
         summary = failures.sum_up(connection, chosen)
         recent = bulk.list_actions(connection, RECENT)
+    for action in recent:
+        if action.finished_at is None:  # whoever was at it may be no more
+            visit.memory.runner.go_on(visit.services, action.id)
     fields = wanted.fields()
     context = {
         "found": found,

@@ -30,7 +30,7 @@ CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "await
 #: Lines of the audit that are shown.
 SAID_MAX: Final = 50
 
-pages = Pages("failed")
+pages = Pages("")
 
 Reason = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
 

@@ -146,9 +146,10 @@ def race(
     Without --url: real connections to a real database, once for each strategy, in tables that are there for this
     alone. The naive one is there to be seen failing; exit status 1 when another one lets a race through.
 
-    With --url: the same against any endpoint. All connect first (for 10 s at most), and then send at the same
-    instant. Answers may take 30 s; redirects are not followed. {n} in URL, body and headers is the number of the user, {uuid} another one each time. Exit status 1
-    when more than --expect succeed.
+    With --url: the same against any endpoint. All connect first (for 10 s at most); then all but the last byte of
+    each body is sent at one instant, and half a second later the last bytes at another. Answers may take 30 s;
+    redirects are not followed. {n} in URL, body and headers is the number of the user, {uuid} another one each time.
+    Exit status 1 when more than --expect succeed.
 
     \b
     teller race --users 50 --stock 1

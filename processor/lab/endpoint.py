@@ -1,8 +1,9 @@
 """
 A race against any endpoint: connections first, then all requests at the same instant, and what each was answered.
 
-Requests are sent whole: a server may act on the head alone, so holding back a part of the body would let it begin
-too early. Follows no redirect, uses no proxy, reads little of an answer.
+A request with a body is sent in two: all but its last byte at one instant, and the last byte at a second one. So a
+server that acts on the head alone is tried, and one that reads the body first, too. Follows no redirect, uses no
+proxy, reads little of an answer.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ from processor.errors import TellerError
 from processor.gateways.http import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from types import SimpleNamespace
 
 #: How long all connections together may take, TLS included, in seconds; who is not connected then, stays behind.
 CONNECT_SECONDS: Final = 10.0
+#: How long it may then take until all but the last bytes are sent, in seconds.
+SEND_SECONDS: Final = 5.0
+#: Between that and the instant, in seconds: what was sent shall have arrived, also at a server whose queue of
+#: connections overflowed, which gets it a second time only after some tenths of a second. Linux resets a connection
+#: whose last byte comes before the others.
+SETTLE_SECONDS: Final = 0.5
 #: How long an answer may take, in seconds, from the instant at which all were let go.
 ANSWER_SECONDS: Final = 30.0
 #: How long the rest of an answer is read when its status is there, in seconds.
@@ -161,6 +168,8 @@ class _Gate:
     """Where users wait for each other."""
 
     pending: set[int]
+    #: It opens so long after the last one came.
+    settle_seconds: float = 0.0
     released: asyncio.Event = field(default_factory=asyncio.Event)
     released_at: float = 0.0
 
@@ -171,9 +180,10 @@ class _Gate:
 
     def count_out(self, user: int) -> None:
         """Nobody waits for this one any more: it is ready, or has failed."""
-        self.pending.discard(user)
-        if not self.pending:
-            self.release()
+        if user in self.pending:
+            self.pending.discard(user)
+            if not self.pending:
+                asyncio.get_running_loop().call_later(self.settle_seconds, self.release)
 
     def release(self) -> None:
         """Let all go who are ready."""
@@ -186,12 +196,38 @@ class _Gate:
         return (time.perf_counter() - self.released_at) * 1000 if self.released.is_set() else 0.0
 
 
+class _Start:
+    """Two gates: all are connected; all have sent what comes before the last byte."""
+
+    def __init__(self, users: int) -> None:
+        self.connected = _Gate(set(range(1, users + 1)))
+        self.ready = _Gate(set(range(1, users + 1)), SETTLE_SECONDS)
+
+    def count_out(self, user: int) -> None:
+        """Nobody waits for this one any more: it has failed, or is through."""
+        self.connected.count_out(user)
+        self.ready.count_out(user)
+
+    def ms(self) -> float:
+        """Milliseconds since the second gate opened; of an answer that did not wait for it, since the first."""
+        return (self.ready if self.ready.released.is_set() else self.connected).ms()
+
+    def release_in_time(self) -> None:
+        """Who is late is not waited for."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(CONNECT_SECONDS, self.connected.release)
+        loop.call_later(CONNECT_SECONDS + SEND_SECONDS, self.ready.release)
+
+
 async def _race(call: Call, users: int, wanted: Wanted) -> list[Reply]:
-    gate = _Gate(set(range(1, users + 1)))
+    start = _Start(users)
     trace = aiohttp.TraceConfig()
 
     async def connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-        await gate.wait(context.trace_request_ctx)
+        user: int = context.trace_request_ctx
+        await start.connected.wait(user)
+        if call.body is None:
+            await start.ready.wait(user)
 
     trace.on_connection_create_end.append(connected)
     connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=ssl.create_default_context())
@@ -201,40 +237,50 @@ async def _race(call: Call, users: int, wanted: Wanted) -> list[Reply]:
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
     ) as session:
-        asyncio.get_running_loop().call_later(CONNECT_SECONDS, gate.release)
+        start.release_in_time()
         return await asyncio.gather(
-            *(_ask(session, call.of(user), user, gate, wanted) for user in range(1, users + 1))
+            *(_ask(session, call.of(user), user, start, wanted) for user in range(1, users + 1))
         )
 
 
-async def _ask(session: aiohttp.ClientSession, call: Call, user: int, gate: _Gate, wanted: Wanted) -> Reply:
-    asking = asyncio.create_task(_send(session, call, user, gate, wanted))
+async def _ask(session: aiohttp.ClientSession, call: Call, user: int, start: _Start, wanted: Wanted) -> Reply:
+    asking = asyncio.create_task(_send(session, call, user, start, wanted))
     try:
-        released = asyncio.create_task(gate.released.wait())
+        released = asyncio.create_task(start.ready.released.wait())
         await asyncio.wait([asking, released], return_when="FIRST_COMPLETED")
-        gate.count_out(user)
+        start.count_out(user)
         return await asyncio.wait_for(asking, ANSWER_SECONDS)
     except TimeoutError:
-        return Reply(user, gate.ms(), error=f"no answer within {ANSWER_SECONDS:.0f} s")
+        return Reply(user, start.ms(), error=f"no answer within {ANSWER_SECONDS:.0f} s")
     except aiohttp.ClientConnectorError as fault:
         error = f"no connection: {fault.os_error.strerror or fault.os_error}"
-        return Reply(user, gate.ms(), error=error)
+        return Reply(user, start.ms(), error=error)
     except (aiohttp.ClientError, OSError, ValueError) as fault:
-        return Reply(user, gate.ms(), error=describe(fault))
+        return Reply(user, start.ms(), error=describe(fault))
 
 
-async def _send(session: aiohttp.ClientSession, call: Call, user: int, gate: _Gate, wanted: Wanted) -> Reply:
+async def _send(
+    session: aiohttp.ClientSession, call: Call, user: int, start: _Start, wanted: Wanted
+) -> Reply:
+    async def slowly(body: bytes) -> AsyncIterator[bytes]:
+        """All but the last byte, and that one when everybody is there."""
+        if body[:-1]:
+            yield body[:-1]
+        await start.ready.wait(user)
+        yield body[-1:]
+
+    headers = dict(call.headers)
+    data = None
+    if call.body is not None:
+        sent = call.body.encode()
+        headers["Content-Length"] = str(len(sent))
+        data = slowly(sent)
     async with session.request(
-        call.method,
-        call.url,
-        data=None if call.body is None else call.body.encode(),
-        headers=call.headers,
-        allow_redirects=False,
-        trace_request_ctx=user,
+        call.method, call.url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=user
     ) as response:
         text = await _read(response)
         succeeded = response.status in wanted.statuses and (wanted.text is None or wanted.text in text)
-        return Reply(user, gate.ms(), response.status, succeeded, text[:BODY_CHARACTERS_KEPT])
+        return Reply(user, start.ms(), response.status, succeeded, text[:BODY_CHARACTERS_KEPT])
 
 
 async def _read(response: aiohttp.ClientResponse) -> str:

@@ -32,6 +32,13 @@ SELECT {action_columns}
    AND finished_at IS NULL
    FOR UPDATE SKIP LOCKED;
 
+-- is_key_valid --
+-- Whether whoever began it may still do anything.
+SELECT EXISTS (SELECT FROM api_keys
+                WHERE id = %(key_id)s
+                  AND revoked_at IS NULL
+                  AND (expires_at IS NULL OR expires_at > clock_timestamp()));
+
 -- next_items --
 SELECT place, request_id
   FROM bulk_items

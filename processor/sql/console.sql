@@ -109,7 +109,7 @@ SELECT {resource_columns}
 -- The requests that came with this idempotency key, one of each client at the most.
 SELECT {request_columns}
   FROM clients c
- CROSS JOIN LATERAL (SELECT * FROM requests r WHERE r.client_id = c.id AND r.idempotency_key = %(key)s) AS r
+ CROSS JOIN LATERAL (SELECT * FROM requests r WHERE r.client_id = c.id AND r.idempotency_key = %(key)s LIMIT 1) AS r
   LEFT JOIN decisions d ON d.request_id = r.id AND d.current
  ORDER BY r.id DESC
  LIMIT %(limit)s;

@@ -297,6 +297,24 @@ def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: py
     assert not runner.do_part(bank.services, where_id(where))
 
 
+def test_an_action_ends_with_the_key_that_began_it(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    As a session does: once the key is revoked, no more is sent.
+    """
+    part_by_part(monkeypatch, 2)
+    for _ in range(4):
+        bank.park("bank", 1)
+    where = act(Visitor.signed_in(bank, bank.operator), "replay")
+    with database.connect(bank.settings.database_url, application_name="test") as connection:
+        connection.execute("UPDATE api_keys SET revoked_at = now() WHERE client_id = %s", (bank.operator.id,))
+
+    assert not runner.do_part(bank.services, where_id(where))
+
+    page = Visitor.signed_in(bank, bank.admin).get(where).text
+    assert "2 of 4, stopped by the end of the key that began it" in page
+    assert len(audit(bank, "replay")) == 2
+
+
 def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Two processes at the same action, and a replay by hand in between: each request is sent once.

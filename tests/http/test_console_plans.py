@@ -27,9 +27,11 @@ from processor import (
     inspection,
     keys,
 )
+from tests.conftest import NEWEST, OLDEST
 from tests.http.conftest import Client, Teller
 from tests.http.console_visitors import Visitor
 from tests.http.test_console_failed import fields
+from tests.servers import find_oldest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,14 +60,16 @@ ACTION: Final = "00000000-0000-7000-8000-000000000001"
 _STATEMENT: Final = re.compile(r"(?:--[^\n]*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b")
 
 
-@pytest.fixture(scope="module")
-def crowded(servers: Settings, clones: Callable[[str], Clones]) -> Iterator[Teller]:
+@pytest.fixture(scope="module", params=[NEWEST, OLDEST] if find_oldest() else [NEWEST])
+def crowded(
+    request: pytest.FixtureRequest, servers: Settings, clones: Callable[[str], Clones]
+) -> Iterator[Teller]:
     """
-    The application on a database with a past.
+    The application on a database with a past: on each PostgreSQL, for each has a planner of its own.
     """
     text = (Path(__file__).parent / "crowded.sql").read_text()
     filling, vacuum, tables = text.rpartition("VACUUM")
-    with clones("embedded").clone() as clone:
+    with clones(request.param).clone() as clone:
         with psycopg.connect(clone.url, autocommit=True) as owner:
             owner.execute(filling.encode())
             owner.execute((vacuum + tables).encode())

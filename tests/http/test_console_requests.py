@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from processor import database, webhooks
 from processor.gateways.protocol import Answer
 from processor.rules import DECIDE
 from tests.http.console_visitors import Visitor
@@ -211,3 +212,49 @@ def test_a_traceback_is_for_those_who_run_teller_alone(bank: Teller, monkeypatch
     assert "It holds nothing" in page
     for path in (f"/v1/requests/{asked}", f"/v1/requests/{asked}/events"):
         assert b"a fault in a rule" not in bank.client.get(path).data
+
+
+def test_every_kind_of_request_has_a_page(bank: Teller) -> None:
+    """
+    Openings, deposits, amendments, refunds, closings: whatever there is of them, decided or not.
+    """
+    admin = Visitor.signed_in(bank, bank.admin)
+    done = bank.withdraw("vault", 5)
+    asked = [
+        bank.admin.post("/v1/deposits", {"resource": "vault", "amount": 5}),
+        bank.admin.call("PATCH", "/v1/resources/vault", json={"overdraft": 7, "metadata": {"a": [1, True]}}),
+        bank.admin.post(f"/v1/admin/requests/{done}/refund", {"reason": "x"}),
+        bank.admin.post("/v1/resources", {"id": "new", "kind": "stock", "available": 0, "unit": "piece"}),
+        bank.admin.post("/v1/resources/vault/close", {}),
+    ]
+    for _ in range(2):
+        for answer in asked:
+            assert answer.status_code == 202, answer.json
+            page = admin.get(f"/admin/requests/{answer.json['id']}")
+            assert page.status == 200, page.text
+        bank.drain()
+
+
+def test_who_was_told_is_shown_and_can_be_told_again(bank: Teller) -> None:
+    """
+    Each delivery with its state; sending it again is an admin's, and comes back to this page.
+    """
+    asked = bank.withdraw("vault", 5)
+    with database.connect(bank.settings.database_url, application_name="test") as connection:
+        hook = webhooks.register(connection, bank.client.id, "https://x.example/hook", None, "test")[0].id
+        [(number,)] = connection.execute(
+            "INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, tries, last_status)"
+            " VALUES (%s, 2, 'request.completed', %s, 'failed', NULL, 8, 500) RETURNING id",
+            (asked, hook),
+        ).fetchall()
+    operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
+    address = f"/admin/requests/{asked}"
+    assert "https://x.example/hook" in operator.get(address).text
+    assert "Send again" not in operator.get(address).text
+    form = fields(admin.get(address).text, f"/admin/deliveries/{number}/resend")
+
+    answer = admin.send(f"/admin/deliveries/{number}/resend", form)
+
+    assert (answer.status, answer.location) == (303, address)
+    assert "Send again" not in admin.get(address).text  # it is on its way
+    assert "A delivery was sent again" in way(admin, asked)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.http.conftest import Reply, Teller
 
 PATH = "/sandbox/gateway"
+#: The id of a request that there is not.
+OTHER = "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4"
 
 
 @pytest.fixture
@@ -151,8 +153,8 @@ def test_one_payout_for_each_key_whatever_the_concurrency(
         {"webhook_signature": "v1,\xff"},
         {"webhook_timestamp": "soon"},
         {"webhook_timestamp": "9" * 40},
-        {"webhook_id": str(uuid.uuid4())},
-        {"Idempotency_Key": str(uuid.uuid4())},
+        {"webhook_id": OTHER},
+        {"Idempotency_Key": OTHER},
         {"data": b'{"destination": "somebody else"}'},
     ],
     ids=str,

@@ -490,7 +490,9 @@ def test_what_waits_to_be_delivered_is_counted(teller: Teller) -> None:
     assert 'teller_gateway_breaker_open{gateway="sandbox"} 0.0' in lines
 
 
-@pytest.mark.parametrize("named", ["nonsense", "019aa9c2f1c47d2a8b3e5f60718293a4", str(uuid.uuid4())])
+@pytest.mark.parametrize(
+    "named", ["nonsense", "019aa9c2f1c47d2a8b3e5f60718293a4", "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4"]
+)
 def test_an_unknown_webhook_is_not_found(teller: Teller, named: str) -> None:
     """
     And neither is what is no id.
