@@ -26,7 +26,7 @@ from processor.errors import DatabaseUnavailable, SchemaError
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 #: The schema that this code works with; `schema.sql` describes it.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 #: The oldest PostgreSQL that has what the queries use.
 OLDEST_SERVER: Final = 15
 #: First half of the advisory lock of a partition; the second is its number.
@@ -231,7 +231,8 @@ def read_installation(connection: Connection) -> Installation:
         )
     if version < SCHEMA_VERSION:
         raise SchemaError(
-            f"the database has schema version {version}, this Teller needs {SCHEMA_VERSION}: run `teller migrate`"
+            f"the database has schema version {version}, of a Teller before its first release, and this one needs"
+            f" {SCHEMA_VERSION}: start with an empty database (without DATABASE_URL: with another TELLER_HOME)"
         )
     return Installation(version, partitions)
 

@@ -427,7 +427,7 @@ def test_another_number_of_partitions_is_refused(empty_database: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(99, "upgrade Teller"), (0, "run `teller migrate`")])
+@pytest.mark.parametrize(("version", "advice"), [(99, "upgrade Teller"), (1, "start with an empty database")])
 def test_a_schema_of_another_version_is_refused(empty_database: str, version: int, advice: str) -> None:
     """
     A database of a newer or older Teller is left alone, with advice.
