@@ -161,8 +161,8 @@ def test_a_database_without_the_schema_is_told_what_to_do(
     first = teller("migrate")
     again = teller("migrate", "--json")
 
-    assert (first.status, first.out) == (0, "made the schema, version 1, with 64 partitions\n")
-    assert again.document == {"migrated": "the schema is at version 1 already; 64 partitions"}
+    assert (first.status, first.out) == (0, "made the schema, version 2, with 64 partitions\n")
+    assert again.document == {"migrated": "the schema is at version 2 already; 64 partitions"}
     assert teller("keys", "list", "--json").document == {"data": []}
     monkeypatch.setenv("TELLER_PARTITIONS", "8")
     assert "made with 64" in teller("migrate", "--json").refuses(1, "schema_mismatch")

@@ -397,7 +397,7 @@ def test_migrating_twice_changes_nothing(empty_database: str) -> None:
     """
     The first migration makes the schema, the second one says that it is there.
     """
-    assert database.migrate(empty_database, 7) == "made the schema, version 1, with 7 partitions"
+    assert database.migrate(empty_database, 7) == "made the schema, version 2, with 7 partitions"
     assert "already" in database.migrate(empty_database, 7)
     with database.connect(empty_database, application_name="test") as connection:
         assert database.read_installation(connection) == database.Installation(1, 7)
