@@ -400,7 +400,7 @@ def test_migrating_twice_changes_nothing(empty_database: str) -> None:
     assert database.migrate(empty_database, 7) == "made the schema, version 2, with 7 partitions"
     assert "already" in database.migrate(empty_database, 7)
     with database.connect(empty_database, application_name="test") as connection:
-        assert database.read_installation(connection) == database.Installation(1, 7)
+        assert database.read_installation(connection) == database.Installation(database.SCHEMA_VERSION, 7)
         assert connection.execute("SELECT array_agg(id ORDER BY id) FROM partitions").fetchall() == [
             (list(range(7)),)
         ]
