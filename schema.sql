@@ -552,14 +552,18 @@ CREATE TRIGGER never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE
 CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON decisions FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
-CREATE FUNCTION only_supersede() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_revision() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.current AND NOT NEW.current AND to_jsonb(OLD) - 'current' = to_jsonb(NEW) - 'current' THEN
-        RETURN NEW;
-    END IF;
     RAISE EXCEPTION 'decisions can only be superseded, never changed' USING ERRCODE = 'integrity_constraint_violation';
 END $$;
-CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW EXECUTE FUNCTION only_supersede();
+CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
+    WHEN (NOT OLD.current OR NEW.current
+          OR (OLD.request_id, OLD.version, OLD.status, OLD.stage, OLD.code, OLD.reason, OLD.reference, OLD.refunded,
+              OLD.sequence, OLD.decided_at, OLD.at, OLD.actor, OLD.detail, OLD.trace)
+             IS DISTINCT FROM
+             (NEW.request_id, NEW.version, NEW.status, NEW.stage, NEW.code, NEW.reason, NEW.reference, NEW.refunded,
+              NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace))
+    EXECUTE FUNCTION refuse_revision();
 
 -- ---------------------------------------------------------------- who may do what
 --

@@ -81,7 +81,8 @@ def install(app: Flask, services: Services) -> None:
             methods=[route.method] if route is not NOWHERE else ["GET", "POST"],
             provide_automatic_options=False,
         )
-    app.add_url_rule(f"{ROOT}/", "console slash", redirect_to=ROOT)
+    # Not Flask's own redirect, which names a scheme and host: behind a proxy, not those that people see.
+    app.add_url_rule(f"{ROOT}/", "console slash", lambda: _redirect(ROOT, []), methods=["GET"])
 
 
 class _Handler:
@@ -166,7 +167,10 @@ class _Handler:
             "status": status,
             "kind": kind,
             "detail": str(error) if known and not isinstance(error, Invalid) else "",
-            "mistakes": error.errors if isinstance(error, Invalid) else [],
+            # Fields of a form are checked like a query's, and people know neither word.
+            "mistakes": [one["detail"].removeprefix("query parameter ") for one in error.errors]
+            if isinstance(error, Invalid)
+            else [],
             "retry_after": retry_after if headers else None,
         }
         return self._layout.respond(visit, "error.html", context, status=status, headers=headers)

@@ -19,17 +19,6 @@ LISTED: Final = 50
 pages = Pages("audit")
 
 
-def _moment(value: object) -> object:
-    """A time without an offset, as browsers send it: it is meant in UTC. Raises ValueError."""
-    if not isinstance(value, str):
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError("must be a time, such as 2026-11-22T04:30") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def _uuid(value: str) -> str:
     try:
         return str(UUID(value.strip()))
@@ -43,8 +32,8 @@ class Wanted(Body):
     actor: str = optional()
     action: str = optional()
     request: Annotated[str, AfterValidator(_uuid)] | None = optional()
-    since: Annotated[datetime, BeforeValidator(_moment)] = optional()
-    until: Annotated[datetime, BeforeValidator(_moment)] = optional()
+    since: Annotated[datetime, BeforeValidator(moment)] = optional()
+    until: Annotated[datetime, BeforeValidator(moment)] = optional()
     cursor: str = optional()
 
 

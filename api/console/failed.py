@@ -38,9 +38,9 @@ def moment(value: object) -> object:
         return value
     try:
         read = datetime.fromisoformat(value)
-    except ValueError:
+        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ValueError("must be a time, such as 2026-11-22T04:30") from None
-    return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
 
 
 Moment = Annotated[datetime, BeforeValidator(moment)]

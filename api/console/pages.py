@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -35,6 +34,7 @@ ROOT: Final = "/admin"
 PUBLIC: Final[frozenset[str]] = frozenset()
 
 _UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
+_INSIDE = re.compile(rf"{ROOT}(?:[/?#]|$)")
 
 Method = Literal["GET", "POST"]
 NoticeKind = Literal["done", "failed"]
@@ -178,6 +178,5 @@ def local_path(text: str | None) -> str:
     """An address within the console that somebody named, or its first page: never one of somebody else's."""
     if text is None or not text.isascii() or not text.isprintable() or "\\" in text:
         return ROOT
-    parts = urlsplit(text)
-    inside = parts.path == ROOT or parts.path.startswith(f"{ROOT}/")
-    return text if inside and not parts.scheme and not parts.netloc else ROOT
+    # One slash, and our name: to a browser, `///admin` is the server "admin".
+    return text if _INSIDE.match(text) else ROOT

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How long handing over may take, and how long a peer may make no progress, in seconds.
 ENQUEUE_SECONDS, STALL_SECONDS = 90.0, 15.0
+#: Messages that a consumer of Dramatiq's holds ready: when it has enough, it sleeps before it looks again.
+DRAMATIQ_PREFETCH = 128
 #: Between two looks at how far it is, in seconds.
 LOOK_SECONDS = 0.05
 
@@ -54,6 +56,7 @@ class Run:
             "BENCH_REDIS_SOCKET": _socket(servers.settings.redis_url),
             "BENCH_STATEMENT": work.STATEMENT,
             "BENCH_ASK": work.ASK,
+            "dramatiq_queue_prefetch": str(DRAMATIQ_PREFETCH),
         }
 
     def do(self, *arguments: str, lanes: int, keys: int = 1, seconds: float = ENQUEUE_SECONDS) -> None:

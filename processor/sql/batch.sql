@@ -23,6 +23,7 @@ SELECT i.seq, i.verb, i.payload,
           FROM inbox
          WHERE partition = %(partition)s
            AND seq > (SELECT floor FROM partitions WHERE id = %(partition)s)
+           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = %(partition)s)
          ORDER BY seq
          LIMIT %(batch_limit)s) i
  CROSS JOIN LATERAL (SELECT *
@@ -163,12 +164,17 @@ SELECT *
               %(created_at)b::timestamptz[], %(digest)b::bytea[]);
 
 -- supersede_states --
-UPDATE decisions d
+-- Found one by one and updated where they lie: else the planner may read all decisions there are.
+UPDATE decisions
    SET current = false
-  FROM unnest(%(request_ids)b::uuid[], %(versions)b::integer[]) AS v(request_id, version)
- WHERE d.request_id = v.request_id
-   AND d.version = v.version
-   AND d.current;
+ WHERE ctid = ANY(ARRAY(SELECT d.place
+                          FROM unnest(%(request_ids)b::uuid[], %(versions)b::integer[]) AS v(request_id, version)
+                         CROSS JOIN LATERAL (SELECT ctid AS place
+                                               FROM decisions
+                                              WHERE decisions.request_id = v.request_id
+                                                AND decisions.version = v.version
+                                                AND current
+                                              LIMIT 1) d));
 
 -- insert_plain_states --
 -- First states that say no more than what was decided and why.

@@ -257,6 +257,21 @@ def test_what_was_written_stays_written(history: Store, statement: str) -> None:
     assert history.contents() == before
 
 
+def test_every_column_of_a_decision_is_guarded(history: Store) -> None:
+    """
+    Who adds a column to the decisions adds it to the trigger, too: what it does not compare could be changed.
+    """
+    condition = history.one("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'only_supersede'")
+    columns = history.owner.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'decisions'::regclass AND attnum > 0 AND NOT attisdropped"
+    ).fetchall()
+
+    assert len(columns) >= 15
+    for (column,) in columns:
+        assert re.search(rf"old\.{column}\b", condition)
+        assert re.search(rf"new\.{column}\b", condition)
+
+
 def test_a_state_is_superseded_once_and_never_comes_back(history: Store) -> None:
     """
     The one change that a decision knows is from current to not current.
