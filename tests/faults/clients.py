@@ -7,6 +7,7 @@ somebody does, or until the run is over.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
@@ -18,7 +19,7 @@ from tests.faults.history import Asked, Try
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tests.faults.system import Caller
 
@@ -90,6 +91,27 @@ class Http:
 
 
 @dataclass
+class Standstill:
+    """While an API is stopped it can answer nobody in time: for as long, nobody counts."""
+
+    ended_at: float = 0.0
+    is_on: bool = False
+
+    @contextlib.contextmanager
+    def lasting(self) -> Iterator[None]:
+        """From before an API is stopped until it goes on."""
+        self.is_on = True
+        try:
+            yield
+        finally:
+            self.ended_at, self.is_on = time.monotonic(), False
+
+    def counted(self, since: float) -> float:
+        """The seconds since then in which an answer could have come."""
+        return 0.0 if self.is_on else time.monotonic() - max(since, self.ended_at)
+
+
+@dataclass
 class Client:
     """
     Somebody who asks for one thing after the other until `stopping`, and then goes on only until what is open has an
@@ -103,6 +125,8 @@ class Client:
     asked: list[Asked] = field(default_factory=list)
     #: Answers that break a promise of their own: too late, or without a word of when to ask again.
     wrong: list[str] = field(default_factory=list)
+    #: Shared by all clients of a run.
+    standstill: Standstill = field(default_factory=Standstill)
     answered: int = 0
     deadline: float = float("inf")
     _keys: int = 0
@@ -232,7 +256,7 @@ class Client:
         """`waits_seconds`: for so long it had been asked to wait for a decision, before it found out."""
         if answer.status not in (429, 500, 503):
             return
-        took = time.monotonic() - tried.sent_at
+        took = self.standstill.counted(tried.sent_at)
         if answer.status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
             self.wrong.append(f"answered_500 {key}: {answer.document}")
         elif answer.retry_after is None:

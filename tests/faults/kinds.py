@@ -82,7 +82,7 @@ def kill_api(run: Run, chance: random.Random) -> str:
 def stop_api(run: Run, chance: random.Random) -> str:
     """SIGSTOP of an API, with everything that it has at hand."""
     api = chance.choice(run.system.living("api"))
-    with _stopped(api.pids()):
+    with run.load.standstill.lasting(), _stopped(api.pids()):
         run.system.pause(seconds := chance.uniform(2, 6))
     return f"API {api.pid} stopped for {seconds:.0f} s; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
 

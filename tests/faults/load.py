@@ -34,6 +34,9 @@ class Load:
             port: Client(people + 2 + number, seed, Http([port], client), threading.Event())
             for number, port in enumerate(ports)
         }
+        self.standstill = self.admin.standstill
+        for one in (*self.clients, self.prober, *self._doubters.values()):
+            one.standstill = self.standstill
         self._threads: list[threading.Thread] = []
 
     def doubter(self, port: int) -> Client:
