@@ -11,13 +11,15 @@ UV_VERSION := 0.13.9
 up: .venv
 	@exec $(BIN)/teller up
 
-# First what only computes and asks PostgreSQL, several at a time; then what watches the clock, one after the other.
-BESIDE := tests/unit tests/store tests/http tests/cli
-ALONE := tests/embedded tests/flow tests/scenarios tests/faults tests/browser
+# First what only computes and asks PostgreSQL; then what runs whole systems and watches the clock.
+COMPUTING := tests/unit tests/store tests/http tests/cli
+RUNNING := tests/embedded tests/flow tests/scenarios tests/faults tests/browser
+# One more than there are cores: much of it waits.
+AT_ONCE := $(shell python3 -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 2)
 
 test: lint
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(BESIDE)
-	$(BIN)/pytest $(ALONE)
+	$(BIN)/pytest -n $(AT_ONCE) --dist worksteal $(COMPUTING)
+	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile $(RUNNING)
 
 # What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
 scenarios: .venv

@@ -131,7 +131,11 @@ class _Handler:
             visit.form = doors.read_form(visit.environ)
             if roles:
                 doors.refuse_forged(visit.form, visit.csrf)
-            visit.form = {name: found for name, found in visit.form.items() if name != doors.CSRF_FIELD}
+            visit.form = {
+                name: found
+                for name, found in visit.form.items()
+                if name != doors.CSRF_FIELD and "".join(found).strip()
+            }
         visit.query = read_fields(self._route.query, parse_qs(visit.environ.get("QUERY_STRING", "")))
 
     def _answer(self, visit: Visit, names: dict[str, str]) -> Response:

@@ -2,13 +2,14 @@
 The audit: who did what, when and why.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
 from api.bodies import Body, optional
+from api.console.failed import Moment
 from api.console.pages import Page, Pages, Visit
 from processor import console_audit
 from processor.console_audit import AuditFilter
@@ -32,8 +33,8 @@ class Wanted(Body):
     actor: str = optional()
     action: str = optional()
     request: Annotated[str, AfterValidator(_uuid)] | None = optional()
-    since: Annotated[datetime, BeforeValidator(moment)] = optional()
-    until: Annotated[datetime, BeforeValidator(moment)] = optional()
+    since: Moment = optional()
+    until: Moment = optional()
     cursor: str = optional()
 
 

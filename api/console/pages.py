@@ -75,7 +75,7 @@ class Visit:
     notice: Notice | None = None
     #: The checked query, of the type that the route names.
     query: Any = None
-    #: The fields of the form as they were sent; those left empty are not there.
+    #: The fields of the form as they were sent; those left empty or blank are not there.
     form: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property

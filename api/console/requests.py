@@ -152,7 +152,7 @@ def replay(visit: Visit, request: str) -> Redirect:
         done = parked.replay(connection, [named], visit.caller.actor, sent.reason)
     if not done.matched:
         if _read(visit, named).status == "processing":  # a second click, or somebody else's
-            return Redirect(_back(sent, named), Notice("It was on its way back already."))
+            return Redirect(_back(sent, named), Notice("It is on its way already."))
         raise NotFailed("the request is not failed: only parked requests are replayed")
     visit.services.doorbell.ring_all(done.partitions)
     said = "It is at the end of its queue." if done.replayed else "It was on its way back already."

@@ -115,9 +115,11 @@ def _check(page: Page, name: str) -> None:
 
 def test_the_overview_is_live(desk: Desk) -> None:
     """
-    What happens is seen within moments, without loading the page anew, and what has the focus keeps it.
+    What happens is seen within moments, without loading the page anew, and what has the focus keeps it. The
+    navigation counts along.
     """
     desk.open("live", available=1_000)
+    desk.open("live-till", "balance", 1_000, approve_above=10)
     with desk.look(desk.operator) as page:
         page.goto("/admin")
         page.evaluate("document.body.dataset.seen = 'yes'")
@@ -127,7 +129,14 @@ def test_the_overview_is_live(desk: Desk) -> None:
         for account in range(40):
             desk.client.post("/v1/redemptions", {"resource": "live", "account": f"u{account}"}, 202)
         expect(figure).to_have_text(re.compile(r"^[1-9]"), timeout=15_000)
+        counted = page.locator("#count-approvals")
+        before = int(counted.text_content() or "")
+        withdrawal = {"resource": "live-till", "account": "u", "amount": 20}
+        asked = desk.client.post("/v1/withdrawals", withdrawal, 202)["id"]
+        expect(counted).to_have_text(str(before + 1))
         assert page.evaluate("document.body.dataset.seen") == "yes"
+        desk.admin.post(f"/v1/admin/requests/{asked}/deny", {"reason": "seen"}, 200, 202)
+        expect(counted).to_have_text(str(before))
         expect(page.locator("#p5")).to_be_focused()
 
 

@@ -107,7 +107,7 @@ def test_doubled_late_and_stray_messages_are_harmless(installation: Installation
 
     ids = installation.submit(resources_in(7, 3, "later"))
 
-    installation.until_decided(ids, within=1.0)
+    installation.until_decided(ids)
     assert worker.events("swept") == []
     assert worker.events("message_unreadable")
 

@@ -107,7 +107,11 @@ def test_only_what_is_possible_is_offered(bank: Teller) -> None:
     assert operator.send(f"/admin/requests/{parked}/refund", {"reason": "x", "key": "0" * 36}).status == 403
     assert operator.send(f"/admin/requests/{done}/replay", {"reason": "x"}).status == 409
     assert operator.send(f"/admin/requests/{done}/cancel", {"reason": "x"}).status == 409
-    assert operator.send(f"/admin/requests/{parked}/replay", {}).status == 422
+    for nothing in ({}, {"reason": "  "}):
+        assert operator.send(f"/admin/requests/{parked}/replay", nothing).status == 422
+    # As after a second click.
+    again = operator.send(f"/admin/requests/{settling}/replay", {"reason": "x"})
+    assert (again.status, again.location) == (303, f"/admin/requests/{settling}")
     assert operator.send(f"/admin/requests/{'0' * 8}/replay", {"reason": "x"}).status == 404
 
 

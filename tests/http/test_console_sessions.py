@@ -229,6 +229,9 @@ def test_signing_in_again_ends_the_session_before(teller: Teller) -> None:
         "http:/admin",
         "/admin\r\nSet-Cookie: a=b",
         "//admin",
+        "///admin",
+        "///admin/failed",
+        "//[/admin",
         "https:///admin",
     ],
 )
@@ -247,6 +250,38 @@ def test_signing_in_leads_to_the_page_that_was_asked_for() -> None:
     assert local_path("/admin/failed?code=a&resource=b%26c") == "/admin/failed?code=a&resource=b%26c"
     assert local_path("/admin") == "/admin"
     assert local_path(None) == "/admin"
+
+
+@pytest.mark.parametrize(
+    "beside", ['theme={"dark": true}; ', 'name="; ', "a b=c; ", "näme=ü; ", "teller_session2=x; ", "; ;= ;"]
+)
+def test_cookies_of_others_on_this_host_lock_nobody_out(teller: Teller, beside: str) -> None:
+    """
+    Browsers send what any other port of the host has set, too, however it is written.
+    """
+    visitor = Visitor.signed_in(teller, teller.operator)
+    token = visitor.browser.get_cookie("teller_session", path="/admin")
+    assert token is not None
+    stranger = Visitor(teller.application.test_client(use_cookies=False))
+    sent = f"{beside}teller_session={token.value}; teller_session=another".encode().decode("latin-1")
+
+    assert stranger.get("/admin/resources", Cookie=sent).status == 200
+
+
+def test_forms_that_no_page_of_ours_sends_are_refused_and_break_nothing(teller: Teller) -> None:
+    """
+    Two tokens, an origin that is none, a time that does not exist in UTC.
+    """
+    visitor = Visitor.signed_in(teller, teller.admin)
+    pausing = "/admin/partitions/1/pause"
+    assert visitor.send(pausing, {"reason": "x", "csrf": [visitor.token, visitor.token]}, None).status == 403
+    assert visitor.send(pausing, {"reason": "x"}, Origin="http://[x").status == 403
+    assert visitor.send(pausing, {"reason": "x"}, Origin="null").status == 403
+    for page in ("failed", "audit"):
+        answer = visitor.get(f"/admin/{page}?since=0001-01-01T00:00%2B14:00")
+        assert (answer.status, "<li>since must be a time" in answer.text) == (422, True)
+        assert "It is JSON" not in answer.text
+    assert (visitor.get("/admin/").status, visitor.get("/admin/").location) == (303, "/admin")
 
 
 def test_every_page_has_the_policy_and_holds_no_script_of_its_own(teller: Teller) -> None:
