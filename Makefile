@@ -13,13 +13,13 @@ up: .venv
 
 # First what only computes and asks PostgreSQL; then what runs whole systems and watches the clock.
 COMPUTING := tests/unit tests/store tests/http tests/cli
-RUNNING := tests/embedded tests/flow tests/scenarios tests/faults tests/browser
+RUNNING := tests/faults tests/flow tests/browser tests/scenarios tests/embedded
 # One more than there are cores: much of it waits.
 AT_ONCE := $(shell python3 -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 2)
 
 test: lint
 	$(BIN)/pytest -n $(AT_ONCE) --dist worksteal $(COMPUTING)
-	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile $(RUNNING)
+	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(RUNNING)
 
 # What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
 scenarios: .venv
