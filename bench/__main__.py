@@ -78,7 +78,7 @@ def _measure(part: str, chosen: Plan, installed: Installed, sections: list[Secti
                     return courier.measure(chosen, servers)
     match part:
         case "accept":
-            hot = [one.figures["rates"]["hot"]["Teller"][0] for one in sections if one.name == "drain"]
+            hot = [one.figures["rates"]["hot"][drain.TELLER][0] for one in sections if one.name == "drain"]
             return accept.measure(chosen, *hot)
         case "idle":
             return idle.measure(chosen)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import multiprocessing
 import os
 import platform
 import re
@@ -25,12 +26,14 @@ from processor.embedded.servers import Servers, serve
 from processor.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 #: Partitions of the databases that are measured: the default.
 PARTITIONS = 64
 #: Where homes are made: a real disk, whatever /tmp is.
 ROOM = Path(os.environ.get("TELLER_BENCH_ROOM", "/var/tmp"))  # noqa: S108 - a new directory each time
+#: How long processes that are to begin together may take to be ready, in seconds.
+READY_SECONDS = 30
 #: Writes to see how long one takes to be on the disk, and the bytes of each: a page of the log.
 SYNC_WRITES, SYNC_BYTES = 300, 8_192
 
@@ -162,3 +165,38 @@ def _processor() -> str:
 
 def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+@contextlib.contextmanager
+def together(
+    shares: Sequence[Any], work: Callable[[Any, Callable[[], object]], int]
+) -> Iterator[Callable[[], list[int]]]:
+    """
+    A process for each share, which does `work(share, wait)`. All of them wait when this yields, and go on when what
+    it yields is called, which returns what they returned.
+    """
+    context = multiprocessing.get_context("fork")
+    ready, go = (context.Barrier(len(shares) + 1, timeout=READY_SECONDS) for _ in range(2))
+    answers = context.SimpleQueue()
+
+    def take_part(share: Any) -> None:
+        def wait() -> None:
+            ready.wait()
+            go.wait()
+
+        answers.put(work(share, wait))
+
+    def release() -> list[int]:
+        go.wait()
+        return [answers.get() for _ in shares]
+
+    processes = [context.Process(target=take_part, args=(share,), daemon=True) for share in shares]
+    for process in processes:
+        process.start()
+    try:
+        ready.wait()
+        yield release
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
