@@ -271,7 +271,7 @@ def _tell(
                 f"{share:.0%} of that with {first.name}",
                 f"{now / then:.0%}",
                 met=now >= share * then,
-                note="indexes and dead rows that fit shared_buffers (128 MB) no more: more of these, or a floor under"
-                " the take of the inbox",
+                note="the indexes of what was asked fit shared_buffers (128 MB) no more, and keys come in no order:"
+                " more of it, or fewer indexes",
             )
     section.aim("memory of a worker", "200 MiB", f"{run.worker_mib:.0f} MiB", met=run.worker_mib < 200)
