@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 #: Requests in a call, and how many wait: all of the story when it is told often, a part of it in everyday tests.
 ITEMS = 1_000
 WAITING = 100_000 if "SCENARIO_ROUNDS" in os.environ else 20_000
-#: Partitions that are hot at the same time, and how many requests wait in each.
-CROWDED, CROWD = 5, 5_000
+#: Partitions that are hot at the same time, and how many requests wait in each: more than is decided
+#: while all of them are let go.
+CROWDED, CROWD = 5, 20_000
 #: How many times its latency in peace a request may take, at the median, and how long at the most, in seconds.
 SLOWER_AT_MOST, SECONDS_AT_MOST = 20, 1.0
 #: Requests of which the latency in peace is the median.
