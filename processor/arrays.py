@@ -112,13 +112,13 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _numbers(types: tuple[int, int], item: str, size: int, values: Sequence[int | None]) -> Packed:
-    if None in values:
-        one = Struct(f">{item}")
-        packed = b"".join([_NULL if value is None else one.pack(size, value) for value in values])
-        return Packed(types, len(values), packed, has_null=True)
-    sized = [size] * (2 * len(values))
-    sized[1::2] = values  # type: ignore[assignment]  # there is no None among them
     try:
+        if None in values:
+            one = Struct(f">{item}")
+            column = b"".join([_NULL if value is None else one.pack(size, value) for value in values])
+            return Packed(types, len(values), column, has_null=True)
+        sized = [size] * (2 * len(values))
+        sized[1::2] = values  # type: ignore[assignment]  # there is no None among them
         return Packed(types, len(values), _layout(item, len(values)).pack(*sized))
     except struct.error as fault:
         raise psycopg.DataError(f"not a whole number of {size} bytes: {fault}") from fault

@@ -56,12 +56,13 @@ def test_a_packed_column_says_what_it_was_made_of(kind: str, shape: str) -> None
     assert received(kind, shapes[shape]) == shapes[shape]
 
 
-def test_a_number_that_does_not_fit_is_a_fault_of_the_data() -> None:
+@pytest.mark.parametrize("beside", [1, None])
+def test_a_number_that_does_not_fit_is_a_fault_of_the_data(beside: int | None) -> None:
     """
     The batch parks a request for such a fault, as it does when PostgreSQL refuses it.
     """
     with pytest.raises(psycopg.DataError, match="whole number of 8 bytes"):
-        arrays.bigints([1, 2**63])
+        arrays.bigints([beside, 2**63])
 
 
 def test_only_what_a_statement_declares_is_packed() -> None:
