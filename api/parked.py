@@ -19,7 +19,6 @@ from api.routing import Answer, Call, Routes, Shown, request_id
 from processor import parked, queries
 from processor.intake import Submission
 from processor.queries import RequestFilter
-from processor.records import RequestRecord
 
 routes = Routes("Parked requests")
 
@@ -90,7 +89,7 @@ def inspect_request(call: Call, request: str) -> Answer:
     The traceback, if it was parked by a fault in deciding it, and each call of its gateway, oldest first.
     """
     named = request_id(request)
-    record = _read(call, named)
+    record = call.services.request(named)
     with call.services.connection() as connection:
         trace = parked.read_trace(connection, named)
         attempts = [attempt.document() for attempt in parked.read_attempts(connection, named)]
@@ -118,7 +117,7 @@ def replay_request(call: Call, request: str) -> Answer:
     """
     named = request_id(request)
     body: Replay = call.body
-    record = _read(call, named)
+    record = call.services.request(named)
     with call.services.connection() as connection:
         done = parked.replay(connection, [named], call.caller.actor, body.reason)
     if not done.matched:
@@ -198,11 +197,3 @@ def _refund(call: Call, named: UUID, body: Refund, origin: Origin) -> Submission
     if submission is None:
         raise NotFound("there is no such request")
     return submission
-
-
-def _read(call: Call, named: UUID) -> RequestRecord:
-    with call.services.connection() as connection:
-        found = queries.read_request(connection, named, None)
-    if found is None:
-        raise NotFound("there is no such request")
-    return found[0]

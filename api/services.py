@@ -13,6 +13,7 @@ from redis import Redis
 
 from api.auth import Authenticator
 from api.metrics import Metrics
+from api.problems import NotFound
 from api.waiting import Waiters
 from processor import database, queries
 from processor.errors import DatabaseUnavailable, SchemaError
@@ -22,9 +23,11 @@ from workers.doorbell import Announcements, Doorbell
 
 if TYPE_CHECKING:
     import contextlib
+    from uuid import UUID
 
     from processor.database import Connection, Pool
     from processor.queries import Gauges
+    from processor.records import RequestRecord
     from processor.settings import Settings
 
 #: Connections of one process for reads; intake has its own. Reads are short: more would only queue in PostgreSQL.
@@ -103,6 +106,14 @@ class Services:
     def connection(self) -> contextlib.AbstractContextManager[Connection]:
         """A connection for a few statements. Raises DatabaseUnavailable."""
         return database.lend(self.pool, READ_SECONDS)
+
+    def request(self, request_id: UUID) -> RequestRecord:
+        """Any client's request as it is now. Raises NotFound, DatabaseUnavailable."""
+        with self.connection() as connection:
+            found = queries.read_request(connection, request_id, None)
+        if found is None:
+            raise NotFound("there is no such request")
+        return found[0]
 
     def close(self) -> None:
         """Answer who waits, finish what was accepted, and end."""

@@ -21,7 +21,6 @@ from processor.errors import TellerError
 from processor.ids import new_id
 from processor.inspection import Inspection
 from processor.model import MAX_QUANTITY, RequestKind
-from processor.records import RequestRecord
 
 #: Kinds that take something, which can be given back.
 KINDS_THAT_TAKE: Final[frozenset[RequestKind]] = frozenset({"redemption", "withdrawal", "reservation"})
@@ -147,11 +146,11 @@ def one_request(visit: Visit, request: str) -> Page:
 def replay(visit: Visit, request: str) -> Redirect:
     """To the end of its queue, tried as if it were new."""
     named, sent = request_id(request), visit.read(Said)
-    _read(visit, named)
+    visit.services.request(named)
     with visit.services.connection() as connection:
         done = parked.replay(connection, [named], visit.caller.actor, sent.reason)
     if not done.matched:
-        if _read(visit, named).status == "processing":  # a second click, or somebody else's
+        if visit.services.request(named).status == "processing":  # a second click, or somebody else's
             return Redirect(_back(sent, named), Notice("It is on its way already."))
         raise NotFailed("the request is not failed: only parked requests are replayed")
     visit.services.doorbell.ring_all(done.partitions)
@@ -191,7 +190,7 @@ def refund(visit: Visit, request: str) -> Redirect:
 def cancel(visit: Visit, request: str) -> Redirect:
     """Withdrawn, unless it is decided first."""
     named, sent = request_id(request), visit.read(Said)
-    record = _read(visit, named)
+    record = visit.services.request(named)
     if record.is_final or record.stage not in CANCELLABLE_STAGES:
         raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
     with visit.services.connection() as connection, connection.transaction():
@@ -217,7 +216,7 @@ def deny(visit: Visit, request: str) -> Redirect:
 
 def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
     named, sent = request_id(request), visit.read(Said)
-    _read(visit, named)
+    visit.services.request(named)
     try:
         with visit.services.connection() as connection:
             partition = confirmations.judge(
@@ -247,14 +246,6 @@ def _inspect(visit: Visit, request: str) -> Inspection:
     if found is None:
         raise NotFound("there is no such request")
     return found
-
-
-def _read(visit: Visit, named: UUID) -> RequestRecord:
-    with visit.services.connection() as connection:
-        found = queries.read_request(connection, named, None)
-    if found is None:
-        raise NotFound("there is no such request")
-    return found[0]
 
 
 def _is_being_refunded(found: Inspection) -> bool:
