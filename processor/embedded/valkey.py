@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+import structlog
 
 from processor.embedded import home as homes
 from processor.embedded.child import Child, spawn
@@ -23,11 +26,14 @@ from processor.errors import ServerError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: Where it keeps its files, in its directory.
+FILES_DIRECTORY = "appendonlydir"
 #: What differs from Valkey's own defaults. Bells take a few kilobytes; the limit is for what nobody thought of.
 SETTINGS: Mapping[str, str] = {
     "port": "0",
     "unixsocketperm": "700",
     "appendonly": "yes",
+    "appenddirname": FILES_DIRECTORY,
     "appendfsync": "everysec",
     "save": "",
     "maxmemory": "256mb",
@@ -42,6 +48,8 @@ START_SECONDS = 60.0
 STOP_SECONDS = 3.0
 #: Between two looks at a server that is starting, in seconds.
 PAUSE_SECONDS = 0.01
+
+_log = structlog.get_logger(__name__)
 
 
 class Valkey:
@@ -70,18 +78,36 @@ class Valkey:
         try:
             data = homes.private_directory(self._home / self.name, None)
             homes.private_directory(_socket(self._home).parent, None)
-            settings = {**SETTINGS, "dir": str(data), "unixsocket": str(_socket(self._home))}
-            options = [part for name, value in settings.items() for part in (f"--{name}", value)]
             log = homes.log_file(self._home, self.name)
-            self._child = spawn([_binary(), *options], stop_signal=signal.SIGTERM, log=log, lock=lock)
+            if not self._launch(data, log, lock):
+                # A disk that was full can leave a file that no Valkey reads again. What it held was bells: the sweep
+                # knows all of them.
+                damaged = data / FILES_DIRECTORY
+                if not damaged.exists():
+                    raise ServerError(f"Valkey does not start: see {log}")
+                shutil.rmtree(damaged)
+                if not self._launch(data, log, lock):
+                    raise ServerError(f"Valkey does not start, not even with empty files: see {log}")
+                _log.warning("valkey_began_anew", why="it could not read its files", see=str(log))
         finally:
             os.close(lock)  # the server holds it from now on
+
+    def _launch(self, data: Path, log: Path, lock: int) -> bool:
+        """
+        Whether it answers in the end; False: it ended by itself. Raises ServerError when it does neither.
+        """
+        settings = {**SETTINGS, "dir": str(data), "unixsocket": str(_socket(self._home))}
+        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        self._child = spawn([_binary(), *options], stop_signal=signal.SIGTERM, log=log, lock=lock)
         end = time.monotonic() + START_SECONDS
         while not is_ready(self._home):
-            if not self._child.alive() or time.monotonic() > end:
+            if not self._child.alive():
+                return False
+            if time.monotonic() > end:
                 self._child.stop(STOP_SECONDS)
-                raise ServerError(f"Valkey does not start: see {log}")
+                raise ServerError(f"Valkey does not answer: see {log}")
             time.sleep(PAUSE_SECONDS)
+        return True
 
     def alive(self) -> bool:
         """Whether the server process that we started still runs."""

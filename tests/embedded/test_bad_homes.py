@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+import redis
 
 from processor.embedded import home as homes
-from processor.embedded import keys, postgres
+from processor.embedded import keys, postgres, valkey
 from processor.embedded.postgres import Postgres
 from processor.embedded.servers import serve
 from processor.embedded.valkey import Valkey
@@ -42,6 +43,29 @@ def test_a_killed_server_is_back_within_two_seconds_on_the_same_url(home: Path) 
             assert time.monotonic() - begin < 2
         with psycopg.connect(servers.settings.database_url) as connection:
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
+
+
+def test_a_valkey_that_cannot_read_its_files_begins_anew(home: Path) -> None:
+    """
+    A disk that was full leaves a hole in the append-only file, and no Valkey reads it again: bells are not worth
+    waiting for a person.
+    """
+    with serve(Settings.from_environment({"TELLER_HOME": str(home)}), is_up=True) as servers:
+        [server] = [one for one in servers.started if isinstance(one, Valkey)]
+        with redis.Redis.from_url(servers.settings.redis_url) as client:
+            client.set("bell", "x" * 1_000)
+        assert server.pid
+        os.kill(server.pid, 9)
+        while server.alive():
+            time.sleep(0.001)
+        [file] = (home / "valkey" / valkey.FILES_DIRECTORY).glob("*.incr.aof")
+        file.write_bytes(b"\0" * 100 + file.read_bytes())
+
+        server.start()
+
+        with redis.Redis.from_url(servers.settings.redis_url) as client:
+            assert client.keys() == []
+            client.set("bell", "rung")
 
 
 def test_a_home_with_a_long_path_has_its_sockets_elsewhere(home: Path) -> None:

@@ -271,15 +271,16 @@ def scale_workers(run: Run, chance: random.Random) -> str:
 def cut_power(run: Run, chance: random.Random) -> str:
     """Everything is killed at the same moment."""
     system = run.system
+    servers = [(server, _pid(run, server)) for server in (system.postgres, system.valkey)]
     for part in system.parts:
         if part.alive():
             os.kill(part.pid, signal.SIGKILL)
-    for server in (system.postgres, system.valkey):
-        for pid in _with_children(_pid(run, server)):
+    for _, leader in servers:
+        for pid in _with_children(leader):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     since = time.monotonic()
-    system.until(lambda: not system.postgres.alive() or not system.valkey.alive())
+    system.until(lambda: all(server.pid != before for server, before in servers))  # dead, or there again
     return f"everything killed; {run.must_decide(since, POWER_SECONDS, 'again')}"
 
 

@@ -203,6 +203,15 @@ class System:
             if part.wanted and not part.alive():
                 part.start()
 
+    def _away(self) -> str:
+        """Who is wanted and does not live, in words."""
+        away = [
+            one.name
+            for one in (*self.wanted, *(part for part in self.parts if part.wanted))
+            if not one.alive()
+        ]
+        return f"; away: {', '.join(away)}" if away else ""
+
     def restore(self) -> None:
         """Undo what a fault may have left behind that ended in its middle."""
         self.wanted = [self.postgres, self.valkey]
@@ -221,7 +230,7 @@ class System:
         """Let it run until this holds; returns after how many seconds. Raises AssertionError after `within`."""
         began = time.monotonic()
         while not condition():
-            assert time.monotonic() - began < within, f"not within {within:.0f} s"
+            assert time.monotonic() - began < within, f"not within {within:.0f} s{self._away()}"
             self.mend()
             time.sleep(LOOK_SECONDS)
         return time.monotonic() - began
