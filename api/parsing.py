@@ -44,8 +44,8 @@ def parse_json(raw: bytes) -> Any:
         ) from None
     except RecursionError:
         raise Invalid.at("", f"nests deeper than {DEPTH_MAX} levels") from None
-    # Most bodies can hold neither: not enough brackets to be deep, no escape to hide a surrogate in.
-    if b"\\u" in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
+    # Most bodies can hold neither: no escape to hide a surrogate in, not enough brackets to be deep.
+    if b"\\u" in raw or (raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and _is_deeper(parsed, DEPTH_MAX)):
         _inspect(parsed, "", DEPTH_MAX)
     return parsed
 
@@ -96,6 +96,14 @@ def explain(error: Any) -> dict[str, str]:
 def _escape(part: int | str) -> str:
     text = str(part)[:ECHO_CHARACTERS_MAX]
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text).replace("~", "~0").replace("/", "~1")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether it nests deeper than so many levels; without saying where, so that a long list costs little."""
+    if depth == 0:
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return any(_is_deeper(one, depth - 1) for one in inner if isinstance(one, (dict, list)))
 
 
 def _inspect(value: Any, pointer: str, depth: int) -> None:

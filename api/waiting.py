@@ -9,7 +9,8 @@ has to look before there is something to be seen. Nothing here decides what is f
 import re
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -42,12 +43,13 @@ class Waiters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[UUID, list[threading.Event]] = {}
+        #: Requests are known by the bytes of their ids here: of the many that are announced, few are waited for.
+        self._waiting: dict[bytes, list[threading.Event]] = {}
         self._count = 0
         self._stopping = False
         #: What was announced lately, and in the time before that.
-        self._announced: set[UUID] = set()
-        self._announced_before: set[UUID] = set()
+        self._announced: set[bytes] = set()
+        self._announced_before: set[bytes] = set()
         self._remembered_at = time.monotonic()
 
     def wait(
@@ -62,7 +64,7 @@ class Waiters:
         Look, each time there may be something new, until what is seen is over, or the time is. `seen` is what was
         seen just now. Returns what was seen last, and whether the wait was granted.
         """
-        event = self._enter(request_id)
+        event = self._enter(request_id.bytes)
         if event is None:
             return seen, False
         deadline = time.monotonic() + seconds
@@ -77,17 +79,19 @@ class Waiters:
                 event.clear()
                 seen = look()
         finally:
-            self._leave(request_id, event)
+            self._leave(request_id.bytes, event)
 
-    def wake(self, request_ids: Collection[UUID]) -> None:
-        """These requests have changed: whoever waits for them looks now, and who comes a little late, too."""
+    def wake(self, request_ids: AbstractSet[bytes]) -> None:
+        """
+        These requests have changed: whoever waits for them looks now, and who comes a little late, too. Ids as bytes.
+        """
         with self._lock:
             self._remember(request_ids)
-            events = [event for one in request_ids for event in self._waiting.get(one, ())]
+            events = [event for one in self._waiting.keys() & request_ids for event in self._waiting[one]]
         for event in events:
             event.set()
 
-    def _remember(self, request_ids: Collection[UUID]) -> None:
+    def _remember(self, request_ids: AbstractSet[bytes]) -> None:
         now = time.monotonic()
         is_full = len(self._announced) + len(request_ids) > REMEMBERED_MAX
         if is_full or now - self._remembered_at >= REMEMBERED_SECONDS:
@@ -111,7 +115,7 @@ class Waiters:
         """How many wait, for the metrics."""
         return self._count
 
-    def _enter(self, request_id: UUID) -> threading.Event | None:
+    def _enter(self, request_id: bytes) -> threading.Event | None:
         with self._lock:
             if self._stopping or self._count >= WAITERS_MAX:
                 return None
@@ -122,7 +126,7 @@ class Waiters:
             self._waiting.setdefault(request_id, []).append(event)
             return event
 
-    def _leave(self, request_id: UUID, event: threading.Event) -> None:
+    def _leave(self, request_id: bytes, event: threading.Event) -> None:
         with self._lock:
             self._count -= 1
             events = self._waiting[request_id]

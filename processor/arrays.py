@@ -35,6 +35,7 @@ _DECLARED: Final = re.compile(r"%\((\w+)\)b::(\w+)\[\]")
 _HEAD: Final = Struct(">iIIii")
 _EMPTY: Final = Struct(">iII")
 _LENGTH: Final = Struct(">i")
+_EIGHT_BYTES: Final = Struct(">q")
 _NULL: Final = _LENGTH.pack(-1)
 #: PostgreSQL counts microseconds from here.
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -87,7 +88,11 @@ def booleans(values: Sequence[bool]) -> Packed:
 
 def texts(values: Sequence[str | None]) -> Packed:
     """For `text[]`. Raises UnicodeEncodeError on lone surrogates; NUL is refused by PostgreSQL."""
-    return _varied(_TEXT, [None if value is None else value.encode() for value in values])
+    if _is_one(values):
+        return _repeated(_TEXT, None if values[0] is None else values[0].encode(), len(values))
+    if None in values:
+        return _varied(_TEXT, [None if value is None else value.encode() for value in values])
+    return _varied(_TEXT, list(map(str.encode, values)))  # type: ignore[arg-type]  # there is no None among them
 
 
 def byteas(values: Sequence[bytes | None]) -> Packed:
@@ -102,8 +107,8 @@ def uuids(values: Sequence[UUID | None]) -> Packed:
 
 def timestamps(values: Sequence[datetime | None]) -> Packed:
     """For `timestamptz[]`; the values know their time zone."""
-    if len(set(values)) == 1 and values[0] is not None:  # the time of the batch
-        return _numbers(_TIMESTAMPTZ, "iq", 8, [_microseconds(values[0])] * len(values))
+    if _is_one(values) and values[0] is not None:  # the time of the batch
+        return _repeated(_TIMESTAMPTZ, _EIGHT_BYTES.pack(_microseconds(values[0])), len(values))
     return _numbers(_TIMESTAMPTZ, "iq", 8, [None if one is None else _microseconds(one) for one in values])
 
 
@@ -129,9 +134,26 @@ def _layout(item: str, count: int) -> Struct:
     return Struct(">" + item * count)
 
 
+def _is_one(values: Sequence[Any]) -> bool:
+    """Whether it is the same value again and again, as in most columns of a hot resource."""
+    return bool(values) and values.count(values[0]) == len(values)
+
+
+def _repeated(types: tuple[int, int], value: bytes | None, count: int) -> Packed:
+    one = _NULL if value is None else _LENGTH.pack(len(value)) + value
+    return Packed(types, count, one * count, has_null=value is None)
+
+
 def _varied(types: tuple[int, int], values: Sequence[bytes | None]) -> Packed:
-    packed = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values]
-    return Packed(types, len(values), b"".join(packed), has_null=None in values)
+    if None in values:
+        packed = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values]
+        return Packed(types, len(values), b"".join(packed), has_null=True)
+    plain: Sequence[bytes] = values  # type: ignore[assignment]  # there is no None among them
+    lengths = set(map(len, plain))
+    if len(lengths) == 1:  # joined without a step in Python for each
+        before = _LENGTH.pack(lengths.pop())
+        return Packed(types, len(plain), before + before.join(plain))
+    return Packed(types, len(plain), b"".join([_LENGTH.pack(len(value)) + value for value in plain]))
 
 
 #: What packs a list, by the type that a statement declares for its elements.

@@ -4,6 +4,7 @@ Names that must stay the same for ever: request ids, and which partition a resou
 Pure but for the clock and the random numbers of `new_id`.
 """
 
+import functools
 import hashlib
 import secrets
 import threading
@@ -44,6 +45,7 @@ def new_id() -> uuid.UUID:
     return uuid.UUID(int=millisecond << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
 
 
+@functools.lru_cache(maxsize=4096)
 def partition_of(resource_id: str, partitions: int) -> int:
     """
     The partition of a resource: the first 8 bytes of the SHA-256 of its id, big-endian, modulo

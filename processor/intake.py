@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -32,6 +32,8 @@ GROUP_LIMIT: Final = 1_000
 #: How long a caller waits for its group before it is told that nothing is known.
 ANSWER_TIMEOUT_SECONDS: Final = 2.8
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
 # What says that a value cannot be stored: PostgreSQL refuses it, or it cannot even be written as UTF-8.
 _REFUSED: Final = (DataError, IntegrityError, UnicodeEncodeError)
 
@@ -44,8 +46,7 @@ SQL = {
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """One request as the API hands it in, already validated. `fingerprint` is the SHA-256 of its body."""
 
     client_id: str
@@ -62,8 +63,7 @@ class Submission:
     metadata: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The answer to one submission: the request (durable), or the problem with it (nothing is stored)."""
 
     request: RequestRecord | None = None
@@ -108,8 +108,7 @@ def fingerprint(kind: str, body: dict[str, Any]) -> bytes:
     SHA-256 over the kind and the body as canonical JSON (sorted keys, no spaces): tells a repetition
     of a request from a reuse of its key.
     """
-    canonical = json.dumps([kind, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).digest()
+    return hashlib.sha256(_CANONICAL.encode([kind, body]).encode()).digest()
 
 
 class Intake:

@@ -4,6 +4,7 @@ What is read back of requests, resources and entries, and the JSON documents of 
 The same documents go to clients and into webhooks, so there is one place that makes them.
 """
 
+import functools
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -23,7 +24,13 @@ Document = dict[str, Any]
 
 def timestamp(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC with `Z`, to the microsecond: what PostgreSQL keeps, so that it can be asked for again."""
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return None if moment is None else _written(moment)
+
+
+@functools.lru_cache(maxsize=64)
+def _written(moment: datetime) -> str:
+    """What was accepted or decided together shares its time."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 class RequestRecord(NamedTuple):

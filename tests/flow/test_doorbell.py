@@ -149,7 +149,7 @@ def test_decided_requests_are_announced(bell: Doorbell, redis_url: str) -> None:
     """
     Whoever listens hears exactly the ids, however many.
     """
-    heard: set[uuid.UUID] = set()
+    heard: set[bytes] = set()
     connected = threading.Event()
     announcements = Announcements(redis_url, heard.update, connected.set)
     announcements.start()
@@ -158,7 +158,7 @@ def test_decided_requests_are_announced(bell: Doorbell, redis_url: str) -> None:
 
     bell.announce(ids)
 
-    eventually(lambda: heard == ids)
+    eventually(lambda: heard == {one.bytes for one in ids})
     announcements.stop()
 
 

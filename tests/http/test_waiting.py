@@ -223,7 +223,7 @@ def test_an_announcement_that_came_before_the_wait_is_not_lost(monkeypatch: pyte
     monkeypatch.setattr(waiting, "LOOK_INTERVAL_SECONDS", waiting.WAIT_SECONDS_MAX)
     waiters = waiting.Waiters()
     named = uuid.uuid4()
-    waiters.wake({named})
+    waiters.wake({named.bytes})
 
     started = time.monotonic()
     answer = waiters.wait(named, 20, "queued", lambda: "completed", lambda seen: seen == "completed")
@@ -242,7 +242,7 @@ def test_nobody_looks_before_there_is_something_to_see(monkeypatch: pytest.Monke
         pytest.fail("there was no announcement")
 
     waiters = waiting.Waiters()
-    waiters.wake({uuid.uuid4()})
+    waiters.wake({uuid.uuid4().bytes})
 
     assert waiters.wait(uuid.uuid4(), 0, "queued", look, lambda _: False) == ("queued", True)
 
@@ -255,6 +255,6 @@ def test_announcements_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPa
     waiters = waiting.Waiters()
 
     for _ in range(100):
-        waiters.wake({uuid.uuid4() for _ in range(5)})
+        waiters.wake({uuid.uuid4().bytes for _ in range(5)})
 
     assert len(waiters._announced) + len(waiters._announced_before) <= 20

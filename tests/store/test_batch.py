@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -561,7 +560,7 @@ def test_what_a_refund_gave_back_does_not_count_against_the_share(store: Store) 
     """
     store.open("coupon", "coupon", 1, per_account_limit=1)
     [first] = store.accept(store.redeems("coupon", "ada"))
-    refund = replace(store.asks("refund", "coupon"), refund_of=first)
+    refund = store.asks("refund", "coupon")._replace(refund_of=first)
     asked = store.accept(refund, store.redeems("coupon", "ada"), store.redeems("coupon", "ada"))
 
     store.drain("coupon")
@@ -583,7 +582,7 @@ def test_the_client_is_told_when_an_admin_of_another_client_refunds(store: Store
         " VALUES (gen_random_uuid(), 'shop', 'https://shop.example', sha256('x'));"
         "INSERT INTO accounts (client_id, name, email) VALUES ('shop', 'ada', 'ada@example.com')"
     )
-    store.accept(replace(store.asks("refund", "coupon", client="admins"), refund_of=first))
+    store.accept(store.asks("refund", "coupon", client="admins")._replace(refund_of=first))
 
     store.drain("coupon")
     notifications.unfold(store.owner)

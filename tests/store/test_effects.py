@@ -5,7 +5,6 @@ first definite answer for ever.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -460,7 +459,7 @@ def held(store: Store, count: int, gateway: str = "bank") -> list[uuid.UUID]:
 
 def refund_of(store: Store, original: uuid.UUID) -> Submission:
     """An admin's wish to give back."""
-    return dataclasses.replace(store.asks("refund", "till"), refund_of=original)
+    return store.asks("refund", "till")._replace(refund_of=original)
 
 
 def claim(courier: Connection, gateway: str = "bank", room: int = effects.CALLS_AT_ONCE) -> Claim:

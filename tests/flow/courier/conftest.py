@@ -221,10 +221,7 @@ class Till:
             self.store.open("coupon", "coupon", available=1_000_000)
             self.store.owner.execute("DELETE FROM deliveries; DELETE FROM fanouts")
         asked = self.store.accept(
-            *(
-                dataclasses.replace(self.store.redeems("coupon", account), metadata=metadata)
-                for _ in range(count)
-            )
+            *(self.store.redeems("coupon", account)._replace(metadata=metadata) for _ in range(count))
         )
         self.store.drain("coupon")
         notifications.unfold(self.store.owner)

@@ -62,9 +62,7 @@ def test_a_delivery_tells_its_own_version_also_when_the_request_has_moved_on(til
         "UPDATE deliveries SET status = 'pending', due_at = now(), tries = 0, token = NULL"
     )
     refund = till.store.asks("refund", "till-bank")
-    till.store.accept(
-        type(refund)(**{name: getattr(refund, name) for name in refund.__slots__} | {"refund_of": asked[0]})
-    )
+    till.store.accept(refund._replace(refund_of=asked[0]))
     till.drain()
     till.start()
     eventually(lambda: till.deliveries() == {"delivered": 3})
