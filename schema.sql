@@ -565,6 +565,18 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
               NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace))
     EXECUTE FUNCTION refuse_revision();
 
+-- By a trigger and not by an index, which every first state (version 2, single by the primary key) would pay for. Its
+-- plan is kept for the session, so it must not be one that suits a small table only.
+CREATE FUNCTION refuse_second_state() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    IF EXISTS (SELECT FROM decisions WHERE request_id = NEW.request_id AND current) THEN
+        RAISE EXCEPTION 'request % is in a state already: supersede it first', NEW.request_id USING ERRCODE = 'unique_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER one_current BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.current AND NEW.version > 2)
+    EXECUTE FUNCTION refuse_second_state();
+
 -- ---------------------------------------------------------------- who may do what
 --
 --               | teller_api              | teller_worker                    | teller_courier

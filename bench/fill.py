@@ -28,6 +28,8 @@ LANES = 2
 #: The client whose requests these are; that of `teller up`'s first client key.
 CLIENT = "client"
 ZEROS = bytes(32)
+#: Accounts that the past is spread over.
+ACCOUNTS = 100_000
 
 #: %(ms)s milliseconds of time, a hundred ids in each.
 _UUID7 = """(lpad(to_hex(%(ms)s::bigint + i / 100), 12, '0') || '7' || lpad(to_hex(i %% 100 * 40), 3, '0') || '8'
@@ -41,8 +43,8 @@ WITH asked AS (
 ), made AS (
     INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id,
                           account, amount)
-    SELECT id, %(client)s, '00000000-0000-4000-8000-000000000000', id::text, sha256('x'), 'redemption', partition,
-           name, 'u' || i, 1
+    SELECT id, %(client)s, '00000000-0000-4000-8000-000000000000', md5(id::text), sha256('x'), 'redemption',
+           partition, name, 'u' || i, 1
       FROM asked
      ORDER BY i
 )
@@ -63,7 +65,7 @@ SELECT numbered.id, i, numbered.name, numbered.partition, account, at,
        convert_to(concat_ws(E'\\n', numbered.name, r.version + turn, 'debit', replace(numbered.id::text, '-', ''),
                             account, 1, r.available - turn, r.held,
                             to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"')), 'UTF8') AS fields
-  FROM (SELECT {_UUID7} AS id, i, r.name, r.partition, 'u' || i %% 100000 AS account,
+  FROM (SELECT {_UUID7} AS id, i, r.name, r.partition, 'u' || i %% %(accounts)s AS account,
                row_number() OVER (PARTITION BY r.name ORDER BY i) AS turn,
                date_trunc('second', now()) + interval '1 second' AS at
           FROM generate_series(1::bigint, %(count)s) AS i
@@ -76,8 +78,8 @@ _WRITE = (
     """
 INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account,
                       amount, created_at)
-SELECT id, %(client)s, '00000000-0000-4000-8000-000000000000', id::text, sha256('x'), 'redemption', partition, name,
-       account, 1, at
+SELECT id, %(client)s, '00000000-0000-4000-8000-000000000000', md5(id::text), sha256('x'), 'redemption', partition,
+       name, account, 1, at
   FROM past
  ORDER BY i
 """,
@@ -218,6 +220,7 @@ def _past(connection: Connection, count: int, keys: Sequence[int], partitions: i
         values = {
             "ms": time.time_ns() // 1_000_000,
             "count": size,
+            "accounts": ACCOUNTS,
             "names": [name(key) for key in keys],
             "partitions": [partition(key, partitions) for key in keys],
             "resources": len(keys),

@@ -15,6 +15,8 @@ import uuid
 SUB_MILLISECOND_STEPS = 4096
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
+#: Resources whose partition is not computed again: those that many want are few.
+PARTITIONS_REMEMBERED = 4096
 
 
 class _Clock:
@@ -45,7 +47,7 @@ def new_id() -> uuid.UUID:
     return uuid.UUID(int=millisecond << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=PARTITIONS_REMEMBERED)
 def partition_of(resource_id: str, partitions: int) -> int:
     """
     The partition of a resource: the first 8 bytes of the SHA-256 of its id, big-endian, modulo

@@ -32,6 +32,7 @@ GROUP_LIMIT: Final = 1_000
 #: How long a caller waits for its group before it is told that nothing is known.
 ANSWER_TIMEOUT_SECONDS: Final = 2.8
 
+# Its form never changes: the fingerprints of all requests were made with it.
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 # What says that a value cannot be stored: PostgreSQL refuses it, or it cannot even be written as UTF-8.

@@ -20,17 +20,18 @@ RESOURCE_COLUMNS: Final = SQL["resource_columns"]
 ENTRY_COLUMNS: Final = SQL["entry_columns"]
 
 Document = dict[str, Any]
+#: What was accepted or decided together shares its time.
+MOMENTS_REMEMBERED: Final = 64
 
 
 def timestamp(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC with `Z`, to the microsecond: what PostgreSQL keeps, so that it can be asked for again."""
-    return None if moment is None else _written(moment)
+    return None if moment is None else _written(moment.astimezone(UTC))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=MOMENTS_REMEMBERED)
 def _written(moment: datetime) -> str:
-    """What was accepted or decided together shares its time."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 class RequestRecord(NamedTuple):

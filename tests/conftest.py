@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+import structlog
 
 from processor.settings import Settings
 from tests import servers as test_servers
@@ -16,6 +17,15 @@ from tests.servers import Clones, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# structlog by itself draws each local variable of a traceback: a second of work, in the thread that others wait for.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 #: What `postgres` is when a test says nothing.
 NEWEST = "embedded"

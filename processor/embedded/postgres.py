@@ -50,9 +50,11 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m %u [%p] ",
 }
-#: Memory for pages: a quarter of the machine's, as PostgreSQL advises, within these bounds, in MB. It takes what it
-#: uses. With millions of past requests the indexes of keys and accounts want it, for those come in no order.
+#: Memory for pages: a quarter of what there is, as PostgreSQL advises, within these bounds, in MB. With millions of
+#: past requests the indexes of keys and accounts want it, for those come in no order.
 SHARED_BUFFERS_MB_MIN, SHARED_BUFFERS_MB_MAX = 128, 512
+#: Where a container says how much memory it may use, in bytes (cgroups, version 2 and 1).
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 #: How long the backends of a killed server may hold its directory, in seconds.
 PREDECESSOR_SECONDS = 15.0
 #: What PostgreSQL says then.
@@ -329,5 +331,8 @@ def _last_line(log: Path, begin: int) -> str:
 
 
 def _shared_buffers_mb() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
-    return max(SHARED_BUFFERS_MB_MIN, min(SHARED_BUFFERS_MB_MAX, memory // 4))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+            memory = min(memory, int(limit.read_text()))
+    return max(SHARED_BUFFERS_MB_MIN, min(SHARED_BUFFERS_MB_MAX, memory // 4 // 1024**2))

@@ -40,6 +40,8 @@ SETTINGS: Mapping[str, str] = {
     "maxmemory-policy": "noeviction",
     "loglevel": "warning",
 }
+#: What it says when it cannot read them: a file has a hole or no end, is missing, or their list is damaged.
+UNREADABLE_SIGNS = ("append only file", "AOF", "RDB", "rdb file", "loading DB", "loading the DB")
 #: How long a killed server may hold its directory, in seconds.
 PREDECESSOR_SECONDS = 15.0
 #: A start reads the append-only file, in seconds.
@@ -49,7 +51,7 @@ STOP_SECONDS = 3.0
 #: Between two looks at a server that is starting, in seconds.
 PAUSE_SECONDS = 0.01
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Valkey:
@@ -78,34 +80,34 @@ class Valkey:
         try:
             data = homes.private_directory(self._home / self.name, None)
             homes.private_directory(_socket(self._home).parent, None)
-            log = homes.log_file(self._home, self.name)
-            if not self._launch(data, log, lock):
+            output = homes.log_file(self._home, self.name)
+            begin = output.stat().st_size if output.exists() else 0
+            if not self._launch(data, output, lock):
                 # A disk that was full can leave a file that no Valkey reads again. What it held was bells: the sweep
                 # knows all of them.
-                damaged = data / FILES_DIRECTORY
-                if not damaged.exists():
-                    raise ServerError(f"Valkey does not start: see {log}")
-                shutil.rmtree(damaged)
-                if not self._launch(data, log, lock):
-                    raise ServerError(f"Valkey does not start, not even with empty files: see {log}")
-                _log.warning("valkey_began_anew", why="it could not read its files", see=str(log))
+                if not _cannot_read_its_files(output, begin):
+                    raise ServerError(f"Valkey does not start: see {output}")
+                _remove(data / FILES_DIRECTORY)
+                if not self._launch(data, output, lock):
+                    raise ServerError(f"Valkey does not start, not even with empty files: see {output}")
+                log.warning("valkey_began_anew", why="it could not read its files", see=str(output))
         finally:
             os.close(lock)  # the server holds it from now on
 
-    def _launch(self, data: Path, log: Path, lock: int) -> bool:
+    def _launch(self, data: Path, output: Path, lock: int) -> bool:
         """
         Whether it answers in the end; False: it ended by itself. Raises ServerError when it does neither.
         """
         settings = {**SETTINGS, "dir": str(data), "unixsocket": str(_socket(self._home))}
         options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        self._child = spawn([_binary(), *options], stop_signal=signal.SIGTERM, log=log, lock=lock)
+        self._child = spawn([_binary(), *options], stop_signal=signal.SIGTERM, log=output, lock=lock)
         end = time.monotonic() + START_SECONDS
         while not is_ready(self._home):
             if not self._child.alive():
                 return False
             if time.monotonic() > end:
                 self._child.stop(STOP_SECONDS)
-                raise ServerError(f"Valkey does not answer: see {log}")
+                raise ServerError(f"Valkey does not answer: see {output}")
             time.sleep(PAUSE_SECONDS)
         return True
 
@@ -138,6 +140,21 @@ def is_ready(home: Path) -> bool:
             return connection.recv(64).startswith(b"+PONG")
     except OSError:
         return False
+
+
+def _cannot_read_its_files(output: Path, begin: int) -> bool:
+    """Whether it said so since this start."""
+    with output.open("rb") as said:
+        said.seek(begin)
+        words = said.read().decode(errors="replace")
+    return any(sign in words for sign in UNREADABLE_SIGNS)
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except OSError as fault:
+        raise ServerError(f"{directory} cannot be removed: {fault.strerror}") from fault
 
 
 def _socket(home: Path) -> Path:

@@ -283,6 +283,30 @@ def test_a_state_is_superseded_once_and_never_comes_back(history: Store) -> None
             history.owner.execute("UPDATE decisions SET current = true WHERE request_id = %s", (one,))
 
 
+def test_a_request_is_in_one_state_at_a_time(history: Store) -> None:
+    """
+    The next state comes after the end of the one before, also within one statement.
+    """
+    one = history.one(
+        "SELECT request_id FROM decisions WHERE status = 'completed' AND version = 2 AND current LIMIT 1"
+    )
+    further = (
+        "INSERT INTO decisions (request_id, version, status, code, sequence, decided_at, at, actor, current)"
+        " SELECT %s, v.version, CASE v.version WHEN 3 THEN 'refunded' ELSE 'failed' END, 'x', 1, now(), now(), '',"
+        "        v.current"
+        "   FROM unnest(%s::int[], %s::bool[]) AS v(version, current)"
+    )
+    with pytest.raises(UniqueViolation, match="in a state already"):
+        history.owner.execute(further, (one, [3], [True]))
+    with history.owner.transaction(force_rollback=True):
+        history.owner.execute(
+            "UPDATE decisions SET current = false WHERE request_id = %s AND current", (one,)
+        )
+        with pytest.raises(UniqueViolation, match="in a state already"), history.owner.transaction():
+            history.owner.execute(further, (one, [3, 4], [True, True]))
+        history.owner.execute(further, (one, [3, 4], [False, True]))
+
+
 @pytest.mark.parametrize(
     "statement",
     [

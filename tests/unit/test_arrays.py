@@ -39,7 +39,7 @@ def received(kind: str, values: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-@pytest.mark.parametrize("shape", ["plain", "with nulls", "one", "only nulls", "none"])
+@pytest.mark.parametrize("shape", ["plain", "with nulls", "one", "the same", "only nulls", "none"])
 def test_a_packed_column_says_what_it_was_made_of(kind: str, shape: str) -> None:
     """
     For each type, with nulls at each end, alone, and empty.
@@ -49,7 +49,8 @@ def test_a_packed_column_says_what_it_was_made_of(kind: str, shape: str) -> None
         "plain": plain,
         "with nulls": [None, *plain, None],
         "one": plain[:1],
-        "only nulls": [None],
+        "the same": plain[:1] * 3,
+        "only nulls": [None, None],
         "none": [],
     }
 
