@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from api import documents, idempotency, waiting
+from api import documents, idempotency, patience, waiting
 from api.problems import RETRY_AFTER_SECONDS, IdempotencyKeyMissing
 from api.routing import Answer, Call, Shown
 from processor import queries
@@ -96,7 +96,7 @@ def accept(
     sent = call.sent if resource is None else {**call.sent, "resource": resource}
     origin = Origin(call.caller, key, fingerprint(kind, sent))
     submission = make(origin) if make is not None else call.body.submission(origin)
-    [receipt] = call.services.intake.accept([submission])
+    [receipt] = call.services.accept([submission])
     if receipt.request is None:
         raise receipt.problem or TellerError("intake gave no reason")
     record = receipt.request
@@ -130,6 +130,7 @@ def wait_for(
 
 
 def _look(call: Call, request_id: UUID) -> tuple[RequestRecord, int | None]:
+    patience.begin()  # it waited on purpose until now
     with call.services.connection() as connection:
         found = queries.read_request(connection, request_id, None)
     assert found is not None, "requests are never deleted"  # noqa: S101 - a trigger says so, too

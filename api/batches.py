@@ -93,7 +93,7 @@ def submit_batch(call: Call) -> Answer:
     """
     outcomes: list[Submission | TellerError] = [_read(call.caller, item) for item in call.sent["requests"]]
     submissions = [one for one in outcomes if isinstance(one, Submission)]
-    receipts = iter(call.services.intake.accept(submissions) if submissions else [])
+    receipts = iter(call.services.accept(submissions) if submissions else [])
     results = [
         _refused(one) if isinstance(one, TellerError) else _answered(next(receipts)) for one in outcomes
     ]

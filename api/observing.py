@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from api import patience
 from api.limits import STANDING
 from api.routing import CLIENT, PROBLEM, ROUTE
 
@@ -46,6 +47,7 @@ class Observed:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, and tell of it."""
+        patience.begin()
         started = time.perf_counter()
         asked_id: str = environ.get("HTTP_X_REQUEST_ID", "")
         request_id = asked_id if _SANE_ID.fullmatch(asked_id) else f"{random.getrandbits(64):016x}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis import Redis
 
+from api import patience
 from api.auth import Authenticator
 from api.metrics import Metrics
 from api.problems import NotFound
@@ -18,11 +19,12 @@ from api.waiting import Waiters
 from processor import database, queries
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways import names as gateways
-from processor.intake import Intake
+from processor.intake import Intake, Receipt, Submission
 from workers.doorbell import Announcements, Doorbell
 
 if TYPE_CHECKING:
     import contextlib
+    from collections.abc import Sequence
     from uuid import UUID
 
     from processor.database import Connection, Pool
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 POOL_CONNECTIONS: Final = 8
 #: No read of the API takes longer, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 2_500
-#: … nor, with the wait for a connection, in seconds: whatever is away, the answer 503 comes within three.
-READ_SECONDS: Final = 2.7
 #: An insert of intake that takes longer is given up, and its callers told to try again, in milliseconds.
 INTAKE_TIMEOUT_MS: Final = 2_500
 #: That timeout is PostgreSQL's; one that says nothing at all is given up so much later, in seconds.
@@ -85,7 +85,7 @@ class Services:
             pool=pool,
             intake=intake,
             keys=Authenticator(
-                lambda: database.lend(pool, READ_SECONDS), settings.rate_limit, settings.sign_in_limit
+                lambda: database.lend(pool, patience.left()), settings.rate_limit, settings.sign_in_limit
             ),
             waiters=waiters,
             doorbell=doorbell,
@@ -104,8 +104,17 @@ class Services:
         return services
 
     def connection(self) -> contextlib.AbstractContextManager[Connection]:
-        """A connection for a few statements. Raises DatabaseUnavailable."""
-        return database.lend(self.pool, READ_SECONDS)
+        """
+        A connection for a few statements, within the patience that the request has left. Raises DatabaseUnavailable.
+        """
+        return database.lend(self.pool, patience.left())
+
+    def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
+        """
+        Make requests durable (`Intake.accept`), within the patience that the request has left. Raises
+        DatabaseUnavailable.
+        """
+        return self.intake.accept(submissions, patience.left())
 
     def request(self, request_id: UUID) -> RequestRecord:
         """Any client's request as it is now. Raises NotFound, DatabaseUnavailable."""
@@ -129,7 +138,7 @@ class Services:
 def _read_gauges(pool: Pool) -> Gauges | None:
     """For the metrics, which are there without a database, too."""
     try:
-        with database.lend(pool, READ_SECONDS) as connection:
+        with database.lend(pool, patience.left()) as connection:
             return queries.read_gauges(connection)
     except DatabaseUnavailable:
         return None

@@ -137,7 +137,7 @@ def lend(pool: Pool, within_seconds: float) -> Iterator[Connection]:
     little longer if it was long waited for, is given up. Raises DatabaseUnavailable.
     """
     asked_at = time.monotonic()
-    with faults(), pool.connection() as connection:
+    with faults(), pool.connection(timeout=min(CONNECT_TIMEOUT_SECONDS, within_seconds)) as connection:
         left = within_seconds - (time.monotonic() - asked_at)
         connection.answer_timeout_seconds = max(left, LEAST_ANSWER_SECONDS)
         yield connection

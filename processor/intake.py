@@ -154,11 +154,12 @@ class Intake:
         """False when the writer has died: the process is of no use any more and must be restarted."""
         return self._writer.is_alive()
 
-    def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
+    def accept(self, submissions: Sequence[Submission], within_seconds: float | None = None) -> list[Receipt]:
         """
         Make requests durable; returns when they are, with a receipt for each, in order.
 
-        Raises DatabaseUnavailable when that is not known: the same submission with the same key finds out.
+        Raises DatabaseUnavailable when that is not known, at the latest after ANSWER_TIMEOUT_SECONDS or
+        `within_seconds`: the same submission with the same key finds out.
         """
         asked = [
             _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
@@ -166,7 +167,10 @@ class Intake:
         if asked:
             call = _Call(asked)
             self._calls.put(call)
-            if not call.done.acquire(timeout=ANSWER_TIMEOUT_SECONDS):
+            longest = ANSWER_TIMEOUT_SECONDS
+            if not call.done.acquire(
+                timeout=longest if within_seconds is None else min(longest, within_seconds)
+            ):
                 call.given_up = True
                 raise DatabaseUnavailable("the database did not answer in time")
             if call.fault is not None:

@@ -174,7 +174,7 @@ def refund(visit: Visit, request: str) -> Redirect:
         )
     if submission is None:
         raise NotFound("there is no such request")
-    [receipt] = visit.services.intake.accept([submission])
+    [receipt] = visit.services.accept([submission])
     if receipt.request is None:
         raise receipt.problem or TellerError("intake gave no reason")
     if not receipt.replayed:

@@ -204,6 +204,28 @@ def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
     assert seconds < 3.5
 
 
+def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Teller) -> None:
+    """
+    The key was waited for until PostgreSQL let it be read; what is left then is not the whole three seconds again.
+    """
+    keys, requests = (
+        database.connect(settings.database_url, application_name="test owner") for _ in range(2)
+    )
+    with ThreadPoolExecutor(1) as threads, keys, requests, requests.transaction():
+        requests.execute("LOCK TABLE requests")
+        with keys.transaction():
+            keys.execute("LOCK TABLE api_keys")
+            began = time.monotonic()
+            asked = threads.submit(teller.other.post, "/v1/redemptions", {"resource": "a", "account": "u"})
+            time.sleep(2)
+            assert not asked.done()
+        answer = asked.result()
+        seconds = time.monotonic() - began
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert 2 < seconds < 3.5
+
+
 def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: Settings) -> None:
     """
     PostgreSQL falls silent in the middle of a transaction: a fault of the infrastructure, and the connection ends.
