@@ -45,6 +45,23 @@ def eventually(condition: Callable[[], Any], within: float = PATIENCE_SECONDS) -
     return time.monotonic() - began
 
 
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    """
+    SIGSTOP; returns when none of its threads runs any more, which takes a moment on a busy machine.
+    """
+    process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{process.pid}/task")
+    if tasks.exists():  # elsewhere nobody tells
+        eventually(lambda: all(_state(task) == "T" for task in tasks.iterdir()))
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return "T"
+
+
 class WorkerProcess:
     """One worker, and what it logs."""
 
@@ -67,6 +84,10 @@ class WorkerProcess:
     def send(self, signal_number: signal.Signals) -> None:
         """And go on."""
         self._process.send_signal(signal_number)
+
+    def freeze(self) -> None:
+        """Stop it where it is."""
+        freeze(self._process)
 
     def end(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """Send it, wait for the end, return the exit status."""

@@ -147,7 +147,7 @@ class House:
     @contextlib.contextmanager
     def patient_courier(self) -> Iterator[CourierProcess]:
         """One that waits for an answer for long; the other is stopped meanwhile, until told to go on."""
-        self.courier.send(signal.SIGSTOP)
+        self.courier.freeze()
         patient = CourierProcess(
             replace(self.settings, gateway_timeout_seconds=60.0), self.logs / "patient.log"
         )

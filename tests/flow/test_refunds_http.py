@@ -260,7 +260,7 @@ def test_15_a_late_yes_after_the_release_is_an_alert_and_never_an_entry(house: H
     with house.patient_courier() as patient:
 
         def pays_while_nobody_listens(call: Call, _handler: Handler) -> Any:
-            patient.send(signal.SIGSTOP)
+            patient.freeze()
             return bank.pay(call)
 
         house.outside.behave = pays_while_nobody_listens

@@ -286,7 +286,7 @@ def test_a_worker_stopped_in_mid_batch_is_taken_over_and_cannot_write_any_more(
         time.sleep(
             0.1
         )  # it waits for the partition's row by now, or would be stopped a little earlier: both are right
-        stopped.send(signal.SIGSTOP)
+        stopped.freeze()
     began = time.monotonic()
     assert installation.decided(ids) == 0
 

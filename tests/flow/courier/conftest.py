@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from processor import notifications
+from tests.flow.conftest import freeze
 from tests.flow.courier.outside import Outside, serving
 from tests.store.store import Store, open_store
 from workers.courier.main import work
@@ -105,6 +106,10 @@ class CourierProcess:
     def send(self, signal_number: signal.Signals) -> None:
         """And go on."""
         self._process.send_signal(signal_number)
+
+    def freeze(self) -> None:
+        """Stop it where it is."""
+        freeze(self._process)
 
     def kill(self) -> None:
         """Whatever state it is in."""

@@ -134,7 +134,7 @@ def test_killed_after_the_answer_before_it_is_recorded(till: Till, bank: Bank) -
     """
     asked = till.withdraw()
     courier = till.start_process()
-    bank.after = lambda: courier.send(signal.SIGSTOP)  # the answer arrives, and nobody reads it any more
+    bank.after = courier.freeze  # the answer arrives, and nobody reads it any more
     eventually(lambda: bank.payouts)
     eventually(lambda: till.outside.under_way == 0)
     courier.end()
@@ -174,7 +174,7 @@ def test_a_stopped_couriers_late_yes_counts(till: Till, bank: Bank) -> None:
     """
     asked = till.withdraw()
     stopped = till.start_process(gateway_timeout_seconds=30.0)
-    bank.after = lambda: stopped.send(signal.SIGSTOP)
+    bank.after = stopped.freeze
     eventually(lambda: bank.payouts)
     eventually(lambda: till.outside.under_way == 0)
 
