@@ -6,6 +6,7 @@ Made in the process that serves, after the fork: it has connections and threads.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +24,7 @@ from processor.intake import Intake, Receipt, Submission
 from workers.doorbell import Announcements, Doorbell
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
     from processor.database import Connection, Pool
@@ -84,9 +84,7 @@ class Services:
             settings=settings,
             pool=pool,
             intake=intake,
-            keys=Authenticator(
-                lambda: database.lend(pool, patience.left()), settings.rate_limit, settings.sign_in_limit
-            ),
+            keys=Authenticator(lambda: _lend(pool), settings.rate_limit, settings.sign_in_limit),
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,
@@ -107,14 +105,15 @@ class Services:
         """
         A connection for a few statements, within the patience that the request has left. Raises DatabaseUnavailable.
         """
-        return database.lend(self.pool, patience.left())
+        return _lend(self.pool)
 
     def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
         """
         Make requests durable (`Intake.accept`), within the patience that the request has left. Raises
         DatabaseUnavailable.
         """
-        return self.intake.accept(submissions, patience.left())
+        with patience.spend() as seconds:
+            return self.intake.accept(submissions, seconds)
 
     def request(self, request_id: UUID) -> RequestRecord:
         """Any client's request as it is now. Raises NotFound, DatabaseUnavailable."""
@@ -135,10 +134,16 @@ class Services:
         self.pool.close()
 
 
+@contextlib.contextmanager
+def _lend(pool: Pool) -> Iterator[Connection]:
+    with patience.spend() as seconds, database.lend(pool, seconds) as connection:
+        yield connection
+
+
 def _read_gauges(pool: Pool) -> Gauges | None:
     """For the metrics, which are there without a database, too."""
     try:
-        with database.lend(pool, patience.left()) as connection:
+        with _lend(pool) as connection:
             return queries.read_gauges(connection)
     except DatabaseUnavailable:
         return None

@@ -16,14 +16,14 @@ import psutil  # type: ignore[import-untyped]  # its stubs are a package of thei
 import pytest
 import structlog
 
-from api import create_app
+from api import create_app, patience, routing
 from processor import database, intake, queries
 from processor.errors import DatabaseUnavailable
 from processor.ids import partition_of
 from tests.http.conftest import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from processor.settings import Settings
     from tests.http.conftest import Teller
@@ -224,6 +224,24 @@ def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Tel
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert 2 < seconds < 3.5
+
+
+def test_what_is_not_waited_for_a_database_costs_no_patience(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A client who is slow to send, or a race of the lab, may take as long as they do: the database is there.
+    """
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.5)
+    read = routing._read
+
+    def read_slowly(environ: Mapping[str, Any]) -> bytes:
+        time.sleep(1)
+        return read(environ)
+
+    monkeypatch.setattr(routing, "_read", read_slowly)
+
+    assert teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
 
 
 def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: Settings) -> None:
