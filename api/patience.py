@@ -26,7 +26,9 @@ def begin() -> None:
 
 @contextlib.contextmanager
 def spend() -> Iterator[float]:
-    """The seconds that are left for one wait; what it takes of them is gone. Whoever is no request has all of them."""
+    """
+    The seconds that are left for one wait; what it takes of them is gone. Whoever is no request has all of them.
+    """
     left = _left.get()
     if left is None:
         yield PATIENCE_SECONDS
