@@ -118,6 +118,22 @@ def log_file(home: Path, name: str) -> Path:
     return path
 
 
+def size_of(log: Path) -> int:
+    """
+    Where what a server will say begins; a log that is not there yet has no bytes.
+    """
+    return log.stat().st_size if log.exists() else 0
+
+
+def written_since(log: Path, begin: int) -> str:
+    """
+    What a server has said since then.
+    """
+    with log.open("rb") as file:
+        file.seek(begin)
+        return file.read().decode(errors="replace")
+
+
 def try_lock(path: Path, *, shared: bool = False) -> int | None:
     """
     The descriptor that holds the lock, until it is closed, everywhere; None when somebody else has it.

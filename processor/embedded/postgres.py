@@ -169,7 +169,7 @@ class Postgres:
         retry_until = time.monotonic() + PREDECESSOR_SECONDS
         while True:
             _forget_zombie(self._data / "postmaster.pid", self._socket_directory() / f"{SOCKET_NAME}.lock")
-            begin = log.stat().st_size if log.exists() else 0
+            begin = homes.size_of(log)
             self._child = spawn(
                 [binaries / "postgres", "-D", self._data, *options],
                 stop_signal=signal.SIGINT,  # SIGTERM would wait for clients
@@ -179,7 +179,7 @@ class Postgres:
             )
             if self._becomes_ready(self._child):
                 return
-            said = _written_since(log, begin)
+            said = homes.written_since(log, begin)
             if not any(sign in said for sign in PREDECESSOR_SIGNS) or time.monotonic() > retry_until:
                 raise ServerError(f"PostgreSQL does not start: {_last_line(log, begin)}; see {log}")
 
@@ -315,17 +315,11 @@ def _runs(binaries: Path, account: Account) -> bool:
     return as_account.returncode == 0
 
 
-def _written_since(log: Path, begin: int) -> str:
-    with log.open("rb") as file:
-        file.seek(begin)
-        return file.read().decode(errors="replace")
-
-
 def _last_line(log: Path, begin: int) -> str:
     """
     What the server said last, or, better, its last fatal error.
     """
-    lines = _written_since(log, begin).strip().splitlines() or ["it said nothing"]
+    lines = homes.written_since(log, begin).strip().splitlines() or ["it said nothing"]
     fatal = [line for line in lines if "FATAL:" in line or "error:" in line]
     return (fatal or lines)[-1].strip()
 

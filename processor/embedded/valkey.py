@@ -81,11 +81,12 @@ class Valkey:
             data = homes.private_directory(self._home / self.name, None)
             homes.private_directory(_socket(self._home).parent, None)
             output = homes.log_file(self._home, self.name)
-            begin = output.stat().st_size if output.exists() else 0
+            begin = homes.size_of(output)
             if not self._launch(data, output, lock):
                 # A disk that was full can leave a file that no Valkey reads again. What it held was bells: the sweep
                 # knows all of them.
-                if not _cannot_read_its_files(output, begin):
+                said = homes.written_since(output, begin)
+                if not any(sign in said for sign in UNREADABLE_SIGNS):
                     raise ServerError(f"Valkey does not start: see {output}")
                 _remove(data / FILES_DIRECTORY)
                 if not self._launch(data, output, lock):
@@ -140,14 +141,6 @@ def is_ready(home: Path) -> bool:
             return connection.recv(64).startswith(b"+PONG")
     except OSError:
         return False
-
-
-def _cannot_read_its_files(output: Path, begin: int) -> bool:
-    """Whether it said so since this start."""
-    with output.open("rb") as said:
-        said.seek(begin)
-        words = said.read().decode(errors="replace")
-    return any(sign in words for sign in UNREADABLE_SIGNS)
 
 
 def _remove(directory: Path) -> None:
