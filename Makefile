@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/pytest -n $(AT_ONCE) --dist worksteal $(COMPUTING)
 	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(RUNNING)
 
-# What must never happen, each story twenty times, with a hundred thousand waiting: some minutes.
+# Each story of a promise runs twenty times, with a hundred thousand requests waiting. Takes some minutes.
 scenarios: .venv
 	SCENARIO_ROUNDS=20 $(BIN)/pytest tests/scenarios tests/faults/test_scenarios.py --timeout 1200
 
@@ -39,6 +39,8 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.prose
+	$(BIN)/python -m tools.spelling
 
 format: .venv
 	$(BIN)/ruff check --fix .
