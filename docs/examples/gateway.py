@@ -42,14 +42,14 @@ def create_app(secret: str, database: str) -> Flask:
         # isolation_level=None: the transaction below is the only one. A second call of the same key waits for it.
         with closing(sqlite3.connect(database, isolation_level=None, timeout=5)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            known = connection.execute(
+            stored = connection.execute(
                 "SELECT status, answer FROM payouts WHERE request = ?", [key]
             ).fetchone()
-            if known is None:
-                known = decide(key, order)
-                connection.execute("INSERT INTO payouts VALUES (?, ?, ?)", [key, *known])
+            if stored is None:
+                stored = decide(key, order)
+                connection.execute("INSERT INTO payouts VALUES (?, ?, ?)", [key, *stored])
             connection.execute("COMMIT")
-        status, answer = known
+        status, answer = stored
         return jsonify(json.loads(answer)), status
 
     return app
