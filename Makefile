@@ -1,36 +1,49 @@
 # `make up` and `make test` each need nothing but a Python of 3.11 or newer.
 
-# The newest Python found is taken; `make PYTHON=/path/to/python3.12 up` takes another.
+# Uses the newest Python it finds. `make PYTHON=/path/to/python3.12 up` uses another.
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: up test scenarios fuzz faults lint format lock bench bench-quick clean .venv
+.PHONY: up check test scenarios fuzz faults lint format lock bench bench-quick clean .venv
 
 up: .venv
 	@exec $(BIN)/teller up
 
-# First what only computes and asks PostgreSQL; then what runs whole systems and watches the clock.
-COMPUTING := tests/unit tests/store tests/http tests/cli
-RUNNING := tests/faults tests/flow tests/browser tests/scenarios tests/embedded
-# One more than there are cores: much of it waits.
-AT_ONCE := $(shell python3 -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 2)
+# These tests compute, and query PostgreSQL.
+QUICK_TESTS := tests/unit tests/store
+FRONT_TESTS := tests/http tests/cli
+# These tests run whole systems and measure time, so they share the machine with nothing else.
+SYSTEM_TESTS := tests/faults tests/flow tests/browser tests/scenarios tests/embedded
+# Test processes: one more than there are cores, because tests often wait. At most five.
+PROCESSES := $(shell python3 -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 2)
 
-test: lint
-	$(BIN)/pytest -n $(AT_ONCE) --dist worksteal $(COMPUTING)
-	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(RUNNING)
+# Takes less than a minute. Runs the store's tests on the newest PostgreSQL alone.
+check: .venv
+	@echo "check, step 1 of 2: lint"
+	@$(MAKE) --silent lint
+	@echo "check, step 2 of 2: $(QUICK_TESTS)"
+	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal --newest-postgres $(QUICK_TESTS)
+
+test: .venv
+	@echo "test, step 1 of 3: lint; then quick tests, then tests of whole systems"
+	@$(MAKE) --silent lint
+	@echo "test, step 2 of 3: $(QUICK_TESTS) $(FRONT_TESTS); then tests of whole systems"
+	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal $(QUICK_TESTS) $(FRONT_TESTS)
+	@echo "test, step 3 of 3: $(SYSTEM_TESTS)"
+	@$(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(SYSTEM_TESTS)
 
 # Each story of a promise runs twenty times, with a hundred thousand requests waiting. Takes some minutes.
 scenarios: .venv
 	SCENARIO_ROUNDS=20 $(BIN)/pytest tests/scenarios tests/faults/test_scenarios.py --timeout 1200
 
-# The OpenAPI document's own words, bent, for some minutes, each time in other ways; FUZZ_SEED=n repeats one.
+# Sends requests that almost match the OpenAPI document, for some minutes. FUZZ_SEED=n repeats a run.
 fuzz: .venv
 	@seed=$${FUZZ_SEED:-$$(date +%s)}; echo "FUZZ_SEED=$$seed" && \
 	    FUZZ_SEED=$$seed FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-100} $(BIN)/pytest tests/http/test_fuzz.py --timeout 3600
 
-# About a quarter of an hour; SEED=, MINUTES=, FAULTS= and KINDS= (tests/faults/__main__.py).
+# Injects faults for about a quarter of an hour. tests/faults/__main__.py explains SEED=, MINUTES=, FAULTS= and KINDS=.
 faults: .venv
 	@exec $(BIN)/python -P -m tests.faults
 
@@ -46,8 +59,8 @@ format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# About a quarter of an hour: Teller beside what else one could take, into bench/results/; BENCH="--only drain" and
-# more (python -m bench --help). The quick one, of three minutes, shows that it works.
+# Compares Teller with its alternatives for about a quarter of an hour, and writes bench/results/.
+# BENCH="--only drain" runs one part; `python -m bench --help` has the others. bench-quick takes three minutes.
 bench: .venv
 	@exec $(BIN)/python -P -m bench $(BENCH)
 
@@ -56,7 +69,7 @@ bench-quick: .venv
 
 .venv: .venv/installed
 
-# Made anew whenever the lock changes, so that nothing stays behind that is no longer pinned.
+# Made again whenever the lock changes, so that no package remains that is no longer pinned.
 .venv/locked: requirements-dev.lock
 	@found=; old=; \
 	for python in $(PYTHONS); do \
@@ -74,7 +87,7 @@ bench-quick: .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Newer versions within pyproject.toml: remove a line from the locks, or the locks, first.
+# For newer versions within pyproject.toml, first remove lines from the locks, or both locks.
 LOCK := .lock-venv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
         --generate-hashes --custom-compile-command "make lock" --no-config
 lock:

@@ -33,13 +33,21 @@ NEWEST = "embedded"
 OLDEST = "15"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """
+    Add the option that halves the time of the store's tests.
+    """
+    parser.addoption("--newest-postgres", action="store_true", help="test the store on no older PostgreSQL")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     The tests of the store run on the oldest PostgreSQL, too, where one is installed.
     """
     if "postgres" in metafunc.fixturenames and "store" in metafunc.definition.path.parts:
-        both = [NEWEST, OLDEST] if test_servers.find_oldest() else [NEWEST]
-        metafunc.parametrize("postgres", both, indirect=True, scope="session")
+        has_oldest = test_servers.find_oldest() and not metafunc.config.getoption("--newest-postgres")
+        versions = [NEWEST, OLDEST] if has_oldest else [NEWEST]
+        metafunc.parametrize("postgres", versions, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
