@@ -5,7 +5,7 @@
 -- (resources, usages) and how it came to be so (entries). `teller migrate` applies it to an empty
 -- database in one transaction; PARTITIONS below is filled in by it and stays for ever.
 --
--- The constraints here are the crash net. The rules live in processor/rules; what they must never let
+-- The constraints here are the crash net. The rules live in processor/domain/rules; what they must never let
 -- happen, PostgreSQL refuses once more.
 
 -- ---------------------------------------------------------------- the installation

@@ -14,19 +14,20 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api import (
+from api.console import application as console
+from api.docs import openapi, pages
+from api.lab import application as lab
+from api.ops import health, metrics
+from api.services import Services
+from api.v1 import (
     accounts,
+    approvals,
     audit,
     batches,
     codes,
-    confirmations,
     deposits,
-    docs,
-    health,
-    openapi,
-    parked,
+    failed,
     partitions,
-    problems,
     redemptions,
     requests,
     resources,
@@ -34,14 +35,12 @@ from api import (
     webhooks,
     withdrawals,
 )
-from api.console import application as console
-from api.lab import application as lab
-from api.observing import Observed
-from api.problems import Invalid
-from api.routing import PROBLEM, ROUTE, Route, respond
-from api.services import Services
+from api.web import problems
+from api.web.access_log import Observed
+from api.web.problems import Invalid
+from api.web.routing import PROBLEM, ROUTE, Route, respond
 from processor.errors import TellerError
-from processor.queries import CursorInvalid
+from processor.records.pages import CursorInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,16 +55,16 @@ NOUNS: Final = (
     deposits,
     batches,
     requests,
-    confirmations,
+    approvals,
     codes,
     accounts,
     webhooks,
-    parked,
+    failed,
     partitions,
     audit,
     sandbox,
     health,
-    docs,
+    pages,
 )
 ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
 
@@ -84,8 +83,11 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     app = Flask("api", static_folder=None)
     app.url_map.merge_slashes = False  # an address is what it says, and redirects have no problem+json
     app.extensions["teller"] = services
+    metrics.register(
+        services.metrics.registry, services.intake, services.waiters, services.doorbell, services.gauges
+    )
     app.before_request(_refuse_other_spellings)
-    docs.install(app, openapi_document())
+    pages.install(app, openapi_document())
     at_work = threading.Semaphore(ANSWERS_AT_ONCE)
     for route in ROUTES:
         app.add_url_rule(

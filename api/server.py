@@ -25,13 +25,14 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
-from api import connections
 from api.app import create_app
-from api.waiting import WAITERS_MAX
-from processor import database
+from api.web import idle_connections
+from api.web.long_poll import WAITERS_MAX
 from processor.errors import DatabaseUnavailable, TellerError
 from processor.gateways import names as gateways
 from processor.settings import Settings
+from processor.storage import connections as database
+from processor.storage import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +112,7 @@ def load_application(environment: Mapping[str, str], parent: int) -> Flask:
     application = create_app(Settings.from_environment(environment))
     services: Services = application.extensions["teller"]
     _stop_waiting_on_signals(services)
-    connections.watch(services.settings.port)
+    idle_connections.watch(services.settings.port)
     threading.Thread(target=_watch, args=(services, parent), name="watch", daemon=True).start()
     # What is here now stays: the collector need not walk it again, nor run after every few requests.
     gc.collect()
@@ -138,7 +139,7 @@ def _check_schema(settings: Settings) -> None:
     try:
         connection = database.connect(settings.api_database_url, application_name="teller api")
         with contextlib.closing(connection), database.faults():
-            database.check_partitions(database.read_installation(connection), settings.partitions)
+            migrations.check_partitions(migrations.read_installation(connection), settings.partitions)
     except DatabaseUnavailable as fault:
         log.warning("database_unavailable", detail=str(fault))
 

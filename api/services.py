@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Final
 
 from redis import Redis
 
-from api import patience
-from api.auth import Authenticator
-from api.metrics import Metrics
-from api.problems import NotFound
-from api.waiting import Waiters
-from processor import database, queries
+from api.web import deadline, routing
+from api.web.auth import Authenticator
+from api.web.long_poll import Waiters
+from api.web.problems import NotFound
+from api.web.request_metrics import RequestMetrics
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways import names as gateways
-from processor.intake import Intake, Receipt, Submission
-from workers.doorbell import Announcements, Doorbell
+from processor.intake.intake import Intake, Receipt, Submission
+from processor.reading import requests as stored_requests
+from processor.storage import connections, migrations
+from workers.doorbell.announcements import Announcements
+from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
-    from processor.database import Connection, Pool
-    from processor.queries import Gauges
-    from processor.records import RequestRecord
+    from processor.reading.requests import Gauges
+    from processor.records.documents import RequestRecord
     from processor.settings import Settings
+    from processor.storage.connections import Connection, Pool
 
 #: Connections of one process for reads; intake has its own. Reads are short: more would only queue in PostgreSQL.
 POOL_CONNECTIONS: Final = 8
@@ -57,7 +59,7 @@ class Services:
     announcements: Announcements
     #: For the question whether Redis answers, alone.
     redis: Redis
-    metrics: Metrics
+    metrics: RequestMetrics
     #: The gateways that resources may name.
     gateways: frozenset[str]
 
@@ -65,7 +67,7 @@ class Services:
     def start(cls, settings: Settings) -> Services:
         """Open everything. Needs neither PostgreSQL nor Redis to be there yet. Raises SettingsError."""
         url = settings.api_database_url
-        pool = database.open_pool(
+        pool = connections.open_pool(
             url,
             application_name="teller api",
             size=POOL_CONNECTIONS,
@@ -93,7 +95,7 @@ class Services:
                 socket_timeout=REDIS_TIMEOUT_SECONDS,
                 socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
             ),
-            metrics=Metrics(intake, waiters, doorbell, lambda: _read_gauges(pool)),
+            metrics=RequestMetrics(),
             gateways=gateways.names(settings),
         )
         intake.start()
@@ -112,16 +114,24 @@ class Services:
         Make requests durable (`Intake.accept`), within the patience that the request has left. Raises
         DatabaseUnavailable.
         """
-        with patience.spend() as seconds:
+        with deadline.spend() as seconds:
             return self.intake.accept(submissions, seconds)
 
     def request(self, request_id: UUID) -> RequestRecord:
         """Any client's request as it is now. Raises NotFound, DatabaseUnavailable."""
         with self.connection() as connection:
-            found = queries.read_request(connection, request_id, None)
+            found = stored_requests.read_request(connection, request_id, None)
         if found is None:
             raise NotFound("there is no such request")
         return found[0]
+
+    def gauges(self) -> Gauges | None:
+        """What somebody should look at, for the metrics. None: the database is unavailable."""
+        try:
+            with self.connection() as connection:
+                return stored_requests.read_gauges(connection)
+        except DatabaseUnavailable:
+            return None
 
     def close(self) -> None:
         """Answer who waits, finish what was accepted, and end."""
@@ -136,17 +146,8 @@ class Services:
 
 @contextlib.contextmanager
 def _lend(pool: Pool) -> Iterator[Connection]:
-    with patience.spend() as seconds, database.lend(pool, seconds) as connection:
+    with deadline.spend() as seconds, connections.lend(pool, seconds) as connection:
         yield connection
-
-
-def _read_gauges(pool: Pool) -> Gauges | None:
-    """For the metrics, which are there without a database, too."""
-    try:
-        with _lend(pool) as connection:
-            return queries.read_gauges(connection)
-    except DatabaseUnavailable:
-        return None
 
 
 def _connect_to_own(url: str, partitions: int) -> Connection:
@@ -154,15 +155,15 @@ def _connect_to_own(url: str, partitions: int) -> Connection:
     A connection for intake, to a database that was made with as many partitions as we hash into: a request
     in the wrong partition would be decided out of turn.
     """
-    connection = database.connect(
+    connection = connections.connect(
         url,
         application_name="teller api intake",
         statement_timeout_ms=INTAKE_TIMEOUT_MS,
         answer_timeout_seconds=INTAKE_TIMEOUT_MS / 1_000 + SILENCE_SECONDS,
     )
     try:
-        with database.faults():
-            database.check_partitions(database.read_installation(connection), partitions)
+        with connections.faults():
+            migrations.check_partitions(migrations.read_installation(connection), partitions)
     except SchemaError as fault:
         connection.close()
         raise DatabaseUnavailable(str(fault)) from fault
@@ -170,3 +171,6 @@ def _connect_to_own(url: str, partitions: int) -> Connection:
         connection.close()
         raise
     return connection
+
+
+Call = routing.Call[Services]

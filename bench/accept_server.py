@@ -18,15 +18,17 @@ import urllib.request
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from api import app, idempotency, redemptions, routing, server
-from api.accepting import Origin
+from api import app, server
+from api.v1 import redemptions
+from api.web import idempotency, routing
+from api.web.submission import Origin
 from bench import processes, system
 from processor import log
-from processor.embedded.servers import serve
 from processor.ids import new_id
-from processor.intake import fingerprint
-from processor.records import RequestRecord
+from processor.intake.intake import fingerprint
+from processor.records.documents import RequestRecord
 from processor.settings import Settings
+from teller.embedded.servers import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from api.routing import Answer, Call
+    from api.web.routing import Answer, Call
 
 ALIKE, EMPTY = "/bench/alike", "/bench/empty"
 START_SECONDS = 60

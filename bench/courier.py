@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
 
     from bench.plan import Plan
-    from processor.embedded.servers import Servers
     from processor.settings import Settings
+    from teller.embedded.servers import Servers
 
 #: Numbers of endpoints that deliveries go to.
 ENDPOINTS = (1, 50)

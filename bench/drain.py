@@ -18,16 +18,17 @@ from bench import charts, fill, lab, load, work
 from bench.peers import flask_row_lock, pgbench, run
 from bench.peers.catalog import PEERS
 from bench.report import Section, progress
-from processor import batch, database
-from workers.main import rest_collector
+from processor.batch import run as batch
+from processor.storage import connections
+from workers.worker.main import rest_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench.peers.install import Installed
     from bench.plan import Plan
-    from processor.embedded.servers import Servers
     from processor.settings import Settings
+    from teller.embedded.servers import Servers
 
 #: Teller's rows beside the plain one: with everything that a resource or a client may want of each request.
 EXTRAS = {
@@ -109,7 +110,7 @@ def drain(
     """
     keys = wanted or [1 + number % resources for number in range(requests)]
     rules = {"per_account_limit": 1_000_000} if limit else {}
-    with database.connect(settings.database_url, application_name="bench") as owner:
+    with connections.connect(settings.database_url, application_name="bench") as owner:
         fill.open_resources(owner, range(1, resources + 1), lab.PARTITIONS, **rules)
         if webhook:
             owner.execute(
@@ -132,7 +133,7 @@ def drain(
     return requests / seconds
 
 
-def _check(owner: database.Connection, decided: int, requests: int, told: int) -> None:
+def _check(owner: connections.Connection, decided: int, requests: int, told: int) -> None:
     [counts] = owner.execute(
         "SELECT (SELECT sum(amount) FROM entries), (SELECT sum(1000000000 - available) FROM resources),"
         " (SELECT count(*) FROM decisions WHERE status = 'completed'), (SELECT count(*) FROM inbox),"
@@ -150,12 +151,12 @@ def _drain_partitions(share: tuple[str, list[int]], wait: Callable[[], object]) 
     """What one of the processes does once all are ready."""
     url, partitions = share
     rest_collector()  # as a worker does
-    with database.connect(url, application_name="bench") as worker:
+    with connections.connect(url, application_name="bench") as worker:
         wait()
         return sum(_drain_partition(worker, partition) for partition in partitions)
 
 
-def _drain_partition(worker: database.Connection, partition: int) -> int:
+def _drain_partition(worker: connections.Connection, partition: int) -> int:
     """As the workers do it: until a batch says that there is no more."""
     decided = 0
     while True:

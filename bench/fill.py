@@ -20,7 +20,7 @@ from processor import ids
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
 
 #: Past requests made in one transaction, and connections that make them.
 CHUNK = 200_000

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bench.plan import Plan
     from bench.system import Teller
-    from processor.database import Connection
+    from processor.storage.connections import Connection
 
 #: Resources that the past is spread over; the first is the hot one, which is drained.
 RESOURCES = 100

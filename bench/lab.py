@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from processor import database
-from processor.embedded.servers import Servers, serve
 from processor.settings import Settings
+from processor.storage import connections, migrations
+from teller.embedded.servers import Servers, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +70,7 @@ def servers() -> Iterator[Servers]:
 def fresh_database(servers: Servers, name: str) -> Iterator[Settings]:
     """A migrated database of that name, gone afterwards, as settings that point to it."""
     with empty_database(servers, name) as url:
-        database.migrate(url, PARTITIONS)
+        migrations.migrate(url, PARTITIONS)
         yield replace(
             servers.settings,
             database_url=url,
@@ -98,9 +98,9 @@ def _recreate(owner: str, name: str) -> None:
         connection.execute(f"CREATE DATABASE {name}")
 
 
-def connect(url: str) -> database.Connection:
+def connect(url: str) -> connections.Connection:
     """As the owner, outside any transaction."""
-    return database.connect(url, application_name="bench")
+    return connections.connect(url, application_name="bench")
 
 
 def _on(url: str, name: str) -> str:

@@ -20,7 +20,7 @@ from bench.report import Section, progress
 if TYPE_CHECKING:
     from bench.peers.install import Installed
     from bench.plan import Plan
-    from processor.embedded.servers import Servers
+    from teller.embedded.servers import Servers
 
 #: Resources that the requests are spread over.
 RESOURCES = 64

@@ -18,7 +18,7 @@ from bench import fill, processes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
 
 #: What a row of the inbox, an entry or a decision takes on its way, roughly, in bytes.
 ROW_BYTES = 200

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from processor.embedded.child import spawn_part
+from teller.embedded.child import spawn_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from processor.embedded.child import Child
+    from teller.embedded.child import Child
 
 #: How long a process that was asked to stop may take before it, and all that it started, is killed, in seconds.
 STOP_SECONDS = 3.0

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from bench import charts, fill, lab, system, work
 from bench.report import Section, progress
-from processor import batch, database
-from workers.main import rest_collector
+from processor.batch import run as batch
+from processor.storage import connections
+from workers.worker.main import rest_collector
 
 if TYPE_CHECKING:
     from bench.plan import Plan
-    from processor.embedded.servers import Servers
+    from teller.embedded.servers import Servers
 
 #: How long all of it may take to be decided, in seconds.
 DRAIN_SECONDS = 180
@@ -105,7 +106,7 @@ def _sizes(plan: Plan, servers: Servers, size: int) -> tuple[float, float, float
     with (
         lab.fresh_database(servers, "bench_sizes") as settings,
         lab.connect(settings.database_url) as owner,
-        database.connect(settings.worker_database_url, application_name="bench") as worker,
+        connections.connect(settings.worker_database_url, application_name="bench") as worker,
     ):
         fill.open_resources(owner, [1], lab.PARTITIONS)
         fill.inbox(owner, [1] * waiting, lab.PARTITIONS)

@@ -19,15 +19,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench import lab, processes
-from processor.embedded.servers import find_running
 from processor.settings import Settings
-from workers.doorbell import Doorbell
+from teller.embedded.servers import find_running
+from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
 
 READY = "teller is ready: "
 #: Longer than this it does not stop by itself; then it is killed, with all that it started, in seconds.
@@ -134,7 +134,7 @@ def up_in(home: Path, **environment: str) -> Iterator[Teller]:
     log = home / "up.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "processor.cli.teller", "up", "--port", str(free_port())],
+            [sys.executable, "-m", "teller", "up", "--port", str(free_port())],
             env={**os.environ, "TELLER_HOME": str(home), **environment},
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import accept_server, lab, least, load, processes, system
 from bench.report import Section, progress
-from processor.embedded.servers import serve
 from processor.settings import Settings
+from teller.embedded.servers import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bench.plan import Plan
     from bench.system import Teller
-    from processor.database import Connection
+    from processor.storage.connections import Connection
 
 CONNECTIONS = 32
 #: How long a stage may take, in seconds.

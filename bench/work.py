@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from processor.database import Connection
+    from processor.storage.connections import Connection
 
 #: Resources that `uniform` and `zipf` are spread over.
 RESOURCES = 1_000

@@ -1,7 +1,7 @@
 """
 What can go wrong, as Teller's own exceptions.
 
-A business "no" is never here: it is a value (`model.Rejected`). `api/problems.py` alone knows which
+A business "no" is never here: it is a value (`model.Rejected`). `api/web/problems.py` alone knows which
 HTTP status an error becomes; the command line prints the message as one line.
 """
 

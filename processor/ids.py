@@ -1,11 +1,8 @@
 """
-Names that must stay the same for ever: request ids, and which partition a resource belongs to.
+Request ids: UUIDs of version 7.
 
-Pure but for the clock and the random numbers of `new_id`.
 """
 
-import functools
-import hashlib
 import secrets
 import threading
 import time
@@ -15,8 +12,6 @@ import uuid
 SUB_MILLISECOND_STEPS = 4096
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
-#: Resources whose partition is not computed again: those that many want are few.
-PARTITIONS_REMEMBERED = 4096
 
 
 class _Clock:
@@ -45,17 +40,3 @@ def new_id() -> uuid.UUID:
     """
     millisecond, fraction = divmod(_clock.tick(), SUB_MILLISECOND_STEPS)
     return uuid.UUID(int=millisecond << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
-
-
-@functools.lru_cache(maxsize=PARTITIONS_REMEMBERED)
-def partition_of(resource_id: str, partitions: int) -> int:
-    """
-    The partition of a resource: the first 8 bytes of the SHA-256 of its id, big-endian, modulo
-    the number of partitions. Never changes: a test holds vectors.
-    """
-    return int.from_bytes(hashlib.sha256(resource_id.encode()).digest()[:8]) % partitions
-
-
-def queue_name(partition: int) -> str:
-    """The Dramatiq queue of a partition: `partition-07`."""
-    return f"partition-{partition:02d}"

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from processor import database as schema
-from processor.embedded import home as homes
-from processor.embedded.child import spawn
-from processor.embedded.servers import serve
 from processor.settings import Settings
+from processor.storage import migrations
+from teller.embedded import home as homes
+from teller.embedded.child import spawn
+from teller.embedded.servers import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Clones:
         """While it lasts, `clone` works."""
         self._create(self._template)
         try:
-            schema.migrate(_with_database(self._url, self._template), PARTITIONS)
+            migrations.migrate(_with_database(self._url, self._template), PARTITIONS)
             yield
         finally:
             self._drop(self._template)

@@ -11,14 +11,10 @@ from urllib.parse import parse_qs, urlencode
 import structlog
 from flask import Response, request
 
-from api import problems
-from api.auth import OPERATORS
-from api.bodies import NoQuery
 from api.console import (
     approvals,
     audit,
     bulk_actions,
-    doors,
     failed,
     keys,
     overview,
@@ -26,17 +22,21 @@ from api.console import (
     requests,
     resources,
     search,
+    security,
     sign_in,
     webhooks,
 )
 from api.console.layout import Layout
 from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
-from api.console.static import Files
-from api.problems import PROBLEMS, RETRY_AFTER_SECONDS, Forbidden, Invalid, NotFound
-from api.routing import CLIENT, PROBLEM, ROUTE, Ready
-from processor import console
+from api.web import forms, problems, static_files
+from api.web.auth import OPERATORS
+from api.web.fields import NoQuery
+from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Forbidden, Invalid, NotFound
+from api.web.routing import CLIENT, PROBLEM, ROUTE, Ready
+from api.web.static_files import Files
 from processor.errors import TellerError
-from processor.queries import CursorInvalid
+from processor.reading import overview as overview_queries
+from processor.records.pages import CursorInvalid
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -72,7 +72,7 @@ def install(app: Flask, services: Services) -> None:
         request.environ[ROUTE] = f"{ROOT}/static"
         return files.answer(digest, name) or problems.answer(NotFound("there is no such file"))
 
-    app.add_url_rule(f"{ROOT}/static/<digest>/<name>", "console static", send_file, methods=["GET"])
+    app.add_url_rule(f"{static_files.ADDRESS}/<digest>/<name>", "console static", send_file, methods=["GET"])
     for route in (*ROUTES, NOWHERE):
         app.add_url_rule(
             route.path,
@@ -114,9 +114,9 @@ class _Handler:
             return self._explain(visit, TellerError())
 
     def _recognise(self, visit: Visit) -> None:
-        visit.session = doors.recognise(self._services, visit.environ)
+        visit.session = security.recognise(self._services, visit.environ)
         if visit.session is not None:
-            visit.csrf = doors.csrf_token(self._services.settings.secret, visit.session)
+            visit.csrf = security.csrf_token(self._services.settings.secret, visit.session)
             request.environ[CLIENT] = visit.session.caller.client
 
     def _let_in(self, visit: Visit) -> None:
@@ -127,14 +127,14 @@ class _Handler:
                 f"this needs the role {' or '.join(sorted(roles))}, yours is {visit.caller.role}: nothing was done"
             )
         if self._route.method == "POST":
-            doors.refuse_foreign(visit.environ)
-            visit.form = doors.read_form(visit.environ)
+            forms.refuse_foreign(visit.environ)
+            visit.form = forms.read_form(visit.environ)
             if roles:
-                doors.refuse_forged(visit.form, visit.csrf)
+                security.refuse_forged(visit.form, visit.csrf)
             visit.form = {
                 name: found
                 for name, found in visit.form.items()
-                if name != doors.CSRF_FIELD and "".join(found).strip()
+                if name != security.CSRF_FIELD and "".join(found).strip()
             }
         visit.query = read_fields(self._route.query, parse_qs(visit.environ.get("QUERY_STRING", "")))
 
@@ -142,19 +142,19 @@ class _Handler:
         secret = self._services.settings.secret
         headers = []
         if "HTTP_HX_REQUEST" not in visit.environ:  # a part that is fetched anew leaves it to the page
-            visit.notice = doors.read_notice(visit.environ, secret)
+            visit.notice = security.read_notice(visit.environ, secret)
             if visit.notice is not None:
-                headers.append(doors.forget_cookie(visit.environ, doors.NOTICE_COOKIE))
+                headers.append(security.forget_cookie(visit.environ, security.NOTICE_COOKIE))
         answer = self._route.view(visit, **names)
         if isinstance(answer, Redirect):
             headers = list(answer.headers)
             if answer.notice is not None:
-                headers.append(doors.notice_cookie(visit.environ, secret, answer.notice))
+                headers.append(security.notice_cookie(visit.environ, secret, answer.notice))
             return _redirect(answer.to, headers)
         badges = None
         if visit.session is not None:
             with self._services.connection() as connection:
-                badges = console.read_badges(connection)
+                badges = overview_queries.read_badges(connection)
         return self._layout.respond(
             visit, answer.template, answer.context, status=answer.status, headers=headers, badges=badges
         )

@@ -4,9 +4,9 @@ Withdrawals that wait for another person's approval. What is said about them goe
 
 from typing import Final
 
-from api.bodies import Body, optional
 from api.console.pages import Page, Pages, Visit
-from processor import inspection
+from api.web.fields import Body, optional
+from processor.reading import request_detail
 
 #: Requests of one page.
 LISTED: Final = 25
@@ -25,6 +25,6 @@ def list_approvals(visit: Visit) -> Page:
     """Who waits for the longest comes first."""
     wanted: Wanted = visit.query
     with visit.services.connection() as connection:
-        found = inspection.list_awaiting(connection, LISTED, wanted.cursor)
+        found = request_detail.list_awaiting(connection, LISTED, wanted.cursor)
     context = {"found": found, "own": visit.caller.client, "later": wanted.cursor is not None}
     return Page("approvals.html", context)

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from pydantic import AfterValidator
 
-from api.bodies import Body, optional
 from api.console.failed import Moment
 from api.console.pages import Page, Pages, Visit
-from processor import console_audit
-from processor.console_audit import AuditFilter
+from api.web.fields import Body, optional
+from processor.records import audit
+from processor.records.audit import AuditFilter
 
 #: Lines of one page.
 LISTED: Final = 50
@@ -50,8 +50,8 @@ def list_audit(visit: Visit) -> Page:
         wanted.until,
     )
     with visit.services.connection() as connection:
-        found = console_audit.list_audit(connection, chosen, LISTED, wanted.cursor)
-        choices = console_audit.read_choices(connection)
+        found = audit.list_audit(connection, chosen, LISTED, wanted.cursor)
+        choices = audit.read_choices(connection)
     fields = wanted.model_dump(exclude={"cursor", "since", "until"}) | {
         "since": _as_sent(wanted.since),
         "until": _as_sent(wanted.until),

@@ -9,15 +9,15 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.auth import ADMINS
-from api.bodies import TEXT_CHARACTERS_MAX, Body, optional
-from api.console import runner
+from api.console import bulk_runner
 from api.console.failed import Filter, Moment, named
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
-from api.problems import Forbidden, NotFound
-from processor import bulk
-from processor.bulk import Action, BulkAction, Results
-from processor.failures import FailedFilter
+from api.web.auth import ADMINS
+from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
+from api.web.problems import Forbidden, NotFound
+from processor.operations import bulk_actions
+from processor.operations.bulk_actions import Action, BulkAction, Results
+from processor.reading.failed import FailedFilter
 
 #: Requests of one page.
 LISTED: Final = 50
@@ -59,11 +59,11 @@ def _begin(visit: Visit, action: Action) -> Redirect:
     said: dict[str, object] = {"selected": len(ids)} if ids else dict(sent.fields())
     chosen = FailedFilter(ids=named(ids)) if ids else sent.chosen()
     with visit.services.connection() as connection:
-        bulk.begin(
+        bulk_actions.begin(
             connection, sent.number, action, replace(chosen, seen=sent.seen), said, sent.reason, visit.caller
         )
     # What is done in one part is done when the page comes; the rest goes on behind it.
-    if runner.do_part(visit.services, sent.number):
+    if bulk_runner.do_part(visit.services, sent.number):
         visit.memory.runner.go_on(visit.services, sent.number)
     return Redirect(f"{ROOT}/failed/actions/{sent.number}")
 
@@ -73,9 +73,9 @@ def progress(visit: Visit, action: str) -> Page:
     """How far it is, and what became of each request."""
     number = _number(action)
     with visit.services.connection() as connection:
-        found = bulk.read(connection, number) or _none()
-        results = Results() if found.finished_at is None else bulk.count_results(connection, found)
-        items = bulk.list_items(connection, number, LISTED, visit.query.cursor)
+        found = bulk_actions.read(connection, number) or _none()
+        results = Results() if found.finished_at is None else bulk_actions.count_results(connection, found)
+        items = bulk_actions.list_items(connection, number, LISTED, visit.query.cursor)
     if found.finished_at is None:
         visit.memory.runner.go_on(visit.services, number)
     failed_again = f"{ROOT}/failed?" + urlencode({"since": f"{found.started_at:%Y-%m-%dT%H:%M:%S}"})
@@ -94,10 +94,10 @@ def stop(visit: Visit, action: str) -> Redirect:
     """No more is sent; what was sent takes its way."""
     number = _number(action)
     with visit.services.connection() as connection:
-        found: BulkAction = bulk.read(connection, number) or _none()
+        found: BulkAction = bulk_actions.read(connection, number) or _none()
         if found.action == "refund" and not visit.may("admin"):
             raise Forbidden("refunds are stopped by an admin: nothing was done")
-        stopped = bulk.stop(connection, number, visit.caller.actor)
+        stopped = bulk_actions.stop(connection, number, visit.caller.actor)
     said = "It is stopped: no more is sent." if stopped else "It was over already."
     return Redirect(f"{ROOT}/failed/actions/{number}", Notice(said))
 

@@ -10,13 +10,14 @@ from uuid import UUID
 
 from pydantic import BeforeValidator
 
-from api.bodies import Body, optional
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
-from api.problems import Forbidden, Invalid
-from api.routing import request_id
-from processor import bulk, failures
-from processor.failures import FailedFilter
+from api.web.fields import Body, optional
+from api.web.problems import Forbidden, Invalid
+from api.web.routing import request_id
 from processor.ids import new_id
+from processor.operations import bulk_actions
+from processor.reading import failed
+from processor.reading.failed import FailedFilter
 
 #: Requests of one page.
 LISTED: Final = 50
@@ -91,9 +92,9 @@ def list_failed(visit: Visit) -> Page:
     wanted: Wanted = visit.query
     chosen = wanted.chosen()
     with visit.services.connection() as connection:
-        found = failures.list_failed(connection, chosen, LISTED, wanted.cursor)
-        summary = failures.sum_up(connection, chosen)
-        recent = bulk.list_actions(connection, RECENT)
+        found = failed.list_failed(connection, chosen, LISTED, wanted.cursor)
+        summary = failed.sum_up(connection, chosen)
+        recent = bulk_actions.list_actions(connection, RECENT)
     for action in recent:
         if action.finished_at is None:  # whoever was at it may be no more
             visit.memory.runner.go_on(visit.services, action.id)
@@ -143,10 +144,10 @@ def _preview(visit: Visit, action: str, wanted: Filter, ids: tuple[UUID, ...] | 
     if action == "refund" and not visit.may("admin"):
         raise Forbidden("refunds need the role admin: nothing was done")
     with visit.services.connection() as connection:
-        seen = bulk.read_now(connection)
+        seen = bulk_actions.read_now(connection)
         chosen = FailedFilter(ids=ids, seen=seen) if ids else replace(wanted.chosen(), seen=seen)
-        summary = failures.sum_up(connection, chosen)
-        first = failures.list_failed(connection, chosen, 5, None)
+        summary = failed.sum_up(connection, chosen)
+        first = failed.list_failed(connection, chosen, 5, None)
     fields = wanted.fields()
     context: dict[str, Any] = {
         "action": action,

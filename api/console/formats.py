@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from processor.queries import GAUGE_MAX
+from processor.reading.requests import GAUGE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,15 +11,16 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.auth import ADMINS
-from api.bodies import Body, Id, Text, optional
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.console.sign_in import ADDRESS as SIGN_IN
-from api.problems import Invalid, NotFound
-from processor import console_keys, keys
-from processor.console_keys import KeyState
-from processor.database import Connection
-from processor.keys import NAME_CHARACTERS_MAX, Key, KeyRefused, Role
+from api.web.auth import ADMINS
+from api.web.fields import Body, Id, Text, optional
+from api.web.problems import Invalid, NotFound
+from processor.clients import keys
+from processor.clients.keys import NAME_CHARACTERS_MAX, Key, KeyRefused, Role
+from processor.reading import keys as key_queries
+from processor.reading.keys import KeyState
+from processor.storage.connections import Connection
 
 #: Rows of the list.
 LISTED: Final = 50
@@ -73,7 +74,7 @@ def list_keys(visit: Visit) -> Page:
     """All that were ever made, newest first."""
     wanted: Wanted = visit.query
     with visit.services.connection() as connection:
-        found = console_keys.list_keys(
+        found = key_queries.list_keys(
             connection, wanted.client, wanted.role, wanted.state, LISTED, wanted.cursor
         )
     context = {"found": found, "wanted": wanted, "own": visit.caller.key_id, "state_of": _state}
@@ -95,7 +96,7 @@ def make(visit: Visit) -> Page:
     except Invalid as error:
         return _form(visit, values, {one["pointer"][1:]: _words(one["pointer"]) for one in error.errors})
     with visit.services.connection() as connection:
-        if sent.client is not None and not console_keys.is_client(connection, sent.client):
+        if sent.client is not None and not key_queries.is_client(connection, sent.client):
             return _form(visit, values, {"client": "There is no such client. Leave it empty to make one."})
         try:
             made = keys.create_key(
@@ -116,13 +117,13 @@ def one_key(visit: Visit, key: str) -> Page:
     """What hangs on it, and revoking it."""
     with visit.services.connection() as connection:
         found = _read(connection, key)
-        beside = console_keys.read_beside(connection, found)
+        beside = key_queries.read_beside(connection, found)
     context = {
         "key": found,
         "state": _state(found),
         "beside": beside,
         "is_own": found.id == visit.caller.key_id,
-        "most": console_keys.COUNTED_MAX,
+        "most": key_queries.COUNTED_MAX,
     }
     return Page("key.html", context)
 
@@ -148,7 +149,7 @@ def _state(key: Key) -> KeyState:
 
 def _form(visit: Visit, values: dict[str, str], wrong: dict[str, str] | None = None) -> Page:
     with visit.services.connection() as connection:
-        clients = console_keys.find_clients(connection)
+        clients = key_queries.find_clients(connection)
     context = {
         "values": values,
         "wrong": wrong or {},
@@ -170,7 +171,7 @@ def _words(pointer: str) -> str:
 
 def _read(connection: Connection, text: str) -> Key:
     try:
-        found = console_keys.read_key(connection, UUID(text))
+        found = key_queries.read_key(connection, UUID(text))
     except ValueError:
         found = None
     if found is None:

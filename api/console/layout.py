@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import jinja2
 
 from api.console import charts, formats
-from api.routing import Ready
+from api.web.routing import Ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flask import Response
 
     from api.console.pages import PageRoute, Visit
-    from api.console.static import Files
-    from processor.console import Badges
+    from api.web.static_files import Files
+    from processor.reading.overview import Badges
 
 
 class Section(NamedTuple):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from api.console import charts, rates
 from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
-from processor import console
+from processor.reading import overview as overview_queries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from markupsafe import Markup
 
-    from processor.console import Lane, Pulse
+    from processor.reading.overview import Lane, Pulse
 
 #: What waits for longer is worth a look, and for longer than that something is wrong, in seconds.
 HOT_SECONDS: Final = 2.0
@@ -51,7 +51,7 @@ def overview(visit: Visit) -> Page:
         {
             "now": now,
             "latest": latest,
-            "capped": any(lane.backlog >= console.BACKLOG_MAX for lane in pulse.lanes),
+            "capped": any(lane.backlog >= overview_queries.BACKLOG_MAX for lane in pulse.lanes),
             "cells": [(lane, state_of(lane)) for lane in pulse.lanes],
             "workers": workers_of(pulse.lanes),
             "matters": matters_of(pulse),
@@ -102,7 +102,7 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
         what = (
             "One withdrawal waits"
             if approvals == 1
-            else f"{bounded(approvals, console.BADGE_MAX)} withdrawals wait"
+            else f"{bounded(approvals, overview_queries.BADGE_MAX)} withdrawals wait"
         )
         yield Matter("wait", f"{what} for an approval.", f"{ROOT}/approvals")
     for gateway, is_open in sorted(gauges.breakers.items()):

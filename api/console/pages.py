@@ -1,8 +1,8 @@
 """
 Pages as data: what the console offers at which address, who may, and what a view gets and gives.
 
-In the spirit of `api/routing`, for people: a view gets a Visit and returns a Page or a Redirect, and what goes wrong
-it raises as a TellerError, which becomes a page. A part of a page that is fetched anew while it is looked at is the
+As in `api/web/routing`, but for people: a view gets a Visit and returns a Page or a Redirect. It raises
+a TellerError, which becomes a page. A part of a page that is fetched anew while it is looked at is the
 same page again, of which htmx takes the part it wants: each address has one representation, with scripts or without.
 """
 
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from api import parsing
-from api.auth import OPERATORS
-from api.bodies import NoQuery
+from api.console.bulk_runner import Runner
 from api.console.rates import Rates
-from api.console.runner import Runner
-from api.problems import Invalid
+from api.web import parsing
+from api.web.auth import OPERATORS
+from api.web.fields import NoQuery
+from api.web.problems import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from api.services import Services
-    from processor.keys import Caller
-    from processor.sessions import Session
+    from processor.clients.keys import Caller
+    from processor.clients.sessions import Session
 
 #: Where the console is.
 ROOT: Final = "/admin"

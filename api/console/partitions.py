@@ -8,10 +8,11 @@ from typing import Annotated, Final, NoReturn
 
 from pydantic import Field
 
-from api.bodies import TEXT_CHARACTERS_MAX, Body
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.problems import NotFound
-from processor import console, partitions
+from api.web.fields import TEXT_CHARACTERS_MAX, Body
+from api.web.problems import NotFound
+from processor.cluster import ownership
+from processor.reading import overview as overview_queries
 
 #: A partition's number has at most so many digits.
 DIGITS_MAX: Final = 4
@@ -33,9 +34,9 @@ def partition(visit: Visit, partition: str) -> Page:
     """Its state, and its line."""
     number = _number(partition)
     with visit.services.connection() as connection:
-        state = console.read_partition(connection, number) or _none()
-        line = console.read_line(connection, number, SHOWN)
-        waiting, _ = console.read_waiting(connection, number, None, SHOWN)
+        state = overview_queries.read_partition(connection, number) or _none()
+        line = overview_queries.read_line(connection, number, SHOWN)
+        waiting, _ = overview_queries.read_waiting(connection, number, None, SHOWN)
     return Page("partition.html", {"state": state, "line": line, "waiting": waiting})
 
 
@@ -44,7 +45,7 @@ def pause(visit: Visit, partition: str) -> Redirect:
     """It accepts, and decides nothing until it is resumed."""
     number, sent = _number(partition), visit.read(Pausing)
     with visit.services.connection() as connection:
-        changed = partitions.pause(connection, number, visit.caller.actor, sent.reason)
+        changed = ownership.pause(connection, number, visit.caller.actor, sent.reason)
     said = "is paused: it accepts, and decides nothing" if changed else "was paused already"
     return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))
 
@@ -54,7 +55,7 @@ def resume(visit: Visit, partition: str) -> Redirect:
     """What was accepted meanwhile is decided, in order."""
     number, sent = _number(partition), visit.read(Pausing)
     with visit.services.connection() as connection:
-        changed = partitions.resume(connection, number, visit.caller.actor, sent.reason)
+        changed = ownership.resume(connection, number, visit.caller.actor, sent.reason)
     visit.services.doorbell.ring(number)
     said = "decides again" if changed else "was not paused"
     return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))

@@ -12,14 +12,14 @@ from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from processor import console
+from processor.reading import overview as overview_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from processor.console import Pulse
-    from processor.database import Connection
+    from processor.reading.overview import Pulse
+    from processor.storage.connections import Connection
 
 #: What the charts show, in seconds.
 WINDOW_SECONDS: Final = 120
@@ -69,7 +69,7 @@ class Rates:
         with self._lock:
             if self._pulse is None or now >= self._fresh_until:
                 with lend() as connection:
-                    self._pulse = console.read_pulse(connection)
+                    self._pulse = overview_queries.read_pulse(connection)
                 self._note(sample_of(self._pulse))
                 self._fresh_until = now + FRESH_SECONDS
             return self._pulse, list(self._samples)

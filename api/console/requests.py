@@ -8,19 +8,23 @@ from uuid import UUID
 
 from pydantic import BeforeValidator, Field
 
-from api.auth import ADMINS
-from api.bodies import TEXT_CHARACTERS_MAX, Body, optional
-from api.console import way
+from api.console import timeline
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.problems import NotCancellable, NotFailed, NotFound
-from api.routing import request_id
-from processor import confirmations, console_audit, inspection, intake, parked, queries
-from processor.confirmations import ApproverIsRequester, NotAwaitingApproval, Verdict
-from processor.console_audit import AuditFilter
+from api.web.auth import ADMINS
+from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
+from api.web.problems import NotCancellable, NotFailed, NotFound
+from api.web.routing import request_id
+from processor.domain.model import MAX_QUANTITY, RequestKind
 from processor.errors import TellerError
 from processor.ids import new_id
-from processor.inspection import Inspection
-from processor.model import MAX_QUANTITY, RequestKind
+from processor.intake import commands
+from processor.operations import approvals, failed_requests
+from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, Verdict
+from processor.reading import request_detail
+from processor.reading import requests as stored_requests
+from processor.reading.request_detail import Inspection
+from processor.records import audit
+from processor.records.audit import AuditFilter
 
 #: Kinds that take something, which can be given back.
 KINDS_THAT_TAKE: Final[frozenset[RequestKind]] = frozenset({"redemption", "withdrawal", "reservation"})
@@ -125,7 +129,7 @@ def one_request(visit: Visit, request: str) -> Page:
     original = None
     if found.request.refund_of is not None:
         with visit.services.connection() as connection:
-            read = queries.read_request(connection, found.request.refund_of, None)
+            read = stored_requests.read_request(connection, found.request.refund_of, None)
         original = None if read is None else read[0]
     can = possible(found, visit.caller.client, may_refund=visit.may("admin"))
     is_moving = found.request.status == "processing" or bool(found.words) or _is_being_refunded(found)
@@ -134,7 +138,7 @@ def one_request(visit: Visit, request: str) -> Page:
         "request": found.request,
         "unit": None if found.resource is None else found.resource.unit,
         "original": original,
-        "way": way.read(found),
+        "way": timeline.read(found),
         "can": can,
         "is_live": is_moving,
         "refund_key": new_id(),
@@ -148,7 +152,7 @@ def replay(visit: Visit, request: str) -> Redirect:
     named, sent = request_id(request), visit.read(Said)
     visit.services.request(named)
     with visit.services.connection() as connection:
-        done = parked.replay(connection, [named], visit.caller.actor, sent.reason)
+        done = failed_requests.replay(connection, [named], visit.caller.actor, sent.reason)
     if not done.matched:
         if visit.services.request(named).status == "processing":  # a second click, or somebody else's
             return Redirect(_back(sent, named), Notice("It is on its way already."))
@@ -163,7 +167,7 @@ def refund(visit: Visit, request: str) -> Redirect:
     """A request of kind refund, decided in its turn."""
     named, sent = request_id(request), visit.read(Refunding)
     with visit.services.connection() as connection:
-        submission = parked.refund(
+        submission = failed_requests.refund(
             connection,
             named,
             sent.amount,
@@ -182,7 +186,7 @@ def refund(visit: Visit, request: str) -> Redirect:
             {} if sent.amount is None else {"amount": sent.amount}
         )
         with visit.services.connection() as connection:
-            parked.note(connection, visit.caller.actor, "refund", named, sent.reason, detail)
+            audit.note(connection, visit.caller.actor, "refund", named, sent.reason, detail)
     return Redirect(_back(sent, named), Notice("The refund is accepted, and will be decided in its turn."))
 
 
@@ -194,8 +198,8 @@ def cancel(visit: Visit, request: str) -> Redirect:
     if record.is_final or record.stage not in CANCELLABLE_STAGES:
         raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
     with visit.services.connection() as connection, connection.transaction():
-        partition = intake.record_wish(connection, named, "cancel", visit.caller.actor)
-        parked.note(connection, visit.caller.actor, "cancel", named, sent.reason)
+        partition = commands.record_command(connection, named, "cancel", visit.caller.actor)
+        audit.note(connection, visit.caller.actor, "cancel", named, sent.reason)
     visit.services.doorbell.ring(partition)
     return Redirect(
         _back(sent, named), Notice("The wish is recorded. It may come too late: the status tells.")
@@ -219,7 +223,7 @@ def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
     visit.services.request(named)
     try:
         with visit.services.connection() as connection:
-            partition = confirmations.judge(
+            partition = approvals.judge(
                 connection,
                 named,
                 verdict,
@@ -241,8 +245,8 @@ def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
 def _inspect(visit: Visit, request: str) -> Inspection:
     named = request_id(request)
     with visit.services.connection() as connection:
-        said = console_audit.list_audit(connection, AuditFilter(request=named), SAID_MAX, None).rows
-        found = inspection.inspect(connection, named, said)
+        said = audit.list_audit(connection, AuditFilter(request=named), SAID_MAX, None).rows
+        found = request_detail.inspect(connection, named, said)
     if found is None:
         raise NotFound("there is no such request")
     return found

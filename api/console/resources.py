@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from api.bodies import Body, optional
 from api.console import charts
 from api.console.pages import ROOT, Page, Pages, Visit
-from api.problems import NotFound
-from processor import console, queries
-from processor.model import ResourceKind  # noqa: TC001 - pydantic looks it up
+from api.web.fields import Body, optional
+from api.web.problems import NotFound
+from processor.domain.model import ResourceKind  # noqa: TC001 - pydantic looks it up
+from processor.reading import overview as overview_queries
+from processor.reading import requests as stored_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from markupsafe import Markup
 
-    from processor.console import BalancePoint, Line, PartitionState, Waiting
-    from processor.records import ResourceRecord
+    from processor.reading.overview import BalancePoint, Line, PartitionState, Waiting
+    from processor.records.documents import ResourceRecord
 
 #: Rows of the list of resources, and of the lists on the page of one.
 LISTED: Final = 50
@@ -50,7 +51,7 @@ def list_resources(visit: Visit) -> Page:
     """Newest first."""
     wanted: Wanted = visit.query
     with visit.services.connection() as connection:
-        found = console.list_resources(connection, wanted.kind, LISTED, wanted.cursor)
+        found = overview_queries.list_resources(connection, wanted.kind, LISTED, wanted.cursor)
     return Page("resources.html", {"found": found, "kind": wanted.kind, "later": wanted.cursor is not None})
 
 
@@ -58,21 +59,21 @@ def list_resources(visit: Visit) -> Page:
 def one_resource(visit: Visit, resource: str) -> Page:
     """All about one."""
     with visit.services.connection() as connection:
-        record = queries.read_resource(connection, resource, None)
+        record = stored_requests.read_resource(connection, resource, None)
         if record is None:
             raise NotFound("there is no such resource")
-        state = console.read_partition(connection, record.partition)
+        state = overview_queries.read_partition(connection, record.partition)
         assert state is not None, "resources are in partitions that there are"  # noqa: S101
         situation = Situation(
             record,
             state,
-            *console.read_waiting(connection, record.partition, resource, SHOWN),
-            console.read_line(connection, record.partition, SHOWN),
-            *console.count_held(connection, resource),
-            None if record.gateway is None else console.read_breaker(connection, record.gateway),
+            *overview_queries.read_waiting(connection, record.partition, resource, SHOWN),
+            overview_queries.read_line(connection, record.partition, SHOWN),
+            *overview_queries.count_held(connection, resource),
+            None if record.gateway is None else overview_queries.read_breaker(connection, record.gateway),
         )
-        entries = queries.list_resource_entries(connection, record, None, SHOWN, visit.query.cursor)
-        balance = console.read_balance(connection, resource, CHARTED)
+        entries = stored_requests.list_resource_entries(connection, record, None, SHOWN, visit.query.cursor)
+        balance = overview_queries.read_balance(connection, resource, CHARTED)
     return Page(
         "resource.html",
         {
@@ -161,7 +162,9 @@ class Situation:
             )
             yield Reason("busy", f"{what} in its line.")
         elif self.line.is_cut:
-            yield Reason("busy", f"Nothing for it is among the first {console.LINE_MAX:,} rows of its line.")
+            yield Reason(
+                "busy", f"Nothing for it is among the first {overview_queries.LINE_MAX:,} rows of its line."
+            )
 
     def _of_the_rules(self) -> Iterator[Reason]:
         one, now = self.resource, datetime.now(UTC)
@@ -196,7 +199,7 @@ def _requests(count: int) -> str:
     """So many requests are …, counted up to RECENT_MAX."""
     if count == 1:
         return "One request is"
-    return f"{count:,}{'+' if count >= console.RECENT_MAX else ''} requests are"
+    return f"{count:,}{'+' if count >= overview_queries.RECENT_MAX else ''} requests are"
 
 
 def _chart(resource: ResourceRecord, balance: list[BalancePoint]) -> Markup | None:

@@ -9,13 +9,14 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.bodies import Body
 from api.console.pages import ROOT, Page, Pages, Redirect, Visit
-from processor import console, queries
+from api.web.fields import Body
+from processor.reading import overview as overview_queries
+from processor.reading import requests as stored_requests
 
 if TYPE_CHECKING:
-    from processor.database import Connection
-    from processor.records import RequestRecord
+    from processor.records.documents import RequestRecord
+    from processor.storage.connections import Connection
 
 pages = Pages("search")
 
@@ -32,9 +33,9 @@ def search(visit: Visit) -> Page | Redirect:
     text = visit.query.q.strip()
     with visit.services.connection() as connection:
         request = _request(connection, text)
-        resources = console.find_resources(connection, text) if text else []
-        by_key = console.find_by_key(connection, text) if text else []
-        by_account = console.find_by_account(connection, text) if text else []
+        resources = overview_queries.find_resources(connection, text) if text else []
+        by_key = overview_queries.find_by_key(connection, text) if text else []
+        by_account = overview_queries.find_by_account(connection, text) if text else []
     resources = [one for one in resources if one.id == text] or resources
     if request is not None and not (resources or by_key or by_account):
         return Redirect(f"{ROOT}/requests/{request.id}")
@@ -50,14 +51,14 @@ def search(visit: Visit) -> Page | Redirect:
             "resources": resources,
             "by_key": by_key,
             "by_account": by_account,
-            "most": console.HITS_MAX,
+            "most": overview_queries.HITS_MAX,
         },
     )
 
 
 def _request(connection: Connection, text: str) -> RequestRecord | None:
     try:
-        found = queries.read_request(connection, UUID(text), None)
+        found = stored_requests.read_request(connection, UUID(text), None)
     except ValueError:
         return None
     return None if found is None else found[0]

@@ -8,12 +8,12 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from api.auth import OPERATORS
-from api.bodies import Body, optional
-from api.console import doors
+from api.console import security
 from api.console.pages import PUBLIC, ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.problems import Unauthorized
-from processor import sessions
+from api.web.auth import OPERATORS
+from api.web.fields import Body, optional
+from api.web.problems import Unauthorized
+from processor.clients import sessions
 
 ADDRESS: Final = f"{ROOT}/sign-in"
 
@@ -63,7 +63,7 @@ def begin(visit: Visit) -> Page | Redirect:
             sessions.end(connection, visit.session.digest)
     if token is None:
         return _form(wanted, "This key was revoked a moment ago.", 401)
-    return Redirect(wanted, headers=(doors.session_cookie(visit.environ, token),))
+    return Redirect(wanted, headers=(security.session_cookie(visit.environ, token),))
 
 
 @pages.post("/sign-out")
@@ -75,7 +75,7 @@ def end(visit: Visit) -> Redirect:
     return Redirect(
         ADDRESS,
         Notice("You are signed out."),
-        headers=(doors.forget_cookie(visit.environ, doors.SESSION_COOKIE),),
+        headers=(security.forget_cookie(visit.environ, security.SESSION_COOKIE),),
     )
 
 

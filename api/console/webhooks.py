@@ -1,8 +1,8 @@
 """
 Webhooks: where clients are told, how that fares, and sending again what did not arrive.
 
-Who may do what is as in `api/webhooks.py`: operators read, admins change. A new secret is shown by the answer to the
-form itself, and by nothing else: it is in no address, no cookie and no log.
+Roles are as in `api/v1/webhooks.py`: operators read, admins change. A new secret is shown by the answer to the form
+itself, and by nothing else: it is in no address, no cookie and no log.
 """
 
 from typing import Annotated, Final
@@ -10,14 +10,15 @@ from uuid import UUID
 
 from pydantic import BeforeValidator, Field
 
-from api.auth import ADMINS
-from api.bodies import TEXT_CHARACTERS_MAX, Body, Id, Text, optional
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.problems import NotFound
-from processor import console_webhooks, webhooks
-from processor.database import Connection
-from processor.notifications import DeliveryStatus
-from processor.webhooks import Webhook
+from api.web.auth import ADMINS
+from api.web.fields import TEXT_CHARACTERS_MAX, Body, Id, Text, optional
+from api.web.problems import NotFound
+from processor.clients import webhooks
+from processor.clients.webhooks import Webhook
+from processor.outbox.deliveries import DeliveryStatus
+from processor.reading import webhooks as webhook_queries
+from processor.storage.connections import Connection
 
 #: Rows of the lists.
 LISTED: Final = 50
@@ -75,10 +76,10 @@ def list_webhooks(visit: Visit) -> Page:
     """Those of all clients, newest first."""
     wanted: Wanted = visit.query
     with visit.services.connection() as connection:
-        found = console_webhooks.list_webhooks(
+        found = webhook_queries.list_webhooks(
             connection, wanted.client, LISTED, wanted.cursor, only_disabled=wanted.disabled is not None
         )
-    context = {"found": found, "wanted": wanted, "recent": console_webhooks.RECENT_MAX}
+    context = {"found": found, "wanted": wanted, "recent": webhook_queries.RECENT_MAX}
     return Page("webhooks.html", context)
 
 
@@ -88,8 +89,8 @@ def one_webhook(visit: Visit, webhook: str) -> Page:
     wanted: WantedDeliveries = visit.query
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        counts = console_webhooks.count_deliveries(connection, found.id)
-        told = console_webhooks.list_deliveries(connection, found.id, wanted.status, LISTED, wanted.cursor)
+        counts = webhook_queries.count_deliveries(connection, found.id)
+        told = webhook_queries.list_deliveries(connection, found.id, wanted.status, LISTED, wanted.cursor)
     return Page(
         "webhook.html",
         {
@@ -97,7 +98,7 @@ def one_webhook(visit: Visit, webhook: str) -> Page:
             "counts": counts,
             "told": told,
             "wanted": wanted,
-            "resent_max": console_webhooks.RESENT_MAX,
+            "resent_max": webhook_queries.RESENT_MAX,
         },
     )
 
@@ -108,7 +109,7 @@ def resend_failed(visit: Visit, webhook: str) -> Redirect:
     sent = visit.read(Resending)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        resent = console_webhooks.resend_failed(
+        resent = webhook_queries.resend_failed(
             connection, found, sent.newest, visit.caller.actor, sent.reason
         )
     visit.services.doorbell.ring_couriers()

@@ -12,16 +12,15 @@ import jinja2
 import structlog
 from flask import Response, request
 
-from api import problems
-from api.console import doors
-from api.console.static import Files
 from api.lab import timelines
 from api.lab.runs import PROTECTIONS, STOCK_MAX, USERS_MAX, AnotherRunIsUnderWay, Choice, Runner, read_choice
-from api.problems import RETRY_AFTER_SECONDS, NotFound
-from api.routing import PROBLEM, ROUTE, Ready
+from api.web import forms, problems
+from api.web.problems import RETRY_AFTER_SECONDS, NotFound
+from api.web.routing import PROBLEM, ROUTE, Ready
+from api.web.static_files import Files
+from lab.paused_holder import EXPIRY_SECONDS
+from lab.strategies import STRATEGIES
 from processor.errors import TellerError
-from processor.lab.paused_holder import EXPIRY_SECONDS
-from processor.lab.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,8 +114,8 @@ class _Page:
 
     def run(self) -> Response:
         """Run what was chosen, and lead to the result: loading that page again runs nothing."""
-        doors.refuse_foreign(request.environ)
-        choice, wrong = read_choice(doors.read_form(request.environ))
+        forms.refuse_foreign(request.environ)
+        choice, wrong = read_choice(forms.read_form(request.environ))
         if wrong:
             return self._respond(choice, wrong=wrong, status=HTTPStatus.UNPROCESSABLE_ENTITY)
         try:

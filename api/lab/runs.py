@@ -12,11 +12,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from processor import database
+from lab import arena, kept, paused_holder, tellers_queue
+from lab.outcomes import Outcome
+from lab.strategies import STRATEGIES
 from processor.errors import TellerError
-from processor.lab import arena, kept, paused_holder, tellers_queue
-from processor.lab.outcomes import Outcome
-from processor.lab.strategies import STRATEGIES
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,12 +116,12 @@ class Runner:
 
     def _race_in_queue(self, choice: Choice) -> Outcome:
         settings, intake = self.services.settings, self.services.intake
-        connecting = database.connect(
+        connecting = connections.connect(
             settings.api_database_url,
             application_name="teller race lab",
             statement_timeout_ms=arena.STATEMENT_TIMEOUT_MS,
         )
-        with contextlib.closing(connecting) as connection, database.faults():
+        with contextlib.closing(connecting) as connection, connections.faults():
             counter = tellers_queue.Counter(intake.accept, connection, settings.partitions)
             if not tellers_queue.has_workers(connection):
                 raise tellers_queue.NotDecided("no worker is running, so nobody would decide")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from processor.lab.outcomes import Outcome, Step, UserResult
+    from lab.outcomes import Outcome, Step, UserResult
 
 #: Above the lanes, for what is said about a moment; below them, for the times. In pixels.
 HEAD_PIXELS: Final = 22

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bench.peers.catalog import Peer
     from bench.peers.install import Installed
     from bench.work import Checked
-    from processor.database import Connection
-    from processor.embedded.servers import Servers
+    from processor.storage.connections import Connection
+    from teller.embedded.servers import Servers
 
 #: How long handing over may take, and how long a peer may make no progress, in seconds.
 ENQUEUE_SECONDS, STALL_SECONDS = 90.0, 15.0

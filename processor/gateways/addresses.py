@@ -2,7 +2,7 @@
 Which addresses a webhook may have: those of the public internet, through https, unless private ones are allowed.
 
 A client names the URL, and we call it from inside: so it must not lead inside. Checked when a webhook is
-registered, and again, address by address, where a delivery connects (`workers/courier/poster.py`).
+registered, and again, address by address, where a delivery connects (`workers/courier/webhook_client.py`).
 """
 
 import ipaddress

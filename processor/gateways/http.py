@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from processor.domain.model import Outcome
 from processor.gateways import signatures
 from processor.gateways.protocol import Answer, Order
-from processor.model import Outcome
 
 #: How much of an answer is read, in bytes; of a longer one only the status counts.
 BODY_BYTES_MAX: Final = 64 * 1024

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from processor.model import Outcome
+from processor.domain.model import Outcome
 
 
 @dataclass(frozen=True, slots=True)

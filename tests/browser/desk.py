@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
-from processor import database, keys
+from processor.clients import keys
+from processor.storage import connections
 from tests.flow.conftest import WorkerProcess
 from tests.flow.courier.conftest import CourierProcess
 from tests.flow.house import ApiProcess, Person, free_port
@@ -81,7 +82,7 @@ class Desk:
     def person(self, role: str, name: str | None = None) -> Person:
         """Somebody new, with a client of their own."""
         with contextlib.closing(
-            database.connect(self.settings.database_url, application_name="test")
+            connections.connect(self.settings.database_url, application_name="test")
         ) as connection:
             found = Person(self.api.url, keys.create_key(connection, name or role, role))
         self._people.append(found)

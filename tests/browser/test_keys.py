@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import keys, webhooks
+from processor.clients import keys, webhooks
 from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from processor.webhooks import Webhook
+    from processor.clients.webhooks import Webhook
     from tests.browser.desk import Desk
 
 LONG = "https://hooks.shop.example/teller/v2/tenants/0190f3c2-7c1d-7a55-8f5e-3f0f8f1b7c11/events?" + "a" * 200

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from processor import log
-from processor.cli import main
-from processor.ids import partition_of
+from processor.domain.partitioning import partition_of
+from teller.root import main
 from tests.servers import PARTITIONS
 from tests.store.store import open_store
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from processor.ids import partition_of
+from processor.domain.partitioning import partition_of
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:

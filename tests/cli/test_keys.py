@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import database as db
-from processor import keys
+from processor.clients import keys
+from processor.storage import connections as db
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import click
 import pytest
 
-from processor.cli import race_drawing
-from processor.lab import endpoint, strategies
-from processor.lab.strategies import STRATEGIES
+from lab import endpoint, strategies
+from lab.strategies import STRATEGIES
+from teller.commands import race_drawing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -175,7 +175,7 @@ def test_a_partition_that_nobody_decides_is_one_line(
     """
     Where all partitions are paused there is no verdict about Teller's queue.
     """
-    monkeypatch.setattr("processor.lab.tellers_queue.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("lab.tellers_queue.PATIENCE_SECONDS", 0.2)
     store.owner.execute("INSERT INTO pauses (partition, actor) SELECT id, 'test' FROM partitions")
 
     said = teller("race", "--strategy", "queue", "--users", "2", "--json")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from processor.cli import supervisor as supervision
-from processor.cli.signals import Signals
-from processor.cli.supervisor import Process, Supervisor
 from processor.errors import ServerError
+from teller.up import supervisor as supervision
+from teller.up.signals import Signals
+from teller.up.supervisor import Process, Supervisor
 
 
 class Clock:

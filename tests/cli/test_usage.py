@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor.cli.root import COMMANDS
+from teller.root import COMMANDS
 from tests.servers import temporary_home
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def test_a_reader_that_has_seen_enough_is_no_accident() -> None:
     `teller openapi | head -c 1` ends quietly.
     """
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "processor.cli.teller", "openapi"],
+        [sys.executable, "-P", "-m", "teller", "openapi"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -12,10 +12,10 @@ import json
 import os
 import sys
 
-from processor.embedded import child
-from processor.embedded.servers import serve
 from processor.errors import TellerError
 from processor.settings import Settings
+from teller.embedded import child
+from teller.embedded.servers import serve
 
 if "watcher" in sys.argv:
     child.KERNEL_TELLS = False

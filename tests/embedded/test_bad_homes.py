@@ -14,13 +14,13 @@ import psycopg
 import pytest
 import redis
 
-from processor.embedded import home as homes
-from processor.embedded import keys, postgres, valkey
-from processor.embedded.postgres import Postgres
-from processor.embedded.servers import serve
-from processor.embedded.valkey import Valkey
 from processor.errors import ServerError
 from processor.settings import Settings
+from teller.embedded import home as homes
+from teller.embedded import keys, postgres, valkey
+from teller.embedded.postgres import Postgres
+from teller.embedded.servers import serve
+from teller.embedded.valkey import Valkey
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from processor import batch, database
+from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
+from processor.storage import connections
 from tests.faults import degraded
 from tests.faults.run import SOON_SECONDS, TAKEOVER_SECONDS
 from tests.faults.system import MOVED_CLOCK, NOT_ALONE, PARTITIONS, TELLER
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
 
-    from processor.embedded.postgres import Postgres
-    from processor.embedded.valkey import Valkey
+    from teller.embedded.postgres import Postgres
+    from teller.embedded.valkey import Valkey
     from tests.faults.parts import Part
     from tests.faults.run import Run
 
@@ -211,7 +212,7 @@ def drain_as_stranger(run: Run, chance: random.Random) -> str:
         nonlocal taken
         url = run.system.environment["TELLER_WORKER_DATABASE_URL"]
         try:
-            with database.connect(url, application_name="stranger") as own:
+            with connections.connect(url, application_name="stranger") as own:
                 while not over.is_set():
                     for partition in busy:
                         taken += batch.drain_once(own, partition).taken

@@ -32,6 +32,6 @@ def move(seconds: int) -> None:
 
 if __name__ == "__main__":
     move(SHIFT_SECONDS)
-    from processor.cli import main  # after the change: whoever imports the functions by name gets ours
+    from teller.root import main  # after the change: whoever imports the functions by name gets ours
 
     main()

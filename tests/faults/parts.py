@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import processor
-from processor.embedded.child import Child, _start
+from teller.embedded.child import Child, _start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: What the processes are made of.
-SOURCES = ("processor", "api", "workers", "schema.sql", "tests/faults")
+SOURCES = ("teller", "api", "lab", "workers", "processor", "schema.sql", "tests/faults")
 #: A process that is asked to end has so long, in seconds.
 STOP_SECONDS = 8.0
 

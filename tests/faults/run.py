@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from processor.ids import partition_of
+from processor.domain.partitioning import partition_of
 from tests.faults.checker import check
 from tests.faults.history import History, Subscriber
 from tests.faults.load import Load

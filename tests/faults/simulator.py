@@ -16,18 +16,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
-from processor.known import Known, Row, Webhook
-from processor.model import Effect, Request
-from processor.rules import DECIDE
-from processor.worksheet import Worksheet
+from processor.batch.snapshot import Row, Snapshot, Webhook
+from processor.batch.worksheet import Worksheet
+from processor.domain.model import Effect, Request
+from processor.domain.rules import DECIDE
 from tests.faults import history as told
 from tests.faults.checker import PAID_AFTER_REFUND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from processor.known import Delivery, UsageKey
-    from processor.model import Entry, Resource, State
+    from processor.batch.snapshot import Delivery, UsageKey
+    from processor.domain.model import Entry, Resource, State
 
 BEGIN = datetime(2026, 11, 21, tzinfo=UTC)
 #: Calls of a gateway before it is given up, and how long a call's lease and the pause after a try last, in seconds.
@@ -208,7 +208,7 @@ class Simulator:
         store = self.store
         requests = [store.requests[row.request] for row in rows]
         refunded = [store.requests[one.refund_of] for one in requests if one.refund_of in store.requests]
-        known = Known(
+        known = Snapshot(
             {
                 one.resource_id: copy.copy(store.resources[one.resource_id])
                 for one in requests

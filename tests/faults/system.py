@@ -25,19 +25,20 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from processor import database, keys
-from processor.embedded import home as homes
-from processor.embedded import postgres, valkey
-from processor.embedded.postgres import Postgres
-from processor.embedded.valkey import Valkey
+from processor.clients import keys
 from processor.errors import DatabaseUnavailable, ServerError
+from processor.storage import connections, migrations
+from teller.embedded import home as homes
+from teller.embedded import postgres, valkey
+from teller.embedded.postgres import Postgres
+from teller.embedded.valkey import Valkey
 from tests.faults.parts import Part, sources
 from tests.faults.proxy import SOCKET_NAME, Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-TELLER = ("-P", "-m", "processor.cli.teller")
+TELLER = ("-P", "-m", "teller")
 MOVED_CLOCK = ("-P", "-m", "tests.faults.moved_clock")
 PARTITIONS = 64
 #: What a batch says that was not alone with its partition: the lock did not hold.
@@ -110,8 +111,8 @@ class System:
         """Returns when everything serves."""
         self.postgres.start()
         self.valkey.start()
-        database.migrate(self.owner_url, PARTITIONS)
-        with contextlib.closing(database.connect(self.owner_url, application_name="faults")) as connection:
+        migrations.migrate(self.owner_url, PARTITIONS)
+        with contextlib.closing(connections.connect(self.owner_url, application_name="faults")) as connection:
             made = [keys.create_key(connection, role, role) for role in ("admin", "client")]
         self.admin, self.client = (Caller(one.client, one.key) for one in made)
         for _ in range(2):
@@ -263,7 +264,7 @@ class System:
         """The rows of a query, as the owner; None while PostgreSQL is away."""
         try:
             with (
-                database.faults(),
+                connections.faults(),
                 psycopg.connect(
                     self.owner_url, connect_timeout=2, options="-c statement_timeout=20000"
                 ) as asked,

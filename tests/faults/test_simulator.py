@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor.model import Nothing, Release
-from processor.rules import DECIDE, refunds, settling
+from processor.domain.model import Nothing, Release
+from processor.domain.rules import DECIDE, refunds, settling
 from tests.faults.checker import FINAL, check
 from tests.faults.model import TAKING
 from tests.faults.simulator import POISON, TRIES, Simulator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from processor.model import Decision, Effect, Request, State
+    from processor.domain.model import Decision, Effect, Request, State
     from tests.faults.simulator import Call, InboxRow, Intake
 
 FIRST_SEED = int(os.environ.get("SEED", "0"))

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from processor import database as db
-from processor.ids import partition_of
-from processor.intake import Intake, Submission
+from processor.domain.partitioning import partition_of
+from processor.intake.intake import Intake, Submission
+from processor.storage import connections as db
 from tests.servers import PARTITIONS
-from workers.doorbell import Doorbell
+from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psycopg
 
-from processor import database, keys
-from processor.verify import verify
+from processor.clients import keys
+from processor.storage import connections
+from processor.verify.checks import verify
 from tests.flow.conftest import PATIENCE_SECONDS, ROOT, WorkerProcess, eventually
 from tests.flow.courier.conftest import CourierProcess
 
@@ -59,7 +60,7 @@ class ApiProcess:
         }
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "processor.cli.teller", "api"],
+                [sys.executable, "-P", "-m", "teller", "api"],
                 env={**os.environ, **environ},
                 cwd=ROOT,
                 stdout=file,
@@ -160,7 +161,7 @@ class House:
     def person(self, role: str, url: str | None = None) -> Person:
         """Somebody new."""
         with contextlib.closing(
-            database.connect(self.settings.database_url, application_name="test")
+            connections.connect(self.settings.database_url, application_name="test")
         ) as connection:
             found = Person(url or self.api.url, keys.create_key(connection, role, role))
         self._people.append(found)
@@ -178,7 +179,7 @@ class House:
     def check_books(self) -> None:
         """Every balance, hold and status follows from the entries."""
         with contextlib.closing(
-            database.connect(self.settings.database_url, application_name="test")
+            connections.connect(self.settings.database_url, application_name="test")
         ) as connection:
             assert [str(found) for found in verify(connection)] == []
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor import database, keys
+from processor.clients import keys
+from processor.storage import connections
 from tests.flow.conftest import ROOT, WorkerProcess, eventually
 from tests.flow.courier.conftest import CourierProcess
 from tests.flow.courier.outside import says, serving
@@ -271,7 +272,7 @@ def test_a_large_withdrawal_is_confirmed_by_mail_and_approved_by_somebody_else(h
     assert house.quantities(resource) == (1_000, 0)
     house.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 202)
     until_stage(house, request, "awaiting_approval")
-    with database.connect(house.settings.database_url, application_name="test") as connection:
+    with connections.connect(house.settings.database_url, application_name="test") as connection:
         own_admin = keys.create_key(connection, "own admin", "admin", house.client.key.client)
     with Person(house.api.url, own_admin).http as own:
         answer = own.post(f"/v1/admin/requests/{request}/approve", json={"reason": "I want it"})

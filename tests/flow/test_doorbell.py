@@ -17,8 +17,9 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 
 from tests.flow.conftest import eventually
-from workers import doorbell as module
-from workers.doorbell import Announcements, Doorbell
+from workers.doorbell import ring as module
+from workers.doorbell.announcements import Announcements
+from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,18 +9,18 @@ import time
 from typing import TYPE_CHECKING
 from unittest.mock import Mock, call
 
-from processor import database as postgres
+from processor.storage import connections as postgres
 from tests.store.store import open_store
-from workers.doorbell import Doorbell
-from workers.drain import Drainer
-from workers.lanes import Lanes
-from workers.main import _Worker
+from workers.doorbell.ring import Doorbell
+from workers.worker.assignments import Lanes
+from workers.worker.drain import Drainer
+from workers.worker.main import _Worker
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
     from tests.servers import Database
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor.embedded import keys as kept_keys
+from teller.embedded import keys as kept_keys
 from tests.servers import temporary_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TELLER = [sys.executable, "-P", "-m", "processor.cli.teller"]
+TELLER = [sys.executable, "-P", "-m", "teller"]
 #: Promised: who dies is started again within so many seconds.
 RESTART_SECONDS = 2.0
 #: Promised: a stop takes no longer, in seconds.

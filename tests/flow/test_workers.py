@@ -17,10 +17,10 @@ import psycopg
 import pytest
 import redis
 
-from processor import partitions
-from processor.database import LOCK_CLASS
-from processor.embedded import home as homes
-from processor.embedded.valkey import Valkey, environment
+from processor.cluster import ownership
+from processor.storage.connections import LOCK_CLASS
+from teller.embedded import home as homes
+from teller.embedded.valkey import Valkey, environment
 from tests.flow.conftest import eventually, resources_in
 from tests.servers import PARTITIONS, temporary_home
 
@@ -350,12 +350,12 @@ def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: Inst
     """
     [worker] = installation.start_workers(1)
     with psycopg.connect(installation.settings.api_database_url, autocommit=True) as api:
-        partitions.pause(api, 7, "an operator")
+        ownership.pause(api, 7, "an operator")
         waiting = installation.submit(resources_in(7, 3))
         installation.until_decided(installation.submit(resources_in(8, 3)), within=1.0)
         time.sleep(2.0)  # the sweep looked several times
         assert installation.decided(waiting) == 0
-        partitions.resume(api, 7, "an operator")
+        ownership.resume(api, 7, "an operator")
 
     installation.bell.ring(7)
 

@@ -7,7 +7,7 @@ import sys
 
 from processor import log
 from processor.settings import Settings
-from workers.main import run_worker
+from workers.worker.main import run_worker
 
 log.configure()
 sys.exit(run_worker(Settings.from_environment(os.environ)))

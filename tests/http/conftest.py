@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import create_app
-from processor import batch, database, effects, keys, notifications
-from processor.effects import Called
+from processor.batch import run as batch
+from processor.clients import keys
 from processor.gateways.protocol import Answer
+from processor.outbox import deliveries, gateway_calls
+from processor.outbox.gateway_calls import Called
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import Headers
 
     from api.services import Services
-    from processor.model import Outcome
+    from processor.domain.model import Outcome
     from processor.settings import Settings
 
 _numbers = itertools.count(1)
@@ -102,7 +105,7 @@ class Teller:
     def drain(self, limit: int = batch.BATCH_LIMIT) -> list[Any]:
         """Decide what waits, as a worker does, `limit` of each partition; returns the ids."""
         decided: list[Any] = []
-        with database.connect(
+        with connections.connect(
             self.settings.worker_database_url, application_name="test worker"
         ) as connection:
             for partition in range(self.settings.partitions):
@@ -131,16 +134,18 @@ class Teller:
         What waits for the sandbox is called as a courier does, once for each answer; the last one stands. Then there
         are deliveries of what is to be told.
         """
-        with database.connect(
+        with connections.connect(
             self.settings.courier_database_url, application_name="test courier"
         ) as connection:
-            effects.introduce(connection, "sandbox")
+            gateway_calls.introduce(connection, "sandbox")
             for number, answer in enumerate(answers, 1):
-                claim = effects.claim(connection, "sandbox", effects.CALLS_AT_ONCE, 100, 1.0)
+                claim = gateway_calls.claim(connection, "sandbox", gateway_calls.CALLS_AT_ONCE, 100, 1.0)
                 pause_seconds = None if number == len(answers) else 0.0
-                effects.record(connection, [Called(one, answer, pause_seconds) for one in claim.effects])
+                gateway_calls.record(
+                    connection, [Called(one, answer, pause_seconds) for one in claim.effects]
+                )
             self.drain()
-            notifications.unfold(connection)
+            deliveries.unfold(connection)
 
     @contextlib.contextmanager
     def stopped_courier(self) -> Iterator[Callable[[Answer], None]]:
@@ -149,15 +154,17 @@ class Teller:
         answered, when it goes on.
         """
         with (
-            database.connect(self.settings.database_url, application_name="test") as owner,
-            database.connect(self.settings.courier_database_url, application_name="test courier") as courier,
+            connections.connect(self.settings.database_url, application_name="test") as owner,
+            connections.connect(
+                self.settings.courier_database_url, application_name="test courier"
+            ) as courier,
         ):
-            effects.introduce(courier, "sandbox")
-            claim = effects.claim(courier, "sandbox", effects.CALLS_AT_ONCE, 100, 1.0)
+            gateway_calls.introduce(courier, "sandbox")
+            claim = gateway_calls.claim(courier, "sandbox", gateway_calls.CALLS_AT_ONCE, 100, 1.0)
             owner.execute("UPDATE effects SET due_at = now(), leased_until = now() WHERE token IS NOT NULL")
 
             def go_on(answer: Answer) -> None:
-                effects.record(courier, [Called(one, answer, None) for one in claim.effects])
+                gateway_calls.record(courier, [Called(one, answer, None) for one in claim.effects])
 
             yield go_on
 
@@ -182,7 +189,7 @@ class Teller:
 def teller(settings: Settings) -> Iterator[Teller]:
     """A Teller without a server and without workers: what is decided, the test decides."""
     made = {}
-    with database.connect(settings.database_url, application_name="test") as connection:
+    with connections.connect(settings.database_url, application_name="test") as connection:
         for name, role in (
             ("admin", "admin"),
             ("operator", "operator"),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor import accounts, database
+from processor.clients import accounts
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from tests.http.conftest import Teller
@@ -54,7 +55,7 @@ def test_who_has_an_address_is_written_to(teller: Teller) -> None:
 
 def waiting(teller: Teller) -> list[tuple[Any, ...]]:
     """Who is still to be told that his address is no longer one, oldest first."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         return connection.execute(
             "SELECT client_id, account, email, became FROM address_changes ORDER BY changed_at"
         ).fetchall()
@@ -97,7 +98,7 @@ def test_of_changes_at_the_same_instant_no_address_is_forgotten(teller: Teller) 
     barrier = threading.Barrier(len(addresses))
 
     def change(address: str) -> None:
-        with database.connect(teller.settings.api_database_url, application_name="test api") as connection:
+        with connections.connect(teller.settings.api_database_url, application_name="test api") as connection:
             barrier.wait()
             accounts.set_email(connection, teller.client.id, "u", address)
 
@@ -120,7 +121,7 @@ def test_a_change_that_cannot_be_told_is_not_made(teller: Teller) -> None:
     One transaction: when the word to the old address cannot be written, the address is as before.
     """
     teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute("REVOKE INSERT ON address_changes FROM teller_api")
 
     assert teller.client.put("/v1/accounts/u", {"email": "eve@example.com"}).status_code == 500

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor.model import MAX_QUANTITY
+from processor.domain.model import MAX_QUANTITY
 
 if TYPE_CHECKING:
     from tests.http.conftest import Reply, Teller

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from processor import code_deliveries, codes, database
-from processor.code_deliveries import Sent
+from processor.clients import codes
+from processor.outbox import code_messages
+from processor.outbox.code_messages import Sent
+from processor.storage import connections
 
 if TYPE_CHECKING:
-    from processor.code_deliveries import CodeDelivery
+    from processor.outbox.code_messages import CodeDelivery
     from tests.http.conftest import Client, Reply, Teller
 
 ADA = "ada@example.com"
@@ -25,11 +27,11 @@ ADA = "ada@example.com"
 
 def claim(teller: Teller) -> list[CodeDelivery]:
     """What a courier would send now."""
-    with database.connect(
+    with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
-        claimed = code_deliveries.claim(connection, teller.settings, 10, 60.0)
-        code_deliveries.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
+        claimed = code_messages.claim(connection, teller.settings, 10, 60.0)
+        code_messages.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
     return claimed
 
 
@@ -51,7 +53,7 @@ def verify(who: Client, code: str, destination: str = ADA, **more: Any) -> Reply
 
 def own(teller: Teller, statement: str, *parameters: object) -> Any:
     """As the owner of the database."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         cursor = connection.execute(statement.encode(), parameters)
         return cursor.fetchall() if cursor.description else None
 
@@ -335,7 +337,9 @@ def test_what_is_long_over_is_forgotten(teller: Teller) -> None:
     own(teller, "UPDATE code_guesses SET day = day - 2")
     teller.client.post("/v1/codes", {"destination": "grace@example.com"})
 
-    with database.connect(teller.settings.worker_database_url, application_name="test worker") as connection:
+    with connections.connect(
+        teller.settings.worker_database_url, application_name="test worker"
+    ) as connection:
         codes.tidy(connection)
 
     assert own(teller, "SELECT destination FROM codes") == [("grace@example.com",)]
@@ -350,14 +354,14 @@ def test_a_code_that_cannot_be_sent_is_tried_again_and_then_given_up(teller: Tel
     teller.client.post("/v1/codes", {"destination": ADA})
     settings = replace(teller.settings, code_ttl_seconds=3_600.0)
     pauses = []
-    with database.connect(settings.courier_database_url, application_name="test courier") as connection:
-        while claimed := code_deliveries.claim(connection, settings, 10, 60.0):
-            [outcome] = [code_deliveries.failed(one, "away") for one in claimed]
-            code_deliveries.record(connection, settings, [outcome])
+    with connections.connect(settings.courier_database_url, application_name="test courier") as connection:
+        while claimed := code_messages.claim(connection, settings, 10, 60.0):
+            [outcome] = [code_messages.failed(one, "away") for one in claimed]
+            code_messages.record(connection, settings, [outcome])
             pauses.append(outcome.pause_seconds)
             own(teller, "UPDATE codes SET due_at = now() WHERE due_at IS NOT NULL")
 
-    assert pauses == [*code_deliveries.PAUSES_SECONDS, None]
+    assert pauses == [*code_messages.PAUSES_SECONDS, None]
     assert verify(teller.client, claimed_digits(teller)).status_code == 200
 
 
@@ -365,17 +369,17 @@ def test_a_courier_knows_when_it_has_to_look_again(teller: Teller) -> None:
     """
     Never, while there is nothing to send: it must not look in vain a hundred times a second.
     """
-    with database.connect(
+    with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
-        assert code_deliveries.next_due(connection) is None
+        assert code_messages.next_due(connection) is None
         teller.client.post("/v1/codes", {"destination": ADA})
-        assert code_deliveries.next_due(connection) == 0
-        [delivery] = code_deliveries.claim(connection, teller.settings, 10, 60.0)
-        code_deliveries.record(connection, teller.settings, [code_deliveries.failed(delivery, "away")])
-        assert 0 < (code_deliveries.next_due(connection) or 0) <= code_deliveries.PAUSES_SECONDS[0]
+        assert code_messages.next_due(connection) == 0
+        [delivery] = code_messages.claim(connection, teller.settings, 10, 60.0)
+        code_messages.record(connection, teller.settings, [code_messages.failed(delivery, "away")])
+        assert 0 < (code_messages.next_due(connection) or 0) <= code_messages.PAUSES_SECONDS[0]
         own(teller, "UPDATE codes SET due_at = NULL")
-        assert code_deliveries.next_due(connection) is None
+        assert code_messages.next_due(connection) is None
 
 
 def claimed_digits(teller: Teller) -> str:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor import code_deliveries, confirmations, database
-from processor.code_deliveries import Sent
 from processor.gateways.protocol import Answer
-from processor.verify import verify
+from processor.operations import approvals
+from processor.outbox import code_messages
+from processor.outbox.code_messages import Sent
+from processor.storage import connections
+from processor.verify.checks import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,23 +33,23 @@ def bank(teller: Teller) -> Iterator[Teller]:
     teller.open("bank", "balance", 1_000, confirm_above=100, approve_above=500)
     assert teller.client.put("/v1/accounts/u", {"email": ADA}).status_code == 200
     yield teller
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         assert [str(found) for found in verify(connection)] == []
 
 
 def send(teller: Teller) -> dict[str, str]:
     """What a courier sends now: the digits for each request."""
-    with database.connect(
+    with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
-        claimed = code_deliveries.claim(connection, teller.settings, 10, 60.0)
-        code_deliveries.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
+        claimed = code_messages.claim(connection, teller.settings, 10, 60.0)
+        code_messages.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
     return {str(one.confirms.request_id): one.digits for one in claimed if one.confirms}
 
 
 def own(teller: Teller, statement: str, *parameters: object) -> Any:
     """As the owner of the database."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         cursor = connection.execute(statement.encode(), parameters)
         return cursor.fetchall() if cursor.description else None
 
@@ -60,8 +62,10 @@ def cool_down(teller: Teller) -> None:
 
 def sweep(teller: Teller) -> None:
     """What the sweep of a worker does, and the batches after it."""
-    with database.connect(teller.settings.worker_database_url, application_name="test sweep") as connection:
-        confirmations.expire(connection, range(teller.settings.partitions))
+    with connections.connect(
+        teller.settings.worker_database_url, application_name="test sweep"
+    ) as connection:
+        approvals.expire(connection, range(teller.settings.partitions))
     teller.drain()
 
 
@@ -291,13 +295,13 @@ def test_while_its_code_is_still_being_sent_no_time_is_up(bank: Teller) -> None:
     """
     request = bank.withdraw("bank", 300)
     with (
-        database.connect(bank.settings.courier_database_url, application_name="test courier") as courier,
-        database.connect(bank.settings.worker_database_url, application_name="test sweep") as worker,
+        connections.connect(bank.settings.courier_database_url, application_name="test courier") as courier,
+        connections.connect(bank.settings.worker_database_url, application_name="test sweep") as worker,
     ):
-        [delivery] = code_deliveries.claim(courier, bank.settings, 10, 60.0)
-        code_deliveries.record(courier, bank.settings, [code_deliveries.failed(delivery, "away")])
+        [delivery] = code_messages.claim(courier, bank.settings, 10, 60.0)
+        code_messages.record(courier, bank.settings, [code_messages.failed(delivery, "away")])
         own(bank, "UPDATE codes SET expires_at = clock_timestamp() - interval '1 s'")
-        assert confirmations.expire(worker, range(bank.settings.partitions)) == set()
+        assert approvals.expire(worker, range(bank.settings.partitions)) == set()
     own(bank, "UPDATE codes SET due_at = now()")
 
     assert confirm(bank.client, request, send(bank)[request]).status_code == 202
@@ -308,7 +312,7 @@ def test_a_code_that_is_lost_is_found_out(bank: Teller) -> None:
     Nothing would ever end the waiting: `teller verify` says so.
     """
     request = bank.withdraw("bank", 300)
-    with database.connect(bank.settings.database_url, application_name="test") as connection:
+    with connections.connect(bank.settings.database_url, application_name="test") as connection:
         connection.execute("DELETE FROM codes")
         assert [(found.code, found.id) for found in verify(connection)] == [
             ("confirmation_forgotten", request)
@@ -325,9 +329,9 @@ def test_a_new_code_gives_new_time_also_when_the_end_was_on_its_way(bank: Teller
     send(bank)
     cool_down(bank)
     own(bank, "UPDATE codes SET expires_at = clock_timestamp()")
-    with database.connect(bank.settings.worker_database_url, application_name="test sweep") as connection:
-        assert len(confirmations.expire(connection, range(bank.settings.partitions))) == 1
-        assert confirmations.expire(connection, range(bank.settings.partitions)) == set()
+    with connections.connect(bank.settings.worker_database_url, application_name="test sweep") as connection:
+        assert len(approvals.expire(connection, range(bank.settings.partitions))) == 1
+        assert approvals.expire(connection, range(bank.settings.partitions)) == set()
     assert bank.client.post(f"/v1/requests/{request}/code").status_code == 202
     bank.drain()
 
@@ -541,7 +545,7 @@ def test_parked_by_a_fault_and_replayed_it_asks_for_a_code_as_if_it_were_new(
         raise RuntimeError("a rule with a fault")
 
     with monkeypatch.context() as patched:
-        patched.setattr("processor.rules.withdrawals.guard", broken)
+        patched.setattr("processor.domain.rules.withdrawals.guard", broken)
         bank.drain()
     assert where(bank, request) == "processor_error"
     bank.admin.post(f"/v1/admin/requests/{request}/replay", {"reason": "mended"})

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from psycopg.types.json import Jsonb
 
-from processor import database
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def admin(teller: Teller) -> Visitor:
 
 def write(teller: Teller, actor: str, action: str, **more: Any) -> None:
     """A line; `at`, `request`, `reason` and `detail` as they are given."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute(
             "INSERT INTO audit (at, actor, action, request_id, reason, detail) "
             "VALUES (coalesce(%s, clock_timestamp()), %s, %s, %s, %s, %s)",

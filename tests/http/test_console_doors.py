@@ -14,10 +14,12 @@ from uuid import UUID
 import pytest
 
 from api.console.application import ROUTES
-from processor import bulk, database, keys, sessions, webhooks
-from processor.failures import FailedFilter
+from processor.clients import keys, sessions, webhooks
+from processor.clients.keys import Caller
 from processor.ids import new_id
-from processor.keys import Caller
+from processor.operations import bulk_actions
+from processor.reading.failed import FailedFilter
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
 if TYPE_CHECKING:
@@ -121,13 +123,13 @@ class House:
 
     def make_webhook(self) -> str:
         """One more, of a client of its own."""
-        with database.connect(self.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             return str(webhooks.register(connection, str(new_id()), "https://x.example", None, "test")[0].id)
 
     def make_delivery(self) -> str:
         """One that failed."""
         hook = self.make_webhook()
-        with database.connect(self.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             [(number,)] = connection.execute(
                 "INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at) "
                 "VALUES (gen_random_uuid(), 2, 'request.completed', %s, 'failed', NULL) RETURNING id",
@@ -137,20 +139,20 @@ class House:
 
     def make_key(self) -> str:
         """One more, of a client of its own."""
-        with database.connect(self.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             return str(keys.create_key(connection, "one more", "client").id)
 
     def make_action(self) -> str:
         """A replay of many, of which there are none."""
-        with database.connect(self.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             number = new_id()
             caller = Caller(number, "somebody", "admin", "admin")
-            bulk.begin(connection, number, "replay", FailedFilter(), {}, "x", caller)
+            bulk_actions.begin(connection, number, "replay", FailedFilter(), {}, "x", caller)
         return str(number)
 
     def everything(self) -> dict[str, int]:
         """How many rows there are of all that forms could change."""
-        with database.connect(self.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             return {
                 table: connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()[0][0]  # noqa: S608
                 for table in TABLES
@@ -158,7 +160,7 @@ class House:
 
     def impostor(self, who: Client) -> Visitor:
         """Somebody with a session of a client's key, which signing in never makes."""
-        with database.connect(self.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             [(key_id,)] = connection.execute(
                 "SELECT id FROM api_keys WHERE client_id = %s", (who.id,)
             ).fetchall()

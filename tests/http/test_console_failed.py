@@ -13,10 +13,11 @@ from uuid import UUID
 
 import pytest
 
-from api.console import runner
-from processor import bulk, database
+from api.console import bulk_runner
+from processor.domain.rules import DECIDE
 from processor.gateways.protocol import Answer
-from processor.rules import DECIDE
+from processor.operations import bulk_actions
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
 if TYPE_CHECKING:
@@ -272,8 +273,8 @@ def test_refunds_of_many_are_an_admins(bank: Teller) -> None:
 
 def part_by_part(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Parts are so small, and nobody goes on behind one's back."""
-    monkeypatch.setattr(bulk, "PART_LIMIT", size)
-    monkeypatch.setattr(runner.Runner, "go_on", lambda *_: None)
+    monkeypatch.setattr(bulk_actions, "PART_LIMIT", size)
+    monkeypatch.setattr(bulk_runner.Runner, "go_on", lambda *_: None)
 
 
 def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +295,7 @@ def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: py
     assert page.count("not sent") == 3
     assert f"stopped by {bank.operator.id} (operator operator)" in page
     assert [line[2] for line in audit(bank, "replay")] == asked[:2]
-    assert not runner.do_part(bank.services, where_id(where))
+    assert not bulk_runner.do_part(bank.services, where_id(where))
 
 
 def test_an_action_ends_with_the_key_that_began_it(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,10 +306,10 @@ def test_an_action_ends_with_the_key_that_began_it(bank: Teller, monkeypatch: py
     for _ in range(4):
         bank.park("bank", 1)
     where = act(Visitor.signed_in(bank, bank.operator), "replay")
-    with database.connect(bank.settings.database_url, application_name="test") as connection:
+    with connections.connect(bank.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET revoked_at = now() WHERE client_id = %s", (bank.operator.id,))
 
-    assert not runner.do_part(bank.services, where_id(where))
+    assert not bulk_runner.do_part(bank.services, where_id(where))
 
     page = Visitor.signed_in(bank, bank.admin).get(where).text
     assert "2 of 4, stopped by the end of the key that began it" in page
@@ -329,8 +330,8 @@ def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: py
 
     def do_all() -> None:
         with bank.services.connection() as connection:
-            while (found := bulk.read(connection, where_id(where))) and found.finished_at is None:
-                runner.do_part(bank.services, where_id(where))
+            while (found := bulk_actions.read(connection, where_id(where))) and found.finished_at is None:
+                bulk_runner.do_part(bank.services, where_id(where))
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(do_all) for _ in range(4)]:
@@ -351,14 +352,14 @@ def test_while_somebody_is_at_it_nobody_else_is(bank: Teller, monkeypatch: pytes
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
     with (
-        database.connect(bank.settings.database_url, application_name="test") as somebody,
+        connections.connect(bank.settings.database_url, application_name="test") as somebody,
         somebody.transaction(),
     ):
         somebody.execute("SELECT FROM bulk_actions FOR UPDATE")
-        assert not runner.do_part(bank.services, where_id(where))
+        assert not bulk_runner.do_part(bank.services, where_id(where))
         assert "2 of 4" in visitor.get(where).text
 
-    runner.do_part(bank.services, where_id(where))
+    bulk_runner.do_part(bank.services, where_id(where))
     assert "4 of 4" in visitor.get(where).text
 
 
@@ -381,13 +382,13 @@ def test_a_part_that_breaks_is_done_again_and_nothing_twice(
         raise RuntimeError("killed")
 
     with bank.services.connection() as connection:
-        monkeypatch.setattr(runner, "do_part", lambda *_: True)
+        monkeypatch.setattr(bulk_runner, "do_part", lambda *_: True)
         where = str(visitor.send("/admin/failed/refund", form).location)
         monkeypatch.undo()
         part_by_part(monkeypatch, 10)
         with pytest.raises(RuntimeError, match="killed"):
-            bulk.go_on(connection, where_id(where), break_afterwards)  # type: ignore[arg-type]
-        assert bulk.go_on(connection, where_id(where), accept) is not None
+            bulk_actions.go_on(connection, where_id(where), break_afterwards)  # type: ignore[arg-type]
+        assert bulk_actions.go_on(connection, where_id(where), accept) is not None
 
     bank.drain()
     assert bank.quantities("bank") == (1_000, 0)
@@ -399,7 +400,7 @@ def test_the_rest_goes_on_behind_the_page(bank: Teller, monkeypatch: pytest.Monk
     """
     After the first part nobody needs to wait or look; and an action that was left is taken up by whoever looks at it.
     """
-    monkeypatch.setattr(bulk, "PART_LIMIT", 2)
+    monkeypatch.setattr(bulk_actions, "PART_LIMIT", 2)
     for _ in range(5):
         bank.park("bank", 1)
     visitor = Visitor.signed_in(bank, bank.operator)
@@ -410,11 +411,11 @@ def test_the_rest_goes_on_behind_the_page(bank: Teller, monkeypatch: pytest.Monk
     assert figure(visitor.get(where).text, "Sent") == "5"
     bank.drain()
     bank.call_gateway(Answer("unknown", 503))
-    monkeypatch.setattr(runner.Runner, "go_on", lambda *_: None)
+    monkeypatch.setattr(bulk_runner.Runner, "go_on", lambda *_: None)
     where = act(visitor, "replay")
     assert "2 of 5" in visitor.get(where).text
     monkeypatch.undo()
-    monkeypatch.setattr(bulk, "PART_LIMIT", 2)
+    monkeypatch.setattr(bulk_actions, "PART_LIMIT", 2)
     visitor.get(where)
     wait_for_threads()
     assert figure(visitor.get(where).text, "Sent") == "5"
@@ -463,7 +464,7 @@ def test_nothing_that_somebody_wrote_is_a_script(bank: Teller, monkeypatch: pyte
     bank.drain()
     visitor = Visitor.signed_in(bank, bank.admin)
     where = act(visitor, "replay", reason=SCRIPT)
-    with database.connect(bank.settings.database_url, application_name="test") as connection:
+    with connections.connect(bank.settings.database_url, application_name="test") as connection:
         connection.execute(
             "INSERT INTO deliveries (request_id, version, type, email, status, due_at, last_error)"
             " VALUES (%s, 2, %s, %s, 'failed', NULL, %s)",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import database, keys
+from processor.clients import keys
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def admin(teller: Teller) -> Visitor:
 
 def key_id_of(teller: Teller, client: str) -> str:
     """The one key of a client."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         [(key_id,)] = connection.execute("SELECT id FROM api_keys WHERE client_id = %s", (client,)).fetchall()
     return str(key_id)
 
@@ -64,7 +65,7 @@ def test_a_new_key_is_shown_once_and_nowhere_else(
         assert seen.status == 200
         assert KEY.search(seen.text) is None
     assert key not in capsys.readouterr().out
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         caller = keys.authenticate(connection, keys.digest_of(key))
     assert caller is not None
     assert (caller.name, caller.role) == ("the shop", "operator")
@@ -177,7 +178,7 @@ def test_keys_are_found_by_client_role_and_state(teller: Teller, admin: Visitor)
     """
     Each filter leaves what it names, page by page.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         for number in range(60):
             keys.create_key(connection, f"many-{number}", "client", teller.other.id)
         old = keys.create_key(connection, "too old", "client")

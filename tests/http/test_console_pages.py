@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api.console.overview import state_of
-from processor import console, database, partitions
+from processor.cluster import ownership
+from processor.domain.partitioning import partition_of
 from processor.gateways.protocol import Answer
-from processor.ids import new_id, partition_of
+from processor.ids import new_id
+from processor.reading import overview as overview_queries
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 from tests.servers import PARTITIONS
 
@@ -47,9 +50,9 @@ def home_of(resource: str) -> int:
 
 def worker(teller: Teller, *owned: int, lives: bool = True) -> None:
     """A worker that owns some partitions."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         one = new_id()
-        partitions.join(connection, one, "host", 4711)
+        ownership.join(connection, one, "host", 4711)
         connection.execute(
             "UPDATE ownership SET worker_id = %s WHERE partition = ANY(%s)", (one, list(owned))
         )
@@ -98,8 +101,8 @@ def test_a_partition_that_nobody_drains_is_stuck(teller: Teller, visitor: Visito
     worker(teller, home)
 
     assert f'id="p{home}" class="stuck"' in stuck
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
-        [lane] = [one for one in console.read_pulse(connection).lanes if one.id == home]
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        [lane] = [one for one in overview_queries.read_pulse(connection).lanes if one.id == home]
     assert (lane.owner, lane.owner_alive, lane.backlog, lane.undecided) == ("host:4711", True, 1, 1)
     assert state_of(lane) == "warm"
     assert state_of(lane._replace(oldest_seconds=5.0)) == "hot"
@@ -120,8 +123,8 @@ def test_accepted_and_decided_are_counters_of_the_database(teller: Teller) -> No
     asked = teller.client.post("/v1/redemptions", {"resource": "bank", "account": "u"}).json["id"]
     teller.client.post(f"/v1/requests/{asked}/cancel")
 
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
-        lanes = console.read_pulse(connection).lanes
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        lanes = overview_queries.read_pulse(connection).lanes
         [(accepted,)] = connection.execute("SELECT count(*) FROM requests").fetchall()
 
     assert sum(lane.undecided for lane in lanes) == 4
@@ -252,9 +255,9 @@ def test_a_resource_says_why_it_does_not_move(teller: Teller, visitor: Visitor) 
     assert "No worker is alive" in said("bank")
     worker(teller, home)
     assert "Nothing waits, and nothing is in its way." in said("bank")
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         silent = new_id()
-        partitions.join(connection, silent, "old", 12)
+        ownership.join(connection, silent, "old", 12)
         connection.execute("UPDATE workers SET alive_until = now() - interval '1 s' WHERE id = %s", (silent,))
         connection.execute("UPDATE ownership SET worker_id = %s WHERE partition = %s", (silent, home))
     assert "Its owner old:12 has fallen silent" in said("bank")
@@ -351,7 +354,7 @@ def test_no_script_of_a_client_reaches_a_page(teller: Teller) -> None:
     """
     In every field that somebody can fill: units, metadata, names of keys, reasons, searches.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET name = %s WHERE role <> 'client'", (SCRIPT,))
     teller.open("bank", "balance", 100, unit=SCRIPT, metadata={SCRIPT: SCRIPT}, gateway="sandbox")
     teller.client.post(

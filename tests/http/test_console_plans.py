@@ -16,17 +16,15 @@ import psycopg
 import pytest
 
 from api import create_app
-from processor import (
-    bulk,
-    console,
-    console_audit,
-    console_keys,
-    console_webhooks,
-    database,
-    failures,
-    inspection,
-    keys,
-)
+from processor.clients import keys
+from processor.operations import bulk_actions
+from processor.reading import failed as failed_queries
+from processor.reading import keys as key_queries
+from processor.reading import overview as overview_queries
+from processor.reading import request_detail
+from processor.reading import webhooks as webhook_queries
+from processor.records import audit
+from processor.storage import connections
 from tests.conftest import NEWEST, OLDEST
 from tests.http.conftest import Client, Teller
 from tests.http.console_visitors import Visitor
@@ -54,7 +52,15 @@ BIG: Final = {
     ),
 }
 #: What the console reads and writes by.
-MODULES: Final = (bulk, console, console_audit, console_keys, console_webhooks, failures, inspection)
+MODULES: Final = (
+    bulk_actions,
+    overview_queries,
+    audit,
+    key_queries,
+    webhook_queries,
+    failed_queries,
+    request_detail,
+)
 ACTION: Final = "00000000-0000-7000-8000-000000000001"
 
 _STATEMENT: Final = re.compile(r"(?:--[^\n]*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b")
@@ -80,7 +86,7 @@ def crowded(
             worker_database_url=clone.worker_url,
             courier_database_url=clone.courier_url,
         )
-        with database.connect(clone.url, application_name="test") as connection:
+        with connections.connect(clone.url, application_name="test") as connection:
             admin = keys.create_key(connection, "admin", "admin")
         application = create_app(settings)
         nobody = Client(application, admin.key, admin.client)
@@ -148,7 +154,7 @@ def test_no_page_reads_a_whole_table(crowded: Teller, monkeypatch: pytest.Monkey
 
 def addresses(crowded: Teller) -> list[str]:
     """Each page, with each filter, and a later part of each list."""
-    with database.connect(crowded.settings.database_url, application_name="test") as connection:
+    with connections.connect(crowded.settings.database_url, application_name="test") as connection:
         [(failed,)] = connection.execute(
             "SELECT request_id FROM decisions WHERE current AND status = 'failed' LIMIT 1 OFFSET 50000"
         ).fetchall()

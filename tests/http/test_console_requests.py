@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import database, webhooks
+from processor.clients import webhooks
+from processor.domain.rules import DECIDE
 from processor.gateways.protocol import Answer
-from processor.rules import DECIDE
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 from tests.http.test_console_failed import audit, fields
 
@@ -244,7 +245,7 @@ def test_who_was_told_is_shown_and_can_be_told_again(bank: Teller) -> None:
     Each delivery with its state; sending it again is an admin's, and comes back to this page.
     """
     asked = bank.withdraw("vault", 5)
-    with database.connect(bank.settings.database_url, application_name="test") as connection:
+    with connections.connect(bank.settings.database_url, application_name="test") as connection:
         hook = webhooks.register(connection, bank.client.id, "https://x.example/hook", None, "test")[0].id
         [(number,)] = connection.execute(
             "INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, tries, last_status)"

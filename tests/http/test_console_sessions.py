@@ -15,7 +15,7 @@ import pytest
 
 from api import create_app
 from api.console.pages import local_path
-from processor import database
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ PAGES = ("/admin", "/admin/resources", "/admin/search?q=u", "/admin/partitions/1
 
 def change(teller: Teller, statement: str, *parameters: object) -> None:
     """Something that happens behind the API's back."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute(statement.encode(), parameters)
 
 
 def key_of(teller: Teller, who: Client) -> str:
     """The id of somebody's key."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         [(found,)] = connection.execute("SELECT id FROM api_keys WHERE client_id = %s", (who.id,)).fetchall()
     return str(found)
 
@@ -109,7 +109,7 @@ def test_the_token_is_nowhere_in_the_database(teller: Teller) -> None:
     visitor = Visitor.signed_in(teller, teller.admin)
     token = visitor.browser.get_cookie("teller_session", path="/admin")
     assert token is not None
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         rows = connection.execute("SELECT console_sessions::text FROM console_sessions").fetchall()
 
     assert len(rows) == 1
@@ -137,7 +137,7 @@ def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> 
     It is gone on the server, not only from the browser: a kept cookie opens nothing.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         [(hours,)] = connection.execute(
             "SELECT extract(epoch FROM expires_at - created_at) / 3600 FROM console_sessions"
         ).fetchall()
@@ -165,7 +165,7 @@ def test_a_session_never_outlives_a_key_that_expires_sooner(teller: Teller) -> N
         teller.admin.id,
     )
     Visitor.signed_in(teller, teller.admin)
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         same = connection.execute(
             "SELECT s.expires_at = k.expires_at FROM console_sessions s JOIN api_keys k ON k.id = s.key_id"
         ).fetchall()
@@ -180,7 +180,7 @@ def test_sessions_that_are_over_are_swept(teller: Teller) -> None:
         Visitor.signed_in(teller, teller.admin)
     change(teller, "UPDATE console_sessions SET expires_at = now()")
     Visitor.signed_in(teller, teller.admin)
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         assert connection.execute("SELECT count(*) FROM console_sessions").fetchall() == [(1,)]
 
 
@@ -423,7 +423,7 @@ def test_using_the_console_is_using_the_key(teller: Teller) -> None:
         assert fresh.get("/admin").status == 200
     finally:
         application.extensions["teller"].close()  # writes what was used, at the latest now
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         used = connection.execute(
             "SELECT last_used_at IS NOT NULL FROM api_keys WHERE client_id = %s", (teller.operator.id,)
         ).fetchall()

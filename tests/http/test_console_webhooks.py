@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import console_webhooks, database, webhooks
+from processor.clients import webhooks
+from processor.reading import webhooks as webhook_queries
+from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from processor.database import Connection
-    from processor.webhooks import Webhook
+    from processor.clients.webhooks import Webhook
+    from processor.storage.connections import Connection
     from tests.http.conftest import Teller
 
 SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+")
@@ -29,7 +31,7 @@ def owner(teller: Teller) -> Iterator[Connection]:
     """
     The owner of the schema.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         yield connection
 
 
@@ -193,7 +195,7 @@ def test_so_much_is_sent_again_at_once_and_no_more(
     More than the limit: the oldest, and the page says how many that is.
     """
     failed = deliver(owner, hook, "failed", 5)
-    monkeypatch.setattr(console_webhooks, "RESENT_MAX", 2)
+    monkeypatch.setattr(webhook_queries, "RESENT_MAX", 2)
     base = f"/admin/webhooks/{hook.id}"
     assert "the oldest <strong>2</strong> are due at once" in admin.get(base).text
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.app import ROUTES
-from processor import database, keys
-from processor.ids import partition_of
+from processor.clients import keys
+from processor.domain.partitioning import partition_of
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +181,7 @@ def plain(row: str) -> str:
 
 def outsiders(teller: Teller) -> dict[str, Client]:
     """Who has no key that is one: none, a wrong one, a revoked one, an expired one."""
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         revoked = keys.create_key(connection, "revoked", "admin")
         keys.revoke_key(connection, revoked.id)
         expired = keys.create_key(connection, "expired", "admin", lifetime=timedelta(days=1))
@@ -255,7 +256,7 @@ def test_what_a_role_may_not_do_leaves_no_trace(house: House) -> None:
     """
 
     def everything() -> dict[str, int]:
-        with database.connect(house.teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(house.teller.settings.database_url, application_name="test") as connection:
             tables = connection.execute(
                 "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
             ).fetchall()
@@ -330,7 +331,7 @@ def test_nobody_is_told_of_another_clients_requests(house: House) -> None:
     house.teller.park("bank")
 
     assert house.teller.other.get(f"/v1/webhooks/{theirs}/deliveries").json["data"] == []
-    with database.connect(house.teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(house.teller.settings.database_url, application_name="test") as connection:
         told = connection.execute("SELECT DISTINCT email FROM deliveries WHERE email IS NOT NULL").fetchall()
     assert told == [("ada@example.com",)]
 

@@ -22,7 +22,7 @@ from schemathesis.engine import StopReason, events, from_schema
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wsgi import get_input_stream
 
-from api import waiting
+from api.web import long_poll
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -145,7 +145,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(
     """
     In every role, every answer to everything is one that the document tells of, and right by all checks.
     """
-    monkeypatch.setattr(waiting, "WAITERS_MAX", 0)  # nobody decides here, so nobody need be waited for
+    monkeypatch.setattr(long_poll, "WAITERS_MAX", 0)  # nobody decides here, so nobody need be waited for
     with served(teller.application) as url:
         checked, told = zip(*fuzzed(url, getattr(teller, role).key), strict=True)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from api import observing
+from api.web import access_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
         structlog.WriteLogger(written),
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
     )
-    monkeypatch.setattr(observing, "log", logger)
+    monkeypatch.setattr(access_log, "log", logger)
 
     def take() -> list[str]:
         said = written.getvalue()

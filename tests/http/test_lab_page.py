@@ -12,9 +12,9 @@ import pytest
 
 from api import create_app
 from api.lab import runs
-from processor import database
-from processor.lab import kept
-from processor.lab.outcomes import Outcome, Step, UserResult
+from lab import kept
+from lab.outcomes import Outcome, Step, UserResult
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,7 +58,7 @@ def run(browser: FlaskClient, headers: Mapping[str, str] = SAME_SITE, **form: st
 
 def runs_kept(settings: Settings) -> int:
     """How many results there are."""
-    with database.connect(settings.database_url, application_name="test") as connection:
+    with connections.connect(settings.database_url, application_name="test") as connection:
         return int(connection.execute("SELECT count(*) FROM lab_results").fetchall()[0][0])
 
 
@@ -247,7 +247,7 @@ def test_what_went_wrong_is_shown_as_text(browser: FlaskClient, settings: Settin
     result = UserResult(1, steps=[Step("read", 0, 1)], error=hostile, code=hostile)
     side = Outcome("atomic", 1, 0, 1, [result]).document()
     document = {"choice": {"users": 1, "stock": 1, "protection": "atomic"}, "sides": [side, side, side]}
-    with database.connect(settings.database_url, application_name="test") as connection:
+    with connections.connect(settings.database_url, application_name="test") as connection:
         saved = kept.save(connection, document)
 
     page = browser.get(f"/lab/runs/{saved}").get_data(as_text=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app, limits
-from api.limits import FailedSignIns, Limit
-from api.problems import RateLimited
+from api import create_app
+from api.web import rate_limits
+from api.web.problems import RateLimited
+from api.web.rate_limits import FailedSignIns, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("api.limits.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("api.web.rate_limits.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_addresses_without_end_are_not_remembered_without_end(
     """
     Memory has its limit: those whose minute is over go first, and in a flood all of them.
     """
-    monkeypatch.setattr(limits, "ADDRESSES_MAX", 10)
+    monkeypatch.setattr(rate_limits, "ADDRESSES_MAX", 10)
     failures = FailedSignIns(3)
     for number in range(100):
         failures.count(f"192.0.2.{number}", {})
@@ -136,7 +137,7 @@ def test_an_ipv6_network_counts_as_one(address: str, network: str) -> None:
     """
     Whoever has an IPv6 address has all of its /64.
     """
-    assert limits.network_of(address) == network
+    assert rate_limits.network_of(address) == network
 
 
 # ---------------------------------------------------------------- requests of a key

@@ -13,7 +13,7 @@ from openapi_spec_validator import validate
 
 from api import openapi_document
 from api.app import ROUTES
-from api.problems import PROBLEMS, type_of
+from api.web.problems import PROBLEMS, type_of
 
 if TYPE_CHECKING:
     from tests.http.conftest import Reply, Teller

@@ -16,10 +16,13 @@ import psutil  # type: ignore[import-untyped]  # its stubs are a package of thei
 import pytest
 import structlog
 
-from api import create_app, patience, routing
-from processor import database, intake, queries
+from api import create_app
+from api.web import deadline, routing
+from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable
-from processor.ids import partition_of
+from processor.intake import intake
+from processor.reading import requests as stored_requests
+from processor.storage import connections
 from tests.http.conftest import Client
 
 if TYPE_CHECKING:
@@ -135,7 +138,7 @@ def test_without_postgresql_everything_is_503_within_three_seconds(
 @contextlib.contextmanager
 def silent_postgres(url: str) -> Iterator[None]:
     """SIGSTOP for all of its processes: it takes connections, as the kernel does that for it, and never answers."""
-    with database.connect(url, application_name="test") as connection:
+    with connections.connect(url, application_name="test") as connection:
         [(backend,)] = connection.execute("SELECT pg_backend_pid()").fetchall()
         postmaster = psutil.Process(backend).parent()
     assert postmaster is not None
@@ -189,7 +192,7 @@ def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
     It had its connection, and asked its question: it gets no answer, and waits no longer than the others.
     """
     assert teller.client.get("/v1/requests").status_code == 200
-    owner = database.connect(settings.database_url, application_name="test owner")
+    owner = connections.connect(settings.database_url, application_name="test owner")
     with ThreadPoolExecutor(1) as threads, owner, owner.transaction():
         owner.execute("LOCK TABLE requests")
         began = time.monotonic()
@@ -209,7 +212,7 @@ def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Tel
     The key was waited for until PostgreSQL let it be read; what is left then is not the whole three seconds again.
     """
     keys, requests = (
-        database.connect(settings.database_url, application_name="test owner") for _ in range(2)
+        connections.connect(settings.database_url, application_name="test owner") for _ in range(2)
     )
     with ThreadPoolExecutor(1) as threads, keys, requests, requests.transaction():
         requests.execute("LOCK TABLE requests")
@@ -232,7 +235,7 @@ def test_what_is_not_waited_for_a_database_costs_no_patience(
     """
     A client who is slow to send, or a race of the lab, may take as long as they do: the database is there.
     """
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(deadline, "PATIENCE_SECONDS", 0.5)
     read = routing._read
 
     def read_slowly(environ: Mapping[str, Any]) -> bytes:
@@ -248,12 +251,12 @@ def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: S
     """
     PostgreSQL falls silent in the middle of a transaction: a fault of the infrastructure, and the connection ends.
     """
-    connection = database.connect(
+    connection = connections.connect(
         settings.api_database_url, application_name="test", answer_timeout_seconds=0.5
     )
 
     def transact() -> None:
-        with database.faults(), connection.transaction():
+        with connections.faults(), connection.transaction():
             connection.execute("SELECT 1")
             with silent_postgres(settings.database_url):
                 connection.execute("SELECT 2")
@@ -327,7 +330,7 @@ def test_a_mistake_of_ours_shows_nothing_of_itself(teller: Teller, monkeypatch: 
     def break_down(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret reason")
 
-    monkeypatch.setattr(queries, "list_requests", break_down)
+    monkeypatch.setattr(stored_requests, "list_requests", break_down)
     with structlog.testing.capture_logs() as lines:
         answer = teller.client.get("/v1/requests", X_Request_Id="find-me")
 

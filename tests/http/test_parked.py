@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from processor.domain.rules import DECIDE
 from processor.gateways.protocol import Answer
-from processor.rules import DECIDE
 
 if TYPE_CHECKING:
     from tests.http.conftest import Teller

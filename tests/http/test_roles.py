@@ -14,7 +14,8 @@ import pytest
 
 from api import create_app
 from api.app import ROUTES
-from processor import database, keys
+from processor.clients import keys
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -64,7 +65,7 @@ def test_a_revoked_key_stops_working_within_a_second(teller: Teller) -> None:
     """
     It worked a moment ago, and is remembered; a second later nobody believes it any more.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         key = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
         assert teller.client.get("/v1/requests").status_code == 200
         keys.revoke_key(connection, key.id)
@@ -80,7 +81,7 @@ def test_two_keys_of_one_client_share_its_requests_and_its_idempotency_keys(tell
     """
     The scope of what one sees and of a key's meaning is the client.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         second = keys.create_key(connection, "second", "client", teller.client.id)
     first = teller.client.post("/v1/redemptions", {"resource": "a", "account": "b"}, key="k")
     teller.client.key = second.key
@@ -93,7 +94,7 @@ def test_a_key_of_a_client_that_does_not_exist_is_not_made(teller: Teller) -> No
     """
     One line says why; and roles and names are checked.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         before = len(keys.list_keys(connection))
         for name, role, client in (
             ("x", "client", "nobody"),
@@ -112,7 +113,7 @@ def test_making_and_revoking_keys_is_in_the_audit_without_the_key(teller: Teller
     """
     Who did what; never the secret.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         key = keys.create_key(connection, "short-lived", "operator", actor="ada")
         keys.revoke_key(connection, key.id, actor="ada")
         keys.revoke_key(connection, key.id, actor="ada")
@@ -132,7 +133,7 @@ def test_a_key_works_until_it_expires(teller: Teller) -> None:
     """
     By the clock of the database, and within a second of it: also one that was remembered a moment before.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         short = keys.create_key(
             connection, "short", "client", teller.client.id, lifetime=timedelta(milliseconds=1500)
         )
@@ -150,7 +151,7 @@ def test_keys_are_changed_over_without_a_gap(teller: Teller) -> None:
     """
     Two keys of one client work beside each other; when the first is revoked, the second goes on where it was.
     """
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         first = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
         made = teller.client.post("/v1/redemptions", {"resource": "a", "account": "b"}).json["id"]
         second = keys.create_key(connection, "second", "client", teller.client.id)
@@ -169,7 +170,7 @@ def test_the_last_use_of_a_key_is_known_to_the_minute(teller: Teller) -> None:
     """
 
     def last_used() -> dict[str, datetime | None]:
-        with database.connect(teller.settings.database_url, application_name="test") as connection:
+        with connections.connect(teller.settings.database_url, application_name="test") as connection:
             return {key.name: key.last_used_at for key in keys.list_keys(connection)}
 
     def use(application: Flask) -> None:
@@ -182,11 +183,11 @@ def test_the_last_use_of_a_key_is_known_to_the_minute(teller: Teller) -> None:
         noted = last_used()["client"]
         application.extensions["teller"].close()
         assert last_used()["client"] == noted if noted else last_used()["client"]
-    with database.connect(teller.settings.database_url, application_name="test") as connection:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET last_used_at = now() - interval '61 seconds'")
         before = last_used()["client"]
         found = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
-    with database.connect(teller.settings.api_database_url, application_name="test api") as connection:
+    with connections.connect(teller.settings.api_database_url, application_name="test api") as connection:
         keys.note_uses(connection, [found.id])
     now = last_used()["client"]
     assert before is not None

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import create_app
-from processor import sandbox
-from processor.gateways import signatures
+from processor.gateways import sandbox, signatures
 from tests.http.conftest import Client
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ import httpx
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 
-from api import connections
 from api.app import ANSWERS_AT_ONCE
-from processor import database, keys
+from api.web import idle_connections
+from processor.clients import keys
+from processor.storage import connections as database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,14 +199,14 @@ def test_a_connection_that_gets_no_answer_is_closed() -> None:
                 silent.send(b"x")
                 time.sleep(0.05)
             to_answered.send(b"y")
-            assert connections.close_unanswered(port, 0.4) == 1
+            assert idle_connections.close_unanswered(port, 0.4) == 1
             silent.settimeout(5)
             assert silent.recv(1) == b""
             assert answered.recv(1) == b"y"
             for one, another in ((answered, to_answered), (other, to_other)):
                 one.send(b"z")
                 assert another.recv(1) == b"z"
-            assert connections.close_unanswered(port, 60) == 0
+            assert idle_connections.close_unanswered(port, 60) == 0
             assert to_silent.recv(10) == b"x" * 10
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import waiting
-from workers.doorbell import Doorbell
+from api.web import long_poll
+from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_the_header_is_read_as_rfc_7240_says(header: str | None, seconds: int | 
     """
     More than 20 counts as 20, the first one counts, and what is not understood is ignored.
     """
-    assert waiting.read_preference(header) == seconds
+    assert long_poll.read_preference(header) == seconds
 
 
 @pytest.mark.usefixtures("worker")
@@ -128,7 +128,7 @@ def test_an_announcement_ends_the_wait_at_once(teller: Teller, monkeypatch: pyte
     """
     Ten wait for one request, and would not look again by themselves: the announcement makes them.
     """
-    monkeypatch.setattr(waiting, "LOOK_INTERVAL_SECONDS", waiting.WAIT_SECONDS_MAX)
+    monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
     teller.open("sneaker")
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
     bell = Doorbell(teller.settings.redis_url)
@@ -164,7 +164,7 @@ def test_a_lost_announcement_is_noticed_within_half_a_second(teller: Teller) -> 
         decided_at = time.monotonic()
         assert answer.result().json["status"] == "completed"
 
-    assert time.monotonic() - decided_at < 2 * waiting.LOOK_INTERVAL_SECONDS
+    assert time.monotonic() - decided_at < 2 * long_poll.LOOK_INTERVAL_SECONDS
 
 
 def test_when_too_many_wait_the_next_is_answered_at_once(
@@ -173,7 +173,7 @@ def test_when_too_many_wait_the_next_is_answered_at_once(
     """
     Without Preference-Applied: it was not waited for.
     """
-    monkeypatch.setattr(waiting, "WAITERS_MAX", 1)
+    monkeypatch.setattr(long_poll, "WAITERS_MAX", 1)
     with ThreadPoolExecutor(1) as people:
         first = people.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=1")
         until_waiting(teller, 1)
@@ -220,8 +220,8 @@ def test_an_announcement_that_came_before_the_wait_is_not_lost(monkeypatch: pyte
     """
     A worker can be quicker than the way from the commit to the waiting: then there is something to see at once.
     """
-    monkeypatch.setattr(waiting, "LOOK_INTERVAL_SECONDS", waiting.WAIT_SECONDS_MAX)
-    waiters = waiting.Waiters()
+    monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
+    waiters = long_poll.Waiters()
     named = uuid.uuid4()
     waiters.wake({named.bytes})
 
@@ -236,12 +236,12 @@ def test_nobody_looks_before_there_is_something_to_see(monkeypatch: pytest.Monke
     """
     What was read just now is what is so far: a wait that nothing ends asks the database nothing.
     """
-    monkeypatch.setattr(waiting, "LOOK_INTERVAL_SECONDS", waiting.WAIT_SECONDS_MAX)
+    monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
 
     def look() -> str:
         pytest.fail("there was no announcement")
 
-    waiters = waiting.Waiters()
+    waiters = long_poll.Waiters()
     waiters.wake({uuid.uuid4().bytes})
 
     assert waiters.wait(uuid.uuid4(), 0, "queued", look, lambda _: False) == ("queued", True)
@@ -251,8 +251,8 @@ def test_announcements_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPa
     """
     A day of announcements that nobody waits for takes no memory.
     """
-    monkeypatch.setattr(waiting, "REMEMBERED_MAX", 10)
-    waiters = waiting.Waiters()
+    monkeypatch.setattr(long_poll, "REMEMBERED_MAX", 10)
+    waiters = long_poll.Waiters()
 
     for _ in range(100):
         waiters.wake({uuid.uuid4().bytes for _ in range(5)})

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app, webhooks
-from processor import database, notifications
-from processor.notifications import Told
-from processor.webhooks import WEBHOOKS_MAX
+from api import create_app
+from api.v1 import webhooks
+from processor.clients.webhooks import WEBHOOKS_MAX
+from processor.outbox import deliveries
+from processor.outbox.deliveries import Told
+from processor.storage import connections
 from tests.http.conftest import Client
 
 if TYPE_CHECKING:
@@ -332,15 +334,15 @@ def test_a_webhook_that_makes_no_sense_is_refused(teller: Teller, body: Any, poi
 @pytest.fixture
 def told(teller: Teller) -> Iterator[Callable[..., None]]:
     """A courier that claims what is due, and records that it ended so."""
-    with database.connect(
+    with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
 
         def tell(webhook: str, **ended: Any) -> None:
-            claimed = notifications.claim_webhooks(connection, {uuid.UUID(webhook): 100}, 1.0)
+            claimed = deliveries.claim_webhooks(connection, {uuid.UUID(webhook): 100}, 1.0)
             assert claimed
             if ended:
-                notifications.record(connection, [Told(one, **ended) for one in claimed])
+                deliveries.record(connection, [Told(one, **ended) for one in claimed])
 
         yield tell
 
@@ -354,8 +356,10 @@ def redeem(teller: Teller, count: int = 1) -> list[str]:
         for _ in range(count)
     ]
     teller.drain()
-    with database.connect(teller.settings.courier_database_url, application_name="test courier") as courier:
-        notifications.unfold(courier)
+    with connections.connect(
+        teller.settings.courier_database_url, application_name="test courier"
+    ) as courier:
+        deliveries.unfold(courier)
     return asked
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor.embedded import home as homes
-from processor.embedded.valkey import Valkey, environment
+from teller.embedded import home as homes
+from teller.embedded.valkey import Valkey, environment
 from tests.scenarios.system import System
 from tests.servers import temporary_home
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from processor import rules
-from processor.cli import main
-from processor.rules import redemptions
+from processor.domain import rules
+from processor.domain.rules import redemptions
+from teller.root import main
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from processor.model import Decision, Request, Resource
+    from processor.domain.model import Decision, Request, Resource
 
 #: The account that the rule cannot bear.
 POISON = "poison"

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from processor import database, keys
-from processor.embedded.child import Child, _start
-from processor.ids import partition_of
-from processor.verify import verify
+from processor.clients import keys
+from processor.domain.partitioning import partition_of
+from processor.storage import connections
+from processor.verify.checks import verify
+from teller.embedded.child import Child, _start
 from tests.scenarios.crowd import Caller, Crowd, Reply
 from tests.servers import PARTITIONS
 
@@ -38,7 +39,7 @@ PATIENCE_SECONDS = 20.0
 #: A process is asked to stop and has so long, in seconds.
 STOP_SECONDS = 8.0
 
-TELLER = ("-P", "-m", "processor.cli.teller")
+TELLER = ("-P", "-m", "teller")
 
 Document = dict[str, Any]
 
@@ -101,7 +102,7 @@ class System:
         self.settings = settings
         self.owner = psycopg.connect(settings.database_url, autocommit=True)
         with contextlib.closing(
-            database.connect(settings.database_url, application_name="scenarios")
+            connections.connect(settings.database_url, application_name="scenarios")
         ) as connection:
             self.admin = Caller(keys.create_key(connection, "admin", "admin").key)
             self.client = Caller(keys.create_key(connection, "client", "client").key)
@@ -260,7 +261,7 @@ class System:
             api.stop()
         self.check_sequences()
         with contextlib.closing(
-            database.connect(self.settings.database_url, application_name="scenarios")
+            connections.connect(self.settings.database_url, application_name="scenarios")
         ) as connection:
             assert [str(found) for found in verify(connection)] == []
         [(waiting,)] = self.owner.execute("SELECT count(*) FROM inbox").fetchall()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from processor.database import LOCK_CLASS
-from processor.ids import partition_of
+from processor.domain.partitioning import partition_of
+from processor.storage.connections import LOCK_CLASS
 from tests.scenarios.books import WAIT, until_over
 from tests.scenarios.system import eventually
 from tests.servers import PARTITIONS

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from processor import batch, database
-from processor.ids import partition_of
+from processor.batch import run as batch
+from processor.domain.partitioning import partition_of
+from processor.storage import connections
 from tests.scenarios.books import WAIT, outcomes
 from tests.scenarios.system import eventually
 from tests.servers import PARTITIONS
@@ -119,7 +120,7 @@ def test_two_workers_take_the_same_partition_for_theirs(system: System, told: in
     decided: list[UUID] = []
 
     def drain() -> None:
-        with database.connect(
+        with connections.connect(
             system.settings.worker_database_url, application_name="scenarios"
         ) as connection:
             while not over.is_set():

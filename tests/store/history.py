@@ -8,8 +8,8 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from processor import intake
-from processor.rules import DECIDE
+from processor.domain.rules import DECIDE
+from processor.intake import commands
 
 if TYPE_CHECKING:
     import uuid
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from processor.intake import Submission
+    from processor.intake.intake import Submission
     from tests.store.store import Store
 
 FAR = datetime(2999, 1, 1, tzinfo=UTC)
@@ -41,7 +41,7 @@ def says(
             " answered_at = clock_timestamp() WHERE request_id = %s",
             (outcome, reference, reason, request),
         )
-        intake.record_wish(store.owner, request, "settle", "courier")
+        commands.record_command(store.owner, request, "settle", "courier")
 
 
 @contextlib.contextmanager
@@ -133,7 +133,7 @@ def _money_that_goes_out(store: Store) -> None:
         says(store, held[name], "done", reference=name)
     store.drain("paid")
 
-    intake.record_wish(store.owner, held["replayed"], "replay", "admin")
+    commands.record_command(store.owner, held["replayed"], "replay", "admin")
     store.drain("paid")
     says(store, held["replayed"], "done", reference="p-2")
     store.accept(
@@ -156,12 +156,12 @@ def _faults_and_second_thoughts(store: Store, monkeypatch: pytest.MonkeyPatch) -
     with broken("redemption", monkeypatch):
         parked, replayed = store.accept(store.redeems("stock", "parked"), store.redeems("stock", "replayed"))
         store.drain("stock")
-    intake.record_wish(store.owner, replayed, "replay", "admin")
+    commands.record_command(store.owner, replayed, "replay", "admin")
     taken, cancelled = store.accept(store.redeems("stock", "u", 2), store.redeems("stock", "cancelled"))
-    intake.record_wish(store.owner, cancelled, "cancel", "u")
+    commands.record_command(store.owner, cancelled, "cancel", "u")
     store.accept(refund_of(store, parked))  # nothing_to_refund
     store.drain("stock")
     store.accept(refund_of(store, taken))
     store.drain("stock")
     waiting, _ = store.accept(store.redeems("stock", "waiting"), store.redeems("nothing", "waiting"))
-    intake.record_wish(store.owner, waiting, "cancel", "waiting")
+    commands.record_command(store.owner, waiting, "cancel", "waiting")

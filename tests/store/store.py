@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
-from processor import batch, intake, ledger
-from processor import database as postgres
+from processor.batch import run as batch
+from processor.domain import ledger
+from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable
-from processor.ids import partition_of
-from processor.intake import Intake, Receipt, Submission
+from processor.intake import intake
+from processor.intake.intake import Intake, Receipt, Submission
+from processor.storage import connections as postgres
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from processor.batch import BatchReport
-    from processor.database import Connection
+    from processor.batch.run import BatchReport
+    from processor.storage.connections import Connection
     from tests.servers import Database
 
 #: More than any test has waiting: the intake is never saturated.

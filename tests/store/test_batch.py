@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import batch, database, intake, notifications, worksheet_store
+from processor.batch import run as batch
+from processor.batch import store as batch_store
+from processor.domain.model import Debit, Decision, Request, Resource
+from processor.domain.rules import DECIDE
 from processor.errors import DatabaseUnavailable
-from processor.model import Debit, Decision, Request, Resource
-from processor.rules import DECIDE
+from processor.intake import commands
+from processor.outbox import deliveries
+from processor.storage import connections as database
 from tests.store.store import at_once, until_empty, worker_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
     from tests.store.store import Store
 
 #: What a test waits for something that must happen, in seconds.
@@ -417,7 +421,7 @@ def test_without_the_lock_the_second_net_still_lets_nothing_be_taken_twice(
     """
     Were the lock ever to fail, two batches that read the same rows could not both write them.
     """
-    monkeypatch.setitem(worksheet_store.SQL, "lock_partition", "SELECT %(lock_class)s, %(partition)s")
+    monkeypatch.setitem(batch_store.SQL, "lock_partition", "SELECT %(lock_class)s, %(partition)s")
     partition = store.open("sneaker", available=5)
     asked = store.accept(*(store.redeems("sneaker", name) for name in ("ada", "bob", "eve")))
     second = worker_connection(store.database)
@@ -585,7 +589,7 @@ def test_the_client_is_told_when_an_admin_of_another_client_refunds(store: Store
     store.accept(store.asks("refund", "coupon", client="admins")._replace(refund_of=first))
 
     store.drain("coupon")
-    notifications.unfold(store.owner)
+    deliveries.unfold(store.owner)
 
     told = store.owner.execute(
         "SELECT type, email FROM deliveries WHERE request_id = %s ORDER BY email NULLS FIRST", (first,)
@@ -620,8 +624,8 @@ def test_a_wish_to_cancel_counts_when_the_turn_of_its_request_comes(store: Store
     """
     store.open("sneaker", available=1)
     asked = store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
-    intake.record_wish(store.owner, asked[0], "cancel", "ada")
-    intake.record_wish(store.owner, asked[0], "cancel", "ada")  # saying it twice is saying it once
+    commands.record_command(store.owner, asked[0], "cancel", "ada")
+    commands.record_command(store.owner, asked[0], "cancel", "ada")  # saying it twice is saying it once
     assert store.waiting() == 3
 
     store.drain("sneaker", limit=1)
@@ -637,7 +641,7 @@ def test_a_wish_to_cancel_that_comes_too_late_changes_nothing(store: Store) -> N
     store.open("sneaker", available=1)
     [asked] = store.accept(store.redeems("sneaker", "ada"))
     store.drain("sneaker")
-    intake.record_wish(store.owner, asked, "cancel", "ada")
+    commands.record_command(store.owner, asked, "cancel", "ada")
 
     [report] = store.drain("sneaker")
 
@@ -729,7 +733,7 @@ def test_the_price_of_a_batch_does_not_grow_with_the_past(store: Store) -> None:
     numbered = re.sub(
         r"%\(batch_limit\)[sbt]",
         "$2",
-        re.sub(r"%\(partition\)[sbt]", "$1", worksheet_store.SQL["take_inbox"]),
+        re.sub(r"%\(partition\)[sbt]", "$1", batch_store.SQL["take_inbox"]),
     )
     store.worker.execute(f"PREPARE take (smallint, bigint) AS {numbered}".encode())
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from processor import batch, database, effects, intake
-from processor.effects import Called
+from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.gateways.protocol import Answer
+from processor.intake import intake
+from processor.outbox import gateway_calls
+from processor.outbox.gateway_calls import Called
+from processor.storage import connections
 
 if TYPE_CHECKING:
     from tests.store.store import Store
@@ -101,10 +104,10 @@ def test_what_a_gateway_answered_and_what_follows_from_it_are_one_transaction(st
     store.open("cash", "balance", 100, gateway="bank")
     store.accept(store.asks("withdrawal", "cash", "ada", 1))
     store.drain("cash")
-    with closing(database.connect(store.database.courier_url, application_name="test courier")) as courier:
-        effects.introduce(courier, "bank")
-        [claimed] = effects.claim(courier, "bank", 10, 3, 10.0).effects
-        effects.record(courier, [Called(claimed, Answer("done", reference="r"), None)])
+    with closing(connections.connect(store.database.courier_url, application_name="test courier")) as courier:
+        gateway_calls.introduce(courier, "bank")
+        [claimed] = gateway_calls.claim(courier, "bank", 10, 3, 10.0).effects
+        gateway_calls.record(courier, [Called(claimed, Answer("done", reference="r"), None)])
 
     writers = [_writers(store, name, "true") for name in ("effects", "attempts", "inbox")]
 

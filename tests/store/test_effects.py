@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from processor import database, effects
-from processor.effects import Called, Claimed
 from processor.gateways.protocol import Answer
+from processor.outbox import gateway_calls
+from processor.outbox.gateway_calls import Called, Claimed
+from processor.storage import connections
 from tests.store.store import at_once
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterator
 
-    from processor.database import Connection
-    from processor.effects import Claim
-    from processor.intake import Submission
-    from processor.model import Outcome
+    from processor.domain.model import Outcome
+    from processor.intake.intake import Submission
+    from processor.outbox.gateway_calls import Claim
+    from processor.storage.connections import Connection
     from tests.servers import Database
     from tests.store.store import Store
 
@@ -40,7 +41,7 @@ def connect(database: Database) -> Iterator[Callable[[], Connection]]:
 
     def one() -> Connection:
         opened.append(_connect(database))
-        effects.introduce(opened[-1], "bank")
+        gateway_calls.introduce(opened[-1], "bank")
         return opened[-1]
 
     yield one
@@ -99,16 +100,16 @@ def test_the_limit_of_calls_at_once_holds_across_couriers(
     """
     Eight couriers that claim at the same instant have together no more than the limit, and nothing twice.
     """
-    held(store, effects.CALLS_AT_ONCE + 40)
+    held(store, gateway_calls.CALLS_AT_ONCE + 40)
     couriers = [connect() for _ in range(8)]
     claims: list[Claimed] = []
 
     for _ in range(4):
         at_once(*(lambda one=one: claims.extend(claim(one, room=20).effects) for one in couriers))
 
-    assert len(claims) == effects.CALLS_AT_ONCE
-    assert len({one.order.request_id for one in claims}) == effects.CALLS_AT_ONCE
-    effects.record(couriers[0], [called(one, "done") for one in claims[:10]])
+    assert len(claims) == gateway_calls.CALLS_AT_ONCE
+    assert len({one.order.request_id for one in claims}) == gateway_calls.CALLS_AT_ONCE
+    gateway_calls.record(couriers[0], [called(one, "done") for one in claims[:10]])
     assert len(claim(couriers[1]).effects) == 10
 
 
@@ -116,15 +117,19 @@ def test_one_gateway_does_not_take_the_room_of_another(store: Store, courier: Co
     """
     Each has a limit of its own, and what is due of each is seen at once.
     """
-    effects.introduce(courier, "post")
-    held(store, effects.CALLS_AT_ONCE + 1)
+    gateway_calls.introduce(courier, "post")
+    held(store, gateway_calls.CALLS_AT_ONCE + 1)
     held(store, 1, gateway="post")
     claim(courier)
 
-    assert effects.due_gateways(courier) == {"bank": 0.0, "post": 0.0}
+    assert gateway_calls.due_gateways(courier) == {"bank": 0.0, "post": 0.0}
     assert claim(courier).effects == []
     assert len(claim(courier, "post").effects) == 1
-    assert 0 < effects.due_gateways(courier)["post"] <= TIMEOUT_SECONDS + effects.LEASE_MARGIN_SECONDS
+    assert (
+        0
+        < gateway_calls.due_gateways(courier)["post"]
+        <= TIMEOUT_SECONDS + gateway_calls.LEASE_MARGIN_SECONDS
+    )
 
 
 def test_a_courier_stopped_in_the_middle_of_a_claim_does_not_keep_the_others_from_theirs(
@@ -134,11 +139,11 @@ def test_a_courier_stopped_in_the_middle_of_a_claim_does_not_keep_the_others_fro
     The others get nothing at once instead of waiting, and after a moment PostgreSQL ends the stopped one.
     """
     held(store, 1)
-    monkeypatch.setattr(effects, "IDLE_TIMEOUT_MS", 300)
+    monkeypatch.setattr(gateway_calls, "IDLE_TIMEOUT_MS", 300)
     stopped, other = connect(), connect()
     stopped.execute("BEGIN")
-    stopped.execute(effects.SQL["set_timeouts"], {"idle_ms": effects.IDLE_TIMEOUT_MS})
-    stopped.execute(effects.SQL["lock_gateway"], {"gateway": "bank"})
+    stopped.execute(gateway_calls.SQL["set_timeouts"], {"idle_ms": gateway_calls.IDLE_TIMEOUT_MS})
+    stopped.execute(gateway_calls.SQL["lock_gateway"], {"gateway": "bank"})
 
     began = time.monotonic()
     assert claim(other).effects == []
@@ -167,7 +172,7 @@ def test_an_answer_is_settled_by_the_batch(
     [asked] = held(store, 1)
     [claimed] = claim(courier).effects
 
-    recorded = effects.record(courier, [called(claimed, outcome, reference="T1", reason="because")])
+    recorded = gateway_calls.record(courier, [called(claimed, outcome, reference="T1", reason="because")])
     store.drain("till")
 
     assert recorded.partitions == {claimed.partition}
@@ -176,7 +181,7 @@ def test_an_answer_is_settled_by_the_batch(
         (available_after, held_after)
     ]
     assert store.one("SELECT outcome FROM attempts") == outcome
-    assert effects.due_gateways(courier) == {}
+    assert gateway_calls.due_gateways(courier) == {}
 
 
 def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
@@ -189,13 +194,13 @@ def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
     for number in range(1, TRIES):
         [claimed] = claim(courier).effects
         assert claimed.tries == number
-        effects.record(courier, [called(claimed, "unknown", pause=3600.0)])
-        assert 3500 < effects.due_gateways(courier)["bank"] <= 3600
+        gateway_calls.record(courier, [called(claimed, "unknown", pause=3600.0)])
+        assert 3500 < gateway_calls.due_gateways(courier)["bank"] <= 3600
         assert (store.waiting(), claim(courier).effects) == (0, [])
         lapse(store)
 
     [claimed] = claim(courier).effects
-    effects.record(courier, [called(claimed, "unknown", reason="answered 503")])
+    gateway_calls.record(courier, [called(claimed, "unknown", reason="answered 503")])
     store.drain("till")
 
     assert store.statuses([asked]) == ["gateway_unreachable"]
@@ -231,8 +236,8 @@ def test_a_definite_answer_counts_from_any_token_and_the_first_one_for_ever(
     lapse(store)
     [second] = claim(courier).effects
 
-    assert effects.record(courier, [called(lost, "done", reference="T1")]).partitions
-    assert not effects.record(courier, [called(second, "declined")]).partitions
+    assert gateway_calls.record(courier, [called(lost, "done", reference="T1")]).partitions
+    assert not gateway_calls.record(courier, [called(second, "declined")]).partitions
     store.drain("till")
 
     assert store.statuses([asked]) == ["completed"]
@@ -251,12 +256,12 @@ def test_that_there_was_no_answer_counts_only_from_the_present_token(
     [present] = claim(courier).effects
     before = store.one("SELECT e::text FROM effects e")
 
-    effects.record(courier, [called(lost, "unknown", pause=1.0)])
-    effects.record(courier, [called(lost, "unknown")])
-    effects.record(courier, [called(lost, "misconfigured")])
+    gateway_calls.record(courier, [called(lost, "unknown", pause=1.0)])
+    gateway_calls.record(courier, [called(lost, "unknown")])
+    gateway_calls.record(courier, [called(lost, "misconfigured")])
 
     assert store.one("SELECT e::text FROM effects e") == before
-    assert effects.record(courier, [called(present, "done")]).partitions
+    assert gateway_calls.record(courier, [called(present, "done")]).partitions
 
 
 @pytest.mark.parametrize("late", ["unknown", "misconfigured"])
@@ -268,9 +273,9 @@ def test_unknown_never_overwrites(store: Store, courier: Connection, late: Outco
     [lost] = claim(courier).effects
     lapse(store)
     [second] = claim(courier).effects
-    effects.record(courier, [called(second, "done")])
+    gateway_calls.record(courier, [called(second, "done")])
 
-    effects.record(courier, [called(lost, late)])
+    gateway_calls.record(courier, [called(lost, late)])
     store.drain("till")
 
     assert store.statuses([asked]) == ["completed"]
@@ -288,7 +293,7 @@ def test_a_late_yes_settles_what_was_parked(store: Store, courier: Connection) -
     store.drain("till")
     assert store.statuses([asked]) == ["gateway_unreachable"]
 
-    effects.record(courier, [called(lost, "done")])
+    gateway_calls.record(courier, [called(lost, "done")])
     store.drain("till")
 
     assert store.statuses([asked]) == ["completed"]
@@ -302,11 +307,11 @@ def test_recording_the_same_answers_again_changes_nothing(store: Store, courier:
     held(store, 3)
     answers: list[Outcome] = ["done", "declined", "misconfigured"]
     calls = [called(one, answer) for one, answer in zip(claim(courier).effects, answers, strict=True)]
-    assert len(effects.record(courier, calls).partitions) == 1
+    assert len(gateway_calls.record(courier, calls).partitions) == 1
     store.drain("till")
     before = store.contents()
 
-    again = effects.record(courier, calls)
+    again = gateway_calls.record(courier, calls)
     store.drain("till")
 
     assert (again.partitions, again.contradicted, store.contents()) == (set(), [], before)
@@ -320,9 +325,9 @@ def test_a_yes_after_a_no_is_never_silent(store: Store, courier: Connection) -> 
     [lost] = claim(courier).effects
     lapse(store)
     [second] = claim(courier).effects
-    effects.record(courier, [called(second, "declined")])
+    gateway_calls.record(courier, [called(second, "declined")])
 
-    recorded = effects.record(courier, [called(lost, "done")])
+    recorded = gateway_calls.record(courier, [called(lost, "done")])
     store.drain("till")
 
     assert recorded.contradicted == [asked]
@@ -345,9 +350,9 @@ def test_what_was_given_back_is_never_called_again(store: Store, courier: Connec
     store.drain("till")
     assert store.statuses([asked]) == ["refunded_by_admin"]
 
-    effects.record(courier, [called(lost, "unknown", pause=0.0)])
-    assert effects.due_gateways(courier) == {}
-    effects.record(courier, [called(lost, "done")])
+    gateway_calls.record(courier, [called(lost, "unknown", pause=0.0)])
+    assert gateway_calls.due_gateways(courier) == {}
+    gateway_calls.record(courier, [called(lost, "done")])
     reports = store.drain("till")
 
     assert [request for report in reports for request in report.paid_after_refund] == [asked]
@@ -363,24 +368,24 @@ def test_the_breaker_opens_after_unknowns_in_a_row_and_nothing_fails_by_it(
     """
     A gateway that is down is left alone; what waits stays due. Then one call, and its answer closes the breaker.
     """
-    asked = held(store, effects.BREAKER_OPENS_AFTER + 10)
+    asked = held(store, gateway_calls.BREAKER_OPENS_AFTER + 10)
     calls = [called(one, "unknown", pause=0.0) for one in claim(courier).effects]
-    effects.record(courier, calls)
+    gateway_calls.record(courier, calls)
 
-    assert effects.count_unknowns(courier, "bank", calls[1:]) == (False, False)
-    assert effects.count_unknowns(courier, "bank", calls[:1]) == (False, True)
+    assert gateway_calls.count_unknowns(courier, "bank", calls[1:]) == (False, False)
+    assert gateway_calls.count_unknowns(courier, "bank", calls[:1]) == (False, True)
 
     assert claim(courier).effects == []
-    assert 0 < effects.due_gateways(courier)["bank"] <= effects.BREAKER_OPEN_SECONDS
+    assert 0 < gateway_calls.due_gateways(courier)["bank"] <= gateway_calls.BREAKER_OPEN_SECONDS
     assert store.one("SELECT count(*) FROM effects WHERE due_at IS NOT NULL") == len(asked)
     assert store.waiting() == 0
 
     store.owner.execute("UPDATE gateways SET open_until = now()")
     [probe] = claim(courier).effects
     assert claim(courier).effects == []
-    effects.record(courier, [called(probe, "done")])
-    assert effects.count_unknowns(courier, "bank", [called(probe, "done")]) == (True, False)
-    assert len(claim(courier).effects) == effects.CALLS_AT_ONCE
+    gateway_calls.record(courier, [called(probe, "done")])
+    assert gateway_calls.count_unknowns(courier, "bank", [called(probe, "done")]) == (True, False)
+    assert len(claim(courier).effects) == gateway_calls.CALLS_AT_ONCE
 
 
 def test_a_failed_probe_keeps_the_breaker_open(store: Store, courier: Connection) -> None:
@@ -390,11 +395,11 @@ def test_a_failed_probe_keeps_the_breaker_open(store: Store, courier: Connection
     held(store, 1)
     store.owner.execute(
         "UPDATE gateways SET failures = %s, open_until = now() WHERE name = 'bank'",
-        (effects.BREAKER_OPENS_AFTER,),
+        (gateway_calls.BREAKER_OPENS_AFTER,),
     )
     [probe] = claim(courier).effects
 
-    assert effects.count_unknowns(courier, "bank", [called(probe, "unknown")]) == (True, True)
+    assert gateway_calls.count_unknowns(courier, "bank", [called(probe, "unknown")]) == (True, True)
     assert claim(courier).effects == []
 
 
@@ -404,14 +409,14 @@ def test_an_answer_in_between_ends_the_row(store: Store, courier: Connection) ->
     """
     held(store, 1)
     [claimed] = claim(courier).effects
-    many = [called(claimed, "unknown")] * (effects.BREAKER_OPENS_AFTER - 1)
+    many = [called(claimed, "unknown")] * (gateway_calls.BREAKER_OPENS_AFTER - 1)
 
-    effects.count_unknowns(courier, "bank", many)
-    effects.count_unknowns(courier, "bank", [*many[:5], called(claimed, "declined"), *many[:2]])
+    gateway_calls.count_unknowns(courier, "bank", many)
+    gateway_calls.count_unknowns(courier, "bank", [*many[:5], called(claimed, "declined"), *many[:2]])
 
     assert store.one("SELECT failures FROM gateways") == 2
-    assert effects.count_unknowns(courier, "bank", [called(claimed, "done")]) == (False, False)
-    assert effects.count_unknowns(courier, "bank", [called(claimed, "done")]) is None
+    assert gateway_calls.count_unknowns(courier, "bank", [called(claimed, "done")]) == (False, False)
+    assert gateway_calls.count_unknowns(courier, "bank", [called(claimed, "done")]) is None
 
 
 # ---------------------------------------------------------------- the role
@@ -462,9 +467,9 @@ def refund_of(store: Store, original: uuid.UUID) -> Submission:
     return store.asks("refund", "till")._replace(refund_of=original)
 
 
-def claim(courier: Connection, gateway: str = "bank", room: int = effects.CALLS_AT_ONCE) -> Claim:
+def claim(courier: Connection, gateway: str = "bank", room: int = gateway_calls.CALLS_AT_ONCE) -> Claim:
     """As a courier with these settings."""
-    return effects.claim(courier, gateway, room, TRIES, TIMEOUT_SECONDS)
+    return gateway_calls.claim(courier, gateway, room, TRIES, TIMEOUT_SECONDS)
 
 
 def called(
@@ -488,4 +493,4 @@ def lapse(store: Store) -> None:
 
 
 def _connect(where: Database) -> Connection:
-    return database.connect(where.courier_url, application_name="test courier")
+    return connections.connect(where.courier_url, application_name="test courier")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from psycopg.pq import TransactionStatus
 
-from processor import batch, worksheet
-from processor import database as postgres
+from processor.batch import run as batch
+from processor.batch import worksheet
+from processor.storage import connections as postgres
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     import pytest
 
-    from processor.known import Row
-    from processor.worksheet import Worksheet
+    from processor.batch.snapshot import Row
+    from processor.batch.worksheet import Worksheet
     from tests.store.store import Store
 
 ENQUEUE = "INSERT INTO inbox (partition, request_id, verb) VALUES (%s, %s, 'decide') RETURNING seq"

@@ -15,9 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from processor import batch, database, intake, saturation
+from processor.batch import run as batch
+from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated
-from processor.ids import partition_of
+from processor.intake import commands, intake, saturation
+from processor.storage import connections
 from tests.servers import PARTITIONS
 from tests.store.store import NO_LIMIT, accepted_id, at_once, intake_of, started, worker_connection
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterable
 
-    from processor.intake import Intake, Receipt, Submission
+    from processor.intake.intake import Intake, Receipt, Submission
     from tests.store.store import Store
 
 #: What the contract allows until a caller is told that the database is away, in seconds.
@@ -116,8 +118,8 @@ def test_two_processes_with_the_same_keys_in_different_order_lose_nothing(
     commits take longer.
     """
 
-    def connect() -> database.Connection:
-        connection = database.connect(store.database.url, application_name="test intake")
+    def connect() -> connections.Connection:
+        connection = connections.connect(store.database.url, application_name="test intake")
         connection.execute(f"SET commit_delay = {commit_delay}; SET commit_siblings = 0")
         return connection
 
@@ -189,7 +191,7 @@ def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) 
             for receipt in one.accept([store.redeems("sneaker", f"u{n}") for n in range(10)])
         ]
 
-    def drain(connection: database.Connection) -> None:
+    def drain(connection: connections.Connection) -> None:
         while not accepted_all.is_set() or store_waits():
             batch.drain_once(connection, partition, 40)
 
@@ -333,7 +335,7 @@ def test_the_partitions_with_new_work_are_told_after_the_commit(store: Store) ->
     seen: list[tuple[set[int], int]] = []
 
     def accepted(partitions: Iterable[int]) -> None:
-        with database.connect(store.database.url, application_name="test bell") as looking:
+        with connections.connect(store.database.url, application_name="test bell") as looking:
             [(waiting,)] = looking.execute("SELECT count(*) FROM inbox").fetchall()
         seen.append((set(partitions), waiting))
 
@@ -388,7 +390,7 @@ def test_a_wish_about_a_request_that_is_not_there_is_an_error(store: Store) -> N
     A later word needs a request; nothing is written for one that does not exist.
     """
     with pytest.raises(LookupError):
-        intake.record_wish(store.owner, store.one("SELECT gen_random_uuid()"), "cancel", "ada")
+        commands.record_command(store.owner, store.one("SELECT gen_random_uuid()"), "cancel", "ada")
     assert store.waiting() == 0
 
 
@@ -399,8 +401,8 @@ def test_a_wish_goes_to_the_home_of_its_request_once(store: Store) -> None:
     [asked] = store.accept(store.redeems("sneaker", "ada"))
 
     def wish() -> int:
-        with database.connect(store.database.api_url, application_name="test wish") as connection:
-            return intake.record_wish(connection, asked, "cancel", "ada")
+        with connections.connect(store.database.api_url, application_name="test wish") as connection:
+            return commands.record_command(connection, asked, "cancel", "ada")
 
     assert at_once(*[wish] * 10) == [partition_of("sneaker", PARTITIONS)] * 10
     assert store.owner.execute("SELECT count(*) FROM inbox WHERE verb = 'cancel'").fetchall() == [(1,)]

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import batch, database
+from lab import arena, kept, paused_holder, strategies, tellers_queue
+from lab.strategies import STRATEGIES
+from processor.batch import run as batch
 from processor.errors import TellerError
-from processor.lab import arena, kept, paused_holder, strategies, tellers_queue
-from processor.lab.strategies import STRATEGIES
-from processor.verify import verify
+from processor.storage import connections
+from processor.verify.checks import verify
 from tests.servers import PARTITIONS
 from tests.store.store import intake_of, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from processor.database import Connection
-    from processor.intake import Receipt, Submission
-    from processor.lab.arena import Arena
-    from processor.lab.outcomes import Outcome
-    from processor.lab.strategies import Turn
+    from lab.arena import Arena
+    from lab.outcomes import Outcome
+    from lab.strategies import Turn
+    from processor.intake.intake import Receipt, Submission
     from processor.settings import Settings
+    from processor.storage.connections import Connection
     from tests.servers import Database
 
 USERS = 20
@@ -54,7 +55,7 @@ def owner(database: Database) -> Iterator[Connection]:
 
 
 def _connect(url: str) -> Connection:
-    return database.connect(url, application_name="test")
+    return connections.connect(url, application_name="test")
 
 
 def run(opened: Arena, name: str, users: int = USERS, stock: int = 1) -> Outcome:

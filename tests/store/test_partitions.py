@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from processor import database as db
-from processor import partitions
+from processor.cluster import ownership
+from processor.cluster.ownership import PartitionUnknown
 from processor.errors import DatabaseUnavailable
 from processor.ids import new_id
-from processor.partitions import PartitionUnknown
+from processor.storage import connections as db
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterator
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
     from tests.servers import Database
 
 ALL = frozenset(range(PARTITIONS))
@@ -58,7 +58,7 @@ def connection(connect: Callable[[str], Connection]) -> Connection:
 def join(connection: Connection) -> uuid.UUID:
     """A worker begins to live."""
     worker = new_id()
-    partitions.join(connection, worker, "here", 1)
+    ownership.join(connection, worker, "here", 1)
     return worker
 
 
@@ -96,13 +96,13 @@ def test_a_claim_takes_what_is_free_and_no_more_than_asked(connection: Connectio
     """
     first, second, third = (join(connection) for _ in range(3))
 
-    one = partitions.claim(connection, first, PARTITIONS // 2)
-    other = partitions.claim(connection, second, PARTITIONS)
+    one = ownership.claim(connection, first, PARTITIONS // 2)
+    other = ownership.claim(connection, second, PARTITIONS)
 
     assert len(one) == len(other) == PARTITIONS // 2
     assert one | other == ALL
-    assert partitions.claim(connection, third, PARTITIONS) == frozenset()
-    assert partitions.heartbeat(connection, first).owned == one
+    assert ownership.claim(connection, third, PARTITIONS) == frozenset()
+    assert ownership.heartbeat(connection, first).owned == one
 
 
 def test_claims_at_the_same_instant_never_give_a_partition_twice(
@@ -119,15 +119,15 @@ def test_claims_at_the_same_instant_never_give_a_partition_twice(
 
             def claim(number: int, gate: threading.Barrier = gate) -> frozenset[int]:
                 gate.wait()
-                return partitions.claim(lines[number], workers[number], PARTITIONS)
+                return ownership.claim(lines[number], workers[number], PARTITIONS)
 
             claimed = list(pool.map(claim, range(len(lines))))
 
             assert sum(map(len, claimed)) == PARTITIONS
             assert frozenset().union(*claimed) == ALL
             for line, worker, mine in zip(lines, workers, claimed, strict=True):
-                assert partitions.heartbeat(line, worker).owned == mine
-                partitions.release(line, worker, mine)
+                assert ownership.heartbeat(line, worker).owned == mine
+                ownership.release(line, worker, mine)
 
 
 def test_a_heartbeat_tells_how_many_live_and_what_is_free(connection: Connection) -> None:
@@ -135,18 +135,18 @@ def test_a_heartbeat_tells_how_many_live_and_what_is_free(connection: Connection
     A worker learns of others that live, of partitions that nobody has, and when to look for a lease that runs out.
     """
     worker = join(connection)
-    alone = partitions.heartbeat(connection, worker)
+    alone = ownership.heartbeat(connection, worker)
     assert (alone.renewed, alone.living, alone.free, alone.next_expiry_seconds) == (True, 1, PARTITIONS, None)
 
     other = join(connection)
-    partitions.claim(connection, other, 10)
-    both = partitions.heartbeat(connection, worker)
+    ownership.claim(connection, other, 10)
+    both = ownership.heartbeat(connection, worker)
     assert (both.living, both.free) == (2, PARTITIONS - 10)
     assert both.next_expiry_seconds is not None
-    assert 0 < both.next_expiry_seconds <= partitions.LEASE_TTL_SECONDS
+    assert 0 < both.next_expiry_seconds <= ownership.LEASE_TTL_SECONDS
 
     fall_silent(connection, other)
-    again = partitions.heartbeat(connection, worker)
+    again = ownership.heartbeat(connection, worker)
     assert (again.living, again.free) == (1, PARTITIONS)
 
 
@@ -155,11 +155,11 @@ def test_a_lease_that_ran_out_is_never_renewed(connection: Connection) -> None:
     Who was silent for too long may have lost everything: he begins anew, and owns nothing under his new id.
     """
     worker = join(connection)
-    partitions.claim(connection, worker, PARTITIONS)
+    ownership.claim(connection, worker, PARTITIONS)
     fall_silent(connection, worker)
 
-    assert not partitions.heartbeat(connection, worker).renewed
-    assert partitions.heartbeat(connection, join(connection)).owned == frozenset()
+    assert not ownership.heartbeat(connection, worker).renewed
+    assert ownership.heartbeat(connection, join(connection)).owned == frozenset()
 
 
 def test_what_a_living_worker_owns_is_not_claimed_and_what_a_dead_one_owned_is(
@@ -169,11 +169,11 @@ def test_what_a_living_worker_owns_is_not_claimed_and_what_a_dead_one_owned_is(
     Of two owners one falls silent: exactly his partitions go to the third.
     """
     living, dead, heir = (join(connection) for _ in range(3))
-    partitions.claim(connection, living, 20)
-    lost = partitions.claim(connection, dead, PARTITIONS)
+    ownership.claim(connection, living, 20)
+    lost = ownership.claim(connection, dead, PARTITIONS)
     fall_silent(connection, dead)
 
-    assert partitions.claim(connection, heir, PARTITIONS) == lost
+    assert ownership.claim(connection, heir, PARTITIONS) == lost
 
 
 def test_who_leaves_gives_everything_back_at_once(connection: Connection) -> None:
@@ -181,11 +181,11 @@ def test_who_leaves_gives_everything_back_at_once(connection: Connection) -> Non
     Without waiting for a lease.
     """
     leaving, heir = join(connection), join(connection)
-    owned = partitions.claim(connection, leaving, PARTITIONS)
+    owned = ownership.claim(connection, leaving, PARTITIONS)
 
-    assert partitions.leave(connection, leaving) == owned
-    assert partitions.claim(connection, heir, PARTITIONS) == owned
-    assert partitions.heartbeat(connection, heir).living == 1
+    assert ownership.leave(connection, leaving) == owned
+    assert ownership.claim(connection, heir, PARTITIONS) == owned
+    assert ownership.heartbeat(connection, heir).living == 1
 
 
 def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Connection]) -> None:
@@ -195,8 +195,8 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
     """
     connection, holder, waiter, bystander = (connect("worker") for _ in range(4))
     dead, living, heir = (join(connection) for _ in range(3))
-    [mine, other] = sorted(partitions.claim(connection, dead, 2))
-    [untouched] = partitions.claim(connection, living, 1)
+    [mine, other] = sorted(ownership.claim(connection, dead, 2))
+    [untouched] = ownership.claim(connection, living, 1)
     hold_lock(holder, mine)
     hold_lock(bystander, untouched)
 
@@ -216,7 +216,7 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
         time.sleep(0.01)
     fall_silent(connection, dead)
 
-    assert partitions.claim(connection, heir, 2) == {mine, other}
+    assert ownership.claim(connection, heir, 2) == {mine, other}
 
     connection.execute("SET lock_timeout = 1000")
     hold_lock(connection, mine)  # waits for nobody
@@ -233,11 +233,11 @@ def test_what_was_given_back_is_taken_without_ending_anybody(connect: Callable[[
     """
     connection, last_batch = connect("worker"), connect("worker")
     leaving, heir = join(connection), join(connection)
-    partitions.claim(connection, leaving, 1)
+    ownership.claim(connection, leaving, 1)
     hold_lock(last_batch, 0)
-    partitions.leave(connection, leaving)
+    ownership.leave(connection, leaving)
 
-    assert partitions.claim(connection, heir, 1) == {0}
+    assert ownership.claim(connection, heir, 1) == {0}
     assert last_batch.execute("SELECT 1").fetchall() == [(1,)]
 
 
@@ -253,11 +253,11 @@ def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> Non
     add_work(owner, fresh)
     for partition in (old, old_but_drained, paused):
         add_work(owner, partition, age_seconds=5)
-    partitions.pause(connect("api"), paused, "an operator")
+    ownership.pause(connect("api"), paused, "an operator")
 
-    assert partitions.waiting(connection, ALL) == [fresh, old, old_but_drained]
-    assert partitions.neglected(connection, ALL, 1.0) == [old]
-    assert partitions.neglected(connection, ALL - {old}, 1.0) == []
+    assert ownership.waiting(connection, ALL) == [fresh, old, old_but_drained]
+    assert ownership.neglected(connection, ALL, 1.0) == [old]
+    assert ownership.neglected(connection, ALL - {old}, 1.0) == []
 
 
 def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connection]) -> None:
@@ -269,7 +269,7 @@ def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connecti
     done = threading.Event()
 
     def pause() -> None:
-        partitions.pause(api, 7, "an operator", "stocktaking")
+        ownership.pause(api, 7, "an operator", "stocktaking")
         done.set()
 
     pausing = threading.Thread(target=pause, daemon=True)
@@ -288,10 +288,10 @@ def test_pausing_and_resuming_is_audited_once_each(connect: Callable[[str], Conn
     """
     api = connect("api")
 
-    assert partitions.pause(api, 7, "ada", "stocktaking")
-    assert not partitions.pause(api, 7, "bob")
-    assert partitions.resume(api, 7, "ada")
-    assert not partitions.resume(api, 7, "bob")
+    assert ownership.pause(api, 7, "ada", "stocktaking")
+    assert not ownership.pause(api, 7, "bob")
+    assert ownership.resume(api, 7, "ada")
+    assert not ownership.resume(api, 7, "bob")
     assert api.execute("SELECT actor, action, reason, detail FROM audit ORDER BY id").fetchall() == [
         ("ada", "partition_paused", "stocktaking", {"partition": 7}),
         ("ada", "partition_resumed", None, {"partition": 7}),
@@ -306,7 +306,7 @@ def test_a_partition_that_is_not_there_is_refused(
     And nothing is recorded.
     """
     api = connect("api")
-    for act in (partitions.pause, partitions.resume):
+    for act in (ownership.pause, ownership.resume):
         with pytest.raises(PartitionUnknown, match=f"no partition {partition}"):
             act(api, partition, "an operator")
     assert api.execute("SELECT count(*) FROM audit").fetchall() == [(0,)]
@@ -318,13 +318,13 @@ def test_the_list_shows_owner_backlog_age_and_pause(connect: Callable[[str], Con
     """
     owner, connection, api = connect("owner"), connect("worker"), connect("api")
     worker = new_id()
-    partitions.join(connection, worker, "host-a", 4242)
-    partitions.claim(connection, worker, 1)
+    ownership.join(connection, worker, "host-a", 4242)
+    ownership.claim(connection, worker, 1)
     add_work(owner, 0, age_seconds=5)
     add_work(owner, 0)
-    partitions.pause(api, 3, "an operator")
+    ownership.pause(api, 3, "an operator")
 
-    listed = partitions.list_partitions(api)
+    listed = ownership.list_partitions(api)
 
     assert [status.id for status in listed] == sorted(ALL)
     assert (listed[0].owner, listed[0].backlog, listed[0].paused) == ("host-a:4242", 2, False)
@@ -336,7 +336,7 @@ def test_the_list_shows_owner_backlog_age_and_pause(connect: Callable[[str], Con
         True,
     )
     fall_silent(connection, worker)
-    assert partitions.list_partitions(api)[0].owner is None
+    assert ownership.list_partitions(api)[0].owner is None
 
 
 def test_a_server_that_is_gone_is_a_fault_of_the_infrastructure(connection: Connection) -> None:
@@ -346,4 +346,4 @@ def test_a_server_that_is_gone_is_a_fault_of_the_infrastructure(connection: Conn
     connection.close()
 
     with pytest.raises(DatabaseUnavailable):
-        partitions.heartbeat(connection, new_id())
+        ownership.heartbeat(connection, new_id())

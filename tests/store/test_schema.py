@@ -22,14 +22,14 @@ from psycopg.errors import (
     UniqueViolation,
 )
 
-from processor import database
 from processor.errors import DatabaseUnavailable, SchemaError
+from processor.storage import connections, migrations
 from tests.store.store import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
     from tests.servers import Database
     from tests.store.store import Store
 
@@ -436,10 +436,12 @@ def test_migrating_twice_changes_nothing(empty_database: str) -> None:
     """
     The first migration makes the schema, the second one says that it is there.
     """
-    assert database.migrate(empty_database, 7) == "made the schema, version 2, with 7 partitions"
-    assert "already" in database.migrate(empty_database, 7)
-    with database.connect(empty_database, application_name="test") as connection:
-        assert database.read_installation(connection) == database.Installation(database.SCHEMA_VERSION, 7)
+    assert migrations.migrate(empty_database, 7) == "made the schema, version 2, with 7 partitions"
+    assert "already" in migrations.migrate(empty_database, 7)
+    with connections.connect(empty_database, application_name="test") as connection:
+        assert migrations.read_installation(connection) == migrations.Installation(
+            migrations.SCHEMA_VERSION, 7
+        )
         assert connection.execute("SELECT array_agg(id ORDER BY id) FROM partitions").fetchall() == [
             (list(range(7)),)
         ]
@@ -449,7 +451,7 @@ def test_migrations_at_the_same_time_make_one_schema(empty_database: str) -> Non
     """
     Of four processes that migrate at once, one makes the schema, and the others find it.
     """
-    told = at_once(*[lambda: database.migrate(empty_database, 7)] * 4)
+    told = at_once(*[lambda: migrations.migrate(empty_database, 7)] * 4)
 
     assert sorted(str(line).startswith("made") for line in told) == [False, False, False, True]
 
@@ -458,10 +460,10 @@ def test_another_number_of_partitions_is_refused(empty_database: str) -> None:
     """
     The number of partitions is fixed by the first migration: another one gets one line that says both numbers.
     """
-    database.migrate(empty_database, 7)
+    migrations.migrate(empty_database, 7)
 
     with pytest.raises(SchemaError, match=r"8.*7") as refusal:
-        database.migrate(empty_database, 8)
+        migrations.migrate(empty_database, 8)
 
     assert "\n" not in str(refusal.value)
 
@@ -471,23 +473,23 @@ def test_a_schema_of_another_version_is_refused(empty_database: str, version: in
     """
     A database of a newer or older Teller is left alone, with advice.
     """
-    database.migrate(empty_database, 7)
-    with database.connect(empty_database, application_name="test") as connection:
+    migrations.migrate(empty_database, 7)
+    with connections.connect(empty_database, application_name="test") as connection:
         connection.execute("UPDATE installation SET schema_version = %s", (version,))
         with pytest.raises(SchemaError, match=advice):
-            database.read_installation(connection)
+            migrations.read_installation(connection)
 
 
 def test_a_newer_schema_is_not_migrated(empty_database: str) -> None:
     """
     `migrate` of an older Teller changes nothing in the database of a newer one.
     """
-    database.migrate(empty_database, 7)
-    with database.connect(empty_database, application_name="test") as connection:
+    migrations.migrate(empty_database, 7)
+    with connections.connect(empty_database, application_name="test") as connection:
         connection.execute("UPDATE installation SET schema_version = 99")
 
     with pytest.raises(SchemaError, match="99, newer than"):
-        database.migrate(empty_database, 7)
+        migrations.migrate(empty_database, 7)
 
 
 def test_a_database_without_the_schema_says_what_to_do(empty_database: str) -> None:
@@ -495,10 +497,10 @@ def test_a_database_without_the_schema_says_what_to_do(empty_database: str) -> N
     Before the first migration there is one line that names the command.
     """
     with (
-        database.connect(empty_database, application_name="test") as connection,
+        connections.connect(empty_database, application_name="test") as connection,
         pytest.raises(SchemaError, match="run `teller migrate`"),
     ):
-        database.read_installation(connection)
+        migrations.read_installation(connection)
 
 
 def test_an_old_server_is_refused_before_anything_is_made(
@@ -507,12 +509,12 @@ def test_an_old_server_is_refused_before_anything_is_made(
     """
     A PostgreSQL that is too old gets one line, and no table.
     """
-    monkeypatch.setattr(database, "OLDEST_SERVER", 999)
+    monkeypatch.setattr(connections, "OLDEST_SERVER", 999)
 
     with pytest.raises(SchemaError, match=r"PostgreSQL \d+ is too old: Teller needs 999 or newer"):
-        database.migrate(empty_database, 7)
+        migrations.migrate(empty_database, 7)
 
-    with database.connect(empty_database, application_name="test") as connection:
+    with connections.connect(empty_database, application_name="test") as connection:
         assert connection.execute(
             "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
         ).fetchall() == [(0,)]
@@ -523,6 +525,6 @@ def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
     No server: DatabaseUnavailable with a single line.
     """
     with pytest.raises(DatabaseUnavailable) as fault:
-        database.migrate("postgresql:///teller?host=/nonexistent", 7)
+        migrations.migrate("postgresql:///teller?host=/nonexistent", 7)
 
     assert "\n" not in str(fault.value)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processor import database as postgres
-from processor import intake, ledger
-from processor.ids import partition_of
-from processor.verify import verify
+from processor.domain import ledger
+from processor.domain.partitioning import partition_of
+from processor.intake import commands
+from processor.storage import connections as postgres
+from processor.verify.checks import verify
 from tests.store.history import broken, play
 from tests.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from processor.verify import Discrepancy
+    from processor.verify.checks import Discrepancy
     from tests.servers import Database
     from tests.store.store import Store
 
@@ -141,7 +142,7 @@ def test_amendments_of_one_batch_may_have_come_in_either_order_when_one_was_repl
         [parked] = books.accept(books.asks("amendment", "stock", details={"unit": "box", "overdraft": 3}))
         books.drain("stock")
     books.accept(books.asks("amendment", "stock", details={"unit": "crate"}))
-    intake.record_wish(books.owner, parked, "replay", "admin")
+    commands.record_command(books.owner, parked, "replay", "admin")
     books.drain("stock")
 
     assert books.one("SELECT unit FROM resources") == "box"

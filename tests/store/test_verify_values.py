@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg import sql
 
-from processor.verify import verify
+from processor.verify.checks import verify
 from tests.store.history import play
 from tests.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from processor.database import Connection
+    from processor.storage.connections import Connection
     from tests.servers import Clones
     from tests.store.store import Store
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import adapters, pq
 
-from processor import arrays
+from processor.storage import arrays
 
 MOMENTS = [
     datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),

@@ -13,8 +13,8 @@ import pytest
 
 from api.console import charts, formats
 from api.console.rates import FRESH_SECONDS, GAP_SECONDS, WINDOW_SECONDS, Rates, Sample, rates_of
-from processor.console import Badges, Lane, Pulse
-from processor.queries import Gauges
+from processor.reading.overview import Badges, Lane, Pulse
+from processor.reading.requests import Gauges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Database:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.next = pulse(0, decided=0, undecided=0)
         self.read = 0
-        monkeypatch.setattr("api.console.rates.console.read_pulse", self._read)
+        monkeypatch.setattr("api.console.rates.overview_queries.read_pulse", self._read)
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Any]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from processor import effects
 from processor.errors import SettingsError
 from processor.gateways import names as gateway_names
 from processor.gateways import registry, signatures
 from processor.gateways.http import outcome_of
+from processor.outbox import gateway_calls
 from processor.settings import Settings
 
 
@@ -70,7 +70,7 @@ def test_the_pause_before_a_retry_is_anything_up_to_a_limit_that_doubles(tries: 
     """
     limit = 2.0 * 2 ** (tries - 1)
 
-    pauses = [effects.pause_before_retry(tries, 2.0) for _ in range(1_000)]
+    pauses = [gateway_calls.pause_before_retry(tries, 2.0) for _ in range(1_000)]
 
     assert all(0 <= pause <= limit for pause in pauses)
     assert min(pauses) < limit * 0.1
@@ -81,7 +81,7 @@ def test_a_pause_has_a_limit() -> None:
     """
     The hundredth try does not wait for the end of the world.
     """
-    assert effects.pause_before_retry(100, 2.0) <= effects.PAUSE_SECONDS_MAX
+    assert gateway_calls.pause_before_retry(100, 2.0) <= gateway_calls.PAUSE_SECONDS_MAX
 
 
 def test_two_gateways_of_one_name_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

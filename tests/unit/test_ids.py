@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 from processor import ids
+from processor.domain import partitioning
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,9 @@ def test_the_partition_of_a_resource_never_changes(resource: str, of_64: int, of
     """
     Where a resource lives is fixed for ever: these numbers must never be edited.
     """
-    assert ids.partition_of(resource, 64) == of_64
-    assert ids.partition_of(resource, 1024) == of_1024
-    assert ids.partition_of(resource, 1) == 0
+    assert partitioning.partition_of(resource, 64) == of_64
+    assert partitioning.partition_of(resource, 1024) == of_1024
+    assert partitioning.partition_of(resource, 1) == 0
 
 
 def test_resources_spread_over_all_partitions() -> None:
@@ -39,7 +40,7 @@ def test_resources_spread_over_all_partitions() -> None:
     """
     counts = [0] * 64
     for number in range(10_000):
-        counts[ids.partition_of(f"coupon:{number}", 64)] += 1
+        counts[partitioning.partition_of(f"coupon:{number}", 64)] += 1
 
     assert min(counts) > 100
     assert max(counts) < 220
@@ -49,7 +50,7 @@ def test_queues_are_named_by_their_number() -> None:
     """
     Two digits at least, so that they sort; more when there are more partitions.
     """
-    assert [ids.queue_name(n) for n in (0, 7, 63, 100, 1023)] == [
+    assert [partitioning.queue_name(n) for n in (0, 7, 63, 100, 1023)] == [
         "partition-00",
         "partition-07",
         "partition-63",

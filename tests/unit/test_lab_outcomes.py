@@ -9,9 +9,9 @@ import asyncio
 import pytest
 
 from api.lab import timelines
-from processor.lab import endpoint
-from processor.lab.endpoint import Call, Reply, Verdict
-from processor.lab.outcomes import Outcome, Step, UserResult
+from lab import endpoint
+from lab.endpoint import Call, Reply, Verdict
+from lab.outcomes import Outcome, Step, UserResult
 
 
 def user(number: int, approved: bool, seen: int | None, *times: float) -> UserResult:

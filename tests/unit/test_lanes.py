@@ -7,8 +7,8 @@ from __future__ import annotations
 import threading
 import time
 
-from workers import lanes as module
-from workers.lanes import Lanes
+from workers.worker import assignments as module
+from workers.worker.assignments import Lanes
 
 A_WHILE = 60.0
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor import ledger
-from processor.model import MAX_QUANTITY, Entry, Resource
+from processor.domain import ledger
+from processor.domain.model import MAX_QUANTITY, Entry, Resource
 
 if TYPE_CHECKING:
-    from processor.model import EntryKind
+    from processor.domain.model import EntryKind
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 REQUEST = uuid.UUID("019aa9c2-f1c4-7d2a-8b3e-5f60718293a4")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.model import (
+from processor.domain.model import (
     MAX_QUANTITY,
     RESOURCE_KINDS,
     SHORTAGE,
@@ -40,10 +40,10 @@ from processor.model import (
     State,
     Unsettled,
 )
-from processor.rules import DECIDE, cancellations, refunds, replays, settling
+from processor.domain.rules import DECIDE, cancellations, refunds, replays, settling
 
 if TYPE_CHECKING:
-    from processor.model import Decision
+    from processor.domain.model import Decision
 
 NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SOON, EARLIER = NOON + timedelta(microseconds=1), NOON - timedelta(microseconds=1)

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from processor import codes
-from processor.model import (
+from processor.clients import codes
+from processor.domain.model import (
     Await,
     Cancel,
     Debit,
@@ -23,7 +23,7 @@ from processor.model import (
     Stage,
     State,
 )
-from processor.rules import waiting, withdrawals
+from processor.domain.rules import waiting, withdrawals
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TAKE = Debit(300)

@@ -14,22 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor import ledger
-from processor.known import Known, Row
-from processor.model import Amend, Open, Request, Resource
-from processor.rules import DECIDE
-from processor.worksheet import Worksheet
+from processor.batch.snapshot import Row, Snapshot
+from processor.batch.worksheet import Worksheet
+from processor.domain import ledger
+from processor.domain.model import Amend, Open, Request, Resource
+from processor.domain.rules import DECIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processor.model import Decision
+    from processor.domain.model import Decision
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def _sheet(*resources: Resource, cancels: frozenset[uuid.UUID] = frozenset()) -> Worksheet:
-    known = Known({resource.id: resource for resource in resources}, {}, {}, set(cancels))
+    known = Snapshot({resource.id: resource for resource in resources}, {}, {}, set(cancels))
     return Worksheet(7, NOON, 100, known)
 
 

@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor import database
 from processor.errors import DatabaseUnavailable
 from processor.gateways import registry
-from workers.courier.address_changes import AddressChanges
-from workers.courier.calls import Calls
-from workers.courier.codes import Codes
-from workers.courier.lines import GATHER_SECONDS, Line
-from workers.courier.mails import Mails
-from workers.courier.post import post_for
-from workers.courier.poster import Poster
-from workers.courier.webhooks import Webhooks
-from workers.doorbell import COURIER_CHANNEL, Doorbell
-from workers.listener import Listener
+from processor.storage import connections, migrations
+from workers.courier.address_notices import AddressChanges
+from workers.courier.code_messages import Codes
+from workers.courier.database_thread import GATHER_SECONDS, Line
+from workers.courier.deliveries import Webhooks
+from workers.courier.gateway_calls import Calls
+from workers.courier.mailer import post_for
+from workers.courier.request_mails import Mails
+from workers.courier.webhook_client import Poster
+from workers.doorbell.listener import Listener
+from workers.doorbell.ring import COURIER_CHANNEL, Doorbell
 
 if TYPE_CHECKING:
-    from processor.database import Connection, Installation
     from processor.settings import Settings
+    from processor.storage.connections import Connection
+    from processor.storage.migrations import Installation
 
 #: How often we look when nobody wakes us, in seconds.
 POLL_SECONDS: Final = 1.0
@@ -174,9 +175,11 @@ async def _installation(url: str, stop: asyncio.Event) -> Installation | None:
 
 
 def _read_installation(connection: Connection) -> Installation:
-    with database.faults():
-        return database.read_installation(connection)
+    with connections.faults():
+        return migrations.read_installation(connection)
 
 
 def _connect(url: str) -> Connection:
-    return database.connect(url, application_name="teller courier", statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    return connections.connect(
+        url, application_name="teller courier", statement_timeout_ms=STATEMENT_TIMEOUT_MS
+    )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor import notifications
+from processor.outbox import deliveries as outbox
 from tests.flow.conftest import freeze
 from tests.flow.courier.outside import Outside, serving
 from tests.store.store import Store, open_store
@@ -229,7 +229,7 @@ class Till:
             *(self.store.redeems("coupon", account)._replace(metadata=metadata) for _ in range(count))
         )
         self.store.drain("coupon")
-        notifications.unfold(self.store.owner)
+        outbox.unfold(self.store.owner)
         return asked
 
     def deliveries(self, webhook: uuid.UUID | None = None) -> Counter[str]:

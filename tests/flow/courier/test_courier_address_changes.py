@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from processor import accounts, address_changes, database, notifications
+from processor.clients import accounts
+from processor.outbox import address_notices, deliveries
+from processor.storage import connections
 from tests.flow.courier.conftest import eventually
 from tests.flow.courier.test_courier_mails import MailServer, parse, receiving
 
@@ -31,7 +33,7 @@ def mail_server() -> Iterator[MailServer]:
 
 def change(till: Till, *addresses: str | None, account: str = "ada") -> None:
     """As the API does it, with its rights."""
-    with database.connect(till.settings.api_database_url, application_name="test api") as connection:
+    with connections.connect(till.settings.api_database_url, application_name="test api") as connection:
         for address in addresses:
             accounts.set_email(connection, "shop", account, address)
 
@@ -90,14 +92,14 @@ def test_a_try_that_is_no_longer_ours_says_nothing(till: Till) -> None:
     A courier that was stopped in its tracks comes back when another has the mail: what it says does not count.
     """
     change(till, "ada@example.com", None)
-    with database.connect(till.settings.courier_database_url, application_name="test") as connection:
-        [late] = address_changes.claim(connection, 10, 60.0)
-        assert address_changes.claim(connection, 10, 60.0) == []
+    with connections.connect(till.settings.courier_database_url, application_name="test") as connection:
+        [late] = address_notices.claim(connection, 10, 60.0)
+        assert address_notices.claim(connection, 10, 60.0) == []
         till.store.owner.execute("UPDATE address_changes SET due_at = now()")
-        [ours] = address_changes.claim(connection, 10, 60.0)
-        address_changes.record(connection, [address_changes.Told(late)])
+        [ours] = address_notices.claim(connection, 10, 60.0)
+        address_notices.record(connection, [address_notices.Told(late)])
         assert left(till) == 1
-        address_changes.record(connection, [address_changes.Told(ours)])
+        address_notices.record(connection, [address_notices.Told(ours)])
 
     assert (late.message_id, late.tries, ours.tries) == (ours.message_id, 1, 2)
     assert left(till) == 0
@@ -132,11 +134,11 @@ def test_after_the_last_try_it_is_given_up(till: Till) -> None:
     """
     change(till, "ada@example.com", None)
     pauses = []
-    with database.connect(till.settings.courier_database_url, application_name="test") as connection:
+    with connections.connect(till.settings.courier_database_url, application_name="test") as connection:
         while left(till):
             till.store.owner.execute("UPDATE address_changes SET due_at = now()")
-            [claimed] = address_changes.claim(connection, 10, 60.0)
-            told = address_changes.failed(claimed, "nobody there")
+            [claimed] = address_notices.claim(connection, 10, 60.0)
+            told = address_notices.failed(claimed, "nobody there")
             pauses.append(told.pause_seconds)
-            address_changes.record(connection, [told])
-    assert tuple(pauses) == (*notifications.PAUSES_SECONDS, None)
+            address_notices.record(connection, [told])
+    assert tuple(pauses) == (*deliveries.PAUSES_SECONDS, None)

@@ -13,8 +13,8 @@ import pytest
 import structlog
 from standardwebhooks.webhooks import Webhook
 
-from processor import effects
 from processor.gateways.protocol import Answer, Order
+from processor.outbox import gateway_calls
 from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
 
@@ -343,7 +343,7 @@ def test_never_more_calls_at_once_than_the_limit_also_with_two_couriers(
     """
     Two couriers share the limit of a gateway, and everything is paid once.
     """
-    monkeypatch.setattr(effects, "CALLS_AT_ONCE", 8)
+    monkeypatch.setattr(gateway_calls, "CALLS_AT_ONCE", 8)
 
     def slowly(_call: Call, _handler: Handler) -> int:
         time.sleep(0.02)
@@ -376,8 +376,8 @@ def test_the_breaker_stops_hammering_and_fails_nothing(till: Till, monkeypatch: 
     """
     A gateway that is down is left alone but for a probe; when it is back, all is paid, each once.
     """
-    monkeypatch.setattr(effects, "BREAKER_OPENS_AFTER", 10)
-    monkeypatch.setattr(effects, "BREAKER_OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(gateway_calls, "BREAKER_OPENS_AFTER", 10)
+    monkeypatch.setattr(gateway_calls, "BREAKER_OPEN_SECONDS", 0.3)
     till.outside.behave = lambda _call, _handler: 503
     asked = till.withdraw(60)
     till.start(gateway_tries=50, gateway_backoff_seconds=0.02)
@@ -467,7 +467,7 @@ def test_a_ring_wakes_a_courier_at_once(till: Till) -> None:
     """
     What is due is called within a fraction of the second that the courier sleeps.
     """
-    from workers.doorbell import Doorbell  # noqa: PLC0415 - used here alone
+    from workers.doorbell.ring import Doorbell  # noqa: PLC0415 - used here alone
 
     bell = Doorbell(till.settings.redis_url)
     till.start()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from processor import database, effects
 from processor.errors import SchemaError
+from processor.outbox import gateway_calls
+from processor.storage import connections
 from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import Call, Handler, says
 
@@ -95,9 +96,11 @@ def test_killed_between_the_claim_and_the_call(till: Till, bank: Bank) -> None:
     The attempt is on record, the call was never made.
     """
     asked = till.withdraw()
-    with database.connect(till.settings.courier_database_url, application_name="test courier") as connection:
-        effects.introduce(connection, "bank")
-        assert len(effects.claim(connection, "bank", 1, 3, 2.0).effects) == 1
+    with connections.connect(
+        till.settings.courier_database_url, application_name="test courier"
+    ) as connection:
+        gateway_calls.introduce(connection, "bank")
+        assert len(gateway_calls.claim(connection, "bank", 1, 3, 2.0).effects) == 1
 
     assert till.balance() == (99_995, 5)
     finish(till, bank, asked)

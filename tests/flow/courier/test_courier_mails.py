@@ -19,7 +19,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from processor.errors import SettingsError
 from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import says, serving
-from workers.courier.post import Smtp
+from workers.courier.mailer import Smtp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from processor import notifications, records
 from processor.gateways import signatures
 from processor.gateways.addresses import AddressRefused
+from processor.outbox import deliveries
+from processor.records import documents
 from tests.flow.courier.conftest import SECRET, eventually
 from tests.flow.courier.outside import CERTIFICATE, serving
-from workers.courier import poster
+from workers.courier import webhook_client
 
 if TYPE_CHECKING:
     import uuid
@@ -256,7 +257,7 @@ def test_every_endpoint_has_its_turn_however_many_there_are(
     """
     More endpoints than one look goes through.
     """
-    monkeypatch.setattr(notifications, "ENDPOINTS_PER_LOOK", 4)
+    monkeypatch.setattr(deliveries, "ENDPOINTS_PER_LOOK", 4)
     hooks = [till.webhook(f"{till.outside.url}/{number}") for number in range(11)]
     till.redeem(3)
     till.start()
@@ -302,7 +303,7 @@ def test_one_inside_address_of_a_name_is_enough_to_refuse_it(monkeypatch: pytest
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
     with pytest.raises(AddressRefused):
-        asyncio.run(poster._Resolver(allow_private=False).resolve("both.example", 443))
+        asyncio.run(webhook_client._Resolver(allow_private=False).resolve("both.example", 443))
 
 
 def test_plain_http_is_refused_again_when_connecting(till: Till) -> None:
@@ -354,7 +355,7 @@ def tried(till: Till) -> tuple[int, uuid.UUID | None]:
 def document(till: Till, asked: uuid.UUID) -> Any:
     """The request as the contract shows it."""
     [row] = till.store.owner.execute(
-        f"SELECT {records.REQUEST_COLUMNS} FROM {records.REQUEST_TABLES} WHERE r.id = %s",  # noqa: S608 - our own columns
+        f"SELECT {documents.REQUEST_COLUMNS} FROM {documents.REQUEST_TABLES} WHERE r.id = %s",  # noqa: S608 - our own columns
         (asked,),
     ).fetchall()
-    return records.RequestRecord(*row).document()
+    return documents.RequestRecord(*row).document()

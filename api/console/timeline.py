@@ -1,0 +1,144 @@
+"""
+The way of a request, as one line of moments: accepted, waited, decided, each call of its gateway, settled, told.
+
+Pure: what is known about it comes in, what people read comes out, in the order of time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from api.console.formats import age
+from processor.domain.model import TELLER
+from processor.domain.rules.settling import PAID_AFTER_REFUND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from processor.reading.attempts import Attempt
+    from processor.reading.request_detail import Inspection, StateThen, Telling
+    from processor.records.audit import AuditRecord
+
+#: Status or stage → how it is called, and its colour.
+STATES: Final = {
+    "awaiting_confirmation": ("Waits for its code", "wait"),
+    "awaiting_approval": ("Waits for another person's approval", "wait"),
+    "queued": ("Back in its queue", "busy"),
+    "held": ("Decided: held", "busy"),
+    "settling": ("Decided: held, the gateway is asked", "busy"),
+    "completed": ("Completed", "good"),
+    "rejected": ("Rejected", ""),
+    "refunded": ("Refunded", ""),
+    "cancelled": ("Cancelled", ""),
+    "failed": ("Failed: parked", "bad"),
+}
+#: What a call of a gateway came to → how it is called, and its colour.
+ANSWERS: Final = {
+    "done": ("done", "good"),
+    "declined": ("declined", ""),
+    "misconfigured": ("refused us: it says nothing about the money", "bad"),
+    "unknown": ("no answer that says whether it was done", "wait"),
+}
+#: What people do → how it is called.
+ACTIONS: Final = {
+    "replay": "Replay asked for",
+    "refund": "Refund asked for",
+    "cancel": "Cancellation asked for",
+    "approve": "Approved",
+    "deny": "Denied",
+    "confirm": "Confirmed with its code",
+    "code_sent_again": "A new code was sent",
+    "delivery_resent": "A delivery was sent again",
+}
+#: What the history says when a replay goes to the gateway once more.
+ASKED_AGAIN: Final = "the gateway is asked again"
+#: Details of states that say no more than their names.
+_SAID_ALREADY: Final = frozenset(
+    {"accepted", "waits for its code", "waits for another person's approval", "cancelled", "completed"}
+)
+
+
+class Moment(NamedTuple):
+    """One thing that happened."""
+
+    at: datetime
+    #: good, busy, wait, bad, or empty: neither.
+    tone: str
+    title: str
+    #: What there is to say about it.
+    text: str | None = None
+    #: Whose doing it was.
+    actor: str | None = None
+    #: The code of why.
+    code: str | None = None
+
+
+def read(found: Inspection) -> list[Moment]:
+    """All that happened to it, oldest first."""
+    moments = [
+        *_states(found),
+        *(_attempt(number, one) for number, one in enumerate(found.attempts, 1)),
+        *(_said(line) for line in found.said if line.action in ACTIONS),
+        *(_told(one) for one in found.deliveries if one.delivered_at is not None or one.status == "failed"),
+    ]
+    return sorted(moments, key=lambda moment: moment.at)
+
+
+def _states(found: Inspection) -> Iterator[Moment]:
+    came = found.came_from
+    client = found.request.client_id
+    yield Moment(
+        found.request.created_at,
+        "good",
+        "Accepted",
+        None,
+        client if came.key_name is None else f"{client} (key {came.key_name})",
+    )
+    for state in found.states:
+        yield _state(state)
+
+
+def _state(state: StateThen) -> Moment:
+    name = state.stage or state.status
+    title, tone = STATES.get(name, (name, ""))
+    detail = state.detail
+    if detail == ASKED_AGAIN:
+        title, detail = "Decided: still held, the gateway is asked again", None
+    elif detail == PAID_AFTER_REFUND:
+        title, tone, detail = (
+            "The gateway paid after the refund",
+            "bad",
+            "nothing was taken for it: look into it",
+        )
+    elif detail in _SAID_ALREADY or str(detail).startswith("held; "):
+        detail = None
+    reference = None if state.reference is None else f"the gateway's reference is {state.reference}"
+    text = "; ".join(part for part in (detail, state.reason, reference) if part) or None
+    return Moment(state.at, tone, title, text, None if state.actor == TELLER else state.actor, state.code)
+
+
+def _attempt(number: int, one: Attempt) -> Moment:
+    if one.ended_at is None:
+        return Moment(
+            one.started_at, "busy", f"Gateway called, call {number}", "no answer yet, or none came back"
+        )
+    word, tone = ANSWERS.get(one.outcome or "", ("", "wait"))
+    took = age((one.ended_at - one.started_at).total_seconds())
+    status = f"answered {one.status}" if one.status is not None else "no answer"
+    text = f"{status} after {took}" + (f": {one.error}" if one.error and one.error != status else "")
+    return Moment(one.started_at, tone, f"Gateway called, call {number}: {word}", text)
+
+
+def _said(line: AuditRecord) -> Moment:
+    return Moment(line.at, "", ACTIONS[line.action], line.reason, line.actor)
+
+
+def _told(one: Telling) -> Moment:
+    whom = one.email if one.email is not None else (one.url or "a webhook that is no more")
+    tries = "at the first try" if one.tries <= 1 else f"after {one.tries} tries"
+    if one.delivered_at is not None:
+        return Moment(one.delivered_at, "good", f"Told of {one.type}", f"{whom}, {tries}")
+    return Moment(
+        one.created_at, "bad", f"Could not be told of {one.type}", f"{whom}: {one.last_error or ''}"
+    )

@@ -1,0 +1,3 @@
+"""
+The OpenAPI document, `/docs` and the pages that explain problems.
+"""

@@ -1,0 +1,167 @@
+"""
+Pages about the API: the OpenAPI document, the same for people, and what each problem means.
+
+Rendered here from the document alone: they load nothing from anywhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import pydantic_core
+from flask import current_app, render_template, request
+from markupsafe import Markup, escape
+
+from api.web import problems
+from api.web.problems import PROBLEMS, NotFound, type_of
+from api.web.routing import Answer, Routes, Shown
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from api.services import Call
+
+routes = Routes("Documentation")
+
+HTML: Final = "text/html; charset=utf-8"
+#: Pages hold no scripts and load nothing; the one style in them is the one whose digest this names.
+POLICY: Final = (
+    "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PUBLIC: Final[frozenset[str]] = frozenset()
+
+_DOCUMENT = "teller.openapi"
+_PAGE = "teller.docs"
+_POLICY = "teller.docs.policy"
+_TICKED = re.compile(r"`([^`]+)`")
+
+
+def install(app: Flask, document: dict[str, Any]) -> None:
+    """Make the pages that never change, once."""
+    app.jinja_env.filters["ticks"] = _ticks
+    app.jinja_env.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    app.jinja_env.globals["resolve"] = lambda node: _resolve(document, node)
+    app.jinja_env.globals["type_of"] = _type_of
+    app.extensions[_DOCUMENT] = pydantic_core.to_json(document)
+    style = _style()
+    app.jinja_env.globals["style"] = Markup(style)  # noqa: S704 - our own files
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    app.extensions[_POLICY] = POLICY.format(digest)
+    with app.app_context():
+        app.extensions[_PAGE] = render_template("docs.html", document=document, problems=_problems())
+
+
+@routes.add(
+    "GET",
+    "/openapi.json",
+    roles=PUBLIC,
+    answers={200: Shown("OpenAPI 3.1.", content_type="application/json; charset=utf-8")},
+)
+def openapi_json(_call: Call) -> Answer:
+    """
+    Get this document.
+
+    OpenAPI 3.1.
+    """
+    return Answer(current_app.extensions[_DOCUMENT])
+
+
+@routes.add("GET", "/docs", roles=PUBLIC, answers={200: Shown("A page.", content_type="text/html")})
+def docs(_call: Call) -> Answer:
+    """
+    Read about the API.
+
+    This document as a page.
+    """
+    return Answer(current_app.extensions[_PAGE], headers=_headers(), content_type=HTML)
+
+
+@routes.add(
+    "GET",
+    "/problems/<slug>",
+    roles=PUBLIC,
+    answers={200: Shown("A page; as plain text when that is preferred.", content_type="text/html")},
+    problems=(NotFound,),
+)
+def explain_problem(_call: Call, slug: str) -> Answer:
+    """
+    Read what a problem means.
+
+    The `type` of every problem leads here.
+    """
+    code = slug.replace("-", "_")
+    kind = PROBLEMS.get(code)
+    if kind is None or type_of(code) != f"/problems/{slug}":
+        raise NotFound("there is no such problem")
+    if request.accept_mimetypes.best_match(["text/html", "text/plain"], "text/html") == "text/plain":
+        text = f"{kind.status} {kind.title} ({code})\n\n{kind.explanation}\n\n{kind.remedy}\n"
+        return Answer(text, content_type="text/plain; charset=utf-8")
+    example = problems.document_of(code)
+    page = render_template("problem.html", code=code, kind=kind, example=example)
+    return Answer(page, headers=_headers(), content_type=HTML)
+
+
+def _style() -> str:
+    """
+    The colours of the console, which are the first rules of its stylesheet, and the rest of `docs.css`. Inside the
+    page: the way to /admin may be closed to those who may read this.
+    """
+    folder = importlib.resources.files("api").joinpath("static")
+    console = folder.joinpath("console", "console.css").read_text()
+    colours, mark, _ = console.partition("/* The colours end here. */\n")
+    assert mark, "console.css says where its colours end"  # noqa: S101 - our own file
+    return colours + folder.joinpath("docs.css").read_text()
+
+
+def _headers() -> dict[str, str]:
+    return {"Content-Security-Policy": current_app.extensions[_POLICY]}
+
+
+def _problems() -> list[dict[str, Any]]:
+    return [
+        {"code": code, "uri": type_of(code), "status": kind.status, "title": kind.title}
+        for code, kind in PROBLEMS.items()
+    ]
+
+
+def _ticks(text: str) -> Markup:
+    """Words in backticks as code."""
+    return Markup(_TICKED.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped just before
+
+
+def _resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """What a $ref leads to."""
+    while "$ref" in node:
+        found: Any = document
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        node = found
+    return node
+
+
+def _type_of(schema: dict[str, Any]) -> str:
+    """The type of a field in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return " | ".join(json.dumps(value) for value in schema["enum"])
+    for several in ("anyOf", "oneOf"):
+        if several in schema:
+            return " | ".join(_type_of(one) for one in schema[several])
+    if schema.get("type") == "array":
+        return f"list of {_type_of(schema.get('items', {}))}"
+    words = [str(schema.get("format") or schema.get("type", "anything"))]
+    least, most = (
+        schema.get("minimum", schema.get("minLength")),
+        schema.get("maximum", schema.get("maxLength")),
+    )
+    if least is not None or most is not None:
+        words.append(f"{'' if least is None else least}…{'' if most is None else most}")
+    return " ".join(words)

@@ -1,0 +1,136 @@
+"""
+Batches: up to a thousand requests in one call, each accepted or refused on its own, all stored together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import Field, SkipValidation
+
+from api.v1.deposits import Deposit
+from api.v1.redemptions import Redemption
+from api.v1.withdrawals import Withdrawal
+from api.web import parsing, problems, responses
+from api.web.auth import CLIENTS, OPERATORS
+from api.web.fields import Body, IdempotencyKey
+from api.web.problems import Forbidden, IdempotencyKeyMissing, Invalid
+from api.web.routing import Answer, Routes, Shown
+from api.web.submission import Origin
+from processor.domain.model import FINAL_STATUSES
+from processor.errors import TellerError
+from processor.intake.intake import Receipt, Submission, fingerprint
+
+if TYPE_CHECKING:
+    from api.services import Call
+    from processor.clients.keys import Caller
+    from processor.records.documents import Document
+
+#: A batch has at most so many requests: one group of intake.
+REQUESTS_MAX: Final = 1_000
+
+routes = Routes("Batches")
+
+
+class RedemptionItem(Redemption):
+    """A redemption in a batch."""
+
+    kind: Literal["redemption"]
+    idempotency_key: IdempotencyKey
+
+
+class WithdrawalItem(Withdrawal):
+    """A withdrawal in a batch."""
+
+    kind: Literal["withdrawal"]
+    idempotency_key: IdempotencyKey
+
+
+class DepositItem(Deposit):
+    """A deposit in a batch."""
+
+    kind: Literal["deposit"]
+    idempotency_key: IdempotencyKey
+
+
+Item = RedemptionItem | WithdrawalItem | DepositItem
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    model: type[Item]
+    roles: frozenset[str]
+
+
+_KINDS: Final = {
+    "redemption": _Kind(RedemptionItem, CLIENTS),
+    "withdrawal": _Kind(WithdrawalItem, CLIENTS),
+    "deposit": _Kind(DepositItem, OPERATORS),
+}
+
+
+class Batch(Body):
+    """Requests, each checked on its own: here only that there is a list of them."""
+
+    requests: Annotated[
+        list[SkipValidation[Annotated[Item, Field(discriminator="kind")]]],
+        Field(min_length=1, max_length=REQUESTS_MAX),
+    ]
+
+
+@routes.add(
+    "POST",
+    "/v1/batches",
+    body=Batch,
+    answers={202: Shown("One result for each item, in order.", responses.BatchResults)},
+)
+def submit_batch(call: Call) -> Answer:
+    """
+    Make many requests in one call.
+
+    Each item is accepted or refused on its own, and has an idempotency key of its own in place of the header;
+    the same item sent alone or in another batch is the same request.
+    """
+    outcomes: list[Submission | TellerError] = [_read(call.caller, item) for item in call.sent["requests"]]
+    submissions = [one for one in outcomes if isinstance(one, Submission)]
+    receipts = iter(call.services.accept(submissions) if submissions else [])
+    results = [
+        _refused(one) if isinstance(one, TellerError) else _answered(next(receipts)) for one in outcomes
+    ]
+    return Answer({"results": results}, 202)
+
+
+def _read(caller: Caller, item: Any) -> Submission | TellerError:
+    """One item as intake takes it, or why not."""
+    try:
+        if not isinstance(item, dict):
+            raise Invalid.at("", "must be an object")
+        name = item.get("kind")
+        kind = _KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            raise Invalid.at("/kind", f"must be {', '.join(_KINDS)}" if "kind" in item else "is required")
+        if caller.role not in kind.roles:
+            raise Forbidden(
+                f"a {name} needs the role {' or '.join(sorted(kind.roles))}, yours is {caller.role}"
+            )
+        if "idempotency_key" not in item:
+            raise IdempotencyKeyMissing("the item has no idempotency_key")
+        body = parsing.validate(kind.model, item)
+        alone = {field: value for field, value in item.items() if field not in ("kind", "idempotency_key")}
+        return body.submission(Origin(caller, body.idempotency_key, fingerprint(body.kind, alone)))
+    except TellerError as refusal:
+        return refusal
+
+
+def _refused(error: TellerError) -> Document:
+    return {"status": problems.status_of(error), "problem": problems.document(error)}
+
+
+def _answered(receipt: Receipt) -> Document:
+    if receipt.request is None:
+        return _refused(receipt.problem or TellerError("intake gave no reason"))
+    if not receipt.replayed:
+        return {"status": 202, "request": receipt.request.document()}
+    status = 200 if receipt.request.status in FINAL_STATUSES else 202
+    return {"status": status, "request": receipt.request.document(), "replayed": True}

@@ -1,0 +1,119 @@
+"""
+One-time codes, for whatever a client wants to be sure of: sent to a person, and typed in once.
+
+The code itself is in no answer, no address and no log: it goes to its destination alone.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from api.services import Call
+from api.v1.accounts import EMAIL_CHARACTERS_MAX, EMAIL_PATTERN, LOCAL_CHARACTERS_MAX
+from api.web import responses
+from api.web.auth import CLIENTS
+from api.web.fields import Body, optional
+from api.web.problems import Invalid
+from api.web.routing import Answer, Routes, Shown
+from processor.clients import codes
+from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
+
+routes = Routes("Codes")
+
+#: A telephone number as E.164 writes it.
+PHONE_PATTERN: Final = r"\+[1-9][0-9]{6,14}"
+#: A purpose has at most so many characters, none of them a control character.
+PURPOSE_PATTERN: Final = r"^[^\x00-\x1f\x7f]{1,128}$"
+#: The gateway that sends text messages, where one of that name is set up.
+SMS: Final = "sms"
+
+Destination = Annotated[
+    str,
+    Field(
+        min_length=3,
+        max_length=EMAIL_CHARACTERS_MAX,
+        pattern=f"^({EMAIL_PATTERN[1:-1]}|{PHONE_PATTERN})$",
+        examples=["ada@example.com"],
+        description=f"An e-mail address, or a telephone number (E.164) where there is a gateway named `{SMS}`.",
+    ),
+]
+Purpose = Annotated[str, Field(pattern=PURPOSE_PATTERN, examples=["sign-in"])]
+Typed = Annotated[str, Field(pattern=r"^[0-9]{6}$", examples=["493817"])]
+
+
+class CodeWanted(Body):
+    """Who is to be sent a code."""
+
+    destination: Destination
+    purpose: Purpose = optional(
+        "Codes of different purposes stand beside each other; left out: one of its own."
+    )
+
+
+class CodeTyped(Body):
+    """What somebody typed in."""
+
+    destination: Destination
+    purpose: Purpose = optional("The one that the code was asked for with.")
+    code: Typed
+
+
+@routes.add(
+    "POST",
+    "/v1/codes",
+    roles=CLIENTS,
+    body=CodeWanted,
+    answers={202: Shown("It will be sent.", responses.CodeSent)},
+    problems=(CodeCooldown, CodeLocked),
+)
+def ask_for_code(call: Call) -> Answer:
+    """
+    Send a one-time code.
+
+    Six digits. One in a while for each destination, whoever asks. It replaces the last one of your client for the
+    same destination and purpose.
+    """
+    body: CodeWanted = call.body
+    _refuse_unreachable(call, body.destination)
+    with call.services.connection() as connection:
+        asked = codes.ask(
+            connection, call.services.settings, call.caller.client, body.destination, body.purpose or ""
+        )
+    call.services.doorbell.ring_couriers()
+    return Answer(asked.document(), 202)
+
+
+@routes.add(
+    "POST",
+    "/v1/codes/verify",
+    roles=CLIENTS,
+    body=CodeTyped,
+    answers={200: Shown("It was right, and is used up.", responses.CodeVerified)},
+    problems=(CodeInvalid, CodeLocked),
+)
+def verify_code(call: Call) -> Answer:
+    """
+    Verify a one-time code.
+
+    Once: then, or when it is wrong, expired or replaced, it is invalid. Wrong tries are counted.
+    """
+    body: CodeTyped = call.body
+    _refuse_unreachable(call, body.destination)
+    with call.services.connection() as connection:
+        codes.verify(
+            connection,
+            call.services.settings,
+            call.caller.client,
+            body.destination,
+            body.purpose or "",
+            body.code,
+        )
+    return Answer({"verified": True})
+
+
+def _refuse_unreachable(call: Call, destination: str) -> None:
+    if "@" not in destination:
+        if SMS not in call.services.gateways:
+            raise Invalid.at("/destination", f"is no e-mail address, and there is no gateway named {SMS}")
+    elif destination.index("@") > LOCAL_CHARACTERS_MAX:
+        raise Invalid.at("/destination", f"must have at most {LOCAL_CHARACTERS_MAX} characters before the @")

@@ -1,0 +1,43 @@
+"""
+Deposits: a top-up, a restock.
+"""
+
+from api.services import Call
+from api.web import submission as submissions
+from api.web.auth import OPERATORS
+from api.web.fields import Amount, Body, Id, Metadata, optional
+from api.web.routing import Answer, Routes
+from api.web.submission import Origin
+from processor.intake.intake import Submission
+
+routes = Routes("Deposits")
+
+
+class Deposit(Body):
+    """A resource gets more."""
+
+    resource: Id
+    amount: Amount
+    metadata: Metadata = optional()
+
+    def submission(self, origin: Origin) -> Submission:
+        """What intake takes in."""
+        return origin.submission("deposit", self.resource, amount=self.amount, metadata=self.metadata)
+
+
+@routes.add(
+    "POST",
+    "/v1/deposits",
+    roles=OPERATORS,
+    body=Deposit,
+    answers=submissions.ANSWERS,
+    problems=submissions.PROBLEMS,
+    heeds=submissions.HEEDS,
+)
+def deposit(call: Call) -> Answer:
+    """
+    Put more into a resource.
+
+    A top-up of money or points, a restock of items.
+    """
+    return submissions.accept(call, "deposit")

@@ -1,0 +1,204 @@
+"""
+Parked requests, for those who run Teller: seen with what went wrong, sent back into their queues, or refunded.
+
+Nothing is decided here: a replay is a wish in the inbox, a refund is a request of its own.
+"""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from api.services import Call
+from api.web import responses
+from api.web import submission as submissions
+from api.web.auth import ADMINS, OPERATORS
+from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
+from api.web.pagination import Page, listed
+from api.web.problems import RETRY_AFTER_SECONDS, NotFailed, NotFound
+from api.web.routing import Answer, Routes, Shown, request_id
+from api.web.submission import Origin
+from processor.intake.intake import Submission
+from processor.operations import failed_requests
+from processor.reading import attempts as gateway_attempts
+from processor.reading import requests as stored_requests
+from processor.reading.requests import RequestFilter
+from processor.records import audit
+
+routes = Routes("Parked requests")
+
+FailureCode = Annotated[str, Field(pattern=r"^[a-z_]{1,64}$", examples=["gateway_unreachable"])]
+ResourceId = Annotated[str, Field(pattern=ID_PATTERN)]
+
+
+class Parked(Page):
+    """Which of the parked requests, and which part of them."""
+
+    code: FailureCode = optional()
+    resource: ResourceId = optional()
+
+
+class Replay(Body):
+    """Why a request is tried again."""
+
+    reason: Text
+
+
+class Replays(Replay):
+    """Which parked requests are tried again, and why."""
+
+    code: FailureCode = optional("Those that failed so; left out: all.")
+    resource: ResourceId = optional("Those after this resource; left out: all.")
+    dry_run: bool = Field(default=False, description="Only say how many there are.")
+
+
+class Refund(Body):
+    """Why something is given back, and how much of it."""
+
+    reason: Text
+    amount: Amount = optional("Left out: all that is left. What is held goes back whole, or not at all.")
+
+
+@routes.add(
+    "GET",
+    "/v1/admin/failed",
+    roles=OPERATORS,
+    query=Parked,
+    answers={200: Shown("Newest first.", responses.RequestList)},
+)
+def list_failed(call: Call) -> Answer:
+    """
+    List parked requests.
+
+    Those that Teller could not finish, or whose gateway's answer is unknown. Nothing is lost, and what they hold
+    stays held, until they are replayed or refunded.
+    """
+    wanted: Parked = call.query
+    which = RequestFilter("failed", resource=wanted.resource, code=wanted.code)
+    with call.services.connection() as connection:
+        page = stored_requests.list_requests(connection, None, which, wanted.limit, wanted.cursor)
+    return Answer(listed(page))
+
+
+@routes.add(
+    "GET",
+    "/v1/admin/requests/<request>",
+    roles=OPERATORS,
+    answers={200: Shown("As it is now.", responses.InspectedRequest)},
+    problems=(NotFound,),
+)
+def inspect_request(call: Call, request: str) -> Answer:
+    """
+    Read a request with what went wrong.
+
+    The traceback, if it was parked by a fault in deciding it, and each call of its gateway, oldest first.
+    """
+    named = request_id(request)
+    record = call.services.request(named)
+    with call.services.connection() as connection:
+        trace = gateway_attempts.read_trace(connection, named)
+        attempts = [attempt.document() for attempt in gateway_attempts.read_attempts(connection, named)]
+    return Answer(record.document() | {"trace": trace, "attempts": attempts})
+
+
+@routes.add(
+    "POST",
+    "/v1/admin/requests/<request>/replay",
+    roles=OPERATORS,
+    body=Replay,
+    answers={
+        202: Shown(
+            "It is at the end of its queue.", responses.Request, headers=("Location", "Retry-After", "ETag")
+        )
+    },
+    problems=(NotFound, NotFailed),
+)
+def replay_request(call: Call, request: str) -> Answer:
+    """
+    Replay a parked request.
+
+    Sends it to the end of its queue, to be tried as if it were new. It keeps its id and can never take twice;
+    saying it twice is saying it once.
+    """
+    named = request_id(request)
+    body: Replay = call.body
+    record = call.services.request(named)
+    with call.services.connection() as connection:
+        done = failed_requests.replay(connection, [named], call.caller.actor, body.reason)
+    if not done.matched:
+        raise NotFailed("the request is not failed: only parked requests are replayed")
+    call.services.doorbell.ring_all(done.partitions)
+    headers = {
+        "Location": f"/v1/requests/{named}",
+        "Retry-After": str(RETRY_AFTER_SECONDS),
+        "ETag": submissions.etag(record, None),
+    }
+    return Answer(record.document(), 202, headers)
+
+
+@routes.add(
+    "POST",
+    "/v1/admin/replay",
+    roles=OPERATORS,
+    body=Replays,
+    answers={200: Shown("How many match, and how many were sent back.", responses.Replayed)},
+)
+def replay_requests(call: Call) -> Answer:
+    """
+    Replay all parked requests that match.
+
+    Those of one resource are decided in the order in which they were decided at first. One that is on its way
+    already matches, and is not sent twice. With `dry_run` nothing is sent.
+    """
+    body: Replays = call.body
+    with call.services.connection() as connection:
+        done = failed_requests.replay_all(
+            connection, body.code, body.resource, call.caller.actor, body.reason, dry_run=body.dry_run
+        )
+    call.services.doorbell.ring_all(done.partitions)
+    return Answer({"matched": done.matched, "replayed": done.replayed})
+
+
+@routes.add(
+    "POST",
+    "/v1/admin/requests/<request>/refund",
+    roles=ADMINS,
+    body=Refund,
+    answers=submissions.ANSWERS,
+    problems=(*submissions.PROBLEMS, NotFound),
+    heeds=submissions.HEEDS,
+)
+def refund_request(call: Call, request: str) -> Answer:
+    """
+    Refund a request.
+
+    A request of kind `refund`, decided in its turn: of a parked one it releases what is held, of a completed one
+    it gives back all that is left or `amount` of it. Rejected when that would be more than was taken.
+    """
+    named = request_id(request)
+    body: Refund = call.body
+    answer = submissions.accept(call, "refund", make=lambda origin: _refund(call, named, body, origin))
+    if "Idempotency-Replayed" not in answer.headers:
+        made: Any = answer.document
+        detail = {"refund": made["id"]} | (
+            {"amount": body.amount} if "amount" in body.model_fields_set else {}
+        )
+        with call.services.connection() as connection:
+            audit.note(connection, call.caller.actor, "refund", named, body.reason, detail)
+    return answer
+
+
+def _refund(call: Call, named: UUID, body: Refund, origin: Origin) -> Submission:
+    with call.services.connection() as connection:
+        submission = failed_requests.refund(
+            connection,
+            named,
+            body.amount,
+            body.reason,
+            client_id=origin.caller.client,
+            key_id=origin.caller.key_id,
+            idempotency_key=origin.idempotency_key,
+        )
+    if submission is None:
+        raise NotFound("there is no such request")
+    return submission

@@ -1,0 +1,98 @@
+"""
+Partitions, for those who run Teller: who drains them, what waits, pause and resume.
+"""
+
+from dataclasses import asdict
+from typing import Final
+
+from api.services import Call
+from api.web import responses
+from api.web.auth import OPERATORS
+from api.web.fields import Body, Text, optional
+from api.web.problems import NotFound
+from api.web.routing import Answer, Routes, Shown
+from processor.cluster import ownership
+from processor.records.documents import Document
+
+#: A partition's number has at most so many digits.
+DIGITS_MAX: Final = 4
+
+routes = Routes("Partitions")
+
+
+class Pausing(Body):
+    """Why."""
+
+    reason: Text = optional("Kept in the audit.")
+
+
+@routes.add(
+    "GET",
+    "/v1/admin/partitions",
+    roles=OPERATORS,
+    answers={200: Shown("All in one page, in order.", responses.PartitionList)},
+)
+def list_partitions(call: Call) -> Answer:
+    """
+    List partitions.
+
+    Owner, what waits, the age of the oldest in seconds, and whether it is paused.
+    """
+    with call.services.connection() as connection:
+        return Answer({"data": [asdict(one) for one in ownership.list_partitions(connection)]})
+
+
+@routes.add(
+    "POST",
+    "/v1/admin/partitions/<partition>/pause",
+    roles=OPERATORS,
+    body=Pausing,
+    body_optional=True,
+    answers={200: Shown("It is paused, and no batch of it is under way.", responses.Partition)},
+    problems=(NotFound,),
+)
+def pause_partition(call: Call, partition: str) -> Answer:
+    """
+    Pause a partition.
+
+    It goes on accepting, and decides nothing until it is resumed.
+    """
+    number = _number(partition)
+    body: Pausing = call.body
+    with call.services.connection() as connection:
+        ownership.pause(connection, number, call.caller.actor, body.reason)
+    return Answer(_read(call, number))
+
+
+@routes.add(
+    "POST",
+    "/v1/admin/partitions/<partition>/resume",
+    roles=OPERATORS,
+    body=Pausing,
+    body_optional=True,
+    answers={200: Shown("It decides again.", responses.Partition)},
+    problems=(NotFound,),
+)
+def resume_partition(call: Call, partition: str) -> Answer:
+    """
+    Resume a partition.
+
+    What was accepted meanwhile is decided, in order.
+    """
+    number = _number(partition)
+    body: Pausing = call.body
+    with call.services.connection() as connection:
+        ownership.resume(connection, number, call.caller.actor, body.reason)
+    call.services.doorbell.ring(number)
+    return Answer(_read(call, number))
+
+
+def _number(partition: str) -> int:
+    if not (partition.isascii() and partition.isdecimal() and len(partition) <= DIGITS_MAX):
+        raise NotFound("there is no such partition")
+    return int(partition)
+
+
+def _read(call: Call, number: int) -> Document:
+    with call.services.connection() as connection:
+        return next(asdict(one) for one in ownership.list_partitions(connection) if one.id == number)

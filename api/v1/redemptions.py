@@ -1,0 +1,52 @@
+"""
+Redemptions: an account takes some of a resource.
+"""
+
+from api.services import Call
+from api.web import submission as submissions
+from api.web.auth import CLIENTS
+from api.web.fields import Account, Amount, Body, Id, Metadata, Timestamp, optional
+from api.web.routing import Answer, Routes
+from api.web.submission import Origin
+from processor.intake.intake import Submission
+
+routes = Routes("Redemptions")
+
+
+class Redemption(Body):
+    """An account takes some of a resource."""
+
+    resource: Id
+    account: Account
+    amount: Amount = 1
+    apply_before: Timestamp = optional("Not decided by then: rejected, `deadline_passed`.")
+    metadata: Metadata = optional()
+
+    def submission(self, origin: Origin) -> Submission:
+        """What intake takes in."""
+        return origin.submission(
+            "redemption",
+            self.resource,
+            account=self.account,
+            amount=self.amount,
+            apply_before=self.apply_before,
+            metadata=self.metadata,
+        )
+
+
+@routes.add(
+    "POST",
+    "/v1/redemptions",
+    roles=CLIENTS,
+    body=Redemption,
+    answers=submissions.ANSWERS,
+    problems=submissions.PROBLEMS,
+    heeds=submissions.HEEDS,
+)
+def redeem(call: Call) -> Answer:
+    """
+    Redeem a resource.
+
+    A coupon, an item of stock, a seat, points: an account takes an amount of it, 1 if nothing is said.
+    """
+    return submissions.accept(call, "redemption")

@@ -1,0 +1,175 @@
+"""
+Requests: how they are, how they came to be so, and the wish to cancel one.
+"""
+
+from typing import Annotated, Final
+from uuid import UUID
+
+from pydantic import Field
+
+from api.services import Call
+from api.web import long_poll, responses, submission
+from api.web.fields import ID_PATTERN, Nothing, optional
+from api.web.pagination import Page, listed
+from api.web.problems import RETRY_AFTER_SECONDS, NotCancellable, NotFound
+from api.web.routing import Answer, Routes, Shown, request_id
+from processor.domain.model import RequestKind, Status
+from processor.intake import commands
+from processor.reading import requests as stored_requests
+from processor.reading.requests import RequestFilter
+from processor.records.documents import RequestRecord
+
+routes = Routes("Requests")
+
+#: Stages in which a request can still be withdrawn; in the others it is decided.
+CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "awaiting_approval", "held"})
+
+
+class Wanted(Page):
+    """Which requests, and which part of them."""
+
+    status: Status = optional()
+    kind: RequestKind = optional()
+    resource: Annotated[str, Field(pattern=ID_PATTERN)] = optional()
+    account: Annotated[str, Field(pattern=ID_PATTERN)] = optional()
+
+
+@routes.add(
+    "GET",
+    "/v1/requests/<request>",
+    answers={
+        200: Shown("As it is now.", responses.Request, headers=("ETag", "Preference-Applied")),
+        304: Shown("As `If-None-Match` has it.", headers=("ETag", "Preference-Applied")),
+    },
+    problems=(NotFound,),
+    heeds=("Prefer", "IfNoneMatch"),
+)
+def get_request(call: Call, request: str) -> Answer:
+    """
+    Read a request.
+
+    While it is queued, `position` says how many of its partition are ahead.
+    """
+    named = request_id(request)
+    record, position = _read(call, named)
+    headers: dict[str, str] = {}
+    seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
+    if seconds is not None:
+        record, position = submission.wait_for(call, record, position, seconds, headers)
+    headers["ETag"] = submission.etag(record, position)
+    if _matches(call.header("HTTP_IF_NONE_MATCH"), headers["ETag"]):
+        return Answer(None, 304, headers)
+    document = record.document()
+    if position is not None:
+        document["position"] = position
+    return Answer(document, 200, headers)
+
+
+@routes.add(
+    "GET",
+    "/v1/requests",
+    query=Wanted,
+    answers={200: Shown("Newest first.", responses.RequestList)},
+)
+def list_requests(call: Call) -> Answer:
+    """
+    List requests.
+
+    A client sees its own; operators and admins see all.
+    """
+    wanted: Wanted = call.query
+    which = RequestFilter(wanted.status, wanted.kind, wanted.resource, wanted.account)
+    with call.services.connection() as connection:
+        page = stored_requests.list_requests(connection, call.caller.sees, which, wanted.limit, wanted.cursor)
+    return Answer(listed(page))
+
+
+@routes.add(
+    "GET",
+    "/v1/requests/<request>/entries",
+    query=Page,
+    answers={200: Shown("Newest first.", responses.EntryList)},
+    problems=(NotFound,),
+)
+def list_request_entries(call: Call, request: str) -> Answer:
+    """
+    Read what a request took and gave.
+
+    The ledger lines of this request, of all resources that it touches.
+    """
+    named = request_id(request)
+    part: Page = call.query
+    _read(call, named)
+    with call.services.connection() as connection:
+        page = stored_requests.list_request_entries(connection, named, part.limit, part.cursor)
+    return Answer(listed(page))
+
+
+@routes.add(
+    "GET",
+    "/v1/requests/<request>/events",
+    answers={200: Shown("Oldest first, all in one page.", responses.EventList)},
+    problems=(NotFound,),
+)
+def list_events(call: Call, request: str) -> Answer:
+    """
+    Read the history of a request.
+
+    Each state that it came to, when, and by whom.
+    """
+    named = request_id(request)
+    _read(call, named)
+    with call.services.connection() as connection:
+        events = stored_requests.read_events(connection, named, traces=call.caller.sees is None)
+    return Answer({"data": events})
+
+
+@routes.add(
+    "POST",
+    "/v1/requests/<request>/cancel",
+    body=Nothing,
+    body_optional=True,
+    answers={
+        202: Shown(
+            "The wish is recorded; it may come too late.",
+            responses.Request,
+            headers=("Location", "Retry-After", "ETag"),
+        )
+    },
+    problems=(NotFound, NotCancellable),
+)
+def cancel(call: Call, request: str) -> Answer:
+    """
+    Withdraw a request.
+
+    Records the wish. It may come too late: the status of the request tells.
+    """
+    named = request_id(request)
+    record, _position = _read(call, named)
+    if record.is_final or record.stage not in CANCELLABLE_STAGES:
+        raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
+    with call.services.connection() as connection:
+        partition = commands.record_command(connection, named, "cancel", call.caller.actor)
+    call.services.doorbell.ring(partition)
+    headers = {
+        "Location": f"/v1/requests/{named}",
+        "Retry-After": str(RETRY_AFTER_SECONDS),
+        "ETag": submission.etag(record, None),
+    }
+    return Answer(record.document(), 202, headers)
+
+
+def _read(call: Call, named: UUID) -> tuple[RequestRecord, int | None]:
+    with call.services.connection() as connection:
+        found = stored_requests.read_request(connection, named, call.caller.sees)
+    if found is None:
+        raise NotFound("there is no such request")
+    return found
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether the client has this representation (RFC 9110, 13.1.2: compared weakly)."""
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in tags or etag in tags

@@ -1,0 +1,274 @@
+"""
+Resources: limited things. Opened, amended and closed by requests like any other; read here.
+"""
+
+import re
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, model_validator
+
+from api.services import Call
+from api.web import responses
+from api.web import submission as submissions
+from api.web.auth import ADMINS
+from api.web.fields import (
+    ID_PATTERN,
+    Amount,
+    Body,
+    Id,
+    Metadata,
+    Nothing,
+    Quantity,
+    Text,
+    Timestamp,
+    optional,
+)
+from api.web.pagination import Page, listed
+from api.web.problems import Invalid, NotFound
+from api.web.routing import Answer, Routes, Shown
+from api.web.submission import Origin
+from processor.domain.model import ResourceKind
+from processor.domain.rules.amendments import RULES
+from processor.intake.intake import Submission
+from processor.reading import requests as stored_requests
+from processor.records.documents import ResourceRecord, timestamp
+
+_ID = re.compile(ID_PATTERN)
+
+routes = Routes("Resources")
+
+
+class Rules(Body):
+    """What a resource lives by."""
+
+    unit: Text = optional("What is counted: EUR, points, pieces.")
+    overdraft: Quantity = optional("How far below zero `available` may go; 0 if nothing is said.")
+    per_account_limit: Amount = optional("How much an account may have taken or hold in all.")
+    starts_at: Timestamp = optional("Nothing is taken before.")
+    ends_at: Timestamp = optional("Nothing is taken from then on.")
+    gateway: Text = optional("Held at first, taken when this gateway says yes.")
+    confirm_above: Quantity = optional("Withdrawals above this wait for a code.")
+    approve_above: Quantity = optional("Withdrawals above this wait for an approval.")
+    client: Id = optional("It exists for this client alone.")
+    metadata: Metadata = optional()
+
+    @model_validator(mode="after")
+    def _starts_before_it_ends(self) -> "Rules":
+        if {"starts_at", "ends_at"} <= self.model_fields_set and self.starts_at >= self.ends_at:
+            raise ValueError("starts_at must be before ends_at")
+        return self
+
+
+class Opening(Rules):
+    """A new resource."""
+
+    id: Id
+    kind: ResourceKind
+    available: Quantity
+
+    def submission(self, origin: Origin) -> Submission:
+        """What intake takes in."""
+        return origin.submission(
+            "opening",
+            self.id,
+            amount=self.available,
+            details={"kind": self.kind} | _details(self),
+            metadata=self.metadata,
+        )
+
+
+class Amendment(Body):
+    """The rules that change; those that may be absent are taken away by null."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    unit: Text | None = None
+    overdraft: Quantity = optional()
+    per_account_limit: Amount | None = None
+    starts_at: Timestamp | None = None
+    ends_at: Timestamp | None = None
+    gateway: Text | None = None
+    confirm_above: Quantity | None = None
+    approve_above: Quantity | None = None
+    client: Id | None = None
+    metadata: Metadata = optional()
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "Amendment":
+        if not self.model_fields_set:
+            raise ValueError("must name at least one rule")
+        if self.starts_at is not None and self.ends_at is not None and self.starts_at >= self.ends_at:
+            raise ValueError("starts_at must be before ends_at")
+        return self
+
+
+class ResourceFilter(Page):
+    """Which resources, and which part of them."""
+
+    kind: ResourceKind = optional()
+
+
+class Moment(Body):
+    """When."""
+
+    at: Timestamp = optional("What it was then.")
+
+
+@routes.add(
+    "POST",
+    "/v1/resources",
+    roles=ADMINS,
+    body=Opening,
+    answers=submissions.ANSWERS,
+    problems=submissions.PROBLEMS,
+    heeds=submissions.HEEDS,
+)
+def open_resource(call: Call) -> Answer:
+    """
+    Open a resource.
+
+    A request like any other: one of the same name is found in its turn, and rejected with `resource_exists`.
+    """
+    _check_gateway(call)
+    return submissions.accept(call, "opening")
+
+
+@routes.add(
+    "PATCH",
+    "/v1/resources/<resource>",
+    roles=ADMINS,
+    body=Amendment,
+    answers=submissions.ANSWERS,
+    problems=(*submissions.PROBLEMS, NotFound),
+    heeds=("IdempotencyKeyOptional", "Prefer"),
+)
+def amend_resource(call: Call, resource: str) -> Answer:
+    """
+    Change the rules of a resource.
+
+    A request of kind `amendment`, decided in its turn. The idempotency key may be left out.
+    """
+    _check_id(resource)
+    _check_gateway(call)
+    rules: Amendment = call.body
+    details = _details(rules)
+    return submissions.accept(
+        call,
+        "amendment",
+        resource=resource,
+        make=lambda origin: origin.submission(
+            "amendment", resource, details=details, metadata=rules.metadata
+        ),
+    )
+
+
+@routes.add(
+    "POST",
+    "/v1/resources/<resource>/close",
+    roles=ADMINS,
+    body=Nothing,
+    body_optional=True,
+    answers=submissions.ANSWERS,
+    problems=(*submissions.PROBLEMS, NotFound),
+    heeds=submissions.HEEDS,
+)
+def close_resource(call: Call, resource: str) -> Answer:
+    """
+    Close a resource.
+
+    What was accepted before is still decided; what comes after is rejected with `resource_closed`.
+    """
+    _check_id(resource)
+    return submissions.accept(
+        call, "closing", resource=resource, make=lambda origin: origin.submission("closing", resource)
+    )
+
+
+@routes.add(
+    "GET",
+    "/v1/resources",
+    query=ResourceFilter,
+    answers={200: Shown("Newest first.", responses.ResourceList)},
+)
+def list_resources(call: Call) -> Answer:
+    """
+    List resources.
+
+    A client sees those that are for all, and its own.
+    """
+    wanted: ResourceFilter = call.query
+    with call.services.connection() as connection:
+        page = stored_requests.list_resources(
+            connection, call.caller.sees, wanted.kind, wanted.limit, wanted.cursor
+        )
+    return Answer(listed(page))
+
+
+@routes.add(
+    "GET",
+    "/v1/resources/<resource>",
+    query=Moment,
+    answers={200: Shown("What it is, or what it was.", responses.Resource)},
+    problems=(NotFound,),
+)
+def get_resource(call: Call, resource: str) -> Answer:
+    """
+    Read a resource.
+
+    With `at`, what it was then: quantities from its ledger, rules from its amendments.
+    """
+    _check_id(resource)
+    moment: Moment = call.query
+    with call.services.connection() as connection:
+        if "at" in moment.model_fields_set:
+            found = stored_requests.read_resource_at(connection, resource, call.caller.sees, moment.at)
+        else:
+            found = stored_requests.read_resource(connection, resource, call.caller.sees)
+    return Answer(_visible(found).document())
+
+
+@routes.add(
+    "GET",
+    "/v1/resources/<resource>/entries",
+    query=Page,
+    answers={200: Shown("Newest first.", responses.EntryList)},
+    problems=(NotFound,),
+)
+def list_resource_entries(call: Call, resource: str) -> Answer:
+    """
+    Read the ledger of a resource.
+
+    Of a resource that is for all, a client sees the entries of its own requests.
+    """
+    _check_id(resource)
+    part: Page = call.query
+    with call.services.connection() as connection:
+        found = _visible(stored_requests.read_resource(connection, resource, call.caller.sees))
+        page = stored_requests.list_resource_entries(
+            connection, found, call.caller.sees, part.limit, part.cursor
+        )
+    return Answer(listed(page))
+
+
+def _details(rules: "Rules | Amendment") -> dict[str, Any]:
+    """The rules that were sent, by the contract's names, as a request keeps them."""
+    sent = {name: getattr(rules, name) for name in RULES if name in rules.model_fields_set}
+    times = {name: timestamp(sent[name]) for name in ("starts_at", "ends_at") if name in sent}
+    return sent | times
+
+
+def _visible(found: ResourceRecord | None) -> ResourceRecord:
+    if found is None:
+        raise NotFound("there is no such resource")
+    return found
+
+
+def _check_id(resource: str) -> None:
+    if not _ID.fullmatch(resource):
+        raise NotFound("there is no such resource")
+
+
+def _check_gateway(call: Call) -> None:
+    rules: Opening | Amendment = call.body
+    if rules.gateway is not None and rules.gateway not in call.services.gateways:
+        raise Invalid.at("/gateway", "is not the name of a gateway that is set up here")

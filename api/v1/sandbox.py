@@ -1,0 +1,151 @@
+"""
+The sandbox gateway: a gateway to try things out with, served where TELLER_GATEWAYS has it (CONTRACT.md, *Gateways*).
+
+Called by the courier over HTTP like any other, so it asks for no key, but for the courier's signature.
+"""
+
+import time
+from typing import Any, ClassVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.services import Call
+from api.web import idempotency, responses
+from api.web.auth import OPERATORS
+from api.web.fields import Body
+from api.web.problems import (
+    RETRY_AFTER_SECONDS,
+    BodyTooLarge,
+    IdempotencyKeyMissing,
+    Invalid,
+    Malformed,
+    NotFound,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from api.web.routing import Answer, Routes, Shown
+from processor.errors import DatabaseUnavailable
+from processor.gateways import sandbox, signatures
+from processor.records.documents import timestamp
+from processor.settings import BUILTIN, SANDBOX
+
+routes = Routes("Sandbox gateway")
+
+
+class Order(BaseModel):
+    """
+    What is to be done. Only the destination matters here; what else comes is taken as it is, for a 422 would be a no.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
+
+    request: Any = Field(default=None, description="The id of the request.")
+    kind: Any = None
+    account: Any = None
+    resource: Any = None
+    amount: Any = None
+    destination: Any = Field(
+        default=None,
+        description="`decline`, `unavailable`, `flaky`, `slow`; anything else is paid at once.",
+        examples=["flaky"],
+    )
+    metadata: Any = None
+
+
+class Past(Body):
+    """Of which request."""
+
+    request: str = Field(description="The id of a request.", json_schema_extra={"format": "uuid"})
+
+
+@routes.add(
+    "POST",
+    "/sandbox/gateway",
+    roles=frozenset(),
+    body=Order,
+    answers={
+        200: Shown("Paid, now or before.", responses.SandboxPayout),
+        422: Shown("Declined: a definite no.", responses.SandboxRefusal),
+        503: Shown("Unavailable: nothing is known.", responses.SandboxRefusal, headers=("Retry-After",)),
+    },
+    problems=(
+        BodyTooLarge,
+        DatabaseUnavailable,
+        IdempotencyKeyMissing,
+        Invalid,
+        Malformed,
+        NotFound,
+        Unauthorized,
+        UnsupportedMediaType,
+    ),
+    heeds=("IdempotencyKey",),
+)
+def call_sandbox(call: Call) -> Answer:
+    """
+    Be a gateway.
+
+    Answers by `destination`: `decline` 422, `unavailable` 503 always, `flaky` 503 twice and then 200, `slow` after
+    3 s, anything else 200. Pays once for each Idempotency-Key, the id of a request. Signed like a webhook's delivery.
+    """
+    _refuse_if_not_served(call)
+    key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
+    _refuse_unsigned(call, key)
+    destination = call.body.destination if isinstance(call.body.destination, str) else None
+    with call.services.connection() as connection:
+        reply = sandbox.perform(connection, _request_id(key), destination)
+    time.sleep(reply.pause_seconds)
+    if reply.reference is not None:
+        return Answer({"reference": reply.reference}, reply.status)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if reply.status >= 500 else {}  # noqa: PLR2004
+    return Answer({"reason": reply.reason}, reply.status, headers)
+
+
+@routes.add(
+    "GET",
+    "/sandbox/gateway/calls",
+    roles=OPERATORS,
+    query=Past,
+    answers={200: Shown("Oldest first, all in one page.", responses.SandboxPast)},
+    problems=(NotFound,),
+)
+def list_sandbox_calls(call: Call) -> Answer:
+    """
+    Read what the sandbox gateway was asked.
+
+    The calls it saw for one request, and the payouts it really made: one, or none.
+    """
+    _refuse_if_not_served(call)
+    past: Past = call.query
+    with call.services.connection() as connection:
+        calls, payouts = sandbox.read_past(connection, _request_id(past.request, "/request"))
+    return Answer(
+        {"data": [{"at": timestamp(one.at), "status": one.status} for one in calls], "payouts": payouts}
+    )
+
+
+def _refuse_if_not_served(call: Call) -> None:
+    if call.services.settings.gateways.get(SANDBOX) != BUILTIN:
+        raise NotFound("the sandbox gateway is not served here")
+
+
+def _refuse_unsigned(call: Call, key: str) -> None:
+    """The signature is over the message's id, which the courier makes the same as the key."""
+    settings = call.services.settings
+    signed = signatures.is_signed(
+        call.header("HTTP_WEBHOOK_ID") or "",
+        call.header("HTTP_WEBHOOK_TIMESTAMP") or "",
+        call.raw,
+        call.header("HTTP_WEBHOOK_SIGNATURE") or "",
+        signatures.gateway_key(settings.gateway_secret, settings.secret),
+        time.time(),
+    )
+    if not signed or call.header("HTTP_WEBHOOK_ID") != key:
+        raise Unauthorized("this call is not signed with the gateway secret")
+
+
+def _request_id(text: str, pointer: str = "") -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Invalid.at(pointer, "must be the id of a request") from None

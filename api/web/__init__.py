@@ -1,0 +1,3 @@
+"""
+HTTP in general: routing, parsing, authentication, problems, waiting. Knows no noun.
+"""

@@ -1,0 +1,94 @@
+"""
+What clients may send, as types: the field types that bodies and query parameters share, and their base class.
+
+The models of each noun stand in its own file; the OpenAPI document is generated from the same models that
+check the input. Values are taken strictly: "5" and 5.0 are no integers, true is none either.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from processor.domain.model import MAX_QUANTITY
+
+#: `metadata` as compact JSON in UTF-8 has at most so many bytes.
+METADATA_BYTES_MAX = 4096
+#: Free text (destination, unit, reason) has at most so many characters.
+TEXT_CHARACTERS_MAX = 1024
+#: What resources, accounts and clients may be called.
+ID_PATTERN = r"^[A-Za-z0-9._:~@-]{1,128}$"
+#: Printable ASCII, as HTTP headers carry it.
+KEY_PATTERN = r"^[ -~]{1,255}$"
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def parse_time(value: object) -> datetime:
+    """An RFC 3339 time with its offset, as UTC. Raises ValueError."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 time with an offset, such as 2026-11-21T23:15:00Z")
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("is no time that exists") from None
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > METADATA_BYTES_MAX:
+        raise ValueError(f"must be at most {METADATA_BYTES_MAX} bytes of JSON, this is {size}")
+    return metadata
+
+
+Id = Annotated[str, Field(pattern=ID_PATTERN, examples=["coupon:BLACKFRIDAY"])]
+Account = Annotated[str, Field(pattern=ID_PATTERN, examples=["u_42"])]
+Amount = Annotated[
+    int,
+    Field(ge=1, le=MAX_QUANTITY, description="Whole units of the resource; money in minor units."),
+]
+#: From zero: what a resource begins with, an overdraft, a threshold.
+Quantity = Annotated[int, Field(ge=0, le=MAX_QUANTITY)]
+Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
+Timestamp = Annotated[
+    datetime,
+    BeforeValidator(parse_time),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-21T23:15:00Z"]}),
+]
+Metadata = Annotated[
+    dict[str, Any],
+    AfterValidator(_small),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": f"Anything you like, at most {METADATA_BYTES_MAX} bytes of JSON.",
+            "examples": [{"order": "A-17"}],
+        }
+    ),
+]
+IdempotencyKey = Annotated[str, Field(pattern=KEY_PATTERN, examples=["order-A-17"])]
+
+
+class Body(BaseModel):
+    """The base of what is sent: strict, and an unknown field is a mistake worth telling."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def optional(description: str | None = None) -> Any:
+    """
+    A field that may be left out, and then is None. Sent as null it is refused: null is no value of its type.
+    """
+    return Field(default=None, description=description)
+
+
+class Nothing(Body):
+    """No fields: an empty body, or an empty object."""
+
+
+class NoQuery(Body):
+    """No query parameters."""

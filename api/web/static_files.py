@@ -1,0 +1,75 @@
+"""
+Styles and scripts, from memory, under addresses that name their content: a browser may keep them for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from api.web.routing import Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flask import Response
+
+_TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+#: Where they are served.
+ADDRESS: Final = "/admin/static"
+#: Characters of the digest in an address.
+DIGEST_CHARACTERS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    digest: str
+    content: bytes
+    content_type: str
+
+
+class Files:
+    """All files of `api/static/console/` that a browser may have."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = {
+            name: _File(
+                hashlib.sha256(content).hexdigest()[:DIGEST_CHARACTERS],
+                content,
+                _TYPES[name.rpartition(".")[2]],
+            )
+            for name, content in files.items()
+        }
+
+    @classmethod
+    def load(cls) -> Files:
+        """Those that are installed."""
+        folder = importlib.resources.files("api").joinpath("static", "console")
+        found = [file for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES]
+        return cls({file.name: file.read_bytes() for file in found})
+
+    def address(self, name: str) -> str:
+        """Where a page finds a file, as it is now."""
+        return f"{ADDRESS}/{self._files[name].digest}/{name}"
+
+    def answer(self, digest: str, name: str) -> Response | None:
+        """
+        A file; None: there is none of this name. One of another version is answered, too, and not to be kept: two
+        versions of Teller may serve one page while the newer one is rolled out.
+        """
+        file = self._files.get(name)
+        if file is None:
+            return None
+        keep = "public, max-age=31536000, immutable" if digest == file.digest else "no-store"
+        headers = [
+            ("Content-Type", file.content_type),
+            ("Content-Length", str(len(file.content))),
+            ("Cache-Control", keep),
+        ]
+        return Ready(file.content, 200, headers)

@@ -1,0 +1,146 @@
+"""
+Making a request, the same for every noun: key, fingerprint, intake, wait, answer.
+
+The hot path of the API. A body knows how to become a Submission; everything else is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from api.web import deadline, idempotency, long_poll, responses
+from api.web.problems import RETRY_AFTER_SECONDS, IdempotencyKeyMissing
+from api.web.routing import Answer, Call, ServicesT, Shown
+from processor.domain.model import FINAL_STATUSES
+from processor.errors import IdempotencyKeyReused, PartitionSaturated, TellerError
+from processor.ids import new_id
+from processor.intake.intake import Submission, fingerprint
+from processor.reading import requests as stored_requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from uuid import UUID
+
+    from processor.clients.keys import Caller
+    from processor.records.documents import RequestRecord
+
+#: For the OpenAPI document: what a route that makes a request answers, refuses and heeds.
+ANSWERS: Final = {
+    202: Shown(
+        "Accepted: it is durable, and will be decided in its turn.",
+        responses.Request,
+        headers=("Location", "Retry-After", "ETag", "Idempotency-Replayed", "Preference-Applied"),
+    ),
+    200: Shown(
+        "It is final already: it was waited for, or the key was used before.",
+        responses.Request,
+        headers=("Location", "ETag", "Idempotency-Replayed", "Preference-Applied"),
+    ),
+}
+PROBLEMS: Final = (IdempotencyKeyMissing, IdempotencyKeyReused, PartitionSaturated)
+HEEDS: Final = ("IdempotencyKey", "Prefer")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asks, under which key, and the digest of what was sent."""
+
+    caller: Caller
+    idempotency_key: str
+    fingerprint: bytes
+
+    def submission(
+        self,
+        kind: str,
+        resource: str,
+        *,
+        account: str | None = None,
+        amount: int | None = None,
+        apply_before: datetime | None = None,
+        details: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Submission:
+        """What intake takes in."""
+        return Submission(
+            client_id=self.caller.client,
+            key_id=self.caller.key_id,
+            idempotency_key=self.idempotency_key,
+            fingerprint=self.fingerprint,
+            kind=kind,
+            resource_id=resource,
+            account=account,
+            amount=amount,
+            apply_before=apply_before,
+            details=details,
+            metadata=metadata,
+        )
+
+
+def accept(
+    call: Call[ServicesT],
+    kind: str,
+    *,
+    resource: str | None = None,
+    make: Callable[[Origin], Submission] | None = None,
+) -> Answer:
+    """
+    Make the request that the call's body asks for, and answer with it as the contract says.
+
+    Where the address names the resource, the body does not: `resource` then is part of what the key stands
+    for, and `make` makes the submission. A PATCH may come without a key, for only POSTs need one; it is then
+    a request of its own each time.
+    """
+    header = call.header("HTTP_IDEMPOTENCY_KEY")
+    if header is None and call.environ["REQUEST_METHOD"] == "PATCH":
+        key = f"patch-{new_id()}"
+    else:
+        key = idempotency.read_key(header)
+    sent = call.sent if resource is None else {**call.sent, "resource": resource}
+    origin = Origin(call.caller, key, fingerprint(kind, sent))
+    submission = make(origin) if make is not None else call.body.submission(origin)
+    [receipt] = call.services.accept([submission])
+    if receipt.request is None:
+        raise receipt.problem or TellerError("intake gave no reason")
+    record = receipt.request
+    headers = {"Idempotency-Replayed": "true"} if receipt.replayed else {}
+    seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
+    if seconds is not None:
+        record, _position = wait_for(call, record, None, seconds, headers)
+    final = record.status in FINAL_STATUSES and (receipt.replayed or seconds is not None)
+    headers["Location"] = f"/v1/requests/{record.id}"
+    headers["ETag"] = etag(record, None)
+    if not final:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Answer(record.document(), 200 if final else 202, headers)
+
+
+def wait_for(
+    call: Call[ServicesT], record: RequestRecord, position: int | None, seconds: int, headers: dict[str, str]
+) -> tuple[RequestRecord, int | None]:
+    """
+    The request (and its position) once it is over, or after that many seconds; says so in the headers when it
+    was waited for.
+    """
+    seen, applied = (record, position), True
+    if not record.is_final:
+        seen, applied = call.services.waiters.wait(
+            record.id, seconds, seen, lambda: _look(call, record.id), lambda found: found[0].is_final
+        )
+    if applied:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    return seen
+
+
+def _look(call: Call[ServicesT], request_id: UUID) -> tuple[RequestRecord, int | None]:
+    deadline.begin()  # it waited on purpose until now
+    with call.services.connection() as connection:
+        found = stored_requests.read_request(connection, request_id, None)
+    assert found is not None, "requests are never deleted"  # noqa: S101 - a trigger says so, too
+    return found
+
+
+def etag(record: RequestRecord, position: int | None) -> str:
+    """Names one representation: a position moves while the version stays."""
+    return f'"{record.version}"' if position is None else f'"{record.version}-{position}"'

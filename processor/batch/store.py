@@ -1,0 +1,259 @@
+"""
+The worksheet of a batch in PostgreSQL: reads what the rows can touch, and writes what was decided, as sets.
+
+Every function here runs in the transaction and the pipeline of `processor/batch/run.py`, and none of them
+commits. What was decided of the first rows is written while the next rows are decided.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg import Cursor
+from psycopg.types.json import Jsonb
+
+from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, Webhook
+from processor.batch.worksheet import Worksheet
+from processor.domain.model import TELLER, Effect, Entry, Request, Resource, State
+from processor.errors import DatabaseUnavailable
+from processor.storage import arrays, statements
+from processor.storage.connections import Connection
+
+SQL = statements.beside(__file__)
+#: Where the fields begin that a plain state does not have, and what they are then.
+_PLAIN_FROM: Final = State._fields.index("version")
+_PLAIN: Final = tuple(State._field_defaults[name] for name in State._fields[_PLAIN_FROM:])
+
+Rows = Cursor[tuple[Any, ...]]
+Execute = Callable[[str, Mapping[str, Any]], Rows]
+
+
+def executor(connection: Connection) -> Execute:
+    """Run a named query of the batch; in a pipeline it returns at once, and its rows wait in the cursor."""
+
+    def execute(name: str, parameters: Mapping[str, Any]) -> Cursor[tuple[Any, ...]]:
+        statement = SQL[name]
+        return connection.cursor(binary=True).execute(statement, arrays.packed(statement, parameters))
+
+    return execute
+
+
+def read(
+    execute: Execute,
+    partition: int,
+    rows: list[Row],
+    now: datetime,
+    sequence: int,
+    cancels: set[UUID],
+    *,
+    doubt: bool = False,
+) -> Worksheet:
+    """
+    Everything that the rows can touch, in one or two round trips. `doubt`: they could not be written, so
+    it is looked up, too, whether what is to be decided is decided already.
+    """
+    requests = [row.request for row in rows]
+    resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
+    listeners_read = _ask_for_listeners(execute, requests)
+
+    known = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
+    _note_listeners(known, listeners_read)
+    _read_usages(execute, known, requests)
+    _read_history(execute, known, rows, doubt=doubt)
+    return Worksheet(partition, now, sequence, known)
+
+
+def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> Rows:
+    """Who is to be told of these requests: webhooks, and addresses of accounts."""
+    owners = {(request.client_id, request.account) for request in requests}
+    clients = list({client for client, _ in owners})
+    accounts = list({account for _, account in owners if account is not None})
+    return execute("read_listeners", {"client_ids": clients, "accounts": accounts})
+
+
+def _note_listeners(known: Snapshot, listeners_read: Rows) -> None:
+    webhooks: dict[str, list[Webhook]] = {}
+    for client, account, webhook, events, email in listeners_read:
+        if webhook is None:
+            known.contacts[client, account] = email
+        else:
+            webhooks.setdefault(client, []).append(Webhook(client, webhook, events))
+    known.webhooks |= webhooks
+
+
+def _read_usages(execute: Execute, known: Snapshot, requests: list[Request]) -> None:
+    """What the accounts have used so far of the resources that limit it."""
+    limited = {resource.id for resource in known.resources.values() if resource.per_account_limit is not None}
+    keys = {
+        (request.resource_id, request.client_id, request.account)
+        for request in requests
+        if request.account is not None and request.resource_id in limited
+    }
+    if keys:
+        read = execute("read_usages", _columns(keys, ("resource_ids", "client_ids", "accounts")))
+        known.usages = {(resource, client, account): used for resource, client, account, used in read}
+
+
+def _read_history(execute: Execute, known: Snapshot, rows: list[Row], *, doubt: bool) -> None:
+    """How the requests stand that were decided before: those with a later word on them, and those to be refunded."""
+    refunded = [row.request.refund_of for row in rows if row.request.refund_of is not None]
+    ids = [row.request.id for row in rows if doubt or row.verb != "decide"] + refunded
+    if not ids:
+        return
+    effects_read = execute("read_effects", {"ids": ids})  # first: a courier that is calling is waited for
+    states_read = execute("read_states", {"ids": ids})
+    holds_read = execute("read_open_holds", {"ids": ids})
+    expiring = [row.request.id for row in rows if row.verb == "expire"]
+    lapsed_read = execute("read_lapsed", {"ids": expiring}) if expiring else ()
+    originals_read = execute("read_originals", {"ids": refunded})
+    known.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
+    known.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
+    known.holding = {request_id for (request_id,) in holds_read}
+    known.lapsed = {request_id for (request_id,) in lapsed_read}
+    known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
+    if known.originals:
+        _note_listeners(known, _ask_for_listeners(execute, known.originals.values()))
+    _read_usages(execute, known, [*known.originals.values(), *(row.request for row in rows)])
+
+
+class Writer:
+    """
+    Writes one worksheet. `part` after each part, `rest` at the end; `check` once all of it has been answered.
+    """
+
+    def __init__(self, execute: Execute, sheet: Worksheet) -> None:
+        self._execute = execute
+        self._sheet = sheet
+        #: What must have hit exactly so many rows, and what it is.
+        self._expected: list[tuple[Cursor[tuple[Any, ...]], int, str]] = []
+
+    def part(self, decided: Decided) -> None:
+        """The entries and states of some rows; PostgreSQL is busy with them when this returns."""
+        if decided.entries:
+            self._execute("insert_entries", _columns(decided.entries, Entry._fields))
+        before = [(state.request_id, state.version) for state in decided.superseded.values()]
+        if before:
+            superseded = self._execute("supersede_states", _columns(before, ("request_ids", "versions")))
+            self._expected.append((superseded, len(before), "a request"))
+        plain: list[State] = []
+        others: list[State] = []
+        for state in decided.states:
+            is_plain = state[_PLAIN_FROM:] == _PLAIN and decided.is_current(state)
+            (plain if is_plain else others).append(state)
+        now = self._sheet.now
+        if plain:
+            columns = _columns((state[:_PLAIN_FROM] for state in plain), State._fields[:_PLAIN_FROM])
+            self._execute("insert_plain_states", columns | {"now": now, "actor": TELLER})
+        if others:
+            current = [decided.is_current(state) for state in others]
+            self._execute("insert_states", _columns(others, State._fields) | {"current": current, "now": now})
+
+    def rest(self, done: list[Row], settled_xid: int) -> None:
+        """
+        What the rows have made of resources and usages, what couriers have to do, and the end of the rows. All
+        transactions before `settled_xid` had ended when the rows were taken.
+        """
+        self._resources()
+        self._usages()
+        self._consequences()
+        end = {
+            "partition": self._sheet.partition,
+            "sequence": self._sheet.sequence,
+            "seqs": [row.seq for row in done],
+            "rows": len(done),
+            "last_seq": done[-1].seq,
+            "settled_xid": settled_xid,
+        }
+        self._expected.append((self._execute("finish_batch", end), 1, "the inbox"))
+
+    def check(self) -> None:
+        """
+        That everything hit what was read. Raises DatabaseUnavailable: somebody else changed it, and a
+        fresh read decides anew.
+        """
+        for cursor, rows, what in self._expected:
+            if cursor.rowcount != rows:
+                raise DatabaseUnavailable(
+                    f"{what} changed while the batch was under way; nothing was written"
+                )
+
+    def _resources(self) -> None:
+        sheet, resources = self._sheet, self._sheet.known.resources
+        for resource_id in sheet.opened:
+            fields = _fields(resources[resource_id])
+            self._execute("insert_resource", fields | {"partition": sheet.partition})
+        for resource_id in sheet.amended.difference(sheet.opened):
+            self._execute("update_rules", _fields(resources[resource_id]))
+        moved = [
+            (one.id, before, one.available, one.held, one.version, one.digest, one.last_entry_at)
+            for one, before in ((resources[name], before) for name, before in sheet.versions_before.items())
+            if one.id not in sheet.opened
+        ]
+        if moved:
+            names = ("ids", "versions_before", "availables", "helds", "versions", "digests", "last_entries")
+            self._expected.append(
+                (self._execute("update_resources", _columns(moved, names)), len(moved), "a resource")
+            )
+
+    def _usages(self) -> None:
+        sheet, resources = self._sheet, self._sheet.known.resources
+        usages = [
+            (*key, used, max(used, resources[key[0]].per_account_limit or 0) if limit is None else limit)
+            for key, used, limit in (
+                (key, sheet.known.usages[key], limit) for key, limit in sheet.moved_usages.items()
+            )
+        ]
+        if usages:
+            names = ("resource_ids", "client_ids", "accounts", "used", "limits")
+            self._execute("write_usages", _columns(usages, names))
+        if sheet.newly_limited is not None:
+            limit = resources[sheet.newly_limited].per_account_limit
+            self._execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
+
+    def _consequences(self) -> None:
+        """What the couriers have to do."""
+        sheet = self._sheet
+        if sheet.new_effects:
+            columns = _columns(sheet.new_effects, ("request_ids", "gateways"))
+            self._execute("insert_effects", columns | {"partition": sheet.partition, "now": sheet.now})
+        if sheet.rearmed:
+            self._execute("rearm_effects", {"ids": sheet.rearmed, "now": sheet.now})
+        if sheet.voided:
+            self._execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
+        begun = [(request_id, *where) for request_id, where in sheet.codes.items() if where is not None]
+        if begun:
+            columns = _columns(begun, ("request_ids", "client_ids", "destinations"))
+            self._execute("insert_codes", columns | {"now": sheet.now})
+        ended = [request_id for request_id, where in sheet.codes.items() if where is None]
+        if ended:
+            self._execute("delete_codes", {"ids": ended})
+        self._deliveries()
+
+    def _deliveries(self) -> None:
+        """Who is told: one row for each webhook, however much it is told of; one for each e-mail."""
+        mails = []
+        fanouts: dict[UUID, list[Delivery]] = {}
+        for delivery in self._sheet.deliveries:
+            if delivery.webhook_id is None:
+                mails.append((delivery.request_id, delivery.version, delivery.type, delivery.email))
+            else:
+                fanouts.setdefault(delivery.webhook_id, []).append(delivery)
+        if mails:
+            self._execute("insert_mails", _columns(mails, ("request_id", "version", "type", "email")))
+        for webhook_id, told in fanouts.items():
+            columns = _columns(((one.request_id, one.version) for one in told), ("request_ids", "versions"))
+            self._execute("insert_fanout", columns | {"webhook_id": webhook_id})
+
+
+def _fields(resource: Resource) -> dict[str, Any]:
+    fields = asdict(resource)
+    return fields | {"metadata": None if resource.metadata is None else Jsonb(resource.metadata)}
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Rows as one list for each column: what `unnest` takes."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return dict(zip(names, columns, strict=True))

@@ -1,0 +1,258 @@
+-- Reading and writing one batch of one partition. Everything here runs in the transaction of
+-- `processor/batch/run.py`, after the partition's lock.
+
+-- lock_partition --
+-- One batch at a time for each partition; waits. Ends with the transaction, so it works behind
+-- PgBouncer and dies with its connection. A statement of its own: those after it see what was
+-- committed before the lock was ours. The timeouts, in milliseconds, are the second net: nothing in
+-- a batch may wait for ever, and this not for longer than its lock. Returns the transaction before which
+-- all have ended: what they inserted, the take sees.
+SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
+       set_config('lock_timeout', %(lock_ms)s::text, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true),
+       pg_advisory_xact_lock(%(lock_class)s, %(partition)s),
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+
+-- take_inbox --
+-- The oldest work of a partition, with what was asked. From the floor on: below it are only rows that are dead, and as
+-- many as were ever decided since the oldest snapshot that somebody holds. Row by row, whatever the planner thinks of
+-- the tables: its other way is to read all requests there are.
+SELECT i.seq, i.verb, i.payload,
+       r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
+  FROM (SELECT seq, verb, payload, request_id
+          FROM inbox
+         WHERE partition = %(partition)s
+           AND seq > (SELECT floor FROM partitions WHERE id = %(partition)s)
+           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = %(partition)s)
+         ORDER BY seq
+         LIMIT %(batch_limit)s) i
+ CROSS JOIN LATERAL (SELECT *
+                       FROM requests
+                      WHERE requests.id = i.request_id
+                      LIMIT 1) r
+ ORDER BY i.seq;
+
+-- read_partition --
+-- The time of this batch, the number of the partition's last decision, whether it is paused, and which requests
+-- their clients changed their minds about: that counts when the request's turn comes, not only when the wish's does.
+SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id),
+       ARRAY(SELECT request_id FROM inbox WHERE inbox.partition = p.id AND verb = 'cancel')
+  FROM partitions p
+ WHERE p.id = %(partition)s;
+
+-- read_resources --
+SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
+       ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at
+  FROM resources
+ WHERE id = ANY(%(ids)b::text[]);
+
+-- read_usages --
+SELECT u.resource_id, u.client_id, u.account, u.used
+  FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[]) AS v(resource_id, client_id, account)
+  JOIN usages u USING (resource_id, client_id, account);
+
+-- read_states --
+-- The present states of requests that were decided before.
+SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor
+  FROM decisions
+ WHERE request_id = ANY(%(ids)b::uuid[])
+   AND current;
+
+-- read_originals --
+-- What is to be refunded.
+SELECT id, client_id, kind, resource_id, account, amount, apply_before, details, refund_of
+  FROM requests
+ WHERE id = ANY(%(ids)b::uuid[]);
+
+-- read_effects --
+-- What gateways were asked for these requests, locked against a courier that would call one now.
+SELECT request_id, gateway, outcome, reference, reason,
+       leased_until IS NOT NULL AND leased_until > clock_timestamp(), due_at IS NOT NULL, voided_at IS NOT NULL
+  FROM effects
+ WHERE request_id = ANY(%(ids)b::uuid[])
+ ORDER BY request_id, leg  -- as couriers lock them: no deadlock
+   FOR UPDATE;
+
+-- read_open_holds --
+-- Which of these requests hold something that was neither captured nor released.
+SELECT request_id
+  FROM entries
+ WHERE request_id = ANY(%(ids)b::uuid[])
+ GROUP BY request_id
+HAVING count(*) FILTER (WHERE kind = 'hold') > count(*) FILTER (WHERE kind IN ('capture', 'release'));
+
+-- read_lapsed --
+-- Which of these wait for a code whose time is over, locked against one that would be sent now.
+SELECT request_id
+  FROM codes
+ WHERE request_id = ANY(%(ids)b::uuid[])
+   AND used_at IS NULL
+   AND due_at IS NULL
+   AND expires_at <= clock_timestamp()
+ ORDER BY request_id
+   FOR UPDATE;
+
+-- read_listeners --
+-- Who is to be told: the webhooks of these clients, and the addresses of these accounts.
+SELECT client_id, NULL, id, events, NULL
+  FROM webhooks
+ WHERE client_id = ANY(%(client_ids)b::text[])
+   AND disabled_at IS NULL
+UNION ALL
+SELECT client_id, name, NULL, NULL, email
+  FROM accounts
+ WHERE client_id = ANY(%(client_ids)b::text[])
+   AND name = ANY(%(accounts)b::text[])
+   AND email IS NOT NULL;
+
+-- insert_resource --
+INSERT INTO resources (id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit,
+                       starts_at, ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest,
+                       last_entry_at, partition)
+VALUES (%(id)s, %(kind)s, %(available)s, %(created_at)s, %(unit)s, %(client_id)s, %(held)s, %(version)s, %(overdraft)s,
+        %(per_account_limit)s, %(starts_at)s, %(ends_at)s, %(gateway)s, %(confirm_above)s, %(approve_above)s,
+        %(metadata)s, %(closed_at)s, %(digest)s, %(last_entry_at)s, %(partition)s);
+
+-- update_rules --
+UPDATE resources
+   SET unit = %(unit)s, client_id = %(client_id)s, overdraft = %(overdraft)s, per_account_limit = %(per_account_limit)s,
+       starts_at = %(starts_at)s, ends_at = %(ends_at)s, gateway = %(gateway)s, confirm_above = %(confirm_above)s,
+       approve_above = %(approve_above)s, metadata = %(metadata)s, closed_at = %(closed_at)s
+ WHERE id = %(id)s;
+
+-- update_resources --
+-- The state after the batch, if it is still as it was read: the lock says so, and this says it again.
+UPDATE resources r
+   SET available = v.available, held = v.held, version = v.version, digest = v.digest, last_entry_at = v.last_entry_at
+  FROM unnest(%(ids)b::text[], %(versions_before)b::bigint[], %(availables)b::bigint[], %(helds)b::bigint[],
+              %(versions)b::bigint[], %(digests)b::bytea[], %(last_entries)b::timestamptz[])
+       AS v(id, version_before, available, held, version, digest, last_entry_at)
+ WHERE r.id = v.id
+   AND r.version = v.version_before;
+
+-- write_usages --
+INSERT INTO usages (resource_id, client_id, account, used, "limit")
+SELECT *
+  FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[], %(used)b::bigint[],
+              %(limits)b::bigint[])
+    ON CONFLICT (resource_id, client_id, account)
+    DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
+
+-- rebuild_usages --
+-- What each account has taken or holds of a resource that gets a limit only now, from its entries. What a
+-- refund gives back counts for the account that it was taken by.
+INSERT INTO usages (resource_id, client_id, account, used, "limit")
+SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
+  FROM (SELECT e.resource_id, coalesce(original.client_id, r.client_id) AS client_id, e.account,
+               greatest(0, sum(CASE e.kind WHEN 'hold' THEN e.amount WHEN 'debit' THEN e.amount
+                                           WHEN 'release' THEN -e.amount WHEN 'credit' THEN -e.amount
+                                           ELSE 0 END))::bigint AS used
+          FROM entries e
+          JOIN requests r ON r.id = e.request_id
+          LEFT JOIN requests original ON original.id = r.refund_of
+         WHERE e.resource_id = %(resource_id)s
+           AND e.account IS NOT NULL
+         GROUP BY 1, 2, 3) AS taken
+    ON CONFLICT (resource_id, client_id, account)
+    DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
+
+-- insert_entries --
+INSERT INTO entries (resource_id, version, kind, request_id, account, amount, available, held, created_at, digest)
+SELECT *
+  FROM unnest(%(resource_id)b::text[], %(version)b::bigint[], %(kind)b::text[], %(request_id)b::uuid[],
+              %(account)b::text[], %(amount)b::bigint[], %(available)b::bigint[], %(held)b::bigint[],
+              %(created_at)b::timestamptz[], %(digest)b::bytea[]);
+
+-- supersede_states --
+-- Found one by one and updated where they lie: else the planner may read all decisions there are.
+UPDATE decisions
+   SET current = false
+ WHERE ctid = ANY(ARRAY(SELECT d.place
+                          FROM unnest(%(request_ids)b::uuid[], %(versions)b::integer[]) AS v(request_id, version)
+                         CROSS JOIN LATERAL (SELECT ctid AS place
+                                               FROM decisions
+                                              WHERE decisions.request_id = v.request_id
+                                                AND decisions.version = v.version
+                                                AND current
+                                              LIMIT 1) d));
+
+-- insert_plain_states --
+-- First states that say no more than what was decided and why.
+INSERT INTO decisions (request_id, status, code, sequence, version, refunded, decided_at, at, actor)
+SELECT v.*, 2, 0, %(now)s, %(now)s, %(actor)s
+  FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[]) AS v;
+
+-- insert_states --
+INSERT INTO decisions (request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded,
+                       detail, trace, actor, current, at)
+SELECT v.*, %(now)s
+  FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[],
+              %(decided_at)b::timestamptz[], %(version)b::integer[], %(stage)b::text[], %(reason)b::text[],
+              %(reference)b::text[], %(refunded)b::bigint[], %(detail)b::text[], %(trace)b::text[], %(actor)b::text[],
+              %(current)b::boolean[]) AS v;
+
+-- insert_effects --
+INSERT INTO effects (request_id, partition, gateway, created_at, due_at)
+SELECT v.request_id, %(partition)s, v.gateway, %(now)s, %(now)s
+  FROM unnest(%(request_ids)b::uuid[], %(gateways)b::text[]) AS v(request_id, gateway);
+
+-- rearm_effects --
+-- Asked again from the first try on, unless there is a definite answer by now.
+UPDATE effects
+   SET due_at = %(now)s, tries = 0, outcome = NULL, reason = NULL
+ WHERE request_id = ANY(%(ids)b::uuid[])
+   AND outcome IS DISTINCT FROM 'done'
+   AND outcome IS DISTINCT FROM 'declined';
+
+-- void_effects --
+-- Never to be called again: what was held is back.
+UPDATE effects
+   SET due_at = NULL, voided_at = %(now)s
+ WHERE request_id = ANY(%(ids)b::uuid[]);
+
+-- insert_codes --
+-- A code for each request that began to wait for one. It is sent when its destination may be written to.
+INSERT INTO codes (id, client_id, destination, request_id, created_at, has_turn, due_at)
+SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, false, %(now)s
+  FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(destinations)b::text[])
+       AS v(request_id, client_id, destination)
+    ON CONFLICT (request_id) WHERE request_id IS NOT NULL
+    DO UPDATE SET id = excluded.id, destination = excluded.destination, created_at = excluded.created_at, wrong = 0,
+                  expires_at = NULL, used_at = NULL, has_turn = false, due_at = excluded.due_at, tries = 0, token = NULL;
+
+-- delete_codes --
+-- Of requests that do not wait for one any more.
+DELETE FROM codes
+ WHERE request_id = ANY(%(ids)b::uuid[]);
+
+-- insert_mails --
+-- Who is told by e-mail.
+INSERT INTO deliveries (request_id, version, type, email)
+SELECT *
+  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(email)b::text[]);
+
+-- insert_fanout --
+-- All that one webhook is told of this batch, as one row; a courier makes deliveries of it.
+INSERT INTO fanouts (webhook_id, request_ids, versions)
+VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
+
+-- finish_batch --
+-- The end of the rows, and the count of the decisions: only if those rows were still there, every one.
+--
+-- The floor rises in two steps. This batch took all that it saw up to its last row; what has a lower seq and was not to
+-- be seen yet belongs to a transaction that was numbered before this one, for it was before it had a seq. So once a
+-- batch begins when all before this one have ended, it sees them all, and there is nothing at or below that row any
+-- more but what it takes itself.
+WITH gone AS (
+    DELETE FROM inbox
+     WHERE partition = %(partition)s
+       AND seq = ANY(%(seqs)b::bigint[])
+    RETURNING 1
+)
+UPDATE partitions
+   SET sequence = %(sequence)s, drained_at = clock_timestamp(),
+       floor = CASE WHEN next_xid <= %(settled_xid)s THEN greatest(floor, least(next_floor, %(last_seq)s)) ELSE floor END,
+       next_floor = CASE WHEN next_xid <= %(settled_xid)s THEN %(last_seq)s ELSE next_floor END,
+       next_xid = CASE WHEN next_xid <= %(settled_xid)s THEN pg_current_xact_id()::text::bigint ELSE next_xid END
+ WHERE id = %(partition)s
+   AND (SELECT count(*) FROM gone) = %(rows)s;

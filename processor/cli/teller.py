@@ -1,9 +1,0 @@
-"""
-The command for `python -m processor.cli.teller worker`: so the children of `teller up` are started, wherever the
-script `teller` was installed to, and "teller worker" still stands in their command line.
-"""
-
-from processor.cli.root import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,3 @@
+"""
+Workers and partitions: heartbeats, ownership, and which partitions have work.
+"""

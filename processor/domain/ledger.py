@@ -1,0 +1,80 @@
+"""
+The ledger: the only code that changes a resource's quantities, one immutable entry at a time.
+
+Pure. The sum of a resource's entries is its state at every version, and each entry carries a digest
+over the one before, so that a change of history anywhere shows in all that follows.
+"""
+
+import functools
+import hashlib
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from processor.domain.model import Entry, EntryKind, Resource
+
+#: How each kind of entry moves (available, held), in multiples of its amount.
+MOVES: Final[dict[str, tuple[int, int]]] = {
+    "hold": (-1, +1),
+    "capture": (0, -1),
+    "release": (+1, -1),
+    "debit": (-1, 0),
+    "credit": (+1, 0),
+}
+
+#: How each kind of entry counts towards what its account has taken or holds.
+USES: Final[dict[str, int]] = {"hold": +1, "capture": 0, "release": -1, "debit": +1, "credit": -1}
+
+
+def post(
+    resource: Resource, kind: EntryKind, request_id: UUID, account: str | None, amount: int, now: datetime
+) -> Entry:
+    """
+    Write one entry: moves the resource and returns the line. The resource is changed only when
+    nothing can fail any more, so an exception leaves it as it was.
+    """
+    available_move, held_move = MOVES[kind]
+    version = resource.version + 1
+    available = resource.available + available_move * amount
+    held = resource.held + held_move * amount
+    if amount < 1 or available < -resource.overdraft or held < 0:
+        raise ValueError(
+            f"a {kind} of {amount} would leave {available} available and {held} held of {resource.id}"
+        )
+    created_at = now if resource.last_entry_at is None else max(now, resource.last_entry_at)
+    digest = digest_of(
+        resource.digest, resource.id, version, kind, request_id, account, amount, available, held, created_at
+    )
+
+    resource.version, resource.available, resource.held = version, available, held
+    resource.last_entry_at, resource.digest = created_at, digest
+    return Entry(resource.id, version, kind, request_id, account, amount, available, held, created_at, digest)
+
+
+def digest_of(
+    before: bytes,
+    resource_id: str,
+    version: int,
+    kind: str,
+    request_id: UUID,
+    account: str | None,
+    amount: int,
+    available: int,
+    held: int,
+    created_at: datetime,
+) -> bytes:
+    """
+    SHA-256 over the digest of the entry before (32 zero bytes for the first) and this entry's fields,
+    as text with a separator that none of them can contain.
+    """
+    fields = (
+        f"{resource_id}\n{version}\n{kind}\n{request_id.hex}\n{account or ''}\n{amount}\n{available}\n{held}\n"
+        f"{_written(created_at)}"
+    )
+    return hashlib.sha256(before + fields.encode()).digest()
+
+
+@functools.lru_cache(maxsize=16)
+def _written(moment: datetime) -> str:
+    """A moment in UTC. The entries of a batch share theirs, so it is asked for again and again."""
+    return moment.astimezone(UTC).isoformat()

@@ -1,0 +1,39 @@
+"""
+What every kind of request that takes something has in common: may this account have that much, now?
+"""
+
+from datetime import datetime
+
+from processor.domain.model import SHORTAGE, Debit, Hold, Rejected, Request, Resource
+
+
+def take(request: Request, resource: Resource | None, used: int, now: datetime) -> Debit | Hold | Rejected:
+    """
+    Take it at once; only hold it, where a gateway has to do its part first; or refuse.
+    """
+    refused = refusal(request, resource, used, now)
+    if refused is not None or resource is None:
+        return refused or Rejected("resource_not_found")
+    return Hold(request.quantity, resource.gateway) if resource.gateway else Debit(request.quantity)
+
+
+def refusal(request: Request, resource: Resource | None, used: int, now: datetime) -> Rejected | None:
+    """
+    Why the request must not have what it asks for, or None. The first reason that applies is the one
+    given: not found, closed, not started, ended, deadline, the account's limit, not enough left.
+    """
+    if resource is None or resource.client_id not in (None, request.client_id):
+        return Rejected("resource_not_found")
+    if resource.closed_at is not None:
+        return Rejected("resource_closed")
+    if resource.starts_at is not None and now < resource.starts_at:
+        return Rejected("not_started")
+    if resource.ends_at is not None and now >= resource.ends_at:
+        return Rejected("ended")
+    if request.apply_before is not None and now >= request.apply_before:
+        return Rejected("deadline_passed")
+    if resource.per_account_limit is not None and used + request.quantity > resource.per_account_limit:
+        return Rejected("limit_reached")
+    if resource.available - request.quantity < -resource.overdraft:
+        return Rejected(SHORTAGE[resource.kind])
+    return None

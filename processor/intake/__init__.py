@@ -1,0 +1,3 @@
+"""
+Accepting: requests and commands become durable here, and are never decided here.
+"""

@@ -1,0 +1,342 @@
+"""
+Intake: makes requests durable, many at a time, and answers each.
+
+The concurrent requests of one API process share one INSERT, made by one writer thread: the more there
+are, the bigger the groups. Writes `requests` and `inbox`, nothing else; never decides anything.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import structlog
+from psycopg import DataError, IntegrityError
+
+from processor.domain.partitioning import partition_of
+from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
+from processor.ids import new_id
+from processor.intake.saturation import Saturation
+from processor.records import documents
+from processor.records.documents import RequestRecord
+from processor.storage import arrays, connections, statements
+from processor.storage.connections import Connection
+
+#: Requests in one INSERT at the most (a batch of the API counts as its items, and is never split).
+GROUP_LIMIT: Final = 1_000
+#: How long a caller waits for its group before it is told that nothing is known.
+ANSWER_TIMEOUT_SECONDS: Final = 2.8
+
+# Its form never changes: the fingerprints of all requests were made with it.
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+# What says that a value cannot be stored: PostgreSQL refuses it, or it cannot even be written as UTF-8.
+_REFUSED: Final = (DataError, IntegrityError, UnicodeEncodeError)
+
+SQL = {
+    name: text.replace("{request_columns}", documents.REQUEST_COLUMNS).replace(
+        "{request_tables}", documents.REQUEST_TABLES
+    )
+    for name, text in statements.beside(__file__).items()
+}
+log = structlog.get_logger()
+
+
+class Submission(NamedTuple):
+    """One request as the API hands it in, already validated. `fingerprint` is the SHA-256 of its body."""
+
+    client_id: str
+    key_id: UUID
+    idempotency_key: str
+    fingerprint: bytes
+    kind: str
+    resource_id: str
+    account: str | None
+    amount: int | None
+    apply_before: datetime | None = None
+    refund_of: UUID | None = None
+    details: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class Receipt(NamedTuple):
+    """The answer to one submission: the request (durable), or the problem with it (nothing is stored)."""
+
+    request: RequestRecord | None = None
+    replayed: bool = False
+    problem: TellerError | None = None
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One submission on its way through the writer."""
+
+    submission: Submission
+    id: UUID
+    partition: int
+    receipt: Receipt | None = None
+
+
+@dataclass(slots=True)
+class _Call:
+    """
+    All that one caller handed in. It waits for `done` to be released: a plain lock, since a Future wakes a
+    thread twice, and waking threads is most of what accepting costs.
+    """
+
+    asked: list[_Asked]
+    done: threading.Lock = field(default_factory=threading.Lock)
+    #: Nobody waits any more: what is not written yet needs not be.
+    given_up: bool = False
+    fault: DatabaseUnavailable | None = None
+
+    def __post_init__(self) -> None:
+        self.done.acquire()
+
+    def answer(self, fault: DatabaseUnavailable | None = None) -> None:
+        """The receipts are there; or nothing is known, because of the fault."""
+        self.fault = fault
+        self.done.release()
+
+
+def fingerprint(kind: str, body: dict[str, Any]) -> bytes:
+    """
+    SHA-256 over the kind and the body as canonical JSON (sorted keys, no spaces): tells a repetition
+    of a request from a reuse of its key.
+    """
+    return hashlib.sha256(_CANONICAL.encode([kind, body]).encode()).digest()
+
+
+class Intake:
+    """
+    The writer of one process. Start it after the fork; `accept` may then be called from any thread.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        partitions: int,
+        backlog_limit: int,
+        accepted: Callable[[Iterable[int]], None],
+    ) -> None:
+        """
+        `accepted` is called after each commit with the partitions that have new work, from the writer's
+        thread: it must not block. `backlog_limit` is how many inbox rows a partition may have waiting.
+        """
+        self._connect = connect
+        self._saturation = Saturation(connect, backlog_limit)
+        self._partitions = partitions
+        self._accepted = accepted
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None
+        self._writer = threading.Thread(target=self._write_groups, name="intake-writer", daemon=True)
+        #: For the metrics: groups written, and requests in them.
+        self.groups = 0
+        self.requests = 0
+
+    def start(self) -> None:
+        """Start the threads; once."""
+        self._writer.start()
+        self._saturation.start()
+
+    def stop(self) -> None:
+        """Finish what was handed in, and end."""
+        self._saturation.stop()
+        self._calls.put(None)
+        self._writer.join(ANSWER_TIMEOUT_SECONDS)
+
+    def alive(self) -> bool:
+        """False when the writer has died: the process is of no use any more and must be restarted."""
+        return self._writer.is_alive()
+
+    def accept(self, submissions: Sequence[Submission], within_seconds: float | None = None) -> list[Receipt]:
+        """
+        Make requests durable; returns when they are, with a receipt for each, in order.
+
+        Raises DatabaseUnavailable when that is not known, at the latest after ANSWER_TIMEOUT_SECONDS or
+        `within_seconds`: the same submission with the same key finds out.
+        """
+        asked = [
+            _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
+        ]
+        if asked:
+            call = _Call(asked)
+            self._calls.put(call)
+            longest = ANSWER_TIMEOUT_SECONDS
+            if not call.done.acquire(
+                timeout=longest if within_seconds is None else min(longest, within_seconds)
+            ):
+                call.given_up = True
+                raise DatabaseUnavailable("the database did not answer in time")
+            if call.fault is not None:
+                raise call.fault
+        return [one.receipt for one in asked if one.receipt is not None]
+
+    # ------------------------------------------------------------ the writer's thread
+
+    def _write_groups(self) -> None:
+        while group := self._next_group():
+            calls = [call for call in group if not call.given_up]
+            try:
+                self._write_calls(calls)
+            except DatabaseUnavailable as fault:
+                self._forget_connection()
+                for call in calls:
+                    call.answer(fault)
+            except BaseException as fault:
+                for call in calls:
+                    call.answer(DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
+                raise
+        self._forget_connection()
+
+    def _next_group(self) -> list[_Call]:
+        """The calls that wait, up to GROUP_LIMIT requests; blocks for the first. Empty: stop."""
+        first = self._calls.get()
+        if first is None:
+            return []
+        calls, size = [first], len(first.asked)
+        while size < GROUP_LIMIT:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                break
+            if call is None:
+                self._calls.put(None)  # finish this group, and stop after it
+                break
+            calls.append(call)
+            size += len(call.asked)
+        return calls
+
+    def _write_calls(self, calls: list[_Call]) -> None:
+        group = [one for call in calls for one in call.asked]
+        if not group:
+            return
+        try:
+            self._write(group)
+        except _REFUSED:
+            for one in group:  # one of them is what PostgreSQL refuses: the others must not suffer for it
+                self._write_alone(one)
+        self.groups += 1
+        self.requests += len(group)
+        self._accepted({one.partition for one in group})
+        for call in calls:
+            call.answer()
+
+    def _write_alone(self, one: _Asked) -> None:
+        try:
+            self._write([one])
+        except _REFUSED as fault:
+            log.exception(
+                "request_refused_by_database", request=str(one.id), error=connections.first_line(fault)
+            )
+            one.receipt = Receipt(problem=TellerError("the database refuses this request"))
+
+    def _write(self, group: list[_Asked]) -> None:
+        with connections.faults():
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+            won = self._insert(
+                self._connection, [one for one in group if one.partition not in self._saturation.partitions]
+            )
+        others = []
+        for one in group:
+            if one.id in won:
+                one.receipt = Receipt(_new_record(one, won[one.id]))
+            else:
+                others.append(one)
+        if others:
+            self._answer_others(self._connection, others)
+
+    def _insert(self, connection: Connection, group: list[_Asked]) -> dict[UUID, datetime]:
+        """The ids of those that were the first with their key, and when they were accepted: all at once."""
+        if not group:
+            return {}
+        statement = SQL["accept_requests"]
+        parameters = arrays.packed(statement, _columns(group))
+        accepted_at: datetime
+        [(count, accepted_at)] = connection.cursor(binary=True).execute(statement, parameters).fetchall()
+        ids = [one.id for one in group]
+        if count != len(ids):
+            there = connection.cursor(binary=True).execute(SQL["read_accepted"], {"ids": ids}).fetchall()
+            ids = [request_id for (request_id,) in there]
+        return dict.fromkeys(ids, accepted_at)
+
+    def _answer_others(self, connection: Connection, others: list[_Asked]) -> None:
+        """Those that were asked before get what was accepted then; new ones are here when there is no room."""
+        keys = {
+            "client_ids": [one.submission.client_id for one in others],
+            "idempotency_keys": [one.submission.idempotency_key for one in others],
+        }
+        with connections.faults():
+            rows = connection.cursor(binary=True).execute(SQL["read_by_keys"], keys).fetchall()
+        first = {(record.client_id, key): (digest, record) for key, digest, record in map(_keyed, rows)}
+        for one in others:
+            digest, record = first.get(
+                (one.submission.client_id, one.submission.idempotency_key), (None, None)
+            )
+            if record is None:
+                one.receipt = Receipt(
+                    problem=PartitionSaturated("too much is waiting for this resource already")
+                )
+            elif digest == one.submission.fingerprint:
+                one.receipt = Receipt(record, replayed=True)
+            else:
+                one.receipt = Receipt(
+                    problem=IdempotencyKeyReused("this key was used before, with another body")
+                )
+
+    def _forget_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _keyed(columns: tuple[Any, ...]) -> tuple[str, bytes, RequestRecord]:
+    return columns[0], columns[1], RequestRecord(*columns[2:])
+
+
+def _columns(group: list[_Asked]) -> dict[str, Any]:
+    """The group as one list for each column of `accept_requests`."""
+    submissions = [one.submission for one in group]
+    return {
+        "id": [one.id for one in group],
+        "client_id": [s.client_id for s in submissions],
+        "created_by": [s.key_id for s in submissions],
+        "idempotency_key": [s.idempotency_key for s in submissions],
+        "fingerprint": [s.fingerprint for s in submissions],
+        "kind": [s.kind for s in submissions],
+        "partition": [one.partition for one in group],
+        "resource_id": [s.resource_id for s in submissions],
+        "account": [s.account for s in submissions],
+        "amount": [s.amount for s in submissions],
+        "apply_before": [s.apply_before for s in submissions],
+        "refund_of": [s.refund_of for s in submissions],
+        "details": [_json(s.details) for s in submissions],
+        "metadata": [_json(s.metadata) for s in submissions],
+    }
+
+
+def _json(value: dict[str, Any] | None) -> str | None:
+    return json.dumps(value, separators=(",", ":")) if value else None
+
+
+def _new_record(one: _Asked, created_at: datetime) -> RequestRecord:
+    s = one.submission
+    return RequestRecord(
+        one.id,
+        s.client_id,
+        s.kind,
+        s.resource_id,
+        s.account,
+        s.amount,
+        s.metadata,
+        s.details,
+        s.apply_before,
+        s.refund_of,
+        created_at,
+    )

@@ -1,0 +1,46 @@
+-- Accepting requests: the one thing that the API writes on its hot path.
+
+-- accept_requests --
+-- Store a group of requests and their inbox rows in one statement, so in one transaction. Requests go in
+-- sorted by (client, key), so that groups of several processes that share keys cannot deadlock; inbox rows
+-- in order of arrival. Returns how many of them were the first with their key, and when they were all accepted: mostly
+-- all, and if not, a later statement has to tell which.
+WITH asked AS (
+    SELECT *
+      FROM unnest(%(id)b::uuid[], %(client_id)b::text[], %(created_by)b::uuid[], %(idempotency_key)b::text[],
+                  %(fingerprint)b::bytea[], %(kind)b::text[], %(partition)b::smallint[], %(resource_id)b::text[],
+                  %(account)b::text[], %(amount)b::bigint[], %(apply_before)b::timestamptz[], %(refund_of)b::uuid[],
+                  %(details)b::text[], %(metadata)b::text[])
+      WITH ORDINALITY
+        AS v(id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
+             apply_before, refund_of, details, metadata, arrival)
+), won AS (
+    INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id,
+                          account, amount, apply_before, refund_of, details, metadata)
+    SELECT id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
+           apply_before, refund_of, details::jsonb, metadata::jsonb
+      FROM asked
+     ORDER BY client_id, idempotency_key, arrival
+        ON CONFLICT (client_id, idempotency_key) DO NOTHING
+    RETURNING id
+), queued AS (
+    INSERT INTO inbox (partition, request_id, verb)
+    SELECT asked.partition, asked.id, 'decide'
+      FROM asked
+      JOIN won USING (id)
+     ORDER BY asked.arrival
+)
+SELECT count(*), now()
+  FROM won;
+
+-- read_accepted --
+-- Which of these are there.
+SELECT id
+  FROM requests
+ WHERE id = ANY(%(ids)b::uuid[]);
+
+-- read_by_keys --
+-- The requests that were first to use these keys, with the fingerprints of their bodies.
+SELECT r.idempotency_key, r.fingerprint, {request_columns}
+  FROM {request_tables}
+ WHERE (r.client_id, r.idempotency_key) IN (SELECT * FROM unnest(%(client_ids)b::text[], %(idempotency_keys)b::text[]));

@@ -1,0 +1,3 @@
+"""
+Reads for the API, the console and the command line. Nothing here changes anything.
+"""

@@ -1,0 +1,185 @@
+"""
+One request as those who run Teller see it, with all that belongs to it; and the requests that wait for their word.
+
+Reads only.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from processor.domain.rules.settling import PAID_AFTER_REFUND
+from processor.reading import attempts as gateway_attempts
+from processor.reading import requests as stored_requests
+from processor.reading.attempts import Attempt
+from processor.records import documents
+from processor.records.audit import AuditRecord
+from processor.records.documents import EntryRecord, RequestRecord, ResourceRecord
+from processor.records.pages import Page, page, read_cursor
+from processor.storage import connections, statements
+from processor.storage.connections import Connection
+
+#: Entries, deliveries, refunds and lines of the audit that are read of one request.
+SHOWN_MAX: Final = 50
+
+SQL = {
+    name: text.replace("{request_columns}", documents.REQUEST_COLUMNS).replace(
+        "{request_tables}", documents.REQUEST_TABLES
+    )
+    for name, text in statements.beside(__file__).items()
+}
+
+
+class StateThen(NamedTuple):
+    """A state that a request came to."""
+
+    version: int
+    at: datetime
+    status: str
+    stage: str | None
+    code: str | None
+    reason: str | None
+    reference: str | None
+    refunded: int
+    actor: str
+    detail: str | None
+    #: The traceback of what went wrong.
+    trace: str | None
+
+
+class Word(NamedTuple):
+    """What was said about a request, and is not decided yet."""
+
+    verb: str
+    at: datetime
+    actor: str | None
+
+
+class EffectState(NamedTuple):
+    """What a gateway is asked to do for a request."""
+
+    gateway: str
+    due_at: datetime | None
+    tries: int
+    is_calling: bool
+    outcome: str | None
+    reference: str | None
+    reason: str | None
+    voided_at: datetime | None
+
+
+class CameFrom(NamedTuple):
+    """Who sent a request: the idempotency key, and the API key."""
+
+    idempotency_key: str
+    key_id: UUID | None
+    key_client: str | None
+    key_name: str | None
+    key_role: str | None
+
+
+class Telling(NamedTuple):
+    """Somebody who was told of a request, or is to be."""
+
+    id: int
+    type: str
+    version: int
+    webhook_id: UUID | None
+    #: None: by e-mail, or the webhook was deleted.
+    url: str | None
+    is_disabled: bool
+    email: str | None
+    status: str
+    tries: int
+    due_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+    created_at: datetime
+    delivered_at: datetime | None
+
+
+class Awaiting(NamedTuple):
+    """A request that waits for another person's approval."""
+
+    unit: str | None
+    approve_above: int | None
+    #: The name of the API key that asked.
+    asked_by: str | None
+    request: RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A request, and all that belongs to it."""
+
+    request: RequestRecord
+    #: How many requests of its partition are ahead of it, while it is queued.
+    position: int | None
+    came_from: CameFrom
+    resource: ResourceRecord | None
+    #: Each that it came to after its acceptance, oldest first.
+    states: list[StateThen]
+    words: list[Word]
+    effect: EffectState | None
+    is_holding: bool
+    attempts: list[Attempt]
+    entries: list[EntryRecord]
+    deliveries: list[Telling]
+    refunds: list[RequestRecord]
+    said: list[AuditRecord]
+
+    @property
+    def trace(self) -> str | None:
+        """The traceback of the fault that parked it, if it is parked by one now."""
+        return self.states[-1].trace if self.states else None
+
+    @property
+    def is_paid_after_refund(self) -> bool:
+        """The gateway says that it paid, after what was held went back."""
+        return any(state.detail == PAID_AFTER_REFUND for state in self.states)
+
+    @property
+    def on_its_way(self) -> frozenset[str]:
+        """The verbs that wait in the inbox for it."""
+        return frozenset(word.verb for word in self.words)
+
+
+def inspect(connection: Connection, request_id: UUID, said: list[AuditRecord]) -> Inspection | None:
+    """
+    All about a request, `said` being what the audit has of it. None: there is none. Raises DatabaseUnavailable.
+    """
+    with connections.faults():
+        found = stored_requests.read_request(connection, request_id, None)
+        if found is None:
+            return None
+        request, position = found
+        effect = _all(connection, "read_effect", id=request_id)
+        return Inspection(
+            request,
+            position,
+            CameFrom(*_all(connection, "read_origin", id=request_id)[0]),
+            stored_requests.read_resource(connection, request.resource_id, None),
+            [StateThen(*row) for row in _all(connection, "read_states", id=request_id)],
+            [Word(*row) for row in _all(connection, "read_words", id=request_id)],
+            EffectState(*effect[0]) if effect else None,
+            _all(connection, "is_holding", id=request_id) == [(True,)],
+            gateway_attempts.read_attempts(connection, request_id),
+            stored_requests.list_request_entries(connection, request_id, SHOWN_MAX, None).rows[::-1],
+            [Telling(*row) for row in _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)],
+            [RequestRecord(*row) for row in _all(connection, "list_refunds", id=request_id, limit=SHOWN_MAX)],
+            said,
+        )
+
+
+def list_awaiting(connection: Connection, limit: int, cursor: str | None) -> Page[Awaiting]:
+    """Those that wait for approval, the oldest first. Raises CursorInvalid, DatabaseUnavailable."""
+    [after] = read_cursor(cursor, UUID)
+    with connections.faults():
+        rows = _all(connection, "list_awaiting", after=after, limit=limit + 1)
+    found = [Awaiting(row[0], row[1], row[2], RequestRecord(*row[3:])) for row in rows]
+    return page(found, limit, lambda one: (str(one.request.id),))
+
+
+def _all(connection: Connection, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    return connection.execute(SQL[name], parameters).fetchall()

@@ -1,0 +1,199 @@
+"""
+All that the API reads: requests, their entries and history, resources, the audit.
+
+Reads only, each one statement on a connection that the caller lends. `client` is whose eyes it is seen with:
+None sees everything, a client sees its own (and resources that are for all); what it may not see does not
+exist for it. Lists are newest first, with cursors that stay right while new rows come in.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from processor.domain.rules.amendments import RULES, parsed
+from processor.records import documents
+from processor.records.documents import Document, EntryRecord, RequestRecord, ResourceRecord, timestamp
+from processor.records.pages import Page, identifier, page, read_cursor, row_number
+from processor.storage import statements
+from processor.storage.connections import Connection
+
+#: `position` is exact up to here; whatever is further back is said to be here.
+POSITION_MAX: Final = 1_000
+#: What the metrics count in the database, they count up to here.
+GAUGE_MAX: Final = 10_000
+
+
+_SELECT_LISTS = {
+    "{request_columns}": documents.REQUEST_COLUMNS,
+    "{request_tables}": documents.REQUEST_TABLES,
+    "{resource_columns}": documents.RESOURCE_COLUMNS,
+    "{entry_columns}": documents.ENTRY_COLUMNS,
+}
+
+
+def _completed(text: str) -> str:
+    for name, columns in _SELECT_LISTS.items():
+        text = text.replace(name, columns)
+    return text
+
+
+SQL = {name: _completed(text) for name, text in statements.beside(__file__).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Which requests a list shows; None: all."""
+
+    status: str | None = None
+    kind: str | None = None
+    resource: str | None = None
+    account: str | None = None
+    #: Why it failed, was rejected, cancelled or refunded.
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What somebody should look at, each counted up to GAUGE_MAX."""
+
+    parked: int
+    paid_after_refund: int
+    deliveries_pending: int
+    #: Gateway → whether its circuit breaker is open.
+    breakers: dict[str, bool]
+
+
+def read_request(
+    connection: Connection, request_id: UUID, client: str | None
+) -> tuple[RequestRecord, int | None] | None:
+    """
+    A request, and while it is queued how many of its partition are ahead of it, at most POSITION_MAX.
+    """
+    parameters = {"id": request_id, "client": client, "position_limit": POSITION_MAX}
+    row = connection.execute(SQL["read_request"], parameters).fetchone()
+    return None if row is None else (RequestRecord(*row[:-1]), row[-1])
+
+
+def list_requests(
+    connection: Connection, client: str | None, wanted: RequestFilter, limit: int, cursor: str | None
+) -> Page[RequestRecord]:
+    """Requests, newest first. Raises CursorInvalid."""
+    [before] = read_cursor(cursor, UUID)
+    parameters: dict[str, Any] = {
+        "client": client,
+        "before": before,
+        "kind": wanted.kind,
+        "resource": wanted.resource,
+        "account": wanted.account,
+        "code": wanted.code,
+    }
+    # Only the conditions that are asked for, so that each has the plan that its index gives it.
+    filters = [SQL[f"filter_{name}"] for name, value in parameters.items() if value is not None]
+    if wanted.status == "processing":
+        filters += [SQL["filter_processing"], SQL["filter_processing_check"]]
+    elif wanted.status is not None:
+        filters.append(SQL["filter_status"])
+    statement = SQL["list_requests"].replace("{filters}", "\n   AND ".join(filters) or "true")
+    rows = connection.execute(
+        statement, parameters | {"status": wanted.status, "limit": limit + 1}
+    ).fetchall()
+    return page([RequestRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
+
+
+def list_request_entries(
+    connection: Connection, request_id: UUID, limit: int, cursor: str | None
+) -> Page[EntryRecord]:
+    """The ledger lines of a request that the caller has found visible. Raises CursorInvalid."""
+    before_at, before_resource, before_version = read_cursor(
+        cursor, datetime.fromisoformat, identifier, row_number
+    )
+    rows = connection.execute(
+        SQL["list_request_entries"],
+        {
+            "id": request_id,
+            "before_at": before_at,
+            "before_resource": before_resource,
+            "before_version": before_version,
+            "limit": limit + 1,
+        },
+    ).fetchall()
+    return page(
+        [EntryRecord(*row) for row in rows],
+        limit,
+        lambda entry: (entry.created_at.isoformat(), entry.resource_id, str(entry.version)),
+    )
+
+
+def read_events(connection: Connection, request_id: UUID, *, traces: bool) -> list[Document]:
+    """The history of a request that the caller has found visible, oldest first; `traces`: with tracebacks."""
+    rows = connection.execute(SQL["read_events"], {"id": request_id, "traces": traces}).fetchall()
+    return [
+        {"at": timestamp(at), "status": status, "stage": stage, "actor": actor, "detail": detail}
+        | ({} if trace is None else {"trace": trace})
+        for at, status, stage, actor, detail, trace, _version in rows
+    ]
+
+
+def read_resource(connection: Connection, resource_id: str, client: str | None) -> ResourceRecord | None:
+    """A resource as it is now."""
+    row = connection.execute(SQL["read_resource"], {"id": resource_id, "client": client}).fetchone()
+    return None if row is None else ResourceRecord(*row)
+
+
+def read_resource_at(
+    connection: Connection, resource_id: str, client: str | None, at: datetime
+) -> ResourceRecord | None:
+    """
+    A resource as it was at a time, quantities from its entries, rules from its opening and its amendments.
+    None also when it did not exist yet. Who may see it is decided by what it is now.
+    """
+    now = read_resource(connection, resource_id, client)
+    if now is None or now.created_at > at:
+        return None
+    parameters = {"id": resource_id, "at": at}
+    state = connection.execute(SQL["read_state_at"], parameters).fetchone()
+    version, available, held = state or (0, 0, 0)
+    rules: dict[str, Any] = dict.fromkeys(RULES.values()) | {"overdraft": 0}
+    for (details,) in connection.execute(SQL["read_rules_until"], parameters).fetchall():
+        changes = dict(details or {})
+        changes.pop("kind", None)
+        rules |= parsed(changes)
+    closed_at = now.closed_at if now.closed_at is not None and now.closed_at <= at else None
+    return now._replace(version=version, available=available, held=held, closed_at=closed_at, **rules)
+
+
+def list_resources(
+    connection: Connection, client: str | None, kind: str | None, limit: int, cursor: str | None
+) -> Page[ResourceRecord]:
+    """Resources that are for all or for this client, newest first. Raises CursorInvalid."""
+    before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
+    rows = connection.execute(
+        SQL["list_resources"],
+        {"client": client, "kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1},
+    ).fetchall()
+    return page(
+        [ResourceRecord(*row) for row in rows], limit, lambda found: (found.created_at.isoformat(), found.id)
+    )
+
+
+def list_resource_entries(
+    connection: Connection, resource: ResourceRecord, client: str | None, limit: int, cursor: str | None
+) -> Page[EntryRecord]:
+    """
+    The ledger of a resource, newest first. Of a resource that is for all, a client sees the lines of its own
+    requests. Raises CursorInvalid.
+    """
+    [before] = read_cursor(cursor, row_number)
+    sees_all = client is None or resource.client_id == client
+    rows = connection.execute(
+        SQL["list_resource_entries" if sees_all else "list_own_resource_entries"],
+        {"id": resource.id, "client": client, "before": before, "limit": limit + 1},
+    ).fetchall()
+    return page([EntryRecord(*row) for row in rows], limit, lambda entry: (str(entry.version),))
+
+
+def read_gauges(connection: Connection) -> Gauges:
+    """What somebody should look at; each from an index that holds nothing else."""
+    [row] = connection.execute(SQL["read_gauges"], {"most": GAUGE_MAX}).fetchall()
+    return Gauges(*row)

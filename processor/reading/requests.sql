@@ -1,0 +1,141 @@
+-- All that the API reads. Every query of what belongs to a client takes %(client)s and shows that client's
+-- own alone; NULL sees all. {…} are the select lists of records.sql.
+
+-- read_request --
+-- One request as it is now, and how much is ahead of it while nothing is decided: exact up to the limit.
+-- One statement, so both are of the same instant.
+SELECT {request_columns},
+       CASE WHEN d.request_id IS NULL THEN
+            (SELECT count(*)
+               FROM (SELECT FROM inbox i
+                      WHERE i.partition = r.partition
+                        AND i.seq > (SELECT floor FROM partitions WHERE partitions.id = r.partition)
+                        AND i.verb IN ('decide', 'replay')
+                        AND i.seq < (SELECT mine.seq
+                                       FROM inbox mine
+                                      WHERE mine.request_id = r.id AND mine.verb = 'decide' AND mine.leg = 0)
+                      LIMIT %(position_limit)s) AS ahead)
+       END
+  FROM {request_tables}
+ WHERE r.id = %(id)s
+   AND (%(client)s::text IS NULL OR r.client_id = %(client)s);
+
+-- list_requests --
+-- Newest first. Undecided requests have no decision yet, but an inbox row: the inbox is short, the past is long.
+SELECT {request_columns}
+  FROM {request_tables}
+ WHERE {filters}
+ ORDER BY r.id DESC
+ LIMIT %(limit)s;
+
+-- filter_client --
+r.client_id = %(client)s
+
+-- filter_before --
+r.id < %(before)s
+
+-- filter_kind --
+r.kind = %(kind)s
+
+-- filter_resource --
+r.resource_id = %(resource)s
+
+-- filter_account --
+r.account = %(account)s
+
+-- filter_code --
+d.code = %(code)s
+
+-- filter_processing --
+r.id IN (SELECT request_id FROM inbox WHERE verb = 'decide'
+         UNION ALL
+         SELECT request_id FROM decisions WHERE current AND status = 'processing')
+
+-- filter_processing_check --
+coalesce(d.status, 'processing') = 'processing'
+
+-- filter_status --
+d.status = %(status)s
+
+-- list_request_entries --
+-- The ledger lines of one request, newest first.
+SELECT {entry_columns}
+  FROM entries e
+ WHERE e.request_id = %(id)s
+   AND (%(before_at)s::timestamptz IS NULL
+        OR (e.created_at, e.resource_id, e.version) < (%(before_at)s, %(before_resource)s, %(before_version)s))
+ ORDER BY e.created_at DESC, e.resource_id DESC, e.version DESC
+ LIMIT %(limit)s;
+
+-- read_events --
+-- The history of a request: its acceptance, and each state it came to. Traces are for those who run Teller.
+SELECT r.created_at, 'processing', 'queued', r.client_id, 'accepted', NULL::text, 1
+  FROM requests r
+ WHERE r.id = %(id)s
+UNION ALL
+SELECT d.at, d.status, d.stage, d.actor, d.detail, CASE WHEN %(traces)s THEN d.trace END, d.version
+  FROM decisions d
+ WHERE d.request_id = %(id)s
+ ORDER BY 7;
+
+-- read_resource --
+SELECT {resource_columns}
+  FROM resources
+ WHERE id = %(id)s
+   AND (%(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s);
+
+-- read_state_at --
+-- What a resource had after its last entry of a time.
+SELECT version, available, held
+  FROM entries
+ WHERE resource_id = %(id)s
+   AND created_at <= %(at)s
+ ORDER BY version DESC
+ LIMIT 1;
+
+-- read_rules_until --
+-- What set the rules of a resource until a time: its opening and the amendments after it, in their order.
+SELECT r.details
+  FROM requests r
+  JOIN decisions d ON d.request_id = r.id AND d.current AND d.status = 'completed'
+ WHERE r.resource_id = %(id)s
+   AND r.kind IN ('opening', 'amendment')
+   AND d.decided_at <= %(at)s
+ ORDER BY d.sequence;
+
+-- list_resources --
+SELECT {resource_columns}
+  FROM resources
+ WHERE (%(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s)
+   AND (%(kind)s::text IS NULL OR kind = %(kind)s)
+   AND (%(before_at)s::timestamptz IS NULL OR (created_at, id) < (%(before_at)s, %(before_id)s))
+ ORDER BY created_at DESC, id DESC
+ LIMIT %(limit)s;
+
+-- list_resource_entries --
+-- The ledger of a resource, newest first.
+SELECT {entry_columns}
+  FROM entries e
+ WHERE e.resource_id = %(id)s
+   AND (%(before)s::bigint IS NULL OR e.version < %(before)s)
+ ORDER BY e.version DESC
+ LIMIT %(limit)s;
+
+-- list_own_resource_entries --
+-- Of a resource that is for all: the ledger lines of one client's requests, newest first.
+SELECT {entry_columns}
+  FROM entries e
+  JOIN requests r ON r.id = e.request_id AND r.client_id = %(client)s
+ WHERE e.resource_id = %(id)s
+   AND (%(before)s::bigint IS NULL OR e.version < %(before)s)
+ ORDER BY e.version DESC
+ LIMIT %(limit)s;
+
+-- read_gauges --
+-- What somebody should look at, each counted up to a limit.
+SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed' LIMIT %(most)s) AS parked),
+       (SELECT count(*) FROM (SELECT FROM decisions WHERE detail = 'paid_after_refund' LIMIT %(most)s) AS paid),
+       (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL
+                              UNION ALL SELECT FROM fanouts, unnest(request_ids)
+                              LIMIT %(most)s) AS pending),
+       (SELECT coalesce(jsonb_object_agg(name, open_until IS NOT NULL), '{}') FROM gateways);

@@ -1,0 +1,159 @@
+"""
+What is read back of requests, resources and entries, and the JSON documents of the contract.
+
+The same documents go to clients and into webhooks, so there is one place that makes them.
+"""
+
+import functools
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from processor.domain.model import FINAL_STATUSES
+from processor.storage import statements
+
+SQL = statements.beside(__file__)
+#: The select list and the tables of a RequestRecord, for the queries of other modules.
+REQUEST_COLUMNS: Final = SQL["request_columns"]
+REQUEST_TABLES: Final = SQL["request_tables"]
+RESOURCE_COLUMNS: Final = SQL["resource_columns"]
+ENTRY_COLUMNS: Final = SQL["entry_columns"]
+
+Document = dict[str, Any]
+#: What was accepted or decided together shares its time.
+MOMENTS_REMEMBERED: Final = 64
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC with `Z`, to the microsecond: what PostgreSQL keeps, so that it can be asked for again."""
+    return None if moment is None else _written(moment.astimezone(UTC))
+
+
+@functools.lru_cache(maxsize=MOMENTS_REMEMBERED)
+def _written(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+class RequestRecord(NamedTuple):
+    """A request and the state it is in, in the order of REQUEST_COLUMNS."""
+
+    id: UUID
+    client_id: str
+    kind: str
+    resource_id: str
+    account: str | None
+    amount: int | None
+    metadata: dict[str, Any] | None
+    details: dict[str, Any] | None
+    apply_before: datetime | None
+    refund_of: UUID | None
+    created_at: datetime
+    version: int = 1
+    status: str = "processing"
+    stage: str | None = "queued"
+    code: str | None = None
+    reason: str | None = None
+    reference: str | None = None
+    refunded: int = 0
+    sequence: int | None = None
+    decided_at: datetime | None = None
+    at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting any longer can bring nothing new by itself (`failed` waits for an admin)."""
+        return self.status in FINAL_STATUSES or self.status == "failed"
+
+    def document(self) -> Document:
+        """The request as the contract shows it."""
+        error: Document | None = None
+        if self.code is not None:
+            error = {"code": self.code} | ({"reason": self.reason} if self.reason is not None else {})
+        document: Document = {
+            "id": str(self.id),
+            "kind": self.kind,
+            "status": self.status,
+            "stage": self.stage,
+            "resource": self.resource_id,
+            "account": self.account,
+            "amount": self.amount,
+            "error": error,
+            "result": None if self.reference is None else {"reference": self.reference},
+            "refunded": self.refunded,
+            "version": self.version,
+            "sequence": self.sequence,
+            "metadata": self.metadata or {},
+            "created_at": timestamp(self.created_at),
+            "decided_at": timestamp(self.decided_at),
+            "finished_at": timestamp(self.at) if self.status in FINAL_STATUSES else None,
+        }
+        if self.apply_before is not None:
+            document["apply_before"] = timestamp(self.apply_before)
+        if self.refund_of is not None:
+            document["refund_of"] = str(self.refund_of)
+        return document
+
+
+class ResourceRecord(NamedTuple):
+    """A resource, in the order of RESOURCE_COLUMNS."""
+
+    id: str
+    kind: str
+    unit: str | None
+    client_id: str | None
+    partition: int
+    available: int
+    held: int
+    version: int
+    overdraft: int
+    per_account_limit: int | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+    gateway: str | None
+    confirm_above: int | None
+    approve_above: int | None
+    metadata: dict[str, Any] | None
+    created_at: datetime
+    closed_at: datetime | None
+
+    def document(self) -> Document:
+        """The resource as the contract shows it."""
+        fields: Document = self._asdict()
+        fields["client"] = fields.pop("client_id")
+        fields["metadata"] = self.metadata or {}
+        for name in ("starts_at", "ends_at", "created_at", "closed_at"):
+            fields[name] = timestamp(fields[name])
+        return fields
+
+
+class EntryRecord(NamedTuple):
+    """One ledger line, in the order of ENTRY_COLUMNS."""
+
+    resource_id: str
+    version: int
+    kind: str
+    request_id: UUID
+    account: str | None
+    amount: int
+    available: int
+    held: int
+    created_at: datetime
+
+    def document(self) -> Document:
+        """The entry as the contract shows it."""
+        return {
+            "resource": self.resource_id,
+            "version": self.version,
+            "kind": self.kind,
+            "request": str(self.request_id),
+            "account": self.account,
+            "amount": self.amount,
+            "available": self.available,
+            "held": self.held,
+            "created_at": timestamp(self.created_at),
+        }
+
+
+def message_id(request_id: UUID, version: int) -> str:
+    """The name of the event that a request came into this state."""
+    return f"msg_{request_id.hex}_{version}"

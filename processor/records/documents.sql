@@ -1,0 +1,17 @@
+-- A request with its present state, as `processor/records/documents.py` reads it.
+
+-- request_columns --
+r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.metadata, r.details, r.apply_before, r.refund_of,
+r.created_at, coalesce(d.version, 1), coalesce(d.status, 'processing'),
+CASE WHEN d.request_id IS NULL THEN 'queued' ELSE d.stage END, d.code, d.reason, d.reference, coalesce(d.refunded, 0),
+d.sequence, d.decided_at, d.at
+
+-- request_tables --
+requests r LEFT JOIN decisions d ON d.request_id = r.id AND d.current
+
+-- resource_columns --
+id, kind, unit, client_id, partition, available, held, version, overdraft, per_account_limit, starts_at, ends_at,
+gateway, confirm_above, approve_above, metadata, created_at, closed_at
+
+-- entry_columns --
+e.resource_id, e.version, e.kind, e.request_id, e.account, e.amount, e.available, e.held, e.created_at

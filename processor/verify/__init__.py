@@ -1,0 +1,3 @@
+"""
+`teller verify`: re-derives every balance, hold, count and status from the entries.
+"""

@@ -1,0 +1,462 @@
+-- Deriving everything anew, as `processor/verify/checks.py` does it, in one snapshot of a running system.
+--
+-- Each query after `read_rules` is a check: its name is the code of the discrepancy that it finds, and each row
+-- it returns is one: the id of the thing, and what is wrong with it. A new check is a query more, and no code.
+-- What PostgreSQL itself refuses to store (the CHECKs of schema.sql) is checked here only where sums depend on it.
+
+-- take_snapshot --
+-- Everything that follows sees one moment, and can write nothing. No parallel plans, no JIT: the system at work
+-- goes first.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+SET LOCAL timezone = 'UTC';
+SET LOCAL statement_timeout = 0;
+SET LOCAL work_mem = '32MB';
+SET LOCAL cursor_tuple_fraction = 1;
+SET LOCAL max_parallel_workers_per_gather = 0;
+SET LOCAL jit = off;
+
+-- count --
+SELECT (SELECT count(*) FROM resources), (SELECT count(*) FROM entries), (SELECT count(*) FROM requests),
+       (SELECT count(*) FROM decisions WHERE current), (SELECT count(*) FROM inbox), (SELECT count(*) FROM usages);
+
+-- read_entries --
+-- The whole ledger, each resource's from its first entry to its last.
+SELECT resource_id, version, kind, request_id, account, amount, available, held, created_at, digest
+  FROM entries
+ ORDER BY resource_id, version;
+
+-- read_rules --
+-- Every resource, with what was done to its rules: in the order in which it was done, but for a request that was
+-- replayed. Within one batch (one `at`) its old number says nothing about its place.
+SELECT r.id, r.kind, r.unit, r.client_id, r.overdraft, r.per_account_limit, r.starts_at, r.ends_at, r.gateway,
+       r.confirm_above, r.approve_above, r.metadata, r.created_at, r.closed_at,
+       a.kind, a.details, a.at, a.replayed
+  FROM resources r
+  LEFT JOIN (SELECT q.resource_id, q.kind, q.details, d.at, d.sequence, d.version > 2 AS replayed
+               FROM requests q
+               JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
+              WHERE q.kind IN ('opening', 'amendment', 'closing')) AS a ON a.resource_id = r.id
+ ORDER BY r.id, a.at, a.sequence;
+
+-- opening_without_resource --
+-- A completed opening has made its resource.
+SELECT q.id::text, 'this opening is completed, but there is no resource ' || q.resource_id
+  FROM requests q
+  JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
+ WHERE q.kind = 'opening'
+   AND NOT EXISTS (SELECT FROM resources r WHERE r.id = q.resource_id);
+
+-- resource_state_wrong --
+-- What a resource says of itself is what its last entry says.
+SELECT r.id,
+       concat_ws(', ', CASE WHEN r.version <> e.version THEN 'version is ' || r.version || ', not ' || e.version END,
+                 CASE WHEN r.available <> e.available THEN 'available is ' || r.available || ', not ' || e.available END,
+                 CASE WHEN r.held <> e.held THEN 'held is ' || r.held || ', not ' || e.held END,
+                 CASE WHEN r.digest <> e.digest THEN 'digest is that of another entry' END,
+                 CASE WHEN r.last_entry_at IS DISTINCT FROM e.created_at
+                      THEN 'last_entry_at is ' || coalesce(r.last_entry_at::text, 'null') || ', not '
+                           || coalesce(e.created_at::text, 'null') END)
+  FROM resources r
+ CROSS JOIN LATERAL (SELECT version, available, held, digest, created_at
+                       FROM entries
+                      WHERE resource_id = r.id
+                      UNION ALL
+                     SELECT 0, 0, 0, decode(repeat('00', 32), 'hex'), NULL
+                      ORDER BY version DESC
+                      LIMIT 1) AS e
+ WHERE (r.version, r.available, r.held, r.digest) <> (e.version, e.available, e.held, e.digest)
+    OR r.last_entry_at IS DISTINCT FROM e.created_at;
+
+-- resource_below_overdraft --
+SELECT id, 'available is ' || available || ', with an overdraft of ' || overdraft
+  FROM resources
+ WHERE available < -overdraft;
+
+-- partition_wrong --
+-- A resource, and every request for it, is in the partition that its id says: `ids.partition_of`. The number of 64
+-- bits is taken in two halves, because bigint has a sign.
+SELECT resource_id, 'it is in partition ' || partition || ', but its id says ' || home
+  FROM (SELECT resource_id, partition,
+               mod(mod(('x' || substr(digits, 1, 8))::bit(32)::bigint, partitions) * mod(4294967296, partitions)
+                   + ('x' || substr(digits, 9, 8))::bit(32)::bigint, partitions) AS home
+          FROM (SELECT resource_id, partition, encode(sha256(convert_to(resource_id, 'UTF8')), 'hex') AS digits
+                  FROM (SELECT resource_id, partition FROM requests UNION SELECT id, partition FROM resources) AS placed)
+                AS hashed,
+               (SELECT partitions::bigint FROM installation) AS installed) AS derived
+ WHERE partition <> home;
+
+-- partition_missing --
+-- The partitions are those that the database was made with.
+SELECT coalesce(p.id, n)::text, CASE WHEN n IS NULL THEN 'there is no such partition' ELSE 'its row is missing' END
+  FROM partitions p
+  FULL JOIN (SELECT generate_series(0, partitions - 1) AS n FROM installation) AS made ON n = p.id
+ WHERE p.id IS NULL
+    OR n IS NULL;
+
+-- entry_without_resource --
+SELECT DISTINCT resource_id, 'it has entries, but there is no such resource'
+  FROM entries e
+ WHERE NOT EXISTS (SELECT FROM resources r WHERE r.id = e.resource_id);
+
+-- entry_below_overdraft --
+-- No entry leaves less than the largest overdraft that the resource was ever given.
+SELECT e.resource_id || '/' || e.version,
+       'it leaves ' || e.available || ', but no overdraft was above ' || coalesce(g.overdraft, 0)
+  FROM entries e
+  LEFT JOIN (SELECT q.resource_id,
+                    max(CASE jsonb_typeof(q.details -> 'overdraft')
+                        WHEN 'number' THEN (q.details ->> 'overdraft')::numeric ELSE 0 END) AS overdraft
+               FROM requests q
+               JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
+              WHERE q.kind IN ('opening', 'amendment')
+              GROUP BY q.resource_id) AS g ON g.resource_id = e.resource_id
+ WHERE e.available < 0
+   AND e.available < -coalesce(g.overdraft, 0);
+
+-- entry_unexplained --
+-- An entry is of a request, of its resource and its account. What a refund gives goes to the account that it was
+-- taken from.
+SELECT e.resource_id || '/' || e.version,
+       CASE WHEN q.id IS NULL THEN 'there is no request ' || e.request_id
+            ELSE 'it is leg ' || e.leg || ' of ' || coalesce(e.account, 'nobody') || ', but request ' || q.id || ' is for '
+                 || q.resource_id || ' and ' || coalesce(first.account, q.account, 'nobody') END
+  FROM entries e
+  LEFT JOIN requests q ON q.id = e.request_id
+  LEFT JOIN requests first ON first.id = q.refund_of
+ WHERE q.id IS NULL
+    OR e.resource_id <> q.resource_id
+    OR e.account IS DISTINCT FROM coalesce(first.account, q.account)
+    OR e.leg <> 0;
+
+-- entry_out_of_order --
+-- Of one resource, what was taken, held or given at once by a decision is in the order of the decisions.
+SELECT resource_id || '/' || version, 'decision ' || sequence || ' moved it after decision ' || before
+  FROM (SELECT e.resource_id, e.version, d.sequence,
+               lag(d.sequence) OVER (PARTITION BY e.resource_id ORDER BY e.version) AS before
+          FROM entries e
+          JOIN decisions d ON d.request_id = e.request_id
+         WHERE e.leg = 0
+           AND e.kind IN ('debit', 'credit', 'hold')
+           AND d.version = 2
+           AND (d.status = 'completed' OR d.stage IN ('held', 'settling'))) AS moved
+ WHERE sequence <= before;
+
+-- request_effect_wrong --
+-- What a request has moved is what its state says: nothing, as long as nothing is decided, or when a rule said no;
+-- taken by one debit, or by a hold and its capture; back by a release, or by the credits of refunds; still held.
+WITH moved AS (
+    SELECT request_id,
+           coalesce(sum(amount) FILTER (WHERE kind = 'debit'), 0)   AS debit,
+           coalesce(sum(amount) FILTER (WHERE kind = 'credit'), 0)  AS credit,
+           coalesce(sum(amount) FILTER (WHERE kind = 'hold'), 0)    AS hold,
+           coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS capture,
+           coalesce(sum(amount) FILTER (WHERE kind = 'release'), 0) AS release
+      FROM entries
+     GROUP BY request_id
+), given_back AS (
+    SELECT q.refund_of AS request_id, sum(e.amount) AS back
+      FROM requests q
+      JOIN entries e ON e.request_id = q.id AND e.kind = 'credit'
+     WHERE q.refund_of IS NOT NULL
+     GROUP BY q.refund_of
+), present AS (
+    SELECT q.id, q.kind, q.kind IN ('redemption', 'withdrawal', 'reservation') AS takes, q.amount, q.refund_of,
+           coalesce(d.stage, d.status, 'undecided') AS state,
+           coalesce(m.debit, 0) AS debit, coalesce(m.hold, 0) AS hold, coalesce(m.capture, 0) AS capture,
+           coalesce(m.release, 0) AS release, coalesce(m.credit, 0) AS credit, coalesce(g.back, 0) AS back
+      FROM requests q
+      LEFT JOIN decisions d ON d.request_id = q.id AND d.current
+      LEFT JOIN moved m ON m.request_id = q.id
+      LEFT JOIN given_back g ON g.request_id = q.id
+)
+SELECT id::text,
+       'a ' || kind || ' of ' || coalesce(amount::text, 'no amount') || ' that is ' || state || ' has debit ' || debit
+       || ', hold ' || hold || ', capture ' || capture || ', release ' || release || ', credit ' || credit
+       || '; refunds gave back ' || back
+  FROM present
+ WHERE CASE
+       WHEN takes AND state = 'completed'
+            THEN (debit, hold, capture, release, credit) IN ((amount, 0, 0, 0, 0), (0, amount, amount, 0, 0))
+                 AND back < amount
+       WHEN takes AND state = 'refunded'
+            THEN (debit, hold, capture, release, credit, back) IN ((amount, 0, 0, 0, 0, amount),
+                                                                   (0, amount, amount, 0, 0, amount),
+                                                                   (0, amount, 0, amount, 0, 0))
+       WHEN takes AND state IN ('held', 'settling')
+            THEN (debit, hold, capture, release, credit, back) = (0, amount, 0, 0, 0, 0)
+       WHEN takes AND state = 'failed'
+            THEN (debit, hold, capture, release, credit, back) IN ((0, 0, 0, 0, 0, 0), (0, amount, 0, 0, 0, 0))
+       WHEN takes AND state = 'cancelled'
+            THEN (debit, hold, capture, release, credit, back) IN ((0, 0, 0, 0, 0, 0), (0, amount, 0, amount, 0, 0))
+       WHEN kind IN ('deposit', 'opening') AND state = 'completed'
+            THEN (debit, hold, capture, release, credit) = (0, 0, 0, 0, amount)
+       WHEN kind = 'refund' AND state = 'completed'
+            THEN (debit, hold, capture, release) = (0, 0, 0, 0)
+                 AND CASE WHEN credit > 0 THEN credit = coalesce(amount, credit)
+                          ELSE EXISTS (SELECT FROM entries e WHERE e.request_id = refund_of AND e.kind = 'release') END
+       ELSE (debit, hold, capture, release, credit) = (0, 0, 0, 0, 0)
+            AND (state IN ('undecided', 'rejected', 'cancelled', 'failed') OR state LIKE 'awaiting_%%'
+                 OR (state = 'completed' AND kind IN ('amendment', 'closing'))) END IS NOT TRUE;
+
+-- request_refunded_wrong --
+-- `refunded` is what refunds gave back, and what was released for a refund.
+SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(g.back, 0) || ' is back'
+  FROM decisions d
+  LEFT JOIN (SELECT coalesce(q.refund_of, q.id) AS request_id, sum(e.amount) AS back
+               FROM entries e
+               JOIN requests q ON q.id = e.request_id
+               LEFT JOIN decisions own ON own.request_id = q.id AND own.current AND own.status = 'refunded'
+              WHERE (e.kind = 'credit' AND q.refund_of IS NOT NULL)
+                 OR (e.kind = 'release' AND own.request_id IS NOT NULL)
+              GROUP BY 1) AS g ON g.request_id = d.request_id
+ WHERE d.current
+   AND d.refunded <> coalesce(g.back, 0);
+
+-- refund_target_wrong --
+-- A refund, and nothing else, is of another request, and goes to the resource that it was taken from.
+SELECT q.id::text, 'a ' || q.kind || ' for ' || q.resource_id || ' cannot be the refund of '
+                   || coalesce(q.refund_of::text, 'nothing')
+  FROM requests q
+  LEFT JOIN requests first ON first.id = q.refund_of
+ WHERE (q.kind = 'refund') <> (q.refund_of IS NOT NULL)
+    OR (q.refund_of IS NOT NULL AND first.resource_id IS DISTINCT FROM q.resource_id);
+
+-- request_forgotten --
+-- What is not decided waits in the inbox.
+SELECT q.id::text, 'it is not decided, and nobody will: it is not in the inbox'
+  FROM requests q
+ WHERE NOT EXISTS (SELECT FROM decisions d WHERE d.request_id = q.id)
+   AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = q.id AND i.verb = 'decide');
+
+-- effect_unexplained --
+-- A gateway is asked only for what is or was held, in the home partition, and only one that the resource was given.
+SELECT e.request_id::text,
+       CASE WHEN q.id IS NULL THEN 'a gateway is asked, but there is no such request'
+            WHEN h.request_id IS NULL THEN 'a gateway is asked, but nothing was ever held'
+            ELSE 'gateway ' || e.gateway || ' is asked for leg ' || e.leg || ' in partition ' || e.partition
+                 || '; home is ' || q.partition || ', gateways of the resource: '
+                 || coalesce(array_to_string(g.gateways, ', '), 'none') END
+  FROM effects e
+  LEFT JOIN requests q ON q.id = e.request_id
+  LEFT JOIN entries h ON h.request_id = e.request_id AND h.leg = e.leg AND h.kind = 'hold'
+  LEFT JOIN (SELECT a.resource_id, array_agg(DISTINCT a.details ->> 'gateway') AS gateways
+               FROM requests a
+               JOIN decisions d ON d.request_id = a.id AND d.current AND d.status = 'completed'
+              WHERE a.kind IN ('opening', 'amendment')
+                AND a.details ->> 'gateway' IS NOT NULL
+              GROUP BY a.resource_id) AS g ON g.resource_id = q.resource_id
+ WHERE h.request_id IS NULL
+    OR e.partition IS DISTINCT FROM q.partition
+    OR (e.gateway = ANY(g.gateways)) IS NOT TRUE;
+
+-- effect_missing --
+-- What is held for a redemption or a withdrawal is held because a gateway is asked.
+SELECT h.request_id::text, 'it held ' || h.amount || ' of ' || h.resource_id || ', and no gateway was ever to be asked'
+  FROM entries h
+  JOIN requests q ON q.id = h.request_id
+ WHERE h.kind = 'hold'
+   AND q.kind IN ('redemption', 'withdrawal')
+   AND NOT EXISTS (SELECT FROM effects e WHERE e.request_id = h.request_id AND e.leg = h.leg);
+
+-- confirmation_forgotten --
+-- Who waits for a code has one: sent, or to be sent. It is what ends the waiting, by being right or by running out.
+SELECT d.request_id::text, 'it waits for a code, and there is none'
+  FROM decisions d
+ WHERE d.current
+   AND d.stage = 'awaiting_confirmation'
+   AND NOT EXISTS (SELECT FROM codes c WHERE c.request_id = d.request_id AND coalesce(c.due_at, c.expires_at) IS NOT NULL);
+
+-- settling_forgotten --
+-- Who waits for a gateway waits for a call to come or under way, or for its answer to be applied; a definite answer
+-- that came later is applied, too.
+SELECT d.request_id::text,
+       'it is ' || coalesce(d.stage, d.status) || '; its gateway '
+       || CASE WHEN e.request_id IS NULL THEN 'was never asked'
+               WHEN e.outcome IS NULL THEN 'will not be asked'
+               ELSE 'said ' || e.outcome || ', but nobody settles it' END
+  FROM decisions d
+  LEFT JOIN effects e ON e.request_id = d.request_id
+ WHERE d.current
+   AND CASE WHEN d.stage = 'settling' THEN e.outcome IN ('done', 'declined') OR coalesce(e.due_at, e.leased_until) IS NULL
+            WHEN d.code IN ('gateway_unreachable', 'gateway_misconfigured') THEN e.outcome IN ('done', 'declined')
+            ELSE false END
+   AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = d.request_id AND i.verb = 'settle');
+
+-- outcome_wrong --
+-- What a gateway was asked for is taken for good only when it said so, and given back only when it refused, or when
+-- an admin's refund has seen to it that it is not asked again; its answer is told as it was given.
+SELECT request_id::text,
+       concat_ws(' ', 'it is', status, '(' || code || ')', 'with reference', coalesce(reference, 'none') || '; its gateway',
+                 CASE WHEN voided_at IS NOT NULL THEN 'is not to be asked and' END,
+                 'said', coalesce(outcome, 'nothing yet'), answer)
+  FROM (SELECT d.request_id, d.status, d.code, d.reference, d.reason, e.outcome, e.reference AS answer,
+               e.reason AS refusal, e.voided_at, e.due_at,
+               EXISTS (SELECT FROM entries r WHERE r.request_id = e.request_id AND r.kind = 'release') AS released
+          FROM effects e
+          JOIN decisions d ON d.request_id = e.request_id AND d.current) AS asked
+ WHERE (due_at IS NOT NULL AND (outcome IN ('done', 'declined') OR voided_at IS NOT NULL))
+    OR CASE WHEN code = 'gateway_declined' THEN outcome = 'declined' AND voided_at IS NULL
+                                                AND reason IS NOT DISTINCT FROM refusal
+            WHEN released             THEN voided_at IS NOT NULL
+            WHEN status = 'completed' OR status = 'refunded' THEN outcome = 'done' AND voided_at IS NULL
+                                                AND reference IS NOT DISTINCT FROM answer
+            ELSE voided_at IS NULL END IS NOT TRUE;
+
+-- inbox_without_request --
+SELECT i.seq::text, 'it is about request ' || i.request_id || ', and there is none'
+  FROM inbox i
+ WHERE NOT EXISTS (SELECT FROM requests q WHERE q.id = i.request_id);
+
+-- inbox_decided_already --
+SELECT i.seq::text, 'request ' || i.request_id || ' is to be decided, but is decided already'
+  FROM inbox i
+ WHERE i.verb = 'decide'
+   AND EXISTS (SELECT FROM decisions d WHERE d.request_id = i.request_id);
+
+-- inbox_misplaced --
+-- Work on a request waits in its home partition.
+SELECT i.seq::text,
+       'leg ' || i.leg || ' of request ' || i.request_id || ' waits in partition ' || i.partition || ', not ' || q.partition
+  FROM inbox i
+  JOIN requests q ON q.id = i.request_id
+ WHERE i.partition <> q.partition
+    OR i.leg <> 0;
+
+-- inbox_below_floor --
+-- Batches look above the floor of a partition: what lies below it would wait for ever.
+SELECT i.seq::text, 'it lies below the floor of partition ' || p.id || ', ' || p.floor || ': no batch will see it'
+  FROM inbox i
+  JOIN partitions p ON p.id = i.partition
+ WHERE i.seq <= p.floor;
+
+-- decision_without_request --
+SELECT d.request_id::text, 'it was decided, but there is no such request'
+  FROM decisions d
+ WHERE NOT EXISTS (SELECT FROM requests q WHERE q.id = d.request_id);
+
+-- decision_versions_wrong --
+-- A request's versions go on from its acceptance, which is 1, without gaps.
+SELECT request_id::text, 'its versions are ' || string_agg(version::text, ', ' ORDER BY version)
+  FROM decisions
+ GROUP BY request_id
+HAVING min(version) <> 2
+    OR max(version) <> count(*) + 1;
+
+-- decision_current_wrong --
+-- A request is in the state of its last version, and in no other.
+SELECT request_id::text,
+       'its versions go to ' || max(version) || '; current: '
+       || coalesce(string_agg(version::text, ', ' ORDER BY version) FILTER (WHERE current), 'none')
+  FROM decisions
+ GROUP BY request_id
+HAVING count(*) FILTER (WHERE current) <> 1
+    OR max(version) FILTER (WHERE current) <> max(version);
+
+-- decision_not_carried_over --
+-- A decision is counted and dated once; later versions say the same. Its own version was written at that time.
+SELECT d.request_id::text,
+       'version ' || d.version || ' says decision ' || d.sequence || ' at ' || d.decided_at
+       || CASE WHEN d.version = 2 THEN ', but was written at ' || d.at
+               ELSE ', version 2 says ' || first.sequence || ' at ' || first.decided_at END
+  FROM decisions d
+  JOIN decisions first ON first.request_id = d.request_id AND first.version = 2
+ WHERE d.sequence <> first.sequence
+    OR d.decided_at <> first.decided_at
+    OR (d.version = 2 AND d.at <> d.decided_at);
+
+-- decision_after_the_end --
+-- Nothing follows a final state, but refunds of what is completed, and the news of a gateway that paid after one;
+-- and what is given back is not taken back.
+SELECT d.request_id::text,
+       'version ' || d.version || ' (' || d.status || ', refunded ' || d.refunded || ') follows '
+       || before.status || ', refunded ' || before.refunded
+  FROM decisions d
+  JOIN decisions before ON before.request_id = d.request_id AND before.version = d.version - 1
+ WHERE d.version > 2
+   AND (before.status IN ('rejected', 'cancelled')
+        OR (before.status = 'completed' AND d.status NOT IN ('completed', 'refunded'))
+        OR (before.status = 'refunded' AND d.status <> 'refunded')
+        OR d.refunded < before.refunded);
+
+-- decision_code_wrong --
+-- The codes of the contract, each with its status.
+SELECT request_id::text, 'version ' || version || ' is ' || status || ' for ' || coalesce(code, 'no reason')
+  FROM decisions
+ WHERE CASE status WHEN 'completed' THEN code IS NULL
+                   WHEN 'rejected'  THEN code = ANY(%(rejections)s)
+                   WHEN 'failed'    THEN code IN ('gateway_unreachable', 'gateway_misconfigured', 'processor_error')
+                   WHEN 'refunded'  THEN code IN ('gateway_declined', 'refunded_by_admin')
+                   WHEN 'cancelled' THEN code IS NOT NULL AND code <> ALL(%(rejections)s)
+                   ELSE code IS NULL END IS NOT TRUE;
+
+-- deadline_wrong --
+-- Nothing is taken at a deadline or after it, and none has passed before its time.
+SELECT q.id::text, 'it was ' || d.status || ' at ' || d.at || '; it had to be applied before '
+                   || coalesce(q.apply_before::text, 'no particular time')
+  FROM requests q
+  JOIN decisions d ON d.request_id = q.id
+ WHERE (q.apply_before <= d.at AND d.version = 2 AND (d.status = 'completed' OR d.stage IN ('held', 'settling')))
+    OR (d.code = 'deadline_passed' AND coalesce(d.at < q.apply_before, true));
+
+-- sequence_wrong --
+-- The decisions of a partition are numbered from 1, without gaps and without doubles.
+SELECT request_id::text, 'in partition ' || partition || ', decision ' || sequence || ' follows ' || before
+  FROM (SELECT q.partition, d.request_id, d.sequence,
+               lag(d.sequence, 1, 0::bigint) OVER (PARTITION BY q.partition ORDER BY d.sequence) AS before
+          FROM decisions d
+          JOIN requests q ON q.id = d.request_id
+         WHERE d.version = 2) AS numbered
+ WHERE sequence <> before + 1;
+
+-- partition_sequence_wrong --
+-- A partition's counter is the number of its last decision.
+SELECT p.id::text, 'its sequence is ' || p.sequence || ', but its last decision is ' || coalesce(n.last, 0)
+  FROM partitions p
+  LEFT JOIN (SELECT q.partition, max(d.sequence) AS last
+               FROM decisions d
+               JOIN requests q ON q.id = d.request_id
+              WHERE d.version = 2
+              GROUP BY q.partition) AS n ON n.partition = p.id
+ WHERE p.sequence <> coalesce(n.last, 0);
+
+-- usage_wrong --
+-- What an account has taken or holds, and was not given back, of each resource that has a limit now. A refund gives
+-- back to the client and the account that it was taken from; other credits give nothing back.
+SELECT resource_id || ' ' || client_id || '/' || account,
+       'its usage is ' || coalesce(u.used, 0) || ', but the entries say ' || coalesce(e.used, 0)
+  FROM (SELECT u.resource_id, u.client_id, u.account, u.used
+          FROM usages u
+          LEFT JOIN resources r ON r.id = u.resource_id
+         WHERE r.id IS NULL
+            OR r.per_account_limit IS NOT NULL) AS u
+  FULL JOIN (SELECT e.resource_id, coalesce(first.client_id, q.client_id) AS client_id, e.account,
+                    sum(CASE WHEN e.kind IN ('debit', 'hold') THEN e.amount
+                             WHEN e.kind = 'release' OR (e.kind = 'credit' AND q.refund_of IS NOT NULL) THEN -e.amount
+                             ELSE 0 END) AS used
+               FROM entries e
+               JOIN resources r ON r.id = e.resource_id
+               JOIN requests q ON q.id = e.request_id
+               LEFT JOIN requests first ON first.id = q.refund_of
+              WHERE r.per_account_limit IS NOT NULL
+                AND e.account IS NOT NULL
+              GROUP BY e.resource_id, coalesce(first.client_id, q.client_id), e.account) AS e
+       USING (resource_id, client_id, account)
+ WHERE coalesce(u.used, 0) <> coalesce(e.used, 0);
+
+-- usage_limit_wrong --
+-- The limit beside a usage is one that the resource was given; or the usage itself, when the limit came later and
+-- is lower, or is gone. Where there was always a limit, nobody has ever used more than the largest.
+SELECT u.resource_id || ' ' || u.client_id || '/' || u.account,
+       'it has used ' || u.used || ' within a limit of ' || u."limit" || '; the resource was given: '
+       || coalesce(array_to_string(g.limits, ', ', 'none'), 'none')
+  FROM usages u
+  LEFT JOIN (SELECT q.resource_id,
+                    array_agg(CASE jsonb_typeof(q.details -> 'per_account_limit')
+                              WHEN 'number' THEN (q.details ->> 'per_account_limit')::numeric END) AS limits
+               FROM requests q
+               JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
+              WHERE q.kind = 'opening'
+                 OR (q.kind = 'amendment' AND q.details ? 'per_account_limit')
+              GROUP BY q.resource_id) AS g ON g.resource_id = u.resource_id
+ WHERE NOT EXISTS (SELECT FROM unnest(g.limits) AS given WHERE u."limit" = greatest(u.used, coalesce(given, 0)))
+    OR (array_position(g.limits, NULL) IS NULL AND u.used > (SELECT max(given) FROM unnest(g.limits) AS given));

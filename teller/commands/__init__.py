@@ -1,0 +1,3 @@
+"""
+The commands of `teller`, one module for each noun.
+"""

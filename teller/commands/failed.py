@@ -1,0 +1,176 @@
+"""
+`teller failed`: parked requests, seen, sent back into their queues, or refunded.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import click
+
+from api.web.problems import NotFound
+from processor.errors import TellerError
+from processor.intake.intake import Intake
+from processor.operations import failed_requests
+from processor.reading import attempts as gateway_attempts
+from processor.reading import requests as stored_requests
+from processor.reading.requests import RequestFilter
+from processor.records import audit
+from processor.storage import connections, migrations
+from teller.arguments import identifier, reason
+from teller.commands import requests
+from teller.printing import Command, Group, show, table
+from teller.reach import reached, ring
+
+if TYPE_CHECKING:
+    from processor.intake.intake import Receipt, Submission
+    from processor.settings import Settings
+    from processor.storage.connections import Connection
+
+#: As whom a refund is asked for: it is nobody's who has a key.
+CLIENT: Final = "command-line"
+KEY: Final = UUID(int=0)
+
+
+class NotFailed(TellerError):
+    """What shall be replayed is not parked."""
+
+    code = "not_failed"
+
+
+@click.group(cls=Group)
+def failed() -> None:
+    """
+    See parked requests, and replay or refund them.
+
+    A request is parked when Teller could not finish it, or when its gateway's answer is unknown. Nothing is lost, and
+    what it holds stays held. A replay tries it as if it were new, and can never take twice; a refund gives back.
+    """
+
+
+@failed.command("list", cls=Command)
+@click.option("--resource", type=identifier, metavar="ID", help="Only those after this resource.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, requests.LIMIT_MAX),
+    default=requests.LIMIT,
+    show_default=True,
+    help="How many, at most.",
+)
+def list_(resource: str | None, limit: int) -> None:
+    """
+    List parked requests, newest first.
+    """
+    with reached() as (connection, _):
+        wanted = RequestFilter(status="failed", resource=resource)
+        rows = stored_requests.list_requests(connection, None, wanted, limit, None).rows
+    show({"data": [record.document() for record in rows]}, lambda: requests.listing(rows))
+
+
+@failed.command("show", cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+def show_(request: UUID) -> None:
+    """
+    Show the request ID, its history, what went wrong, and each call of its gateway.
+    """
+    with reached() as (connection, _):
+        _, document = requests.read(connection, request)
+        attempts = [attempt.document() for attempt in gateway_attempts.read_attempts(connection, request)]
+    columns = ("started_at", "ended_at", "status", "outcome", "error")
+    calls = table(columns, [[attempt[name] for name in columns] for attempt in attempts]) if attempts else ""
+    show(
+        {**document, "attempts": attempts},
+        lambda: "\n\n".join(part for part in (requests.describe(document), calls) if part),
+    )
+
+
+@failed.command(cls=Command)
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=click.UUID)
+@click.option(
+    "--all", "every", is_flag=True, help="All that are parked, or those that --code and --resource name."
+)
+@click.option(
+    "--code", metavar="CODE", help="With --all: only those that failed so, like gateway_unreachable."
+)
+@click.option("--resource", type=identifier, metavar="ID", help="With --all: only those after this resource.")
+@click.option("--reason", "why", required=True, type=reason, metavar="TEXT", help="Why; kept in the audit.")
+@click.option("--dry-run", is_flag=True, help="With --all: only say how many there are.")
+def replay(
+    ids: tuple[UUID, ...], every: bool, code: str | None, resource: str | None, why: str, dry_run: bool
+) -> int:
+    """
+    Send parked requests to the end of their queues, to be tried as if they were new.
+
+    \b
+    teller failed replay --all --code gateway_unreachable --reason "bank is back" --dry-run
+    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    if bool(ids) == every:
+        raise click.UsageError("name the requests, or say --all")
+    if not every and (code or resource or dry_run):
+        raise click.UsageError("--code, --resource and --dry-run go with --all")
+    if code is not None and not code.isprintable():
+        raise click.UsageError("--code has characters that cannot be printed")
+    with reached() as (connection, settings):
+        if every:
+            done = failed_requests.replay_all(
+                connection, code, resource, requests.ACTOR, why, dry_run=dry_run
+            )
+        else:
+            done = failed_requests.replay(connection, ids, requests.ACTOR, why)
+        ring(settings, done.partitions)
+    wanted = done.matched if every else len(set(ids))
+    if not every and done.matched == 0:
+        raise NotFailed("not parked, so not replayed: see teller failed list")
+    show(
+        {"matched": done.matched, "replayed": done.replayed},
+        lambda: f"{done.matched} would be replayed" if dry_run else f"replayed {done.replayed} of {wanted}",
+    )
+    return 0 if done.matched == wanted else 1
+
+
+@failed.command(cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+@click.option("--reason", "why", required=True, type=reason, metavar="TEXT", help="Why; kept in the audit.")
+def refund(request: UUID, why: str) -> None:
+    """
+    Give back all that the request ID holds or has taken. Decided in its turn, as a request of its own.
+    """
+    with reached() as (connection, settings):
+        asked = failed_requests.refund(
+            connection,
+            request,
+            None,
+            why,
+            client_id=CLIENT,
+            key_id=KEY,
+            idempotency_key=f"refund-{uuid.uuid4()}",
+        )
+        if asked is None:
+            raise NotFound(f"there is no request {request}")
+        receipt = _accept(asked, connection, settings)
+        if receipt.problem is not None:
+            raise receipt.problem
+        audit.note(connection, requests.ACTOR, "refund", request, why)
+    record = receipt.request
+    assert record is not None  # noqa: S101 - a receipt is one or the other
+    show(
+        record.document(),
+        lambda: f"the refund is request {record.id}; see teller requests show {record.id}",
+    )
+
+
+def _accept(asked: Submission, connection: Connection, settings: Settings) -> Receipt:
+    partitions = migrations.read_installation(connection).partitions
+    intake = Intake(
+        lambda: connections.connect(settings.database_url, application_name="teller command"),
+        partitions,
+        settings.backlog_limit,
+        lambda accepted: ring(settings, accepted),
+    )
+    intake.start()
+    try:
+        return intake.accept([asked])[0]
+    finally:
+        intake.stop()

@@ -1,0 +1,119 @@
+"""
+`teller keys`: API keys, made, listed, revoked.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, get_args
+
+import click
+
+from processor.clients import keys as api_keys
+from teller.arguments import identifier
+from teller.printing import Command, Group, as_json, show, table
+from teller.reach import reached
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+#: What a lifetime may be counted in.
+UNITS: Final = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+_LIFETIME = re.compile(r"([0-9]{1,9})([dhm])", re.ASCII)
+
+
+def lifetime(value: str) -> timedelta:
+    """A number of days, hours or minutes, as 90d, 12h or 30m."""
+    found = _LIFETIME.fullmatch(value)
+    if found is None:
+        raise click.BadParameter("a lifetime is a number of days, hours or minutes: 90d, 12h, 30m")
+    try:
+        return int(found[1]) * UNITS[found[2]]
+    except OverflowError:
+        raise click.BadParameter("that is longer than any key lives") from None
+
+
+@click.group(cls=Group)
+def keys() -> None:
+    """
+    Make, list and revoke API keys.
+
+    A client makes requests and sees its own; an operator sees all, replays and cancels; an admin may do everything.
+    """
+
+
+@keys.command(cls=Command)
+@click.argument("name")
+@click.option(
+    "--role", required=True, type=click.Choice(get_args(api_keys.Role)), help="What the key may do."
+)
+@click.option(
+    "--client",
+    type=identifier,
+    metavar="ID",
+    help="Make a second key of this client. Without: a client of its own.",
+)
+@click.option(
+    "--expires",
+    type=lifetime,
+    metavar="90d|12h|30m",
+    help="How long it works, in days, hours or minutes. Without: until it is revoked.",
+)
+def create(name: str, role: str, client: str | None, expires: timedelta | None) -> None:
+    """
+    Make a key called NAME, and print it: this once, only its digest is kept.
+
+    \b
+    KEY=$(teller keys create shop --role client)
+    curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/requests
+    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    with reached() as (connection, _):
+        created = api_keys.create_key(connection, name, role, client, lifetime=expires)
+    show(created.document(), lambda: created.key)
+    if not as_json():
+        click.echo(f"{role} key {created.id} of client {created.client}; it is shown this once", err=True)
+
+
+@keys.command("list", cls=Command)
+def list_() -> None:
+    """
+    List all keys that were ever made, newest first, without their secrets.
+    """
+    with reached() as (connection, _):
+        found = api_keys.list_keys(connection)
+    show(
+        {"data": [key.document() for key in found]},
+        lambda: table(
+            ("id", "name", "role", "client", "created", "revoked", "expires", "last used"),
+            [
+                (
+                    str(key.id),
+                    key.name,
+                    key.role,
+                    key.client,
+                    key.created_at,
+                    key.revoked_at,
+                    key.expires_at,
+                    key.last_used_at,
+                )
+                for key in found
+            ],
+        ),
+    )
+
+
+@keys.command(cls=Command)
+@click.argument("key", metavar="ID", type=click.UUID)
+def revoke(key: UUID) -> None:
+    """
+    Revoke the key ID: it stops working within a second. Its client and that client's requests stay.
+    """
+    with reached() as (connection, _):
+        was_valid = api_keys.revoke_key(connection, key)
+    show(
+        {"id": str(key), "revoked": was_valid},
+        lambda: f"{'revoked' if was_valid else 'was revoked already:'} {key}",
+    )

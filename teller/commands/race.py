@@ -1,0 +1,282 @@
+"""
+`teller race`: many users, one thing, the same instant; against a database with each protection, or against any URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+from lab import arena, endpoint, paused_holder, tellers_queue
+from lab.arena import STOCK_MAX, USERS_MAX
+from lab.strategies import STRATEGIES
+from processor import log
+from processor.batch import run as batch
+from processor.intake.intake import Intake
+from processor.settings import Settings
+from processor.storage import connections, migrations
+from teller.commands import race_drawing as drawing
+from teller.embedded import postgres, valkey
+from teller.embedded.servers import serve
+from teller.printing import Command, as_json, show
+from workers.doorbell.ring import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lab.arena import Arena
+    from lab.outcomes import Outcome
+
+USERS: Final = 50
+STOCK: Final = 1
+METHOD: Final = "POST"
+ACCEPTED: Final = "200,201,202"
+EVERY: Final = "all"
+#: As whom we speak to PostgreSQL.
+NAME: Final = "teller race"
+#: What a user's request is made of already, and cannot be said again.
+_OURS: Final = frozenset({"content-length", "transfer-encoding", "connection"})
+
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*:\s*(.*)", re.ASCII)
+_METHOD = re.compile(r"[A-Za-z]{1,32}", re.ASCII)
+
+
+def _method(value: str) -> str:
+    if not _METHOD.fullmatch(value):
+        raise click.BadParameter("a method is a word, like POST")
+    return value.upper()
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - reading it is the check
+    except ValueError:
+        raise click.BadParameter("this is no URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not value.isprintable() or " " in value:
+        raise click.BadParameter("a URL begins with http:// or https:// and names a host")
+    return value
+
+
+def _body(value: str) -> str:
+    try:
+        json.loads(value.replace("{n}", "1"))
+    except ValueError as fault:
+        raise click.BadParameter(f"this is no JSON: {fault}") from None
+    return value
+
+
+def _header(value: str) -> tuple[str, str]:
+    found = _HEADER.fullmatch(value.strip())
+    if not found or not found[2].isprintable() or not found[2].isascii():
+        raise click.BadParameter("a header is a name, a colon and a value, like 'Authorization: Bearer abc'")
+    if found[1].lower() in _OURS:
+        raise click.BadParameter(f"{found[1]} is worked out from the rest")
+    return found[1], found[2]
+
+
+def _statuses(value: str) -> frozenset[int]:
+    if not re.fullmatch(r"\s*[1-5][0-9]{2}\s*(,\s*[1-5][0-9]{2}\s*)*", value, re.ASCII):
+        raise click.BadParameter("statuses are numbers from 100 to 599 with commas between, like 200,201")
+    return frozenset(int(status) for status in value.split(","))
+
+
+@click.command(cls=Command, short_help="See a race, and see it prevented; here, or at any URL.")
+@click.option(
+    "--users",
+    type=click.IntRange(1, USERS_MAX),
+    default=USERS,
+    show_default=True,
+    help="How many, at the same instant; each with a connection of its own.",
+)
+@click.option(
+    "--stock", type=click.IntRange(1, STOCK_MAX), show_default=str(STOCK), help="How many there are."
+)
+@click.option(
+    "--strategy",
+    type=click.Choice([*STRATEGIES, EVERY]),
+    show_default=EVERY,
+    help="What keeps them apart: naive is the textbook without protection, queue is Teller.",
+)
+@click.option("--url", type=_url, metavar="URL", help="Race against this endpoint, anybody's.")
+@click.option("--method", type=_method, metavar="METHOD", show_default=METHOD, help="With --url.")
+@click.option(
+    "--body", type=_body, metavar="JSON", help="With --url: what each sends. {n} and {uuid} are filled in."
+)
+@click.option(
+    "--header",
+    "headers",
+    type=_header,
+    multiple=True,
+    metavar="'K: V'",
+    help="With --url, as often as needed. {n} and {uuid} are filled in.",
+)
+@click.option(
+    "--accept-status",
+    "statuses",
+    type=_statuses,
+    metavar="LIST",
+    show_default=ACCEPTED,
+    help="With --url: the statuses that count as success.",
+)
+@click.option(
+    "--accept-text",
+    "text",
+    metavar="TEXT",
+    help='With --url: a success has this in its answer, too, like \'"status":"completed"\'.',
+)
+@click.option(
+    "--expect", type=click.IntRange(0), metavar="N", help="With --url: more successes than this are a race."
+)
+def race(
+    users: int,
+    stock: int | None,
+    strategy: str | None,
+    url: str | None,
+    **about_url: Any,
+) -> int:
+    """
+    Many users want the same thing at the same instant: who lets more through than there are?
+
+    Without --url: real connections to a real database, once for each strategy, in tables that are there for this
+    alone. The naive one is there to be seen failing; exit status 1 when another one lets a race through.
+
+    With --url: the same against any endpoint. All connect first (for 10 s at most); then all but the last byte of
+    each body is sent at one instant, and half a second later the last bytes at another. Answers may take 30 s;
+    redirects are not followed. {n} in URL, body and headers is the number of the user, {uuid} another one each time.
+    Exit status 1 when more than --expect succeed.
+
+    \b
+    teller race --users 50 --stock 1
+    teller race --url http://localhost:5000/redeem --body '{"user": {n}}' --expect 1
+    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    if url is None:
+        if given := [name for name, value in about_url.items() if value not in (None, ())]:
+            raise click.UsageError(f"{_option(given[0])} goes with --url")
+        return _race_here(users, stock or STOCK, strategy or EVERY)
+    if stock is not None or strategy is not None:
+        raise click.UsageError(f"--{'stock' if stock is not None else 'strategy'} does not go with --url")
+    if about_url["expect"] is None:
+        raise click.UsageError("--url needs --expect: how many may succeed")
+    return _race_there(url, users, **about_url)
+
+
+def _option(name: str) -> str:
+    return {"headers": "--header", "statuses": "--accept-status", "text": "--accept-text"}.get(
+        name, f"--{name}"
+    )
+
+
+def _race_here(users: int, stock: int, wanted: str) -> int:
+    names = list(STRATEGIES) if wanted == EVERY else [wanted]
+    outcomes: list[Outcome] = []
+    paused: Outcome | None = None
+    said = not as_json() and drawing.is_terminal()
+    if said:
+        click.echo(drawing.heading(users, stock))
+    with (
+        _reached(needs_redis="redislock" in names) as settings,
+        arena.opened(settings.api_database_url, settings.redis_url) as opened,
+    ):
+        for name in names:
+            outcomes.append(_race_with(settings, opened, name, users, stock))
+            if said:
+                click.echo(drawing.outcome(outcomes[-1]))
+        if "redislock" in names:
+            paused = paused_holder.demonstrate(opened)
+    documents = [one.document() for one in outcomes]
+    if paused is not None:
+        documents[names.index("redislock")]["paused_holder"] = paused.document()
+    show({"strategies": documents}, lambda: drawing.summary(outcomes, paused))
+    return int(any(one.race and STRATEGIES[one.strategy].holds for one in outcomes))
+
+
+def _race_with(settings: Settings, opened: Arena, name: str, users: int, stock: int) -> Outcome:
+    turn = STRATEGIES[name].turn
+    if turn is None:
+        with _counter(settings) as counter:
+            return tellers_queue.race(counter, users, stock)
+    if name == "redislock":
+        opened.need_redis()
+    return opened.race(name, [turn] * users, stock)
+
+
+@contextlib.contextmanager
+def _reached(*, needs_redis: bool) -> Iterator[Settings]:
+    """
+    Complete settings for a migrated database. Where there was no Teller yet, there is one afterwards: to see a race
+    is what many do first.
+    """
+    log.configure(logging.WARNING)
+    settings = Settings.from_environment(os.environ)
+    is_new = settings.embeds_postgres and not postgres.is_made(settings.home)
+    with serve(settings, needs_valkey=needs_redis) as servers:
+        if is_new:
+            migrations.migrate(servers.settings.database_url, servers.settings.partitions)
+        yield servers.settings
+
+
+@contextlib.contextmanager
+def _counter(settings: Settings) -> Iterator[tellers_queue.Counter]:
+    """Where users ask Teller: workers decide if there are any, else we do, as a worker does."""
+    with contextlib.ExitStack() as opened:
+
+        def connect(url: str) -> connections.Connection:
+            connection = connections.connect(
+                url, application_name=NAME, statement_timeout_ms=arena.STATEMENT_TIMEOUT_MS
+            )
+            opened.callback(connection.close)
+            return connection
+
+        opened.enter_context(connections.faults())
+        control = connect(settings.api_database_url)
+        partitions = migrations.read_installation(control).partitions
+        drain = None
+        ring: Doorbell | None = None
+        if not tellers_queue.has_workers(control):
+            worker = connect(settings.worker_database_url)
+            drain = lambda partition: batch.drain_once(worker, partition)  # noqa: E731 - it is the one or the other
+        elif not settings.embeds_valkey or valkey.is_ready(settings.home):
+            ring = Doorbell(settings.redis_url)
+            opened.callback(ring.close)
+
+        def accepted(work: Iterable[int]) -> None:
+            if ring is not None:  # without it the sweep finds out
+                ring.ring_all(work)
+
+        intake = Intake(
+            lambda: connections.connect(settings.api_database_url, application_name=NAME),
+            partitions,
+            settings.backlog_limit,
+            accepted,
+        )
+        intake.start()
+        opened.callback(intake.stop)
+        yield tellers_queue.Counter(intake.accept, control, partitions, drain)
+
+
+def _race_there(
+    url: str,
+    users: int,
+    method: str | None,
+    body: str | None,
+    headers: tuple[tuple[str, str], ...],
+    statuses: frozenset[int] | None,
+    text: str | None,
+    expect: int,
+) -> int:
+    sent = dict(headers)
+    if body is not None and not any(name.lower() == "content-type" for name in sent):
+        sent["Content-Type"] = "application/json"
+    call = endpoint.Call(url, method or METHOD, body, sent)
+    wanted = endpoint.Wanted(statuses or _statuses(ACCEPTED), text, expect)
+    verdict = endpoint.race(call, users, wanted)
+    show(verdict.document(), lambda: drawing.replies(call, verdict))
+    return int(verdict.race)

@@ -1,0 +1,172 @@
+"""
+What `teller race` shows to people: a mark for each user, a table, bars; plain columns for a pipe.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from lab.strategies import STRATEGIES
+from teller.printing import clean, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lab.endpoint import Call, Verdict
+    from lab.outcomes import Outcome
+    from teller.printing import Cell
+
+#: One user: approved, refused, no answer.
+APPROVED: Final = "✓"
+REFUSED: Final = "·"
+FAILED: Final = "!"
+#: Bars are drawn in eighths of a character.
+EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+#: A wider terminal does not get longer bars, in characters.
+BAR_CHARACTERS_MAX: Final = 60
+LABEL_CHARACTERS: Final = max(map(len, STRATEGIES)) + 2
+GREEN, RED = "green", "red"
+
+
+def is_terminal() -> bool:
+    """Whether somebody looks; else the output is for awk and the like."""
+    return sys.stdout.isatty()
+
+
+def heading(users: int, stock: int) -> str:
+    """What is going to happen."""
+    pieces = "1 piece" if stock == 1 else f"{stock} pieces"
+    people = "1 user" if users == 1 else f"{users} users"
+    key = f"{APPROVED} approved   {REFUSED} refused   {FAILED} no answer"
+    return (
+        f"{click.style(f'{people}, {pieces}, the same instant', bold=True)}\n{click.style(key, dim=True)}\n"
+    )
+
+
+def outcome(one: Outcome) -> str:
+    """One strategy: how it works, what each user got, and what that means."""
+    strategy = STRATEGIES[one.strategy]
+    colour = RED if one.race else GREEN
+    title = click.style(one.strategy.ljust(LABEL_CHARACTERS), bold=True)
+    lines = [
+        title + click.style(part, dim=True)
+        if number == 0
+        else " " * LABEL_CHARACTERS + click.style(part, dim=True)
+        for number, part in enumerate(_wrap(strategy.words))
+    ]
+    lines += [" " * LABEL_CHARACTERS + _coloured(part, colour) for part in _wrap(_marks(one))]
+    lines += [" " * LABEL_CHARACTERS + part for part in _wrap(_why(one))]
+    return "\n".join([*lines, ""])
+
+
+def summary(outcomes: Sequence[Outcome], paused: Outcome | None) -> str:
+    """All of them next to each other."""
+    rows: list[Sequence[Cell]] = [
+        (one.strategy, one.approved, one.final, f"{one.duration_ms:.0f} ms", one.verdict())
+        for one in outcomes
+    ]
+    columns = ["strategy", "approved", "final", "time", "verdict"]
+    if not is_terminal():
+        return table(
+            [*columns, "users"], [(*row, _marks(one)) for row, one in zip(rows, outcomes, strict=True)]
+        )
+    parts = [table(columns, rows)]
+    if len(outcomes) > 1:
+        parts.append(_bars(outcomes))
+    if paused is not None:
+        parts.append(_paused(paused))
+    return "\n\n".join(parts)
+
+
+def replies(call: Call, verdict: Verdict) -> str:
+    """A race against a URL: who succeeded, what was answered how often, and the verdict."""
+    words = click.style(verdict.words(), fg=RED if verdict.race else GREEN, bold=True)
+    if not is_terminal():
+        rows = [(one.user, one.status, f"{one.ms:.1f}", one.succeeded, one.error) for one in verdict.replies]
+        answered = [[None if cell is None else str(cell) for cell in row] for row in rows]
+        return "\n".join([table(["user", "status", "ms", "succeeded", "error"], answered), verdict.words()])
+    marks = "".join(
+        FAILED if one.status is None else APPROVED if one.succeeded else REFUSED for one in verdict.replies
+    )
+    alike = defaultdict(list)
+    for one in verdict.replies:
+        alike[str(one.status) if one.status else clean(one.error or "")].append(one.ms)
+    counted: list[Sequence[Cell]] = [
+        (answer, len(times), f"{min(times):.0f} ms", f"{max(times):.0f} ms")
+        for answer, times in sorted(alike.items())
+    ]
+    title = click.style(f"{len(verdict.replies)} users, the same instant", bold=True)
+    key = click.style(f"{APPROVED} succeeded   {REFUSED} refused   {FAILED} no answer", dim=True)
+    drawn = [_coloured(part, RED if verdict.race else GREEN) for part in _wrap(marks, indent=0)]
+    asked = clean(f"{call.method} {call.url}")
+    return "\n".join(
+        [title, asked, key, "", *drawn, "", table(["answer", "users", "first", "last"], counted), "", words]
+    )
+
+
+def _marks(one: Outcome) -> str:
+    return "".join(
+        FAILED if result.error else APPROVED if result.approved else REFUSED for result in one.results
+    )
+
+
+def _coloured(marks: str, colour: str) -> str:
+    """Approvals in the colour of the verdict, the others dim."""
+    return "".join(
+        click.style(mark, fg=colour, bold=True)
+        if mark == APPROVED
+        else click.style(mark, dim=mark == REFUSED)
+        for mark in marks
+    )
+
+
+def _why(one: Outcome) -> str:
+    moment = one.moment()
+    said = one.verdict()
+    if moment is not None:
+        said += f". {len(moment.readers)} users read {moment.value}, and each of them took it from there"
+    errors = sorted({clean(result.error) for result in one.results if result.error})
+    return ". ".join([said, *errors[:1]])
+
+
+def _paused(one: Outcome) -> str:
+    title = click.style("redislock, its holder paused for longer than the lock lasts", bold=True)
+    text = (
+        f"{one.verdict()}. Expected: the second user got the lock when it ran out, and took the last piece; the first"
+        " one went on as if it still had it."
+    )
+    return "\n".join([title, *textwrap.wrap(text, _columns())])
+
+
+def _bars(outcomes: Sequence[Outcome]) -> str:
+    """How many were approved; what is more than there were, in red."""
+    stock = outcomes[0].stock
+    most = max(one.approved for one in outcomes) or 1
+    room = min(BAR_CHARACTERS_MAX, _columns() - LABEL_CHARACTERS - len(str(most)) - 1)
+    title = f"approved, where there {'was' if stock == 1 else 'were'} {stock}"
+    lines = [click.style(title, bold=True)]
+    for one in outcomes:
+        whole = _bar(one.approved, most, room)
+        right = max(1, round(stock * room / most)) if one.approved > stock else len(whole)
+        bar = click.style(whole[:right], fg=GREEN) + click.style(whole[right:], fg=RED)
+        lines.append(f"{one.strategy.ljust(LABEL_CHARACTERS)}{bar} {one.approved}")
+    return "\n".join(lines)
+
+
+def _bar(value: int, most: int, room: int) -> str:
+    eighths = max(round(value * room * 8 / most), 1 if value else 0)
+    return EIGHTHS[8] * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def _wrap(text: str, indent: int = LABEL_CHARACTERS) -> Iterable[str]:
+    return textwrap.wrap(text, max(20, _columns() - indent), break_on_hyphens=False) or [""]
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns

@@ -1,0 +1,155 @@
+"""
+`teller requests`: what was asked, what became of it, and the wish to withdraw it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from api.v1.requests import CANCELLABLE_STAGES
+from api.web.problems import NotCancellable, NotFound
+from processor.domain.model import REQUEST_KINDS, STATUSES
+from processor.intake import commands
+from processor.reading import requests as stored_requests
+from processor.reading.requests import RequestFilter
+from teller.arguments import identifier
+from teller.printing import Cell, Command, Group, clean, fields, show, table
+from teller.reach import reached, ring
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from processor.records.documents import Document, RequestRecord
+    from processor.storage.connections import Connection
+
+#: Requests shown when nothing is said, and at most.
+LIMIT: Final = 20
+LIMIT_MAX: Final = 1_000
+#: Ledger lines of one request that are shown.
+ENTRIES_MAX: Final = 100
+#: What the audit and the history call us.
+ACTOR: Final = "command line"
+
+
+@click.group(cls=Group)
+def requests() -> None:
+    """
+    List, show and cancel requests of all clients.
+    """
+
+
+@requests.command("list", cls=Command)
+@click.option("--status", type=click.Choice(STATUSES), help="Only those that have this status now.")
+@click.option("--kind", type=click.Choice(REQUEST_KINDS), help="Only those of this kind.")
+@click.option("--resource", type=identifier, metavar="ID", help="Only those after this resource.")
+@click.option("--account", type=identifier, metavar="ID", help="Only those of this account, of any client.")
+@click.option(
+    "--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT, show_default=True, help="How many, at most."
+)
+def list_(
+    status: str | None, kind: str | None, resource: str | None, account: str | None, limit: int
+) -> None:
+    """
+    List requests, newest first.
+    """
+    wanted = RequestFilter(status, kind, resource, account)
+    with reached() as (connection, _):
+        rows = stored_requests.list_requests(connection, None, wanted, limit, None).rows
+    show({"data": [record.document() for record in rows]}, lambda: listing(rows))
+
+
+@requests.command("show", cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+def show_(request: UUID) -> None:
+    """
+    Show the request ID as it is now, its history, and what it took and gave.
+    """
+    with reached() as (connection, _):
+        _, document = read(connection, request)
+    show(document, lambda: describe(document))
+
+
+@requests.command(cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+def cancel(request: UUID) -> None:
+    """
+    Ask for the request ID to be withdrawn. It may come too late: `teller requests show ID` tells.
+    """
+    with reached() as (connection, settings):
+        record, document = read(connection, request)
+        if record.is_final or record.stage not in CANCELLABLE_STAGES:
+            raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
+        ring(settings, [commands.record_command(connection, request, "cancel", ACTOR)])
+    show(document, lambda: f"the wish to cancel {request} is recorded; see teller requests show {request}")
+
+
+def read(connection: Connection, request: UUID) -> tuple[RequestRecord, Document]:
+    """A request, and all there is to say about it. Raises NotFound."""
+    found = stored_requests.read_request(connection, request, None)
+    if found is None:
+        raise NotFound(f"there is no request {request}")
+    record, position = found
+    entries = stored_requests.list_request_entries(connection, request, ENTRIES_MAX, None).rows
+    document: Document = {
+        **record.document(),
+        **({} if position is None else {"position": position}),
+        "client": record.client_id,
+        "events": stored_requests.read_events(connection, request, traces=True),
+        "entries": [entry.document() for entry in reversed(entries)],
+    }
+    return record, document
+
+
+def listing(rows: list[RequestRecord]) -> str:
+    """Requests, a line each."""
+    return table(
+        ("id", "kind", "status", "why", "resource", "account", "amount", "created"),
+        [
+            (
+                str(record.id),
+                record.kind,
+                record.status,
+                record.stage or record.code,
+                record.resource_id,
+                record.account,
+                record.amount,
+                record.created_at,
+            )
+            for record in rows
+        ],
+    )
+
+
+def describe(document: Document) -> str:
+    """A request, its history, and its entries."""
+    shown = [(name, _cell(value)) for name, value in document.items() if name not in ("events", "entries")]
+    history = [
+        (event["at"], event["status"], event["stage"], event["actor"], event["detail"])
+        for event in document["events"]
+    ]
+    entries = [
+        (line["resource"], line["version"], line["kind"], line["amount"], line["available"], line["held"])
+        for line in document["entries"]
+    ]
+    traces = [event["trace"] for event in document["events"] if event.get("trace")]
+    parts = [
+        fields(shown),
+        table(("at", "status", "stage", "actor", "detail"), history),
+        *(
+            [table(("resource", "version", "entry", "amount", "available", "held"), entries)]
+            if entries
+            else []
+        ),
+        *("\n".join(map(clean, trace.splitlines())) for trace in traces),
+    ]
+    return "\n\n".join(parts)
+
+
+def _cell(value: Any) -> Cell:
+    """Empty objects say nothing to people."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False) if value else None
+    return value if isinstance(value, int | None) else str(value)

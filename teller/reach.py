@@ -1,0 +1,65 @@
+"""
+How a short command reaches what it looks at: the servers of TELLER_HOME, running or not, or those of the URLs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING, Final
+
+from processor import log
+from processor.errors import SchemaError
+from processor.settings import Settings
+from processor.storage import connections, migrations
+from teller.embedded import postgres, valkey
+from teller.embedded.servers import serve
+from workers.doorbell.ring import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from processor.storage.connections import Connection
+
+#: A statement of a short command that takes longer is given up; exit status 3 says so. In milliseconds.
+STATEMENT_TIMEOUT_MS: Final = 30_000
+
+
+@contextlib.contextmanager
+def reached(
+    *, statement_timeout_ms: int | None = STATEMENT_TIMEOUT_MS
+) -> Iterator[tuple[Connection, Settings]]:
+    """
+    The owner's connection to a migrated database, and complete settings. Raises TellerError with one line.
+    """
+    log.configure(logging.WARNING)
+    settings = Settings.from_environment(os.environ)
+    if settings.embeds_postgres and not postgres.is_made(settings.home):
+        raise SchemaError(
+            f"there is no Teller in {settings.home} yet: run `teller up`, or set TELLER_HOME or DATABASE_URL"
+        )
+    with (
+        serve(settings, needs_valkey=False) as servers,
+        contextlib.closing(
+            connections.connect(
+                servers.settings.database_url,
+                application_name="teller command",
+                statement_timeout_ms=statement_timeout_ms,
+            )
+        ) as connection,
+        connections.faults(),
+    ):
+        migrations.read_installation(connection)
+        yield connection, servers.settings
+
+
+def ring(settings: Settings, partitions: Iterable[int]) -> None:
+    """
+    Tell the workers that these partitions have work, where a Redis runs: without it the sweep finds out.
+    """
+    if settings.embeds_valkey and not valkey.is_ready(settings.home):
+        return
+    doorbell = Doorbell(settings.redis_url)
+    doorbell.ring_all(partitions)
+    doorbell.close()

@@ -1,0 +1,131 @@
+"""
+The root of all commands, and how each of them ends: exit status, and one line for whatever went wrong.
+
+A command's module is imported when the command is called: `teller keys list` needs no web server.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any, Final
+
+import click
+import psycopg
+
+from processor.errors import DatabaseUnavailable, TellerError
+from processor.storage import connections
+from teller.printing import clean
+
+#: Exit statuses, as in the contract; 0 is ok.
+FAILED: Final = 1
+WRONG_USAGE: Final = 2
+WAITED_TOO_LONG: Final = 3
+
+#: Every command, by the module of this package that has it under the same name.
+COMMANDS: Final = {
+    "up": "up.up",
+    "migrate": "commands.processes",
+    "api": "commands.processes",
+    "worker": "commands.processes",
+    "courier": "commands.processes",
+    "keys": "commands.keys",
+    "requests": "commands.requests",
+    "failed": "commands.failed",
+    "partitions": "commands.partitions",
+    "verify": "commands.verify",
+    "race": "commands.race",
+    "openapi": "commands.processes",
+}
+
+
+class WaitedTooLong(TellerError):
+    """Something was waited for in vain; the exit status says so, too."""
+
+    code = "waited_too_long"
+
+
+class _Commands(click.Group):
+    """Imports what is asked for."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"teller.{COMMANDS[name]}"), name)
+        return command
+
+
+@click.group("teller", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="teller", message="teller %(version)s")
+def teller() -> None:
+    """
+    Decide simultaneous requests for the same limited thing one after the other: nothing lost, doubled or overtaken.
+
+    Begin with `teller up`: it starts everything, and says where the first two keys are kept. The other commands
+    look at that system, or at the one of DATABASE_URL, from beside. Each takes --json for programs.
+
+    Exit status: 0 ok, 1 failed, 2 wrong usage, 3 waited too long.
+    """
+
+
+def main() -> None:
+    """Run the command of `sys.argv`, and exit with its status."""
+    try:
+        status = teller.main(prog_name="teller", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough; the interpreter shall not stumble over the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        _complain("interrupted", "interrupted")
+        sys.exit(FAILED)
+    except Exception as fault:  # noqa: BLE001 - re-raised unless a person caused it
+        sys.exit(_explain(fault))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(fault: Exception) -> int:
+    """The exit status of a failure that a person can cause, after its one line; all others are raised again."""
+    if isinstance(fault, click.exceptions.NoArgsIsHelpError):
+        click.echo(fault.format_message(), err=True)
+        return WRONG_USAGE
+    if isinstance(fault, click.UsageError):
+        hint = f" (see {fault.ctx.command_path} --help)" if fault.ctx else ""
+        _complain(
+            "usage", " ".join(fault.format_message().split()) + hint
+        )  # choices come on lines of their own
+        return WRONG_USAGE
+    if isinstance(fault, click.Abort):
+        _complain("interrupted", "interrupted")
+    elif isinstance(fault, TellerError):
+        _complain(
+            fault.code, f"{_database()}: {fault}" if isinstance(fault, DatabaseUnavailable) else str(fault)
+        )
+        if isinstance(fault, WaitedTooLong) or isinstance(fault.__cause__, psycopg.errors.QueryCanceled):
+            return WAITED_TOO_LONG
+    elif isinstance(fault, psycopg.Error):
+        _complain("database_error", f"{_database()}: {connections.first_line(fault)}")
+    elif isinstance(fault, OSError) and fault.strerror:
+        named = f": {fault.filename}" if fault.filename else ""
+        _complain("system_error", f"{fault.strerror}{named}")
+    else:
+        raise fault
+    return FAILED
+
+
+def _database() -> str:
+    """What it is that cannot be reached: a setting, or our own server."""
+    return "DATABASE_URL" if os.environ.get("DATABASE_URL") else "PostgreSQL"
+
+
+def _complain(code: str, line: str) -> None:
+    """One line on standard error, in the form that was asked for."""
+    document: dict[str, Any] = {"error": {"code": code, "detail": line}}
+    text = json.dumps(document) if "--json" in sys.argv else f"teller: {clean(line)}"
+    click.echo(text, err=True)

@@ -1,0 +1,3 @@
+"""
+`teller up`: the whole system in the foreground, with a supervisor.
+"""

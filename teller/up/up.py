@@ -1,0 +1,311 @@
+"""
+`teller up`: the whole system in the foreground, from nothing to ready, watched over, and stopped in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+import redis
+import structlog
+
+from processor import log
+from processor.clients import keys as api_keys
+from processor.cluster import ownership
+from processor.errors import DatabaseUnavailable, ServerError
+from processor.settings import WORKERS_MAX, Settings
+from processor.storage import connections, migrations
+from teller.embedded import home as homes
+from teller.embedded import keys as kept_keys
+from teller.embedded.servers import serve
+from teller.printing import Command, show
+from teller.root import WaitedTooLong
+from teller.up.signals import Signals, Stopped
+from teller.up.supervisor import Process, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from processor.storage.connections import Connection
+    from teller.up.supervisor import Kept
+
+#: The first keys of an installation: each a name, which is its role, too.
+FIRST_KEYS: Final = ("admin", "client")
+#: The API of a Teller that was killed just now may have the port for so long, in seconds.
+PORT_SECONDS: Final = 1.0
+#: Everything serves after this, or something is wrong, in seconds.
+READY_SECONDS: Final = 60.0
+#: Between two looks whether everything serves, in seconds.
+READY_PAUSE_SECONDS: Final = 0.05
+#: How long /readyz may take, in seconds.
+PROBE_SECONDS: Final = 2.0
+#: How long a Redis may take to say who it is, in seconds.
+REDIS_SECONDS: Final = 2.0
+#: The oldest Redis that has what the queues use; Valkey 8 says that it is a Redis 7.
+OLDEST_REDIS: Final = 7
+#: A look at the workers is given up after so many milliseconds: meanwhile nobody is watched over.
+STATEMENT_TIMEOUT_MS: Final = 1_000
+#: Requests in flight hold up the stop of the workers for so long, in seconds.
+API_STOP_SECONDS: Final = 3.0
+#: Then workers and courier have so long for what they are at, in seconds. What is left is killed, losing nothing.
+STOP_SECONDS: Final = 4.0
+#: Where the API is asked when it listens everywhere.
+ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked up, not bound
+
+logger = structlog.get_logger(__name__)
+
+
+class StartFailed(ServerError):
+    """Something that belongs to the system does not start."""
+
+
+@click.command(cls=Command)
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), metavar="N", help="Listen there, not on TELLER_PORT (8000)."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, WORKERS_MAX),
+    metavar="N",
+    help="So many worker processes, not TELLER_WORKERS (one for each core, at most 4).",
+)
+def up(port: int | None, workers: int | None) -> int:
+    """
+    Run the whole system in the foreground, until Ctrl-C.
+
+    Starts an embedded PostgreSQL where DATABASE_URL is unset, and an embedded Valkey where REDIS_URL is; migrates;
+    starts API, workers and courier; says when all serve; and starts again what dies. The data is in TELLER_HOME.
+
+    The first start makes two API keys, in TELLER_HOME/keys.env:
+
+    \b
+    . /var/lib/teller/keys.env
+    curl -H "Authorization: Bearer $TELLER_ADMIN_KEY" http://127.0.0.1:8000/v1/resources
+
+    Ctrl-C stops everything in order and loses nothing; a second one stops at once, which loses nothing either.
+    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    log.configure()
+    ours = {"TELLER_PORT": port, "TELLER_WORKERS": workers}
+    given = {name: str(value) for name, value in ours.items() if value is not None}
+    settings = Settings.from_environment({**os.environ, **given})
+    _refuse_taken_port(settings)
+    signals = Signals()
+    try:
+        with contextlib.ExitStack() as running:
+            with signals.interruptible():
+                servers = running.enter_context(serve(settings, is_up=True))
+                _prepare(servers.settings)
+            return _run(servers.settings, servers.started, signals)
+    except Stopped:
+        return 0
+
+
+def _refuse_taken_port(settings: Settings) -> None:
+    """
+    Before anything is started. Not when another Teller has the home: that is the better thing to be told.
+    """
+    lock = settings.home / "lock"
+    if (settings.embeds_postgres or settings.embeds_valkey) and lock.exists():
+        descriptor = homes.try_lock(lock)
+        if descriptor is None:
+            return
+        os.close(descriptor)
+    end = time.monotonic() + PORT_SECONDS
+    while (fault := _listening_fault(settings.host, settings.port)) is not None:
+        if time.monotonic() > end:
+            raise StartFailed(
+                f"cannot listen on {settings.host}:{settings.port}: {fault.strerror}"
+                " (TELLER_HOST, --port or TELLER_PORT)"
+            )
+        time.sleep(READY_PAUSE_SECONDS)
+
+
+def _listening_fault(host: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as fault:
+            return fault
+    return None
+
+
+# ---------------------------------------------------------------- before anything of ours starts
+
+
+def _prepare(settings: Settings) -> None:
+    """Schema, Redis, the first keys, and nobody left of a Teller that was killed. Raises TellerError."""
+    _check_redis(settings.redis_url)
+    done = migrations.migrate(settings.database_url, settings.partitions)
+    logger.info("migrated", detail=done)
+    with contextlib.closing(_connect(settings)) as connection:
+        if _make_first_keys(connection, settings):
+            names = " and ".join(_variable(name) for name in FIRST_KEYS)
+            click.echo(f"made two keys, {names}: they are kept in {kept_keys.path(settings.home)}", err=True)
+        _, living = ownership.presence(connection, socket.gethostname())
+        ownership.forget(connection, socket.gethostname(), [pid for pid in living if not _runs(pid)])
+
+
+def _check_redis(url: str) -> None:
+    """A Redis that is away may come back, and until then the sweep does its work; one of these will not change."""
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        ) as client:
+            version = str(client.info("server")["redis_version"])
+    except (redis.AuthenticationError, redis.ResponseError, ValueError) as fault:
+        raise ServerError(f"REDIS_URL: {fault}") from fault
+    except (redis.RedisError, OSError) as fault:
+        logger.warning("redis_away", fault=str(fault))
+        return
+    if int(version.partition(".")[0]) < OLDEST_REDIS:
+        raise ServerError(
+            f"REDIS_URL: Redis {version} is too old: Teller needs Redis 7 or Valkey 8, or newer"
+        )
+
+
+def _make_first_keys(connection: Connection, settings: Settings) -> bool:
+    """
+    Into the file first, and then into the database: a crash between the two leaves none, and the next start makes
+    them. False: there are keys already.
+    """
+    with connections.faults(), connection.transaction():
+        if api_keys.list_keys(connection):
+            return False
+        made = {
+            _variable(name): api_keys.create_key(connection, name, name, actor="teller up")
+            for name in FIRST_KEYS
+        }
+        kept_keys.keep(settings.home, {variable: created.key for variable, created in made.items()})
+    return True
+
+
+def _variable(name: str) -> str:
+    return f"TELLER_{name.upper()}_KEY"
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this host lives; a killed one that nobody has asked for yet does not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or a system without /proc
+        return True
+    return state != "Z"
+
+
+def _connect(settings: Settings) -> Connection:
+    return connections.connect(
+        settings.database_url, application_name="teller up", statement_timeout_ms=STATEMENT_TIMEOUT_MS
+    )
+
+
+# ---------------------------------------------------------------- start, watch, stop
+
+
+def _run(settings: Settings, servers: Sequence[Kept], signals: Signals) -> int:
+    environment = settings.environment()
+    api = Process("api", ["api"], environment)
+    workers = [Process(f"worker {i + 1}", ["worker"], environment) for i in range(settings.workers)]
+    courier = Process("courier", ["courier"], environment)
+    processes = [api, *workers, courier]
+
+    def forget(died: Kept, pid: int) -> None:
+        if died in workers:
+            with (
+                contextlib.suppress(DatabaseUnavailable),
+                contextlib.closing(_connect(settings)) as connection,
+            ):
+                ownership.forget(connection, socket.gethostname(), [pid])
+
+    try:
+        for process in processes:
+            process.start()
+        supervisor = Supervisor([*processes, *reversed(servers)], signals, forget)
+        if _becomes_ready(settings, processes, workers, supervisor, signals):
+            url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+            show({"ready": url}, lambda: f"teller is ready: {url}")
+            supervisor.run()
+        logger.info("stopping")
+    finally:
+        _stop(api, [*workers, courier], signals)
+    return 0
+
+
+def _becomes_ready(
+    settings: Settings,
+    processes: Sequence[Process],
+    workers: Sequence[Process],
+    supervisor: Supervisor,
+    signals: Signals,
+) -> bool:
+    """
+    Wait until everything serves. False: we were asked to stop before. Raises StartFailed when one gave up by itself
+    (it has said why), WaitedTooLong when it takes too long.
+    """
+    end = time.monotonic() + READY_SECONDS
+    while not signals.stopping:
+        for process in processes:
+            if process.status is not None and process.status > 0:
+                raise StartFailed(f"teller {process.name} ended with status {process.status}")
+        supervisor.mend()
+        missing = _missing(settings, workers)
+        if missing is None:
+            return True
+        if time.monotonic() > end:
+            raise WaitedTooLong(f"not ready after {READY_SECONDS:.0f} s: {missing}")
+        signals.wait(READY_PAUSE_SECONDS)
+    return False
+
+
+def _missing(settings: Settings, workers: Sequence[Process]) -> str | None:
+    """What does not serve yet; None when everything does."""
+    try:
+        with contextlib.closing(_connect(settings)) as owner:
+            free, living = ownership.presence(owner, socket.gethostname())
+    except DatabaseUnavailable as fault:
+        return f"PostgreSQL: {fault}"
+    if not {process.pid for process in workers} <= living:
+        return "not all workers have begun"
+    if free:
+        return f"{free} partitions have no worker"
+    host = ANYWHERE.get(settings.host, settings.host)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        ready = connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return "the API does not answer"
+    finally:
+        connection.close()
+    return None if ready else "the API does not say that it is ready"
+
+
+def _stop(api: Process, others: Sequence[Process], signals: Signals) -> None:
+    """
+    First who accepts, then who decides and delivers; whatever is left after their time is killed.
+    """
+    api.ask_to_stop()
+    _await_end([api], API_STOP_SECONDS, signals)
+    for process in others:
+        process.ask_to_stop()
+    _await_end([api, *others], STOP_SECONDS, signals)
+    for process in (api, *others):
+        if process.alive():
+            logger.warning("process_killed", process=process.name, pid=process.pid)
+        process.end()
+
+
+def _await_end(processes: Sequence[Process], seconds: float, signals: Signals) -> None:
+    end = time.monotonic() + seconds
+    while any(process.alive() for process in processes) and time.monotonic() < end:
+        signals.wait_for_child(end - time.monotonic())

@@ -1,0 +1,3 @@
+"""
+Doorbells over Redis: `ring` wakes workers, `announcements` wakes waiting clients. The API imports this package too.
+"""

@@ -1,0 +1,3 @@
+"""
+One worker process: it owns partitions, wakes on doorbells, and drains.
+"""
