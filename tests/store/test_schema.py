@@ -509,7 +509,7 @@ def test_an_old_server_is_refused_before_anything_is_made(
     """
     A PostgreSQL that is too old gets one line, and no table.
     """
-    monkeypatch.setattr(connections, "OLDEST_SERVER", 999)
+    monkeypatch.setattr(migrations, "OLDEST_SERVER", 999)
 
     with pytest.raises(SchemaError, match=r"PostgreSQL \d+ is too old: Teller needs 999 or newer"):
         migrations.migrate(empty_database, 7)
