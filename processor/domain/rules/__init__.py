@@ -1,7 +1,7 @@
 """
 What Teller decides, one file for each kind of request.
 
-Everything here is pure: no SQL, no clock (`now` is an argument), no imports but `processor.model`.
+Everything here is pure: no SQL, no clock (`now` is an argument), no imports but `processor.domain.model`.
 A new kind of request is one file beside these, one line in `DECIDE`, and one route in `api/`.
 """
 
