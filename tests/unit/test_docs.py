@@ -24,6 +24,8 @@ from processor.errors import SettingsError
 from processor.gateways import http, signatures
 from processor.gateways.protocol import Answer, Order
 from processor.settings import WORKERS_DEFAULT_MAX, Settings
+from tests.faults import kinds as faults
+from tests.faults import machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -304,3 +306,119 @@ def test_the_example_receiver_keeps_the_newest_state(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT version, status FROM requests").fetchall()
     assert rows == [(4, "completed")]
+
+
+# ---------------------------------------------------------------- pages
+
+#: Pages that are linked already and not written yet.
+STILL_TO_COME = {ROOT / "docs" / "adding-a-kind.md"}
+
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "findings").glob("*.md")], key=str
+)
+
+
+def page_name(path: Path) -> str:
+    """Return the path of a page below the root."""
+    return str(path.relative_to(ROOT))
+
+
+def without_code(text: str) -> str:
+    """Return the text of a page without blocks and spans of code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    outside_blocks = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", outside_blocks, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_relative_link_resolves(page: Path) -> None:
+    """
+    A link or picture names a file of this repository, and an anchor names a heading of it.
+    """
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if file in STILL_TO_COME:
+            continue
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+            broken.append(target)
+
+    assert not broken
+
+
+def test_the_glossary_defines_each_word_once() -> None:
+    """
+    No word has two rows, and no word is both used and given up.
+    """
+    lines = (ROOT / "docs" / "glossary.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| ") and not line.startswith("| word |")
+    ]
+    words = [row[0] for row in rows]
+    given_up = {word.strip(" `") for row in rows for word in row[2].split(",") if word.strip()}
+
+    assert len(words) > 50
+    assert len(set(words)) == len(words)
+    assert not given_up & set(words)
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    """
+    The number of a decision's file is that of its title, and no other file has it.
+    """
+    files = [path for path in (ROOT / "docs" / "decisions").glob("*.md") if path.name != "README.md"]
+    numbers = [path.name[:4] for path in files]
+
+    assert len(set(numbers)) == len(numbers)
+    for path, number in zip(files, numbers, strict=True):
+        assert re.match(rf"# {number} \w", path.read_text()), path.name
+
+
+def test_every_fault_is_documented() -> None:
+    """
+    docs/reliability.md lists the kinds of faults that `make faults` applies, and no others.
+    """
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    table = text[text.index("| fault | effect |") : text.index("After each fault")]
+    kinds = [*faults.EVERYWHERE, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST]
+
+    assert sorted(re.findall(r"`([a-z_]+)`", table)) == sorted(kind.__name__ for kind in kinds)
+    assert f"of {len(kinds)}\nkinds" in text
+
+
+def test_every_test_that_the_documentation_names_exists() -> None:
+    """
+    A path of a test, with or without `tests/` before it, is a file.
+    """
+    for page in PAGES:
+        for name in re.findall(r"`(?:tests/)?((?:\w+/)+test_\w+\.py)`", page.read_text()):
+            assert (ROOT / "tests" / name).exists(), f"{page.name}: {name}"
+
+
+def test_every_metric_and_event_to_watch_exists() -> None:
+    """
+    docs/operating.md names metrics that the API has, and events that a process logs.
+    """
+    text = (ROOT / "docs" / "operating.md").read_text()
+    sources = "\n".join(
+        path.read_text()
+        for folder in ("api", "processor", "workers", "teller")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    metrics = re.findall(r"^\| `(teller_[a-z_]+)` \|", text, flags=re.MULTILINE)
+    log_table = text[text.index("## Logs") : text.index("## Failed requests")]
+    events = re.findall(r"^\| `([a-z_]+)` \|", log_table, flags=re.MULTILINE)
+
+    assert len(metrics) > 5
+    assert len(events) > 5
+    assert [name for name in [*metrics, *events] if f'"{name}"' not in sources] == []
