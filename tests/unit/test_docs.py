@@ -354,6 +354,13 @@ def test_every_relative_link_resolves(page: Path) -> None:
     assert not broken
 
 
+def test_the_readme_is_short() -> None:
+    """
+    The README has at most 150 lines; everything else is in docs/.
+    """
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 def test_the_glossary_defines_each_word_once() -> None:
     """
     No word has two rows, and no word is both used and given up.
@@ -396,13 +403,44 @@ def test_every_fault_is_documented() -> None:
     assert f"of {len(kinds)}\nkinds" in text
 
 
-def test_every_test_that_the_documentation_names_exists() -> None:
+#: Paths that a page names: below one of these folders, or a test without `tests/` before it.
+FOLDERS = "processor|api|workers|teller|lab|tests|bench|tools|docs|findings"
+NAMED_PATH = re.compile(
+    rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*\w/?|(?:unit|store|http|flow|faults)/test_\w+\.py)"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
     """
-    A path of a test, with or without `tests/` before it, is a file.
+    A file or folder of this repository that a page names is there.
     """
-    for page in PAGES:
-        for name in re.findall(r"`(?:tests/)?((?:\w+/)+test_\w+\.py)`", page.read_text()):
-            assert (ROOT / "tests" / name).exists(), f"{page.name}: {name}"
+    named = {
+        name if re.match(FOLDERS, name) else f"tests/{name}" for name in NAMED_PATH.findall(page.read_text())
+    }
+
+    assert [
+        name for name in sorted(named) if not (ROOT / name).exists() and ROOT / name not in STILL_TO_COME
+    ] == []
+
+
+def test_the_architecture_lists_every_folder() -> None:
+    """
+    The list of folders in docs/architecture.md is that of the repository, in `processor`, `api` and `workers` too.
+    """
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    listed: dict[str, set[str]] = {}
+    for line in text[text.index("\nschema.sql ") : text.index("### Arrows")].splitlines():
+        if top := re.match(r"(\w+)/", line):
+            listed[top[1]] = set()
+        elif line.startswith("  "):
+            names = re.match(r"(?: +\w+/)+", line)
+            assert names is not None
+            listed[list(listed)[-1]] |= set(re.findall(r"\w+", names[0]))
+
+    assert set(listed) >= {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    for name in ("processor", "api", "workers"):
+        assert listed[name] == {path.parent.name for path in (ROOT / name).glob("*/__init__.py")}
 
 
 def test_every_metric_and_event_to_watch_exists() -> None:
