@@ -1,10 +1,10 @@
 """
-All that is measured, one part after the other, and one report of it.
+Measures every part in turn and writes one report.
 
     python -m bench [--quick] [--only drain,accept] [--no-peers] [--past 10000,1000000] [--seed N]
 
-Whole, full runs are kept in bench/results, quick and partial ones in bench/results/partial. Ctrl-C ends it within
-some seconds, and leaves no process and no server behind; what was measured until then is written, too.
+Whole, full runs are kept in bench/results, quick and partial ones in bench/results/partial. Ctrl-C stops the
+run within some seconds. It leaves no process and no server behind, and writes the results so far.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from bench.report import Section
 
 PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where")
-#: Those that need servers beside, or instead of, a whole Teller.
+#: Parts that need servers beside a whole Teller, or instead of one.
 WITH_SERVERS = ("drain", "latency", "scale", "courier")
 
 
 def main() -> int:
-    """Run them; the exit status says whether all parts came to their end."""
+    """Run the chosen parts. Returns 0 if all of them finished."""
     asked = _asked()
     lab.forget_environment()
     chosen = _plan(asked)
@@ -55,7 +55,7 @@ def main() -> int:
                 sections.append(section)
             _write(chosen, sections, machine, parts)
     except KeyboardInterrupt:
-        print("\nstopped; what was measured until now is kept", flush=True)
+        print("\nstopped; the results so far are kept", flush=True)
         _write(chosen, sections, machine, parts)
         return 130
     path = _write(chosen, sections, machine, parts)
@@ -89,10 +89,10 @@ def _measure(part: str, chosen: Plan, installed: Installed, sections: list[Secti
 
 
 def _guarded(part: str, measure: Callable[[], Section]) -> Section | None:
-    """A part that fails is said to have failed; the others go on."""
+    """Measure one part. Returns None if it fails, after printing why; the other parts still run."""
     try:
         return measure()
-    except Exception:  # noqa: BLE001 - whatever it is, it is shown, and the exit status tells
+    except Exception:  # noqa: BLE001 - any fault is printed, and the exit status shows it
         traceback.print_exc()
         print(f"{part} has no result", flush=True)
         return None
@@ -106,10 +106,14 @@ def _write(chosen: Plan, sections: list[Section], machine: dict[str, Any], parts
 
 def _asked() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure Teller, and others beside it."
+        prog="python -m bench", description="Measure Teller and its alternatives."
     )
-    arguments.add_argument("--quick", action="store_true", help="three minutes, to see that it works")
-    arguments.add_argument("--only", type=lambda text: text.split(","), help=f"of {','.join(PARTS)}")
+    arguments.add_argument(
+        "--quick", action="store_true", help="three minutes, to check that everything works"
+    )
+    arguments.add_argument(
+        "--only", type=lambda text: text.split(","), help=f"only these of {','.join(PARTS)}"
+    )
     arguments.add_argument("--no-peers", action="store_true", help="Teller and PostgreSQL alone")
     arguments.add_argument("--past", type=_whole_numbers, help="past requests, one stage after the other")
     arguments.add_argument("--backlog", type=int, help="requests that wait at once")
@@ -140,7 +144,7 @@ def _plan(asked: argparse.Namespace) -> Plan:
 
 
 def _stop_on_signals() -> None:
-    """The first signal ends us in order; further ones do not disturb that."""
+    """End the run in order at the first signal, and ignore further ones."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,9 +1,11 @@
 """
-How fast requests are accepted, durably: `POST /v1/redemptions` against handlers that store nothing, `/v1/batches`,
-and the whole way of a batch to its last decision.
+Measures how fast requests are accepted durably.
 
-The handlers are served by the same process on the same port, and measured in turns: the real route; one that
-authenticates, validates and answers alike and stores nothing; and an empty one.
+Compares `POST /v1/redemptions` with handlers that store nothing, and with `/v1/batches`. Also measures a
+batch from its POST to its last decision.
+
+One process serves the handlers on one port, and they are measured in turns. The first is the real route. The
+second authenticates, validates and answers alike, but stores nothing. The third is empty.
 """
 
 from __future__ import annotations
@@ -25,19 +27,22 @@ if TYPE_CHECKING:
 
 #: Items of one POST /v1/batches.
 BATCH_ITEMS = 1_000
-#: Connections that ask one at a time, and that send batches.
+#: Connections that send one request at a time, and connections that send batches.
 CONNECTIONS, BATCH_CONNECTIONS = 32, 4
-#: What must be accepted a second by batches at the least, unless ten times the single rate is less.
-BATCHED_WANTED = 15_000
-#: Batches that one run may need at the most: they are made before the clock starts.
+#: The target for batches, in requests a second, unless ten times the single rate is less.
+BATCHED_TARGET = 15_000
+#: The most batches of one run. They are made before the clock starts.
 PREPARED = 400
-#: How long the last decision may take, in seconds.
+#: The limit for the last decision, in seconds.
 DECIDED_SECONDS = 120
 REAL = "/v1/redemptions"
 
 
 def measure(plan: Plan, drain_hot: float | None = None) -> Section:
-    """Measure, check, and tell. `drain_hot`: what one worker decides a second of a hot resource, if that is known."""
+    """
+    Measure, check and report. `drain_hot` is the rate at which one worker decides for a hot resource, if
+    known.
+    """
     section = Section("accept", "2 · Accept: from the POST to the 202", plan.place)
     section.say(
         f"One API process, {CONNECTIONS} connections, median of {plan.accept_rounds} round(s) of"
@@ -51,7 +56,7 @@ def measure(plan: Plan, drain_hot: float | None = None) -> Section:
     whole = _end_to_end(plan)
     section.figures = {"rates": rates, "batched": batched, "end_to_end": whole}
     section.table(
-        ("handler", "requests/s", "accepting is so much of it"),
+        ("handler", "requests/s", "share of it that accepting reaches"),
         [
             ("POST /v1/redemptions, durable", single, "100 %"),
             (
@@ -82,25 +87,25 @@ def measure(plan: Plan, drain_hot: float | None = None) -> Section:
         "60 %",
         f"{alike:.0%}",
         met=alike >= 0.6,
-        note="two threads wake for each request, the writer's and the caller's, which one interpreter lock serves; it"
+        note="two threads wake for each request, the writer's and the caller's, under one interpreter lock. It"
         " would take a server that runs handlers without threads, or an interpreter without that lock",
     )
-    wanted = min(BATCHED_WANTED, 10 * single)
-    section.aim("accepted by /v1/batches", f"{wanted:,.0f}/s", f"{batched:,.0f}/s", met=batched >= wanted)
+    target = min(BATCHED_TARGET, 10 * single)
+    section.aim("accepted by /v1/batches", f"{target:,.0f}/s", f"{batched:,.0f}/s", met=batched >= target)
     if drain_hot is not None:
         section.aim(
             "from POST /v1/batches to decided, one hot resource, against the drain",
             "50 %",
             f"{whole / drain_hot:.0%} ({whole:,.0f}/s)",
             met=whole >= drain_hot / 2,
-            note="client, API, workers and their backends of PostgreSQL share the cores here, while the drain has"
-            " them for itself: it would take a core for each",
+            note="client, API, workers and PostgreSQL's backends share the cores here, while the drain has"
+            " them for itself; it would take a core for each",
         )
     return section
 
 
 def _handlers(plan: Plan) -> tuple[dict[str, list[float]], float]:
-    """Requests a second of each handler, round by round, and what is accepted by batches."""
+    """Return requests a second of each handler by round, and the rate of requests accepted in batches."""
     rates: dict[str, list[float]] = {}
     with lab.home() as home, accept_server.alone(home, "hot") as teller:
         load.closed(teller.url, _singles(teller, REAL), CONNECTIONS, 1)  # warm
@@ -123,7 +128,7 @@ def _handlers(plan: Plan) -> tuple[dict[str, list[float]], float]:
 
 
 def _end_to_end(plan: Plan) -> float:
-    """Requests a second from the first POST to the last decision."""
+    """Return requests a second, from the first POST to the last decision."""
     with system.up(TELLER_WORKERS="2") as teller:
         teller.open("hot")
         prepared = list(itertools.islice(batches(teller, "hot"), plan.end_to_end_requests // BATCH_ITEMS))

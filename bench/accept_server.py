@@ -1,8 +1,8 @@
 """
-The API of a running Teller once more, on a port of its own, with two routes beside the real ones.
+Serves Teller's API on another port, with two more routes beside the real ones.
 
-`/bench/alike` authenticates, validates and answers like POST /v1/redemptions, and stores nothing;
-`/bench/empty` only answers. Same application, same server, same process.
+`/bench/alike` authenticates, validates and answers like POST /v1/redemptions, and stores nothing.
+`/bench/empty` only answers. All routes share one application, one server and one process.
 
     TELLER_HOME=… python -m bench.accept_server PORT
 """
@@ -43,7 +43,7 @@ START_SECONDS = 60
 
 
 def alike(call: Call) -> Answer:
-    """All that accepting a redemption does, but for making it durable."""
+    """Do everything that accepting a redemption does, except make it durable."""
     key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
     submission = call.body.submission(Origin(call.caller, key, fingerprint("redemption", call.sent)))
     record = RequestRecord(
@@ -55,7 +55,7 @@ def alike(call: Call) -> Answer:
 
 
 def create_app(settings: Settings) -> Flask:
-    """The application with the two routes more."""
+    """Create the application with the two additional routes."""
     [real] = [route for route in redemptions.routes.all if route.path == "/v1/redemptions"]
     app.ROUTES = (*app.ROUTES, dataclasses.replace(real, path=ALIKE, view=alike))  # type: ignore[misc]
     application = app.create_app(settings)
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Flask:
 
 @contextlib.contextmanager
 def alone(home: Path, *resources: str) -> Iterator[system.Teller]:
-    """One of these servers on a new home with these resources, and PostgreSQL and Valkey, but no worker."""
+    """Run one such server on a new home with these resources, PostgreSQL and Valkey, and no worker."""
     with system.up_in(home, TELLER_WORKERS="1") as teller:
         teller.open(*resources)
     settings = Settings.from_environment({**os.environ, "TELLER_HOME": str(home)})
@@ -77,7 +77,7 @@ def alone(home: Path, *resources: str) -> Iterator[system.Teller]:
 
 @contextlib.contextmanager
 def beside(teller: system.Teller) -> Iterator[system.Teller]:
-    """One of these servers, on the database of a Teller that runs."""
+    """Run one such server on the database of a running Teller."""
     port = system.free_port()
     with processes.running(
         processes.python_module("bench.accept_server", str(port)),
@@ -95,7 +95,7 @@ def beside(teller: system.Teller) -> Iterator[system.Teller]:
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until the process is stopped."""
     log.configure()
     server.create_app = create_app
     with serve(Settings.from_environment(os.environ)) as servers:

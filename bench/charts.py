@@ -1,5 +1,7 @@
 """
-Charts as SVG: horizontal bars and lines, on a card of their own, so that they read on a light and on a dark page.
+Draws charts as SVG: horizontal bars, and lines.
+
+Each chart has a card as its background, so that it reads on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH = 860
-#: Pixels of a bar with its distance to the next, and of the bar itself.
+#: Pixels from one bar to the next, and the height of a bar.
 BAR_STEP, BAR_HEIGHT = 30, 18
 MARGIN = 20
 TITLE_HEIGHT = 62
-#: Pixels of one character, more or less: there is nobody to ask for the width of a text.
+#: Approximate width of one character in pixels; no renderer is available to measure it.
 CHARACTER = 6.9
 LINE_HEIGHT = 300
-#: Teller's own, and the others'; the lines of a chart in turn.
+#: Colours of Teller, of the others, and of the lines of a chart in turn.
 _STYLE = """
   .card { fill: #ffffff; stroke: #d5dae1; }
   text { font: 12.5px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #374151; }
@@ -46,7 +48,7 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar. `kind`: `own` is Teller's, `reference` PostgreSQL's alone, `other` another system's."""
+    """One bar. `kind` is `own` for Teller, `reference` for PostgreSQL alone, `other` for another system."""
 
     label: str
     value: float
@@ -55,14 +57,14 @@ class Bar:
 
 @dataclass
 class Line:
-    """One line: points of x and y."""
+    """One line, as points of x and y."""
 
     label: str
     points: list[tuple[float, float]] = field(default_factory=list)
 
 
 def bars(title: str, note: str, found: Sequence[Bar]) -> str:
-    """Horizontal bars from zero, each with its figure, in the order given."""
+    """Draw horizontal bars from zero, each with its figure, in the given order."""
     labels = 24 + CHARACTER * max(len(bar.label) for bar in found)
     most = max(bar.value for bar in found) or 1.0
     room = WIDTH - 2 * MARGIN - labels - CHARACTER * 10
@@ -84,7 +86,7 @@ def bars(title: str, note: str, found: Sequence[Bar]) -> str:
 
 
 def lines(title: str, note: str, found: Sequence[Line], *, log_x: bool = False) -> str:
-    """Lines over numbers, from zero. `log_x`: steps of the x axis are factors, and each x has its mark."""
+    """Draw lines from zero. With `log_x`, steps of the x axis are factors, and each x has its mark."""
     at = math.log10 if log_x else float
     xs = sorted({x for line in found for x, _ in line.points})
     if not log_x:
@@ -149,6 +151,6 @@ def _figure(value: float) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next round number, of which a fourth is round, too."""
+    """Return the next round number that divides by four into round numbers."""
     size: float = 10 ** math.floor(math.log10(value)) if value > 0 else 1.0
     return next(step * size for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if step * size >= value)

@@ -1,8 +1,8 @@
 """
-The courier: webhook deliveries and gateway calls a second, and its memory, from one process.
+Measures one courier process: webhook deliveries and gateway calls a second, and its memory.
 
-A sink in a process of its own answers each POST, at once for webhooks, after 50 ms as the gateway. What is delivered
-and called counts when the courier has recorded it. Rows are made in the database as a batch would have left them.
+A sink in another process answers each POST: at once for webhooks, after 50 ms as the gateway. A delivery or a
+call counts once the courier has recorded it. Rows are made in the database as a batch would have left them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from teller.embedded.servers import Servers
 
-#: Numbers of endpoints that deliveries go to.
+#: Numbers of endpoints that receive the deliveries, one run each.
 ENDPOINTS = (1, 50)
-#: How long the gateway takes for an answer, in seconds.
+#: Time until the gateway answers, in seconds.
 GATEWAY_SECONDS = 0.05
-#: How often we look how far it is, and how long it may stand still, in seconds.
+#: Interval between two readings of the progress, and the limit without any progress, in seconds.
 LOOK_SECONDS = 0.1
 STALL_SECONDS = 20
 
@@ -102,7 +102,7 @@ class _Sink(asyncio.Protocol):
 
 
 def _serve(pipe: Pipe, delay_seconds: float) -> None:
-    """The sink's process: tells its port, and, when asked, what it saw."""
+    """Run the sink's process: send its port, and on request the counts of its POSTs."""
     seen: Counter[str] = Counter()
 
     async def serve() -> None:
@@ -119,7 +119,7 @@ def _serve(pipe: Pipe, delay_seconds: float) -> None:
 
 @contextlib.contextmanager
 def sink(delay_seconds: float) -> Iterator[tuple[str, Pipe]]:
-    """Its URL, and the pipe to ask it."""
+    """Run a sink. Yields its URL and the pipe that asks for its counts."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(theirs, delay_seconds), daemon=True
@@ -134,7 +134,7 @@ def sink(delay_seconds: float) -> Iterator[tuple[str, Pipe]]:
 
 @contextlib.contextmanager
 def courier(settings: Settings) -> Iterator[int]:
-    """One courier process; its id."""
+    """Run one courier process. Yields its process id."""
     environ = {
         **settings.environment(),
         "TELLER_GATEWAYS": ",".join(f"{name}={url}" for name, url in settings.gateways.items()),
@@ -150,7 +150,10 @@ def courier(settings: Settings) -> Iterator[int]:
 
 
 def measure_courier(settings: Settings, left: str, count: int) -> tuple[float, float, list[int]]:
-    """A second: on the whole and over the second half; resident memory now and then, in MiB."""
+    """
+    Run a courier until `count` rows are done. Returns its rate, the rate of the second half, and its memory
+    in MiB.
+    """
     memory: list[int] = []
     looks: list[tuple[float, int]] = []
     with courier(settings) as pid, psycopg.connect(settings.database_url, autocommit=True) as connection:
@@ -177,7 +180,7 @@ def _resident_mib(pid: int) -> int:
 
 
 def fill(settings: Settings, statements: list[tuple[str, dict[str, Any]]]) -> None:
-    """Rows as a batch would have left them."""
+    """Insert rows as a batch would have left them."""
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
         for statement, parameters in statements:
             connection.execute(statement, parameters)
@@ -185,7 +188,7 @@ def fill(settings: Settings, statements: list[tuple[str, dict[str, Any]]]) -> No
 
 
 def deliveries(settings: Settings, endpoints: int, count: int) -> tuple[object, ...]:
-    """Webhook deliveries to a local sink."""
+    """Measure webhook deliveries to a local sink."""
     with sink(0) as (url, pipe):
         fill(
             settings,
@@ -205,7 +208,7 @@ def deliveries(settings: Settings, endpoints: int, count: int) -> tuple[object, 
 
 
 def calls(settings: Settings, count: int) -> tuple[object, ...]:
-    """Gateway calls of 50 ms each."""
+    """Measure gateway calls of 50 ms each."""
     with sink(GATEWAY_SECONDS) as (url, pipe):
         fill(
             settings,
@@ -227,17 +230,17 @@ def calls(settings: Settings, count: int) -> tuple[object, ...]:
 
 
 def _ask(pipe: Pipe) -> dict[str, int]:
-    pipe.send("what did you see?")
+    pipe.send("counts")
     seen: dict[str, int] = pipe.recv()
     return seen
 
 
 def measure(plan: Plan, servers: Servers) -> Section:
-    """Measure, check, and tell."""
+    """Measure, check and report."""
     section = Section("courier", "7 · Courier: deliveries and gateway calls", plan.place)
     section.say(
         f"One courier process; {plan.deliveries:,} deliveries, {plan.gateway_calls:,} calls. Each counts once it is"
-        " recorded, and the other side has seen exactly so many."
+        " recorded, and the sink has counted the same number."
     )
     rows = []
     for endpoints in ENDPOINTS:
@@ -251,7 +254,7 @@ def measure(plan: Plan, servers: Servers) -> Section:
     section.table(("one courier", "a second", "over the 2nd half", "at once", "most memory, MiB"), rows)
     section.chart(
         "courier",
-        "Bar chart: what one courier delivers and calls in a second",
+        "Bar chart: deliveries and calls of one courier in a second",
         charts.bars(
             "One courier",
             "Recorded in PostgreSQL a second; more is better",

@@ -1,9 +1,10 @@
 """
-How fast what waits is decided: Teller against row locks, a plain endpoint and job queues, in one run.
+Measures how fast waiting requests are decided: Teller, row locks, a plain endpoint and job queues, in one
+run.
 
-All check, take, write a ledger entry and the state of the request, durably, on the same server. For Teller and the
-queues the requests wait already when the clock starts; the endpoint gets them over HTTP and answers with the
-decision.
+Every system checks, takes, and writes a ledger entry and the state of the request, durably, on the same
+server. For Teller and the queues, all requests wait when the clock starts. The endpoint receives them over
+HTTP and answers with the decision.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from teller.embedded.servers import Servers
 
-#: Teller's rows beside the plain one: with everything that a resource or a client may want of each request.
+#: Variants of Teller beside the plain run, with the features that a resource or a client may add to each
+#: request.
 EXTRAS = {
     "one webhook subscribed": {"webhook": True},
     "a limit for each account": {"limit": True},
@@ -42,24 +44,24 @@ WORKERS = 2
 TELLER = "Teller, one worker"
 TELLER_WORKERS = f"Teller, {WORKERS} workers"
 
-#: What each decided, by its name: requests a second, and how many came out of order.
+#: Requests a second and the number of requests out of order, by system.
 Rates = dict[str, tuple[float, int]]
 
 
 def measure(plan: Plan, servers: Servers, installed: Installed) -> Section:
-    """Measure, check, and tell."""
+    """Measure, check and report."""
     section = Section("drain", "1 · Drain: deciding what waits", plan.place)
     section.say(
-        f"{plan.drain_requests:,} requests wait; Teller decides them by the loop of one worker, or of the {WORKERS}"
+        f"{plan.drain_requests:,} requests wait. Teller decides them by the loop of one worker, or of the {WORKERS}"
         f" that `teller up` starts here, in batches of at most {batch.BATCH_LIMIT:,}. pgbench decides"
-        f" {plan.pgbench_requests:,} with each of 1, 8 and 16 clients; the best of them counts. All in turns, best"
-        f" of {plan.drain_rounds} rounds. The job queues run the fastest of these transactions, the single statement,"
-        f" as their job, for about {plan.peer_seconds:g} s."
+        f" {plan.pgbench_requests:,} with each of 1, 8 and 16 clients; the best of them counts. All run in turns,"
+        f" best of {plan.drain_rounds} rounds. The job queues run the fastest of these transactions, the single"
+        f" statement, as their job, for about {plan.peer_seconds:g} s."
     )
     found: dict[str, Rates] = {}
     for shape in plan.shapes:
         rates = found[shape] = {}
-        for _ in range(plan.drain_rounds):  # in turns: what disturbs the machine, disturbs all
+        for _ in range(plan.drain_rounds):  # in turns, so that a disturbance of the machine affects all
             _keep_best(rates, {TELLER: (_teller(plan, servers, shape), 0)})
             _keep_best(rates, {TELLER_WORKERS: (_teller(plan, servers, shape, workers=WORKERS), 0)})
             _keep_best(rates, _postgres(plan, servers, shape))
@@ -71,7 +73,7 @@ def measure(plan: Plan, servers: Servers, installed: Installed) -> Section:
         for name, options in EXTRAS.items()
     }
     section.figures = {"rates": found, "extras": extras}
-    _tell(section, found, extras)
+    _report(section, found, extras)
     _aim(section, found)
     return section
 
@@ -105,8 +107,10 @@ def drain(
     workers: int = 1,
 ) -> float:
     """
-    Requests per second of so many processes that drain `requests` of `resources`, after checking that each
-    was decided once and in order, and that the ledger adds up. `wanted`: their keys; else each resource in turn.
+    Drain `requests` of `resources` with `workers` processes. Returns requests per second.
+
+    Checks that each request was decided once and in order, and that the ledger adds up. `wanted` has the
+    resource of each request; without it, the resources come in turn.
     """
     keys = wanted or [1 + number % resources for number in range(requests)]
     rules = {"per_account_limit": 1_000_000} if limit else {}
@@ -129,17 +133,17 @@ def drain(
             started = time.perf_counter()
             decided = sum(release())
             seconds = time.perf_counter() - started
-        _check(owner, decided, requests, told=requests if webhook else 0)
+        _check(owner, decided, requests, notified=requests if webhook else 0)
     return requests / seconds
 
 
-def _check(owner: connections.Connection, decided: int, requests: int, told: int) -> None:
+def _check(owner: connections.Connection, decided: int, requests: int, notified: int) -> None:
     [counts] = owner.execute(
         "SELECT (SELECT sum(amount) FROM entries), (SELECT sum(1000000000 - available) FROM resources),"
         " (SELECT count(*) FROM decisions WHERE status = 'completed'), (SELECT count(*) FROM inbox),"
         " (SELECT coalesce(sum(cardinality(request_ids)), 0) FROM fanouts)"
     ).fetchall()
-    assert (decided, *counts) == (*[requests] * 4, 0, told), "something was lost or doubled"
+    assert (decided, *counts) == (*[requests] * 4, 0, notified), "something was lost or doubled"
     [(late,)] = owner.execute(
         "SELECT count(*) FROM (SELECT request_id < lag(request_id) OVER (PARTITION BY resource_id ORDER BY version)"
         " AS is_late FROM entries) e WHERE is_late"
@@ -148,7 +152,7 @@ def _check(owner: connections.Connection, decided: int, requests: int, told: int
 
 
 def _drain_partitions(share: tuple[str, list[int]], wait: Callable[[], object]) -> int:
-    """What one of the processes does once all are ready."""
+    """Drain one process's share of the partitions once all processes are ready."""
     url, partitions = share
     rest_collector()  # as a worker does
     with connections.connect(url, application_name="bench") as worker:
@@ -157,7 +161,7 @@ def _drain_partitions(share: tuple[str, list[int]], wait: Callable[[], object]) 
 
 
 def _drain_partition(worker: connections.Connection, partition: int) -> int:
-    """As the workers do it: until a batch says that there is no more."""
+    """Drain as a worker does, until a batch reports that nothing is left."""
     decided = 0
     while True:
         report = batch.drain_once(worker, partition)
@@ -202,7 +206,7 @@ def _flask(plan: Plan, servers: Servers, shape: str) -> Rates:
 
 
 def flask_request(address: str, key: int) -> bytes:
-    """One request for the endpoint with the row lock."""
+    """Return one request for the endpoint with the row lock."""
     body = json.dumps({"resource": key, "account": "u_42"}).encode()
     return load.post("/redemptions", address.removeprefix("http://"), "none", body)
 
@@ -227,7 +231,7 @@ def _peers(plan: Plan, servers: Servers, installed: Installed, shape: str, secti
 # ---------------------------------------------------------------- the report
 
 
-def _tell(section: Section, found: dict[str, Rates], extras: dict[str, float]) -> None:
+def _report(section: Section, found: dict[str, Rates], extras: dict[str, float]) -> None:
     shapes = list(found)
     hot = found["hot"]
     teller = hot[TELLER][0]
@@ -239,7 +243,7 @@ def _tell(section: Section, found: dict[str, Rates], extras: dict[str, float]) -
         rows.append([name, *cells, factor, "yes" if name.startswith("Teller") else _order(name, found)])
     section.table(
         [
-            "what decides",
+            "system",
             *(f"{work.SHAPES[shape]}, /s" for shape in shapes),
             "Teller, hot, is faster by",
             "in order",
@@ -247,7 +251,7 @@ def _tell(section: Section, found: dict[str, Rates], extras: dict[str, float]) -
         rows,
     )
     section.table(
-        ["Teller, one hot resource", "/s", "of the plain one"],
+        ["Teller, one hot resource", "/s", "share of the plain run"],
         [
             ["plain", teller, "100 %"],
             *([name, rate, f"{rate / teller:.0%}"] for name, rate in extras.items()),
@@ -270,7 +274,7 @@ def _tell(section: Section, found: dict[str, Rates], extras: dict[str, float]) -
     ]
     settings.append(
         f"- Flask with a row lock: Granian as Teller's, {flask_row_lock.CONNECTIONS} connections to"
-        f" PostgreSQL, {FLASK_CONNECTIONS} to the client, who waits for the decision."
+        f" PostgreSQL, {FLASK_CONNECTIONS} to the client, which waits for the decision."
     )
     section.say("The settings:\n\n" + "\n".join(settings))
 
@@ -301,14 +305,14 @@ def _aim(section: Section, found: dict[str, Rates]) -> None:
     if queues:
         best = max(queues, key=lambda name: queues[name])
         wants.append((f"the best job queue that keeps order ({best})", queues[best], 20, 40))
-    for what, rate, least, wish in wants:
+    for what, rate, least, goal in wants:
         section.aim(
             f"drain, one hot resource, against {what}",
-            f"{least} times (wished: {wish})",
+            f"{least} times (goal: {goal})",
             f"{teller / rate:.1f} times",
             met=teller >= least * rate,
-            note="where a sync costs little (see above), whoever commits for each request gains; a slower disk widens"
-            " the gap. What is left is PostgreSQL's own writing: *Where the time goes*",
+            note="where a sync costs little (see above), a commit for each request costs little too; a slower disk"
+            " widens the gap. The rest is PostgreSQL's own writing (*Where the time goes*)",
         )
     with contextlib.suppress(KeyError):
         uniform = found["uniform"]

@@ -1,8 +1,8 @@
 """
-Rows made by the server, as intake and batches would have left them: what waits, and what is long decided.
+Inserts rows on the server as intake and batches would have left them: waiting requests, and old decided ones.
 
-Ids are UUIDs of version 7, as intake makes them, so that indexes grow where they would. The past is whole: decisions
-are numbered, entries add up and carry their digests, so that `teller verify` has nothing to say against it.
+Ids are UUIDs of version 7, as intake makes them, so that indexes grow where they would. The past is complete:
+decisions are numbered, entries add up and carry their digests. `teller verify` finds no fault in it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
-#: Past requests made in one transaction, and connections that make them.
+#: Past requests inserted in one transaction, and the connections that insert them.
 CHUNK = 200_000
-LANES = 2
-#: The client whose requests these are; that of `teller up`'s first client key.
+CONNECTIONS = 2
+#: The client of these requests, which owns the first client key of `teller up`.
 CLIENT = "client"
 ZEROS = bytes(32)
-#: Accounts that the past is spread over.
+#: Accounts that the past requests are spread over.
 ACCOUNTS = 100_000
 
-#: %(ms)s milliseconds of time, a hundred ids in each.
+#: The time is %(ms)s milliseconds, with a hundred ids in each.
 _UUID7 = """(lpad(to_hex(%(ms)s::bigint + i / 100), 12, '0') || '7' || lpad(to_hex(i %% 100 * 40), 3, '0') || '8'
              || substr(md5(random()::text), 1, 15))::uuid"""
 
@@ -51,7 +51,8 @@ WITH asked AS (
 INSERT INTO inbox (partition, request_id, verb) SELECT partition, id, 'decide' FROM asked ORDER BY i
 """  # noqa: S608 - our own text
 
-# Each link is the digest of the one before and of its own fields: an aggregate, so that it can run over a window.
+# Each link is the digest of the one before and of its own fields. It is an aggregate, so that it can run over
+# a window.
 _LINK = """
 CREATE OR REPLACE FUNCTION pg_temp.next_link(state bytea, before bytea, fields bytea) RETURNS bytea
     LANGUAGE sql IMMUTABLE AS 'SELECT sha256(coalesce($1, $2) || $3)';
@@ -115,17 +116,20 @@ UPDATE partitions p
 
 
 def name(key: int) -> str:
-    """The id of the resource of that number."""
+    """Return the id of the resource with this number."""
     return f"r{key}"
 
 
 def partition(key: int, partitions: int) -> int:
-    """Its partition."""
+    """Return the partition of the resource with this number."""
     return ids.partition_of(name(key), partitions)
 
 
 def open_resources(connection: Connection, keys: Sequence[int], partitions: int, **rules: object) -> None:
-    """Resources with stock for ever, without the requests that open them: for what is thrown away afterwards."""
+    """
+    Insert resources with unlimited stock and without opening requests, for databases that are dropped
+    afterwards.
+    """
     columns = "".join(f", {column}" for column in rules)
     with connection.cursor().copy(
         f"COPY resources (id, kind, partition, available, created_at, digest{columns}) FROM STDIN"
@@ -144,13 +148,13 @@ def open_resources(connection: Connection, keys: Sequence[int], partitions: int,
 
 
 def inbox(connection: Connection, keys: Sequence[int], partitions: int) -> None:
-    """A waiting request for each of these resources, in this order, in one transaction."""
+    """Insert one waiting request for each of these resources, in this order, in one transaction."""
     numbers = sorted(set(keys))
     _fill(connection, keys, {key: (name(key), partition(key, partitions)) for key in numbers})
 
 
 def inbox_of(connection: Connection, resource: str, home: int, count: int) -> None:
-    """So many waiting requests for one resource, whatever its name."""
+    """Insert `count` waiting requests for one resource of any name."""
     _fill(connection, [1] * count, {1: (resource, home)})
 
 
@@ -170,19 +174,23 @@ def _fill(connection: Connection, keys: Sequence[int], places: dict[int, tuple[s
 
 def past(url: str, count: int, keys: Sequence[int], partitions: int) -> None:
     """
-    So many decided requests more, spread evenly over these resources, which must be open; over several connections,
-    each with partitions of its own. Nobody may be deciding.
+    Insert `count` more decided requests, spread evenly over these resources, which must be open.
+
+    Uses several connections, each with its own partitions. No worker may decide meanwhile.
     """
-    lanes = [[key for key in keys if partition(key, partitions) % LANES == lane] for lane in range(LANES)]
-    shares = [count * len(lane) // len(keys) for lane in lanes]
+    groups = [
+        [key for key in keys if partition(key, partitions) % CONNECTIONS == share]
+        for share in range(CONNECTIONS)
+    ]
+    shares = [count * len(group) // len(keys) for group in groups]
     shares[0] += count - sum(shares)
     tally = _Tally(count)
     with contextlib.ExitStack() as held:
-        connections = [held.enter_context(lab.connect(url)) for _ in lanes]
-        with ThreadPoolExecutor(LANES) as pool:
+        connections = [held.enter_context(lab.connect(url)) for _ in groups]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             work = [
-                pool.submit(_past, connection, share, lane, partitions, tally)
-                for connection, share, lane in zip(connections, shares, lanes, strict=True)
+                pool.submit(_past, connection, share, group, partitions, tally)
+                for connection, share, group in zip(connections, shares, groups, strict=True)
             ]
             try:
                 for one in work:
@@ -195,7 +203,7 @@ def past(url: str, count: int, keys: Sequence[int], partitions: int) -> None:
 
 
 class _Tally:
-    """How far all connections are together."""
+    """The progress of all connections together."""
 
     def __init__(self, count: int) -> None:
         self.stopped = False
@@ -205,7 +213,7 @@ class _Tally:
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
-        """So many more are made."""
+        """Count `size` more requests."""
         with self._lock:
             self._done += size
             rate = self._done / (time.monotonic() - self._began)

@@ -1,7 +1,9 @@
 """
-Whether it stays fast: with millions of past requests, a backlog of a million, and a snapshot held open.
+Measures whether Teller stays fast: with millions of past requests, a backlog of a million, and an open
+snapshot.
 
-One Teller with one worker; between the stages the database is filled by the server, as batches would have left it.
+One Teller runs with one worker. Between the stages the server fills the database, as batches would have left
+it.
 """
 
 from __future__ import annotations
@@ -24,27 +26,27 @@ if TYPE_CHECKING:
     from bench.system import Teller
     from processor.storage.connections import Connection
 
-#: Resources that the past is spread over; the first is the hot one, which is drained.
+#: Resources that the past is spread over. The first is the hot one, which is drained.
 RESOURCES = 100
 HOT = 1
 CONNECTIONS = 32
-#: Bytes on the disk that a past request may take, with its log and what is sorted on the way, before there is none.
+#: Disk space needed for a past request, with its log and temporary files, in bytes.
 ROOM_BYTES = 3_000
 DRAIN_SECONDS = 300
 #: Rounds of a stage, of which the better counts.
 ROUNDS = 2
-#: … and at the most, when checkpoints disturb them.
+#: The limit of rounds when checkpoints disturb them.
 ROUNDS_MAX = 5
-#: One part in so many of the past comes after the checkpoint.
+#: The share of the past that is inserted after the checkpoint, as a divisor.
 LAST_PART = 20
-#: From one account to the next that asks; has nothing in common with their number.
+#: Distance between the numbers of successive accounts. It shares no factor with their count.
 ACCOUNT_STEP = 61_803
 _TABLES = ("requests", "decisions", "entries")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one worker decides and one API process accepts a second, and the memory of the worker."""
+    """One stage: requests that one API process accepts and one worker decides a second, and the worker's memory."""
 
     name: str
     accepted: float
@@ -53,7 +55,7 @@ class Stage:
 
 
 def measure(plan: Plan) -> Section:
-    """Measure, check, and tell."""
+    """Measure, check and report."""
     section = Section("growth", "5 · Growth: a long past, a long queue, a long snapshot", plan.place)
     section.say(
         f"One worker, one API process. Accept: {CONNECTIONS} connections for {plan.growth_seconds:g} s. Drain:"
@@ -82,12 +84,12 @@ def measure(plan: Plan) -> Section:
         "log_bytes": run.log_bytes,
         "after_checkpoint": after_checkpoint,
     }
-    _tell(section, stages, backlog, snapshot, sizes, run, after_checkpoint)
+    _report(section, stages, backlog, snapshot, sizes, run, after_checkpoint)
     return section
 
 
 class _Run:
-    """One Teller that grows."""
+    """One Teller whose database grows from stage to stage."""
 
     def __init__(self, plan: Plan, teller: Teller, connection: Connection, partition: int) -> None:
         self._plan = plan
@@ -95,15 +97,17 @@ class _Run:
         self._connection = connection
         self._partition = partition
         self._numbers = itertools.count()
-        #: The most that the worker ever had, in MiB.
+        #: The most memory that the worker had, in MiB.
         self.worker_mib = 0.0
-        #: Written to the log for each request: accepted one at a time, and decided.
+        #: Bytes of log for each request: accepted one at a time, and decided.
         self.log_bytes: dict[str, float] = {}
 
     def grow_to(self, past: int) -> None:
         """
-        Fill up to so many decided requests. The last part comes after the clean-up and a checkpoint, for a stage is
-        to show how it is between two of them: the first change of a page after one is logged whole.
+        Fill up to `past` decided requests.
+
+        The last part is inserted after the clean-up and a checkpoint, because a stage shows the time between
+        two checkpoints. The first change of a page after a checkpoint is logged whole.
         """
         missing = past - system.decided(self._connection)
         if missing <= 0:
@@ -116,7 +120,7 @@ class _Run:
         self._fill(last)
 
     def accept_after_checkpoint(self) -> float:
-        """Accepted a second, right after one."""
+        """Return requests accepted a second right after a checkpoint."""
         self._connection.execute("CHECKPOINT")
         rate = self._accept()
         progress(f"right after a checkpoint: accepts {rate:,.0f}/s")
@@ -126,7 +130,7 @@ class _Run:
         fill.past(self._teller.settings.database_url, count, range(1, RESOURCES + 1), lab.PARTITIONS)
 
     def stage(self, name: str) -> Stage:
-        """Accept and drain as it is now."""
+        """Measure accepting and draining in the present state."""
         accepted = self._between_checkpoints(self._accept)
         drained = self._between_checkpoints(lambda: self._drain(self._plan.growth_requests))
         stage = Stage(name, accepted, drained, self._memory())
@@ -137,7 +141,8 @@ class _Run:
 
     def _between_checkpoints(self, measure: Callable[[], float]) -> float:
         """
-        The best of ROUNDS, of which none was under way when a checkpoint began; in the end, of whatever there is.
+        Return the best of ROUNDS rounds during which no checkpoint began, or of any rounds if ROUNDS_MAX are
+        not enough.
         """
         rates: list[float] = []
         for left in reversed(range(ROUNDS_MAX)):
@@ -152,7 +157,7 @@ class _Run:
         return max(rates)
 
     def _checkpoints(self) -> int:
-        """How many have begun."""
+        """Return the number of checkpoints begun so far."""
         [(count,)] = self._connection.execute(
             "SELECT num_timed + num_requested FROM pg_stat_checkpointer"
         ).fetchall()
@@ -177,7 +182,7 @@ class _Run:
         return stage
 
     def snapshot(self) -> dict[str, Any]:
-        """Drain again and again while somebody holds a snapshot, so that nothing dead can be cleaned away."""
+        """Drain repeatedly while a snapshot is held, so that no dead row can be removed."""
         rates: list[tuple[float, float]] = []
         with lab.connect(self._teller.settings.database_url) as holder, contextlib.ExitStack() as held:
             holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -198,7 +203,7 @@ class _Run:
 
     def _accept(self, *, decides: bool = True) -> float:
         """
-        Requests accepted a second, one at a time, of the hot resource, which decides nothing meanwhile.
+        Return requests accepted a second, one at a time, for the hot resource, while its partition is paused.
         """
         self._teller.pause(self._partition)
         before, log = system.decided(self._connection), self._log()
@@ -211,7 +216,7 @@ class _Run:
         return answers.rate
 
     def _drain(self, count: int) -> float:
-        """Requests decided a second, from the moment when all of them wait."""
+        """Return requests decided a second, from the moment when all of them wait."""
         before = system.decided(self._connection)
         self._teller.pause(self._partition)
         fill.inbox(self._connection, [HOT] * count, lab.PARTITIONS)
@@ -256,7 +261,7 @@ def _has_room(past: int, section: Section) -> bool:
 
 
 def _bytes(connection: Connection) -> dict[str, float]:
-    """Bytes on the disk for each decided request, by table, indexes included."""
+    """Return bytes on the disk for each decided request, by table, indexes included."""
     [(count,)] = connection.execute("SELECT count(*) FROM requests").fetchall()
     sizes = {}
     for table in _TABLES:
@@ -265,7 +270,7 @@ def _bytes(connection: Connection) -> dict[str, float]:
     return sizes
 
 
-def _tell(
+def _report(
     section: Section,
     stages: list[Stage],
     backlog: Stage,
@@ -281,7 +286,7 @@ def _tell(
     held = Stage(name, snapshot["accepted"], last, run.worker_mib)
     everything = [*stages, backlog, held]
     section.table(
-        ("with", "accepted/s", "of the first", "drained/s", "of the first", "worker, MiB"),
+        ("with", "accepted/s", "share of the first", "drained/s", "share of the first", "worker, MiB"),
         [
             (
                 stage.name,
@@ -299,7 +304,7 @@ def _tell(
         f"On the disk a decided request takes {total:,.0f} bytes, indexes included: "
         + ", ".join(f"{table} {size:,.0f}" for table, size in sizes.items())
         + ". The log (WAL) gets "
-        + ", ".join(f"{size:,.0f} bytes for each at its {what}" for what, size in run.log_bytes.items())
+        + ", ".join(f"{size:,.0f} bytes for each at its {step}" for step, size in run.log_bytes.items())
         + "."
     )
     section.say(
@@ -312,21 +317,21 @@ def _tell(
         "Line chart: requests drained a second while a snapshot is held open",
         charts.lines(
             "Drained a second while a snapshot is held",
-            "Seconds since it was taken; dead inbox rows cannot be cleaned away meanwhile",
+            "Seconds since it was taken; dead inbox rows cannot be removed meanwhile",
             [charts.Line("one hot resource, one worker", list(snapshot["drained"]))],
         ),
     )
     for stage, share in [*((stage, 0.85) for stage in (*stages[1:], backlog)), (held, 0.7)]:
-        for what, now, then in (
+        for step, now, then in (
             ("accept", stage.accepted, first.accepted),
             ("drain", stage.drained, first.drained),
         ):
             section.aim(
-                f"{what} with {stage.name}",
+                f"{step} with {stage.name}",
                 f"{share:.0%} of that with {first.name}",
                 f"{now / then:.0%}",
                 met=now >= share * then,
-                note="keys and accounts come in no order, so that each new one touches another page of their indexes:"
-                " more memory for pages, or fewer indexes",
+                note="keys and accounts come in no order, so each new one touches another page of their indexes. It"
+                " would take more memory for pages, or fewer indexes",
             )
     section.aim("memory of a worker", "200 MiB", f"{run.worker_mib:.0f} MiB", met=run.worker_mib < 200)

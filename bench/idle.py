@@ -1,5 +1,5 @@
 """
-What Teller costs when nobody asks: CPU and memory of all its processes.
+Measures the CPU and memory of all of Teller's processes while no request comes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from bench.processes import Cost
 
-#: Before the clock starts, everything that a start brings with it is over, in seconds.
+#: Time for the work of the start to end before the clock starts, in seconds.
 SETTLE_SECONDS = 4
 SERVERS = ("PostgreSQL", "Valkey")
-#: The most that everything but PostgreSQL and Valkey may take of a core.
-SHARE_WANTED = 0.02
+#: The target for everything but PostgreSQL and Valkey, as a share of one core.
+SHARE_TARGET = 0.02
 
 
 def measure(plan: Plan) -> Section:
-    """Measure and tell."""
-    section = Section("idle", "4 · Idle: what it costs when nobody asks", plan.place)
+    """Measure and report."""
+    section = Section("idle", "4 · Idle: the cost without requests", plan.place)
     section.say(
         f"`teller up` with two workers, over {plan.idle_seconds:g} s. Memory: shared pages divided (PSS)."
     )
@@ -64,21 +64,19 @@ def measure(plan: Plan) -> Section:
 
 
 def own_share(costs: dict[str, Cost]) -> float:
-    """What all but PostgreSQL and Valkey take of a core."""
+    """Return the share of a core that everything but PostgreSQL and Valkey takes."""
     return sum(cost.share for part, cost in costs.items() if part not in SERVERS)
 
 
 def _aim(section: Section, found: dict[int, dict[str, Cost]]) -> None:
     shares = {partitions: own_share(costs) for partitions, costs in found.items()}
-    note = (
-        "a heartbeat and a look for lost work each second, in each worker; on a busy machine each costs more"
-    )
+    note = "a heartbeat and a search for lost work each second, in each worker; on a busy machine each costs more"
     if 64 in shares:
         section.aim(
             "idle, 64 partitions",
             "2 % of a core",
             f"{shares[64]:.2%}",
-            met=shares[64] <= SHARE_WANTED,
+            met=shares[64] <= SHARE_TARGET,
             note=note,
         )
     if 64 in shares and 256 in shares:

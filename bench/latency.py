@@ -1,8 +1,9 @@
 """
-How long a client waits for a decision: requests at a fixed rate, whatever the answers take.
+Measures how long a client waits for a decision, with requests at a fixed rate however long the answers take.
 
-Teller and the Flask endpoint as the client sees them, over HTTP, with `Prefer: wait`; a latency counts from when the
-request should have been sent. The job queues without HTTP, from the same moment to their decision.
+Teller and the Flask endpoint are measured over HTTP, with `Prefer: wait`. A latency counts from the time at
+which the request should have been sent. The job queues are measured without HTTP, from that time to the
+decision.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
 
 #: Resources that the requests are spread over.
 RESOURCES = 64
-#: Connections that send; more than are ever busy at once.
+#: Connections that send: more than are ever busy at once.
 CONNECTIONS = 48
 SHARES = (0.5, 0.99, 0.999)
 TELLER = "Teller, over HTTP"
 FLASK = "Flask with a row lock, over HTTP"
 
-#: Milliseconds at each of SHARES, by rate, by who decides.
+#: Milliseconds at each of SHARES, by rate, by system.
 Latencies = dict[str, dict[int, list[float]]]
 
 
 def measure(plan: Plan, servers: Servers, installed: Installed) -> Section:
-    """Measure, check, and tell."""
+    """Measure, check and report."""
     section = Section("latency", "3 · Latency: from the POST to the decision", plan.place)
     section.say(
         f"Over {RESOURCES} resources, {plan.latency_seconds:g} s at each rate, the others"
@@ -57,7 +58,7 @@ def measure(plan: Plan, servers: Servers, installed: Installed) -> Section:
                         continue
                     _note(found[name], name, rate, sorted(took))
     section.figures = {"milliseconds": found}
-    _tell(section, plan, found)
+    _report(section, plan, found)
     return section
 
 
@@ -107,14 +108,14 @@ def _note(found: dict[int, list[float]], name: str, rate: int, ordered: list[flo
     progress(f"{name}, {rate}/s: median, p99, p99.9 = {', '.join(f'{one:.1f}' for one in found[rate])} ms")
 
 
-def _tell(section: Section, plan: Plan, found: Latencies) -> None:
+def _report(section: Section, plan: Plan, found: Latencies) -> None:
     rows = [
         (name, f"{rate}/s", *by_rate[rate])
         for name, by_rate in found.items()
         for rate in plan.latency_rates
         if rate in by_rate
     ]
-    section.table(("who", "rate", "median ms", "p99 ms", "p99.9 ms"), rows)
+    section.table(("system", "rate", "median ms", "p99 ms", "p99.9 ms"), rows)
     at = plan.latency_rates[min(1, len(plan.latency_rates) - 1)]
     section.chart(
         "latency",
@@ -129,10 +130,10 @@ def _tell(section: Section, plan: Plan, found: Latencies) -> None:
             ],
         ),
     )
-    busy = "client, API, workers, PostgreSQL and Valkey share the cores; a core more for each would do"
+    busy = "client, API, workers, PostgreSQL and Valkey share the cores; it would take one more core for each"
     limits = {100: ((0, "median", 8), (1, "p99", 30)), 500: ((1, "p99", 60),)}
-    for rate, wanted in limits.items():
-        for place, share, most in wanted:
+    for rate, targets in limits.items():
+        for place, share, most in targets:
             if rate in found[TELLER]:
                 took = found[TELLER][rate][place]
                 section.aim(

@@ -1,5 +1,5 @@
 """
-The least that each step could take, in microseconds of CPU for each request, measured on this machine.
+Measures the least that each step could take on this machine, in microseconds of CPU for each request.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
-#: What a row of the inbox, an entry or a decision takes on its way, roughly, in bytes.
+#: Approximate size of an inbox row, an entry or a decision on a socket, in bytes.
 ROW_BYTES = 200
 LOOPS = 50_000
-#: Sent over a socket at once.
+#: Bytes sent over a socket at once.
 CHUNK_BYTES = 65_536
 
 #: User and system microseconds for each request.
@@ -31,13 +31,15 @@ Micros = tuple[float, float]
 
 
 def store(connection: Connection, resource: str, partition: int, count: int) -> Micros:
-    """Requests and inbox rows as intake leaves them, stored by the server itself; undone."""
+    """Let the server store requests and inbox rows as intake leaves them, and roll back."""
     with _undone(connection):
         return _cost(connection, count, lambda: fill.inbox_of(connection, resource, partition, count))
 
 
 def decide(connection: Connection, partition: int) -> Micros:
-    """An entry and a decision for all that waits in this partition, and the inbox emptied; undone."""
+    """
+    Write an entry and a decision for each waiting row of this partition, empty its inbox, and roll back.
+    """
     return _write(
         connection,
         partition,
@@ -51,7 +53,7 @@ def decide(connection: Connection, partition: int) -> Micros:
 
 
 def settle(connection: Connection, partition: int) -> Micros:
-    """The same for holds that are captured: the decision before is superseded; undone."""
+    """Do the same for captured holds, with the previous decisions superseded, and roll back."""
     return _write(
         connection,
         partition,
@@ -83,7 +85,7 @@ def _write(connection: Connection, partition: int, *statements: str) -> Micros:
 
 @contextlib.contextmanager
 def _undone(connection: Connection) -> Iterator[None]:
-    """Whatever is written, is not kept."""
+    """Roll back everything that the block writes."""
     connection.execute("BEGIN")
     try:
         yield
@@ -101,7 +103,7 @@ def _cost(connection: Connection, count: int, act: object) -> Micros:
 
 
 def hash_and_note() -> float:
-    """One digest over the one before and the fields of an entry, and its two rows."""
+    """Compute one digest over the previous one and the fields of an entry, and build its two rows."""
     now, digest, rows = datetime.now(UTC), bytes(32), []
     began = time.process_time()
     for number in range(LOOPS):
@@ -113,7 +115,7 @@ def hash_and_note() -> float:
 
 
 def parse(length: int, items: int) -> float:
-    """One item of a JSON body of that length."""
+    """Parse one item of a JSON body of this length."""
     one = {"kind": "redemption", "idempotency_key": "k" * 20, "resource": "hot", "account": "u1"}
     body = json.dumps({"requests": [one] * max(1, length // len(json.dumps(one)))})
     began = time.process_time()
@@ -123,7 +125,7 @@ def parse(length: int, items: int) -> float:
 
 
 def carry(length: int) -> float:
-    """So many bytes over a Unix socket: the sender's and the receiver's part together."""
+    """Send this many bytes over a Unix socket. Counts the sender and the receiver together."""
     ours, theirs = socket.socketpair()
     total = length * LOOPS
     began = time.process_time()

@@ -1,8 +1,9 @@
 """
-Load from outside, over raw sockets, so that the client costs little beside the server on the same machine.
+Generates load over raw sockets, so that the client costs little beside the server on the same machine.
 
-`closed` keeps a number of connections busy and counts; `paced` sends at a fixed rate whatever the answers
-take, and measures each from when it should have been sent (no coordinated omission).
+`closed` keeps a number of connections busy and counts. `paced` sends at a fixed rate however long the answers
+take. It measures each answer from the time at which its request should have been sent (no coordinated
+omission).
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ if TYPE_CHECKING:
 
 #: Bytes of an answer read at once.
 CHUNK_BYTES = 65_536
-#: How long an answer may take before the run is worth nothing, in seconds.
-PATIENCE_SECONDS = 30
+#: Time limit for one answer, in seconds. A slower one makes the run worthless.
+ANSWER_SECONDS = 30
 
 
 @dataclass
 class Answers:
-    """How many answers of each status came, and how long each took, in seconds."""
+    """The number of answers by status, and the latency of each in seconds."""
 
     statuses: dict[int, int] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def count(self, status: int, latency: float) -> None:
-        """Note one answer."""
+        """Record one answer."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
         self.latencies.append(latency)
 
     @property
     def count_all(self) -> int:
-        """How many answers there were."""
+        """The number of all answers."""
         return sum(self.statuses.values())
 
     @property
@@ -49,13 +50,13 @@ class Answers:
         return self.count_all / self.seconds
 
     def quantile(self, share: float) -> float:
-        """The latency that this share of the answers did not exceed, in milliseconds."""
+        """Return the latency that this share of the answers did not exceed, in milliseconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1_000
 
 
 def post(path: str, host: str, key: str, body: bytes, *headers: str) -> bytes:
-    """A POST as it goes over the wire, with an idempotency key of its own."""
+    """Return the bytes of a POST with a new idempotency key."""
     lines = (
         f"POST {path} HTTP/1.1",
         f"Host: {host}",
@@ -69,26 +70,26 @@ def post(path: str, host: str, key: str, body: bytes, *headers: str) -> bytes:
 
 
 class Connection:
-    """One keep-alive connection: sends a request, and reads one answer with a Content-Length."""
+    """One keep-alive connection that sends a request and reads one answer with a Content-Length."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         assert parts.hostname
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE_SECONDS)
+        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=ANSWER_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent_at = 0.0
         self._buffer = bytearray()
-        #: Bytes of the answer under way; 0: not known yet.
+        #: Bytes of the whole answer that is being read; 0 before its head is complete.
         self._whole = 0
 
     def send(self, request: bytes) -> None:
-        """Send one request; its answer must be read before the next."""
+        """Send one request. Its answer must be read before the next."""
         self._buffer, self._whole = bytearray(), 0
         self.sent_at = time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> int | None:
-        """Read what is there; the status once the whole answer is, else None."""
+        """Read the available bytes. Returns the status once the answer is complete, else None."""
         chunk = self.socket.recv(CHUNK_BYTES)
         assert chunk, "the server closed the connection"
         self._buffer += chunk
@@ -102,7 +103,7 @@ class Connection:
         return int(self._buffer[9:12]) if len(self._buffer) >= self._whole else None
 
     def ask(self, request: bytes) -> int:
-        """Send, and wait for the whole answer."""
+        """Send a request and wait for the whole answer."""
         self.send(request)
         while (status := self.receive()) is None:
             pass
@@ -110,7 +111,7 @@ class Connection:
 
 
 def closed(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Answers:
-    """Keep `connections` busy for `seconds`, or until the requests are all sent, each with one at a time."""
+    """Keep `connections` busy for `seconds`, or until all requests are sent, one at a time on each."""
     answers = Answers()
     selector = selectors.DefaultSelector()
     end = time.perf_counter() + seconds
@@ -122,8 +123,8 @@ def closed(url: str, requests: Iterator[bytes], connections: int, seconds: float
         busy += 1
     started = time.perf_counter()
     while busy:
-        events = selector.select(PATIENCE_SECONDS)
-        assert events, f"no answer for {PATIENCE_SECONDS} s"
+        events = selector.select(ANSWER_SECONDS)
+        assert events, f"no answer for {ANSWER_SECONDS} s"
         for ready, _ in events:
             connection = ready.data
             status = connection.receive()
@@ -146,7 +147,7 @@ def paced(
     url: str, make: Callable[[], bytes], per_second: float, seconds: float, connections: int
 ) -> Answers:
     """
-    Send `per_second` for `seconds`, over as many connections as it takes; latencies count from the planned time.
+    Send `per_second` for `seconds`, over at most `connections`. Latencies count from the planned time.
     """
     answers = Answers()
     selector = selectors.SelectSelector()  # waits for fractions of a millisecond, which epoll rounds up
@@ -164,9 +165,9 @@ def paced(
             selector.register(connection.socket, selectors.EVENT_READ, connection)
             sent += 1
             due = begin + sent / per_second
-        patience = PATIENCE_SECONDS if sent == total or not idle else max(0.0, due - time.perf_counter())
-        events = selector.select(patience)
-        assert events or patience < PATIENCE_SECONDS, f"no answer for {PATIENCE_SECONDS} s"
+        wait_seconds = ANSWER_SECONDS if sent == total or not idle else max(0.0, due - time.perf_counter())
+        events = selector.select(wait_seconds)
+        assert events or wait_seconds < ANSWER_SECONDS, f"no answer for {ANSWER_SECONDS} s"
         for ready, _ in events:
             connection = ready.data
             status = connection.receive()

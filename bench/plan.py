@@ -1,7 +1,8 @@
 """
-How much each part does: the long run of about a quarter of an hour, and the quick one of three minutes.
+The sizes of each part: the long run of about a quarter of an hour, and the quick one of three minutes.
 
-The quick run shows that everything works and where a figure roughly lies; only the long one is for comparing.
+The quick run shows that everything works, and roughly where a figure lies. Only the long one is for
+comparisons.
 """
 
 from __future__ import annotations
@@ -14,37 +15,38 @@ from bench.report import PARTIAL
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: What is drawn by chance, is drawn from this unless `--seed` says otherwise.
+#: The default seed of everything random.
 SEED = 20_261_122
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Sizes in requests, durations in seconds. `peers` false: Teller and PostgreSQL alone."""
+    """Sizes in requests, durations in seconds. Without `peers`, only Teller and PostgreSQL run."""
 
     name: str
-    #: Where the report goes.
+    #: The folder of the report.
     place: Path = PARTIAL
     seed: int = SEED
     peers: bool = True
-    #: How the keys of the requests are spread: `hot`, `uniform`, `zipf`.
+    #: Distributions of the requests' keys: `hot`, `uniform`, `zipf`.
     shapes: tuple[str, ...]
-    #: Teller's drain in one process, how often, and what pgbench does with each number of clients.
+    #: Requests of Teller's drain in one process, its rounds, and transactions of pgbench for each number of
+    #: clients.
     drain_requests: int
     drain_rounds: int
     pgbench_requests: int
-    #: What a peer gets to do: about so many seconds of it, by the rate that its file names.
+    #: Approximate duration of a peer's work, by the rate that its file names.
     peer_seconds: float
     accept_seconds: float
     accept_rounds: int
-    #: Sent by /v1/batches, from the first POST to the last decision.
+    #: Requests sent by /v1/batches, from the first POST to the last decision.
     end_to_end_requests: int
     latency_rates: tuple[int, ...] = (10, 100, 500)
     latency_seconds: float
     peer_latency_seconds: float
     idle_partitions: tuple[int, ...] = (64, 256)
     idle_seconds: float
-    #: Past requests, one stage after the other, and what is drained and how long is accepted at each.
+    #: Past requests of each stage in turn, requests drained at each, and seconds of accepting at each.
     past: tuple[int, ...]
     growth_requests: int
     growth_seconds: float
@@ -53,7 +55,7 @@ class Plan:
     scale_requests: int
     scale_workers: tuple[int, ...] = (1, 2, 4)
     batch_sizes: tuple[int, ...] = (1, 10, 100, 500, 1_000, 2_000, 5_000)
-    #: Each batch size drains until this much time is over, at the least one batch.
+    #: Time for which each batch size drains, at least one batch.
     batch_seconds: float
     deliveries: int
     gateway_calls: int

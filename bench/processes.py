@@ -1,5 +1,5 @@
 """
-Processes: started so that none is left behind, and what they cost in CPU and memory.
+Starts processes so that none is left behind, and measures their CPU and memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from teller.embedded.child import Child
 
-#: How long a process that was asked to stop may take before it, and all that it started, is killed, in seconds.
+#: Time for a process to stop before it is killed with everything that it started, in seconds.
 STOP_SECONDS = 3.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 #: Programs that are not Teller's.
@@ -33,11 +33,13 @@ def running(
     program: Sequence[str | Path], environment: Mapping[str, str], log: Path | None = None
 ) -> Iterator[Child]:
     """
-    A program in a session of its own: ended with this block, killed when we are. Its output goes to `log`.
+    Run a program in a session of its own. Its output goes to `log`.
+
+    It ends with this block, or when this process dies.
     """
     kept = os.dup(2)
     with (log or Path(os.devnull)).open("ab") as output:
-        os.dup2(output.fileno(), 2)  # spawn_part gives its standard error
+        os.dup2(output.fileno(), 2)  # spawn_part passes on its standard error
         try:
             child = spawn_part([str(part) for part in program], {**os.environ, **environment})
         finally:
@@ -48,13 +50,13 @@ def running(
     finally:
         child.stop(STOP_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)  # whatever it has started and left
+            os.killpg(child.pid, signal.SIGKILL)  # everything that it started and left
 
 
 def finish(
     program: Sequence[str | Path], environment: Mapping[str, str], seconds: float, log: Path | None = None
 ) -> None:
-    """Run a program to its end. Raises RuntimeError, with the end of its log, when it fails or takes too long."""
+    """Run a program to its end. Raises RuntimeError with the end of its log if it fails or takes too long."""
     with running(program, environment, log) as child:
         try:
             status = child.process.wait(seconds)
@@ -65,16 +67,18 @@ def finish(
 
 
 def last_lines(log: Path | None) -> str:
-    """What it said last, or, better, its last error; on one line."""
+    """Return the last error in a log, or else its last line, on one line."""
     said = log.read_text(errors="replace").split("\n") if log is not None and log.exists() else []
     said = [line.strip() for line in said if line.strip()]
     errors = [line for line in said if "rror:" in line or "rror(" in line]
-    return (errors or said or ["it said nothing"])[-1][:200]
+    return (errors or said or ["its log is empty"])[-1][:200]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One process at one moment: its program, CPU in seconds, and memory in MiB (shared parts divided)."""
+    """
+    One process at one moment: its program, CPU in seconds, and memory in MiB, with shared parts divided.
+    """
 
     name: str
     command: str
@@ -84,14 +88,14 @@ class Seen:
 
 
 def tree(top: int, *, memory: bool = False) -> dict[int, Seen]:
-    """A process and all below it, also those whose parents have changed sessions."""
+    """Return a process and all below it, also those in other sessions."""
     parents: dict[int, int] = {}
     texts: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = stat.read_text()
         except OSError:
-            continue  # gone in the meantime
+            continue  # ended in the meantime
         process = int(stat.parent.name)
         parents[process] = int(text[text.rindex(")") + 2 :].split()[1])
         texts[process] = text
@@ -109,14 +113,14 @@ def tree(top: int, *, memory: bool = False) -> dict[int, Seen]:
 
 
 def await_gone(them: Iterable[int]) -> None:
-    """Wait until none of these processes is left, but not longer than STOP_SECONDS."""
+    """Wait until none of these processes is left, for up to STOP_SECONDS."""
     end = time.monotonic() + STOP_SECONDS
     while any(Path(f"/proc/{process}").exists() for process in them) and time.monotonic() < end:
         time.sleep(0.02)
 
 
 def one(process: int) -> Seen:
-    """One process, without its memory."""
+    """Return one process, without its memory."""
     return _seen(process, Path(f"/proc/{process}/stat").read_text(), memory=False)
 
 
@@ -143,7 +147,10 @@ def _mib(process: int) -> float:
 
 
 def on_cpu(process: int) -> float:
-    """Seconds that the threads of a process have had, to the nanosecond: ticks are too coarse for an idle one."""
+    """
+    Return the CPU time of a process's threads in seconds, exact to the nanosecond. Ticks are too coarse when
+    idle.
+    """
     total = 0
     for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):
@@ -152,7 +159,7 @@ def on_cpu(process: int) -> float:
 
 
 def part_of(seen: Seen) -> str:
-    """Which part of a running Teller a process is."""
+    """Return the part of a running Teller that a process belongs to."""
     if seen.name in SERVERS:
         return "PostgreSQL" if seen.name == "postgres" else "Valkey"
     words = seen.command.split()
@@ -161,14 +168,14 @@ def part_of(seen: Seen) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a part took over a while: the share of one core, and memory at its end, in MiB."""
+    """The cost of a part over some time: its share of one core, and its memory at the end in MiB."""
 
     share: float
     mib: float
 
 
 def cost(top: int, seconds: float) -> dict[str, Cost]:
-    """The parts of a running Teller over some seconds."""
+    """Measure the parts of a running Teller over some seconds."""
     before, began = {process: on_cpu(process) for process in tree(top)}, time.monotonic()
     time.sleep(seconds)
     after, took = tree(top, memory=True), time.monotonic() - began
@@ -182,5 +189,5 @@ def cost(top: int, seconds: float) -> dict[str, Cost]:
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """How a module of ours is started."""
+    """Return the command that starts a module of this repository."""
     return [sys.executable, "-m", module, *arguments]

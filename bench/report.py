@@ -1,8 +1,9 @@
 """
-What comes out: sections with text, tables, charts and targets, as one Markdown file and one JSON of raw figures.
+Builds the report: sections with text, tables, charts and targets, as one Markdown file and one JSON of raw
+figures.
 
-Everything is printed while it is measured, and written anew after each part, so that an interrupted run keeps what
-it has.
+Everything is printed while it is measured, and written again after each part. An interrupted run keeps its
+results.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: Where whole, full runs are kept; everything else goes into PARTIAL, which nobody keeps.
+#: The folder of whole, full runs. All others go to PARTIAL, which is not under version control.
 RESULTS = Path(__file__).parent / "results"
 PARTIAL = RESULTS / "partial"
 _STARTED = time.monotonic()
@@ -24,7 +25,7 @@ _STARTED = time.monotonic()
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must reach. `note` says why it does not, and what would be needed."""
+    """A figure and its target. `note` gives the reason why it is missed, and a remedy."""
 
     what: str
     wanted: str
@@ -41,37 +42,37 @@ class Section:
     title: str
     place: Path
     paragraphs: list[str] = field(default_factory=list)
-    #: Raw figures, by whatever names the part chooses.
+    #: Raw figures, by names that the part chooses.
     figures: dict[str, Any] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """A paragraph, also on the screen."""
+        """Add a paragraph and print it."""
         self.paragraphs.append(text)
         print(f"\n{text}\n", flush=True)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table, also on the screen."""
+        """Add a table and print it."""
         self.say(table(header, rows))
 
     def chart(self, name: str, alternative: str, svg: str) -> None:
-        """A picture; `alternative` says in words what it shows."""
+        """Add a picture. `alternative` describes it in words."""
         self.place.mkdir(parents=True, exist_ok=True)
         (self.place / f"{name}.svg").write_text(svg)
         self.paragraphs.append(f"![{alternative}]({name}.svg)")
 
     def aim(self, what: str, wanted: str, measured: str, *, met: bool, note: str = "") -> None:
-        """A figure beside its target."""
+        """Add a figure beside its target."""
         self.targets.append(Target(what, wanted, measured, met, "" if met else note))
 
 
 def progress(text: str) -> None:
-    """One line on the screen, with the seconds since the start."""
+    """Print one line with the seconds since the start."""
     print(f"  {time.monotonic() - _STARTED:5.0f} s  {text}", flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table: numbers to the right, whole from ten on."""
+    """Format a Markdown table. Numbers are aligned right, and whole from ten on."""
     listed = [list(row) for row in rows]
     columns = range(len(header))
     numeric = [
@@ -107,10 +108,12 @@ def _cell(cell: object) -> str:
 def write(
     place: Path, sections: Sequence[Section], machine: dict[str, Any], *, unfinished: Sequence[str]
 ) -> Path:
-    """The report and its raw figures. `unfinished` are parts that were to run and have not, or not to the end."""
+    """
+    Write the report and its raw figures. `unfinished` names parts that did not run, or not to their end.
+    """
     place.mkdir(parents=True, exist_ok=True)
     targets = [target for section in sections for target in section.targets]
-    lines = ["# What was measured", "", *_machine_lines(machine), ""]
+    lines = ["# Measurements", "", *_machine_lines(machine), ""]
     if unfinished:
         lines += [f"**Not finished: {', '.join(unfinished)}.**", ""]
     if targets:
@@ -135,15 +138,15 @@ def _targets(targets: Sequence[Target]) -> str:
         (target.what, target.wanted, target.measured, "yes" if target.met else "**no**", target.note)
         for target in targets
     ]
-    return table(("what", "target", "measured", "met", "why not, and what it would take"), rows)
+    return table(("figure", "target", "measured", "met", "reason and remedy"), rows)
 
 
 def _machine_lines(machine: dict[str, Any]) -> list[str]:
     return [
         (
-            "Each figure counted only after its result was checked: nothing lost, nothing doubled; what came out of"
-            " order is said. Everybody had the same PostgreSQL server with fsync and synchronous_commit on. Compare"
-            " within a run, not between machines."
+            "Each figure counts only after a check of its result: nothing lost, nothing doubled. Requests out of"
+            " order are counted. All systems had the same PostgreSQL server with fsync and synchronous_commit on."
+            " Compare within a run, not between machines."
         ),
         "",
         *(f"- {name}: {value}" for name, value in machine.items()),

@@ -1,5 +1,5 @@
 """
-What more workers bring, and what the size of a batch brings and costs.
+Measures the gain of more workers, and the gain and cost of larger batches.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from teller.embedded.servers import Servers
 
-#: How long all of it may take to be decided, in seconds.
+#: Time for all requests to be decided, in seconds.
 DRAIN_SECONDS = 180
-#: The most that waits for one batch size: the small ones need less.
+#: The most requests that wait for one batch size. Small sizes need fewer.
 WAITING = 40_000
-#: The client that `teller up` makes its first key for.
 HOT = "one hot resource"
 SPREAD = "1,000 resources in 64 partitions"
 
 
 def measure(plan: Plan, servers: Servers) -> Section:
-    """Measure, check, and tell."""
+    """Measure, check and report."""
     section = Section("scale", "6 · Scale: workers, and sizes of batches", plan.place)
     section.say(
-        f"Worker processes of a whole Teller, with API and courier idle beside them; {plan.scale_requests:,} requests"
-        " are committed at once, and the clock runs from there to the last decision, the ring of the doorbell"
+        f"Worker processes of a whole Teller, with API and courier idle beside them. {plan.scale_requests:,} requests"
+        " are committed at once. The clock runs from there to the last decision, with the wake-up of the workers"
         " included."
     )
     workers = {count: _workers(plan, count) for count in plan.scale_workers}
@@ -41,8 +40,8 @@ def measure(plan: Plan, servers: Servers) -> Section:
         [(str(count), *rates) for count, rates in workers.items()],
     )
     section.say(
-        "One loop as a worker runs it, over one connection. The time of one batch is what a request waits at the"
-        " least, when it comes to a queue of that length."
+        "One loop as a worker runs it, over one connection. A request that finds a queue of this length waits at"
+        " least for the time of one batch."
     )
     rest_collector()
     sizes = {size: _sizes(plan, servers, size) for size in plan.batch_sizes}
@@ -78,7 +77,7 @@ def measure(plan: Plan, servers: Servers) -> Section:
 
 
 def _workers(plan: Plan, count: int) -> tuple[float, float]:
-    """Requests decided a second with so many workers: of one hot resource, and of a thousand."""
+    """Return requests decided a second with `count` workers: for one hot resource, and for a thousand."""
     with system.up(TELLER_WORKERS=str(count)) as teller, teller.connect() as connection:
         fill.open_resources(connection, range(1, work.RESOURCES + 1), lab.PARTITIONS)
         rates = []
@@ -99,7 +98,10 @@ def _workers(plan: Plan, count: int) -> tuple[float, float]:
 
 
 def _sizes(plan: Plan, servers: Servers, size: int) -> tuple[float, float, float]:
-    """Requests decided a second by batches of at most `size` rows, and the median and p99 of a batch, in ms."""
+    """
+    Return requests decided a second by batches of at most `size` rows, and the median and p99 of a batch in
+    ms.
+    """
     took: list[float] = []
     decided = 0
     waiting = min(WAITING, size * 2_000)
@@ -112,16 +114,16 @@ def _sizes(plan: Plan, servers: Servers, size: int) -> tuple[float, float, float
         fill.inbox(owner, [1] * waiting, lab.PARTITIONS)
         owner.execute("VACUUM ANALYZE")
         partition = fill.partition(1, lab.PARTITIONS)
-        spent = 0.0
-        while spent < plan.batch_seconds and decided < waiting:
+        elapsed = 0.0
+        while elapsed < plan.batch_seconds and decided < waiting:
             began = time.perf_counter()
             decided += batch.drain_once(worker, partition, limit=size).taken
             took.append(time.perf_counter() - began)
-            spent += took[-1]
+            elapsed += took[-1]
         [(entries,)] = owner.execute("SELECT count(*) FROM entries").fetchall()
         assert entries == decided, "something was lost or doubled"
     milliseconds = [one * 1_000 for one in took]
     late = statistics.quantiles(milliseconds, n=100)[98] if len(took) > 1 else milliseconds[0]
-    rate, middle = decided / spent, statistics.median(milliseconds)
+    rate, middle = decided / elapsed, statistics.median(milliseconds)
     progress(f"batches of {size:,}: {rate:,.0f}/s, {middle:.1f} ms each")
     return rate, middle, late

@@ -1,5 +1,5 @@
 """
-A whole Teller to measure: `teller up` in a home of its own, and a client that speaks to it.
+Runs a whole Teller for measurements: `teller up` in a new home, and a client for it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
 
 READY = "teller is ready: "
-#: Longer than this it does not stop by itself; then it is killed, with all that it started, in seconds.
+#: Time for Teller to stop by itself, in seconds. Afterwards it is killed with everything that it started.
 STOP_SECONDS = 8
-#: Between two looks at how far it is, in seconds.
+#: Interval between two readings of the progress, in seconds.
 LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Teller:
-    """A Teller that runs: where it is, its keys, its home, and its main process."""
+    """A running Teller: its address, its keys, its home, and its main process."""
 
     url: str
     admin_key: str
@@ -49,7 +49,7 @@ class Teller:
     def ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, key: str | None = None
     ) -> dict[str, Any]:
-        """One call, as admin if nothing is said, waited for; its JSON."""
+        """Send one request, by default as admin, and wait for its outcome. Returns its JSON."""
         request = urllib.request.Request(  # noqa: S310 - our own http URL
             self.url + path,
             method=method,
@@ -66,51 +66,54 @@ class Teller:
             return found
 
     def open(self, *names: str, available: int = 10**9, **rules: object) -> None:
-        """Make resources."""
+        """Create resources."""
         for name in names:
             body = {"id": name, "kind": "stock", "available": available, **rules}
             made = self.ask("POST", "/v1/resources", body)
             assert made["status"] == "completed", made
 
     def pause(self, partition: int) -> None:
-        """Let it accept and not decide."""
+        """Let a partition accept requests without deciding them."""
         self.ask("POST", f"/v1/admin/partitions/{partition}/pause", {"reason": "benchmark"})
 
     def resume(self, partition: int) -> None:
-        """Let it decide again."""
+        """Let a partition decide again."""
         self.ask("POST", f"/v1/admin/partitions/{partition}/resume", {"reason": "benchmark"})
 
     @property
     def host(self) -> str:
-        """What goes into the Host header."""
+        """The value of the Host header."""
         return self.url.removeprefix("http://")
 
     @cached_property
     def settings(self) -> Settings:
-        """Where its servers are."""
+        """The settings that lead to its servers."""
         found = find_running(Settings.from_environment({**os.environ, "TELLER_HOME": str(self.home)}))
         assert found is not None, "its servers do not answer"
         return found.settings
 
     def connect(self) -> Connection:
-        """Its database, as the owner."""
+        """Connect to its database as the owner."""
         return lab.connect(self.settings.database_url)
 
     def ring(self, partitions: Iterable[int]) -> None:
-        """Tell the workers that there is work, as the API does after a commit."""
+        """Notify the workers that there is work, as the API does after a commit."""
         bell = Doorbell(self.settings.redis_url)
         bell.ring_all(partitions)
         bell.close()
 
 
 def decided(connection: Connection) -> int:
-    """How many requests all partitions have decided."""
+    """Return the number of requests that all partitions have decided."""
     [(count,)] = connection.execute("SELECT sum(sequence)::bigint FROM partitions").fetchall()
     return int(count)
 
 
 def await_decided(connection: Connection, count: int, seconds: float) -> float:
-    """Wait until so many are decided; when that was, by `time.perf_counter`. Raises AssertionError in the end."""
+    """
+    Wait until `count` are decided. Returns the time by `time.perf_counter`. Raises AssertionError after
+    `seconds`.
+    """
     end = time.perf_counter() + seconds
     while (found := decided(connection)) < count:
         assert time.perf_counter() < end, (
@@ -123,14 +126,14 @@ def await_decided(connection: Connection, count: int, seconds: float) -> float:
 
 @contextlib.contextmanager
 def up(**environment: str) -> Iterator[Teller]:
-    """`teller up` on a free port and in a new home, from its ready line until its end."""
+    """Run `teller up` on a free port and in a new home, from its ready line until its end."""
     with lab.home() as home, up_in(home, **environment) as teller:
         yield teller
 
 
 @contextlib.contextmanager
 def up_in(home: Path, **environment: str) -> Iterator[Teller]:
-    """The same in a home that is there."""
+    """Run `teller up` in an existing home."""
     log = home / "up.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
@@ -139,7 +142,7 @@ def up_in(home: Path, **environment: str) -> Iterator[Teller]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            start_new_session=True,  # Ctrl-C is for us; we stop it
+            start_new_session=True,  # only this process receives Ctrl-C, and stops it
         )
     try:
         assert process.stdout is not None
@@ -161,7 +164,7 @@ def up_in(home: Path, **environment: str) -> Iterator[Teller]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,9 +1,11 @@
 """
-Where the time goes: microseconds of CPU for each request at intake, drain and settle, by who spends them.
+Measures where the time goes: microseconds of CPU for each request at intake, drain and settle, by component.
 
-From /proc: what each process had used before and after a known number of requests, in its own code (user) and in the
-kernel (system: sockets and files). Beside it the least it could be, measured here and now: a handler that does
-nothing, a loop that only hashes, statements that only store the same rows, a socket that only carries the bytes.
+Reads /proc before and after a known number of requests. It has the time of each process in its own code (user) and in
+the kernel (system: sockets and files).
+
+Beside it stands the least possible time, measured in the same run. It comes from an empty handler, a loop that only
+hashes, statements that only store, and a socket that only carries bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
 
 CONNECTIONS = 32
-#: How long a stage may take, in seconds.
+#: Time limit of a stage, in seconds.
 STAGE_SECONDS = 120
-#: The most requests that go through the sandbox gateway, which is asked over HTTP for each.
+#: The most requests that go through the sandbox gateway, with one HTTP call each.
 SETTLES = 4_000
-#: Statements of a stage that are named.
+#: The number of statements listed for a stage.
 STATEMENTS = 4
-#: Who spends it: columns of the table.
+#: Components that use the time: columns of the table.
 WHO = ("Python", "its kernel part", "PostgreSQL", "its kernel part and background")
 
 _STATEMENTS = """
@@ -49,26 +51,27 @@ SELECT left(regexp_replace(query, '\\s+', ' ', 'g'), 64), calls, total_exec_time
 
 
 @dataclass(frozen=True)
-class Spent:
-    """One stage: the wall's and everybody's microseconds for each request."""
+class Usage:
+    """One stage: wall time, and the time of each component, in microseconds for each request."""
 
     stage: str
     requests: int
     wall: float
-    #: By WHO.
+    #: Microseconds by WHO.
     micros: tuple[float, ...]
-    #: The same at the least, and what that is.
+    #: The least possible microseconds by WHO.
     least: tuple[float, ...]
     statements: tuple[tuple[str, float], ...] = ()
 
 
 def measure(plan: Plan) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     section = Section("where", "8 · Where the time goes", plan.place)
     section.say(
-        "Microseconds of CPU for each request; each cell: spent / the least it could be. *Python*: the API at intake,"
-        " the worker at drain and settle. *Kernel*: sockets, files, and the sync of the log, as far as it is work and"
-        " not waiting. Python and PostgreSQL work at the same time, so that the wall can be less than their sum."
+        "Microseconds of CPU for each request. Each cell has the time used / the least possible. *Python* is the API"
+        " at intake, and the worker at drain and settle. *Kernel* is sockets, files, and the sync of the log, as"
+        " far as it is work and not waiting. Python and PostgreSQL work at the same time, so the wall"
+        " can be less than their sum."
     )
     with lab.home() as home:
         counts = _prepare(home)
@@ -76,12 +79,12 @@ def measure(plan: Plan) -> Section:
             if counts:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
             found = _Stages(plan, teller, connection, counts=counts).run()
-    _tell(section, found)
+    _report(section, found)
     return section
 
 
 def _prepare(home: Path) -> bool:
-    """Have the server of this home count its statements; False when it cannot."""
+    """Configure the server of this home to count its statements. Returns False if it cannot."""
     settings = Settings.from_environment({"TELLER_HOME": str(home)})
     with serve(settings, needs_valkey=False) as servers, lab.connect(servers.settings.database_url) as owner:
         [(there,)] = owner.execute(
@@ -93,7 +96,7 @@ def _prepare(home: Path) -> bool:
 
 
 class _Stages:
-    """The stages one after the other, on one Teller."""
+    """The stages in turn, on one Teller."""
 
     def __init__(self, plan: Plan, teller: Teller, connection: Connection, *, counts: bool) -> None:
         self._plan = plan
@@ -101,8 +104,8 @@ class _Stages:
         self._connection = connection
         self._counts = counts
 
-    def run(self) -> list[Spent]:
-        """All of them."""
+    def run(self) -> list[Usage]:
+        """Run all stages."""
         teller, connection, count = self._teller, self._connection, self._plan.where_requests
         teller.open("hot")
         teller.open("paid", gateway="sandbox")
@@ -123,7 +126,7 @@ class _Stages:
         found.append(self._settle(python, kernel))
         return found
 
-    def _intake(self, count: int, rows: tuple[float, float]) -> Iterator[Spent]:
+    def _intake(self, count: int, rows: tuple[float, float]) -> Iterator[Usage]:
         with accept_server.beside(self._teller) as api:
             load.closed(
                 api.url, self._singles(api, accept_server.EMPTY, CONNECTIONS * 20), CONNECTIONS, STAGE_SECONDS
@@ -136,8 +139,10 @@ class _Stages:
                 api.url, self._singles(api, "/v1/redemptions", count), CONNECTIONS, STAGE_SECONDS
             )
             assert answers.statuses == {202: count}, answers.statuses
-            floor = (*empty.micros[:2], *rows)
-            yield self._end("intake, one at a time", "accept_server", "teller_api", began, count, floor)
+            least_micros = (*empty.micros[:2], *rows)
+            yield self._end(
+                "intake, one at a time", "accept_server", "teller_api", began, count, least_micros
+            )
             batches = [next(self._batches(api, "hot")) for _ in range(max(4, count // 1_000))]
             began = self._begin()
             answers = load.closed(api.url, iter(batches), 4, STAGE_SECONDS)
@@ -149,8 +154,11 @@ class _Stages:
                 "intake, batches of 1,000", "accept_server", "teller_api", began, items, (parse, carry, *rows)
             )
 
-    def _settle(self, python: float, kernel: float) -> Spent:
-        """Holds are decided, the courier asks the sandbox, and what it was told waits: that is what is measured."""
+    def _settle(self, python: float, kernel: float) -> Usage:
+        """
+        Let the courier call the sandbox for each hold, then measure how the worker settles the recorded
+        outcomes.
+        """
         teller, connection = self._teller, self._connection
         partition = teller.ask("GET", "/v1/resources/paid")["partition"]
         count = max(1_000, min(SETTLES, self._plan.where_requests) // 1_000 * 1_000)
@@ -187,8 +195,8 @@ class _Stages:
         role: str,
         began: tuple[float, dict[int, processes.Seen]],
         count: int,
-        floor: tuple[float, ...],
-    ) -> Spent:
+        least_micros: tuple[float, ...],
+    ) -> Usage:
         wall = time.perf_counter() - began[0]
         user = system_ = served = around = 0.0
         for process, now in self._seen().items():
@@ -208,7 +216,7 @@ class _Stages:
         progress(
             f"{stage}: {', '.join(f'{who} {one:.1f}' for who, one in zip(WHO, micros, strict=True))} µs each"
         )
-        return Spent(stage, count, wall / count * 1e6, micros, floor, self._statements(role, count))
+        return Usage(stage, count, wall / count * 1e6, micros, least_micros, self._statements(role, count))
 
     def _seen(self) -> dict[int, processes.Seen]:
         return processes.tree(self._teller.pid) | processes.tree(os.getpid())
@@ -230,19 +238,22 @@ class _Stages:
         return itertools.chain(batches(api, resource))
 
 
-def _tell(section: Section, found: list[Spent]) -> None:
+def _report(section: Section, found: list[Usage]) -> None:
     rows: list[list[Any]] = []
-    for spent in found:
-        cells = [f"{now:.1f} / {floor:.1f}" for now, floor in zip(spent.micros, spent.least, strict=True)]
-        total = f"{sum(spent.micros):.1f} / {sum(spent.least):.1f}"
-        rows.append([spent.stage, f"{spent.requests:,}", *cells, total, f"{spent.wall:.1f}"])
+    for usage in found:
+        cells = [
+            f"{now:.1f} / {least_micros:.1f}"
+            for now, least_micros in zip(usage.micros, usage.least, strict=True)
+        ]
+        total = f"{sum(usage.micros):.1f} / {sum(usage.least):.1f}"
+        rows.append([usage.stage, f"{usage.requests:,}", *cells, total, f"{usage.wall:.1f}"])
     section.table(("stage", "requests", *(f"{who}, µs" for who in WHO), "all, µs", "wall, µs"), rows)
     section.say(
-        "The least. Python at intake: an empty handler, or parsing the JSON of a batch; at drain and settle a loop"
-        " that makes one digest and two rows. Its kernel: carrying the bytes over a socket. PostgreSQL: the same rows"
-        " stored by one statement for each table, in one transaction, without a client."
+        "The least is measured so. Python at intake is an empty handler, or parsing the JSON of a batch. At drain and"
+        " settle it is a loop that makes one digest and two rows. Its kernel part carries the bytes over a socket."
+        " PostgreSQL stores the same rows by one statement for each table, in one transaction, without a client."
     )
-    named = [(spent.stage, text, micros) for spent in found for text, micros in spent.statements]
+    named = [(usage.stage, text, micros) for usage in found for text, micros in usage.statements]
     if named:
         section.table(("stage", "statement", "µs for each request"), [(s, f"`{t}`", m) for s, t, m in named])
-    section.figures = {spent.stage: spent.__dict__ for spent in found}
+    section.figures = {usage.stage: usage.__dict__ for usage in found}

@@ -1,7 +1,8 @@
 """
-The work that everybody is given: the same requests, tables, statement and checks, whoever decides.
+The work of the peers: the same requests, tables, statement and checks for each.
 
-Each job checks what there is, takes it, writes a ledger entry and the state of the request, in one transaction.
+A job checks the stock, takes from it, and writes a ledger entry and the state of the request, in one
+transaction.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Resources that `uniform` and `zipf` are spread over.
 RESOURCES = 1_000
-#: What each of them begins with: more than anybody takes.
+#: Stock of each resource at the start: more than all requests take.
 STOCK = 1_000_000_000
 SHAPES = {
     "hot": "one hot resource",
@@ -34,8 +35,8 @@ CREATE TABLE asked (id bigint PRIMARY KEY, resource_id integer NOT NULL, account
                     amount bigint NOT NULL, status text NOT NULL DEFAULT 'processing',
                     created_at timestamptz NOT NULL DEFAULT now(), decided_at timestamptz) WITH (fillfactor = 80);
 """
-#: One request decided as one statement, the fastest way of them all: what follows hangs on the UPDATE of the
-#: resource. It is harmless to do it twice, as whoever promises "at least once" needs it. $1: the request.
+#: Decides one request in one statement, the fastest of all variants. Everything depends on the UPDATE of the
+#: resource. It is safe to run twice, as a queue that delivers at least once may do. $1 is the request.
 STATEMENT = """
 WITH request AS (
     SELECT id, resource_id, amount FROM asked WHERE id = $1 AND status = 'processing'
@@ -50,7 +51,8 @@ UPDATE asked SET status = CASE WHEN EXISTS (SELECT FROM taken) THEN 'completed' 
                  decided_at = clock_timestamp()
  WHERE id = $1 AND status = 'processing'
 """
-#: A new request of the paced runs. $1: its id; $2: the resource; $3: when it should have been sent.
+#: Inserts a new request of the paced runs. $1 is its id, $2 the resource, $3 the time at which it should be
+#: sent.
 ASK = """
 INSERT INTO asked (id, resource_id, account, amount, created_at)
 VALUES ($1::bigint, $2, 'u' || $1::bigint, 1, to_timestamp($3))
@@ -64,7 +66,8 @@ SELECT (SELECT count(*) FROM asked WHERE status = 'completed'),
        (SELECT count(DISTINCT (resource_id, available)) FROM ledger),
        (SELECT extract(epoch FROM max(decided_at) - min(decided_at))::float8 FROM asked)
 """
-#: In the order in which they were decided (each leaves one less than the one before), requests that came too late.
+#: Counts requests that came too late, in the order of their decisions. Each leaves one less than the one
+#: before.
 _BACKWARDS = """
 SELECT count(*)
   FROM (SELECT request < lag(request) OVER (PARTITION BY resource_id ORDER BY available DESC) AS is_late
@@ -75,7 +78,7 @@ SELECT count(*)
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of the requests. `faults` is empty when nothing was lost or doubled and the sums are right."""
+    """The result of the requests. `faults` is empty if nothing was lost or doubled and the sums are right."""
 
     decided: int
     #: From the first decision to the last.
@@ -86,12 +89,12 @@ class Checked:
 
     @property
     def rate(self) -> float:
-        """Decisions a second, the first not counted: the clock begins with it."""
+        """Decisions a second without the first, with which the clock begins."""
         return (self.decided - 1) / self.seconds if self.decided > 1 and self.seconds > 0 else 0.0
 
 
 def keys(shape: str, count: int, seed: int) -> list[int]:
-    """For each request in turn the number of its resource, from 1."""
+    """Return the number of the resource of each request in turn, from 1."""
     if shape == "hot":
         return [1] * count
     drawn = random.Random(f"{seed}/{shape}")
@@ -103,7 +106,7 @@ def keys(shape: str, count: int, seed: int) -> list[int]:
 
 
 def prepare(connection: Connection, wanted: list[int]) -> None:
-    """The tables, the stock, and a request for each key, waiting."""
+    """Create the tables, the stock, and a waiting request for each key."""
     connection.execute(TABLES)
     connection.execute(
         "INSERT INTO stock (id, available) SELECT i, %s FROM generate_series(1, %s) i", (STOCK, RESOURCES)
@@ -116,7 +119,7 @@ def prepare(connection: Connection, wanted: list[int]) -> None:
 
 
 def check(connection: Connection) -> Checked:
-    """What was decided, and what is wrong with it."""
+    """Count the decisions and find faults in them."""
     [(completed, left, entries, requests, amount, taken, states, seconds)] = connection.execute(
         _COUNT, {"stock": STOCK}
     ).fetchall()

@@ -108,10 +108,13 @@ _SQL: Final = re.compile(
 _WORD: Final = re.compile(r"[A-Za-z][\w'’-]*")
 
 
+_BRACES: Final = re.compile(r"\{[^}]*[:;]")  # style sheets, JSON, formats
+
+
 def is_message(text: str) -> bool:
     """
     Return whether a string is prose: it has spaces, and ends with a full stop or has at least five words.
     """
-    if " " not in text.strip() or _SQL.match(text) or text.lstrip()[:1] in "{<[/":
+    if " " not in text.strip() or _SQL.match(text) or _BRACES.search(text) or text.lstrip()[:1] in "{<[/\\":
         return False
     return text.rstrip().endswith(".") or len(_WORD.findall(text)) >= MESSAGE_WORDS_MIN

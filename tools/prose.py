@@ -154,7 +154,7 @@ def _glob(path: str) -> str:
 
 # ---------------------------------------------------------------- sentences
 
-_SENTENCE_END: Final = re.compile(r"(?<=[.!?…])[\"'’”)\]]*\s+(?=[\"'“(\[]*(?:[A-Z0-9]|``|_))")
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?…])[\"'’”)\]]*\s+(?=[\"'“(\[*]*(?:[A-Z0-9]|``|_))")
 _NO_END: Final = re.compile(r"\b(?:e\.g|i\.e|cf|vs|etc|No|[A-Z])\.$")
 _WORD: Final = re.compile(r"[A-Za-z0-9](?:[\w'’./@-]*\w)?")
 _COLON: Final = re.compile(r"(?<!:):(?=\s|$)")

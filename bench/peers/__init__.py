@@ -1,5 +1,5 @@
 """
-What a user would pick instead: one file for each, and what they share.
+The alternatives that a user could choose: one file for each, and their shared parts.
 
 The Python and JavaScript files beside this one are programs that run in an environment of their own, `bench/.peers`,
 which `install.py` makes from the pinned `requirements.txt` and `package-lock.json`. They import nothing of Teller,

@@ -1,20 +1,20 @@
-// BullMQ: a queue for each lane over Redis, each with a worker that does one job at a time.
+// BullMQ: several queues over Redis, each with a worker that does one job at a time.
 
 import { Queue, Worker } from "bullmq";
 import { Redis } from "ioredis";
-import { LANES, REDIS, decide, lane, main } from "./job.mjs";
+import { CONCURRENCY, REDIS, decide, queueNumber, main } from "./job.mjs";
 
 const CHUNK = 1000;
 const connect = () => new Redis(REDIS, { maxRetriesPerRequest: null });
 const connection = connect();
-const names = Array.from({ length: LANES }, (_, number) => `lane-${number}`);
+const names = Array.from({ length: CONCURRENCY }, (_, number) => `queue-${number}`);
 const queues = process.argv[2] === "work" ? [] : names.map((name) => new Queue(name, { connection }));
 
 await main({
   prepare: async () => {},
   enqueue: async (jobs) => {
     for (const [number, queue] of queues.entries()) {
-      const own = jobs.filter(({ key }) => lane(key) === number);
+      const own = jobs.filter(({ key }) => queueNumber(key) === number);
       for (let at = 0; at < own.length; at += CHUNK) {
         await queue.addBulk(
           own.slice(at, at + CHUNK).map(({ request }) => ({

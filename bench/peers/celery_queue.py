@@ -1,5 +1,5 @@
 """
-Celery over Redis: one queue and one worker process without a pool, which is what keeps its order.
+Celery over Redis: one queue and one worker process without a pool, so that it keeps its order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from job import Job
 
-#: Messages that the worker holds ready.
+#: Messages that the worker fetches in advance.
 PREFETCH = 128
 
 app = Celery("bench", broker=f"redis+socket://{REDIS_SOCKET}" if REDIS_SOCKET else REDIS_URL)
@@ -30,19 +30,19 @@ app.conf.update(
 
 @app.task(name="decide")
 def task(request: int) -> None:
-    """The job."""
+    """Run the job."""
     decide(request)
 
 
 def enqueue(jobs: Sequence[Job]) -> None:
-    """One message for each request, over one connection."""
+    """Send one message for each request, over one connection."""
     with app.producer_pool.acquire(block=True) as producer:
         for request, _ in jobs:
             task.apply_async((request,), producer=producer)
 
 
 def work() -> None:
-    """The worker."""
+    """Run the worker."""
     app.worker_main(
         [
             "worker",

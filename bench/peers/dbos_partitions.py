@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from job import Job
 
-#: How often the queue is looked at, in seconds: as often as it can.
+#: Interval between two polls of the queue, in seconds: the shortest possible.
 POLL_SECONDS = 0.001
 QUEUE = "decide"
 
@@ -31,12 +31,12 @@ DBOS(config=config)
 
 @DBOS.workflow()
 def workflow(request: int) -> None:
-    """The job."""
+    """Run the job."""
     decide(request)
 
 
 def launch() -> None:
-    """Its tables, its queue, and, in a worker, its threads."""
+    """Create its tables and its queue, and start its threads in a worker."""
     DBOS.launch()
     DBOS.register_queue(QUEUE, partition_concurrency=1, polling_interval_sec=POLL_SECONDS)
 
@@ -45,7 +45,7 @@ launched = []
 
 
 def enqueue(jobs: Sequence[Job]) -> None:
-    """One workflow for each request, in order."""
+    """Enqueue one workflow for each request, in order."""
     if not launched:
         launched.append(True)
         DBOS.listen_queues([])
@@ -56,7 +56,7 @@ def enqueue(jobs: Sequence[Job]) -> None:
 
 
 def work() -> None:
-    """Until told to stop."""
+    """Run until the process is stopped."""
     launch()
     signal.pause()
 

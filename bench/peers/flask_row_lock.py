@@ -1,7 +1,7 @@
 """
-A plain Flask endpoint with a row lock, as most would write it first: lock, look, take, write, commit, answer.
+A plain Flask endpoint with a row lock, the usual first version: lock, read, take, write, commit, answer.
 
-On the same server as Teller's API, Granian, with as many threads; the answer is the decision. Each request is stored,
+It runs on Granian with as many threads as Teller's API, and answers with the decision. Each request is stored,
 decided and written to the ledger in one transaction.
 
     BENCH_DATABASE_URL=… python -m bench.peers.flask_row_lock PORT
@@ -35,7 +35,7 @@ START_SECONDS = 60
 
 
 def create_app() -> Flask:
-    """The endpoint, with a pool of connections."""
+    """Create the endpoint, with a pool of connections."""
     application = Flask("row lock")
     pool = psycopg_pool.ConnectionPool(
         os.environ["BENCH_DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS, open=True
@@ -72,7 +72,7 @@ def create_app() -> Flask:
 
 @contextlib.contextmanager
 def serving(database_url: str) -> Iterator[str]:
-    """The endpoint in a process of its own; its URL."""
+    """Run the endpoint in another process. Yields its URL."""
     port = system.free_port()
     url = f"http://127.0.0.1:{port}"
     with processes.running(
@@ -83,7 +83,7 @@ def serving(database_url: str) -> Iterator[str]:
             try:
                 urllib.request.urlopen(url, timeout=1).close()
             except urllib.error.HTTPError:
-                break  # there is nothing at /, but somebody says so
+                break  # the server answers that / does not exist
             except OSError:
                 assert time.monotonic() < end, "the server did not start"
                 time.sleep(0.05)
@@ -91,7 +91,7 @@ def serving(database_url: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is stopped."""
     Server(
         "row lock",
         address="127.0.0.1",

@@ -2,7 +2,7 @@
 // No local queue: with it, jobs of one queue name run at the same time.
 
 import { makeWorkerUtils, run } from "graphile-worker";
-import { LANES, decide, main, pool } from "./job.mjs";
+import { CONCURRENCY, decide, main, pool } from "./job.mjs";
 
 const CHUNK = 1000;
 const utils = process.argv[2] === "work" ? null : await makeWorkerUtils({ pgPool: pool });
@@ -24,7 +24,7 @@ await main({
   work: async () => {
     const runner = await run({
       pgPool: pool,
-      concurrency: LANES,
+      concurrency: CONCURRENCY,
       pollInterval: 500,
       noHandleSignals: true,
       taskList: { decide: ({ request }) => decide(request).then(() => undefined) },

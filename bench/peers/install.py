@@ -1,5 +1,5 @@
 """
-Installs the peers into a place of their own, `bench/.peers`, once; what cannot be had is left out, with a line why.
+Installs the peers into `bench/.peers`, once. A kind that cannot be installed is left out, with its reason.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from bench.report import progress
 
 HERE = Path(__file__).parent
 PLACE = HERE.parent / ".peers"
-#: How long an installation may take, in seconds.
+#: Time limit of an installation, in seconds.
 INSTALL_SECONDS = 300
-#: The oldest Node.js that all of them run on.
+#: The oldest Node.js that runs all peers.
 NODE_MAJOR = 20
 
 
 @dataclass
 class Installed:
-    """Where programs run: the interpreters, or why there is none."""
+    """The interpreters of the peers, or the reasons why one is missing."""
 
     python: Path | None = None
     node: Path | None = None
@@ -32,7 +32,7 @@ class Installed:
 
 
 def install() -> Installed:
-    """Make both environments, if they are not there yet as pinned."""
+    """Make both environments, unless they exist as pinned."""
     found = Installed()
     try:
         found.python = _python()
@@ -83,10 +83,10 @@ def _node() -> Path:
         place.mkdir(parents=True)
         for file in (pinned, HERE / "package.json"):
             shutil.copy(file, place)
-        # Not `npm ci`: it wants the optional packages of every platform to be in the lock.
+        # Not `npm ci`, which requires the optional packages of every platform in the lock.
         _run(npm, "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", where=place)
         _note(place, pinned)
-    for program in HERE.glob("*.mjs"):  # Node looks for packages from where the program lies
+    for program in HERE.glob("*.mjs"):  # Node searches for packages from the program's folder
         shutil.copy(program, place)
     return Path(node)
 

@@ -1,10 +1,10 @@
-// What the Node.js peers share: the job, the requests that wait, and the command line of such a program; as job.py.
+// Shared parts of the Node.js peers, as in job.py: the job, the waiting requests, and the command line of such a program.
 
 import pg from "pg";
 
 export const DATABASE_URL = process.env.BENCH_DATABASE_URL;
 export const REDIS = process.env.BENCH_REDIS_SOCKET || process.env.BENCH_REDIS_URL;
-export const LANES = Number(process.env.BENCH_LANES);
+export const CONCURRENCY = Number(process.env.BENCH_CONCURRENCY);
 const KEYS = Number(process.env.BENCH_KEYS || "1");
 
 // A Unix socket stands in the query of the URL, which pg understands only from its fields.
@@ -14,13 +14,13 @@ export const connection = socket
   ? { host: socket, user: url.searchParams.get("user"), database: url.pathname.slice(1) }
   : { connectionString: DATABASE_URL };
 
-export const pool = new pg.Pool({ ...connection, max: LANES + 1 });
+export const pool = new pg.Pool({ ...connection, max: CONCURRENCY + 1 });
 
-// The job: one statement, committed when this returns.
+// Runs the job: one statement, committed when this returns.
 export const decide = (request) =>
   pool.query({ name: "decide", text: process.env.BENCH_STATEMENT, values: [request] });
 
-export const lane = (key) => key % LANES;
+export const queueNumber = (key) => key % CONCURRENCY;
 
 async function waiting() {
   const { rows } = await pool.query("SELECT id, resource_id FROM asked WHERE status = 'processing' ORDER BY id");

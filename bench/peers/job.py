@@ -1,9 +1,9 @@
 """
-What the Python peers share: the job, the requests that wait, and the command line of such a program.
+Shared parts of the Python peers: the job, the waiting requests, and the command line of such a program.
 
     PROGRAM prepare             make what the peer needs
     PROGRAM enqueue             hand over all requests that wait, in order
-    PROGRAM work                decide until told to stop
+    PROGRAM work                decide until stopped
     PROGRAM pace RATE SECONDS   make and hand over requests at this rate
 
 Runs in the peers' own environment and imports nothing of Teller.
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
 REDIS_SOCKET = os.environ.get("BENCH_REDIS_SOCKET", "")
 REDIS_URL = os.environ["BENCH_REDIS_URL"]
-#: How many keys may be worked on at once.
-LANES = int(os.environ["BENCH_LANES"])
-#: Paced requests go to so many keys in turn.
+#: The number of keys that may be worked on at once.
+CONCURRENCY = int(os.environ["BENCH_CONCURRENCY"])
+#: The number of keys that paced requests go to in turn.
 KEYS = int(os.environ.get("BENCH_KEYS", "1"))
-#: The statement, with psycopg's placeholders, which may be named twice.
+#: The statement with psycopg's placeholders, which may occur twice.
 STATEMENT = os.environ["BENCH_STATEMENT"].replace("$1", "%(request)s")
 ASK = os.environ["BENCH_ASK"].replace("$1", "%(request)s").replace("$2", "%(key)s").replace("$3", "%(at)s")
 
@@ -38,30 +38,30 @@ _own: list[psycopg.Connection] = []
 
 
 def connect() -> psycopg.Connection:
-    """The connection of this process, made when it is first needed."""
+    """Return the connection of this process, opened at the first call."""
     if not _own:
         _own.append(psycopg.connect(DATABASE_URL, autocommit=True))
     return _own[0]
 
 
 def decide(request: int) -> None:
-    """The job: one statement, committed when this returns."""
+    """Run the job: one statement, committed when this returns."""
     connect().execute(STATEMENT, {"request": request}, prepare=True)
 
 
 def waiting() -> list[Job]:
-    """All requests that are not decided, in order."""
+    """Return all requests that are not decided, in order."""
     found = connect().execute("SELECT id, resource_id FROM asked WHERE status = 'processing' ORDER BY id")
     return [(request, key) for request, key in found]
 
 
-def lane(key: int) -> int:
-    """The lane of a key: where there is one queue for several keys."""
-    return key % LANES
+def queue_number(key: int) -> int:
+    """Return the queue of a key, where one queue serves several keys."""
+    return key % CONCURRENCY
 
 
 def paced(rate: float, seconds: float) -> Iterator[Job]:
-    """New requests at this rate, each stored as of the time at which it should have been sent."""
+    """Make new requests at this rate, each stored with the time at which it should have been sent."""
     began = time.time() + 0.5
     for number in range(int(rate * seconds)):
         planned = began + number / rate
@@ -74,7 +74,7 @@ def paced(rate: float, seconds: float) -> Iterator[Job]:
 def main(
     *, prepare: Callable[[], None], enqueue: Callable[[Sequence[Job]], None], work: Callable[[], None]
 ) -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     match sys.argv[1:]:
         case ["prepare"]:
             prepare()

@@ -2,12 +2,12 @@
 // after the other: its own `work` pauses between two fetches.
 
 import { PgBoss } from "pg-boss";
-import { LANES, connection, decide, main } from "./job.mjs";
+import { CONCURRENCY, connection, decide, main } from "./job.mjs";
 
 const QUEUE = "decide";
 const PAUSE_MS = 5;
 
-const boss = new PgBoss({ ...connection, max: LANES + 2, supervise: false, schedule: false });
+const boss = new PgBoss({ ...connection, max: CONCURRENCY + 2, supervise: false, schedule: false });
 boss.on("error", (fault) => console.error(String(fault)));
 await boss.start();
 
@@ -29,6 +29,6 @@ await main({
   enqueue: async (jobs) => {
     for (const { request, key } of jobs) await boss.send(QUEUE, { request }, { singletonKey: `r${key}` });
   },
-  work: () => Promise.all(Array.from({ length: LANES }, consume)),
+  work: () => Promise.all(Array.from({ length: CONCURRENCY }, consume)),
   close: () => boss.stop({ graceful: false }),
 });

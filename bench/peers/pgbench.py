@@ -1,8 +1,8 @@
 """
-PostgreSQL alone: pgbench with the usual transaction around a row lock, and with everything as one statement.
+PostgreSQL alone: pgbench with the usual transaction around a row lock, and with one statement.
 
-Each client decides its share of the requests, each once. No network, no queue, no Python: the most that one lock or
-one statement for each request can reach on this server.
+Each client decides its share of the requests, each once, without network, queue or Python. This is the most that one
+lock or one statement for each request can reach on this server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 
 from bench import lab
 
-#: Read what is asked, lock the row, look, take, write. The request: the next one of this client.
+#: Reads the next request of this client, locks the row, checks, takes, writes.
 ROW_LOCK = """
 \\set n :n + 1
 \\set request :n * :clients + :client_id + 1
@@ -28,7 +28,7 @@ SELECT id, :request, :amount, available FROM stock WHERE id = :resource_id;
 UPDATE asked SET status = 'completed', decided_at = clock_timestamp() WHERE id = :request;
 COMMIT;
 """
-#: The UPDATE decides, if there is enough, and what follows hangs on it.
+#: The UPDATE decides if there is enough, and everything else depends on it.
 ONE_STATEMENT = """
 \\set n :n + 1
 \\set request :n * :clients + :client_id + 1
@@ -52,7 +52,7 @@ _RATE = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 
 
 def run(url: str, script: str, clients: int, requests: int) -> float:
-    """Transactions a second, over prepared statements; `requests` must be a multiple of `clients`."""
+    """Return transactions a second, over prepared statements. `requests` must be a multiple of `clients`."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql", prefix="teller-", dir=lab.ROOM) as file:
         file.write(script)
         file.flush()

@@ -1,5 +1,5 @@
 """
-procrastinate: jobs in PostgreSQL, `lock=` the key, so that one at a time of each key is taken, the oldest first.
+procrastinate: jobs in PostgreSQL. `lock=` is the key, so that one at a time of each key is taken, the oldest first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import procrastinate
 import psycopg_pool
-from job import DATABASE_URL, LANES, STATEMENT, main
+from job import CONCURRENCY, DATABASE_URL, STATEMENT, main
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 
 app = procrastinate.App(
-    connector=procrastinate.PsycopgConnector(conninfo=DATABASE_URL, min_size=2, max_size=LANES + 4)
+    connector=procrastinate.PsycopgConnector(conninfo=DATABASE_URL, min_size=2, max_size=CONCURRENCY + 4)
 )
 pools: list[psycopg_pool.AsyncConnectionPool] = []
 opened: list[procrastinate.App] = []
@@ -28,19 +28,19 @@ opened: list[procrastinate.App] = []
 
 @app.task(name="decide")
 async def decide(request: int) -> None:
-    """The job, on a connection of a pool of its own."""
+    """Run the job, on a connection of its own pool."""
     async with pools[0].connection() as connection:
         await connection.execute(STATEMENT, {"request": request}, prepare=True)
 
 
 def prepare() -> None:
-    """Its tables and functions."""
+    """Create its tables and functions."""
     with app.open():
         app.schema_manager.apply_schema()
 
 
 def enqueue(jobs: Sequence[Job]) -> None:
-    """One job for each request, in order."""
+    """Enqueue one job for each request, in order."""
     if not opened:
         opened.append(app.open())
     for at in range(0, len(jobs), CHUNK):
@@ -52,15 +52,15 @@ def enqueue(jobs: Sequence[Job]) -> None:
 
 
 async def consume() -> None:
-    """One worker; its sleep ends when a job is announced."""
+    """Run one worker, which wakes when a job is announced."""
     async with (
         psycopg_pool.AsyncConnectionPool(
-            DATABASE_URL, min_size=LANES, max_size=LANES, kwargs={"autocommit": True}
+            DATABASE_URL, min_size=CONCURRENCY, max_size=CONCURRENCY, kwargs={"autocommit": True}
         ) as pool,
         app.open_async(),
     ):
         pools.append(pool)
-        await app.run_worker_async(concurrency=LANES, fetch_job_polling_interval=0.5)
+        await app.run_worker_async(concurrency=CONCURRENCY, fetch_job_polling_interval=0.5)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-Runs a peer: hands it the work, lets it decide, and checks what it did.
+Runs a peer: enqueues the work, lets the peer decide, and checks the result.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
     from teller.embedded.servers import Servers
 
-#: How long handing over may take, and how long a peer may make no progress, in seconds.
+#: Time limits for enqueueing, and for a peer without progress, in seconds.
 ENQUEUE_SECONDS, STALL_SECONDS = 90.0, 15.0
-#: Messages that a consumer of Dramatiq's holds ready: when it has enough, it sleeps before it looks again.
+#: Messages that a consumer of Dramatiq fetches in advance. With enough of them it sleeps before it polls again.
 DRAMATIQ_PREFETCH = 128
-#: Between two looks at how far it is, in seconds.
+#: Interval between two readings of the progress, in seconds.
 LOOK_SECONDS = 0.05
 
 _DONE = "SELECT count(*) FROM asked WHERE status <> 'processing'"
 
 
 class PeerFailed(Exception):
-    """It could not be measured; one line says why."""
+    """A peer could not be measured. The message is one line with the reason."""
 
 
 class Run:
-    """One peer on a database of its own, with the requests of `keys` waiting."""
+    """One peer on its own database, with the requests of `keys` waiting."""
 
     def __init__(self, peer: Peer, installed: Installed, url: str, servers: Servers, log: Path) -> None:
         self._peer = peer
@@ -59,23 +59,28 @@ class Run:
             "dramatiq_queue_prefetch": str(DRAMATIQ_PREFETCH),
         }
 
-    def do(self, *arguments: str, lanes: int, keys: int = 1, seconds: float = ENQUEUE_SECONDS) -> None:
-        """Run one of its commands to the end. Raises PeerFailed."""
+    def do(self, *arguments: str, concurrency: int, keys: int = 1, seconds: float = ENQUEUE_SECONDS) -> None:
+        """Run one of the peer's commands to the end. Raises PeerFailed."""
         try:
             processes.finish(
-                [*self._program, *arguments], self._environment | _numbers(lanes, keys), seconds, self._log
+                [*self._program, *arguments],
+                self._environment | _numbers(concurrency, keys),
+                seconds,
+                self._log,
             )
         except RuntimeError as fault:
             raise PeerFailed(str(fault)) from fault
 
     @contextlib.contextmanager
-    def working(self, lanes: int) -> Iterator[None]:
-        """Let it decide."""
-        with processes.running([*self._program, "work"], self._environment | _numbers(lanes, 1), self._log):
+    def working(self, concurrency: int) -> Iterator[None]:
+        """Let the peer decide while the block runs."""
+        with processes.running(
+            [*self._program, "work"], self._environment | _numbers(concurrency, 1), self._log
+        ):
             yield
 
     def await_decided(self, connection: Connection, count: int) -> None:
-        """Until all are decided. Raises PeerFailed when it makes no progress."""
+        """Wait until all are decided. Raises PeerFailed if the peer makes no progress."""
         done, since = 0, time.monotonic()
         while True:
             [(now,)] = connection.execute(_DONE).fetchall()
@@ -92,7 +97,7 @@ class Run:
 def prepared(
     peer: Peer, installed: Installed, servers: Servers, wanted: list[int]
 ) -> Iterator[tuple[Run, Connection]]:
-    """A database with these requests waiting, and a peer that has what it needs there."""
+    """Create a database with these requests waiting, and prepare the peer on it."""
     kind = "Node.js" if peer.needs_node else "Python"
     if kind in installed.missing:
         raise PeerFailed(f"not installed: {installed.missing[kind]}")
@@ -100,16 +105,16 @@ def prepared(
     with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as connection, lab.home() as home:
         work.prepare(connection, wanted)
         run = Run(peer, installed, url, servers, home / "peer.log")
-        run.do("prepare", lanes=1)
+        run.do("prepare", concurrency=1)
         yield run, connection
 
 
 def drain(peer: Peer, installed: Installed, servers: Servers, wanted: list[int], *, many: bool) -> Checked:
-    """How it decides what waits: everything is handed over first, then it begins. Raises PeerFailed."""
-    lanes = peer.lanes if many else 1
+    """Measure how the peer decides requests that were all enqueued before it starts. Raises PeerFailed."""
+    concurrency = peer.concurrency if many else 1
     with prepared(peer, installed, servers, wanted) as (run, connection):
-        run.do("enqueue", lanes=lanes)
-        with run.working(lanes):
+        run.do("enqueue", concurrency=concurrency)
+        with run.working(concurrency):
             run.await_decided(connection, len(wanted))
         found = work.check(connection)
     if found.faults:
@@ -120,12 +125,19 @@ def drain(peer: Peer, installed: Installed, servers: Servers, wanted: list[int],
 def latencies(
     peer: Peer, installed: Installed, servers: Servers, rate: int, seconds: float, keys: int
 ) -> list[float]:
-    """Milliseconds from when each request should have been made to its decision. Raises PeerFailed."""
+    """Return milliseconds from the planned time of each request to its decision. Raises PeerFailed."""
     count = int(rate * seconds)
     with prepared(peer, installed, servers, []) as (run, connection):
-        with run.working(peer.lanes):
-            time.sleep(2)  # it starts: what is measured is the steady state
-            run.do("pace", str(rate), str(seconds), lanes=peer.lanes, keys=keys, seconds=seconds * 2 + 20)
+        with run.working(peer.concurrency):
+            time.sleep(2)  # the peer starts; only its steady state is measured
+            run.do(
+                "pace",
+                str(rate),
+                str(seconds),
+                concurrency=peer.concurrency,
+                keys=keys,
+                seconds=seconds * 2 + 20,
+            )
             run.await_decided(connection, count)
         found = work.check(connection)
         if found.faults or found.decided != count:
@@ -136,8 +148,8 @@ def latencies(
     return [milliseconds for (milliseconds,) in rows]
 
 
-def _numbers(lanes: int, keys: int) -> dict[str, str]:
-    return {"BENCH_LANES": str(lanes), "BENCH_KEYS": str(keys)}
+def _numbers(concurrency: int, keys: int) -> dict[str, str]:
+    return {"BENCH_CONCURRENCY": str(concurrency), "BENCH_KEYS": str(keys)}
 
 
 def _socket(url: str) -> str:
