@@ -1,12 +1,17 @@
 -- Teller: the database.
 --
--- PostgreSQL holds the order and the truth. This file describes the whole of it, as it is today:
--- who asked what (requests), what is still to do (inbox), what was decided (decisions), what there is
--- (resources, usages) and how it came to be so (entries). `teller migrate` applies it to an empty
--- database in one transaction; PARTITIONS below is filled in by it and stays for ever.
+-- PostgreSQL holds the order and the truth. This file describes the whole schema as it is now.
+--   requests            the requests, as they were accepted
+--   inbox               the work that each partition has still to do
+--   decisions           the states of each request
+--   resources, usages   the present quantities
+--   entries             the ledger that explains every quantity
+-- `teller migrate` applies this file to an empty database, in one transaction. It fills in :partitions, which never
+-- changes afterwards, and :schema_version. An older database is brought to the same schema by the files in
+-- processor/storage/migrations; a test compares both results.
 --
--- The constraints here are the crash net. The rules live in processor/domain/rules; what they must never let
--- happen, PostgreSQL refuses once more.
+-- The rules live in processor/domain/rules. The constraints here are a safety net: they refuse states that the rules
+-- must never produce.
 
 -- ---------------------------------------------------------------- the installation
 
@@ -16,16 +21,18 @@ CREATE TABLE installation (
     partitions     smallint    NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
     created_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE installation IS 'One row: which schema this is, and into how many partitions resources are spread.';
+COMMENT ON TABLE installation IS
+    'One row: the version of this schema, and the number of partitions that resources are spread over.';
 
--- ---------------------------------------------------------------- who may ask
+-- ---------------------------------------------------------------- clients and keys
 
 CREATE TABLE clients (
     id         text        PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 128 AND id !~ '[^A-Za-z0-9._:~@-]'),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX clients_newest ON clients (created_at DESC, id);
-COMMENT ON TABLE clients IS 'A party that owns requests, accounts and keys. Accounts belong to it: two clients'' u_42 are two.';
+COMMENT ON TABLE clients IS
+    'A party that owns requests, accounts and keys. The account u_42 of one client is not the account u_42 of another.';
 
 CREATE TABLE api_keys (
     id         uuid        PRIMARY KEY,
@@ -42,10 +49,10 @@ CREATE INDEX api_keys_of_client ON api_keys (client_id, id);
 CREATE INDEX api_keys_of_role   ON api_keys (role, id);
 CREATE INDEX api_keys_expiring  ON api_keys (id) WHERE revoked_at IS NULL AND expires_at IS NOT NULL;
 CREATE INDEX api_keys_revoked   ON api_keys (id) WHERE revoked_at IS NOT NULL;
-COMMENT ON TABLE  api_keys        IS 'Bearer keys. Only a SHA-256 of the key is kept; the key itself has 256 bits of chance.';
+COMMENT ON TABLE api_keys IS 'Bearer keys. A key has 256 random bits, and only its SHA-256 is stored.';
 COMMENT ON COLUMN api_keys.digest IS 'SHA-256 of the whole key as it is sent.';
-COMMENT ON COLUMN api_keys.expires_at   IS 'It is nobody''s from then on; NULL: until it is revoked.';
-COMMENT ON COLUMN api_keys.last_used_at IS 'To the minute: written at most once a minute, beside the requests.';
+COMMENT ON COLUMN api_keys.expires_at IS 'The key stops working at this time; NULL: it works until it is revoked.';
+COMMENT ON COLUMN api_keys.last_used_at IS 'Precise to one minute: it is written at most once a minute.';
 
 CREATE TABLE console_sessions (
     digest     bytea       PRIMARY KEY CHECK (length(digest) = 32),
@@ -55,10 +62,11 @@ CREATE TABLE console_sessions (
 );
 CREATE INDEX console_sessions_over ON console_sessions (expires_at);
 CREATE INDEX console_sessions_of_key ON console_sessions (key_id);
-COMMENT ON TABLE  console_sessions        IS 'Who is signed in at the console. A session ends with its key, at expires_at, or by being deleted.';
-COMMENT ON COLUMN console_sessions.digest IS 'SHA-256 of the token in the cookie, which has 256 bits of chance.';
+COMMENT ON TABLE console_sessions IS
+    'Signed-in sessions of the console. A session ends with its key, at expires_at, or when its row is deleted.';
+COMMENT ON COLUMN console_sessions.digest IS 'SHA-256 of the token in the cookie, which has 256 random bits.';
 
--- ---------------------------------------------------------------- what was asked
+-- ---------------------------------------------------------------- requests
 
 CREATE TABLE requests (
     id              uuid        PRIMARY KEY,
@@ -89,13 +97,18 @@ CREATE INDEX requests_of_client   ON requests (client_id, id);
 CREATE INDEX requests_of_account  ON requests (client_id, account, id) WHERE account IS NOT NULL;
 CREATE INDEX requests_of_resource ON requests (resource_id, id);
 CREATE INDEX requests_refunds     ON requests (refund_of, id) WHERE refund_of IS NOT NULL;
-COMMENT ON TABLE  requests             IS 'What was asked, word for word. Written once by the API together with its inbox row; never changed.';
-COMMENT ON COLUMN requests.partition   IS 'Home: the partition of the first resource; it alone writes this request''s decisions.';
-COMMENT ON COLUMN requests.fingerprint IS 'SHA-256 over the kind and the canonical parsed body, before defaults: tells a repetition from a reuse of the key.';
-COMMENT ON COLUMN requests.amount      IS 'Whole units of the resource (money: minor units). Of an opening: what the resource begins with.';
-COMMENT ON COLUMN requests.details     IS 'What only this kind has: rules of an opening or amendment, destination of a withdrawal, legs of an exchange.';
+COMMENT ON TABLE requests IS
+    'Every accepted request, word for word. The API writes it once, together with its inbox row; it never changes.';
+COMMENT ON COLUMN requests.partition IS
+    'The partition of the first resource. Only this partition writes decisions of this request.';
+COMMENT ON COLUMN requests.fingerprint IS
+    'SHA-256 over the kind and the canonical parsed body, without defaults. It separates a repeated request from another request with the same key.';
+COMMENT ON COLUMN requests.amount IS
+    'Whole units of the resource (money: minor units). For an opening, the quantity that the resource begins with.';
+COMMENT ON COLUMN requests.details IS
+    'Fields that only this kind has: the rules of an opening or amendment, the destination of a withdrawal, the legs of an exchange.';
 
--- ---------------------------------------------------------------- what is still to do
+-- ---------------------------------------------------------------- the inbox
 
 CREATE TABLE inbox (
     seq        bigint      GENERATED ALWAYS AS IDENTITY,
@@ -112,17 +125,18 @@ CREATE TABLE inbox (
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
 CREATE INDEX inbox_cancels ON inbox (partition, request_id) WHERE verb = 'cancel';
--- Rows become visible in the order of commits, not of seq. The floor of a partition (below) is sound because whoever
--- inserts here has its transaction's number before it has a seq.
+-- Rows become visible in the order of commits, not of seq. The low-water mark of a partition (below) is sound because
+-- this trigger assigns the transaction id before any row of the statement gets its seq.
 CREATE FUNCTION number_transaction() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_current_xact_id();
     RETURN NULL;
 END $$;
 CREATE TRIGGER numbered_first BEFORE INSERT ON inbox FOR EACH STATEMENT EXECUTE FUNCTION number_transaction();
-COMMENT ON TABLE inbox IS 'What each partition has still to do, in the order of seq. A row lives until the batch that applies it commits.';
+COMMENT ON TABLE inbox IS
+    'The work that each partition has still to do, in the order of seq. The batch that applies a row deletes it in the same transaction.';
 
--- ---------------------------------------------------------------- what was decided
+-- ---------------------------------------------------------------- decisions
 
 CREATE TABLE decisions (
     request_id uuid        NOT NULL,
@@ -155,14 +169,17 @@ CREATE UNIQUE INDEX decisions_open ON decisions (status, request_id)
 CREATE INDEX decisions_failed ON decisions (at, request_id) INCLUDE (code) WHERE current AND status = 'failed';
 CREATE INDEX decisions_awaiting_approval ON decisions (request_id) WHERE current AND stage = 'awaiting_approval';
 CREATE INDEX decisions_paid_after_refund ON decisions (request_id) WHERE detail = 'paid_after_refund';
-COMMENT ON TABLE  decisions          IS 'Each state a request has come to, one row a state: its history. Version 1 is its acceptance (requests), so the first row here is 2.';
-COMMENT ON COLUMN decisions.current  IS 'The request is in this state now. Set to false, once, when the next version is written.';
-COMMENT ON COLUMN decisions.sequence IS 'The number of the request''s decision within its partition, without gaps; carried over to its later versions.';
-COMMENT ON COLUMN decisions.reference IS 'What the gateway calls what it did.';
-COMMENT ON COLUMN decisions.detail   IS 'For people: what happened.';
-COMMENT ON COLUMN decisions.trace    IS 'For admins: the traceback of what went wrong. Never shown to a client.';
+COMMENT ON TABLE decisions IS
+    'The states of each request, one row for each. Version 1 is the acceptance (requests), so the first row here is version 2.';
+COMMENT ON COLUMN decisions.current IS
+    'Whether this is the present state. It becomes false once, when the next version is written.';
+COMMENT ON COLUMN decisions.sequence IS
+    'The number of the decision within its partition, without gaps. Later versions of the request keep it.';
+COMMENT ON COLUMN decisions.reference IS 'The gateway''s own reference for the effect.';
+COMMENT ON COLUMN decisions.detail IS 'A description of the change, for people.';
+COMMENT ON COLUMN decisions.trace IS 'The traceback of a fault, for admins. Clients never see it.';
 
--- ---------------------------------------------------------------- what there is
+-- ---------------------------------------------------------------- resources
 
 CREATE TABLE resources (
     id                text        PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 128 AND id !~ '[^A-Za-z0-9._:~@-]'),
@@ -191,10 +208,11 @@ CREATE TABLE resources (
 CREATE INDEX resources_newest ON resources (created_at DESC, id DESC);
 CREATE INDEX resources_of_kind ON resources (kind, created_at DESC, id DESC);
 CREATE INDEX resources_by_prefix ON resources (id text_pattern_ops);
-COMMENT ON TABLE  resources         IS 'A limited thing: a quantity available, a quantity held, and rules. Only a batch of its partition writes it.';
-COMMENT ON COLUMN resources.version IS 'How many entries it has.';
-COMMENT ON COLUMN resources.digest  IS 'The digest of its last entry; of a resource without entries, 32 zero bytes.';
-COMMENT ON COLUMN resources.client_id IS 'It exists for this client alone; NULL: for all.';
+COMMENT ON TABLE resources IS
+    'A limited thing: an available quantity, a held quantity, and rules. Only a batch of its partition writes it.';
+COMMENT ON COLUMN resources.version IS 'The number of its entries.';
+COMMENT ON COLUMN resources.digest IS 'The digest of its last entry; 32 zero bytes for a resource without entries.';
+COMMENT ON COLUMN resources.client_id IS 'The only client that the resource exists for; NULL: all clients.';
 
 CREATE TABLE usages (
     resource_id text   NOT NULL,
@@ -205,10 +223,11 @@ CREATE TABLE usages (
     PRIMARY KEY (resource_id, client_id, account),
     CONSTRAINT usages_never_above_the_limit CHECK (used <= "limit")
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE  usages         IS 'How much of a resource with a per-account limit an account has taken or holds.';
-COMMENT ON COLUMN usages."limit" IS 'The limit when the account last took: a copy, so that the CHECK can hold it.';
+COMMENT ON TABLE usages IS 'The quantity that an account has taken or holds of a resource with a per-account limit.';
+COMMENT ON COLUMN usages."limit" IS
+    'The limit when the account last took something. It is a copy, because a CHECK sees only its own row.';
 
--- ---------------------------------------------------------------- how it came to be so
+-- ---------------------------------------------------------------- the ledger
 
 CREATE TABLE entries (
     resource_id text        NOT NULL,
@@ -226,13 +245,17 @@ CREATE TABLE entries (
 );
 CREATE UNIQUE INDEX entries_once ON entries
     (request_id, leg, (CASE kind WHEN 'capture' THEN 'end' WHEN 'release' THEN 'end' ELSE kind END));
-COMMENT ON TABLE  entries            IS 'The ledger. Immutable; the sum of a resource''s entries is its state, at every version.';
-COMMENT ON COLUMN entries.available  IS 'What was available after this entry; likewise held.';
-COMMENT ON COLUMN entries.created_at IS 'The later of the clock after the partition was locked and the entry before: never runs backwards.';
-COMMENT ON COLUMN entries.digest     IS 'SHA-256 over the digest before it and this entry: a change anywhere shows in all that follow.';
-COMMENT ON INDEX  entries_once       IS 'A request takes, holds and gives at most once a leg, and a hold ends once: by capture or by release.';
+COMMENT ON TABLE entries IS
+    'The ledger. Entries never change; the sum of a resource''s entries is its state, at every version.';
+COMMENT ON COLUMN entries.available IS 'The available quantity after this entry; held is the held quantity after it.';
+COMMENT ON COLUMN entries.created_at IS
+    'The later of two times: the clock after the partition was locked, and the entry before. It never runs backwards.';
+COMMENT ON COLUMN entries.digest IS
+    'SHA-256 over the digest before it and this entry. A change of one entry breaks every digest after it.';
+COMMENT ON INDEX entries_once IS
+    'A request takes, holds and gives at most once for each leg. A hold ends once, by capture or by release.';
 
--- ---------------------------------------------------------------- the world outside
+-- ---------------------------------------------------------------- gateways and their effects
 
 CREATE TABLE effects (
     request_id   uuid        NOT NULL,
@@ -254,12 +277,15 @@ CREATE TABLE effects (
 ) WITH (fillfactor = 60);
 CREATE INDEX effects_due    ON effects (gateway, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX effects_leased ON effects (gateway, leased_until) WHERE leased_until IS NOT NULL;
-COMMENT ON TABLE  effects              IS 'What a gateway is to do for a request that holds: made by the batch, done by the courier, settled by the batch.';
-COMMENT ON COLUMN effects.due_at       IS 'When it is to be tried next; NULL: it is not.';
-COMMENT ON COLUMN effects.tries        IS 'Calls since it was armed: a replay begins anew.';
-COMMENT ON COLUMN effects.leased_until IS 'A call of this token is in flight until then, at the latest.';
-COMMENT ON COLUMN effects.outcome      IS 'The first definite answer (done, declined) stays for ever; misconfigured and unknown say that there was none.';
-COMMENT ON COLUMN effects.voided_at    IS 'The hold was released by a refund: it must not be called any more. A yes after this is an alert.';
+COMMENT ON TABLE effects IS
+    'The act that a gateway performs for a request with a hold. A batch creates it, a courier calls the gateway, a batch settles it.';
+COMMENT ON COLUMN effects.due_at IS 'The time of the next call; NULL: no call is due.';
+COMMENT ON COLUMN effects.tries IS 'Calls since the effect was created or last replayed.';
+COMMENT ON COLUMN effects.leased_until IS 'The latest end of the call in flight that has this token.';
+COMMENT ON COLUMN effects.outcome IS
+    'The first definite answer (done, declined) is final; misconfigured and unknown mean that there was none.';
+COMMENT ON COLUMN effects.voided_at IS
+    'A refund released the hold at this time, so no further call is made. A payment reported after it raises an alert.';
 
 CREATE TABLE attempts (
     request_id uuid        NOT NULL,
@@ -272,18 +298,20 @@ CREATE TABLE attempts (
     error      text,
     PRIMARY KEY (request_id, leg, token)
 );
-COMMENT ON TABLE attempts IS 'Each call of a gateway, committed before it is made: a call that nobody heard of cannot be.';
+COMMENT ON TABLE attempts IS
+    'Calls of gateways. Each row is committed before its call, so no call is made without a row.';
 
 CREATE TABLE gateways (
     name       text        PRIMARY KEY,
     failures   integer     NOT NULL DEFAULT 0 CHECK (failures >= 0),
     open_until timestamptz
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE  gateways            IS 'The circuit breaker of each gateway; its row also lets one courier at a time claim from it.';
-COMMENT ON COLUMN gateways.failures   IS 'Unknown outcomes in a row.';
-COMMENT ON COLUMN gateways.open_until IS 'It is not called before then.';
+COMMENT ON TABLE gateways IS
+    'The circuit breaker of each gateway. A lock on its row lets one courier at a time claim effects.';
+COMMENT ON COLUMN gateways.failures IS 'Unknown outcomes in a row.';
+COMMENT ON COLUMN gateways.open_until IS 'No calls are made before this time.';
 
--- ---------------------------------------------------------------- who is told
+-- ---------------------------------------------------------------- notifications
 
 CREATE TABLE accounts (
     client_id  text        NOT NULL,
@@ -292,7 +320,7 @@ CREATE TABLE accounts (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (client_id, name)
 );
-COMMENT ON TABLE accounts IS 'How to reach the person behind an account.';
+COMMENT ON TABLE accounts IS 'The e-mail address of each account that has one.';
 
 CREATE TABLE address_changes (
     id         uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -306,10 +334,11 @@ CREATE TABLE address_changes (
     token      uuid
 ) WITH (fillfactor = 80);
 CREATE INDEX address_changes_due ON address_changes (due_at);
-COMMENT ON TABLE  address_changes        IS 'Addresses that an account no longer has, still to be told so. Written with the change; a row lives until its mail was sent or given up.';
-COMMENT ON COLUMN address_changes.email  IS 'The old address: where the mail goes.';
-COMMENT ON COLUMN address_changes.became IS 'The new one, masked; NULL: there is none any more.';
-COMMENT ON COLUMN address_changes.due_at IS 'When it is to be tried next; a claim moves it past the lease.';
+COMMENT ON TABLE address_changes IS
+    'Old addresses that must still be notified of a change. The row is written with the change, and deleted when its mail was sent or given up.';
+COMMENT ON COLUMN address_changes.email IS 'The old address, which receives the mail.';
+COMMENT ON COLUMN address_changes.became IS 'The new address, masked; NULL: the address was removed.';
+COMMENT ON COLUMN address_changes.due_at IS 'The time of the next try. A claim moves it beyond the lease.';
 
 CREATE TABLE webhooks (
     id              uuid        PRIMARY KEY,
@@ -325,9 +354,10 @@ CREATE TABLE webhooks (
 );
 CREATE INDEX webhooks_of_client ON webhooks (client_id, id);
 CREATE INDEX webhooks_disabled ON webhooks (id) WHERE disabled_at IS NOT NULL;
-COMMENT ON TABLE  webhooks                 IS 'Where a client wants to be told of its requests.';
-COMMENT ON COLUMN webhooks.events          IS 'The types it wants; NULL: all.';
-COMMENT ON COLUMN webhooks.previous_secret IS 'Signs as well until previous_until, so that the receiver can change over.';
+COMMENT ON TABLE webhooks IS 'The addresses that receive a client''s events.';
+COMMENT ON COLUMN webhooks.events IS 'The event types that are sent; NULL: all.';
+COMMENT ON COLUMN webhooks.previous_secret IS
+    'A second signature with this secret is sent until previous_until, while the receiver changes over.';
 
 CREATE TABLE deliveries (
     id           bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -350,9 +380,11 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_due        ON deliveries (webhook_id, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX deliveries_of_request ON deliveries (request_id, id);
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, status, id) WHERE webhook_id IS NOT NULL;
-COMMENT ON TABLE  deliveries         IS 'Who is still to be told, and who was. Written with the change it tells of; the payload is the decision of that version, which never changes.';
-COMMENT ON COLUMN deliveries.due_at  IS 'When it is to be tried next; a claim moves it past the lease, so a courier that dies loses nothing.';
-COMMENT ON COLUMN deliveries.token   IS 'Of the claim under way: only its holder may write what came of it.';
+COMMENT ON TABLE deliveries IS
+    'Notifications, pending and sent. A row is written with the change it reports; its payload is the decision of that version, which never changes.';
+COMMENT ON COLUMN deliveries.due_at IS
+    'The time of the next try. A claim moves it beyond the lease, so a courier that dies loses nothing.';
+COMMENT ON COLUMN deliveries.token IS 'The claim in progress. Only its holder may write the result.';
 
 CREATE TABLE fanouts (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -361,7 +393,8 @@ CREATE TABLE fanouts (
     versions    integer[]   NOT NULL,
     CONSTRAINT fanouts_pairs CHECK (cardinality(request_ids) = cardinality(versions))
 );
-COMMENT ON TABLE fanouts IS 'Deliveries to be: what one batch has to tell one webhook, as one row, so that telling costs deciding little. A courier makes deliveries of it.';
+COMMENT ON TABLE fanouts IS
+    'All notifications of one batch for one webhook, in one row, which costs the batch little. A courier expands it into deliveries.';
 
 CREATE TABLE sandbox_calls (
     id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -374,8 +407,8 @@ CREATE TABLE sandbox_payouts (
     request_id uuid        PRIMARY KEY,
     at         timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE sandbox_calls   IS 'What the sandbox gateway was asked.';
-COMMENT ON TABLE sandbox_payouts IS 'What it really paid: once for each key.';
+COMMENT ON TABLE sandbox_calls IS 'Calls that the sandbox gateway received.';
+COMMENT ON TABLE sandbox_payouts IS 'Payouts that the sandbox gateway made, at most one for each idempotency key.';
 
 -- ---------------------------------------------------------------- one-time codes
 
@@ -399,19 +432,25 @@ CREATE UNIQUE INDEX codes_of_destination ON codes (client_id, destination, purpo
 CREATE UNIQUE INDEX codes_of_request ON codes (request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX codes_due   ON codes (has_turn, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX codes_lapse ON codes (expires_at) WHERE request_id IS NOT NULL AND used_at IS NULL AND due_at IS NULL;
-COMMENT ON TABLE  codes            IS 'The last one-time code for each client, destination and purpose, and for each request that waits for one. The digits are nowhere: they are an HMAC over id.';
-COMMENT ON COLUMN codes.id         IS 'By chance, a new one for each code; with TELLER_SECRET, and only with it, the digits follow from it.';
-COMMENT ON COLUMN codes.request_id IS 'It confirms this request and nothing else.';
-COMMENT ON COLUMN codes.expires_at IS 'Of a code for a request: counted from its sending, NULL before.';
-COMMENT ON COLUMN codes.wrong      IS 'Wrong tries; at 5 it is dead.';
-COMMENT ON COLUMN codes.has_turn   IS 'Its destination may be written to; until then it waits for the cooldown.';
-COMMENT ON COLUMN codes.due_at     IS 'When it is to be sent next; NULL: it was, or never will be. A claim moves it past the lease.';
+COMMENT ON TABLE codes IS
+    'The last one-time code for each client, destination and purpose, and for each request that waits for one. The digits are not stored: they are an HMAC over id.';
+COMMENT ON COLUMN codes.id IS
+    'Random, and new for each code. The digits can be computed from it only with TELLER_SECRET.';
+COMMENT ON COLUMN codes.request_id IS 'The only request that this code confirms.';
+COMMENT ON COLUMN codes.expires_at IS
+    'The end of the code''s lifetime. For a code of a request it is counted from the sending, and NULL before.';
+COMMENT ON COLUMN codes.wrong IS 'Wrong tries. After 5 the code is invalid.';
+COMMENT ON COLUMN codes.has_turn IS
+    'Whether the code may be sent now; otherwise it waits for the cooldown of its destination.';
+COMMENT ON COLUMN codes.due_at IS
+    'The time of the next try to send; NULL: it was sent, or never will be. A claim moves it beyond the lease.';
 
 CREATE TABLE code_turns (
     destination text        PRIMARY KEY,
     taken_at    timestamptz NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE code_turns IS 'When a destination was last given a code, whoever asked: the row decides who may send the next.';
+COMMENT ON TABLE code_turns IS
+    'The time at which a code was last allowed for a destination, for all clients together. A lock on the row orders senders.';
 
 CREATE TABLE code_guesses (
     client_id   text     NOT NULL,
@@ -420,7 +459,8 @@ CREATE TABLE code_guesses (
     wrong       smallint NOT NULL CHECK (wrong BETWEEN 0 AND 20),
     PRIMARY KEY (client_id, destination, day)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE code_guesses IS 'Wrong tries of a client at a destination in a day (UTC); at 20 it is locked for the rest of it.';
+COMMENT ON TABLE code_guesses IS
+    'Wrong tries of a client at a destination in a day (UTC). After 20 the destination is locked until the day ends.';
 
 -- ---------------------------------------------------------------- the race lab
 
@@ -440,32 +480,37 @@ CREATE TABLE lab_results (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX lab_results_latest ON lab_results (created_at, id);
-COMMENT ON TABLE lab_things    IS 'What a race of the lab is after. Nothing guards it, on purpose: no CHECK, no key to anything of Teller''s.';
-COMMENT ON TABLE lab_approvals IS 'Who was let have one. Rows of a race live as long as the race.';
-COMMENT ON TABLE lab_results   IS 'What the lab''s page shows: the latest runs, each user''s steps in them.';
+COMMENT ON TABLE lab_things IS
+    'The objects that the race lab''s users compete for. They have no CHECK and no foreign key, on purpose: races must be possible.';
+COMMENT ON TABLE lab_approvals IS 'Users who got an object. Rows are deleted when their race ends.';
+COMMENT ON TABLE lab_results IS 'The latest runs that the lab''s page shows, with the steps of each user.';
 
--- ---------------------------------------------------------------- partitions and who drains them
+-- ---------------------------------------------------------------- partitions and their workers
 
 CREATE TABLE partitions (
     id         smallint    PRIMARY KEY,
     sequence   bigint      NOT NULL DEFAULT 0,
     drained_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    floor      bigint      NOT NULL DEFAULT 0,
-    next_floor bigint      NOT NULL DEFAULT 0,
+    low_water  bigint      NOT NULL DEFAULT 0,
+    next_low_water bigint  NOT NULL DEFAULT 0,
     next_xid   bigint      NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20);
-COMMENT ON TABLE  partitions            IS 'A single-consumer lane each. Its row is written by its batches alone.';
-COMMENT ON COLUMN partitions.sequence   IS 'The number of its last decision.';
-COMMENT ON COLUMN partitions.drained_at IS 'When its last batch was applied: the sweep looks for work that waits and had none.';
-COMMENT ON COLUMN partitions.floor      IS 'No inbox row of this partition has a seq at or below it, nor will one appear: whoever looks skips what is dead there.';
-COMMENT ON COLUMN partitions.next_floor IS 'The floor as soon as all transactions before next_xid have ended: until then one of them may still bring a lower seq.';
+COMMENT ON TABLE partitions IS 'One row for each partition. Only batches of the partition write it.';
+COMMENT ON COLUMN partitions.sequence IS 'The number of the last decision.';
+COMMENT ON COLUMN partitions.drained_at IS
+    'The time of the last batch. The sweep looks for work that had no batch for too long.';
+COMMENT ON COLUMN partitions.low_water IS
+    'The low-water mark: this partition has no inbox row with a seq at or below it, and none will appear. Queries begin above it, to skip dead rows.';
+COMMENT ON COLUMN partitions.next_low_water IS
+    'The next low-water mark. It is valid when all transactions below next_xid have ended; until then one of them may commit a lower seq.';
 
 CREATE TABLE pauses (
     partition smallint    PRIMARY KEY,
     since     timestamptz NOT NULL DEFAULT clock_timestamp(),
     actor     text        NOT NULL
 );
-COMMENT ON TABLE pauses IS 'Partitions that accept and do not decide. Apart from partitions, which batches lock.';
+COMMENT ON TABLE pauses IS
+    'Partitions that accept requests but do not decide. It is a table of its own because batches lock partitions.';
 
 CREATE TABLE workers (
     id          uuid        PRIMARY KEY,
@@ -481,9 +526,10 @@ CREATE TABLE ownership (
     worker_id uuid,
     since     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 20);
-COMMENT ON TABLE ownership IS 'Which worker''s consumer takes a partition''s doorbells. A matter of speed: what is correct is decided by the lock.';
+COMMENT ON TABLE ownership IS
+    'The worker that consumes the doorbells of each partition. Only speed depends on it: the lock of the partition decides correctness.';
 
--- ---------------------------------------------------------------- who did what
+-- ---------------------------------------------------------------- the audit
 
 CREATE TABLE audit (
     id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -498,9 +544,10 @@ CREATE INDEX audit_by_time    ON audit (at, id);
 CREATE INDEX audit_of_actor   ON audit (actor, at, id);
 CREATE INDEX audit_of_action  ON audit (action, at, id);
 CREATE INDEX audit_of_request ON audit (request_id, at, id) WHERE request_id IS NOT NULL;
-COMMENT ON TABLE audit IS 'Who did what, when and why, beyond making requests. Append-only.';
+COMMENT ON TABLE audit IS
+    'Acts of people: actor, action, time and reason. Requests themselves are not repeated here. Append-only.';
 
--- ---------------------------------------------------------------- what was done to many at once
+-- ---------------------------------------------------------------- bulk actions
 
 CREATE TABLE bulk_actions (
     id          uuid        PRIMARY KEY,
@@ -529,14 +576,20 @@ CREATE TABLE bulk_items (
     refund_id  uuid,
     PRIMARY KEY (action_id, place)
 );
-COMMENT ON TABLE  bulk_actions             IS 'Parked requests that somebody sent back or refunded together: how far that is. Done in parts, each in one transaction.';
-COMMENT ON COLUMN bulk_actions.filter      IS 'What was asked for, for people to read; what it is done to are the items.';
-COMMENT ON COLUMN bulk_actions.done        IS 'The place of the last item that was looked at; sent: how many of them there was something to do for.';
-COMMENT ON COLUMN bulk_actions.finished_at IS 'Nothing more happens: all are done, or somebody (stopped_by) stopped it.';
-COMMENT ON TABLE  bulk_items               IS 'The requests of a bulk action, as they were when it began, in the order in which they are sent.';
-COMMENT ON COLUMN bulk_items.version       IS 'The version of the request in which it was failed; a later one came of this, or of somebody else.';
+COMMENT ON TABLE bulk_actions IS
+    'Failed requests that were replayed or refunded together, and the progress. The work is done in parts, each in one transaction.';
+COMMENT ON COLUMN bulk_actions.filter IS
+    'The filter of the action, for people to read. The requests themselves are in bulk_items.';
+COMMENT ON COLUMN bulk_actions.done IS
+    'The place of the last item that was processed; sent counts those that were replayed or refunded.';
+COMMENT ON COLUMN bulk_actions.finished_at IS
+    'The time after which nothing more happens: all items are done, or stopped_by stopped the action.';
+COMMENT ON TABLE bulk_items IS
+    'The requests of a bulk action, as they were when it began, in the order in which they are processed.';
+COMMENT ON COLUMN bulk_items.version IS
+    'The version in which the request had failed. A later version comes from this action or from another one.';
 
--- ---------------------------------------------------------------- what nobody may do
+-- ---------------------------------------------------------------- history is append-only
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -565,8 +618,8 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
               NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace))
     EXECUTE FUNCTION refuse_revision();
 
--- By a trigger and not by an index, which every first state (version 2, single by the primary key) would pay for. Its
--- plan is kept for the session, so it must not be one that suits a small table only.
+-- A trigger, because an index would slow down every first state (version 2), which the primary key makes unique already.
+-- Its plan is kept for the whole session, so a plan that suits only a small table must not be chosen.
 CREATE FUNCTION refuse_second_state() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     IF EXISTS (SELECT FROM decisions WHERE request_id = NEW.request_id AND current) THEN
@@ -577,7 +630,7 @@ END $$;
 CREATE TRIGGER one_current BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.current AND NEW.version > 2)
     EXECUTE FUNCTION refuse_second_state();
 
--- ---------------------------------------------------------------- who may do what
+-- ---------------------------------------------------------------- roles and grants
 --
 --               | teller_api              | teller_worker                    | teller_courier
 -- --------------+-------------------------+----------------------------------+---------------
@@ -616,7 +669,7 @@ DECLARE
     role text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['teller_api', 'teller_worker', 'teller_courier'] LOOP
-        -- Roles belong to the whole server: another database of Teller's may have made it, or be making it now.
+        -- Roles belong to the whole server: another Teller database may have created it, or may be creating it now.
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I LOGIN', role);
@@ -676,7 +729,7 @@ GRANT SELECT, UPDATE (due_at, tries, token), DELETE ON address_changes TO teller
 GRANT SELECT, INSERT, UPDATE, DELETE ON lab_things, lab_approvals, lab_results TO teller_api;
 GRANT SELECT, INSERT, UPDATE ON bulk_actions, bulk_items TO teller_api;
 
--- ---------------------------------------------------------------- what it begins with
+-- ---------------------------------------------------------------- the first rows
 
 INSERT INTO partitions (id) SELECT generate_series(0, :partitions - 1);
 INSERT INTO ownership (partition) SELECT generate_series(0, :partitions - 1);

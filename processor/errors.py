@@ -28,6 +28,14 @@ class SchemaError(TellerError):
     code = "schema_mismatch"
 
 
+class MigrationFailed(TellerError):
+    """
+    A migration was rolled back, or stopped between two statements; the message names it.
+    """
+
+    code = "migration_failed"
+
+
 class DatabaseUnavailable(TellerError):
     """PostgreSQL cannot be reached or did not answer in time. Nothing is known about what was under way."""
 

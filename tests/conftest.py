@@ -110,6 +110,15 @@ def empty_database(postgres: Clones) -> Iterator[str]:
 
 
 @pytest.fixture
+def version_2(postgres: Clones) -> Iterator[str]:
+    """
+    The URL of a database of schema version 2, with data.
+    """
+    with postgres.version_2() as url:
+        yield url
+
+
+@pytest.fixture
 def redis_url(servers: Settings) -> str:
     """
     A Redis without anybody's bells in it, when it is ours; a given one is left as it is.

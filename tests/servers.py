@@ -38,6 +38,8 @@ OLDEST = (
     Path("/opt/homebrew/opt/postgresql@15/bin"),
     Path("/usr/local/opt/postgresql@15/bin"),
 )
+#: A dump of a database of schema version 2, with data; its first lines say how it was made.
+VERSION_2 = Path(__file__).parent / "store" / "fixtures" / "version_2.sql"
 #: Partitions of every database in the tests: the default.
 PARTITIONS = 64
 #: A file system in memory, and how much of it must be free for us to use it, in bytes.
@@ -104,6 +106,16 @@ class Clones:
             yield _with_database(self._url, name)
         finally:
             self._drop(name)
+
+    @contextlib.contextmanager
+    def version_2(self) -> Iterator[str]:
+        """
+        Yield the URL of a database of schema version 2, with data.
+        """
+        with self.empty() as url:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(VERSION_2.read_bytes())
+            yield url
 
     def _create(self, name: str, template: str = "template0") -> None:
         self._execute(

@@ -14,15 +14,15 @@ SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- take_inbox --
--- The oldest work of a partition, with what was asked. From the floor on: below it are only rows that are dead, and as
--- many as were ever decided since the oldest snapshot that somebody holds. Row by row, whatever the planner thinks of
--- the tables: its other way is to read all requests there are.
+-- The oldest work of a partition, with its requests, above the low-water mark. Below the mark are only dead rows: all
+-- rows that were decided since the oldest snapshot that is still in use. The LATERAL join goes row by row, because the
+-- planner would otherwise read all requests.
 SELECT i.seq, i.verb, i.payload,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM (SELECT seq, verb, payload, request_id
           FROM inbox
          WHERE partition = %(partition)s
-           AND seq > (SELECT floor FROM partitions WHERE id = %(partition)s)
+           AND seq > (SELECT low_water FROM partitions WHERE id = %(partition)s)
            AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = %(partition)s)
          ORDER BY seq
          LIMIT %(batch_limit)s) i
@@ -237,12 +237,14 @@ INSERT INTO fanouts (webhook_id, request_ids, versions)
 VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
 
 -- finish_batch --
--- The end of the rows, and the count of the decisions: only if those rows were still there, every one.
+-- Deletes the rows and counts the decisions, only if every one of those rows was still there.
 --
--- The floor rises in two steps. This batch took all that it saw up to its last row; what has a lower seq and was not to
--- be seen yet belongs to a transaction that was numbered before this one, for it was before it had a seq. So once a
--- batch begins when all before this one have ended, it sees them all, and there is nothing at or below that row any
--- more but what it takes itself.
+-- The low-water mark: no live row of this partition has seq <= low_water.
+-- 1. This batch took every visible row up to last_seq.
+-- 2. An invisible row with a lower seq belongs to a transaction with a lower xid
+--    (the trigger assigns the xid before the seq).
+-- 3. A batch that starts after all transactions below next_xid have ended sees every such row.
+-- 4. So low_water may become next_low_water then.
 WITH gone AS (
     DELETE FROM inbox
      WHERE partition = %(partition)s
@@ -251,8 +253,9 @@ WITH gone AS (
 )
 UPDATE partitions
    SET sequence = %(sequence)s, drained_at = clock_timestamp(),
-       floor = CASE WHEN next_xid <= %(settled_xid)s THEN greatest(floor, least(next_floor, %(last_seq)s)) ELSE floor END,
-       next_floor = CASE WHEN next_xid <= %(settled_xid)s THEN %(last_seq)s ELSE next_floor END,
+       low_water = CASE WHEN next_xid <= %(settled_xid)s THEN greatest(low_water, least(next_low_water, %(last_seq)s))
+                        ELSE low_water END,
+       next_low_water = CASE WHEN next_xid <= %(settled_xid)s THEN %(last_seq)s ELSE next_low_water END,
        next_xid = CASE WHEN next_xid <= %(settled_xid)s THEN pg_current_xact_id()::text::bigint ELSE next_xid END
  WHERE id = %(partition)s
    AND (SELECT count(*) FROM gone) = %(rows)s;

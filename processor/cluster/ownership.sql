@@ -99,7 +99,7 @@ SELECT (SELECT count(*)
 SELECT p.id
   FROM partitions p
  WHERE p.id = ANY(%(partitions)s::smallint[])
-   AND EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id AND seq > p.floor)
+   AND EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id AND seq > p.low_water)
    AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
  ORDER BY p.id;
 
@@ -110,7 +110,7 @@ SELECT p.id
  CROSS JOIN LATERAL (SELECT created_at
                        FROM inbox
                       WHERE inbox.partition = p.id
-                        AND seq > p.floor
+                        AND seq > p.low_water
                       ORDER BY seq
                       LIMIT 1) oldest
  WHERE p.id = ANY(%(partitions)s::smallint[])

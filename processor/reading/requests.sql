@@ -9,7 +9,7 @@ SELECT {request_columns},
             (SELECT count(*)
                FROM (SELECT FROM inbox i
                       WHERE i.partition = r.partition
-                        AND i.seq > (SELECT floor FROM partitions WHERE partitions.id = r.partition)
+                        AND i.seq > (SELECT low_water FROM partitions WHERE partitions.id = r.partition)
                         AND i.verb IN ('decide', 'replay')
                         AND i.seq < (SELECT mine.seq
                                        FROM inbox mine

@@ -34,8 +34,8 @@ CHECK_TIMEOUT_SECONDS: Final = 0.8
 #: Seconds that a statement is given in any case.
 LEAST_ANSWER_SECONDS: Final = 0.2
 
-# Errors after which the same work may be tried again on a fresh connection: the fault is not in what was asked.
-_INFRASTRUCTURE = (
+#: Errors after which the same work may be tried again on a fresh connection: the statement is not at fault.
+INFRASTRUCTURE = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.InternalError,  # a transaction that PostgreSQL ended: idle for too long, or read-only after a failover
@@ -145,7 +145,7 @@ def faults() -> Iterator[None]:
     """
     try:
         yield
-    except _INFRASTRUCTURE as fault:
+    except INFRASTRUCTURE as fault:
         raise DatabaseUnavailable(first_line(fault)) from fault
 
 

@@ -322,12 +322,13 @@ SELECT i.seq::text,
  WHERE i.partition <> q.partition
     OR i.leg <> 0;
 
--- inbox_below_floor --
--- Batches look above the floor of a partition: what lies below it would wait for ever.
-SELECT i.seq::text, 'it lies below the floor of partition ' || p.id || ', ' || p.floor || ': no batch will see it'
+-- inbox_below_low_water --
+-- Inbox rows at or below the low-water mark of their partition: batches look above it, so these would wait for ever.
+SELECT i.seq::text,
+       'it lies below the low-water mark of partition ' || p.id || ', ' || p.low_water || ': no batch will see it'
   FROM inbox i
   JOIN partitions p ON p.id = i.partition
- WHERE i.seq <= p.floor;
+ WHERE i.seq <= p.low_water;
 
 -- decision_without_request --
 SELECT d.request_id::text, 'it was decided, but there is no such request'

@@ -20,7 +20,7 @@ from processor import log
 from processor.settings import Settings
 from processor.storage import migrations
 from teller.embedded.servers import serve
-from teller.printing import Command, show
+from teller.printing import Command, as_json, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,14 +29,22 @@ if TYPE_CHECKING:
 @click.command(cls=Command, short_help="Bring the database to the schema of this version.")
 def migrate() -> None:
     """
-    Bring the database to the schema that this version needs; does nothing when it is there.
+    Bring the database to the schema that this version needs. Does nothing if it is there already.
 
-    The number of partitions (TELLER_PARTITIONS) is fixed the first time, for the life of the database.
+    Prints one line for each migration that was applied. The number of partitions (TELLER_PARTITIONS) is fixed the
+    first time, for the life of the database.
     """
     log.configure(logging.WARNING)
+    applied: list[str] = []
+
+    def note(name: str) -> None:
+        applied.append(name)
+        if not as_json():
+            click.echo(f"applied {name}")
+
     with serve(Settings.from_environment(os.environ), needs_valkey=False) as servers:
-        done = migrations.migrate(servers.settings.database_url, servers.settings.partitions)
-    show({"migrated": done}, lambda: done)
+        done = migrations.migrate(servers.settings.database_url, servers.settings.partitions, note)
+    show({"migrated": done, "applied": applied}, lambda: done)
 
 
 @click.command(cls=Command)

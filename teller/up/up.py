@@ -143,7 +143,11 @@ def _listening_fault(host: str, port: int) -> OSError | None:
 def _prepare(settings: Settings) -> None:
     """Schema, Redis, the first keys, and nobody left of a Teller that was killed. Raises TellerError."""
     _check_redis(settings.redis_url)
-    done = migrations.migrate(settings.database_url, settings.partitions)
+    done = migrations.migrate(
+        settings.database_url,
+        settings.partitions,
+        lambda name: logger.info("migration_applied", migration=name),
+    )
     logger.info("migrated", detail=done)
     with contextlib.closing(_connect(settings)) as connection:
         if _make_first_keys(connection, settings):

@@ -149,6 +149,37 @@ def test_a_database_that_is_away_is_told_without_its_password(
     assert "secret" not in detail
 
 
+def test_an_older_database_is_refused_until_it_is_migrated(
+    teller: Callable[..., Said], version_2: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    `teller migrate` prints one line for each migration; before it, every command says to run it.
+    """
+    monkeypatch.setenv("DATABASE_URL", version_2)
+    refusal = teller("verify", "--json").refuses(1, "schema_mismatch")
+    assert refusal == "the database has schema version 2, and this Teller needs 3: run `teller migrate`"
+
+    migrated = teller("migrate")
+
+    assert migrated.out == "applied 0003_low_water\nmigrated the schema from version 2 to 3\n"
+    assert (migrated.status, migrated.err) == (0, "")
+    assert teller("verify").status == 0
+
+
+def test_migrations_are_listed_in_json(
+    teller: Callable[..., Said], version_2: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    With `--json` there is one document, with the names of the migrations.
+    """
+    monkeypatch.setenv("DATABASE_URL", version_2)
+
+    assert teller("migrate", "--json").document == {
+        "migrated": "migrated the schema from version 2 to 3",
+        "applied": ["0003_low_water"],
+    }
+
+
 def test_a_database_without_the_schema_is_told_what_to_do(
     teller: Callable[..., Said], empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,8 +192,11 @@ def test_a_database_without_the_schema_is_told_what_to_do(
     first = teller("migrate")
     again = teller("migrate", "--json")
 
-    assert (first.status, first.out) == (0, "made the schema, version 2, with 64 partitions\n")
-    assert again.document == {"migrated": "the schema is at version 2 already; 64 partitions"}
+    assert (first.status, first.out) == (0, "made the schema, version 3, with 64 partitions\n")
+    assert again.document == {
+        "migrated": "the schema is at version 3 already; 64 partitions",
+        "applied": [],
+    }
     assert teller("keys", "list", "--json").document == {"data": []}
     monkeypatch.setenv("TELLER_PARTITIONS", "8")
     assert "made with 64" in teller("migrate", "--json").refuses(1, "schema_mismatch")

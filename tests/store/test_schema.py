@@ -1,6 +1,6 @@
 """
 What PostgreSQL itself refuses: statements of the wrong role, changes of what is append-only, states that must never
-be; and the migration.
+be.
 """
 
 from __future__ import annotations
@@ -21,10 +21,6 @@ from psycopg.errors import (
     IntegrityConstraintViolation,
     UniqueViolation,
 )
-
-from processor.errors import DatabaseUnavailable, SchemaError
-from processor.storage import connections, migrations
-from tests.store.store import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -427,104 +423,3 @@ def test_a_request_takes_once_and_its_hold_ends_once(
             enter(2, second)
     else:
         enter(2, second)
-
-
-# ---------------------------------------------------------------- the migration
-
-
-def test_migrating_twice_changes_nothing(empty_database: str) -> None:
-    """
-    The first migration makes the schema, the second one says that it is there.
-    """
-    assert migrations.migrate(empty_database, 7) == "made the schema, version 2, with 7 partitions"
-    assert "already" in migrations.migrate(empty_database, 7)
-    with connections.connect(empty_database, application_name="test") as connection:
-        assert migrations.read_installation(connection) == migrations.Installation(
-            migrations.SCHEMA_VERSION, 7
-        )
-        assert connection.execute("SELECT array_agg(id ORDER BY id) FROM partitions").fetchall() == [
-            (list(range(7)),)
-        ]
-
-
-def test_migrations_at_the_same_time_make_one_schema(empty_database: str) -> None:
-    """
-    Of four processes that migrate at once, one makes the schema, and the others find it.
-    """
-    told = at_once(*[lambda: migrations.migrate(empty_database, 7)] * 4)
-
-    assert sorted(str(line).startswith("made") for line in told) == [False, False, False, True]
-
-
-def test_another_number_of_partitions_is_refused(empty_database: str) -> None:
-    """
-    The number of partitions is fixed by the first migration: another one gets one line that says both numbers.
-    """
-    migrations.migrate(empty_database, 7)
-
-    with pytest.raises(SchemaError, match=r"8.*7") as refusal:
-        migrations.migrate(empty_database, 8)
-
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(("version", "advice"), [(99, "upgrade Teller"), (1, "start with an empty database")])
-def test_a_schema_of_another_version_is_refused(empty_database: str, version: int, advice: str) -> None:
-    """
-    A database of a newer or older Teller is left alone, with advice.
-    """
-    migrations.migrate(empty_database, 7)
-    with connections.connect(empty_database, application_name="test") as connection:
-        connection.execute("UPDATE installation SET schema_version = %s", (version,))
-        with pytest.raises(SchemaError, match=advice):
-            migrations.read_installation(connection)
-
-
-def test_a_newer_schema_is_not_migrated(empty_database: str) -> None:
-    """
-    `migrate` of an older Teller changes nothing in the database of a newer one.
-    """
-    migrations.migrate(empty_database, 7)
-    with connections.connect(empty_database, application_name="test") as connection:
-        connection.execute("UPDATE installation SET schema_version = 99")
-
-    with pytest.raises(SchemaError, match="99, newer than"):
-        migrations.migrate(empty_database, 7)
-
-
-def test_a_database_without_the_schema_says_what_to_do(empty_database: str) -> None:
-    """
-    Before the first migration there is one line that names the command.
-    """
-    with (
-        connections.connect(empty_database, application_name="test") as connection,
-        pytest.raises(SchemaError, match="run `teller migrate`"),
-    ):
-        migrations.read_installation(connection)
-
-
-def test_an_old_server_is_refused_before_anything_is_made(
-    empty_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    A PostgreSQL that is too old gets one line, and no table.
-    """
-    monkeypatch.setattr(migrations, "OLDEST_SERVER", 999)
-
-    with pytest.raises(SchemaError, match=r"PostgreSQL \d+ is too old: Teller needs 999 or newer"):
-        migrations.migrate(empty_database, 7)
-
-    with connections.connect(empty_database, application_name="test") as connection:
-        assert connection.execute(
-            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
-        ).fetchall() == [(0,)]
-
-
-def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
-    """
-    No server: DatabaseUnavailable with a single line.
-    """
-    with pytest.raises(DatabaseUnavailable) as fault:
-        migrations.migrate("postgresql:///teller?host=/nonexistent", 7)
-
-    assert "\n" not in str(fault.value)

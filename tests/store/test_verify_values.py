@@ -57,7 +57,9 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
     "partitions": {
         "id": Vouched(),
         "sequence": Vouched(),
-        "floor": Vouched(WAITING, ("(SELECT min(seq) FROM inbox WHERE inbox.partition = partitions.id)",)),
+        "low_water": Vouched(
+            WAITING, ("(SELECT min(seq) FROM inbox WHERE inbox.partition = partitions.id)",)
+        ),
     },
     "requests": {
         "id": Vouched(),
@@ -194,7 +196,7 @@ WHO = "who may ask and who is told: kept by people, derived from nothing"
 BULK = "the story of what people did to many at once; what came of each request is verified there"
 LAB = "of the race lab: nothing of Teller's follows from it"
 PROCESSES = "which processes are at work: about this moment, not about the books"
-FLOOR = "on its way to be a floor: when it is one, and wrong, work lies below it, and that is found"
+NEXT_LOW_WATER = "it becomes the low-water mark: when that is wrong, work lies below it, and that is found"
 HISTORY = "the story for people; what it is about is verified, how it is told is not"
 
 #: Columns, and whole tables, that can be changed without `teller verify` finding it, each with the reason.
@@ -203,8 +205,8 @@ NOT_VOUCHED = {
     "installation.schema_version": "every process compares it with its own when it starts",
     "installation.created_at": CLOCK,
     "partitions.drained_at": PROCESSES,
-    "partitions.next_floor": FLOOR,
-    "partitions.next_xid": FLOOR,
+    "partitions.next_low_water": NEXT_LOW_WATER,
+    "partitions.next_xid": NEXT_LOW_WATER,
     "requests.created_by": WHO,
     "requests.idempotency_key": WORDS,
     "requests.fingerprint": "of the body as it was sent, which is not kept",

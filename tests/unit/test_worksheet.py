@@ -223,7 +223,7 @@ def test_a_cancelled_request_takes_nothing_when_its_turn_comes() -> None:
 )
 def test_whatever_is_asked_the_books_are_right(asked: list[tuple[str, int]]) -> None:
     """
-    Any rows in any order: entries add up, the floor and the limit hold, and each row has one state.
+    Any rows in any order: entries add up, the overdraft and the limit hold, and each row has one state.
     """
     sheet = _sheet(_stock(12, overdraft=4, per_account_limit=20))
 

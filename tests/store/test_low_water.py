@@ -1,5 +1,5 @@
 """
-The floor of a partition: what lies below it is skipped, so nothing must ever lie, or come to lie, below it.
+The low-water mark of a partition: rows below it are skipped, so no live row may ever be, or become visible, below it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 ENQUEUE = "INSERT INTO inbox (partition, request_id, verb) VALUES (%s, %s, 'decide') RETURNING seq"
 
 
-def floor(store: Store, partition: int) -> int:
-    """Where takes of this partition begin."""
-    value: int = store.one("SELECT floor FROM partitions WHERE id = %s", partition)
+def low_water(store: Store, partition: int) -> int:
+    """
+    Return the low-water mark: takes of this partition begin above it.
+    """
+    value: int = store.one("SELECT low_water FROM partitions WHERE id = %s", partition)
     return value
 
 
 def sneaker_for(store: Store, account: str) -> UUID:
-    """One more request that is decided right now."""
+    """
+    Hand in one more request, and decide it at once.
+    """
     [asked] = store.accept(store.redeems("sneaker", account))
     store.drain("sneaker")
     assert store.statuses([asked]) == ["completed"]
@@ -40,7 +44,7 @@ def sneaker_for(store: Store, account: str) -> UUID:
 
 def test_a_row_that_becomes_visible_late_is_taken_however_far_the_others_are(store: Store) -> None:
     """
-    A row has its seq before its transaction commits, and others overtake it: the floor waits for it.
+    A row has its seq before its transaction commits, and others overtake it: the low-water mark waits for it.
     """
     partition = store.open("sneaker", available=100)
     [late] = store.accept(store.redeems("sneaker", "late"))
@@ -51,7 +55,7 @@ def test_a_row_that_becomes_visible_late_is_taken_however_far_the_others_are(sto
             for number in range(5):
                 sneaker_for(store, f"quick-{number}")
                 [(reached,)] = looking.execute(
-                    "SELECT floor FROM partitions WHERE id = %s", (partition,)
+                    "SELECT low_water FROM partitions WHERE id = %s", (partition,)
                 ).fetchall()
                 assert reached < seq
 
@@ -64,7 +68,7 @@ def test_a_row_that_becomes_visible_between_the_take_and_the_end_of_a_batch_is_n
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The batch did not see it, and must not say that there was nothing: what counts is what had ended before the take.
+    The batch did not see the row. The mark may pass only rows of transactions that had ended before the take.
     """
     partition = store.open("sneaker", available=100)
     sneaker_for(store, "ada")
@@ -73,7 +77,7 @@ def test_a_row_that_becomes_visible_between_the_take_and_the_end_of_a_batch_is_n
     slow = postgres.connect(store.database.url, application_name="test slow")
     slow.execute("BEGIN")
     slow.execute(ENQUEUE, (partition, late))
-    sneaker_for(store, "bob")  # its end waits for the slow one before it is the floor
+    sneaker_for(store, "bob")  # the mark may pass it only after the slow transaction ended
     decide = worksheet.Worksheet.decide
 
     def decide_meanwhile(sheet: Worksheet, row: Row) -> None:
@@ -92,7 +96,7 @@ def test_a_row_that_becomes_visible_between_the_take_and_the_end_of_a_batch_is_n
 
 def test_a_transaction_is_numbered_before_it_has_a_seq(store: Store) -> None:
     """
-    Also one that inserts nothing in the end: what is numbered later cannot have a lower seq.
+    A transaction has its xid before any seq, even if it inserts nothing: a later xid cannot have a lower seq.
     """
     with store.owner.transaction():
         store.owner.execute(
@@ -102,9 +106,9 @@ def test_a_transaction_is_numbered_before_it_has_a_seq(store: Store) -> None:
         assert store.one("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
 
 
-def test_what_was_decided_is_below_the_floor_two_batches_later(store: Store) -> None:
+def test_decided_rows_are_below_the_low_water_mark_two_batches_later(store: Store) -> None:
     """
-    So nobody steps over the dead rows of a long day, also while somebody holds an old snapshot.
+    So no batch steps over the dead rows of a long day, even while an old snapshot keeps them.
     """
     partition = store.open("sneaker", available=100)
     with postgres.connect(store.database.url, application_name="test snapshot") as holding:
@@ -116,4 +120,4 @@ def test_what_was_decided_is_below_the_floor_two_batches_later(store: Store) -> 
         before = store.one("SELECT seq FROM inbox WHERE request_id = %s", asked)
         batch.drain_once(store.worker, partition)
 
-        assert before - 2 <= floor(store, partition) < before
+        assert before - 2 <= low_water(store, partition) < before

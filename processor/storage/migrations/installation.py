@@ -1,0 +1,80 @@
+"""
+The one row of `installation`: the schema version of a database, and its number of partitions.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from processor.errors import SchemaError
+from processor.storage.connections import Connection
+
+#: The schema version that this code needs; `schema.sql` describes it.
+SCHEMA_VERSION: Final = 3
+#: The oldest schema version that can be migrated.
+OLDEST_VERSION: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """
+    The row of `installation`; the number of partitions never changes.
+    """
+
+    schema_version: int
+    partitions: int
+
+
+def is_created(connection: Connection) -> bool:
+    """
+    Return whether the database has a Teller schema of any version.
+    """
+    return connection.execute("SELECT to_regclass('installation') IS NOT NULL").fetchall() == [(True,)]
+
+
+def read_installation(connection: Connection) -> Installation:
+    """
+    Return the installation of a database that has this code's schema version.
+
+    Raises SchemaError if the database has no schema, an older one or a newer one.
+    """
+    if not is_created(connection):
+        raise SchemaError("the database has no Teller schema yet: run `teller migrate`")
+    found = read_migratable(connection)
+    if found.schema_version < SCHEMA_VERSION:
+        raise SchemaError(
+            f"the database has schema version {found.schema_version}, and this Teller needs {SCHEMA_VERSION}:"
+            " run `teller migrate`"
+        )
+    return found
+
+
+def read_migratable(connection: Connection) -> Installation:
+    """
+    Return the installation of a database that `migrate` can bring to SCHEMA_VERSION.
+
+    Raises SchemaError if its schema version is newer, or older than OLDEST_VERSION.
+    """
+    [(version, partitions)] = connection.execute(
+        "SELECT schema_version, partitions FROM installation"
+    ).fetchall()
+    if version > SCHEMA_VERSION:
+        raise SchemaError(
+            f"the database has schema version {version}, newer than this Teller's {SCHEMA_VERSION}: upgrade Teller"
+        )
+    if version < OLDEST_VERSION:
+        raise SchemaError(
+            f"the database has schema version {version}, which cannot be migrated: start with an empty database"
+            " (if DATABASE_URL is not set, with another TELLER_HOME)"
+        )
+    return Installation(version, partitions)
+
+
+def check_partitions(installation: Installation, partitions: int) -> None:
+    """
+    Compare TELLER_PARTITIONS with the database. Raises SchemaError if they differ.
+    """
+    if installation.partitions != partitions:
+        raise SchemaError(
+            f"TELLER_PARTITIONS is {partitions}, but this database was made with {installation.partitions}:"
+            " the number is fixed for the life of a database"
+        )
