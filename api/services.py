@@ -79,7 +79,7 @@ class Services:
             lambda: _connect_to_own(url, settings.partitions),
             settings.partitions,
             settings.backlog_limit,
-            doorbell.ring_all,
+            doorbell.notify_all,
         )
         announcements = Announcements(settings.redis_url, waiters.wake, waiters.wake_all)
         services = cls(

@@ -99,7 +99,7 @@ class Teller:
     def ring(self, partitions: Iterable[int]) -> None:
         """Notify the workers that there is work, as the API does after a commit."""
         bell = Doorbell(self.settings.redis_url)
-        bell.ring_all(partitions)
+        bell.notify_all(partitions)
         bell.close()
 
 

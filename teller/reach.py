@@ -61,5 +61,5 @@ def ring(settings: Settings, partitions: Iterable[int]) -> None:
     if settings.embeds_valkey and not valkey.is_ready(settings.home):
         return
     doorbell = Doorbell(settings.redis_url)
-    doorbell.ring_all(partitions)
+    doorbell.notify_all(partitions)
     doorbell.close()

@@ -63,5 +63,5 @@ def do_part(services: Services, action: UUID) -> bool:
         part = bulk_actions.go_on(connection, action, services.intake.accept)
     if part is None:
         return False
-    services.doorbell.ring_all(part.partitions)
+    services.doorbell.notify_all(part.partitions)
     return not part.is_last

@@ -56,7 +56,7 @@ def resume(visit: Visit, partition: str) -> Redirect:
     number, sent = _number(partition), visit.read(Pausing)
     with visit.services.connection() as connection:
         changed = ownership.resume(connection, number, visit.caller.actor, sent.reason)
-    visit.services.doorbell.ring(number)
+    visit.services.doorbell.notify(number)
     said = "decides again" if changed else "was not paused"
     return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))
 

@@ -157,7 +157,7 @@ def replay(visit: Visit, request: str) -> Redirect:
         if visit.services.request(named).status == "processing":  # a second click, or somebody else's
             return Redirect(_back(sent, named), Notice("It is on its way already."))
         raise NotFailed("the request is not failed: only parked requests are replayed")
-    visit.services.doorbell.ring_all(done.partitions)
+    visit.services.doorbell.notify_all(done.partitions)
     said = "It is at the end of its queue." if done.replayed else "It was on its way back already."
     return Redirect(_back(sent, named), Notice(said))
 
@@ -200,7 +200,7 @@ def cancel(visit: Visit, request: str) -> Redirect:
     with visit.services.connection() as connection, connection.transaction():
         partition = commands.record_command(connection, named, "cancel", visit.caller.actor)
         audit.note(connection, visit.caller.actor, "cancel", named, sent.reason)
-    visit.services.doorbell.ring(partition)
+    visit.services.doorbell.notify(partition)
     return Redirect(
         _back(sent, named), Notice("The wish is recorded. It may come too late: the status tells.")
     )
@@ -238,7 +238,7 @@ def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
     except ApproverIsRequester:
         own = "Your own client asked for this: somebody of another one must say so."
         return Redirect(_back(sent, named), Notice(own, "failed"))
-    visit.services.doorbell.ring(partition)
+    visit.services.doorbell.notify(partition)
     return Redirect(_back(sent, named), Notice(said))
 
 

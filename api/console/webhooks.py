@@ -112,7 +112,7 @@ def resend_failed(visit: Visit, webhook: str) -> Redirect:
         resent = webhook_queries.resend_failed(
             connection, found, sent.newest, visit.caller.actor, sent.reason
         )
-    visit.services.doorbell.ring_couriers()
+    visit.services.doorbell.notify_couriers()
     said = f"{resent:,} deliveries are due now." if resent != 1 else "One delivery is due now."
     return Redirect(f"{ADDRESS}/{found.id}", Notice(said if resent else "Nothing had failed any more."))
 
@@ -127,7 +127,7 @@ def resend(visit: Visit, delivery: str) -> Redirect:
         resent = webhooks.resend(connection, number, None, visit.caller.actor)
     if resent is None:
         raise NotFound("there is no such delivery")
-    visit.services.doorbell.ring_couriers()
+    visit.services.doorbell.notify_couriers()
     back = local_path(sent.back) if sent.back else f"{ADDRESS}/{resent.webhook_id}"
     return Redirect(back, Notice(f"Delivery {number} is due now: a courier sends it."))
 

@@ -68,7 +68,7 @@ def put_account(call: Call, account: str) -> Answer:
         raise Invalid.at("/email", f"must have at most {LOCAL_CHARACTERS_MAX} characters before the @")
     with call.services.connection() as connection:
         changed = accounts.set_email(connection, call.caller.client, account, body.email)
-    call.services.doorbell.ring_couriers()
+    call.services.doorbell.notify_couriers()
     return Answer(changed.document())
 
 

@@ -94,7 +94,7 @@ def send_code_again(call: Call, request: str) -> Answer:
     record = _read(call, request)
     with call.services.connection() as connection:
         asked = approvals.send_again(connection, call.services.settings, record.id, call.caller.actor)
-    call.services.doorbell.ring_couriers()
+    call.services.doorbell.notify_couriers()
     return Answer(asked.document(), 202)
 
 
@@ -159,7 +159,7 @@ def _read(call: Call, request: str) -> RequestRecord:
 
 
 def _recorded(call: Call, record: RequestRecord, partition: int) -> Answer:
-    call.services.doorbell.ring(partition)
+    call.services.doorbell.notify(partition)
     headers: dict[str, Any] = {
         "Location": f"/v1/requests/{record.id}",
         "Retry-After": str(RETRY_AFTER_SECONDS),

@@ -79,7 +79,7 @@ def ask_for_code(call: Call) -> Answer:
         asked = codes.ask(
             connection, call.services.settings, call.caller.client, body.destination, body.purpose or ""
         )
-    call.services.doorbell.ring_couriers()
+    call.services.doorbell.notify_couriers()
     return Answer(asked.document(), 202)
 
 

@@ -127,7 +127,7 @@ def replay_request(call: Call, request: str) -> Answer:
         done = failed_requests.replay(connection, [named], call.caller.actor, body.reason)
     if not done.matched:
         raise NotFailed("the request is not failed: only parked requests are replayed")
-    call.services.doorbell.ring_all(done.partitions)
+    call.services.doorbell.notify_all(done.partitions)
     headers = {
         "Location": f"/v1/requests/{named}",
         "Retry-After": str(RETRY_AFTER_SECONDS),
@@ -155,7 +155,7 @@ def replay_requests(call: Call) -> Answer:
         done = failed_requests.replay_all(
             connection, body.code, body.resource, call.caller.actor, body.reason, dry_run=body.dry_run
         )
-    call.services.doorbell.ring_all(done.partitions)
+    call.services.doorbell.notify_all(done.partitions)
     return Answer({"matched": done.matched, "replayed": done.replayed})
 
 

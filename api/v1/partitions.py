@@ -83,7 +83,7 @@ def resume_partition(call: Call, partition: str) -> Answer:
     body: Pausing = call.body
     with call.services.connection() as connection:
         ownership.resume(connection, number, call.caller.actor, body.reason)
-    call.services.doorbell.ring(number)
+    call.services.doorbell.notify(number)
     return Answer(_read(call, number))
 
 

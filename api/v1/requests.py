@@ -150,7 +150,7 @@ def cancel(call: Call, request: str) -> Answer:
         raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
     with call.services.connection() as connection:
         partition = commands.record_command(connection, named, "cancel", call.caller.actor)
-    call.services.doorbell.ring(partition)
+    call.services.doorbell.notify(partition)
     headers = {
         "Location": f"/v1/requests/{named}",
         "Retry-After": str(RETRY_AFTER_SECONDS),

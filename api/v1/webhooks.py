@@ -201,7 +201,7 @@ def resend_delivery(call: Call, delivery: str) -> Answer:
         resent = webhooks.resend(connection, int(delivery), call.caller.sees, call.caller.actor)
     if resent is None:
         raise NotFound("there is no such delivery")
-    call.services.doorbell.ring_couriers()
+    call.services.doorbell.notify_couriers()
     return Answer(resent.document(), 202)
 
 

@@ -239,17 +239,17 @@ def _counter(settings: Settings) -> Iterator[tellers_queue.Counter]:
         control = connect(settings.api_database_url)
         partitions = migrations.read_installation(control).partitions
         drain = None
-        ring: Doorbell | None = None
+        doorbell: Doorbell | None = None
         if not tellers_queue.has_workers(control):
             worker = connect(settings.worker_database_url)
             drain = lambda partition: batch.drain_once(worker, partition)  # noqa: E731 - it is the one or the other
         elif not settings.embeds_valkey or valkey.is_ready(settings.home):
-            ring = Doorbell(settings.redis_url)
-            opened.callback(ring.close)
+            doorbell = Doorbell(settings.redis_url)
+            opened.callback(doorbell.close)
 
         def accepted(work: Iterable[int]) -> None:
-            if ring is not None:  # without it the sweep finds out
-                ring.ring_all(work)
+            if doorbell is not None:  # without it the sweep finds out
+                doorbell.notify_all(work)
 
         intake = Intake(
             lambda: connections.connect(settings.api_database_url, application_name=NAME),

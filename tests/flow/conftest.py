@@ -162,7 +162,7 @@ class Installation:
                 lambda: db.connect(self.settings.api_database_url, application_name="test intake"),
                 PARTITIONS,
                 1_000_000,
-                lambda partitions: self.bell.ring_all(partitions) if self._rings else None,
+                lambda partitions: self.bell.notify_all(partitions) if self._rings else None,
             )
             self._intake.start()
         self._rings = ring

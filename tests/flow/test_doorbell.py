@@ -57,7 +57,7 @@ def test_a_burst_is_one_message(bell: Doorbell, client: redis.Redis) -> None:
     A thousand rings from ten threads, whether they meet in the ringer or at the marker, are one message.
     """
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(bell.ring, [7] * 1_000))
+        list(pool.map(bell.notify, [7] * 1_000))
     eventually(lambda: quiet(bell))
 
     assert client.llen(QUEUE) == 1
@@ -70,8 +70,8 @@ def test_two_processes_that_ring_put_one_message(bell: Doorbell, redis_url: str,
     What coalesces is in Redis, not in a process.
     """
     other = Doorbell(redis_url)
-    bell.ring(7)
-    other.ring(7)
+    bell.notify(7)
+    other.notify(7)
     other.close()
     eventually(lambda: quiet(bell))
 
@@ -82,10 +82,10 @@ def test_after_the_answer_it_rings_again(bell: Doorbell, client: redis.Redis) ->
     """
     Who commits after the drain looked must be heard.
     """
-    bell.ring(7)
+    bell.notify(7)
     eventually(lambda: client.llen(QUEUE) == 1)
-    bell.answer(7)
-    bell.ring(7)
+    bell.acknowledge(7)
+    bell.notify(7)
 
     eventually(lambda: client.llen(QUEUE) == 2)
 
@@ -95,7 +95,7 @@ def test_nothing_piles_up_without_a_worker(bell: Doorbell, client: redis.Redis) 
     Each second without an answer lets one more ring through: two wait, and no more.
     """
     for _ in range(10):
-        bell.ring(7)
+        bell.notify(7)
         eventually(lambda: quiet(bell))
         client.delete("teller:rung:7")  # as after a second
 
@@ -107,7 +107,7 @@ def test_the_marker_is_gone_after_a_second(bell: Doorbell, client: redis.Redis) 
     """
     A message that was lost, silences a partition for no longer.
     """
-    bell.ring(7)
+    bell.notify(7)
     eventually(lambda: client.exists("teller:rung:7"))
 
     assert 0 < client.pttl("teller:rung:7") <= 1_000
@@ -123,7 +123,7 @@ def test_any_dramatiq_worker_understands_it(bell: Doorbell, redis_url: str) -> N
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=50)
     worker.start()
     try:
-        bell.ring(7)
+        bell.notify(7)
         eventually(lambda: drained == [7])
         broker.join("partition-07", timeout=5_000)
     finally:
@@ -138,7 +138,7 @@ def test_the_name_of_the_queue_is_published_after_the_message(bell: Doorbell, cl
     with client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
         subscription.subscribe(module.WAKE_CHANNEL)
         assert subscription.get_message(timeout=5)
-        bell.ring(7)
+        bell.notify(7)
         heard = subscription.get_message(timeout=5)
 
     assert heard is not None
@@ -194,12 +194,12 @@ def test_a_redis_that_never_answers_costs_nothing_to_ring_and_little_to_answer(s
     bell = Doorbell(silent_redis)
     began = time.monotonic()
     for partition in range(64):
-        bell.ring(partition)
+        bell.notify(partition)
     bell.announce([uuid.uuid4()])
     assert time.monotonic() - began < 0.05
 
     began = time.monotonic()
-    bell.answer(7)
+    bell.acknowledge(7)
     assert time.monotonic() - began < 0.2  # 100 ms, and a busy machine
 
     eventually(lambda: bell.faults >= 2)
@@ -214,11 +214,11 @@ def test_a_redis_that_is_gone_is_counted_and_rung_when_it_is_back(
     """
     with monkeypatch.context() as patch:
         patch.setattr(bell, "_send", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("gone")))
-        bell.ring(7)
+        bell.notify(7)
         eventually(lambda: bell.faults == 1)
     assert client.llen(QUEUE) == 0
 
-    bell.ring(7)
+    bell.notify(7)
 
     eventually(lambda: client.llen(QUEUE) == 1)
     assert bell.faults == 1

@@ -46,7 +46,7 @@ class ReadingBell(Doorbell):
         self.found |= decided
         self.missed |= announced - decided
 
-    def ring_couriers(self) -> None:
+    def notify_couriers(self) -> None:
         """A courier looks for what is due."""
         rows = self._reader.execute("SELECT count(*) FROM effects WHERE due_at <= clock_timestamp()")
         self.due += (count for (count,) in rows)
@@ -82,4 +82,4 @@ def test_the_bell_is_answered_before_the_look() -> None:
 
     worker._drain(7)
 
-    assert done.mock_calls == [call.answer(7), call.drain(7)]
+    assert done.mock_calls == [call.acknowledge(7), call.drain(7)]

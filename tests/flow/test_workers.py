@@ -100,9 +100,9 @@ def test_doubled_late_and_stray_messages_are_harmless(installation: Installation
             client.hset("dramatiq:partition-07.msgs", f"stray-{number}", message)
             client.rpush("dramatiq:partition-07", f"stray-{number}")
         for _ in range(100):
-            installation.bell.ring_all(range(PARTITIONS))
+            installation.bell.notify_all(range(PARTITIONS))
             client.delete(*(f"teller:rung:{partition}" for partition in range(PARTITIONS)))
-        installation.bell.ring(7_000)
+        installation.bell.notify(7_000)
         eventually(lambda: not any(client.llen(f"dramatiq:partition-{n:02d}") for n in range(PARTITIONS)))
 
     def decides_without_the_sweep() -> bool:
@@ -357,7 +357,7 @@ def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: Inst
         assert installation.decided(waiting) == 0
         ownership.resume(api, 7, "an operator")
 
-    installation.bell.ring(7)
+    installation.bell.notify(7)
 
     installation.until_decided(waiting, within=0.5)
     assert worker.events("swept") == []
@@ -383,7 +383,7 @@ def test_a_backlog_in_one_partition_does_not_hold_up_another(installation: Insta
     """
     backlog = installation.submit(resources_in(7, 20_000, "b"), ring=False)
     installation.start_workers(1)
-    installation.bell.ring(7)
+    installation.bell.notify(7)
 
     installation.until_decided(installation.submit(resources_in(8, 1)), within=1.0)
 

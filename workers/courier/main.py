@@ -78,7 +78,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         call_tries=settings.gateway_tries,
         first_pause_seconds=settings.gateway_backoff_seconds,
         timeout_seconds=settings.gateway_timeout_seconds,
-        ring=doorbell.ring_all,
+        ring=doorbell.notify_all,
     )
     parts: list[Part] = [
         calls,

@@ -100,11 +100,11 @@ class Doorbell:
         self.faults = 0
         self._away = False
 
-    def ring(self, partition: int) -> None:
+    def notify(self, partition: int) -> None:
         """Say that a partition has work. After the commit, never before: the drain looks only once."""
-        self.ring_all((partition,))
+        self.notify_all((partition,))
 
-    def ring_all(self, partitions: Iterable[int]) -> None:
+    def notify_all(self, partitions: Iterable[int]) -> None:
         """
         `ring` for several. Returns at once; what is rung twice before the bell gets to it, is rung once.
         """
@@ -120,7 +120,7 @@ class Doorbell:
                 del self._decided[:-ANNOUNCEMENTS_MAX]
             self._wake_ringer()
 
-    def ring_couriers(self) -> None:
+    def notify_couriers(self) -> None:
         """Tell the couriers that something is due. After the commit; returns at once."""
         with self._changed:
             self._couriers_needed = True
@@ -132,7 +132,7 @@ class Doorbell:
             self._ownership_changed = True
             self._wake_ringer()
 
-    def answer(self, partition: int) -> None:
+    def acknowledge(self, partition: int) -> None:
         """
         Take note of the ring. Before the drain looks, so that whoever commits after that look rings again.
         """

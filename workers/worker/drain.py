@@ -80,9 +80,9 @@ class Drainer:
                 return taken, False
             self._lanes.progress(partition)
             self._doorbell.announce(report.decided)
-            self._doorbell.ring_all(report.follow_ups)
+            self._doorbell.notify_all(report.follow_ups)
             if report.for_couriers:
-                self._doorbell.ring_couriers()
+                self._doorbell.notify_couriers()
             _tell(report)
             taken += report.taken
             if not report.more:

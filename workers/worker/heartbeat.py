@@ -95,7 +95,7 @@ class Ownership:
         except DatabaseUnavailable as fault:
             log.warning("lease_left_behind", fault=str(fault))
         else:
-            self._doorbell.ring_all(owned)
+            self._doorbell.notify_all(owned)
             self._doorbell.announce_ownership()
         self._let_go_of_connection()
 

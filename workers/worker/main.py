@@ -139,10 +139,10 @@ class _Worker:
         The actor: apply what waits in a partition. Ringing twice is harmless: an empty inbox is a no-op. A partition
         that is ours no more is left to its owner, who looks when he claims it.
         """
-        self._doorbell.answer(partition)  # before we look, so that whoever commits after this rings again
+        self._doorbell.acknowledge(partition)  # before the drain reads: a later commit notifies again
         _, more = self._drainer.drain(partition)
         if more:  # others get their turn, and a stop is never far away
-            self._doorbell.ring(partition)
+            self._doorbell.notify(partition)
 
     def _gain(self, gained: set[int], waiting: list[int]) -> None:
         self._sweep.take(waiting)

@@ -476,7 +476,7 @@ def test_a_ring_wakes_a_courier_at_once(till: Till) -> None:
         time.sleep(0.25)
         asked = till.withdraw()
         began = time.monotonic()
-        bell.ring_couriers()
+        bell.notify_couriers()
         eventually(lambda asked=asked: any(call.key == str(asked[0]) for call in till.outside.calls))  # type: ignore[misc]
         took.append(time.monotonic() - began)
     bell.close()
