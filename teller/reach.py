@@ -7,9 +7,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pwd
+import socket
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 from processor import log
+from processor.clients.keys import Caller
 from processor.errors import SchemaError
 from processor.settings import Settings
 from processor.storage import connections, migrations
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
+#: The client and the key of the command line's requests. No API key belongs to them.
+CLIENT: Final = "command-line"
+KEY_ID: Final = UUID(int=0)
 #: A statement of a short command that takes longer is given up; exit status 3 says so. In milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 30_000
 
@@ -52,6 +59,18 @@ def reached(
     ):
         migrations.read_installation(connection)
         yield connection, servers.settings
+
+
+def operator() -> Caller:
+    """
+    Return the person at the command line as a caller: the account of the process, and this host.
+    """
+    account = os.getuid()
+    try:
+        name = pwd.getpwuid(account).pw_name
+    except KeyError:  # as in a container
+        name = f"uid {account}"
+    return Caller(KEY_ID, CLIENT, f"{name}@{socket.gethostname()}", "admin")
 
 
 def ring(settings: Settings, partitions: Iterable[int]) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
 from api.web.fields import TEXT_CHARACTERS_MAX, Body
 from api.web.problems import NotFound
-from processor.cluster import ownership
+from processor.operations import pauses
 from processor.reading import overview as overview_queries
 
 #: A partition's number has at most so many digits.
@@ -45,7 +45,7 @@ def pause(visit: Visit, partition: str) -> Redirect:
     """It accepts, and decides nothing until it is resumed."""
     number, sent = _number(partition), visit.read(Pausing)
     with visit.services.connection() as connection:
-        changed = ownership.pause(connection, number, visit.caller.actor, sent.reason)
+        changed = pauses.pause(connection, number, visit.caller, sent.reason)
     said = "is paused: it accepts, and decides nothing" if changed else "was paused already"
     return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))
 
@@ -55,7 +55,7 @@ def resume(visit: Visit, partition: str) -> Redirect:
     """What was accepted meanwhile is decided, in order."""
     number, sent = _number(partition), visit.read(Pausing)
     with visit.services.connection() as connection:
-        changed = ownership.resume(connection, number, visit.caller.actor, sent.reason)
+        changed = pauses.resume(connection, number, visit.caller, sent.reason)
     visit.services.doorbell.notify(number)
     said = "decides again" if changed else "was not paused"
     return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))

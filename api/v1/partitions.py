@@ -12,6 +12,7 @@ from api.web.fields import Body, Text, optional
 from api.web.problems import NotFound
 from api.web.routing import Answer, Routes, Shown
 from processor.cluster import ownership
+from processor.operations import pauses
 from processor.records.documents import Document
 
 #: A partition's number has at most so many digits.
@@ -60,7 +61,7 @@ def pause_partition(call: Call, partition: str) -> Answer:
     number = _number(partition)
     body: Pausing = call.body
     with call.services.connection() as connection:
-        ownership.pause(connection, number, call.caller.actor, body.reason)
+        pauses.pause(connection, number, call.caller, body.reason)
     return Answer(_read(call, number))
 
 
@@ -82,7 +83,7 @@ def resume_partition(call: Call, partition: str) -> Answer:
     number = _number(partition)
     body: Pausing = call.body
     with call.services.connection() as connection:
-        ownership.resume(connection, number, call.caller.actor, body.reason)
+        pauses.resume(connection, number, call.caller, body.reason)
     call.services.doorbell.notify(number)
     return Answer(_read(call, number))
 

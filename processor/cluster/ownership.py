@@ -1,9 +1,9 @@
 """
-Partitions: which worker owns them, which of them wait, and how they are paused.
+Partitions: which worker owns each, and which of them have work.
 
 Ownership is a matter of speed (one worker's consumer takes a partition's doorbells); what keeps batches apart
-is the advisory lock. Everything here writes `workers`, `ownership`, `pauses` and `audit`, never what a batch
-locks. The functions take the caller's connection (in autocommit) and raise DatabaseUnavailable.
+is the advisory lock. Everything here writes `workers` and `ownership`, never what a batch locks. The functions
+take the caller's connection (in autocommit) and raise DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from processor.errors import TellerError
 from processor.storage import connections, statements
 
 if TYPE_CHECKING:
@@ -27,12 +26,6 @@ LEASE_TTL_SECONDS: Final = 3
 BURIED_AFTER_SECONDS: Final = 3_600
 
 SQL = statements.beside(__file__)
-
-
-class PartitionUnknown(TellerError):
-    """There is no partition of this number."""
-
-    code = "not_found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,51 +126,6 @@ def list_partitions(connection: Connection) -> list[PartitionStatus]:
         PartitionStatus(number, None if host is None else f"{host}:{pid}", backlog, oldest_seconds, paused)
         for number, host, pid, backlog, oldest_seconds, paused in _run(connection, "list")
     ]
-
-
-def pause(connection: Connection, partition: int, actor: str, reason: str | None = None) -> bool:
-    """
-    Accept, and decide no more, until `resume`. When this returns, no batch of the partition is under way,
-    for it waits for its lock. False: it was paused already. Raises PartitionUnknown.
-    """
-    _refuse_unknown(connection, partition)
-    with connections.faults(), connection.transaction():
-        _run(connection, "lock", lock_class=connections.LOCK_CLASS, partition=partition)
-        changed = connection.execute(SQL["pause"], {"partition": partition, "actor": actor}).rowcount == 1
-        if changed:
-            _run(
-                connection,
-                "record",
-                actor=actor,
-                action="partition_paused",
-                reason=reason,
-                partition=partition,
-            )
-    return changed
-
-
-def resume(connection: Connection, partition: int, actor: str, reason: str | None = None) -> bool:
-    """
-    Decide again; the caller rings. False: it was not paused. Raises PartitionUnknown.
-    """
-    _refuse_unknown(connection, partition)
-    with connections.faults(), connection.transaction():
-        changed = connection.execute(SQL["resume"], {"partition": partition}).rowcount == 1
-        if changed:
-            _run(
-                connection,
-                "record",
-                actor=actor,
-                action="partition_resumed",
-                reason=reason,
-                partition=partition,
-            )
-    return changed
-
-
-def _refuse_unknown(connection: Connection, partition: int) -> None:
-    if _run(connection, "exists", partition=partition) != [(True,)]:
-        raise PartitionUnknown(f"there is no partition {partition}")
 
 
 def _run(connection: Connection, name: str, **parameters: Any) -> list[tuple[Any, ...]]:

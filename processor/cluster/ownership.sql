@@ -129,23 +129,3 @@ SELECT p.id, w.host, w.pid, coalesce(i.backlog, 0), extract(epoch FROM clock_tim
   LEFT JOIN (SELECT partition, count(*) AS backlog, min(created_at) AS oldest FROM inbox GROUP BY partition) i
          ON i.partition = p.id
  ORDER BY p.id;
-
--- lock --
--- Waits for the batch under way; batches that come later see what the transaction that holds it did.
-SELECT pg_advisory_xact_lock(%(lock_class)s, %(partition)s);
-
--- pause --
--- Nothing, when there is no such partition or it is paused already.
-INSERT INTO pauses (partition, actor)
-SELECT id, %(actor)s FROM partitions WHERE id = %(partition)s
-ON CONFLICT DO NOTHING;
-
--- resume --
-DELETE FROM pauses WHERE partition = %(partition)s;
-
--- exists --
-SELECT EXISTS (SELECT FROM partitions WHERE id = %(partition)s);
-
--- record --
-INSERT INTO audit (actor, action, reason, detail)
-VALUES (%(actor)s, %(action)s, %(reason)s, jsonb_build_object('partition', %(partition)s::integer));

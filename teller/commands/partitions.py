@@ -5,20 +5,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from processor.cluster import ownership as lanes
+from processor.cluster import ownership
+from processor.operations import pauses
 from teller.printing import Command, Group, show, table
-from teller.reach import reached, ring
+from teller.reach import operator, reached, ring
 
 if TYPE_CHECKING:
     from processor.records.documents import Document
     from processor.storage.connections import Connection
-
-#: What the audit calls us.
-ACTOR: Final = "command line"
 
 
 @click.group(cls=Group, short_help="See the lanes, pause and resume them.")
@@ -34,7 +32,7 @@ def list_() -> None:
     List all partitions: the worker that drains each (host:pid), how much waits for how long, and which are paused.
     """
     with reached() as (connection, _):
-        found = lanes.list_partitions(connection)
+        found = ownership.list_partitions(connection)
     show(
         {"data": [asdict(one) for one in found]},
         lambda: table(
@@ -62,7 +60,7 @@ def pause(partition: int) -> None:
     Returns when no batch of it is under way.
     """
     with reached() as (connection, _):
-        changed = lanes.pause(connection, partition, ACTOR)
+        changed = pauses.pause(connection, partition, operator())
         document = _read(connection, partition)
     show(document, lambda: f"partition {partition} {'is' if changed else 'was already'} paused")
 
@@ -74,11 +72,11 @@ def resume(partition: int) -> None:
     Let partition N decide again: first what was accepted meanwhile, in order.
     """
     with reached() as (connection, settings):
-        changed = lanes.resume(connection, partition, ACTOR)
+        changed = pauses.resume(connection, partition, operator())
         ring(settings, [partition])
         document = _read(connection, partition)
     show(document, lambda: f"partition {partition} {'decides again' if changed else 'was not paused'}")
 
 
 def _read(connection: Connection, partition: int) -> Document:
-    return next(asdict(one) for one in lanes.list_partitions(connection) if one.id == partition)
+    return next(asdict(one) for one in ownership.list_partitions(connection) if one.id == partition)

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ import psycopg
 import pytest
 import redis
 
-from processor.cluster import ownership
+from processor.clients.keys import Caller
+from processor.operations import pauses
 from processor.storage.connections import LOCK_CLASS
 from teller.embedded import home as homes
 from teller.embedded.valkey import Valkey, environment
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 #: How long a takeover from a dead worker may take, in seconds.
 TAKEOVER_SECONDS = 5.0
+
+OPERATOR = Caller(uuid.UUID(int=2), "staff", "olga", "operator")
 
 #: How long the end of a worker may take, in seconds.
 STOP_SECONDS = 5.0
@@ -350,12 +354,12 @@ def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: Inst
     """
     [worker] = installation.start_workers(1)
     with psycopg.connect(installation.settings.api_database_url, autocommit=True) as api:
-        ownership.pause(api, 7, "an operator")
+        pauses.pause(api, 7, OPERATOR)
         waiting = installation.submit(resources_in(7, 3))
         installation.until_decided(installation.submit(resources_in(8, 3)), within=1.0)
         time.sleep(2.0)  # the sweep looked several times
         assert installation.decided(waiting) == 0
-        ownership.resume(api, 7, "an operator")
+        pauses.resume(api, 7, OPERATOR)
 
     installation.bell.notify(7)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from psycopg import sql
 
 from processor.batch import run as batch
+from processor.clients.keys import Caller
 from processor.domain import ledger
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable
@@ -37,6 +38,8 @@ NO_LIMIT = 10**9
 #: What a thread of a test may take at the most, in seconds: a deadlock or a lost answer shows as this.
 THREAD_SECONDS = 30.0
 KEY_ID = uuid.UUID(int=1)
+#: An operator of another client than `shop`, which makes the requests.
+OPERATOR = Caller(uuid.UUID(int=2), "staff", "olga", "operator")
 
 
 class Decided(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from processor.clients.keys import Caller
 from processor.cluster import ownership
-from processor.cluster.ownership import PartitionUnknown
 from processor.errors import DatabaseUnavailable
 from processor.ids import new_id
+from processor.operations import pauses
+from processor.operations.pauses import PartitionNotFound
 from processor.storage import connections as db
 from tests.servers import PARTITIONS
+from tests.store.store import OPERATOR
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Callable, Iterator
 
     from processor.storage.connections import Connection
@@ -253,7 +256,7 @@ def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> Non
     add_work(owner, fresh)
     for partition in (old, old_but_drained, paused):
         add_work(owner, partition, age_seconds=5)
-    ownership.pause(connect("api"), paused, "an operator")
+    pauses.pause(connect("api"), paused, OPERATOR)
 
     assert ownership.waiting(connection, ALL) == [fresh, old, old_but_drained]
     assert ownership.neglected(connection, ALL, 1.0) == [old]
@@ -269,7 +272,7 @@ def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connecti
     done = threading.Event()
 
     def pause() -> None:
-        ownership.pause(api, 7, "an operator", "stocktaking")
+        pauses.pause(api, 7, OPERATOR, "stocktaking")
         done.set()
 
     pausing = threading.Thread(target=pause, daemon=True)
@@ -288,13 +291,14 @@ def test_pausing_and_resuming_is_audited_once_each(connect: Callable[[str], Conn
     """
     api = connect("api")
 
-    assert ownership.pause(api, 7, "ada", "stocktaking")
-    assert not ownership.pause(api, 7, "bob")
-    assert ownership.resume(api, 7, "ada")
-    assert not ownership.resume(api, 7, "bob")
+    other = Caller(uuid.UUID(int=3), "staff", "bob", "operator")
+    assert pauses.pause(api, 7, OPERATOR, "stocktaking")
+    assert not pauses.pause(api, 7, other)
+    assert pauses.resume(api, 7, OPERATOR)
+    assert not pauses.resume(api, 7, other)
     assert api.execute("SELECT actor, action, reason, detail FROM audit ORDER BY id").fetchall() == [
-        ("ada", "partition_paused", "stocktaking", {"partition": 7}),
-        ("ada", "partition_resumed", None, {"partition": 7}),
+        (OPERATOR.actor, "partition_paused", "stocktaking", {"partition": 7}),
+        (OPERATOR.actor, "partition_resumed", None, {"partition": 7}),
     ]
 
 
@@ -306,9 +310,9 @@ def test_a_partition_that_is_not_there_is_refused(
     And nothing is recorded.
     """
     api = connect("api")
-    for act in (ownership.pause, ownership.resume):
-        with pytest.raises(PartitionUnknown, match=f"no partition {partition}"):
-            act(api, partition, "an operator")
+    for act in (pauses.pause, pauses.resume):
+        with pytest.raises(PartitionNotFound, match=f"no partition {partition}"):
+            act(api, partition, OPERATOR)
     assert api.execute("SELECT count(*) FROM audit").fetchall() == [(0,)]
 
 
@@ -322,7 +326,7 @@ def test_the_list_shows_owner_backlog_age_and_pause(connect: Callable[[str], Con
     ownership.claim(connection, worker, 1)
     add_work(owner, 0, age_seconds=5)
     add_work(owner, 0)
-    ownership.pause(api, 3, "an operator")
+    pauses.pause(api, 3, OPERATOR)
 
     listed = ownership.list_partitions(api)
 
