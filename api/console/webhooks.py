@@ -16,6 +16,7 @@ from api.web.fields import TEXT_CHARACTERS_MAX, Body, Id, Text, optional
 from api.web.problems import NotFound
 from processor.clients import webhooks
 from processor.clients.webhooks import Webhook
+from processor.operations import resends
 from processor.outbox.deliveries import DeliveryStatus
 from processor.reading import webhooks as webhook_queries
 from processor.storage.connections import Connection
@@ -98,7 +99,7 @@ def one_webhook(visit: Visit, webhook: str) -> Page:
             "counts": counts,
             "told": told,
             "wanted": wanted,
-            "resent_max": webhook_queries.RESENT_MAX,
+            "resent_max": resends.RESENT_MAX,
         },
     )
 
@@ -109,9 +110,7 @@ def resend_failed(visit: Visit, webhook: str) -> Redirect:
     sent = visit.read(Resending)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        resent = webhook_queries.resend_failed(
-            connection, found, sent.newest, visit.caller.actor, sent.reason
-        )
+        resent = resends.resend_failed(connection, found.id, sent.newest, visit.caller, sent.reason)
     visit.services.doorbell.notify_couriers()
     said = f"{resent:,} deliveries are due now." if resent != 1 else "One delivery is due now."
     return Redirect(f"{ADDRESS}/{found.id}", Notice(said if resent else "Nothing had failed any more."))
@@ -124,9 +123,7 @@ def resend(visit: Visit, delivery: str) -> Redirect:
     if not isinstance(number, int):
         raise NotFound("there is no such delivery")
     with visit.services.connection() as connection:
-        resent = webhooks.resend(connection, number, None, visit.caller.actor)
-    if resent is None:
-        raise NotFound("there is no such delivery")
+        resent = resends.resend(connection, number, visit.caller)
     visit.services.doorbell.notify_couriers()
     back = local_path(sent.back) if sent.back else f"{ADDRESS}/{resent.webhook_id}"
     return Redirect(back, Notice(f"Delivery {number} is due now: a courier sends it."))
@@ -138,10 +135,7 @@ def rotate(visit: Visit, webhook: str) -> Page:
     sent = visit.read(Reason)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        rotated = webhooks.rotate(connection, found.id, None, visit.caller.actor, sent.reason)
-    if rotated is None:
-        raise NotFound("there is no such webhook")
-    changed, secret = rotated
+        changed, secret = webhooks.rotate(connection, found.id, visit.caller, sent.reason)
     return Page("webhook_secret.html", {"webhook": changed, "secret": secret})
 
 
@@ -151,8 +145,7 @@ def delete(visit: Visit, webhook: str) -> Redirect:
     sent = visit.read(Reason)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        if not webhooks.delete(connection, found.id, None, visit.caller.actor, sent.reason):
-            raise NotFound("there is no such webhook")
+        webhooks.delete(connection, found.id, visit.caller, sent.reason)
     return Redirect(ADDRESS, Notice(f"The webhook {found.id} of {found.client_id} is deleted."))
 
 

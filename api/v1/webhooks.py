@@ -17,9 +17,11 @@ from api.web.pagination import Page, listed
 from api.web.problems import NameServiceSilent, NotFound
 from api.web.routing import Answer, Routes, Shown
 from processor.clients import webhooks
-from processor.clients.webhooks import TooManyWebhooks, WebhookDisabled
+from processor.clients.webhooks import TooManyWebhooks
 from processor.gateways import addresses
 from processor.gateways.addresses import WebhookAddressRefused
+from processor.operations import resends
+from processor.operations.resends import WebhookDisabled
 from processor.records.documents import Document
 
 #: How long a registration waits for the name service, in seconds.
@@ -130,8 +132,7 @@ def delete_webhook(call: Call, webhook: str) -> Answer:
     """
     named = _id(webhook)
     with call.services.connection() as connection:
-        if not webhooks.delete(connection, named, call.caller.sees, call.caller.actor):
-            raise NotFound("there is no such webhook")
+        webhooks.delete(connection, named, call.caller)
     return Answer(None, 204)
 
 
@@ -152,10 +153,7 @@ def rotate_webhook(call: Call, webhook: str) -> Answer:
     """
     named = _id(webhook)
     with call.services.connection() as connection:
-        rotated = webhooks.rotate(connection, named, call.caller.sees, call.caller.actor)
-    if rotated is None:
-        raise NotFound("there is no such webhook")
-    changed, secret = rotated
+        changed, secret = webhooks.rotate(connection, named, call.caller)
     return Answer(changed.document() | {"secret": secret})
 
 
@@ -198,9 +196,7 @@ def resend_delivery(call: Call, delivery: str) -> Answer:
     if not (delivery.isascii() and delivery.isdecimal() and len(delivery) <= DIGITS_MAX):
         raise NotFound("there is no such delivery")
     with call.services.connection() as connection:
-        resent = webhooks.resend(connection, int(delivery), call.caller.sees, call.caller.actor)
-    if resent is None:
-        raise NotFound("there is no such delivery")
+        resent = resends.resend(connection, int(delivery), call.caller)
     call.services.doorbell.notify_couriers()
     return Answer(resent.document(), 202)
 

@@ -13,7 +13,7 @@ import pydantic_core
 from flask import Response
 
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
-from processor.clients.webhooks import WEBHOOKS_MAX, TooManyWebhooks, WebhookDisabled
+from processor.clients.webhooks import WEBHOOKS_MAX, TooManyWebhooks
 from processor.errors import (
     DatabaseUnavailable,
     IdempotencyKeyReused,
@@ -23,6 +23,7 @@ from processor.errors import (
 )
 from processor.gateways.addresses import WebhookAddressRefused
 from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, NotAwaitingConfirmation
+from processor.operations.resends import WebhookDisabled
 
 #: The media type of every error.
 PROBLEM_JSON = "application/problem+json"

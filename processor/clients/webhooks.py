@@ -1,8 +1,8 @@
 """
-Webhooks: where clients want to be told of their requests, and what became of each delivery.
+Webhooks: the addresses that notify clients of their requests, and their deliveries.
 
-What their owners do with them; each change leaves a line in the audit, in the same transaction. The batch writes
-deliveries and the courier sends them (`notifications.py`). `client` is whose eyes it is seen with: None sees all.
+Each change writes its audit line in the same transaction. The batch writes deliveries and the courier sends them
+(`outbox/deliveries.py`). A caller sees the webhooks of its own client; operators and admins see all.
 """
 
 from datetime import datetime
@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from processor.clients.keys import Caller
 from processor.errors import TellerError
 from processor.gateways import signatures
 from processor.ids import new_id
@@ -19,9 +20,9 @@ from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Webhooks of one client at the most: each is told of each of its requests.
+#: Webhooks of one client. Each of its requests makes a delivery to each of them.
 WEBHOOKS_MAX: Final = 20
-#: For how long the secret before a rotation signs as well, in seconds: a day.
+#: After a rotation the previous secret also signs, for a day.
 OVERLAP_SECONDS: Final = 86_400
 
 
@@ -39,15 +40,15 @@ SQL = _completed(statements.beside(__file__))
 
 
 class TooManyWebhooks(TellerError):
-    """The client has as many webhooks as it may have."""
+    """The client has the maximum number of webhooks."""
 
     code = "too_many_webhooks"
 
 
-class WebhookDisabled(TellerError):
-    """Nothing is sent to this webhook any more."""
+class WebhookNotFound(TellerError):
+    """No webhook that the caller may see has this id."""
 
-    code = "webhook_disabled"
+    code = "not_found"
 
 
 class Webhook(NamedTuple):
@@ -56,16 +57,16 @@ class Webhook(NamedTuple):
     id: UUID
     client_id: str
     url: str
-    #: The types it wants; None: all.
+    #: The event types that it receives; None: all.
     events: list[str] | None
     created_at: datetime
-    #: Until when the secret before the last rotation signs as well.
+    #: The time until which the previous secret also signs.
     previous_until: datetime | None
     disabled_at: datetime | None
     disabled_reason: str | None
 
     def document(self) -> Document:
-        """The webhook as its owner sees it."""
+        """Return the webhook as its owner sees it."""
         return {
             "id": str(self.id),
             "client": self.client_id,
@@ -79,7 +80,7 @@ class Webhook(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What one webhook is told of one state of a request, in the order of `delivery_columns`."""
+    """The notification of one webhook about one state of a request, in the order of `delivery_columns`."""
 
     id: int
     webhook_id: UUID
@@ -95,7 +96,7 @@ class Delivery(NamedTuple):
     delivered_at: datetime | None
 
     def document(self) -> Document:
-        """The delivery as its owner sees it."""
+        """Return the delivery as its owner sees it."""
         return {
             "id": self.id,
             "webhook": str(self.webhook_id),
@@ -116,8 +117,10 @@ def register(
     connection: Connection, client: str, url: str, events: list[str] | None, actor: str
 ) -> tuple[Webhook, str]:
     """
-    A new webhook of a client, and its secret, told this once. The caller has checked the address. Raises
-    TooManyWebhooks, DatabaseUnavailable.
+    Register a webhook of a client, at an address that was checked before.
+
+    Returns the webhook and its secret, which is readable only here.
+    Raises TooManyWebhooks, DatabaseUnavailable.
     """
     secret = signatures.new_secret()
     parameters = {
@@ -139,14 +142,14 @@ def register(
 
 
 def read(connection: Connection, webhook_id: UUID, client: str | None) -> Webhook | None:
-    """A webhook as it is now. Raises DatabaseUnavailable."""
+    """Return a webhook that `client` may see (None sees all), or None. Raises DatabaseUnavailable."""
     with connections.faults():
         row = connection.execute(SQL["read_webhook"], {"id": webhook_id, "client": client}).fetchone()
     return None if row is None else Webhook(*row)
 
 
 def list_all(connection: Connection, client: str | None, limit: int, cursor: str | None) -> Page[Webhook]:
-    """Webhooks, newest first. Raises CursorInvalid, DatabaseUnavailable."""
+    """List the webhooks of a client (None: of all), newest first. Raises CursorInvalid, DatabaseUnavailable."""
     [before] = read_cursor(cursor, UUID)
     parameters = {"client": client, "before": before, "limit": limit + 1}
     with connections.faults():
@@ -154,40 +157,37 @@ def list_all(connection: Connection, client: str | None, limit: int, cursor: str
     return page([Webhook(*row) for row in rows], limit, lambda webhook: (str(webhook.id),))
 
 
-def delete(
-    connection: Connection, webhook_id: UUID, client: str | None, actor: str, reason: str | None = None
-) -> bool:
+def delete(connection: Connection, webhook_id: UUID, by: Caller, reason: str | None = None) -> Webhook:
     """
-    Tell it nothing more; what was still to be delivered fails. False: there is none. Raises DatabaseUnavailable.
+    Delete a webhook. Its pending deliveries fail.
+
+    Returns the deleted webhook. Raises WebhookNotFound, DatabaseUnavailable.
     """
-    parameters = {"id": webhook_id, "client": client}
-    return _change(connection, "delete_webhook", "webhook_deleted", parameters, actor, reason) is not None
+    return _change(connection, "delete_webhook", "webhook_deleted", {"id": webhook_id}, by, reason)
 
 
 def rotate(
-    connection: Connection, webhook_id: UUID, client: str | None, actor: str, reason: str | None = None
-) -> tuple[Webhook, str] | None:
+    connection: Connection, webhook_id: UUID, by: Caller, reason: str | None = None
+) -> tuple[Webhook, str]:
     """
-    A new secret, told this once; the old one signs as well for OVERLAP_SECONDS. None: there is no such webhook.
-    Raises DatabaseUnavailable.
+    Replace the secret of a webhook. The previous secret also signs, for OVERLAP_SECONDS.
+
+    Returns the webhook and its new secret, which is readable only here.
+    Raises WebhookNotFound, DatabaseUnavailable.
     """
     secret = signatures.new_secret()
-    parameters = {
-        "id": webhook_id,
-        "client": client,
-        "secret": secret,
-        "overlap_seconds": OVERLAP_SECONDS,
-    }
-    webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, actor, reason)
-    return None if webhook is None else (webhook, signatures.written(secret))
+    parameters = {"id": webhook_id, "secret": secret, "overlap_seconds": OVERLAP_SECONDS}
+    webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, by, reason)
+    return webhook, signatures.written(secret)
 
 
 def list_deliveries(
     connection: Connection, webhook_id: UUID, limit: int, cursor: str | None
 ) -> Page[Delivery]:
     """
-    The deliveries of a webhook that the caller has found visible, newest first. Raises CursorInvalid,
-    DatabaseUnavailable.
+    List the deliveries of a webhook, newest first. The caller has checked that it may see the webhook.
+
+    Raises CursorInvalid, DatabaseUnavailable.
     """
     [before] = read_cursor(cursor, row_number)
     parameters = {"id": webhook_id, "before": before, "limit": limit + 1}
@@ -196,48 +196,27 @@ def list_deliveries(
     return page([Delivery(*row) for row in rows], limit, lambda delivery: (str(delivery.id),))
 
 
-def resend(connection: Connection, delivery_id: int, client: str | None, actor: str) -> Delivery | None:
-    """
-    Deliver once more, now, whatever became of it; then tell the couriers. None: there is no such delivery. Raises
-    WebhookDisabled, DatabaseUnavailable.
-    """
-    with connections.faults(), connection.transaction():
-        found = connection.execute(SQL["read_delivery"], {"id": delivery_id, "client": client}).fetchone()
-        if found is None:
-            return None
-        is_disabled, *columns = found
-        if is_disabled:
-            raise WebhookDisabled("the webhook is disabled: delete it, and register it anew")
-        delivery = Delivery(*columns)
-        resent = connection.execute(SQL["resend_delivery"], {"id": delivery_id}).fetchone()
-        if resent is not None:
-            delivery = Delivery(*resent)
-            detail = {"delivery": delivery.id, "webhook": str(delivery.webhook_id)}
-            audit.note(connection, actor, "delivery_resent", delivery.request_id, None, detail)
-    return delivery
-
-
 def _change(
     connection: Connection,
     statement: str,
     action: str,
     parameters: dict[str, Any],
-    actor: str,
+    by: Caller,
     reason: str | None,
-) -> Webhook | None:
+) -> Webhook:
     with connections.faults(), connection.transaction():
-        row = connection.execute(SQL[statement], parameters).fetchone()
+        row = connection.execute(SQL[statement], parameters | {"client": by.sees}).fetchone()
         if row is None:
-            return None
+            raise WebhookNotFound("there is no such webhook")
         webhook = Webhook(*row)
-        _note(connection, actor, action, webhook, reason)
+        _note(connection, by.actor, action, webhook, reason)
     return webhook
 
 
 def _note(
     connection: Connection, actor: str, action: str, webhook: Webhook, reason: str | None = None
 ) -> None:
-    # The host alone: the rest of an address may hold a secret, and the audit keeps for ever what it is told.
+    # Only the host: the rest of an address may contain a secret, and audit lines are never deleted.
     host = urlsplit(webhook.url).hostname
     detail = {"webhook": str(webhook.id), "client": webhook.client_id, "host": host}
     audit.note(connection, actor, action, None, reason, detail)

@@ -1,5 +1,5 @@
--- Webhooks as those who own them see them: where a client is told, and what became of each delivery. %(client)s is
--- whose eyes it is; NULL sees all. Secrets are written here and never read.
+-- Webhooks and deliveries as their owners see them. A reader of client %(client)s sees its own; NULL sees all.
+-- These statements write secrets and never read them.
 
 -- webhook_columns --
 id, client_id, url, events, created_at, CASE WHEN previous_until > now() THEN previous_until END, disabled_at,
@@ -10,11 +10,11 @@ d.id, d.webhook_id, d.request_id, d.version, d.type, d.status, d.tries, d.due_at
 d.created_at, d.delivered_at
 
 -- lock_client --
--- One registration of a client at a time; a statement of its own, so that what counts after it sees them all.
+-- One registration of a client at a time. A separate statement, so that the next statement counts committed rows.
 SELECT pg_advisory_xact_lock(%(lock_class)s, hashtext(%(client)s));
 
 -- insert_webhook --
--- A new one, unless the client has as many as it may have.
+-- Returns no row if the client has the maximum.
 INSERT INTO webhooks (id, client_id, url, events, secret)
 SELECT %(id)s, %(client)s, %(url)s, %(events)s::text[], %(secret)s::bytea
  WHERE (SELECT count(*) FROM webhooks WHERE client_id = %(client)s) < %(most)s
@@ -41,7 +41,7 @@ DELETE FROM webhooks
 RETURNING {webhook_columns};
 
 -- rotate_secret --
--- What signed until now signs as well for a while. (Of two rotations in a row, the secret before the last is gone.)
+-- The current secret becomes the previous one, which also signs for a while. The secret before that is dropped.
 UPDATE webhooks
    SET previous_secret = secret, previous_until = now() + %(overlap_seconds)s * interval '1 second',
        secret = %(secret)s
@@ -50,7 +50,7 @@ UPDATE webhooks
 RETURNING {webhook_columns};
 
 -- list_deliveries --
--- One list of each status, as the index has them, made into one.
+-- Merges one list for each status, each an index range.
 SELECT {delivery_columns}
   FROM unnest(ARRAY['pending', 'delivered', 'failed']) AS s(status)
  CROSS JOIN LATERAL (SELECT *
@@ -62,19 +62,3 @@ SELECT {delivery_columns}
                       LIMIT %(limit)s) AS d
  ORDER BY d.id DESC
  LIMIT %(limit)s;
-
--- read_delivery --
--- One delivery of a webhook that is still there, and whether that is disabled.
-SELECT w.disabled_at IS NOT NULL, {delivery_columns}
-  FROM deliveries d
-  JOIN webhooks w ON w.id = d.webhook_id
- WHERE d.id = %(id)s
-   AND (%(client)s::text IS NULL OR w.client_id = %(client)s);
-
--- resend_delivery --
--- Due now, with all its tries ahead of it. One that is being sent is left alone.
-UPDATE deliveries d
-   SET status = 'pending', tries = 0, due_at = now()
- WHERE d.id = %(id)s
-   AND (d.token IS NULL OR d.due_at <= now())
-RETURNING {delivery_columns};

@@ -10,10 +10,9 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.clients import webhooks
-from processor.clients.webhooks import Delivery, Webhook, WebhookDisabled
+from processor.clients.webhooks import Delivery, Webhook
 from processor.outbox.deliveries import DeliveryStatus
 from processor.reading.requests import GAUGE_MAX
-from processor.records import audit
 from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
@@ -24,8 +23,6 @@ RECENT_MAX: Final = 20
 FANOUTS_MAX: Final = 100
 #: What failed is counted up to here: exactly, for all practical purposes.
 FAILED_MAX: Final = 1_000_000
-#: What failed is sent again so many at a time: more than that is more than a receiver wants at once.
-RESENT_MAX: Final = 10_000
 
 _STATUSES: Final[tuple[DeliveryStatus, ...]] = ("pending", "delivered", "failed")
 _BEHIND_ALL: Final = 2**63 - 1
@@ -118,19 +115,3 @@ def count_deliveries(connection: Connection, webhook: UUID) -> Counts:
     with connections.faults():
         [row] = connection.execute(SQL["count_deliveries"], parameters).fetchall()
     return Counts(*row)
-
-
-def resend_failed(connection: Connection, webhook: Webhook, newest: int, actor: str, reason: str) -> int:
-    """
-    Deliver what failed once more, now, oldest first: no more than RESENT_MAX, and nothing that is newer than the
-    delivery `newest`. Then tell the couriers. Returns how many. Raises WebhookDisabled, DatabaseUnavailable.
-    """
-    if webhook.disabled_at is not None:
-        raise WebhookDisabled("the webhook is disabled: delete it, and register it anew")
-    parameters = {"id": webhook.id, "newest": newest, "limit": RESENT_MAX}
-    with connections.faults(), connection.transaction():
-        resent = connection.execute(SQL["resend_failed"], parameters).rowcount
-        if resent:
-            detail = {"webhook": str(webhook.id), "client": webhook.client_id, "deliveries": resent}
-            audit.note(connection, actor, "deliveries_resent", None, reason, detail)
-    return resent

@@ -66,16 +66,3 @@ SELECT (SELECT count(*) FROM (SELECT FROM deliveries WHERE webhook_id = %(id)s A
                    AND status = 'failed'
                  ORDER BY id
                  LIMIT %(most_failed)s) AS oldest) AS failed;
-
--- resend_failed --
--- The oldest that failed, due now, with all their tries ahead of them.
-UPDATE deliveries
-   SET status = 'pending', tries = 0, due_at = now()
- WHERE id = ANY(ARRAY(SELECT id
-                        FROM deliveries
-                       WHERE webhook_id = %(id)s
-                         AND status = 'failed'
-                         AND id <= %(newest)s
-                       ORDER BY id
-                       LIMIT %(limit)s
-                         FOR UPDATE));

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from processor.clients import webhooks
-from processor.reading import webhooks as webhook_queries
+from processor.operations import resends
 from processor.storage import connections
 from tests.http.console_visitors import Visitor
 
@@ -195,7 +195,7 @@ def test_so_much_is_sent_again_at_once_and_no_more(
     More than the limit: the oldest, and the page says how many that is.
     """
     failed = deliver(owner, hook, "failed", 5)
-    monkeypatch.setattr(webhook_queries, "RESENT_MAX", 2)
+    monkeypatch.setattr(resends, "RESENT_MAX", 2)
     base = f"/admin/webhooks/{hook.id}"
     assert "the oldest <strong>2</strong> are due at once" in admin.get(base).text
 
