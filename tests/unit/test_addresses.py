@@ -1,5 +1,5 @@
 """
-Where a webhook may lead: to the public internet, and never inside.
+Webhook addresses lead to the public internet, and never to a private network.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ PRIVATE = (
 @pytest.mark.parametrize("address", PUBLIC)
 def test_a_public_address_is_public(address: str) -> None:
     """
-    The neighbours of every private range are, too.
+    The neighbours of every private range are public, too.
     """
     assert addresses.is_public(address)
 
@@ -90,7 +90,7 @@ def test_a_public_address_is_public(address: str) -> None:
 @pytest.mark.parametrize("address", PRIVATE)
 def test_an_inside_address_is_not_public(address: str) -> None:
     """
-    However it is written: as itself, inside an IPv6 address, or with a zone.
+    The address may be plain, inside an IPv6 address, or with a zone.
     """
     assert not addresses.is_public(address)
 
@@ -131,7 +131,7 @@ def test_an_inside_address_is_not_public(address: str) -> None:
 )
 def test_a_webhook_that_leads_inside_is_refused(url: str) -> None:
     """
-    Registration refuses what is not https to a public address.
+    Registration refuses every URL that is not https to a public address.
     """
     with pytest.raises(WebhookAddressRefused):
         addresses.check_webhook(url, allow_private=False)
@@ -140,7 +140,7 @@ def test_a_webhook_that_leads_inside_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["https://1.1.1.1/hook", "https://[2606:4700::1111]:8443/hook?a=b"])
 def test_a_webhook_that_leads_outside_is_taken(url: str) -> None:
     """
-    Any port, any path.
+    Any port and any path are allowed.
     """
     addresses.check_webhook(url, allow_private=False)
 
@@ -148,7 +148,7 @@ def test_a_webhook_that_leads_outside_is_taken(url: str) -> None:
 @pytest.mark.parametrize("found", [["10.0.0.1"], ["1.1.1.1", "10.0.0.1"], ["2606:4700::1111", "::1"]])
 def test_a_name_with_any_inside_address_is_refused(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    One address of a name that leads inside is enough, whatever the others are.
+    One private address of a name is enough, whatever the others are.
     """
     _resolve_to(found, monkeypatch)
 
@@ -158,7 +158,7 @@ def test_a_name_with_any_inside_address_is_refused(found: list[str], monkeypatch
 
 def test_a_name_that_does_not_resolve_now_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    It may resolve later, and each delivery looks again.
+    The name may resolve later, and each delivery checks its address again.
     """
 
     def fail(*_: object, **__: object) -> None:
@@ -172,7 +172,7 @@ def test_a_name_that_does_not_resolve_now_is_taken(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/", "https://10.0.0.1/", "http://localhost/hook"])
 def test_private_webhooks_can_be_allowed(url: str) -> None:
     """
-    TELLER_ALLOW_PRIVATE_WEBHOOKS opens private addresses and plain http; nonsense stays nonsense.
+    TELLER_ALLOW_PRIVATE_WEBHOOKS allows private addresses and plain http. Other schemes stay refused.
     """
     addresses.check_webhook(url, allow_private=True)
     with pytest.raises(WebhookAddressRefused):

@@ -1,5 +1,5 @@
 """
-Columns packed for the wire: what PostgreSQL reads from them is what went in.
+Columns packed for the wire: PostgreSQL reads the values that were packed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS: dict[str, list[Any]] = {
 
 
 def received(kind: str, values: list[Any]) -> Any:
-    """What psycopg, which reads the same format, makes of the packed column."""
+    """Return the packed column as psycopg reads it, which has the same format."""
     column = arrays.PACKERS[kind](values)
     loader = adapters.get_loader(column.oid, pq.Format.BINARY)
     assert loader is not None
@@ -40,9 +40,9 @@ def received(kind: str, values: list[Any]) -> Any:
 
 @pytest.mark.parametrize("kind", COLUMNS)
 @pytest.mark.parametrize("shape", ["plain", "with nulls", "one", "the same", "only nulls", "none"])
-def test_a_packed_column_says_what_it_was_made_of(kind: str, shape: str) -> None:
+def test_a_packed_column_reads_back_as_its_values(kind: str, shape: str) -> None:
     """
-    For each type, with nulls at each end, alone, and empty.
+    Each type is tried with nulls at both ends, with one value, with equal values, and empty.
     """
     plain = COLUMNS[kind]
     shapes = {
@@ -60,15 +60,15 @@ def test_a_packed_column_says_what_it_was_made_of(kind: str, shape: str) -> None
 @pytest.mark.parametrize("beside", [1, None])
 def test_a_number_that_does_not_fit_is_a_fault_of_the_data(beside: int | None) -> None:
     """
-    The batch parks a request for such a fault, as it does when PostgreSQL refuses it.
+    A number out of range fails its own request, as a refusal by PostgreSQL does.
     """
     with pytest.raises(psycopg.DataError, match="whole number of 8 bytes"):
         arrays.bigints([beside, 2**63])
 
 
-def test_only_what_a_statement_declares_is_packed() -> None:
+def test_only_declared_parameters_are_packed() -> None:
     """
-    Lists by the type after their parameter; everything else is psycopg's to send.
+    Lists are packed by the type after their parameter. psycopg sends everything else.
     """
     sent = arrays.packed(
         "SELECT * FROM unnest(%(ids)b::uuid[]) WHERE n = %(n)s", {"ids": [uuid.UUID(int=1)], "n": 5}

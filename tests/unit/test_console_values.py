@@ -1,5 +1,5 @@
 """
-The console's figures and pictures: rates from counters, charts, and how values look.
+The console's figures and pictures: rates from counters, charts, and the format of values.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ START = datetime(2026, 11, 22, 4, tzinfo=UTC)
 
 
 def pulse(seconds: float, *, decided: int, undecided: int) -> Pulse:
-    """All of Teller so many seconds after the start: one partition."""
-    lane = Lane(0, decided, "host", 1, True, undecided, undecided, 1.0 if undecided else None, False)
-    return Pulse(START + timedelta(seconds=seconds), [lane], Gauges(0, 0, 0, {}), 0, Badges(0, 0))
+    """Return a reading of one partition, `seconds` after the start."""
+    partition = Lane(0, decided, "host", 1, True, undecided, undecided, 1.0 if undecided else None, False)
+    return Pulse(START + timedelta(seconds=seconds), [partition], Gauges(0, 0, 0, {}), 0, Badges(0, 0))
 
 
 class Database:
-    """Gives one pulse after the other."""
+    """Returns the pulse that the test has set, and counts the readings."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.next = pulse(0, decided=0, undecided=0)
@@ -38,7 +38,7 @@ class Database:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Any]:
-        """No connection is needed."""
+        """Yield no connection, because none is used."""
         yield None
 
     def _read(self, _connection: object) -> Pulse:
@@ -49,14 +49,14 @@ class Database:
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     """
-    A database that says what the test wants.
+    A database with readings that the test sets.
     """
     return Database(monkeypatch)
 
 
 def test_rates_are_differences_of_counters() -> None:
     """
-    Per second between two looks, however far apart they are; a counter that went back is nothing.
+    A rate is the difference per second between two readings. A counter that went back counts as zero.
     """
     samples = [
         Sample(0.0, 100, 90, 10, 1.0, 0, 0),
@@ -68,9 +68,9 @@ def test_rates_are_differences_of_counters() -> None:
     assert rates_of(samples[:1]) == []
 
 
-def test_many_who_look_share_one_reading(database: Database) -> None:
+def test_simultaneous_readers_share_one_query(database: Database) -> None:
     """
-    Within a moment the database is asked once; later again.
+    Several readers at one moment share one query. A later reader gets a new one.
     """
     rates = Rates()
     for now in (0.0, 0.1, FRESH_SECONDS / 2):
@@ -83,9 +83,9 @@ def test_many_who_look_share_one_reading(database: Database) -> None:
     assert [(one.accepted, one.decided, one.waiting) for one in samples] == [(0, 0, 0), (6, 5, 1)]
 
 
-def test_after_a_pause_the_charts_begin_anew(database: Database) -> None:
+def test_after_a_gap_the_charts_start_again(database: Database) -> None:
     """
-    Nobody looked, so nothing is known of the time between: it is not drawn as a line.
+    Without readers there are no samples, so the charts draw no line across the gap.
     """
     rates = Rates()
     rates.look(database.lend, 0.0)
@@ -95,9 +95,9 @@ def test_after_a_pause_the_charts_begin_anew(database: Database) -> None:
     assert [one.decided for one in samples] == [5]
 
 
-def test_what_is_kept_has_a_limit(database: Database) -> None:
+def test_the_samples_have_a_limit(database: Database) -> None:
     """
-    However long somebody looks: only the window of the charts is remembered.
+    Only the window of the charts is remembered, however long a reader stays.
     """
     rates = Rates()
     samples: list[Sample] = []
@@ -124,7 +124,8 @@ def test_what_is_kept_has_a_limit(database: Database) -> None:
 )
 def test_charts_are_pictures_with_words(drawn: str) -> None:
     """
-    Well-formed, named and described, inside their frame, without a style of their own; also of nothing.
+    A chart is well-formed, named, described and within its frame, without a style of its own, even if it is
+    empty.
     """
     picture = ET.fromstring(drawn)  # noqa: S314 - our own
     assert picture.attrib["role"] == "img"
@@ -142,7 +143,7 @@ def test_charts_are_pictures_with_words(drawn: str) -> None:
 
 def test_titles_of_charts_are_text() -> None:
     """
-    A name can hold what it likes.
+    Titles are escaped, because a name may contain any character.
     """
     drawn = charts.bars('<b>"', "<script>", [1])
     assert "<b>" not in drawn
@@ -162,16 +163,16 @@ def test_titles_of_charts_are_text() -> None:
         (200_000, "2 d 7 h", "2 d"),
     ],
 )
-def test_ages_are_told_in_their_largest_units(seconds: float, long: str, short: str) -> None:
+def test_ages_are_shown_in_their_largest_units(seconds: float, long: str, short: str) -> None:
     """
-    Two units at the most, or one where there is little room.
+    An age has at most two units, or one where there is little room.
     """
     assert (formats.age(seconds), formats.brief(seconds)) == (long, short)
 
 
-def test_counts_that_end_at_a_limit_say_so() -> None:
+def test_counts_at_their_limit_are_marked() -> None:
     """
-    A plus behind the number; none below it.
+    The number ends with a plus at its limit, and without one below it.
     """
     assert formats.bounded(10_000) == "10,000+"
     assert formats.bounded(9_999) == "9,999"

@@ -1,5 +1,5 @@
 """
-Gateways without a network: what an answer means, how calls are signed, when they are tried again.
+Gateways without a network: the meaning of answers, signatures, and retries.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from processor.settings import Settings
         ((100, 300, 304, 406, 408, 409, 411, 418, 425, 429, 451, 499, 500, 502, 503, 504, 599), "unknown"),
     ],
 )
-def test_the_status_says_the_outcome(statuses: tuple[int, ...], outcome: str) -> None:
+def test_each_status_has_its_outcome(statuses: tuple[int, ...], outcome: str) -> None:
     """
-    The table of the contract; whatever is not in it is unknown.
+    Each status of the protocol has its outcome. Every other status is unknown.
     """
     assert {status: outcome_of(status) for status in statuses} == dict.fromkeys(statuses, outcome)
 
 
 def test_a_signature_is_verified_by_the_library_of_the_standard() -> None:
     """
-    With the old and the new secret while changing over, and with no other.
+    The old and the new secret both verify during a change, and no other does.
     """
     old, new, other = (signatures.new_secret() for _ in range(3))
     body = '{"type":"request.completed","data":{"metadata":{"ü":"✓"}}}'.encode()
@@ -54,7 +54,8 @@ def test_a_signature_is_verified_by_the_library_of_the_standard() -> None:
 
 def test_a_gateway_secret_signs_as_it_is_written() -> None:
     """
-    TELLER_GATEWAY_SECRET is what the gateway verifies with; without one, API and courier derive the same key.
+    The gateway verifies with TELLER_GATEWAY_SECRET as it is written. Without it, API and courier derive the
+    same key.
     """
     written = signatures.written(b"k" * 32)
 
@@ -66,7 +67,7 @@ def test_a_gateway_secret_signs_as_it_is_written() -> None:
 @pytest.mark.parametrize("tries", [1, 2, 5])
 def test_the_pause_before_a_retry_is_anything_up_to_a_limit_that_doubles(tries: int) -> None:
     """
-    Full jitter: of many pauses some are short and some nearly as long as may be.
+    Full jitter: among many pauses, some are short and some are close to the limit.
     """
     limit = 2.0 * 2 ** (tries - 1)
 
@@ -79,14 +80,14 @@ def test_the_pause_before_a_retry_is_anything_up_to_a_limit_that_doubles(tries: 
 
 def test_a_pause_has_a_limit() -> None:
     """
-    The hundredth try does not wait for the end of the world.
+    Even the hundredth try waits for at most PAUSE_SECONDS_MAX.
     """
     assert gateway_calls.pause_before_retry(100, 2.0) <= gateway_calls.PAUSE_SECONDS_MAX
 
 
 def test_two_gateways_of_one_name_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A name of TELLER_GATEWAYS that an installed package also brings means one of two places for money to go.
+    A name in both TELLER_GATEWAYS and an installed package would send money to one of two places.
     """
 
     class Point:
@@ -110,7 +111,7 @@ def test_two_gateways_of_one_name_stop_the_start(monkeypatch: pytest.MonkeyPatch
 )
 def test_the_sandbox_is_where_the_api_listens(host: str, url: str) -> None:
     """
-    Also when the API listens everywhere.
+    The API's own host leads to the sandbox, even if the API listens on all addresses.
     """
     assert registry.sandbox_url(_settings(TELLER_HOST=host, TELLER_PORT="8123")) == url
 

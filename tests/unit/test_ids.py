@@ -1,5 +1,5 @@
 """
-Names for ever: request ids, and the partition of a resource.
+Permanent names: request ids, and the partition of a resource.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from processor.domain import partitioning
 )
 def test_the_partition_of_a_resource_never_changes(resource: str, of_64: int, of_1024: int) -> None:
     """
-    Where a resource lives is fixed for ever: these numbers must never be edited.
+    A resource keeps its partition for ever, so these numbers must never be edited.
     """
     assert partitioning.partition_of(resource, 64) == of_64
     assert partitioning.partition_of(resource, 1024) == of_1024
@@ -48,7 +48,7 @@ def test_resources_spread_over_all_partitions() -> None:
 
 def test_queues_are_named_by_their_number() -> None:
     """
-    Two digits at least, so that they sort; more when there are more partitions.
+    A number has at least two digits, so that names sort, and more if there are more partitions.
     """
     assert [partitioning.queue_name(n) for n in (0, 7, 63, 100, 1023)] == [
         "partition-00",
@@ -59,7 +59,7 @@ def test_queues_are_named_by_their_number() -> None:
     ]
 
 
-def test_an_id_is_a_version_7_uuid_that_says_when_it_was_made() -> None:
+def test_an_id_is_a_version_7_uuid_with_its_time() -> None:
     """
     RFC 9562: version 7, variant 10, and the milliseconds since 1970 in its first 48 bits.
     """
@@ -73,7 +73,7 @@ def test_an_id_is_a_version_7_uuid_that_says_when_it_was_made() -> None:
 
 def test_ids_increase_within_a_process_whatever_the_threads() -> None:
     """
-    Each thread sees its ids increase, and no two threads are given the same.
+    Each thread sees its ids increase, and no two threads get the same id.
     """
     made: list[list[uuid.UUID]] = [[] for _ in range(4)]
 
@@ -87,13 +87,13 @@ def test_ids_increase_within_a_process_whatever_the_threads() -> None:
         thread.join()
 
     assert all(mine == sorted(mine) for mine in made)
-    # Without their random part they still differ: the time of each is its own.
+    # Without their random part the ids still differ: each has its own time.
     assert len({one.int >> 64 for mine in made for one in mine}) == 20_000
 
 
 def test_ids_increase_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A clock that is set back an hour makes no id that sorts before one that is there.
+    After the clock is set back an hour, new ids still sort after the existing ones.
     """
     first = ids.new_id()
     now = time.time_ns()

@@ -1,5 +1,5 @@
 """
-What came of a race, and where it is drawn: verdicts, the moment of the race, lanes, marks.
+Races in the lab and their drawing: verdicts, the moment of the race, rows, marks.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from lab.outcomes import Outcome, Step, UserResult
 
 
 def user(number: int, approved: bool, seen: int | None, *times: float) -> UserResult:
-    """Who read, wrote and committed at these times."""
+    """Return the result of a user that read, wrote and committed at these times."""
     read, wrote, done = times
     steps = [Step("read", 0.0, read), Step("write", read, wrote), Step("commit", wrote, done)]
     return UserResult(number, approved, seen, steps)
 
 
-#: Three read "1": two of them before the first had written, as it looked from outside, and the third one, too.
+#: Users 1, 2 and 4 read "1". Users 1 and 2 read it before the first write, and user 4 after it, as seen from
+#: outside.
 RACE = Outcome(
     "naive",
     1,
@@ -48,11 +49,12 @@ RACE = Outcome(
         (1, 0, 1, False, "holds: 0 approved, 1 left"),
     ],
 )
-def test_the_verdict_follows_from_the_books(
+def test_the_verdict_follows_from_the_quantities(
     stock: int, approved: int, final: int, race: bool, verdict: str
 ) -> None:
     """
-    More than there were, or a quantity that does not fit: whatever the users were told.
+    It is a race if more were approved than there were, or if the quantity does not fit. The answers do not
+    count.
     """
     outcome = Outcome("naive", stock, approved, final, [])
 
@@ -61,7 +63,8 @@ def test_the_verdict_follows_from_the_books(
 
 def test_the_moment_of_a_race() -> None:
     """
-    Who read the same and took it, in the order in which they had read, and when the first of them had written.
+    The moment names the users that read the same value and took it, in the order of their reads, and the
+    first write.
     """
     moment = RACE.moment()
 
@@ -71,16 +74,16 @@ def test_the_moment_of_a_race() -> None:
 
 def test_no_moment_without_a_race() -> None:
     """
-    One who takes what it has read is how it should be.
+    A single user that takes the value it read is correct.
     """
     one = Outcome("naive", 1, 1, 0, [user(1, True, 1, 1, 2, 3), user(2, False, 0, 4, 4, 5)])
 
     assert one.moment() is None
 
 
-def test_a_result_survives_being_kept() -> None:
+def test_a_stored_result_reads_back() -> None:
     """
-    What the page reads back is what was saved, to the microsecond.
+    A stored result reads back exactly, to the microsecond.
     """
     kept = Outcome.read(RACE.document())
 
@@ -88,16 +91,17 @@ def test_a_result_survives_being_kept() -> None:
     assert kept.document() == RACE.document()
 
 
-def test_who_was_first_is_drawn_above() -> None:
+def test_rows_are_drawn_in_the_order_of_first_steps() -> None:
     """
-    A lane each, in the order of the first steps; the longest ends before the edge, and the shortest can be seen.
+    Each user has a row, in the order of first steps. The longest ends before the edge, and the shortest is
+    visible.
     """
     drawing = timelines.draw(RACE)
 
-    assert [lane.result.user for lane in drawing.lanes] == [2, 1, 4, 3]
-    assert [lane.raced for lane in drawing.lanes] == [True, True, True, False]
-    assert max(lane.end for lane in drawing.lanes) == 100 - timelines.MARGIN_PERCENT
-    assert min(bar.width for lane in drawing.lanes for bar in lane.bars) == timelines.WIDTH_PERCENT_MIN
+    assert [row.result.user for row in drawing.lanes] == [2, 1, 4, 3]
+    assert [row.raced for row in drawing.lanes] == [True, True, True, False]
+    assert max(row.end for row in drawing.lanes) == 100 - timelines.MARGIN_PERCENT
+    assert min(bar.width for row in drawing.lanes for bar in row.bars) == timelines.WIDTH_PERCENT_MIN
     assert [(mark.left, mark.words) for mark in drawing.marks] == [(39.2, "the first has written")]
     assert drawing.danger == 39.2
     assert drawing.ticks[0] == (0.0, "0 ms")
@@ -106,7 +110,7 @@ def test_who_was_first_is_drawn_above() -> None:
 
 def test_batches_are_marked_where_there_is_room() -> None:
     """
-    Decisions at the same time are one batch; lanes are in the order of the decisions.
+    Decisions at the same time are one batch. Rows are in the order of the decisions.
     """
     ends = [5.0, 5.1, 20.0, 20.0, 20.2, 21.0]
     results = [
@@ -116,16 +120,16 @@ def test_batches_are_marked_where_there_is_room() -> None:
     drawing = timelines.draw(Outcome("queue", 1, 0, 1, results))
 
     assert [mark.words for mark in drawing.marks] == ["batch of 2", "batch of 3", ""]
-    assert [lane.result.user for lane in drawing.lanes] == [6, 5, 4, 3, 2, 1]
+    assert [row.result.user for row in drawing.lanes] == [6, 5, 4, 3, 2, 1]
 
 
 def test_a_race_in_which_nothing_happened_can_be_drawn() -> None:
     """
-    Everybody failed at once: lanes without steps.
+    All users failed at once, so their rows have no steps.
     """
     drawing = timelines.draw(Outcome("naive", 1, 0, 1, [UserResult(1, error="gone")]))
 
-    assert [lane.bars for lane in drawing.lanes] == [[]]
+    assert [row.bars for row in drawing.lanes] == [[]]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_a_race_in_which_nothing_happened_can_be_drawn() -> None:
 )
 def test_a_verdict_about_an_endpoint(succeeded: int, unanswered: int, words: str) -> None:
     """
-    In one line; where none succeeded, it does not say that all is well.
+    The verdict is one line. If no request succeeded, it does not claim that there is no race.
     """
     replies = [
         Reply(n, 1.0, None if n > 6 - unanswered else 200 if n <= succeeded else 409, n <= succeeded)
@@ -151,7 +155,7 @@ def test_a_verdict_about_an_endpoint(succeeded: int, unanswered: int, words: str
 
 def test_each_user_has_its_own_number_and_uuids() -> None:
     """
-    {n} and {uuid} in address, body and headers; other braces stay.
+    {n} and {uuid} are replaced in address, body and headers. Other braces stay.
     """
     call = Call(
         "http://x/{n}", "POST", '{"n": {n}, "a": "{uuid}", "b": "{uuid}"}', {"Idempotency-Key": "{uuid}"}
@@ -167,9 +171,9 @@ def test_each_user_has_its_own_number_and_uuids() -> None:
     assert len(ids) == 4
 
 
-def test_nobody_is_let_go_before_all_are_ready_or_have_failed() -> None:
+def test_users_are_released_when_all_are_ready_or_have_failed() -> None:
     """
-    Each waits for the others; one that fails is waited for no longer, and counts once.
+    Each user waits for the others. A user that fails is no longer waited for, and counts once.
     """
 
     async def story() -> list[bool]:

@@ -1,5 +1,5 @@
 """
-The ledger: entries add up to the state, chain by digest, and change nothing when they fail.
+The ledger: entries add up to the state, form a chain of digests, and change nothing if they fail.
 """
 
 from __future__ import annotations
@@ -33,16 +33,20 @@ def _resource(available: int = 0, overdraft: int = 0) -> Resource:
 
 
 @given(st.integers(0, 50), st.lists(st.tuples(KINDS, AMOUNTS, TIMES), max_size=40))
-def test_entries_add_up_and_chain_and_a_failed_one_changes_nothing(
-    overdraft: int, wanted: list[tuple[EntryKind, int, timedelta]]
+def test_entries_add_up_and_chain_and_a_refused_one_changes_nothing(
+    overdraft: int, moves_asked: list[tuple[EntryKind, int, timedelta]]
 ) -> None:
     """
-    Whatever is posted in whatever order: the sum of the entries is the state at every version, each digest
-    follows from the one before, time never runs backwards, and what is refused leaves no trace.
+    Entries of any kind in any order keep four promises.
+
+    1. The sum of the entries is the state at every version.
+    2. Each digest follows from the one before.
+    3. Time never runs backwards.
+    4. A refused entry changes nothing.
     """
     resource = _resource(overdraft=overdraft)
     entries: list[Entry] = []
-    for kind, amount, offset in wanted:
+    for kind, amount, offset in moves_asked:
         before = copy.deepcopy(resource)
         try:
             entries.append(ledger.post(resource, kind, REQUEST, "ada", amount, NOON + offset))
@@ -92,11 +96,11 @@ def test_entries_add_up_and_chain_and_a_failed_one_changes_nothing(
         ("gift", 1, 10, 0, 0),
     ],
 )
-def test_an_entry_that_must_not_be_leaves_the_resource_as_it_was(
+def test_a_refused_entry_leaves_the_resource_as_it_was(
     kind: EntryKind, amount: int, available: int, held: int, overdraft: int
 ) -> None:
     """
-    Below the overdraft, a hold that is not there, an amount that is none, a kind that is none: refused, untouched.
+    An entry is refused below the overdraft, without its hold, without an amount, or of no kind.
     """
     resource = replace(_resource(available, overdraft), held=held, version=3, last_entry_at=NOON)
     before = copy.deepcopy(resource)
@@ -126,7 +130,7 @@ def test_an_entry_that_must_not_be_leaves_the_resource_as_it_was(
 )
 def test_a_change_of_any_field_changes_the_digest(change: dict[str, object]) -> None:
     """
-    The digest covers every field of the entry and all that came before.
+    The digest covers every field of the entry, and all entries before it.
     """
     fields: dict[str, object] = {
         "before": bytes(32),
@@ -146,7 +150,7 @@ def test_a_change_of_any_field_changes_the_digest(change: dict[str, object]) -> 
 
 def test_a_digest_never_changes() -> None:
     """
-    The digest of an entry is for ever, whatever zone its time is written in: this value must never be edited.
+    A digest is permanent, whatever time zone its time is written in, so this value must never be edited.
     """
     entry = (bytes(32), "wallet", 1, "credit", REQUEST, None, 5, 5, 0)
 
@@ -167,8 +171,8 @@ def test_a_digest_never_changes() -> None:
         (["debit", "credit"], 0),
     ],
 )
-def test_what_is_given_back_counts_no_more(kinds: list[str], used: int) -> None:
+def test_a_returned_amount_no_longer_counts(kinds: list[str], used: int) -> None:
     """
-    A limit counts what an account has taken or holds; a release and a credit give it back.
+    A limit counts the amounts that an account has taken or holds. A release and a credit reduce it.
     """
     assert sum(ledger.USES[kind] for kind in kinds) == used

@@ -1,5 +1,5 @@
 """
-The log: a JSON object a line where nobody watches, and no secrets in it.
+The log: one JSON object a line without a terminal, and no secrets in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
-    """A configured log, for one test: what it has written to standard error."""
+    """Configure the log for one test. Yields a function that returns the lines on standard error."""
     written = io.StringIO()
     monkeypatch.setattr("sys.stderr", written)
     root = logging.getLogger()
@@ -34,7 +34,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
 
 def test_a_line_has_its_event_its_facts_and_the_time_in_utc(lines: Lines) -> None:
     """
-    One unit of work is one line, together with what was bound around it.
+    One unit of work is one line, together with the values bound around it.
     """
     with structlog.contextvars.bound_contextvars(request="r1"):
         structlog.get_logger().info("batch_applied", partition=7, taken=412)
@@ -51,7 +51,7 @@ def test_a_line_has_its_event_its_facts_and_the_time_in_utc(lines: Lines) -> Non
 
 def test_libraries_log_the_same_way(lines: Lines) -> None:
     """
-    What the standard module gets becomes a JSON line, too.
+    Lines of the standard logging module become JSON lines, too.
     """
     logging.getLogger("granian").warning("%s workers", 2)
 
@@ -73,7 +73,7 @@ def test_libraries_log_the_same_way(lines: Lines) -> None:
 )
 def test_secrets_are_masked(facts: dict[str, str], lines: Lines) -> None:
     """
-    By their name, or by what they look like; in exceptions, too.
+    Secrets are found by their name or by their form, also in exceptions.
     """
     try:
         raise ValueError(next(iter(facts.values())) if "url" in facts else "postgresql://teller:hidden@db")
@@ -85,9 +85,9 @@ def test_secrets_are_masked(facts: dict[str, str], lines: Lines) -> None:
     assert log.MASK in json.dumps(line)
 
 
-def test_what_is_below_the_level_is_not_written(lines: Lines) -> None:
+def test_lines_below_the_level_are_not_written(lines: Lines) -> None:
     """
-    Debug lines cost next to nothing and are not there.
+    Debug lines are not written.
     """
     structlog.get_logger().debug("detail")
 

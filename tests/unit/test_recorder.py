@@ -1,5 +1,5 @@
 """
-Recording as sets: what is written together, what is written again, what is given up.
+Outcomes are recorded as sets: one transaction each, retries, and sets that are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def record(
     outcomes: list[tuple[int, str]], write: Callable[[list[tuple[int, str]]], Awaitable[None]]
 ) -> list[list[tuple[int, str]]]:
-    """Record these; returns the sets that were done with."""
+    """Record these outcomes. Returns the sets that were finished."""
     done: list[list[tuple[int, str]]] = []
 
     async def run() -> None:
@@ -35,9 +35,9 @@ def record(
     return done
 
 
-def test_what_waits_is_written_as_one_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_outcomes_are_written_as_one_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Up to a limit, in the order in which it came; two outcomes of one thing are never in one set.
+    A set has a limit, keeps the order of arrival, and never holds two outcomes of one effect.
     """
     monkeypatch.setattr(recorder, "SET_SIZE", 3)
 
@@ -49,9 +49,9 @@ def test_what_waits_is_written_as_one_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert record(outcomes, write) == [[(1, "a"), (2, "a"), (3, "a")], [(1, "b"), (4, "a")]]
 
 
-def test_a_set_is_written_again_until_postgresql_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_retried_until_postgresql_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    An outcome is worth waiting for.
+    An outcome is retried until it is stored.
     """
     monkeypatch.setattr(recorder, "RETRY_SECONDS", 0.001)
     tries = 0
@@ -68,7 +68,7 @@ def test_a_set_is_written_again_until_postgresql_is_back(monkeypatch: pytest.Mon
 
 def test_a_set_that_cannot_be_written_does_not_stop_the_next() -> None:
     """
-    It is dropped, its leases run out, and it is tried again under the same key.
+    The failed set is dropped. Its leases expire, and it is tried again under the same key.
     """
     written = []
 

@@ -1,5 +1,5 @@
 """
-The rules as tables: a situation, and what is decided. Of several reasons to refuse, the first one counts.
+The rules as tables of situations and decisions. The first of several reasons to refuse is the one given.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ RESOURCE: Final = Resource("sneaker", "stock", 10, NOON)
 
 TAKING: Final = ("redemption", "withdrawal")
 
-#: Reasons to refuse what takes something, in their order: changes of the resource, of the request, what is used.
+#: Reasons to refuse, in their order: changes of the resource, changes of the request, the amount already
+#: used.
 REASONS: Final[list[tuple[str, dict[str, Any], dict[str, Any], int]]] = [
-    ("resource_not_found", {"client_id": "somebody else"}, {}, 0),
+    ("resource_not_found", {"client_id": "another client"}, {}, 0),
     ("resource_closed", {"closed_at": EARLIER}, {}, 0),
     ("not_started", {"starts_at": SOON}, {}, 0),
     ("ended", {"ends_at": NOON}, {}, 0),
@@ -74,15 +75,15 @@ def test_each_reason_alone_refuses(
     kind: str, code: str, resource: dict[str, Any], request_: dict[str, Any], used: int
 ) -> None:
     """
-    Every reason is enough by itself.
+    Each reason is sufficient by itself.
     """
     assert _decide(kind, replace(RESOURCE, **resource), used, **request_) == Rejected(code)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", TAKING)
-def test_of_several_reasons_the_first_is_given(kind: str) -> None:
+def test_the_first_of_several_reasons_is_given(kind: str) -> None:
     """
-    In every combination of reasons the one that is told is the first of the fixed order.
+    In every combination of reasons, the answer has the first one of the fixed order.
     """
     for size in range(1, len(REASONS) + 1):
         for reasons in itertools.combinations(REASONS, size):
@@ -95,9 +96,9 @@ def test_of_several_reasons_the_first_is_given(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["redemption", "withdrawal", "deposit", "amendment", "closing"])
-def test_what_is_not_there_cannot_be_asked(kind: str) -> None:
+def test_a_missing_resource_is_refused(kind: str) -> None:
     """
-    Without a resource the answer is that there is none.
+    Without a resource the answer is that it does not exist.
     """
     assert _decide(kind, None) == Rejected("resource_not_found")
 
@@ -130,18 +131,20 @@ def test_taking_up_to_the_edge_and_not_over_it(
     kind: str, resource: dict[str, Any], used: int, asked: dict[str, Any], expected: Decision
 ) -> None:
     """
-    Just enough, just in time, just within the share is a yes; one more is a no.
+    The last possible amount, moment and share is accepted, and one more is refused.
     """
     assert _decide(kind, replace(RESOURCE, **resource), used, **asked) == expected
 
 
-def test_what_runs_out_is_called_by_its_kind() -> None:
+def test_each_kind_of_resource_has_its_own_shortage() -> None:
     """
-    Each kind of resource has its own word for "not enough left".
+    Each kind of resource has its own code for "not enough left".
     """
-    told = {kind: _decide("redemption", replace(RESOURCE, kind=kind, available=0)) for kind in RESOURCE_KINDS}
+    decisions = {
+        kind: _decide("redemption", replace(RESOURCE, kind=kind, available=0)) for kind in RESOURCE_KINDS
+    }
 
-    assert told == {
+    assert decisions == {
         "balance": Rejected("insufficient_funds"),
         "pool": Rejected("insufficient_funds"),
         "points": Rejected("insufficient_points"),
@@ -162,7 +165,7 @@ def test_a_yes_never_leads_below_the_overdraft_or_above_the_limit(
     available: int, overdraft: int, amount: int, limit: int | None, used: int
 ) -> None:
     """
-    Whatever the numbers: a yes stays within both bounds, and a no is only said when one of them would break.
+    An accepted request stays within both bounds, and a refused one would break one of them.
     """
     resource = replace(RESOURCE, available=available, overdraft=overdraft, per_account_limit=limit)
 
@@ -177,7 +180,7 @@ def test_a_yes_never_leads_below_the_overdraft_or_above_the_limit(
     [
         ("deposit", {}, {"amount": 5}, Credit(5)),
         ("deposit", {"closed_at": EARLIER}, {"amount": 5}, Rejected("resource_closed")),
-        ("deposit", {"client_id": "somebody else"}, {"amount": 5}, Credit(5)),
+        ("deposit", {"client_id": "another client"}, {"amount": 5}, Credit(5)),
         ("deposit", {"available": 0}, {"amount": MAX_QUANTITY}, Credit(MAX_QUANTITY)),
         ("deposit", {"available": 1}, {"amount": MAX_QUANTITY}, Rejected("too_large")),
         ("deposit", {"available": 0, "held": 1}, {"amount": MAX_QUANTITY}, Rejected("too_large")),
@@ -205,25 +208,25 @@ def test_a_yes_never_leads_below_the_overdraft_or_above_the_limit(
         ("opening", {}, {"details": {"kind": "stock"}}, Rejected("resource_exists")),
         (
             "opening",
-            {"client_id": "somebody else"},
+            {"client_id": "another client"},
             {"details": {"kind": "seat"}},
             Rejected("resource_exists"),
         ),
         ("opening", {"closed_at": EARLIER}, {"details": {"kind": "seat"}}, Rejected("resource_exists")),
     ],
 )
-def test_what_gives_opens_amends_and_closes(
+def test_deposits_openings_amendments_and_closings(
     kind: str, resource: dict[str, Any], asked: dict[str, Any], expected: Decision
 ) -> None:
     """
-    Deposits, amendments, closings and openings of what is there already.
+    Deposits, amendments, closings, and openings of existing resources.
     """
     assert _decide(kind, replace(RESOURCE, **resource), **asked) == expected
 
 
 def test_an_opening_makes_a_resource_with_its_rules() -> None:
     """
-    The resource begins empty, with the rules that were asked; what it begins with is posted, not written.
+    The resource begins empty, with the given rules. Its first quantity is an entry.
     """
     rules = {
         "kind": "coupon",
@@ -243,17 +246,17 @@ def test_an_opening_makes_a_resource_with_its_rules() -> None:
         ),
         7,
     )  # fmt: skip
-    assert rules["kind"] == "coupon"  # what was asked is not touched
+    assert rules["kind"] == "coupon"  # the request itself is not changed
 
 
-def test_every_kind_of_resource_has_a_word_for_running_out() -> None:
+def test_every_kind_of_resource_has_a_shortage_code() -> None:
     """
-    A new kind of resource without its word fails here and not in a batch.
+    A new kind of resource without its code fails here and not in a batch.
     """
     assert set(SHORTAGE) == set(RESOURCE_KINDS)
 
 
-# ---------------------------------------------------------------- later words
+# ---------------------------------------------------------------- later commands
 
 
 def _state(status: str, stage: str | None = None, refunded: int = 0, detail: str | None = None) -> State:
@@ -303,7 +306,7 @@ def _effect(outcome: Outcome | None, *, calling: bool = False, voided: bool = Fa
 )
 def test_a_request_is_cancelled_only_while_nothing_is_taken(state: State | None, *, cancels: bool) -> None:
     """
-    Undecided, or waiting for a code or an approval: cancelled. Everything else stays as it is.
+    A request is cancelled while it is undecided or waits for a code or an approval. Later it stays as it is.
     """
     assert isinstance(cancellations.decide(state), Cancel if cancels else Nothing)
 
@@ -337,14 +340,14 @@ FAILED: Final = _state("failed")
         ),
     ],
 )
-def test_the_answer_of_a_gateway_settles_what_is_held(
+def test_the_answer_of_a_gateway_settles_the_hold(
     state: State | None,
     effect: Effect | None,
     holding: bool,
     expected: Decision,
 ) -> None:
     """
-    Yes captures, no releases, an unknown outcome is never a refund, and what is over is not touched again.
+    Yes captures and no releases. An unknown outcome never refunds, and a final request is not changed again.
     """
     assert settling.decide(state, effect, holding) == expected
 
@@ -356,7 +359,7 @@ def test_only_a_definite_answer_moves_money_and_only_while_it_is_held(
     outcome: Outcome | None, state: State | None, *, voided: bool
 ) -> None:
     """
-    Over all situations: a capture needs a yes, a release needs a no, and both need an open hold.
+    In all situations a capture needs a yes, a release needs a no, and both need an open hold.
     """
     for holding in (True, False):
         decision = settling.decide(state, _effect(outcome, voided=voided), holding)
@@ -378,20 +381,21 @@ def test_only_a_definite_answer_moves_money_and_only_while_it_is_held(
         (None, None, False, Nothing()),
     ],
 )
-def test_only_a_parked_request_is_replayed(
+def test_only_a_failed_request_is_replayed(
     state: State | None,
     effect: Effect | None,
     holding: bool,
     expected: Decision | None,
 ) -> None:
     """
-    With an open hold its gateway is asked again or believed; without one it is decided anew (None).
+    With an open hold, its gateway is called again, or its answer is used. Without one, the request is decided
+    again.
     """
     assert replays.decide(state, effect, holding) == expected
 
 
 @pytest.mark.parametrize(
-    ("state", "effect", "holding", "wanted", "expected"),
+    ("state", "effect", "holding", "amount", "expected"),
     [
         (_state("completed"), None, False, None, GiveBack(10, whole=True)),
         (_state("completed"), None, False, 10, GiveBack(10, whole=True)),
@@ -418,21 +422,22 @@ def test_a_refund_gives_back_at_most_what_was_taken_and_never_while_a_call_is_in
     state: State | None,
     effect: Effect | None,
     holding: bool,
-    wanted: int | None,
+    amount: int | None,
     expected: Decision,
 ) -> None:
     """
-    Of 10 that were taken: what is left, or a part of it; of what is held all or nothing, once nobody is calling.
+    A refund of 10 taken gives back the rest or a part of it. A hold goes back whole, and only while no call
+    is open.
     """
-    refund = replace(REQUEST, id=uuid.UUID(int=2), kind="refund", amount=wanted, refund_of=REQUEST.id)
+    refund = replace(REQUEST, id=uuid.UUID(int=2), kind="refund", amount=amount, refund_of=REQUEST.id)
 
     assert refunds.decide(refund, replace(REQUEST, amount=10), state, effect, holding) == expected
 
 
 @pytest.mark.parametrize("kind", ["deposit", "opening", "amendment", "closing", "refund"])
-def test_what_took_nothing_cannot_be_refunded(kind: str) -> None:
+def test_a_request_that_took_nothing_cannot_be_refunded(kind: str) -> None:
     """
-    Only what takes something can be given back; what is not there neither.
+    Only a request that took something can be refunded, and only if it exists.
     """
     refund = replace(REQUEST, kind="refund", amount=None, refund_of=REQUEST.id)
 

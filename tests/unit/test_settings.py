@@ -1,5 +1,5 @@
 """
-The settings: every bad value is one line that names its variable; secrets are never shown.
+The settings: each bad value is one line that names its variable, and secrets are never shown.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from processor.settings import Settings
 EXTERNAL = {"DATABASE_URL": "postgresql://owner:hidden@db/teller", "TELLER_SECRET": "0123456789abcdef"}
 
 
-def test_nothing_set_is_the_contract_s_defaults() -> None:
+def test_without_variables_all_settings_have_their_defaults() -> None:
     """
-    Without any variable: embedded servers, 64 partitions, the sandbox alone.
+    Without any variable there are embedded servers, 64 partitions, and the sandbox alone.
     """
     settings = Settings.from_environment({"HOME": "/home/ada"})
 
@@ -69,9 +69,9 @@ def test_nothing_set_is_the_contract_s_defaults() -> None:
         ("TELLER_API_DATABASE_URL", "postgresql://h/d"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_one_line_that_names_the_variable(name: str, value: str) -> None:
+def test_an_invalid_value_is_one_line_that_names_the_variable(name: str, value: str) -> None:
     """
-    The start stops with one line; it does not repeat the value, which may be a secret.
+    The start stops with one line. It does not repeat the value, which may be a secret.
     """
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({"HOME": "/home/ada", name: value})
@@ -87,9 +87,9 @@ def test_a_value_that_makes_no_sense_is_one_line_that_names_the_variable(name: s
         ({"TELLER_GATEWAYS": "bank=https://bank.example"}, "TELLER_GATEWAY_SECRET"),
     ],
 )
-def test_beside_a_database_of_ones_own_secrets_are_given(added: dict[str, str], missing: str) -> None:
+def test_an_external_database_requires_secrets(added: dict[str, str], missing: str) -> None:
     """
-    With DATABASE_URL nothing is generated: what is missing is named.
+    With DATABASE_URL no secret is generated, and the message names the missing one.
     """
     with pytest.raises(SettingsError, match=f"^{missing} is required"):
         Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, **added})
@@ -97,7 +97,7 @@ def test_beside_a_database_of_ones_own_secrets_are_given(added: dict[str, str], 
 
 def test_secrets_and_passwords_are_not_in_the_repr() -> None:
     """
-    Settings may end in a traceback or a log line.
+    Settings may appear in a traceback or a log line.
     """
     secrets = {
         "TELLER_SECRET": "a-very-secret-value",
@@ -148,7 +148,7 @@ URLS = (
 )
 def test_a_refused_value_is_not_repeated(name: str, value: str) -> None:
     """
-    What makes no sense may still be a secret with a slip in it: the line names the variable and no more.
+    A refused value may be a secret with a typing error, so the line names the variable and nothing more.
     """
     with pytest.raises(SettingsError, match=name) as refusal:
         Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, name: value})
@@ -156,9 +156,9 @@ def test_a_refused_value_is_not_repeated(name: str, value: str) -> None:
     assert "hidden" not in str(refusal.value) + repr(refusal.value)
 
 
-def test_one_url_for_all_roles_guards_nothing_and_is_known() -> None:
+def test_one_url_for_all_roles_is_reported_as_unguarded() -> None:
     """
-    Without URLs of their own, API, worker and courier are the owner, which deserves a warning.
+    Without their own URLs, API, worker and courier connect as the owner, and the start warns of it.
     """
     alone = Settings.from_environment({"HOME": "/home/ada", **EXTERNAL})
     roles = {
@@ -171,9 +171,9 @@ def test_one_url_for_all_roles_guards_nothing_and_is_known() -> None:
     assert Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, **roles}).roles_guard
 
 
-def test_the_lab_is_on_where_nobody_has_a_database_of_ones_own() -> None:
+def test_the_lab_is_on_only_with_embedded_servers() -> None:
     """
-    Off in production, unless it is switched on; what `teller up` starts does as `teller up` was told.
+    The lab is off with an external database, unless it is switched on. Child processes inherit the choice.
     """
 
     def lab(**environ: str) -> bool:
@@ -191,7 +191,7 @@ def test_the_lab_is_on_where_nobody_has_a_database_of_ones_own() -> None:
 
 def test_a_child_gets_the_same_servers_and_secrets() -> None:
     """
-    What `teller up` hands to the processes it starts makes the same settings again.
+    The environment that `teller up` gives to its child processes makes the same settings again.
     """
     settings = Settings.from_environment({"HOME": "/home/ada", "REDIS_URL": "redis://cache", **EXTERNAL})
 

@@ -1,5 +1,5 @@
 """
-Withdrawals that wait, decided without a database; and the digits of a code.
+Withdrawals that wait, decided without a database, and the digits of a code.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _guarded(  # the story is in the arguments
 )
 def test_a_withdrawal_waits_for_its_code_and_then_for_an_approval(seen: Decision, expected: Decision) -> None:
     """
-    Above the threshold, not at it; a no comes before any waiting; nobody is asked twice.
+    Waiting begins above the threshold, not at it. A refusal comes before any waiting, and no step is
+    repeated.
     """
     assert seen == expected
 
@@ -88,11 +89,11 @@ def test_a_withdrawal_waits_for_its_code_and_then_for_an_approval(seen: Decision
         ("approve", "settling", False, Nothing()),
     ],
 )
-def test_a_word_counts_only_in_the_stage_it_ends(
+def test_a_command_counts_only_in_its_stage(
     verb: str, stage: Stage | None, has_lapsed: bool, expected: Decision | None
 ) -> None:
     """
-    Too late, or too early, it is nothing: above all, an approval confirms nothing.
+    A command at another stage does nothing. Above all, an approval confirms nothing.
     """
     state = State(uuid.UUID(int=1), "processing", None, 1, NOON, stage=stage)
 
@@ -100,9 +101,10 @@ def test_a_word_counts_only_in_the_stage_it_ends(
     assert waiting.decide(verb, None, "why", has_lapsed=has_lapsed) == Nothing()
 
 
-def test_the_digits_of_a_code_are_known_by_a_vector() -> None:
+def test_the_digits_of_a_code_match_a_test_vector() -> None:
     """
-    API and courier compute the same, also after an upgrade while a code is under way; short numbers keep their zeros.
+    API and courier compute the same digits, also after an upgrade between the two. Short numbers keep their
+    zeros.
     """
     assert codes.digits_of("a secret of the tests", uuid.UUID(int=1)) == "629085"
     assert {len(codes.digits_of("a secret of the tests", uuid.UUID(int=n))) for n in range(1_000)} == {6}

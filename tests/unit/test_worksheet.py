@@ -1,5 +1,5 @@
 """
-The worksheet: rows decided in memory, one after the other; a fault or a no leaves everything as it was.
+The worksheet decides rows in memory, in turn. A fault or a refusal leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def _sheet(*resources: Resource, cancels: frozenset[uuid.UUID] = frozenset()) -> Worksheet:
-    known = Snapshot({resource.id: resource for resource in resources}, {}, {}, set(cancels))
-    return Worksheet(7, NOON, 100, known)
+    snapshot = Snapshot({resource.id: resource for resource in resources}, {}, {}, set(cancels))
+    return Worksheet(7, NOON, 100, snapshot)
 
 
 def _stock(available: int = 10, **rules: Any) -> Resource:
@@ -45,7 +45,10 @@ def _row(
 
 
 def _noted(sheet: Worksheet) -> list[Any]:
-    """Everything that a sheet would write, but for the states and their number, and what it knows of resources."""
+    """
+    Return everything that a sheet would write, except states and their numbers, and its copy of the
+    resources.
+    """
     return copy.deepcopy(
         [
             sheet.known.resources,
@@ -73,9 +76,9 @@ def _raise(error: Exception) -> Callable[..., Decision]:
     return decide
 
 
-def test_rows_are_decided_against_what_the_rows_before_left() -> None:
+def test_rows_are_decided_after_the_effects_of_earlier_rows() -> None:
     """
-    Three of two: the third finds none left; numbers go on from the last one of the partition.
+    Three redeem two items, and the third finds none left. Numbers continue from the partition's last one.
     """
     sheet = _sheet(_stock(2))
 
@@ -90,7 +93,7 @@ def test_rows_are_decided_against_what_the_rows_before_left() -> None:
 
 def test_a_rejection_leaves_everything_as_it_was() -> None:
     """
-    A no is noted as a state and moves nothing else.
+    A refusal is recorded as a state and changes nothing else.
     """
     sheet = _sheet(_stock(5, per_account_limit=3))
     sheet.decide(_row(1, amount=2))
@@ -103,9 +106,9 @@ def test_a_rejection_leaves_everything_as_it_was() -> None:
     assert _noted(sheet) == before
 
 
-def test_one_that_is_parked_does_not_touch_the_others() -> None:
+def test_a_failed_request_does_not_affect_the_others() -> None:
     """
-    What comes before and after a parked request is decided as if it were not there; it has its number.
+    The rows before and after a failed request are decided as if it did not exist. It keeps its number.
     """
     sheet, without = _sheet(_stock()), _sheet(_stock())
     for number in (1, 2, 3):
@@ -132,7 +135,7 @@ def test_a_decision_that_cannot_be_carried_out_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, kind: str, decision: Decision
 ) -> None:
     """
-    A rule that decides what cannot be done is a fault of that request: it notes nothing half.
+    A decision that cannot be carried out is a fault of that request. It leaves nothing half done.
     """
     if isinstance(decision, Open):
         decision = replace(decision, quantity=1, resource=replace(decision.resource, overdraft=-9))
@@ -149,7 +152,7 @@ def test_a_decision_that_cannot_be_carried_out_leaves_nothing_behind(
 
 def test_a_rule_that_raises_notes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The sheet is as it was, down to the number of the next decision.
+    The sheet stays as it was, including the number of the next decision.
     """
     sheet = _sheet(_stock())
     before = _noted(sheet)
@@ -161,9 +164,9 @@ def test_a_rule_that_raises_notes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert (_noted(sheet), sheet.sequence, sheet.new_states) == (before, 100, [])
 
 
-def test_what_is_final_is_not_parked() -> None:
+def test_a_final_request_does_not_become_failed() -> None:
     """
-    A fault in a later word on a completed request leaves it completed.
+    A fault in a later command on a completed request leaves it completed.
     """
     sheet = _sheet(_stock())
     sheet.decide(_row(1))
@@ -173,9 +176,9 @@ def test_what_is_final_is_not_parked() -> None:
     assert (_statuses(sheet), sheet.parked) == (["completed"], 0)
 
 
-def test_a_limit_that_comes_new_asks_for_a_fresh_read() -> None:
+def test_a_first_limit_needs_a_fresh_read() -> None:
     """
-    What accounts took before is not known to the sheet: nothing more is decided from it.
+    The sheet does not have the accounts' earlier usage, so it decides nothing more without a fresh read.
     """
     sheet = _sheet(_stock())
     sheet.decide(_row(1, "amendment", None, details={"unit": "pair"}))
@@ -189,7 +192,7 @@ def test_a_limit_that_comes_new_asks_for_a_fresh_read() -> None:
 
 def test_a_limit_that_changes_needs_no_fresh_read() -> None:
     """
-    Where usages are kept already, a new limit is only another number.
+    Where usages are tracked already, a new limit is only another number.
     """
     sheet = _sheet(_stock(per_account_limit=1))
 
@@ -204,7 +207,7 @@ def test_a_limit_that_changes_needs_no_fresh_read() -> None:
 
 def test_a_cancelled_request_takes_nothing_when_its_turn_comes() -> None:
     """
-    The wish is known before its own turn; when that comes, there is nothing left to do.
+    The cancellation applies when the request's own turn comes. The command's turn then does nothing.
     """
     sheet = _sheet(_stock(), cancels=frozenset({uuid.UUID(int=1)}))
 
@@ -221,9 +224,9 @@ def test_a_cancelled_request_takes_nothing_when_its_turn_comes() -> None:
         st.tuples(st.sampled_from(["redemption", "withdrawal", "deposit"]), st.integers(1, 9)), max_size=30
     )
 )
-def test_whatever_is_asked_the_books_are_right(asked: list[tuple[str, int]]) -> None:
+def test_any_sequence_of_requests_keeps_the_ledger_right(asked: list[tuple[str, int]]) -> None:
     """
-    Any rows in any order: entries add up, the overdraft and the limit hold, and each row has one state.
+    For any rows in any order, entries add up, the overdraft and the limit hold, and each row has one state.
     """
     sheet = _sheet(_stock(12, overdraft=4, per_account_limit=20))
 
