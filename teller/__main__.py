@@ -1,6 +1,6 @@
 """
-The command for `python -m teller worker`: so the children of `teller up` are started, wherever the
-script `teller` was installed to, and "teller worker" still stands in their command line.
+The command for `python -m teller worker`: `teller up` starts its children with it, wherever the script `teller` is
+installed. The words "teller worker" stand in their command lines.
 """
 
 from teller.root import main

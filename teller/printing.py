@@ -1,5 +1,5 @@
 """
-What a command says: one JSON document for programs, tables for people, plain columns for a pipe.
+Output of commands: one JSON document for programs, tables for people, plain columns for a pipe.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from processor.records.documents import timestamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: Where the answer to "was --json given?" is kept.
+#: The key of --json in the context of click.
 _AS_JSON: Final = "teller.as_json"
-#: Between two columns of a table.
+#: Space between two columns of a table.
 GAP: Final = "  "
-#: What a cell is cut to at the least where a terminal is too narrow, in characters.
+#: Least width of a cell that is cut on a narrow terminal, in characters.
 CELL_CHARACTERS_MIN: Final = 8
 
 Cell = str | int | datetime | None
 
 
 class Command(click.Command):
-    """A command of Teller's: it takes --json."""
+    """A command with the option --json."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -39,13 +39,13 @@ class Command(click.Command):
                 expose_value=False,
                 is_eager=True,
                 callback=_remember,
-                help="Speak JSON: one document on standard output, errors on standard error.",
+                help="Print JSON: one document on standard output, errors on standard error.",
             )
         )
 
 
 class Group(click.Group):
-    """Commands around one noun."""
+    """The commands of one noun."""
 
     command_class = Command
 
@@ -55,27 +55,28 @@ def _remember(context: click.Context, _option: click.Parameter, value: bool) -> 
 
 
 def as_json() -> bool:
-    """Whether the command that runs shall speak JSON."""
+    """Return whether the running command prints JSON."""
     return bool(click.get_current_context().meta.get(_AS_JSON))
 
 
 def show(document: Any, text: Callable[[], str]) -> None:
-    """Print the document, or what `text` makes for people."""
+    """Print the document as JSON, or the text for people."""
     if as_json():
         click.echo(json.dumps(document, ensure_ascii=False))
-    elif said := text():
-        click.echo(said)
+    elif lines := text():
+        click.echo(lines)
 
 
 def clean(text: str) -> str:
-    """One line without anything that a terminal would obey: gateways and clients have their words in here."""
+    """Replace control characters: the text of gateways and clients must not control the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """
-    Aligned under a heading on a terminal, numbers to the right, the widest cells cut where that makes them fit; else
-    one line a row, separated by tabs, for awk and the like.
+    Align rows under a heading, numbers to the right, for a terminal. The widest cells are cut to its width.
+
+    Returns one line for each row, separated by tabs, where the output is not a terminal.
     """
     cells = [["" if cell is None else _text(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -83,7 +84,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     if not rows:
         return click.style("none", dim=True)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    # Never the first: it is what other commands are told.
+    # The first column is never cut: it is the argument of other commands.
     room = shutil.get_terminal_size().columns - len(GAP) * (len(columns) - 1) - widths[0]
     if sum(min(width, CELL_CHARACTERS_MIN) for width in widths[1:]) <= room:
         while sum(widths[1:]) > room:
@@ -99,7 +100,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _text(cell: str | int | datetime) -> str:
-    """Times to the second for people, to the microsecond for programs."""
+    """Format a cell: times to the second for people, to the microsecond for programs."""
     if isinstance(cell, datetime):
         return f"{cell.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if sys.stdout.isatty() else str(timestamp(cell))
     return clean(str(cell))
@@ -110,9 +111,9 @@ def _cut(text: str, width: int) -> str:
 
 
 def fields(pairs: Sequence[tuple[str, Cell]]) -> str:
-    """One name and value a line, for a single thing; what it does not have is left out."""
-    known = [(name, _text(value)) for name, value in pairs if value is not None]
+    """Format names and values, one pair a line, for a single object. Values that are None are left out."""
+    present = [(name, _text(value)) for name, value in pairs if value is not None]
     if not sys.stdout.isatty():
-        return "\n".join(f"{name}\t{value}" for name, value in known)
-    width = max(len(name) for name, _ in known)
-    return "\n".join(f"{click.style(name.ljust(width), bold=True)}{GAP}{value}" for name, value in known)
+        return "\n".join(f"{name}\t{value}" for name, value in present)
+    width = max(len(name) for name, _ in present)
+    return "\n".join(f"{click.style(name.ljust(width), bold=True)}{GAP}{value}" for name, value in present)

@@ -1,5 +1,5 @@
 """
-How a short command reaches what it looks at: the servers of TELLER_HOME, running or not, or those of the URLs.
+The way of a short command to its database: the servers of TELLER_HOME, running or not, or those of the URLs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: The client and the key of the command line's requests. No API key belongs to them.
 CLIENT: Final = "command-line"
 KEY_ID: Final = UUID(int=0)
-#: A statement of a short command that takes longer is given up; exit status 3 says so. In milliseconds.
+#: Statement timeout of a short command, in milliseconds; after it the exit status is 3.
 STATEMENT_TIMEOUT_MS: Final = 30_000
 
 
@@ -38,7 +38,9 @@ def reached(
     *, statement_timeout_ms: int | None = STATEMENT_TIMEOUT_MS
 ) -> Iterator[tuple[Connection, Settings]]:
     """
-    The owner's connection to a migrated database, and complete settings. Raises TellerError with one line.
+    Connect as the owner to a migrated database. Returns the connection and complete settings.
+
+    Raises TellerError with one line.
     """
     log.configure(logging.WARNING)
     settings = Settings.from_environment(os.environ)
@@ -75,7 +77,7 @@ def operator() -> Caller:
 
 def ring(settings: Settings, partitions: Iterable[int]) -> None:
     """
-    Tell the workers that these partitions have work, where a Redis runs: without it the sweep finds out.
+    Notify the workers of these partitions, where a Redis runs. Without Redis the sweep finds the work.
     """
     if settings.embeds_valkey and not valkey.is_ready(settings.home):
         return

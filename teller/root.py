@@ -1,7 +1,7 @@
 """
-The root of all commands, and how each of them ends: exit status, and one line for whatever went wrong.
+The root of all commands: their exit status, and one line for each error.
 
-A command's module is imported when the command is called: `teller keys list` needs no web server.
+A command's module is imported when the command is called, so `teller keys list` loads no web server.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ COMMANDS: Final = {
 
 
 class WaitedTooLong(TellerError):
-    """Something was waited for in vain; the exit status says so, too."""
+    """A wait was longer than its timeout; the exit status is 3."""
 
     code = "waited_too_long"
 
 
 class _Commands(click.Group):
-    """Imports what is asked for."""
+    """A group that imports the module of the command that is called."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -66,8 +66,8 @@ def teller() -> None:
     """
     Decide simultaneous requests for the same limited thing one after the other: nothing lost, doubled or overtaken.
 
-    Begin with `teller up`: it starts everything, and says where the first two keys are kept. The other commands
-    look at that system, or at the one of DATABASE_URL, from beside. Each takes --json for programs.
+    Begin with `teller up`, which starts everything and prints the file of the first two keys. The other commands
+    use that system, or the one of DATABASE_URL. Each takes --json for programs.
 
     Exit status: 0 ok, 1 failed, 2 wrong usage, 3 waited too long.
     """
@@ -79,7 +79,7 @@ def main() -> None:
         status = teller.main(prog_name="teller", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has seen enough; the interpreter shall not stumble over the rest at its end.
+        # The reader has closed the pipe; the interpreter must not fail over the rest when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _explain(fault: Exception) -> int:
-    """The exit status of a failure that a person can cause, after its one line; all others are raised again."""
+    """Print one line for an error that a person can cause. Returns the exit status. Raises all other errors again."""
     if isinstance(fault, click.exceptions.NoArgsIsHelpError):
         click.echo(fault.format_message(), err=True)
         return WRONG_USAGE
@@ -120,12 +120,12 @@ def _explain(fault: Exception) -> int:
 
 
 def _database() -> str:
-    """What it is that cannot be reached: a setting, or our own server."""
+    """Name the server that cannot be reached: the setting, or the embedded one."""
     return "DATABASE_URL" if os.environ.get("DATABASE_URL") else "PostgreSQL"
 
 
 def _complain(code: str, line: str) -> None:
-    """One line on standard error, in the form that was asked for."""
+    """Print one line on standard error, as JSON with --json."""
     document: dict[str, Any] = {"error": {"code": code, "detail": line}}
     text = json.dumps(document) if "--json" in sys.argv else f"teller: {clean(line)}"
     click.echo(text, err=True)

@@ -1,7 +1,7 @@
 """
-The single steps and processes, as in the Procfile: migrate, api, worker, courier; and the document of the API.
+The steps and processes of the Procfile: migrate, api, worker, courier. And the OpenAPI document.
 
-Each loads its own part of Teller when it is called, and no other.
+Each command loads its own part of Teller when it is called, and no other.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def migrate() -> None:
 @click.command(cls=Command)
 def api() -> int:
     """
-    Serve the HTTP API until SIGINT or SIGTERM. Run as many as you like, behind a balancer.
+    Serve the HTTP API until SIGINT or SIGTERM. Any number of them can run behind a load balancer.
     """
     from api import server  # noqa: PLC0415 - see the module
 
@@ -59,7 +59,7 @@ def api() -> int:
             structlog.get_logger(__name__).warning(
                 "roles_guard_nothing",
                 detail="TELLER_API_DATABASE_URL, TELLER_WORKER_DATABASE_URL and TELLER_COURIER_DATABASE_URL are not"
-                " all set: who shares the owner's DATABASE_URL may do everything in the database",
+                " all set: processes with the owner's DATABASE_URL may do everything in the database",
             )
         return server.serve(settings)
 
@@ -67,7 +67,7 @@ def api() -> int:
 @click.command(cls=Command)
 def worker() -> int:
     """
-    Decide requests until SIGINT or SIGTERM. Run as many as you like, on as many hosts: they share the partitions.
+    Decide requests until SIGINT or SIGTERM. Any number of workers can run, on any hosts; they share the partitions.
     """
     from workers.worker.main import run_worker  # noqa: PLC0415 - see the module
 
@@ -78,7 +78,7 @@ def worker() -> int:
 @click.command(cls=Command, short_help="Call gateways, deliver webhooks and e-mail.")
 def courier() -> int:
     """
-    Call gateways, deliver webhooks and e-mail, until SIGINT or SIGTERM. Run as many as you like.
+    Call gateways, deliver webhooks and e-mail, until SIGINT or SIGTERM. Any number of them can run.
     """
     from workers.courier.main import run_courier  # noqa: PLC0415 - see the module
 
@@ -101,7 +101,7 @@ def openapi() -> None:
 
 @contextlib.contextmanager
 def _complete_settings() -> Iterator[Settings]:
-    """With embedded servers where no URL is set: those that run already, else ours for as long as we run."""
+    """Complete the settings with embedded servers where no URL is set."""
     log.configure()
     with serve(Settings.from_environment(os.environ)) as servers:
         yield servers.settings

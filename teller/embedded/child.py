@@ -1,5 +1,5 @@
 """
-A child process that ends when this one does, however this one ends.
+A child process that ends together with this process, however this process ends.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from teller.embedded.home import Account
 
 #: Whether the kernel sends a signal when the parent dies; elsewhere a watcher does.
-KERNEL_TELLS = sys.platform == "linux"
-#: All that a server needs to know of our environment. Nothing of it is looked up on PATH.
+HAS_DEATH_SIGNAL = sys.platform == "linux"
+#: The whole environment of a server. No program is looked up on PATH.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 _LAUNCH = Path(__file__).with_name("launch.py")
@@ -29,7 +29,7 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 @dataclass
 class Child:
     """
-    A running process. `stop` it, or lose it together with this one.
+    A running process. It ends by `stop`, or together with this process.
     """
 
     process: subprocess.Popen[bytes]
@@ -42,7 +42,7 @@ class Child:
         return self.process.pid
 
     def alive(self) -> bool:
-        """Whether it still runs; when not, it has been waited for."""
+        """Return whether it still runs. A process that has ended is reaped."""
         if self.process.poll() is None:
             return True
         self._dismiss_watcher()
@@ -50,7 +50,7 @@ class Child:
 
     def stop(self, timeout_seconds: float) -> None:
         """
-        Ask it to stop, wait, and kill it when it takes longer than the timeout.
+        Request a stop, wait, and kill the process after the timeout.
         """
         if self.alive():
             self.process.send_signal(self.stop_signal)
@@ -63,7 +63,7 @@ class Child:
 
     def _dismiss_watcher(self) -> None:
         if self.watch is not None:
-            os.write(self.watch, b".")  # its process id may belong to somebody else from now on
+            os.write(self.watch, b".")  # its process id may be reused from now on
             os.close(self.watch)
             self.watch = None
 
@@ -79,9 +79,9 @@ def spawn(
     """
     Start `program` (an absolute path and its arguments), with its output appended to `log`.
 
-    It inherits `lock`, so that the lock lives exactly as long as it and its children; it runs as `account`, if
-    one is given, and gets `stop_signal` when this process dies. Must be called in the main thread: Linux counts
-    the death of the thread that spawned.
+    It inherits `lock`, which is therefore held until it and its children have ended. It runs as `account`, if one is
+    given, and receives `stop_signal` when this process ends. Must be called in the main thread: Linux sends the
+    signal when the spawning thread ends.
     """
     with log.open("ab") as output:
         return _start(
@@ -96,9 +96,9 @@ def spawn(
 
 def spawn_part(program: Sequence[str | Path], environment: Mapping[str, str]) -> Child:
     """
-    Start a process of Teller's own, with our directory and standard error; what it prints goes there, too.
+    Start a process of Teller with this directory and standard error; its output goes there, too.
 
-    SIGTERM stops it. When this process dies it is killed: nothing is lost, and its port is free at once. Must be
+    SIGTERM stops it. It is killed when this process ends: nothing is lost, and its port is free at once. Must be
     called in the main thread, like `spawn`.
     """
     options = {"env": environment, "stdout": sys.stderr.fileno()}
@@ -117,14 +117,14 @@ def _start(
         raise RuntimeError(
             "children must be started in the main thread: they die with the thread that starts them"
         )
-    read_end, write_end = (-1, None) if KERNEL_TELLS else os.pipe()
+    read_end, write_end = (-1, None) if HAS_DEATH_SIGNAL else os.pipe()
     uid, gid = (account.uid, account.gid) if account else (-1, -1)
     numbers = (int(death_signal), os.getpid(), uid, gid, read_end)
     try:
         process = subprocess.Popen(  # noqa: S603 - our own programs, by absolute path
             [sys.executable, "-I", "-S", _LAUNCH, *map(str, numbers), *program],
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; we stop the servers after those who use them
+            start_new_session=True,  # Ctrl-C reaches this process alone, which stops the servers after their users
             pass_fds=inherited if read_end == -1 else (*inherited, read_end),
             **options,
         )

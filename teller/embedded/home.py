@@ -1,12 +1,12 @@
 """
-TELLER_HOME: who owns what in it, its locks, its logs, and where the sockets are.
+TELLER_HOME: the owners of its directories, its locks, its logs, and its sockets.
 
     lock  users  lock.postgres  lock.valkey     locks; the last two are inherited by the servers
     postgres/  valkey/                          the data
     run/postgres/  run/valkey/                  the sockets
     log/  outbox/  keys.env
 
-As root, PostgreSQL runs as an account of its own, so home itself is then world-walkable; what is in it is not.
+As root, PostgreSQL runs as another account, so every account may enter home itself, but nothing inside it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Account:
 
 def account() -> Account | None:
     """
-    Whom PostgreSQL runs as: None for ourselves; as root another one, for PostgreSQL refuses to run as root.
+    Return the account that PostgreSQL runs as. PostgreSQL refuses to run as root.
+
+    Returns None if this process does not run as root. Raises ServerError.
     """
     if os.geteuid() != 0:
         return None
@@ -72,7 +74,7 @@ def prepare(home: Path) -> None:
         own = run_directory(home)
         own.mkdir(exist_ok=True, mode=0o700)
         if own.lstat().st_uid != os.geteuid() or own.is_symlink():
-            raise ServerError(f"{own} belongs to somebody else: choose a shorter TELLER_HOME, or remove it")
+            raise ServerError(f"{own} belongs to another account: choose a shorter TELLER_HOME, or remove it")
         if os.geteuid() == 0:
             own.chmod(0o755)
     if someone := account():
@@ -86,7 +88,7 @@ def prepare(home: Path) -> None:
 
 def private_directory(path: Path, owner: Account | None) -> Path:
     """
-    A directory that only its owner can enter.
+    Make a directory that only its owner can enter.
     """
     path.mkdir(exist_ok=True, mode=0o700)
     path.chmod(0o700)
@@ -97,8 +99,9 @@ def private_directory(path: Path, owner: Account | None) -> Path:
 
 def run_directory(home: Path) -> Path:
     """
-    Where the sockets are: in home, or, where the path would be too long for a socket, in a short place that
-    everybody who knows home finds.
+    Return the directory of the sockets: in home, or in /tmp where the path would be too long for a socket.
+
+    The name in /tmp is derived from home, so every process with the same home finds it.
     """
     own = home / "run"
     if len(os.fsencode(f"{own}{LONGEST_SOCKET_NAME}")) <= SOCKET_PATH_BYTES_MAX:
@@ -109,7 +112,7 @@ def run_directory(home: Path) -> Path:
 
 def log_file(home: Path, name: str) -> Path:
     """
-    The log of a server that is about to start. A large one is put aside first.
+    Return the log of a server that is about to start. A large log is renamed first.
     """
     path = home / "log" / f"{name}.log"
     with contextlib.suppress(FileNotFoundError):
@@ -120,14 +123,14 @@ def log_file(home: Path, name: str) -> Path:
 
 def size_of(log: Path) -> int:
     """
-    Where what a server will say begins; a log that is not there yet has no bytes.
+    Return the size of a log in bytes, 0 if it does not exist yet.
     """
     return log.stat().st_size if log.exists() else 0
 
 
 def written_since(log: Path, begin: int) -> str:
     """
-    What a server has said since then.
+    Return the text that a server has logged after the byte `begin`.
     """
     with log.open("rb") as file:
         file.seek(begin)
@@ -136,7 +139,9 @@ def written_since(log: Path, begin: int) -> str:
 
 def try_lock(path: Path, *, shared: bool = False) -> int | None:
     """
-    The descriptor that holds the lock, until it is closed, everywhere; None when somebody else has it.
+    Take the lock of a file. Returns the descriptor that holds it until it is closed everywhere.
+
+    Returns None if another process has it.
     """
     with _one_line(path.parent):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -150,7 +155,7 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
 
 def wait_for_lock(path: Path, seconds: float) -> int | None:
     """
-    As `try_lock`, for at most so long.
+    Try to take the lock for up to `seconds`. Returns None if another process keeps it.
     """
     end = time.monotonic() + seconds
     while (descriptor := try_lock(path)) is None and time.monotonic() < end:

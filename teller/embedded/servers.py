@@ -1,8 +1,8 @@
 """
-The servers of a home, for a command: those that run already, or our own for as long as the command takes.
+The servers of a home, for one command: those that run already, or new ones until the command ends.
 
-One Teller at a time has a home: it holds `lock` and has started the servers. Others use them, each holding `users`
-shared; a short command that started servers waits a moment for its users before it stops them.
+One Teller at a time owns a home: it holds `lock` and has started the servers. Other commands use them, each with a
+shared lock of `users`. A short command that started servers waits for their users before it stops them.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
     from processor.settings import Settings
 
-#: How long to wait for servers that another command is starting or stopping, in seconds.
+#: Wait for servers that another command starts or stops, in seconds.
 OTHERS_SECONDS = 30.0
-#: How long a command that started the servers waits for others that use them, in seconds.
+#: Wait of a command for the other users of the servers that it started, in seconds.
 USERS_SECONDS = 5.0
-#: Between two looks at what another command does, in seconds.
+#: Pause between two checks of another command, in seconds.
 PAUSE_SECONDS = 0.05
 
-#: What the lock file says when its holder is `teller up`, and otherwise.
+#: Content of the lock file when its holder is `teller up`, and otherwise.
 _UP, _COMMAND = "up", "command"
 
 
 @dataclass(frozen=True)
 class Servers:
     """
-    Where the servers are, and the secrets: `settings` is complete. `started` are those that we must watch over.
+    The servers of a home. `settings` has their URLs and the secrets; `started` has those that this process started.
     """
 
     settings: Settings
@@ -49,9 +49,9 @@ class Servers:
 @contextlib.contextmanager
 def serve(settings: Settings, *, needs_valkey: bool = True, is_up: bool = False) -> Iterator[Servers]:
     """
-    The servers that `settings` leave to us: those that run already on this home, else our own, stopped at the end.
+    Provide the servers that `settings` has no URL for: those that run on this home, else new ones until the end.
 
-    `is_up` says that this is `teller up`, which is the only one on its home. Raises ServerError with one line.
+    `is_up` means `teller up`, which is the only one on its home. Raises ServerError with one line.
     """
     if not settings.embeds_postgres and not (settings.embeds_valkey and needs_valkey):
         yield Servers(settings)
@@ -81,12 +81,12 @@ def serve(settings: Settings, *, needs_valkey: bool = True, is_up: bool = False)
                 yield servers
             finally:
                 if not is_up and (users := homes.wait_for_lock(settings.home / "users", USERS_SECONDS)):
-                    held.callback(os.close, users)  # nobody begins to use what we are stopping
+                    held.callback(os.close, users)  # no command begins to use servers that are stopping
 
 
 def find_running(settings: Settings, *, needs_valkey: bool = True) -> Servers | None:
     """
-    The servers that another process runs on this home, when they answer; else None.
+    Find the servers that another process runs on this home. Returns None if they do not answer.
     """
     if settings.embeds_postgres and not postgres.is_ready(settings.home):
         return None
@@ -121,7 +121,7 @@ def _complete(settings: Settings, kept: dict[str, str]) -> Settings:
 
 def _refuse_second_up(home: Path) -> None:
     """
-    Against another `teller up` at once; a shorter command is waited for.
+    Refuse to start beside another `teller up`. A shorter command is waited for.
     """
     with contextlib.suppress(OSError):
         if (home / "lock").read_text().strip() == _UP:

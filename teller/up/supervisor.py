@@ -1,6 +1,7 @@
 """
-Watching over the processes of `teller up`: who dies is started again, at once the first time, then more and more
-slowly, so that what cannot live does not eat the machine.
+Supervision of the processes of `teller up`: a process that died is started again.
+
+The first restart is immediate. The pauses between further ones grow, so a process that always fails costs little.
 """
 
 from __future__ import annotations
@@ -22,42 +23,42 @@ if TYPE_CHECKING:
     from teller.embedded.child import Child
     from teller.up.signals import Signals
 
-#: Who lived so long dies for a new reason: it is started again at once, in seconds.
+#: Lifetime after which a restart is immediate again, in seconds.
 STEADY_SECONDS: Final = 10.0
-#: The pause before a start that follows closely upon another; it doubles with each, in seconds.
+#: First pause between two restarts; it doubles with each, in seconds.
 PAUSE_SECONDS: Final = 0.1
-#: The longest pause, in seconds: of who was killed, and of who gave up by itself and will most likely again.
+#: Longest pause after a kill, and after a failure that is likely to repeat, in seconds.
 PAUSE_KILLED_SECONDS_MAX: Final = 1.0
 PAUSE_FAILED_SECONDS_MAX: Final = 10.0
-#: The pause doubles so often, which is more than enough to reach the longest.
+#: Limit of the doublings, enough to reach the longest pause.
 _DOUBLINGS_MAX: Final = 10
-#: How often we look although no signal came, in seconds.
+#: Interval of checks without a signal, in seconds.
 LOOK_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
 
 class Kept(Protocol):
-    """What can be kept running: an embedded server, or a process of our own."""
+    """A supervised program: an embedded server, or a process of Teller."""
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
+        """The name in the log."""
 
     @property
     def pid(self) -> int | None:
         """Its process id while it runs."""
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether it runs."""
 
     def start(self) -> None:
-        """Start it, again when it died. Raises ServerError or OSError."""
+        """Start it, also after it died. Raises ServerError or OSError."""
 
 
 class Process:
     """
-    One `teller api`, `teller worker` or `teller courier`. `start` it, again when it died.
+    One `teller api`, `teller worker` or `teller courier`. It can be started again after it died.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -73,45 +74,46 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """The exit status of one that has ended; minus the signal that killed it."""
+        """The exit status after its end; the negative signal if it was killed."""
         return self._child.process.returncode if self._child and not self._child.alive() else None
 
     def start(self) -> None:
-        """Returns at once."""
+        """Start it. Returns at once."""
         self._child = spawn_part(self._program, self._environment)
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether it runs."""
         return self._child is not None and self._child.alive()
 
     def ask_to_stop(self) -> None:
-        """Returns at once."""
+        """Request a stop. Returns at once."""
         if self._child and self._child.alive():
             self._child.process.send_signal(self._child.stop_signal)
 
     def end(self) -> None:
-        """Whatever it is at, it runs no more when this returns."""
+        """Kill it if it still runs. Returns after its end."""
         if self._child:
             self._child.stop(0)
 
 
 @dataclass
 class _Watched:
-    """How it went with one of them."""
+    """One supervised program and its restarts."""
 
     kept: Kept
     pid: int | None
     started_at: float = field(default_factory=time.monotonic)
-    #: Starts in close succession.
+    #: Restarts in close succession.
     restarts: int = 0
-    #: When it is to be started; None while it lives.
+    #: Time of the next start; None while it runs.
     due_at: float | None = None
 
 
 class Supervisor:
     """
-    Keeps `kept` running; those whose start takes a moment (servers) last, so that they hold up nobody.
-    `on_death` is told of each process that died, once it has been started again.
+    Keeps programs running. Servers come last in `kept`, since their start takes a moment and delays those after them.
+
+    `on_death` is called for each process that died, after it was started again.
     """
 
     def __init__(self, kept: Sequence[Kept], signals: Signals, on_death: Callable[[Kept, int], None]) -> None:
@@ -120,12 +122,12 @@ class Supervisor:
         self._on_death = on_death
 
     def run(self) -> None:
-        """Until we are asked to stop. Raises Stopped when a server was starting then."""
+        """Run until a stop is requested. Raises Stopped if a server is starting then."""
         while not self._signals.stopping:
             self._signals.wait(self.mend())
 
     def mend(self) -> float:
-        """Start again who died and is due. Returns the seconds until the next one is due."""
+        """Start the dead processes that are due. Returns the seconds until the next one is due."""
         for watched in self._watched:
             if watched.due_at is None and not watched.kept.alive():
                 self._plan(watched)
@@ -159,7 +161,7 @@ class Supervisor:
         except (ServerError, OSError) as fault:
             pause = _pause(watched.restarts, PAUSE_FAILED_SECONDS_MAX)
             watched.due_at = time.monotonic() + pause
-            log.error(  # noqa: TRY400 - the line says it; a traceback says nothing more
+            log.error(  # noqa: TRY400 - a traceback adds nothing to the line
                 "process_does_not_start", process=watched.kept.name, fault=str(fault), again_in_seconds=pause
             )
             return
@@ -170,5 +172,5 @@ class Supervisor:
 
 
 def _pause(restarts: int, longest: float) -> float:
-    """Seconds before the next start, after so many in close succession."""
+    """Return the seconds before the next start, after `restarts` in close succession."""
     return min(longest, PAUSE_SECONDS * 2 ** min(restarts - 1, _DOUBLINGS_MAX)) if restarts else 0.0

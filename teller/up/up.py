@@ -1,5 +1,5 @@
 """
-`teller up`: the whole system in the foreground, from nothing to ready, watched over, and stopped in order.
+`teller up`: start the whole system in the foreground, supervise it, and stop it in order.
 """
 
 from __future__ import annotations
@@ -36,52 +36,56 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
     from teller.up.supervisor import Kept
 
-#: The first keys of an installation: each a name, which is its role, too.
+#: The first keys of an installation; each name is also the role.
 FIRST_KEYS: Final = ("admin", "client")
-#: The API of a Teller that was killed just now may have the port for so long, in seconds.
+#: Wait for a port that the API of a killed Teller still holds, in seconds.
 PORT_SECONDS: Final = 1.0
-#: Everything serves after this, or something is wrong, in seconds.
+#: Timeout until everything serves, in seconds.
 READY_SECONDS: Final = 60.0
-#: Between two looks whether everything serves, in seconds.
+#: Pause between two checks whether everything serves, in seconds.
 READY_PAUSE_SECONDS: Final = 0.05
-#: How long /readyz may take, in seconds.
+#: Timeout of /readyz, in seconds.
 PROBE_SECONDS: Final = 2.0
-#: How long a Redis may take to say who it is, in seconds.
+#: Timeout of Redis for its version, in seconds.
 REDIS_SECONDS: Final = 2.0
-#: The oldest Redis that has what the queues use; Valkey 8 says that it is a Redis 7.
+#: The oldest Redis with the commands of the queues; Valkey 8 reports itself as Redis 7.
 OLDEST_REDIS: Final = 7
-#: A look at the workers is given up after so many milliseconds: meanwhile nobody is watched over.
+#: Timeout of a query for the workers, in milliseconds; supervision pauses meanwhile.
 STATEMENT_TIMEOUT_MS: Final = 1_000
-#: Requests in flight hold up the stop of the workers for so long, in seconds.
+#: Wait for requests in flight before the workers stop, in seconds.
 API_STOP_SECONDS: Final = 3.0
-#: Then workers and courier have so long for what they are at, in seconds. What is left is killed, losing nothing.
+#: Wait for workers and courier, in seconds. A kill after it loses nothing.
 STOP_SECONDS: Final = 4.0
-#: Where the API is asked when it listens everywhere.
+#: Address of the API for checks when it listens on all addresses.
 ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked up, not bound
 
 logger = structlog.get_logger(__name__)
 
 
 class StartFailed(ServerError):
-    """Something that belongs to the system does not start."""
+    """A part of the system does not start."""
 
 
 @click.command(cls=Command)
 @click.option(
-    "--port", type=click.IntRange(1, 65_535), metavar="N", help="Listen there, not on TELLER_PORT (8000)."
+    "--port",
+    type=click.IntRange(1, 65_535),
+    metavar="N",
+    help="The port to listen on, in place of TELLER_PORT (8000).",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, WORKERS_MAX),
     metavar="N",
-    help="So many worker processes, not TELLER_WORKERS (one for each core, at most 4).",
+    help="Number of worker processes, in place of TELLER_WORKERS (one for each core, at most 4).",
 )
 def up(port: int | None, workers: int | None) -> int:
     """
     Run the whole system in the foreground, until Ctrl-C.
 
-    Starts an embedded PostgreSQL where DATABASE_URL is unset, and an embedded Valkey where REDIS_URL is; migrates;
-    starts API, workers and courier; says when all serve; and starts again what dies. The data is in TELLER_HOME.
+    Starts an embedded PostgreSQL if DATABASE_URL is unset, and an embedded Valkey if REDIS_URL is unset. Migrates the
+    database, starts API, workers and courier, and prints a line when all serve. A process that dies is restarted.
+    The data is in TELLER_HOME.
 
     The first start makes two API keys, in TELLER_HOME/keys.env:
 
@@ -89,7 +93,7 @@ def up(port: int | None, workers: int | None) -> int:
     . /var/lib/teller/keys.env
     curl -H "Authorization: Bearer $TELLER_ADMIN_KEY" http://127.0.0.1:8000/v1/resources
 
-    Ctrl-C stops everything in order and loses nothing; a second one stops at once, which loses nothing either.
+    Ctrl-C stops everything in order. A second one stops at once. No accepted request is lost by either.
     """  # noqa: D301 - \b is how click is told to leave lines as they are
     log.configure()
     ours = {"TELLER_PORT": port, "TELLER_WORKERS": workers}
@@ -109,7 +113,7 @@ def up(port: int | None, workers: int | None) -> int:
 
 def _refuse_taken_port(settings: Settings) -> None:
     """
-    Before anything is started. Not when another Teller has the home: that is the better thing to be told.
+    Refuse a port that is taken, before anything starts. If another Teller has the home, that error comes first.
     """
     lock = settings.home / "lock"
     if (settings.embeds_postgres or settings.embeds_valkey) and lock.exists():
@@ -137,11 +141,11 @@ def _listening_fault(host: str, port: int) -> OSError | None:
     return None
 
 
-# ---------------------------------------------------------------- before anything of ours starts
+# ---------------------------------------------------------------- before the processes start
 
 
 def _prepare(settings: Settings) -> None:
-    """Schema, Redis, the first keys, and nobody left of a Teller that was killed. Raises TellerError."""
+    """Check Redis, migrate, make the first keys, and remove workers of a killed Teller. Raises TellerError."""
     _check_redis(settings.redis_url)
     done = migrations.migrate(
         settings.database_url,
@@ -158,7 +162,7 @@ def _prepare(settings: Settings) -> None:
 
 
 def _check_redis(url: str) -> None:
-    """A Redis that is away may come back, and until then the sweep does its work; one of these will not change."""
+    """Check the version of Redis. An unavailable Redis is no error: it may return, and until then the sweep works."""
     try:
         with redis.Redis.from_url(
             url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
@@ -167,18 +171,19 @@ def _check_redis(url: str) -> None:
     except (redis.AuthenticationError, redis.ResponseError, ValueError) as fault:
         raise ServerError(f"REDIS_URL: {fault}") from fault
     except (redis.RedisError, OSError) as fault:
-        logger.warning("redis_away", fault=str(fault))
+        logger.warning("redis_unavailable", fault=str(fault))
         return
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         raise ServerError(
-            f"REDIS_URL: Redis {version} is too old: Teller needs Redis 7 or Valkey 8, or newer"
+            f"REDIS_URL: Redis {version} is too old, Teller needs Redis 7 or Valkey 8, or newer"
         )
 
 
 def _make_first_keys(connection: Connection, settings: Settings) -> bool:
     """
-    Into the file first, and then into the database: a crash between the two leaves none, and the next start makes
-    them. False: there are keys already.
+    Make the first keys. Returns False if there are keys already.
+
+    The file is written inside the transaction: a crash leaves no key in the database, and the next start makes them.
     """
     with connections.faults(), connection.transaction():
         if api_keys.list_keys(connection):
@@ -196,13 +201,13 @@ def _variable(name: str) -> str:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process of this host lives; a killed one that nobody has asked for yet does not."""
+    """Return whether a process of this host runs. A zombie does not run."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's, or a system without /proc
+    except OSError:  # a process of another account, or a system without /proc
         return True
     return state != "Z"
 
@@ -253,8 +258,9 @@ def _becomes_ready(
     signals: Signals,
 ) -> bool:
     """
-    Wait until everything serves. False: we were asked to stop before. Raises StartFailed when one gave up by itself
-    (it has said why), WaitedTooLong when it takes too long.
+    Wait until everything serves. Returns False if a stop was requested before.
+
+    Raises StartFailed when a process ended by itself, after its own error line, and WaitedTooLong.
     """
     end = time.monotonic() + READY_SECONDS
     while not signals.stopping:
@@ -272,14 +278,14 @@ def _becomes_ready(
 
 
 def _missing(settings: Settings, workers: Sequence[Process]) -> str | None:
-    """What does not serve yet; None when everything does."""
+    """Name a part that does not serve yet. Returns None if everything serves."""
     try:
         with contextlib.closing(_connect(settings)) as owner:
             free, living = ownership.presence(owner, socket.gethostname())
     except DatabaseUnavailable as fault:
         return f"PostgreSQL: {fault}"
     if not {process.pid for process in workers} <= living:
-        return "not all workers have begun"
+        return "not all workers have started"
     if free:
         return f"{free} partitions have no worker"
     host = ANYWHERE.get(settings.host, settings.host)
@@ -291,12 +297,12 @@ def _missing(settings: Settings, workers: Sequence[Process]) -> str | None:
         return "the API does not answer"
     finally:
         connection.close()
-    return None if ready else "the API does not say that it is ready"
+    return None if ready else "the API is not ready"
 
 
 def _stop(api: Process, others: Sequence[Process], signals: Signals) -> None:
     """
-    First who accepts, then who decides and delivers; whatever is left after their time is killed.
+    Stop the API first, then workers and courier. A process that takes too long is killed.
     """
     api.ask_to_stop()
     _await_end([api], API_STOP_SECONDS, signals)

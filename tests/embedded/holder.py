@@ -18,7 +18,7 @@ from teller.embedded import child
 from teller.embedded.servers import serve
 
 if "watcher" in sys.argv:
-    child.KERNEL_TELLS = False
+    child.HAS_DEATH_SIGNAL = False
 try:
     with serve(Settings.from_environment(os.environ), is_up=sys.argv[1] == "up") as servers:
         where = {**servers.settings.environment(), "pids": [server.pid for server in servers.started]}
