@@ -105,6 +105,7 @@ _SQL: Final = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH|SET|GRANT|REVOKE|TRUNCATE|BEGIN|VACUUM|EXPLAIN|COPY"
     r"|CHECKPOINT|LOCK|ANALYZE|NOTIFY|LISTEN|DO)\s+[\w*(\"$]"
 )
+_QUERY: Final = re.compile(r"\bSELECT\b.+\bFROM\b", re.DOTALL)
 _WORD: Final = re.compile(r"[A-Za-z][\w'’-]*")
 
 
@@ -115,6 +116,12 @@ def is_message(text: str) -> bool:
     """
     Return whether a string is prose: it has spaces, and ends with a full stop or has at least five words.
     """
-    if " " not in text.strip() or _SQL.match(text) or _BRACES.search(text) or text.lstrip()[:1] in "{<[/\\":
+    if (
+        " " not in text.strip()
+        or _SQL.match(text)
+        or _QUERY.search(text)
+        or _BRACES.search(text)
+        or text.lstrip()[:1] in "{<[/\\"
+    ):
         return False
     return text.rstrip().endswith(".") or len(_WORD.findall(text)) >= MESSAGE_WORDS_MIN

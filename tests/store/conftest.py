@@ -1,5 +1,5 @@
 """
-A store for each test, on the embedded PostgreSQL and, where one is installed, on the oldest that is supported.
+A store for each test, on the embedded PostgreSQL and on the oldest supported one, where it is installed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
     """
-    A Teller without processes: the test hands in and drains. Whatever happened, the books must be right.
+    A Teller without processes: the test submits and drains. The ledger must be right at the end.
     """
     with open_store(database) as opened:
         yield opened
-        opened.check_books()
+        opened.check_ledger()

@@ -1,5 +1,5 @@
 """
-A system in which everything has happened, for the tests of what reads all of it.
+A system with every kind of event, for the tests of code that reads everything.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ PAST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def refund_of(store: Store, original: uuid.UUID, amount: int | None = None) -> Submission:
-    """What an admin, who is another client, asks for."""
+    """Return a refund by an admin, who belongs to another client."""
     resource = store.one("SELECT resource_id FROM requests WHERE id = %s", original)
     asked = store.asks("refund", resource, None, amount, client="admin")
     return asked._replace(refund_of=original)
 
 
-def says(
+def record_answer(
     store: Store, request: uuid.UUID, outcome: str, *, reference: str | None = None, reason: str | None = None
 ) -> None:
-    """The gateway has answered: what the courier writes, in one transaction."""
+    """Record a gateway's answer as the courier does, in one transaction."""
     with store.owner.transaction():
         store.owner.execute(
             "UPDATE effects SET outcome = %s, reference = %s, reason = %s, due_at = NULL, tries = tries + 1,"
@@ -46,7 +46,7 @@ def says(
 
 @contextlib.contextmanager
 def broken(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """While it lasts, deciding a request of this kind raises an exception."""
+    """Let every decision of this kind raise an exception while the block runs."""
 
     def break_down(*_: object) -> NoReturn:
         raise RuntimeError("a rule with a fault")
@@ -57,13 +57,13 @@ def broken(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def play(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kind of event, and of each state that a request can be in at least one that stays in it."""
-    _rules_that_change(store)
-    _money_that_goes_out(store)
-    _faults_and_second_thoughts(store, monkeypatch)
+    """Produce every kind of event, and leave at least one request in each state."""
+    _rule_changes(store)
+    _withdrawals(store)
+    _faults_and_cancellations(store, monkeypatch)
 
 
-def _rules_that_change(store: Store) -> None:
+def _rule_changes(store: Store) -> None:
     store.open("coupon", "coupon", 3, per_account_limit=1, metadata={"campaign": 7})
     store.accept(
         store.redeems("coupon", "u1"),
@@ -106,7 +106,7 @@ def _rules_that_change(store: Store) -> None:
     store.drain("closed")
 
 
-def _money_that_goes_out(store: Store) -> None:
+def _withdrawals(store: Store) -> None:
     store.open("paid", "pool", 1_000, gateway="sandbox", per_account_limit=500)
     names = (
         "paid",
@@ -124,18 +124,18 @@ def _money_that_goes_out(store: Store) -> None:
     held = dict(zip(names, asked, strict=True))
     store.drain("paid")
 
-    says(store, held["paid"], "done", reference="p-1")
-    says(store, held["declined"], "declined", reason="no such account")
+    record_answer(store, held["paid"], "done", reference="p-1")
+    record_answer(store, held["declined"], "declined", reason="no such account")
     for name in ("unknown", "replayed", "released"):
-        says(store, held[name], "unknown", reason="timeout")
-    says(store, held["misconfigured"], "misconfigured", reason="401")
+        record_answer(store, held[name], "unknown", reason="timeout")
+    record_answer(store, held["misconfigured"], "misconfigured", reason="401")
     for name in ("back", "part"):
-        says(store, held[name], "done", reference=name)
+        record_answer(store, held[name], "done", reference=name)
     store.drain("paid")
 
     commands.record_command(store.owner, held["replayed"], "replay", "admin")
     store.drain("paid")
-    says(store, held["replayed"], "done", reference="p-2")
+    record_answer(store, held["replayed"], "done", reference="p-2")
     store.accept(
         refund_of(store, held["released"]),
         refund_of(store, held["back"], 5),
@@ -145,21 +145,21 @@ def _money_that_goes_out(store: Store) -> None:
         refund_of(store, held["asked"]),  # outcome_pending
     )
     store.drain("paid")
-    says(store, held["released"], "done", reference="too late")
+    record_answer(store, held["released"], "done", reference="too late")
     store.drain("paid")
-    says(store, held["answered"], "done", reference="not settled yet")
+    record_answer(store, held["answered"], "done", reference="not settled yet")
 
 
-def _faults_and_second_thoughts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def _faults_and_cancellations(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.open("stock", "stock", 10)
 
     with broken("redemption", monkeypatch):
-        parked, replayed = store.accept(store.redeems("stock", "parked"), store.redeems("stock", "replayed"))
+        failed, replayed = store.accept(store.redeems("stock", "failed"), store.redeems("stock", "replayed"))
         store.drain("stock")
     commands.record_command(store.owner, replayed, "replay", "admin")
     taken, cancelled = store.accept(store.redeems("stock", "u", 2), store.redeems("stock", "cancelled"))
     commands.record_command(store.owner, cancelled, "cancel", "u")
-    store.accept(refund_of(store, parked))  # nothing_to_refund
+    store.accept(refund_of(store, failed))  # nothing_to_refund
     store.drain("stock")
     store.accept(refund_of(store, taken))
     store.drain("stock")

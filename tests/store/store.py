@@ -1,6 +1,8 @@
 """
-A Teller without processes, for the tests of the store: requests go in through the intake, as the role of the API,
-and are decided by batches, as the role of the workers, when the test says so.
+A Teller without processes, for the tests of the store.
+
+Requests enter through the intake as the API's role. Batches decide them as the workers' role when the test
+calls for it.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
     from tests.servers import Database
 
-#: More than any test has waiting: the intake is never saturated.
+#: A limit above the backlog of any test, so that the intake is never saturated.
 NO_LIMIT = 10**9
-#: What a thread of a test may take at the most, in seconds: a deadlock or a lost answer shows as this.
+#: Time limit of a test's thread, in seconds. A deadlock or a lost answer exceeds it.
 THREAD_SECONDS = 30.0
 KEY_ID = uuid.UUID(int=1)
 #: An operator of another client than `shop`, which makes the requests.
@@ -43,7 +45,7 @@ OPERATOR = Caller(uuid.UUID(int=2), "staff", "olga", "operator")
 
 
 class Decided(NamedTuple):
-    """What was decided of a request, its present state."""
+    """The present state of a decided request."""
 
     status: str
     code: str | None
@@ -52,7 +54,7 @@ class Decided(NamedTuple):
 
 @dataclass
 class Store:
-    """One database, with an intake and a worker's connection of its own."""
+    """One database, with an intake and a connection of a worker."""
 
     database: Database
     intake: Intake
@@ -60,7 +62,7 @@ class Store:
     worker: Connection
     keys: itertools.count[int]
 
-    # ---------------------------------------------------------------- asking
+    # ---------------------------------------------------------------- submitting
 
     def asks(
         self,
@@ -74,7 +76,7 @@ class Store:
         apply_before: datetime | None = None,
         details: dict[str, Any] | None = None,
     ) -> Submission:
-        """One request, not handed in yet, with a key of its own when none is given."""
+        """Return a request that is not submitted yet. Without `key` it gets its own."""
         key = key or f"key-{next(self.keys)}"
         body = {"resource": resource, "account": account, "amount": amount}
         return Submission(
@@ -91,15 +93,15 @@ class Store:
         )
 
     def redeems(self, resource: str, account: str, amount: int = 1, **more: Any) -> Submission:
-        """A redemption."""
+        """Return a redemption that is not submitted yet."""
         return self.asks("redemption", resource, account, amount, **more)
 
     def accept(self, *submissions: Submission) -> list[uuid.UUID]:
-        """Hand in, as one call; all must be accepted."""
+        """Submit in one call. All must be accepted."""
         return [accepted_id(receipt) for receipt in self.intake.accept(submissions)]
 
     def open(self, resource: str, kind: str = "stock", available: int = 10, **rules: Any) -> int:
-        """Open a resource, decided at once. Returns its partition."""
+        """Open a resource and decide it at once. Returns its partition."""
         self.accept(self.asks("opening", resource, amount=available, details={"kind": kind, **rules}))
         self.drain(resource)
         return partition_of(resource, PARTITIONS)
@@ -107,18 +109,18 @@ class Store:
     # ---------------------------------------------------------------- deciding
 
     def drain(self, resource: str, limit: int = batch.BATCH_LIMIT) -> list[BatchReport]:
-        """Batches until nothing is left in the partition of a resource."""
+        """Run batches until the partition of a resource is empty. Returns their reports."""
         return list(until_empty(self.worker, partition_of(resource, PARTITIONS), limit))
 
     def reconnect(self) -> None:
-        """A fresh connection for the worker, as after a fault."""
+        """Give the worker a new connection, as after a fault."""
         self.worker.close()
         self.worker = worker_connection(self.database)
 
-    # ---------------------------------------------------------------- looking
+    # ---------------------------------------------------------------- reading
 
     def decided(self, requests: Iterable[uuid.UUID]) -> list[Decided | None]:
-        """The present state of each request, None while there is none."""
+        """Return the present state of each request, or None before its decision."""
         asked = list(requests)
         found = {
             row[0]: Decided(*row[1:])
@@ -130,21 +132,21 @@ class Store:
         return [found.get(request) for request in asked]
 
     def statuses(self, requests: Iterable[uuid.UUID]) -> list[str | None]:
-        """`completed`, or the code of what came instead, for each request."""
+        """Return `completed`, or the code of any other outcome, for each request."""
         return [state and (state.code or state.status) for state in self.decided(requests)]
 
     def one(self, query: str, *parameters: object) -> Any:
-        """The single value of a query, as the owner."""
+        """Return the single value of a query, as the owner."""
         [(value,)] = self.owner.execute(query, parameters).fetchall()
         return value
 
     def available(self, resource: str) -> int:
-        """What is left of a resource."""
+        """Return the available quantity of a resource."""
         value: int = self.one("SELECT available FROM resources WHERE id = %s", resource)
         return value
 
     def used(self, resource: str) -> dict[str, int]:
-        """What each account has used of a resource, as the usages say."""
+        """Return the usage of a resource by account."""
         return dict(
             self.owner.execute(
                 "SELECT account, used FROM usages WHERE resource_id = %s ORDER BY account", (resource,)
@@ -152,7 +154,7 @@ class Store:
         )
 
     def entries(self, resource: str) -> list[Any]:
-        """The ledger of a resource, oldest first."""
+        """Return the ledger of a resource, oldest entry first."""
         return self.owner.execute(
             "SELECT version, kind, request_id, account, amount, available, held, created_at, digest"
             "  FROM entries WHERE resource_id = %s ORDER BY version",
@@ -160,12 +162,12 @@ class Store:
         ).fetchall()
 
     def waiting(self) -> int:
-        """How many inbox rows there are."""
+        """Return the number of inbox rows."""
         value: int = self.one("SELECT count(*) FROM inbox")
         return value
 
     def contents(self) -> str:
-        """A digest of all that a batch can change: the same before and after says that nothing was."""
+        """Return a digest of everything that a batch can change."""
         digest = hashlib.sha256()
         for table in ("resources", "usages", "entries", "decisions", "inbox", "partitions"):
             query = sql.SQL("SELECT t::text FROM {} t ORDER BY 1").format(sql.Identifier(table))
@@ -173,10 +175,10 @@ class Store:
             digest.update(repr((table, rows)).encode())
         return digest.hexdigest()
 
-    def check_books(self) -> None:
+    def check_ledger(self) -> None:
         """
-        What always holds: entries add up to the state at every version, digests chain, nothing is decided
-        twice, and the decisions of a partition are numbered without gaps.
+        Check that entries add up at every version, digests chain, and decisions are single and numbered
+        without gaps.
         """
         for resource, version, available, held, last in self.owner.execute(
             "SELECT id, version, available, held, digest FROM resources"
@@ -205,19 +207,19 @@ class Store:
 
 
 def accepted_id(receipt: Receipt) -> uuid.UUID:
-    """The id of a request that must have been accepted."""
+    """Return the id of a request that must have been accepted."""
     assert receipt.request is not None, receipt.problem
     return receipt.request.id
 
 
 def until_empty(connection: Connection, partition: int, limit: int) -> Iterator[BatchReport]:
-    """The reports of batches, as long as they find something."""
+    """Run batches while they find work. Yields their reports."""
     while (report := batch.drain_once(connection, partition, limit)).taken:
         yield report
 
 
 def worker_connection(database: Database) -> Connection:
-    """A connection as the workers make them."""
+    """Connect as the workers do."""
     return postgres.connect(database.worker_url, application_name="test worker")
 
 
@@ -226,7 +228,7 @@ def intake_of(
     backlog_limit: int = NO_LIMIT,
     accepted: Callable[[Iterable[int]], None] = lambda _: None,
 ) -> Intake:
-    """An intake as the API of one process has it."""
+    """Return an intake as the API has it in one process."""
 
     def connect() -> Connection:
         return postgres.connect(database.api_url, application_name="test intake")
@@ -236,7 +238,7 @@ def intake_of(
 
 @contextlib.contextmanager
 def started(*intakes: Intake) -> Iterator[Sequence[Intake]]:
-    """Intakes, running; stopped at the end."""
+    """Start these intakes, and stop them at the end."""
     for one in intakes:
         one.start()
     try:
@@ -248,7 +250,7 @@ def started(*intakes: Intake) -> Iterator[Sequence[Intake]]:
 
 @contextlib.contextmanager
 def open_store(database: Database) -> Iterator[Store]:
-    """A store in a fresh database."""
+    """Open a store on a fresh database."""
     owner = postgres.connect(database.url, application_name="test owner")
     with started(intake_of(database)) as [accepting]:
         store = Store(database, accepting, owner, worker_connection(database), itertools.count(1))
@@ -261,8 +263,10 @@ def open_store(database: Database) -> Iterator[Store]:
 
 def at_once(*jobs: Callable[[], object]) -> list[object]:
     """
-    Run the jobs in a thread each, all released at the same instant, and return what each returned or, for
-    DatabaseUnavailable, raised. Any other exception, or a thread that does not end, fails the test.
+    Run each job in a thread, all released at the same instant.
+
+    Returns for each job its result, or the DatabaseUnavailable that it raised. Any other exception fails the
+    test, as does a thread that does not end.
     """
     results: list[object] = [None] * len(jobs)
     faults: list[BaseException] = []
@@ -274,7 +278,7 @@ def at_once(*jobs: Callable[[], object]) -> list[object]:
             results[number] = jobs[number]()
         except DatabaseUnavailable as fault:
             results[number] = fault
-        except BaseException as fault:  # noqa: BLE001 - told below, in the thread of the test
+        except BaseException as fault:  # noqa: BLE001 - raised below, in the thread of the test
             faults.append(fault)
 
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(jobs))]

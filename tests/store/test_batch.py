@@ -1,5 +1,5 @@
 """
-One batch of one partition, against PostgreSQL: order, exactly once, and faults of every kind in the middle.
+One batch of one partition on PostgreSQL: order, exactly once, and faults at any moment.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
     from tests.store.store import Store
 
-#: What a test waits for something that must happen, in seconds.
-PATIENCE_SECONDS = 10.0
+#: Time limit for events that must happen, in seconds.
+WAIT_SECONDS = 10.0
 
 
 @pytest.fixture
 def during_decision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
     """
-    Do something in the middle of a batch: when the redemption of a certain account is decided.
+    Act in the middle of a batch, when the redemption of a given account is decided.
     """
     rule = DECIDE["redemption"]
 
@@ -55,7 +55,7 @@ def during_decision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[
 
 def test_requests_are_decided_in_the_order_of_their_acceptance(store: Store) -> None:
     """
-    Of 30 buyers of 10 items the first 10 get one, and the numbers of the decisions follow the order of arrival.
+    The first 10 of 30 buyers get one of 10 items, and decisions are numbered in the order of arrival.
     """
     store.open("sneaker", available=10)
     asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(30)))
@@ -69,7 +69,7 @@ def test_requests_are_decided_in_the_order_of_their_acceptance(store: Store) -> 
 
 def test_numbers_have_no_gaps_across_batches_and_refusals(store: Store) -> None:
     """
-    Every decision of a partition gets the next number, whether it was a yes, a no or a fault.
+    Each decision of a partition gets the next number, whether it is a yes, a no or a fault.
     """
     partition = store.open("sneaker", available=3)
     for _ in range(4):
@@ -81,7 +81,7 @@ def test_numbers_have_no_gaps_across_batches_and_refusals(store: Store) -> None:
 
 def test_an_applied_row_is_gone_and_a_second_batch_finds_nothing(store: Store) -> None:
     """
-    A batch deletes what it applied; draining again is a no-op.
+    A batch deletes the rows that it applied, so draining again does nothing.
     """
     partition = store.open("sneaker")
     store.accept(store.redeems("sneaker", "ada"))
@@ -96,7 +96,7 @@ def test_an_applied_row_is_gone_and_a_second_batch_finds_nothing(store: Store) -
 
 def test_a_rejection_leaves_the_resource_as_it_was(store: Store) -> None:
     """
-    What was refused has moved nothing: the row of the resource and its ledger are the same.
+    A refusal changes neither the row of the resource nor its ledger.
     """
     store.open("sneaker", available=1)
     before = (store.one("SELECT r::text FROM resources r"), store.entries("sneaker"))
@@ -110,7 +110,7 @@ def test_a_rejection_leaves_the_resource_as_it_was(store: Store) -> None:
 
 def test_a_resource_opened_filled_taken_and_closed_in_one_batch(store: Store) -> None:
     """
-    Rows of one batch see what the rows before them did, also when the resource did not exist before.
+    Rows of one batch see the effects of earlier rows, also if the resource did not exist before.
     """
     asked = store.accept(
         store.redeems("sneaker", "early"),
@@ -142,7 +142,7 @@ def test_a_resource_opened_filled_taken_and_closed_in_one_batch(store: Store) ->
 
 def test_rules_that_change_after_a_deposit_in_the_same_batch(store: Store) -> None:
     """
-    A debt is paid and then the overdraft is taken away: right in order, in one batch, whatever is written first.
+    A debt is paid and then the overdraft is removed, in one batch. The order of the writes does not matter.
     """
     store.open("wallet", "balance", 0, overdraft=100)
     asked = store.accept(
@@ -163,12 +163,12 @@ def test_rules_that_change_after_a_deposit_in_the_same_batch(store: Store) -> No
 # ---------------------------------------------------------------- one bad request
 
 
-def test_a_rule_that_raises_parks_its_request_alone(
+def test_a_rule_that_raises_fails_its_request_alone(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    One request whose deciding raises, among 1,000: it is parked with its traceback, 999 are
-    decided, in order.
+    One request among 1,000 raises while it is decided. It fails with its traceback, and 999 are decided in
+    order.
     """
 
     def fail() -> None:
@@ -188,9 +188,9 @@ def test_a_rule_that_raises_parks_its_request_alone(
 
 
 @pytest.mark.parametrize(("rows", "poison"), [(40, 13), (1_200, 613)], ids=["one part", "several parts"])
-def test_a_row_that_postgresql_refuses_is_found_and_parked(store: Store, rows: int, poison: int) -> None:
+def test_a_row_that_postgresql_refuses_is_found_and_fails(store: Store, rows: int, poison: int) -> None:
     """
-    A fault in writing is narrowed down to the one request; those around it are decided in their order.
+    A fault in writing is narrowed down to one request. Those around it are decided in their order.
     """
     store.owner.execute("ALTER TABLE entries ADD CONSTRAINT test_poison CHECK (account <> 'poison')")
     store.open("sneaker", available=2_000)
@@ -208,11 +208,11 @@ def test_a_row_that_postgresql_refuses_is_found_and_parked(store: Store, rows: i
     assert "test_poison" in store.one("SELECT trace FROM decisions WHERE request_id = %s", asked[poison])
 
 
-def test_a_statement_that_takes_too_long_is_found_and_parked(
+def test_a_statement_that_takes_too_long_is_found_and_fails(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A row that makes a statement run into its timeout is treated as one that PostgreSQL refuses.
+    A row that exceeds the statement timeout is treated like one that PostgreSQL refuses.
     """
     store.owner.execute(
         "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
@@ -228,10 +228,9 @@ def test_a_statement_that_takes_too_long_is_found_and_parked(
     assert store.statuses(asked) == ["completed", "processor_error", "completed"]
 
 
-def test_a_row_that_can_be_neither_decided_nor_parked_is_a_fault_and_not_a_busy_loop(store: Store) -> None:
+def test_a_row_that_can_be_neither_decided_nor_failed_is_a_fault_and_not_a_busy_loop(store: Store) -> None:
     """
-    When PostgreSQL refuses even to note that a request is parked, the drain gives up with an error, and
-    nothing is changed; it does not go round and round.
+    If PostgreSQL refuses even the record of the failure, the drain ends with an error and changes nothing.
     """
     partition = store.open("sneaker")
     store.accept(store.redeems("sneaker", "ada"))
@@ -242,14 +241,14 @@ def test_a_row_that_can_be_neither_decided_nor_parked_is_a_fault_and_not_a_busy_
     def drain() -> None:
         try:
             batch.drain_once(store.worker, partition)
-        except Exception:  # noqa: BLE001 - which error it is, is not the story
+        except Exception:  # noqa: BLE001 - any error is right here
             ended.set()
 
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()
-    gave_up = ended.wait(PATIENCE_SECONDS / 5)
+    gave_up = ended.wait(WAIT_SECONDS / 5)
     store.worker.close()
-    thread.join(PATIENCE_SECONDS)
+    thread.join(WAIT_SECONDS)
 
     assert gave_up
     assert store.contents() == before
@@ -260,7 +259,7 @@ def test_postgresql_holds_the_limit_when_the_rules_forget_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The crash net: a rule that lets an account take more than its share meets the CHECK of the usages.
+    If a rule lets an account exceed its limit, the CHECK on usages refuses it.
     """
     store.open("coupon:once", "coupon", 10, per_account_limit=1)
 
@@ -283,7 +282,7 @@ def test_a_lost_connection_in_mid_batch_leaves_nothing_half_done(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    The backend dies between reading and writing: everything is as before, and a fresh connection decides once.
+    The backend dies between reading and writing. Nothing has changed, and a new connection decides once.
     """
     partition = store.open("sneaker", available=5)
     asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(10)))
@@ -300,9 +299,9 @@ def test_a_lost_connection_in_mid_batch_leaves_nothing_half_done(
     assert store.statuses(asked) == ["completed"] * 5 + ["out_of_stock"] * 5
 
 
-def test_a_server_that_is_read_only_after_a_failover_is_a_fault_and_parks_nobody(store: Store) -> None:
+def test_a_server_that_is_read_only_after_a_failover_is_a_fault_and_fails_no_request(store: Store) -> None:
     """
-    The worker still talks to a server that is a standby by now: nothing is parked, and it tries again.
+    The worker's connection leads to a standby by now. No request fails, and the batch is retried.
     """
     partition = store.open("sneaker")
     [asked] = store.accept(store.redeems("sneaker", "ada"))
@@ -318,11 +317,11 @@ def test_a_server_that_is_read_only_after_a_failover_is_a_fault_and_parks_nobody
     assert store.statuses([asked]) == ["completed"]
 
 
-def test_a_resource_that_somebody_else_changed_is_not_overwritten(
+def test_a_resource_changed_by_another_transaction_is_not_overwritten(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    The batch writes only what is still as it was read; otherwise it writes nothing at all.
+    A batch writes only to resources that are unchanged since it read them; otherwise it writes nothing.
     """
     partition = store.open("sneaker", available=5)
     [asked] = store.accept(store.redeems("sneaker", "ada"))
@@ -335,11 +334,11 @@ def test_a_resource_that_somebody_else_changed_is_not_overwritten(
     store.owner.execute("UPDATE resources SET version = version - 7")
 
 
-def test_rows_that_somebody_else_took_are_not_applied_again(
+def test_rows_taken_by_another_transaction_are_not_applied_again(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    The batch must delete exactly the inbox rows that it applied, else it writes nothing.
+    A batch must delete exactly the inbox rows that it applied; otherwise it writes nothing.
     """
     partition = store.open("sneaker", available=5)
     store.accept(store.redeems("sneaker", "ada"))
@@ -356,7 +355,7 @@ def test_rows_that_somebody_else_took_are_not_applied_again(
 
 def test_two_workers_on_one_partition_never_decide_anything_twice(store: Store) -> None:
     """
-    Four drains of one partition at once: they take turns, and none of them meets what another one did.
+    Four drains of one partition at once take turns, and no request is decided twice.
     """
     partition = store.open("sneaker", available=150)
     asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(400)))
@@ -380,8 +379,7 @@ def test_the_second_worker_waits_for_the_first(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    While a batch is under way, another one of the same partition waits for the lock, and then sees what the
-    first one left: nothing.
+    While a batch runs, another one of the same partition waits for the lock. Then it finds no rows left.
     """
     partition = store.open("sneaker", available=5)
     asked = store.accept(store.redeems("sneaker", "ada"))
@@ -391,7 +389,7 @@ def test_the_second_worker_waits_for_the_first(
         target=lambda: taken.append(batch.drain_once(second, partition).taken), daemon=True
     )
 
-    def let_the_other_come() -> None:
+    def start_the_other() -> None:
         thread.start()
         _wait_until(
             lambda: store.one(
@@ -403,23 +401,23 @@ def test_the_second_worker_waits_for_the_first(
             )
         )
 
-    during_decision("ada", let_the_other_come)
+    during_decision("ada", start_the_other)
 
     first = batch.drain_once(store.worker, partition).taken
 
-    thread.join(PATIENCE_SECONDS)
+    thread.join(WAIT_SECONDS)
     second.close()
     assert (first, taken) == (1, [0])
     assert store.statuses(asked) == ["completed"]
 
 
-def test_without_the_lock_the_second_net_still_lets_nothing_be_taken_twice(
+def test_without_the_lock_nothing_is_taken_twice_either(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     during_decision: Callable[[str, Callable[[], object]], None],
 ) -> None:
     """
-    Were the lock ever to fail, two batches that read the same rows could not both write them.
+    Even without the lock, two batches that read the same rows could not both write them.
     """
     monkeypatch.setitem(batch_store.SQL, "lock_partition", "SELECT %(lock_class)s, %(partition)s")
     partition = store.open("sneaker", available=5)
@@ -446,7 +444,7 @@ def test_partitions_do_not_wait_for_each_other(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    While one partition's batch is under way, another partition is decided.
+    While one partition's batch runs, another partition is decided.
     """
     here, there = store.open("sneaker"), store.open("coupon")
     assert here != there
@@ -465,7 +463,7 @@ def test_partitions_do_not_wait_for_each_other(
 
 def test_a_paused_partition_accepts_and_takes_nothing(store: Store) -> None:
     """
-    Paused: requests are accepted and wait; resumed: they are decided in the order of their acceptance.
+    A paused partition accepts requests, which wait. Once resumed, it decides them in the order of acceptance.
     """
     partition = store.open("sneaker", available=1)
     store.owner.execute("INSERT INTO pauses (partition, actor) VALUES (%s, 'admin')", (partition,))
@@ -484,9 +482,10 @@ def test_a_paused_partition_accepts_and_takes_nothing(store: Store) -> None:
 # ---------------------------------------------------------------- limits of an account
 
 
-def test_an_account_gets_its_share_and_no_more(store: Store) -> None:
+def test_an_account_gets_its_limit_and_no_more(store: Store) -> None:
     """
-    A limit is for an account of a client: two clients' `ada` are two, and what was refused does not count.
+    A limit applies to an account of one client. Two clients' `ada` are two accounts, and a refusal does not
+    count.
     """
     store.open("coupon", "coupon", 10, per_account_limit=2)
     asked = store.accept(
@@ -506,7 +505,7 @@ def test_an_account_gets_its_share_and_no_more(store: Store) -> None:
 @pytest.mark.parametrize("limit", [2_000, 3, 1], ids="in batches of {}".format)
 def test_a_limit_that_comes_later_counts_what_was_taken_before(store: Store, limit: int) -> None:
     """
-    An amendment sets a limit: what accounts took before counts, also what they took in the same batch.
+    After an amendment sets a limit, earlier usage counts, also from the same batch.
     """
     store.open("coupon", "coupon", 100)
     asked = store.accept(store.redeems("coupon", "ada", 2), store.redeems("coupon", "bob", 1))
@@ -535,7 +534,7 @@ def test_a_limit_that_comes_later_counts_what_was_taken_before(store: Store, lim
 
 def test_a_limit_that_is_lifted_and_set_again_still_counts_everything(store: Store) -> None:
     """
-    What an account took while there was no limit counts when there is one again; lowering it takes nothing away.
+    Usage without a limit counts once there is one again. A lower limit removes nothing from accounts.
     """
     store.open("coupon", "coupon", 100, per_account_limit=5)
     asked = store.accept(
@@ -558,9 +557,9 @@ def test_a_limit_that_is_lifted_and_set_again_still_counts_everything(store: Sto
 # ---------------------------------------------------------------- giving back
 
 
-def test_what_a_refund_gave_back_does_not_count_against_the_share(store: Store) -> None:
+def test_a_refunded_amount_does_not_count_against_the_limit(store: Store) -> None:
     """
-    An account that gets its coupon refunded may have it again, once; and so says the count from the entries.
+    An account may redeem a refunded coupon once more. The count rebuilt from the entries agrees.
     """
     store.open("coupon", "coupon", 1, per_account_limit=1)
     [first] = store.accept(store.redeems("coupon", "ada"))
@@ -573,10 +572,9 @@ def test_what_a_refund_gave_back_does_not_count_against_the_share(store: Store) 
     assert store.used("coupon") == {"ada": 1}
 
 
-def test_the_client_is_told_when_an_admin_of_another_client_refunds(store: Store) -> None:
+def test_the_client_is_notified_when_an_admin_of_another_client_refunds(store: Store) -> None:
     """
-    The webhook of the client whose request it was gets `request.refunded`, and the account its mail, whoever
-    made the refund.
+    The webhook of the request's own client gets `request.refunded`, and the account its mail.
     """
     store.open("coupon", "coupon", 1)
     [first] = store.accept(store.redeems("coupon", "ada"))
@@ -591,15 +589,15 @@ def test_the_client_is_told_when_an_admin_of_another_client_refunds(store: Store
     store.drain("coupon")
     deliveries.unfold(store.owner)
 
-    told = store.owner.execute(
+    notified = store.owner.execute(
         "SELECT type, email FROM deliveries WHERE request_id = %s ORDER BY email NULLS FIRST", (first,)
     ).fetchall()
-    assert told == [("request.refunded", None), ("request.refunded", "ada@example.com")]
+    assert notified == [("request.refunded", None), ("request.refunded", "ada@example.com")]
 
 
 def test_a_second_row_that_decides_the_same_request_does_not_block_its_partition(store: Store) -> None:
     """
-    Should a decided request ever be queued anew, nothing is taken twice, and what comes after it is decided.
+    A decided request that is queued again takes nothing twice, and later rows are decided.
     """
     partition = store.open("sneaker")
     [first] = store.accept(store.redeems("sneaker", "ada"))
@@ -618,14 +616,14 @@ def test_a_second_row_that_decides_the_same_request_does_not_block_its_partition
 # ---------------------------------------------------------------- cancelling, deadlines, time
 
 
-def test_a_wish_to_cancel_counts_when_the_turn_of_its_request_comes(store: Store) -> None:
+def test_a_cancel_command_counts_when_the_turn_of_its_request_comes(store: Store) -> None:
     """
-    A request that is cancelled before its turn takes nothing, though the wish stands behind it in the inbox.
+    A request cancelled before its turn takes nothing, although the command stands behind it in the inbox.
     """
     store.open("sneaker", available=1)
     asked = store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
     commands.record_command(store.owner, asked[0], "cancel", "ada")
-    commands.record_command(store.owner, asked[0], "cancel", "ada")  # saying it twice is saying it once
+    commands.record_command(store.owner, asked[0], "cancel", "ada")  # a repeated command counts once
     assert store.waiting() == 3
 
     store.drain("sneaker", limit=1)
@@ -634,9 +632,9 @@ def test_a_wish_to_cancel_counts_when_the_turn_of_its_request_comes(store: Store
     assert store.waiting() == 0
 
 
-def test_a_wish_to_cancel_that_comes_too_late_changes_nothing(store: Store) -> None:
+def test_a_cancel_command_that_comes_too_late_changes_nothing(store: Store) -> None:
     """
-    What is decided stays as it is; the wish is gone from the inbox.
+    A decided request stays as it is, and the command leaves the inbox.
     """
     store.open("sneaker", available=1)
     [asked] = store.accept(store.redeems("sneaker", "ada"))
@@ -650,7 +648,7 @@ def test_a_wish_to_cancel_that_comes_too_late_changes_nothing(store: Store) -> N
 
 def test_a_request_whose_deadline_is_over_is_refused(store: Store) -> None:
     """
-    `apply_before` is held against the clock of the database when the request's turn comes.
+    `apply_before` is compared with the database's clock when the request's turn comes.
     """
     store.open("sneaker")
     now = datetime.now(UTC)
@@ -667,7 +665,7 @@ def test_a_request_whose_deadline_is_over_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
 def test_a_time_beyond_the_calendar_cannot_block_a_partition(store: Store, moment: str) -> None:
     """
-    A moment that is no date any more in UTC is refused, or parked, or understood; what comes after it is decided.
+    A moment that has no date in UTC is refused, fails or is understood. Later requests are decided.
     """
     store.open("sneaker")
     store.intake.accept([store.redeems("sneaker", "ada", apply_before=datetime.fromisoformat(moment))])
@@ -682,7 +680,7 @@ def test_a_time_beyond_the_calendar_cannot_block_a_partition(store: Store, momen
 
 def test_the_ledger_never_runs_backwards_when_the_clock_does(store: Store) -> None:
     """
-    The clock was ahead when the last entry was written: the next ones are given that same time, not an earlier one.
+    The clock was ahead at the last entry. Later entries get that same time, not an earlier one.
     """
     store.open("sneaker")
     ahead = datetime.now(UTC) + timedelta(hours=1)
@@ -695,9 +693,9 @@ def test_the_ledger_never_runs_backwards_when_the_clock_does(store: Store) -> No
     assert [entry[7] for entry in store.entries("sneaker")[1:]] == [ahead] * 3
 
 
-def test_a_snapshot_that_is_held_open_hinders_nothing(store: Store) -> None:
+def test_an_open_snapshot_delays_nothing(store: Store) -> None:
     """
-    A long transaction elsewhere keeps dead rows alive; all requests are decided, once.
+    A long transaction elsewhere keeps dead rows. All requests are still decided once.
     """
     store.open("sneaker", available=10**6)
     with worker_connection(store.database) as reader, reader.transaction():
@@ -712,13 +710,14 @@ def test_a_snapshot_that_is_held_open_hinders_nothing(store: Store) -> None:
     assert store.statuses(asked) == ["completed"] * 500
 
 
-# ---------------------------------------------------------------- what it costs
+# ---------------------------------------------------------------- cost
 
 
-def test_the_price_of_a_batch_does_not_grow_with_the_past(store: Store) -> None:
+def test_the_cost_of_a_batch_does_not_grow_with_the_past(store: Store) -> None:
     """
-    Taking work reads the inbox and the requests by index, with 100,000 requests in the past: whether or not
-    PostgreSQL has had the time to count them, and whether it plans for these values or for any.
+    Taking work reads the inbox and the requests by index, with 100,000 past requests.
+
+    This holds before and after PostgreSQL has collected statistics, and with custom and generic plans.
     """
     partition = store.open("sneaker")
     store.owner.execute("ALTER TABLE requests SET (autovacuum_enabled = off)")
@@ -757,7 +756,7 @@ def _terminate(store: Store, connection: Connection) -> None:
 
 
 def _wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + WAIT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)

@@ -1,6 +1,6 @@
 """
-What a batch promises and nobody would notice by what comes out on a good day: whose order counts, that all of it is
-one transaction, and whose fault is whose.
+Promises of a batch that ordinary outcomes do not show: its order, one transaction, and the scope of each
+fault.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from tests.store.store import Store
 
 
-def test_the_inbox_goes_by_its_own_numbers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_inbox_is_ordered_by_its_own_numbers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Not by the ids of requests, nor by any time: the clock of whoever made them can be wrong, and run backwards.
+    Neither the ids of requests nor any times count, because the clock of their maker may be wrong or run
+    backwards.
     """
     store.open("sneaker", available=3)
     backwards = (uuid.UUID(int=number) for number in itertools.count(2**100, -1))
@@ -42,9 +43,10 @@ def test_the_inbox_goes_by_its_own_numbers(store: Store, monkeypatch: pytest.Mon
     assert [entry[2] for entry in store.entries("sneaker")[1:]] == asked[:3]
 
 
-def test_who_has_an_earlier_number_and_commits_later_is_not_passed_over(store: Store) -> None:
+def test_a_row_with_an_earlier_number_and_a_later_commit_is_decided(store: Store) -> None:
     """
-    Numbers are given at the INSERT and seen at the COMMIT: a row that comes to light behind others is decided, too.
+    A number is assigned at the INSERT and visible at the COMMIT. A row that appears behind others is decided,
+    too.
     """
     partition = store.open("sneaker", available=3)
     [late] = store.accept(store.redeems("sneaker", "late"))
@@ -66,8 +68,7 @@ def test_who_has_an_earlier_number_and_commits_later_is_not_passed_over(store: S
 
 def test_all_that_a_batch_writes_is_written_by_one_transaction(store: Store) -> None:
     """
-    States, entries, usages, what couriers are to do and whom they are to tell: PostgreSQL notes on each row which
-    transaction wrote it.
+    States, entries, usages, effects and notifications have the same writing transaction in PostgreSQL.
     """
     store.open("cash", "balance", 100, gateway="bank", per_account_limit=9)
     store.owner.execute(
@@ -97,9 +98,9 @@ def test_all_that_a_batch_writes_is_written_by_one_transaction(store: Store) -> 
     assert writers == dict.fromkeys(rows, writers["decisions"])
 
 
-def test_what_a_gateway_answered_and_what_follows_from_it_are_one_transaction(store: Store) -> None:
+def test_an_answer_of_a_gateway_and_its_consequences_are_one_transaction(store: Store) -> None:
     """
-    A courier that dies after it has recorded an answer must have told the batch, too.
+    A courier that dies after recording an answer has already put `settle` into the inbox.
     """
     store.open("cash", "balance", 100, gateway="bank")
     store.accept(store.asks("withdrawal", "cash", "ada", 1))
@@ -117,37 +118,37 @@ def test_what_a_gateway_answered_and_what_follows_from_it_are_one_transaction(st
 
 
 def _writers(store: Store, table: str, where: str) -> set[str]:
-    """The transactions that wrote these rows."""
+    """Return the transactions that wrote these rows."""
     rows = store.owner.execute(f"SELECT DISTINCT xmin::text FROM {table} WHERE {where}")  # noqa: S608
     return {writer for (writer,) in rows}
 
 
 @pytest.mark.parametrize(
-    ("state", "what"),
+    ("state", "message"),
     [
         ("53100", "disk full"),
         ("53200", "out of memory"),
         ("40P01", "deadlock"),
         ("40001", "not serializable"),
-        ("55P03", "a lock was not to be had"),
+        ("55P03", "a lock is not available"),
         ("57P01", "the server is going down"),
         ("58030", "a disk that cannot be read"),
     ],
 )
-def test_a_fault_of_the_infrastructure_parks_nobody(store: Store, state: str, what: str) -> None:
+def test_a_fault_of_the_infrastructure_fails_no_request(store: Store, state: str, message: str) -> None:
     """
-    It stops the batch, which is tried again as it was; the requests are not to blame.
+    The fault stops the batch, which is retried unchanged. No request fails.
     """
     partition = store.open("sneaker", available=3)
     asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(5)))
     before = store.contents()
     store.owner.execute(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$BEGIN RAISE EXCEPTION '{what}' USING ERRCODE = '{state}'; END$$"
+        f"$$BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = '{state}'; END$$"
     )
     store.owner.execute("CREATE TRIGGER fail BEFORE INSERT ON entries EXECUTE FUNCTION fail()")
 
-    with pytest.raises(DatabaseUnavailable, match=what):
+    with pytest.raises(DatabaseUnavailable, match=message):
         batch.drain_once(store.worker, partition)
 
     assert store.contents() == before

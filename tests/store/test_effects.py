@@ -1,6 +1,5 @@
 """
-What gateways are to do and what they answered, against PostgreSQL: one courier for each, a limit for all, and the
-first definite answer for ever.
+Gateway effects on PostgreSQL: one courier for each, a limit for all, and a permanent first definite answer.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ TIMEOUT_SECONDS = 10.0
 @pytest.fixture
 def connect(database: Database) -> Iterator[Callable[[], Connection]]:
     """
-    Connections as couriers make them, closed at the end.
+    Connect as couriers do, and close the connections at the end.
     """
     opened: list[Connection] = []
 
@@ -62,7 +61,7 @@ def courier(connect: Callable[[], Connection]) -> Connection:
 
 def test_an_attempt_is_committed_before_the_call_can_be_made(store: Store, courier: Connection) -> None:
     """
-    When a claim returns, everybody sees the attempt: a call that nobody heard of cannot be.
+    When a claim returns, its attempt is visible to others, so no call is unrecorded.
     """
     [asked] = held(store, 1)
 
@@ -76,17 +75,17 @@ def test_an_attempt_is_committed_before_the_call_can_be_made(store: Store, couri
     ]
 
 
-def test_what_is_claimed_is_nobody_elses_until_its_lease_runs_out(
+def test_a_claimed_effect_is_exclusive_until_its_lease_expires(
     store: Store, connect: Callable[[], Connection]
 ) -> None:
     """
-    A courier that never comes back costs a lease, and the next call has the same key.
+    A courier that never returns costs one lease. The next call has the same key.
     """
     held(store, 1)
     [first] = claim(connect()).effects
 
     assert claim(connect()).effects == []
-    lapse(store)
+    expire_leases(store)
     [second] = claim(connect()).effects
 
     assert second.order == first.order
@@ -98,7 +97,7 @@ def test_the_limit_of_calls_at_once_holds_across_couriers(
     store: Store, connect: Callable[[], Connection]
 ) -> None:
     """
-    Eight couriers that claim at the same instant have together no more than the limit, and nothing twice.
+    Eight couriers that claim at the same instant get no more than the limit together, and no effect twice.
     """
     held(store, gateway_calls.CALLS_AT_ONCE + 40)
     couriers = [connect() for _ in range(8)]
@@ -113,9 +112,9 @@ def test_the_limit_of_calls_at_once_holds_across_couriers(
     assert len(claim(couriers[1]).effects) == 10
 
 
-def test_one_gateway_does_not_take_the_room_of_another(store: Store, courier: Connection) -> None:
+def test_one_gateway_does_not_use_the_limit_of_another(store: Store, courier: Connection) -> None:
     """
-    Each has a limit of its own, and what is due of each is seen at once.
+    Each gateway has its own limit, and due effects of each are seen at once.
     """
     gateway_calls.introduce(courier, "post")
     held(store, gateway_calls.CALLS_AT_ONCE + 1)
@@ -136,7 +135,7 @@ def test_a_courier_stopped_in_the_middle_of_a_claim_does_not_keep_the_others_fro
     store: Store, connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The others get nothing at once instead of waiting, and after a moment PostgreSQL ends the stopped one.
+    The others get nothing instead of waiting, and PostgreSQL soon ends the stopped courier's connection.
     """
     held(store, 1)
     monkeypatch.setattr(gateway_calls, "IDLE_TIMEOUT_MS", 300)
@@ -167,7 +166,7 @@ def test_an_answer_is_settled_by_the_batch(
     store: Store, courier: Connection, outcome: Outcome, status: str, held_after: int, available_after: int
 ) -> None:
     """
-    Done is captured, declined is released, misconfigured waits for an admin and stays held.
+    `done` is captured and `declined` is released. `misconfigured` stays held and waits for an admin.
     """
     [asked] = held(store, 1)
     [claimed] = claim(courier).effects
@@ -188,7 +187,7 @@ def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
     store: Store, courier: Connection
 ) -> None:
     """
-    Never a refund: after the last try it has failed, and what it holds stays held.
+    An unknown outcome is never refunded. After the last try the request has failed, and its hold stays.
     """
     [asked] = held(store, 1)
     for number in range(1, TRIES):
@@ -197,7 +196,7 @@ def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
         gateway_calls.record(courier, [called(claimed, "unknown", pause=3600.0)])
         assert 3500 < gateway_calls.due_gateways(courier)["bank"] <= 3600
         assert (store.waiting(), claim(courier).effects) == (0, [])
-        lapse(store)
+        expire_leases(store)
 
     [claimed] = claim(courier).effects
     gateway_calls.record(courier, [called(claimed, "unknown", reason="answered 503")])
@@ -208,14 +207,14 @@ def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
     assert (store.one("SELECT held FROM resources"), store.available("till")) == (5, 95)
 
 
-def test_the_last_try_of_a_courier_that_never_came_back_is_unknown(store: Store, courier: Connection) -> None:
+def test_the_last_try_of_a_courier_that_never_returned_is_unknown(store: Store, courier: Connection) -> None:
     """
-    It is not called once more than it may be: an order that kills couriers does not do so for ever.
+    No effect is called more often than allowed, even if its calls kill couriers.
     """
     [asked] = held(store, 1)
     for _ in range(TRIES):
         assert len(claim(courier).effects) == 1
-        lapse(store)
+        expire_leases(store)
 
     given_up = claim(courier)
     store.drain("till")
@@ -229,11 +228,11 @@ def test_a_definite_answer_counts_from_any_token_and_the_first_one_for_ever(
     store: Store, courier: Connection
 ) -> None:
     """
-    The yes of a call that was thought lost counts; a later no changes nothing.
+    A late yes from a call that was considered lost counts. A later no changes nothing.
     """
     [asked] = held(store, 1)
     [lost] = claim(courier).effects
-    lapse(store)
+    expire_leases(store)
     [second] = claim(courier).effects
 
     assert gateway_calls.record(courier, [called(lost, "done", reference="T1")]).partitions
@@ -244,15 +243,13 @@ def test_a_definite_answer_counts_from_any_token_and_the_first_one_for_ever(
     assert store.one("SELECT reference FROM decisions WHERE current AND request_id = %s", asked) == "T1"
 
 
-def test_that_there_was_no_answer_counts_only_from_the_present_token(
-    store: Store, courier: Connection
-) -> None:
+def test_an_unknown_outcome_counts_only_from_the_present_token(store: Store, courier: Connection) -> None:
     """
-    A call that was thought lost and times out late must not stop or delay the one under way.
+    A lost call that times out late neither stops nor delays the running one.
     """
     held(store, 1)
     [lost] = claim(courier).effects
-    lapse(store)
+    expire_leases(store)
     [present] = claim(courier).effects
     before = store.one("SELECT e::text FROM effects e")
 
@@ -267,11 +264,11 @@ def test_that_there_was_no_answer_counts_only_from_the_present_token(
 @pytest.mark.parametrize("late", ["unknown", "misconfigured"])
 def test_unknown_never_overwrites(store: Store, courier: Connection, late: Outcome) -> None:
     """
-    What is definite stays, whoever learns later that he knows nothing.
+    A definite outcome stays, even if another courier later records an unknown one.
     """
     [asked] = held(store, 1)
     [lost] = claim(courier).effects
-    lapse(store)
+    expire_leases(store)
     [second] = claim(courier).effects
     gateway_calls.record(courier, [called(second, "done")])
 
@@ -281,14 +278,14 @@ def test_unknown_never_overwrites(store: Store, courier: Connection, late: Outco
     assert store.statuses([asked]) == ["completed"]
 
 
-def test_a_late_yes_settles_what_was_parked(store: Store, courier: Connection) -> None:
+def test_a_late_yes_settles_a_failed_request(store: Store, courier: Connection) -> None:
     """
-    A failed request whose gateway turns out to have paid is completed, without anybody's help.
+    A failed request whose gateway did pay is completed without an operator.
     """
     [asked] = held(store, 1)
     [lost] = claim(courier).effects
     for _ in range(TRIES):
-        lapse(store)
+        expire_leases(store)
         claim(courier)
     store.drain("till")
     assert store.statuses([asked]) == ["gateway_unreachable"]
@@ -302,7 +299,7 @@ def test_a_late_yes_settles_what_was_parked(store: Store, courier: Connection) -
 
 def test_recording_the_same_answers_again_changes_nothing(store: Store, courier: Connection) -> None:
     """
-    A COMMIT whose answer was lost is repeated without harm.
+    Repeating a COMMIT whose answer was lost does no harm.
     """
     held(store, 3)
     answers: list[Outcome] = ["done", "declined", "misconfigured"]
@@ -319,11 +316,11 @@ def test_recording_the_same_answers_again_changes_nothing(store: Store, courier:
 
 def test_a_yes_after_a_no_is_never_silent(store: Store, courier: Connection) -> None:
     """
-    The ledger cannot follow a gateway that contradicts itself, but somebody must know.
+    The ledger cannot follow a gateway that contradicts itself, but the contradiction is reported.
     """
     [asked] = held(store, 1)
     [lost] = claim(courier).effects
-    lapse(store)
+    expire_leases(store)
     [second] = claim(courier).effects
     gateway_calls.record(courier, [called(second, "declined")])
 
@@ -335,15 +332,16 @@ def test_a_yes_after_a_no_is_never_silent(store: Store, courier: Connection) -> 
     assert store.one("SELECT array_agg(outcome ORDER BY outcome) FROM attempts") == ["declined", "done"]
 
 
-def test_what_was_given_back_is_never_called_again(store: Store, courier: Connection) -> None:
+def test_a_refunded_effect_is_never_called_again(store: Store, courier: Connection) -> None:
     """
-    A refund of a parked request voids its effect; not even a courier that wakes up late arms it again. Its yes is
-    an event, and no entry.
+    A refund of a failed request voids its effect. A courier that resumes later cannot make it due again.
+
+    A late yes is recorded as an event, without an entry.
     """
     [asked] = held(store, 1)
     [lost] = claim(courier).effects
     for _ in range(TRIES):
-        lapse(store)
+        expire_leases(store)
         claim(courier)
     store.drain("till")
     store.accept(refund_of(store, asked))
@@ -366,7 +364,8 @@ def test_the_breaker_opens_after_unknowns_in_a_row_and_nothing_fails_by_it(
     store: Store, courier: Connection
 ) -> None:
     """
-    A gateway that is down is left alone; what waits stays due. Then one call, and its answer closes the breaker.
+    A gateway that is down gets no calls, and its effects stay due. Later one call is made, and its answer
+    closes the breaker.
     """
     asked = held(store, gateway_calls.BREAKER_OPENS_AFTER + 10)
     calls = [called(one, "unknown", pause=0.0) for one in claim(courier).effects]
@@ -390,7 +389,7 @@ def test_the_breaker_opens_after_unknowns_in_a_row_and_nothing_fails_by_it(
 
 def test_a_failed_probe_keeps_the_breaker_open(store: Store, courier: Connection) -> None:
     """
-    One unknown more, and it is left alone again.
+    One more unknown outcome opens the breaker again.
     """
     held(store, 1)
     store.owner.execute(
@@ -405,7 +404,7 @@ def test_a_failed_probe_keeps_the_breaker_open(store: Store, courier: Connection
 
 def test_an_answer_in_between_ends_the_row(store: Store, courier: Connection) -> None:
     """
-    Unknowns add up only as long as nothing else comes; a no is an answer, too.
+    Unknown outcomes add up only without other answers between them. A no is an answer, too.
     """
     held(store, 1)
     [claimed] = claim(courier).effects
@@ -439,7 +438,7 @@ def test_an_answer_in_between_ends_the_row(store: Store, courier: Connection) ->
 )
 def test_a_courier_cannot_touch_the_ledger(courier: Connection, statement: str) -> None:
     """
-    Its role may write effects, attempts and deliveries, and nothing that a balance is made of.
+    The courier's role may write effects, attempts and deliveries, and nothing that belongs to a balance.
     """
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         courier.execute(statement)
@@ -449,7 +448,7 @@ def test_a_courier_cannot_touch_the_ledger(courier: Connection, statement: str) 
 
 
 def held(store: Store, count: int, gateway: str = "bank") -> list[uuid.UUID]:
-    """Withdrawals of 5 each that wait for the gateway."""
+    """Create withdrawals of 5 each that wait for the gateway."""
     till = "till" if gateway == "bank" else f"till-{gateway}"
     store.open(till, "balance", available=max(100, 5 * count), gateway=gateway)
     asked = store.accept(
@@ -463,12 +462,12 @@ def held(store: Store, count: int, gateway: str = "bank") -> list[uuid.UUID]:
 
 
 def refund_of(store: Store, original: uuid.UUID) -> Submission:
-    """An admin's wish to give back."""
+    """Return an admin's refund."""
     return store.asks("refund", "till")._replace(refund_of=original)
 
 
 def claim(courier: Connection, gateway: str = "bank", room: int = gateway_calls.CALLS_AT_ONCE) -> Claim:
-    """As a courier with these settings."""
+    """Claim as a courier with these settings."""
     return gateway_calls.claim(courier, gateway, room, TRIES, TIMEOUT_SECONDS)
 
 
@@ -480,12 +479,12 @@ def called(
     reason: str | None = None,
     pause: float | None = None,
 ) -> Called:
-    """The answer of a call."""
+    """Return the result of a call."""
     return Called(claimed, Answer(outcome, reference=reference, reason=reason), pause)
 
 
-def lapse(store: Store) -> None:
-    """Time passes: leases run out, and what waits is due."""
+def expire_leases(store: Store) -> None:
+    """Let leases expire and retries become due."""
     store.owner.execute(
         "UPDATE effects SET due_at = now(), leased_until = CASE WHEN token IS NOT NULL THEN now() END"
         " WHERE due_at IS NOT NULL"

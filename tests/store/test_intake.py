@@ -1,5 +1,5 @@
 """
-Accepting requests, against PostgreSQL: durable, once for each key, in order, and an answer for everybody.
+Accepting requests on PostgreSQL: durable, once for each key, in order, and with an answer for each caller.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from processor.intake.intake import Intake, Receipt, Submission
     from tests.store.store import Store
 
-#: What the contract allows until a caller is told that the database is away, in seconds.
+#: Time limit for the answer that the database is unavailable, in seconds.
 ANSWER_SECONDS = 3.0
-PATIENCE_SECONDS = 10.0
+WAIT_SECONDS = 10.0
 
 
 def test_two_hundred_at_once_are_all_durable_and_grouped(store: Store) -> None:
     """
-    Each of 200 simultaneous callers gets its own request, there are no others, and they shared their INSERTs.
+    Each of 200 simultaneous callers gets its own request. There are no others, and they shared their INSERTs.
     """
     asked = [store.redeems("sneaker", f"u{n}") for n in range(200)]
 
@@ -52,7 +52,7 @@ def test_two_hundred_at_once_are_all_durable_and_grouped(store: Store) -> None:
 
 def test_the_same_key_at_once_makes_one_request(store: Store) -> None:
     """
-    50 threads and two processes send the same: one is new, 49 are told what it is, all of the same id.
+    50 threads and two processes send the same request. One is new, and 49 get the same id as a repetition.
     """
     with started(intake_of(store.database)) as [other]:
         same = [store.redeems("sneaker", "ada", key="the one") for _ in range(50)]
@@ -67,9 +67,9 @@ def test_the_same_key_at_once_makes_one_request(store: Store) -> None:
     assert (store.one("SELECT count(*) FROM requests"), store.waiting()) == (1, 1)
 
 
-def test_a_repetition_is_told_how_its_request_stands_now(store: Store) -> None:
+def test_a_repetition_returns_its_request_as_it_is_now(store: Store) -> None:
     """
-    Same key and same body: the request as it is now, and no second effect.
+    The same key and body return the request as it is now, without a second effect.
     """
     store.open("sneaker")
     [first] = store.accept(store.redeems("sneaker", "ada", key="k"))
@@ -85,7 +85,7 @@ def test_a_repetition_is_told_how_its_request_stands_now(store: Store) -> None:
 
 def test_a_key_with_another_body_is_refused_and_stores_nothing(store: Store) -> None:
     """
-    A key that was used for another body, another kind, or twice in one call with two bodies, is told apart.
+    A key is refused with another body or kind, also within one call.
     """
     [first] = store.accept(store.redeems("sneaker", "ada", key="k"))
 
@@ -114,8 +114,8 @@ def test_two_processes_with_the_same_keys_in_different_order_lose_nothing(
     store: Store, commit_delay: int
 ) -> None:
     """
-    Groups that share keys meet again and again in opposite orders: no deadlock, each key one request; also when
-    commits take longer.
+    Groups that share keys in opposite orders cause no deadlock, and each key makes one request, also with
+    slow commits.
     """
 
     def connect() -> connections.Connection:
@@ -145,10 +145,11 @@ def test_two_processes_with_the_same_keys_in_different_order_lose_nothing(
     assert store.one("SELECT count(*) FROM requests") == store.waiting() == 12 * 60
 
 
-def test_what_was_accepted_before_has_the_smaller_number_whichever_process_took_it(store: Store) -> None:
+def test_an_earlier_request_has_the_smaller_number_through_any_process(store: Store) -> None:
     """
-    When A was answered before B was sent, A stands before B in the inbox, through any of several processes
-    and with others busy at the same time.
+    If A was answered before B was sent, A stands before B in the inbox.
+
+    This holds through several processes, and while others are busy.
     """
     with started(*(intake_of(store.database) for _ in range(4))) as intakes:
         noise_ends = threading.Event()
@@ -166,7 +167,7 @@ def test_what_was_accepted_before_has_the_smaller_number_whichever_process_took_
         ]
         noise_ends.set()
         for noise in noises:
-            noise.join(PATIENCE_SECONDS)
+            noise.join(WAIT_SECONDS)
 
     numbers: dict[uuid.UUID, int] = dict(store.owner.execute("SELECT request_id, seq FROM inbox").fetchall())
     assert [numbers[one] for one in chain] == sorted(numbers[one] for one in chain)
@@ -174,8 +175,9 @@ def test_what_was_accepted_before_has_the_smaller_number_whichever_process_took_
 
 def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) -> None:
     """
-    Three processes accept while two workers drain, a snapshot is held open and commits take their time: every
-    request that was accepted is decided once.
+    Three processes accept while two workers drain, with an open snapshot and slow commits.
+
+    Each accepted request is decided once.
     """
     partition = store.open("sneaker", available=10**6)
     store.owner.execute(
@@ -212,7 +214,7 @@ def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) 
         results = at_once(*((lambda one=one: accept(one)) for one in intakes))
         accepted_all.set()
         for thread in draining:
-            thread.join(PATIENCE_SECONDS)
+            thread.join(WAIT_SECONDS)
             assert not thread.is_alive()
 
     for connection in workers:
@@ -223,17 +225,17 @@ def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) 
     assert store.available("sneaker") == 10**6 - 450
 
 
-# ---------------------------------------------------------------- what PostgreSQL refuses
+# ---------------------------------------------------------------- refusals by PostgreSQL
 
 
 @pytest.mark.parametrize(
     ("account", "amount"),
     [("no spaces allowed", 1), ("ada", 0), ("ada", 2**53), ("ada", 2**70), ("nul\0", 1), ("half \ud800", 1)],
 )
-def test_a_row_that_the_database_refuses_hurts_nobody_else(store: Store, account: str, amount: int) -> None:
+def test_a_row_that_the_database_refuses_affects_no_other(store: Store, account: str, amount: int) -> None:
     """
-    What slipped through validation is refused by PostgreSQL, or cannot even be sent to it: that one is told
-    so, and the others of its group are stored, in order.
+    PostgreSQL refuses an invalid row, or psycopg cannot send it. Only its caller gets an error, and the rest
+    is stored.
     """
     receipts = store.intake.accept(
         [
@@ -252,7 +254,7 @@ def test_a_row_that_the_database_refuses_hurts_nobody_else(store: Store, account
 
 def test_metadata_that_jsonb_cannot_hold_is_refused_alone(store: Store) -> None:
     """
-    JSON that PostgreSQL cannot store (a NUL, no number) is refused, and the writer lives.
+    JSON that PostgreSQL cannot store is refused, and the writer goes on.
     """
     for value in ("\0", "\ud800", float("nan")):
         [receipt] = store.intake.accept([store.asks("redemption", "x", "ada", 1, details={"v": value})])
@@ -260,12 +262,12 @@ def test_metadata_that_jsonb_cannot_hold_is_refused_alone(store: Store) -> None:
     assert store.accept(store.redeems("sneaker", "ada"))
 
 
-# ---------------------------------------------------------------- PostgreSQL is away
+# ---------------------------------------------------------------- PostgreSQL is unavailable
 
 
-def test_a_database_that_goes_away_is_told_at_once_and_found_again(store: Store) -> None:
+def test_an_unavailable_database_is_reported_at_once_and_found_again(store: Store) -> None:
     """
-    No connection: DatabaseUnavailable, within the time that the contract gives; when it is back, so are we.
+    Without a connection the caller gets DatabaseUnavailable in time. Afterwards the intake works again.
     """
     store.accept(store.redeems("sneaker", "ada"))
     name = sql.Identifier(store.database.name)
@@ -288,12 +290,13 @@ def test_a_database_that_goes_away_is_told_at_once_and_found_again(store: Store)
     assert store.accept(store.redeems("sneaker", "eve", key="after"))
 
 
-def test_a_database_that_does_not_answer_is_told_in_time(
+def test_a_database_that_does_not_answer_is_reported_in_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    PostgreSQL takes the statement and says nothing: the caller is told that nothing is known. Those who gave up
-    do not pile up: once PostgreSQL answers again, only what it had been sent already is written.
+    PostgreSQL receives the statement and does not answer, so callers learn that the outcome is unknown.
+
+    Abandoned requests do not pile up. Once PostgreSQL answers, only those that it had received are written.
     """
     assert intake.ANSWER_TIMEOUT_SECONDS < ANSWER_SECONDS
     monkeypatch.setattr(intake, "ANSWER_TIMEOUT_SECONDS", 0.2)
@@ -310,9 +313,9 @@ def test_a_database_that_does_not_answer_is_told_in_time(
     assert stored == {"gone-0", "next"}
 
 
-def test_stopping_finishes_what_was_handed_in(store: Store) -> None:
+def test_stopping_finishes_submitted_requests(store: Store) -> None:
     """
-    Every caller that handed in before the stop has its answer, and the connection is closed.
+    Each caller that submitted before the stop gets its answer, and the connection is closed.
     """
     one = intake_of(store.database)
     one.start()
@@ -325,12 +328,12 @@ def test_stopping_finishes_what_was_handed_in(store: Store) -> None:
     assert one._connection is None
 
 
-# ---------------------------------------------------------------- bells, wishes, saturation
+# ---------------------------------------------------------------- doorbells, commands, saturation
 
 
-def test_the_partitions_with_new_work_are_told_after_the_commit(store: Store) -> None:
+def test_partitions_with_new_work_are_announced_after_the_commit(store: Store) -> None:
     """
-    Who rings the bell is told which partitions have work, and only when everybody can see that work.
+    The callback gets the partitions with work, and only after that work is visible to others.
     """
     seen: list[tuple[set[int], int]] = []
 
@@ -349,8 +352,9 @@ def test_a_partition_with_too_much_waiting_is_saturated_and_the_others_are_not(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Above the limit of waiting rows a partition takes no more; another one does; what it took before it still
-    answers for; drained, it takes again.
+    Above the limit of waiting rows a partition accepts nothing more, and other partitions do.
+
+    Repetitions of accepted requests are still answered. Once drained, the partition accepts again.
     """
     monkeypatch.setattr(saturation, "INTERVAL_SECONDS", 0.02)
     with started(intake_of(store.database, backlog_limit=200)) as [one]:
@@ -369,9 +373,10 @@ def test_a_partition_with_too_much_waiting_is_saturated_and_the_others_are_not(
         assert again.problem is None
 
 
-def test_the_size_of_the_inbox_never_hides_how_much_waits(store: Store) -> None:
+def test_the_size_of_the_inbox_never_hides_its_rows(store: Store) -> None:
     """
-    The gauge counts only when the size of the inbox allows for enough rows: the estimate must never be too low.
+    Rows are counted only if the size of the inbox allows for enough of them, so the estimate must never be
+    too low.
     """
     store.owner.execute(
         "INSERT INTO inbox (partition, request_id, verb) SELECT 1, gen_random_uuid(), 'deny'"
@@ -385,26 +390,26 @@ def test_the_size_of_the_inbox_never_hides_how_much_waits(store: Store) -> None:
     assert 20_000 <= at_most < 25_000
 
 
-def test_a_wish_about_a_request_that_is_not_there_is_an_error(store: Store) -> None:
+def test_a_command_for_a_missing_request_is_an_error(store: Store) -> None:
     """
-    A later word needs a request; nothing is written for one that does not exist.
+    A command needs a request; without one, nothing is written.
     """
     with pytest.raises(LookupError):
         commands.record_command(store.owner, store.one("SELECT gen_random_uuid()"), "cancel", "ada")
     assert store.waiting() == 0
 
 
-def test_a_wish_goes_to_the_home_of_its_request_once(store: Store) -> None:
+def test_a_command_goes_to_the_home_of_its_request_once(store: Store) -> None:
     """
-    The API's role may record it, and a hundred at once are one.
+    The API's role may record a command, and ten at once become one.
     """
     [asked] = store.accept(store.redeems("sneaker", "ada"))
 
-    def wish() -> int:
-        with connections.connect(store.database.api_url, application_name="test wish") as connection:
+    def record() -> int:
+        with connections.connect(store.database.api_url, application_name="test command") as connection:
             return commands.record_command(connection, asked, "cancel", "ada")
 
-    assert at_once(*[wish] * 10) == [partition_of("sneaker", PARTITIONS)] * 10
+    assert at_once(*[record] * 10) == [partition_of("sneaker", PARTITIONS)] * 10
     assert store.owner.execute("SELECT count(*) FROM inbox WHERE verb = 'cancel'").fetchall() == [(1,)]
 
 
@@ -426,8 +431,8 @@ def _only(result: object) -> Receipt:
 
 
 def _until(one: Intake, ask: Callable[[], Submission], wanted: Callable[[Receipt], object]) -> Receipt:
-    """Ask, each time anew, until the receipt is as wanted."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    """Submit a new request each time, until the receipt satisfies `wanted`."""
+    end = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < end:
         [receipt] = one.accept([ask()])
         if wanted(receipt):

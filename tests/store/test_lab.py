@@ -1,5 +1,5 @@
 """
-The race lab against a real database: what should hold holds, what should not does not, and nothing is left behind.
+The race lab on a real database: protections hold, the unprotected code does not, and nothing remains.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.servers import Database
 
 USERS = 20
-#: A race is a matter of luck: so many tries without one are none.
+#: A race depends on luck. This many tries without one count as none.
 TRIES = 20
 LOCAL = [name for name, strategy in STRATEGIES.items() if strategy.holds and strategy.turn]
 
@@ -39,7 +39,7 @@ LOCAL = [name for name, strategy in STRATEGIES.items() if strategy.holds and str
 @pytest.fixture
 def opened(settings: Settings) -> Iterator[Arena]:
     """
-    An arena as the page has it: as `teller_api`.
+    An arena as the page has it, connected as `teller_api`.
     """
     with arena.opened(settings.api_database_url, settings.redis_url) as ready:
         yield ready
@@ -48,7 +48,7 @@ def opened(settings: Settings) -> Iterator[Arena]:
 @pytest.fixture
 def owner(database: Database) -> Iterator[Connection]:
     """
-    Somebody who may look everywhere.
+    The owner's connection, which may read everything.
     """
     with contextlib.closing(_connect(database.url)) as connection:
         yield connection
@@ -59,14 +59,14 @@ def _connect(url: str) -> Connection:
 
 
 def run(opened: Arena, name: str, users: int = USERS, stock: int = 1) -> Outcome:
-    """One race of a strategy that has a turn."""
+    """Run one race of a strategy that has a turn."""
     turn = STRATEGIES[name].turn
     assert turn is not None
     return opened.race(name, [turn] * users, stock)
 
 
-def left_behind(owner: Connection) -> list[tuple[int, int]]:
-    """Rows in the tables of the races."""
+def rows_left(owner: Connection) -> list[tuple[int, int]]:
+    """Return the numbers of rows in the tables of the races."""
     return owner.execute(
         "SELECT (SELECT count(*) FROM lab_things), (SELECT count(*) FROM lab_approvals)"
     ).fetchall()
@@ -74,9 +74,9 @@ def left_behind(owner: Connection) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("stock", [1, 7, USERS + 5])
 @pytest.mark.parametrize("name", LOCAL)
-def test_a_protection_lets_as_many_through_as_there_are(opened: Arena, name: str, stock: int) -> None:
+def test_a_protection_approves_exactly_the_stock(opened: Arena, name: str, stock: int) -> None:
     """
-    Approvals, what the users were told, and what is left agree, and everybody got an answer.
+    Approvals, answers and the rest agree, and each user got an answer.
     """
     outcome = run(opened, name, stock=stock)
 
@@ -90,9 +90,9 @@ def test_a_protection_lets_as_many_through_as_there_are(opened: Arena, name: str
     assert outcome.moment() is None
 
 
-def test_the_textbook_gives_the_last_one_away_more_than_once(opened: Arena) -> None:
+def test_the_textbook_sells_the_last_one_more_than_once(opened: Arena) -> None:
     """
-    Read, check, write: with a barrier and nothing staged. What the database counts is what users were told.
+    Read, check, write, with a barrier and nothing staged. The database's count equals the users' answers.
     """
     outcome = next((one for one in (run(opened, "naive") for _ in range(TRIES)) if one.race), None)
 
@@ -102,7 +102,7 @@ def test_the_textbook_gives_the_last_one_away_more_than_once(opened: Arena) -> N
     moment = outcome.moment()
     assert moment is not None
     assert moment.value == 1
-    # Whoever read before the first had written, read what was there before it.
+    # Users that read before the first write have read the value before it.
     assert all(
         result.seen == 1
         for result in outcome.results
@@ -113,8 +113,7 @@ def test_the_textbook_gives_the_last_one_away_more_than_once(opened: Arena) -> N
 
 def test_the_textbook_loses_writes_too(opened: Arena) -> None:
     """
-    With more pieces than users nobody is told yes too often, and still the books are wrong: what is left is no
-    longer what was not taken.
+    With more pieces than users, no user is approved wrongly, and still the remaining quantity is wrong.
     """
     outcomes = [run(opened, "naive", stock=100) for _ in range(TRIES)]
 
@@ -132,11 +131,12 @@ def test_the_textbook_loses_writes_too(opened: Arena) -> None:
         ("atomic", "take_one", "write_quantity"),
     ],
 )
-def test_a_broken_protection_is_found_out(
+def test_a_broken_protection_is_detected(
     opened: Arena, monkeypatch: pytest.MonkeyPatch, name: str, query: str, broken: str
 ) -> None:
     """
-    Without FOR UPDATE, or without the condition, it is the textbook again, and the verdict says so.
+    Without FOR UPDATE, or without the condition, the strategy fails like the textbook, and the verdict shows
+    it.
     """
     text = strategies.SQL[broken].replace("%(quantity)s", "quantity - 1")
     monkeypatch.setitem(strategies.SQL, query, text)
@@ -148,7 +148,7 @@ def test_a_redis_lock_that_is_not_taken_protects_nothing(
     opened: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It is the lock that holds, not the time it costs.
+    The lock protects, and not the time that it costs.
     """
     monkeypatch.setattr("redis.lock.Lock.acquire", lambda *_, **__: True)
     monkeypatch.setattr("redis.lock.Lock.release", lambda *_: None)
@@ -158,7 +158,8 @@ def test_a_redis_lock_that_is_not_taken_protects_nothing(
 
 def test_a_redis_lock_fails_when_its_holder_is_paused(opened: Arena) -> None:
     """
-    The second user gets the lock when it has run out; the first goes on, and does not take away the other's lock.
+    The second user gets the lock after it has expired. The first continues, and does not release the other's
+    lock.
     """
     outcome = paused_holder.demonstrate(opened)
 
@@ -175,7 +176,7 @@ def test_a_redis_lock_fails_when_its_holder_is_paused(opened: Arena) -> None:
 
 def test_steps_are_in_order_on_one_clock(opened: Arena) -> None:
     """
-    Nothing begins before all are let go, and no step of a user before the one ahead of it has ended.
+    No step begins before all users are released, and each user's steps follow each other.
     """
     outcome = run(opened, "redislock", users=3)
 
@@ -186,9 +187,9 @@ def test_steps_are_in_order_on_one_clock(opened: Arena) -> None:
     assert {step.name for step in outcome.results[0].steps} >= {"wait", "read", "check", "commit"}
 
 
-def test_nothing_is_left_behind(opened: Arena, owner: Connection) -> None:
+def test_no_rows_remain(opened: Arena, owner: Connection) -> None:
     """
-    A race that is over has no rows; what one that was killed left is removed by the next.
+    A finished race leaves no rows. The rows of a killed one are removed by the next.
     """
     owner.execute(
         "INSERT INTO lab_things (id, quantity, created_at)"
@@ -198,14 +199,14 @@ def test_nothing_is_left_behind(opened: Arena, owner: Connection) -> None:
 
     run(opened, "naive", users=3)
 
-    assert left_behind(owner) == [(1, 1)]  # of one that may still be under way
+    assert rows_left(owner) == [(1, 1)]  # rows of a race that may still run
 
 
-def test_a_race_that_is_called_off_ends_everybody_and_leaves_nothing(
+def test_an_interrupted_race_ends_all_users_and_leaves_nothing(
     opened: Arena, owner: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Ctrl-C while one user waits in PostgreSQL and another for a lock in Redis.
+    Ctrl-C ends the race while one user waits in PostgreSQL and another for a lock in Redis.
     """
     busy = threading.Semaphore(0)
     waiting = []
@@ -226,29 +227,29 @@ def test_a_race_that_is_called_off_ends_everybody_and_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(arena.Crowd, "join", interrupt)
-    monkeypatch.setattr(arena, "LEAVE_SECONDS", 30.0)  # the test's machine may be slow
+    monkeypatch.setattr(arena, "LEAVE_SECONDS", 30.0)  # the machine may be slow
 
     with pytest.raises(KeyboardInterrupt):
         opened.race("none", [in_postgres, in_redis], 1)
 
     assert [result.error for result in waiting] == ["canceling statement due to user request"]
-    assert left_behind(owner) == [(0, 0)]
+    assert rows_left(owner) == [(0, 0)]
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("user-")] == []
 
 
 def test_more_users_than_connections_is_one_line(opened: Arena) -> None:
     """
-    Nobody is let go when not everybody can come, and the line says how many can.
+    No user is released if not all can connect, and the message has the possible number.
     """
     with pytest.raises(arena.TooManyUsers, match=r"^1000 users need .* PostgreSQL has \d+ left"):
         opened.race("none", [lambda _: None] * 1_000, 1)
 
 
-def test_users_who_were_never_let_go_are_no_verdict(
+def test_users_that_were_never_released_give_no_verdict(
     opened: Arena, counter: tellers_queue.Counter, owner: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A machine too busy for so many says so; it does not say that all is well because nobody came.
+    A machine too busy for this many users reports it. It does not report success because no user started.
     """
     monkeypatch.setattr(arena, "READY_SECONDS", 0)
 
@@ -257,12 +258,12 @@ def test_users_who_were_never_let_go_are_no_verdict(
     with pytest.raises(arena.NotReady):
         tellers_queue.race(counter, USERS, 1)
 
-    assert left_behind(owner) == [(0, 0)]
+    assert rows_left(owner) == [(0, 0)]
 
 
-def test_a_user_whom_the_database_refuses_is_told_so(opened: Arena) -> None:
+def test_a_user_refused_by_the_database_gets_the_error(opened: Arena) -> None:
     """
-    An error is that user's answer; the others go on, and nothing was approved for it.
+    The error is that user's answer. The others continue, and nothing was approved for it.
     """
 
     def refused(turn: Turn) -> None:
@@ -277,9 +278,9 @@ def test_a_user_whom_the_database_refuses_is_told_so(opened: Arena) -> None:
     assert outcome.results[0].error == "division by zero"
 
 
-def test_without_redis_it_says_so(settings: Settings) -> None:
+def test_without_redis_the_message_names_it(settings: Settings) -> None:
     """
-    Nobody is let go towards a Redis that is not there.
+    No user is released without a reachable Redis.
     """
     with (
         arena.opened(settings.api_database_url, "redis://127.0.0.1:1") as ready,
@@ -288,13 +289,13 @@ def test_without_redis_it_says_so(settings: Settings) -> None:
         ready.need_redis()
 
 
-# ---------------------------------------------------------------- Teller's own way
+# ---------------------------------------------------------------- Teller's own queue
 
 
 @pytest.fixture
 def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.Counter]:
     """
-    Where users ask, and nobody else decides.
+    A queue where users submit requests, and only this fixture decides.
     """
     with (
         started(intake_of(database)) as [intake],
@@ -306,11 +307,11 @@ def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.Co
 
 
 @pytest.mark.parametrize("stock", [1, 7])
-def test_tellers_queue_lets_as_many_through_as_there_are(
+def test_tellers_queue_approves_exactly_the_stock(
     counter: tellers_queue.Counter, owner: Connection, stock: int
 ) -> None:
     """
-    The first in the queue get it: real requests, in the ledger, of which nothing waits afterwards.
+    The first in the queue get the items. The requests are real and in the ledger, and none waits afterwards.
     """
     outcome = tellers_queue.race(counter, USERS, stock)
 
@@ -325,22 +326,22 @@ def test_tellers_queue_lets_as_many_through_as_there_are(
     assert list(verify(owner)) == []
 
 
-def test_a_queue_that_nobody_decides_is_given_up(
+def test_a_queue_without_a_worker_is_abandoned(
     counter: tellers_queue.Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A paused partition, or no worker: one line, and no verdict.
+    A paused partition, or no worker, ends in one line without a verdict.
     """
     monkeypatch.setattr(tellers_queue, "PATIENCE_SECONDS", 0.1)
-    nobody = tellers_queue.Counter(counter.accept, counter.connection, counter.partitions)
+    undecided = tellers_queue.Counter(counter.accept, counter.connection, counter.partitions)
 
     with pytest.raises(tellers_queue.NotDecided, match="is it paused, or is no worker running"):
-        tellers_queue.race(nobody, 2, 1)
+        tellers_queue.race(undecided, 2, 1)
 
 
-def test_a_user_whom_intake_refuses_is_told_so(counter: tellers_queue.Counter) -> None:
+def test_a_user_refused_by_intake_gets_the_error(counter: tellers_queue.Counter) -> None:
     """
-    The others are decided; the verdict counts who got no answer.
+    The others are decided, and the verdict counts the users without an answer.
     """
     accept = counter.accept
 
@@ -365,7 +366,7 @@ def test_only_the_latest_results_are_kept(
     settings: Settings, owner: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The oldest go; what is kept is what was saved.
+    The oldest results are removed, and the others read back as saved.
     """
     monkeypatch.setattr(kept, "RESULTS_MAX", 3)
     with contextlib.closing(_connect(settings.api_database_url)) as connection:

@@ -1,5 +1,5 @@
 """
-Who owns which partition, by PostgreSQL alone: leases, claims, takeovers, pauses.
+Ownership of partitions by PostgreSQL alone: leases, claims, takeovers, pauses.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ ALL = frozenset(range(PARTITIONS))
 @pytest.fixture
 def connect(database: Database) -> Iterator[Callable[[str], Connection]]:
     """
-    Connections as a role, closed after the test.
+    Connect as a role, and close the connections after the test.
     """
     with ExitStack() as opened:
         urls = {"owner": database.url, "worker": database.worker_url, "api": database.api_url}
 
         def as_role(role: str) -> Connection:
             connection = db.connect(urls[role], application_name=f"test {role}")
-            opened.callback(connection.close)  # without a COMMIT, which would wait for whoever waits
+            opened.callback(connection.close)  # without a COMMIT, which would wait for the lock's holder
             return connection
 
         yield as_role
@@ -53,31 +53,31 @@ def connect(database: Database) -> Iterator[Callable[[str], Connection]]:
 @pytest.fixture
 def connection(connect: Callable[[str], Connection]) -> Connection:
     """
-    A worker's.
+    A worker's connection.
     """
     return connect("worker")
 
 
 def join(connection: Connection) -> uuid.UUID:
-    """A worker begins to live."""
+    """Register a new worker."""
     worker = new_id()
     ownership.join(connection, worker, "here", 1)
     return worker
 
 
-def fall_silent(connection: Connection, worker: uuid.UUID) -> None:
-    """The worker's lease runs out."""
+def expire_lease(connection: Connection, worker: uuid.UUID) -> None:
+    """Let the worker's lease expire."""
     connection.execute("UPDATE workers SET alive_until = clock_timestamp() WHERE id = %s", (worker,))
 
 
 def hold_lock(connection: Connection, partition: int) -> None:
-    """Be in the middle of a batch."""
+    """Hold the partition's lock, as in the middle of a batch."""
     connection.execute("BEGIN")
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (db.LOCK_CLASS, partition))
 
 
 def add_work(owner: Connection, partition: int, age_seconds: float = 0) -> None:
-    """Something waits in the partition."""
+    """Insert waiting work into the partition."""
     owner.execute(
         "INSERT INTO inbox (partition, request_id, verb, created_at)"
         " VALUES (%s, gen_random_uuid(), 'decide', clock_timestamp() - make_interval(secs => %s))",
@@ -86,16 +86,16 @@ def add_work(owner: Connection, partition: int, age_seconds: float = 0) -> None:
 
 
 def last_batch_was(owner: Connection, partition: int, seconds_ago: float) -> None:
-    """The partition's row, as a batch leaves it."""
+    """Set the partition's row as a batch leaves it."""
     owner.execute(
         "UPDATE partitions SET drained_at = clock_timestamp() - make_interval(secs => %s) WHERE id = %s",
         (seconds_ago, partition),
     )
 
 
-def test_a_claim_takes_what_is_free_and_no_more_than_asked(connection: Connection) -> None:
+def test_a_claim_takes_free_partitions_up_to_the_number_asked(connection: Connection) -> None:
     """
-    Two workers that ask for half each have half each; a third one finds nothing.
+    Two workers that claim half each get half each, and a third one finds nothing.
     """
     first, second, third = (join(connection) for _ in range(3))
 
@@ -112,30 +112,30 @@ def test_claims_at_the_same_instant_never_give_a_partition_twice(
     connect: Callable[[str], Connection],
 ) -> None:
     """
-    Four workers claim everything at once, ten times: each partition has one owner, and only one was told so.
+    Four workers claim everything at once, ten times. Each partition goes to one of them.
     """
-    lines = [connect("worker") for _ in range(4)]
-    workers = [join(line) for line in lines]
-    with ThreadPoolExecutor(len(lines)) as pool:
+    connections = [connect("worker") for _ in range(4)]
+    workers = [join(line) for line in connections]
+    with ThreadPoolExecutor(len(connections)) as pool:
         for _ in range(10):
-            gate = threading.Barrier(len(lines))
+            gate = threading.Barrier(len(connections))
 
             def claim(number: int, gate: threading.Barrier = gate) -> frozenset[int]:
                 gate.wait()
-                return ownership.claim(lines[number], workers[number], PARTITIONS)
+                return ownership.claim(connections[number], workers[number], PARTITIONS)
 
-            claimed = list(pool.map(claim, range(len(lines))))
+            claimed = list(pool.map(claim, range(len(connections))))
 
             assert sum(map(len, claimed)) == PARTITIONS
             assert frozenset().union(*claimed) == ALL
-            for line, worker, mine in zip(lines, workers, claimed, strict=True):
+            for line, worker, mine in zip(connections, workers, claimed, strict=True):
                 assert ownership.heartbeat(line, worker).owned == mine
                 ownership.release(line, worker, mine)
 
 
-def test_a_heartbeat_tells_how_many_live_and_what_is_free(connection: Connection) -> None:
+def test_a_heartbeat_returns_live_workers_and_free_partitions(connection: Connection) -> None:
     """
-    A worker learns of others that live, of partitions that nobody has, and when to look for a lease that runs out.
+    A worker learns of live workers, of partitions without an owner, and when the next lease expires.
     """
     worker = join(connection)
     alone = ownership.heartbeat(connection, worker)
@@ -148,40 +148,40 @@ def test_a_heartbeat_tells_how_many_live_and_what_is_free(connection: Connection
     assert both.next_expiry_seconds is not None
     assert 0 < both.next_expiry_seconds <= ownership.LEASE_TTL_SECONDS
 
-    fall_silent(connection, other)
+    expire_lease(connection, other)
     again = ownership.heartbeat(connection, worker)
     assert (again.living, again.free) == (1, PARTITIONS)
 
 
-def test_a_lease_that_ran_out_is_never_renewed(connection: Connection) -> None:
+def test_an_expired_lease_is_never_renewed(connection: Connection) -> None:
     """
-    Who was silent for too long may have lost everything: he begins anew, and owns nothing under his new id.
+    A worker without heartbeats for too long may have lost everything. It registers again and owns nothing.
     """
     worker = join(connection)
     ownership.claim(connection, worker, PARTITIONS)
-    fall_silent(connection, worker)
+    expire_lease(connection, worker)
 
     assert not ownership.heartbeat(connection, worker).renewed
     assert ownership.heartbeat(connection, join(connection)).owned == frozenset()
 
 
-def test_what_a_living_worker_owns_is_not_claimed_and_what_a_dead_one_owned_is(
+def test_partitions_of_an_expired_worker_alone_are_claimed(
     connection: Connection,
 ) -> None:
     """
-    Of two owners one falls silent: exactly his partitions go to the third.
+    The lease of one of two owners expires, and exactly its partitions go to the third worker.
     """
     living, dead, heir = (join(connection) for _ in range(3))
     ownership.claim(connection, living, 20)
     lost = ownership.claim(connection, dead, PARTITIONS)
-    fall_silent(connection, dead)
+    expire_lease(connection, dead)
 
     assert ownership.claim(connection, heir, PARTITIONS) == lost
 
 
-def test_who_leaves_gives_everything_back_at_once(connection: Connection) -> None:
+def test_a_leaving_worker_releases_everything_at_once(connection: Connection) -> None:
     """
-    Without waiting for a lease.
+    No lease has to expire first.
     """
     leaving, heir = join(connection), join(connection)
     owned = ownership.claim(connection, leaving, PARTITIONS)
@@ -191,10 +191,12 @@ def test_who_leaves_gives_everything_back_at_once(connection: Connection) -> Non
     assert ownership.heartbeat(connection, heir).living == 1
 
 
-def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Connection]) -> None:
+def test_a_takeover_ends_the_backends_that_hold_the_lock(connect: Callable[[str], Connection]) -> None:
     """
-    A stopped worker keeps the lock of its batch for as long as it is stopped: the heir ends its backend, also one
-    that waits for such a lock and would get it later. A batch of a partition that is not taken over goes on.
+    A suspended worker keeps the lock of its batch. The new owner ends the backend that holds the lock.
+
+    It also ends a backend that waits for such a lock and would get it later. Batches of other partitions
+    continue.
     """
     connection, holder, waiter, bystander = (connect("worker") for _ in range(4))
     dead, living, heir = (join(connection) for _ in range(3))
@@ -205,7 +207,7 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
 
     def wait_for_lock() -> None:
         with contextlib.suppress(psycopg.OperationalError):
-            hold_lock(waiter, mine)  # it may get the lock for an instant, when the holder ends first
+            hold_lock(waiter, mine)  # it may get the lock for a moment, if the holder ends first
         with pytest.raises(psycopg.OperationalError):
             waiter.execute("SELECT pg_sleep(5)")
         ended.set()
@@ -217,12 +219,12 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
         connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").rowcount == 0
     ):
         time.sleep(0.01)
-    fall_silent(connection, dead)
+    expire_lease(connection, dead)
 
     assert ownership.claim(connection, heir, 2) == {mine, other}
 
     connection.execute("SET lock_timeout = 1000")
-    hold_lock(connection, mine)  # waits for nobody
+    hold_lock(connection, mine)  # no other backend holds it
     assert ended.wait(5)
     waiting.join()
     with pytest.raises(psycopg.OperationalError):
@@ -230,9 +232,10 @@ def test_taking_over_ends_whoever_sits_on_the_lock(connect: Callable[[str], Conn
     assert bystander.execute("SELECT 1").fetchall() == [(1,)]
 
 
-def test_what_was_given_back_is_taken_without_ending_anybody(connect: Callable[[str], Connection]) -> None:
+def test_a_released_partition_is_taken_without_ending_a_backend(connect: Callable[[str], Connection]) -> None:
     """
-    During a deploy the old worker's last batch may overlap with the new owner: the lock decides, nobody is ended.
+    During a deploy the old worker's last batch may overlap with the new owner. The lock orders them, and both
+    go on.
     """
     connection, last_batch = connect("worker"), connect("worker")
     leaving, heir = join(connection), join(connection)
@@ -246,7 +249,8 @@ def test_what_was_given_back_is_taken_without_ending_anybody(connect: Callable[[
 
 def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> None:
     """
-    Neglected is what waits for longer than a second and had no batch for a second; what is paused, is neither.
+    Neglected work waits longer than a second in a partition without a batch for a second. Paused work is
+    neither.
     """
     owner, connection = connect("owner"), connect("worker")
     fresh, old, old_but_drained, paused, empty = range(5)
@@ -263,9 +267,9 @@ def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> Non
     assert ownership.neglected(connection, ALL - {old}, 1.0) == []
 
 
-def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connection]) -> None:
+def test_a_pause_waits_for_the_running_batch(connect: Callable[[str], Connection]) -> None:
     """
-    When `pause` returns, no batch is under way, and the next one sees that it is paused.
+    When `pause` returns, no batch runs, and the next one sees the pause.
     """
     api, batch = connect("api"), connect("worker")
     hold_lock(batch, 7)
@@ -287,7 +291,7 @@ def test_a_pause_waits_for_the_batch_under_way(connect: Callable[[str], Connecti
 
 def test_pausing_and_resuming_is_audited_once_each(connect: Callable[[str], Connection]) -> None:
     """
-    Pausing what is paused changes nothing, and neither does resuming what is not.
+    Pausing a paused partition changes nothing, and neither does resuming one that is not paused.
     """
     api = connect("api")
 
@@ -303,11 +307,9 @@ def test_pausing_and_resuming_is_audited_once_each(connect: Callable[[str], Conn
 
 
 @pytest.mark.parametrize("partition", [-1, PARTITIONS, 40_000])
-def test_a_partition_that_is_not_there_is_refused(
-    connect: Callable[[str], Connection], partition: int
-) -> None:
+def test_a_missing_partition_is_refused(connect: Callable[[str], Connection], partition: int) -> None:
     """
-    And nothing is recorded.
+    Nothing is recorded.
     """
     api = connect("api")
     for act in (pauses.pause, pauses.resume):
@@ -318,7 +320,7 @@ def test_a_partition_that_is_not_there_is_refused(
 
 def test_the_list_shows_owner_backlog_age_and_pause(connect: Callable[[str], Connection]) -> None:
     """
-    In one page, in order; the owner for as long as it lives.
+    The list is one page in order. It shows the owner while its lease is valid.
     """
     owner, connection, api = connect("owner"), connect("worker"), connect("api")
     worker = new_id()
@@ -339,13 +341,13 @@ def test_the_list_shows_owner_backlog_age_and_pause(connect: Callable[[str], Con
         None,
         True,
     )
-    fall_silent(connection, worker)
+    expire_lease(connection, worker)
     assert ownership.list_partitions(api)[0].owner is None
 
 
 def test_a_server_that_is_gone_is_a_fault_of_the_infrastructure(connection: Connection) -> None:
     """
-    Not psycopg's own exception: the caller knows nothing of psycopg.
+    The fault is not psycopg's own exception, because callers do not import psycopg.
     """
     connection.close()
 

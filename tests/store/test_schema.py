@@ -1,6 +1,5 @@
 """
-What PostgreSQL itself refuses: statements of the wrong role, changes of what is append-only, states that must never
-be.
+Refusals by PostgreSQL itself: the wrong role, changes of append-only tables, impossible states.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = Path(__file__).parents[2] / "schema.sql"
 ROLES: Final = ("teller_api", "teller_worker", "teller_courier")
 VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
-#: The words of the table of tables x roles in schema.sql, as verbs.
+#: Words in the table of tables and roles of schema.sql, as verbs.
 WORDS: Final = {
     "read": {"SELECT"},
     "read but the secrets": {"SELECT"},
@@ -45,7 +44,7 @@ WORDS: Final = {
     "delete": {"DELETE"},
     "write": {"INSERT", "UPDATE", "DELETE"},
 }
-#: Where a role may read or update some columns only: which.
+#: Columns that a role may read or update, where these are not all.
 COLUMNS: Final = {
     ("address_changes", "teller_courier", "UPDATE"): {"due_at", "tries", "token"},
     ("api_keys", "teller_api", "UPDATE"): {"revoked_at", "last_used_at"},
@@ -81,13 +80,15 @@ def owner(database: Database) -> Iterator[Connection]:
         yield connection
 
 
-# ---------------------------------------------------------------- who may do what
+# ---------------------------------------------------------------- rights of the roles
 
 
 def test_each_role_may_do_what_the_table_says_and_nothing_else(owner: Connection, database: Database) -> None:
     """
-    Every table, every role, every verb, tried: what the table in schema.sql gives is permitted, everything else
-    is refused by PostgreSQL. A table without a line there fails.
+    Every table, role and verb is tried. The table in schema.sql lists what is permitted, and all else is
+    refused.
+
+    A table without a line there fails.
     """
     given = _table_of_grants()
     columns: dict[str, list[str]] = {}
@@ -114,7 +115,7 @@ def test_each_role_may_do_what_the_table_says_and_nothing_else(owner: Connection
 
 def test_no_role_owns_makes_or_disables_anything(owner: Connection, database: Database) -> None:
     """
-    No role is more than itself, and none can change the schema, switch off a trigger, or set a sequence.
+    No role has the rights of another, and none can change the schema, disable a trigger or set a sequence.
     """
     assert (
         owner.execute(
@@ -146,10 +147,11 @@ def test_no_role_owns_makes_or_disables_anything(owner: Connection, database: Da
                     connection.execute(statement.encode())
 
 
-def test_nothing_is_granted_to_everybody_nor_to_be_passed_on(owner: Connection) -> None:
+def test_nothing_is_granted_to_public_or_with_grant_option(owner: Connection) -> None:
     """
-    Beyond the verbs of the table there is no right to anything, on tables, columns or sequences: none to refer to it,
-    to put a trigger on it, to maintain it; none that a role could grant to another, and none for PUBLIC.
+    Beyond the table's verbs there is no right on tables, columns or sequences.
+
+    Nothing may be referred to, given a trigger, or maintained. No right is grantable, and PUBLIC has none.
     """
     assert (
         owner.execute(
@@ -166,7 +168,7 @@ def test_nothing_is_granted_to_everybody_nor_to_be_passed_on(owner: Connection) 
 
 
 def _table_of_grants() -> dict[str, dict[str, set[str]]]:
-    """The table in the comment of schema.sql: for each line and role, the permitted verbs."""
+    """Read the table in the comment of schema.sql. Returns the permitted verbs by line and role."""
     found: dict[str, dict[str, set[str]]] = {}
     for line in re.findall(r"^-- ([\w*]+ +\|.*)$", SCHEMA.read_text(), flags=re.MULTILINE):
         table, *cells = (cell.strip() for cell in line.split("|"))
@@ -179,14 +181,14 @@ def _table_of_grants() -> dict[str, dict[str, set[str]]]:
 
 
 def _lines_of(table: str, given: dict[str, dict[str, set[str]]]) -> list[str]:
-    """The lines that speak of a table: `sandbox_*` speaks of several."""
+    """Return the line for a table. `sandbox_*` covers several."""
     lines = [pattern for pattern in given if fnmatch.fnmatch(table, pattern)]
     assert len(lines) == 1, f"{table} needs one line in the table of tables and roles, and has {lines}"
     return lines
 
 
 def _is_permitted(connection: Connection, verb: str, table: str, column: str) -> bool:
-    """Try it, in a transaction that is rolled back: what is not refused for want of a grant is permitted."""
+    """Try the statement and roll it back. Returns False if a grant is missing."""
     name, part = sql.Identifier(table), sql.Identifier(column) if column else sql.SQL("")
     statement = {
         "SELECT": sql.SQL("SELECT {1} FROM {0} LIMIT 0"),
@@ -205,13 +207,13 @@ def _is_permitted(connection: Connection, verb: str, table: str, column: str) ->
     return True
 
 
-# ---------------------------------------------------------------- what nobody may do, not even the owner
+# ---------------------------------------------------------------- changes refused even to the owner
 
 
 @pytest.fixture
 def history(store: Store) -> Store:
     """
-    A store in which something has happened: an opening, a redemption, a refusal, an act of an admin.
+    A store with some history: an opening, a redemption, a refusal, an act of an admin.
     """
     store.open("sneaker", available=1)
     store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
@@ -241,7 +243,7 @@ def history(store: Store) -> Store:
         "UPDATE decisions SET current = true",
     ],
 )
-def test_what_was_written_stays_written(history: Store, statement: str) -> None:
+def test_history_cannot_be_changed(history: Store, statement: str) -> None:
     """
     History cannot be changed, deleted or emptied, not even by the owner of the schema.
     """
@@ -255,7 +257,8 @@ def test_what_was_written_stays_written(history: Store, statement: str) -> None:
 
 def test_every_column_of_a_decision_is_guarded(history: Store) -> None:
     """
-    Who adds a column to the decisions adds it to the trigger, too: what it does not compare could be changed.
+    A new column of the decisions must be in the trigger, too. A column that it does not compare could be
+    changed.
     """
     condition = history.one("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'only_supersede'")
     columns = history.owner.execute(
@@ -270,10 +273,10 @@ def test_every_column_of_a_decision_is_guarded(history: Store) -> None:
 
 def test_a_state_is_superseded_once_and_never_comes_back(history: Store) -> None:
     """
-    The one change that a decision knows is from current to not current.
+    The only change of a decision is from current to not current.
     """
     one = history.one("SELECT request_id FROM decisions ORDER BY sequence LIMIT 1")
-    with history.owner.transaction(force_rollback=True):  # only tried: the books stay as they are
+    with history.owner.transaction(force_rollback=True):  # rolled back, so the ledger stays as it is
         history.owner.execute("UPDATE decisions SET current = false WHERE request_id = %s", (one,))
         with pytest.raises(IntegrityConstraintViolation):
             history.owner.execute("UPDATE decisions SET current = true WHERE request_id = %s", (one,))
@@ -281,7 +284,7 @@ def test_a_state_is_superseded_once_and_never_comes_back(history: Store) -> None
 
 def test_a_request_is_in_one_state_at_a_time(history: Store) -> None:
     """
-    The next state comes after the end of the one before, also within one statement.
+    The next state comes after the end of the previous one, also within one statement.
     """
     one = history.one(
         "SELECT request_id FROM decisions WHERE status = 'completed' AND version = 2 AND current LIMIT 1"
@@ -324,9 +327,9 @@ def test_a_request_is_in_one_state_at_a_time(history: Store) -> None:
         "INSERT INTO clients (id) VALUES ('two words')",
     ],
 )
-def test_a_state_that_must_never_be_is_refused(history: Store, statement: str) -> None:
+def test_an_impossible_state_is_refused(history: Store, statement: str) -> None:
     """
-    The crash net: overdraft, holds, usages, names and numbers are held by CHECKs, whoever writes.
+    CHECKs hold overdraft, holds, usages, names and numbers, whichever role writes.
     """
     with pytest.raises(CheckViolation):
         history.owner.execute(statement.encode())
@@ -349,11 +352,11 @@ def test_a_state_that_must_never_be_is_refused(history: Store, statement: str) -
         ("gift", "ada", 1, None),
     ],
 )
-def test_a_request_without_what_its_kind_needs_is_refused(
+def test_a_request_without_the_fields_of_its_kind_is_refused(
     owner: Connection, kind: str, account: str | None, amount: int | None, refund_of: uuid.UUID | None
 ) -> None:
     """
-    Who asks and for how much is there when it is needed: a NULL does not slip through.
+    Account and amount are present where the kind needs them, and NULL does not pass.
     """
     with pytest.raises(CheckViolation):
         owner.execute(
@@ -368,9 +371,10 @@ STATES: Final = ("processing", "completed", "rejected", "refunded", "cancelled",
 STAGES: Final = ("awaiting_confirmation", "awaiting_approval", "queued", "held", "settling")
 
 
-def test_a_state_has_a_stage_or_a_code_as_its_status_asks(owner: Connection) -> None:
+def test_a_state_has_a_stage_or_a_code_as_its_status_requires(owner: Connection) -> None:
     """
-    Processing has a stage that is known; all others have none; completed has no code; every no has one.
+    A processing request has a known stage, and others have none. A completed one has no code, and each no has
+    one.
     """
     for status, stage, code in itertools.product(
         (*STATES, "done", ""), (*STAGES, "waiting", None), ("out_of_stock", None)
@@ -406,7 +410,7 @@ def test_a_request_takes_once_and_its_hold_ends_once(
     owner: Connection, first: str, second: str, *, refused: bool
 ) -> None:
     """
-    A UNIQUE index says that a leg of a request has one entry of a kind, and a hold one end.
+    A UNIQUE index allows one entry of a kind for a leg of a request, and one end for a hold.
     """
     request = uuid.uuid4()
 

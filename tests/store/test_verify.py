@@ -1,6 +1,7 @@
 """
-Verifying: a system in which everything has happened is found right, while it goes on; and what is wrong is told so
-that a person finds it. That every single value is looked at is shown in `test_verify_values.py`.
+Verification: a system with every kind of event is right, also while it runs, and faults are reported clearly.
+
+`test_verify_values.py` shows that each single value is checked.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def history(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A system in which everything has happened."""
+    """A system with every kind of event."""
     play(store, monkeypatch)
     return store
 
 
 @pytest.fixture
-def books(database: Database) -> Iterator[Store]:
-    """A store whose books a test may spoil."""
+def unchecked(database: Database) -> Iterator[Store]:
+    """A store whose ledger is not checked at the end, so that a test may corrupt it."""
     with open_store(database) as opened:
         yield opened
 
 
-# ---------------------------------------------------------------- what is right
+# ---------------------------------------------------------------- correct systems
 
 
-def test_a_system_in_which_everything_has_happened_is_right(history: Store) -> None:
+def test_a_system_with_every_kind_of_event_is_right(history: Store) -> None:
     """
-    Nothing is found where nothing is wrong; every status and every kind of entry was there to be looked at.
+    Nothing is reported without a fault, and every status and kind of entry occurred.
     """
     assert list(verify(history.owner)) == []
     statuses = history.owner.execute("SELECT DISTINCT coalesce(stage, status) FROM decisions WHERE current")
@@ -60,16 +61,16 @@ def test_a_system_in_which_everything_has_happened_is_right(history: Store) -> N
     assert {row[0] for row in kinds} == set(ledger.MOVES)
 
 
-def test_an_empty_system_is_right(books: Store) -> None:
+def test_an_empty_system_is_right(unchecked: Store) -> None:
     """
-    Nothing has happened yet, and nothing is wrong.
+    Before any event, nothing is wrong.
     """
-    assert list(verify(books.owner)) == []
+    assert list(verify(unchecked.owner)) == []
 
 
 def test_the_role_of_the_api_may_verify(history: Store) -> None:
     """
-    Whoever may read everything can verify: it writes nothing.
+    Any role that may read everything can verify, because verification writes nothing.
     """
     before = history.contents()
 
@@ -79,9 +80,9 @@ def test_the_role_of_the_api_may_verify(history: Store) -> None:
     assert history.contents() == before
 
 
-def test_it_counts_what_it_looks_at_and_says_how_far_it_is(history: Store) -> None:
+def test_it_counts_rows_and_reports_its_progress(history: Store) -> None:
     """
-    Progress only ever grows, and ends at the total.
+    Progress only grows, and ends at the total.
     """
     seen: list[tuple[int, int]] = []
     verification = verify(history.owner, lambda done, total: seen.append((done, total)))
@@ -96,10 +97,10 @@ def test_it_counts_what_it_looks_at_and_says_how_far_it_is(history: Store) -> No
     assert {total for _, total in seen} == {seen[-1][0]}
 
 
-def test_it_sees_one_moment_while_the_system_goes_on(history: Store) -> None:
+def test_it_reads_one_moment_while_the_system_runs(history: Store) -> None:
     """
-    Between any two of its steps requests are accepted and decided, and it finds nothing: what it looks at is as
-    it was when it began.
+    Requests are accepted and decided between any two of its steps. It reads the state at its beginning and
+    finds nothing.
     """
 
     def go_on(done: int, total: int) -> None:
@@ -112,13 +113,13 @@ def test_it_sees_one_moment_while_the_system_goes_on(history: Store) -> None:
 
 
 @pytest.mark.parametrize("partitions", [1, 7, 64, 997, 1024])
-def test_the_database_knows_the_partition_of_a_resource_as_we_do(books: Store, partitions: int) -> None:
+def test_the_database_derives_the_same_partition_of_a_resource(unchecked: Store, partitions: int) -> None:
     """
-    PostgreSQL derives partitions by other means than `partition_of`: of 300 resources, the same for each.
+    PostgreSQL derives partitions by other means than `partition_of`. Both agree on 300 resources.
     """
-    books.owner.execute("UPDATE installation SET partitions = %s", (partitions,))
+    unchecked.owner.execute("UPDATE installation SET partitions = %s", (partitions,))
     placed = [(f"thing:{n}", partition_of(f"thing:{n}", partitions)) for n in range(300)]
-    with books.owner.cursor() as cursor:
+    with unchecked.owner.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition,"
             "                      resource_id)"
@@ -127,37 +128,40 @@ def test_the_database_knows_the_partition_of_a_resource_as_we_do(books: Store, p
             placed,
         )
 
-    assert [one for one in verify(books.owner) if one.code == "partition_wrong"] == []
+    assert [one for one in verify(unchecked.owner) if one.code == "partition_wrong"] == []
 
 
 def test_amendments_of_one_batch_may_have_come_in_either_order_when_one_was_replayed(
-    books: Store, monkeypatch: pytest.MonkeyPatch
+    unchecked: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A replayed amendment keeps its old number, so the number cannot say whether it came before or after a fresh one
-    of the same batch: both results are right, a third one is not.
-    """
-    books.open("stock")
-    with broken("amendment", monkeypatch):
-        [parked] = books.accept(books.asks("amendment", "stock", details={"unit": "box", "overdraft": 3}))
-        books.drain("stock")
-    books.accept(books.asks("amendment", "stock", details={"unit": "crate"}))
-    commands.record_command(books.owner, parked, "replay", "admin")
-    books.drain("stock")
+    A replayed amendment keeps its old number, so its order among fresh ones of the same batch is open.
 
-    assert books.one("SELECT unit FROM resources") == "box"
-    assert found(books) == []
-    assert found(books, "UPDATE resources SET unit = 'crate'") == []
-    assert [one.code for one in found(books, "UPDATE resources SET unit = 'sack'")] == [
+    Both results are right, and a third one is not.
+    """
+    unchecked.open("stock")
+    with broken("amendment", monkeypatch):
+        [failed] = unchecked.accept(
+            unchecked.asks("amendment", "stock", details={"unit": "box", "overdraft": 3})
+        )
+        unchecked.drain("stock")
+    unchecked.accept(unchecked.asks("amendment", "stock", details={"unit": "crate"}))
+    commands.record_command(unchecked.owner, failed, "replay", "admin")
+    unchecked.drain("stock")
+
+    assert unchecked.one("SELECT unit FROM resources") == "box"
+    assert found(unchecked) == []
+    assert found(unchecked, "UPDATE resources SET unit = 'crate'") == []
+    assert [one.code for one in found(unchecked, "UPDATE resources SET unit = 'sack'")] == [
         "resource_rules_wrong"
     ]
 
 
-# ---------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------- faults
 
 
 def found(store: Store, *forgeries: str) -> list[Discrepancy]:
-    """What is found after a superuser has changed something where no trigger sees it."""
+    """Change values as a superuser, without triggers. Returns the discrepancies."""
     with store.owner.transaction():
         store.owner.execute("SET LOCAL session_replication_role = replica")
         for forgery in forgeries:
@@ -166,7 +170,7 @@ def found(store: Store, *forgeries: str) -> list[Discrepancy]:
 
 
 def seal(store: Store, resource: str) -> None:
-    """What a careful forger does: the digests of the only ledger, and the resource, are made to fit."""
+    """Recompute the digests of the only ledger and its resource, as a careful forger would."""
     digest = bytes(32)
     with store.owner.transaction():
         store.owner.execute("SET LOCAL session_replication_role = replica")
@@ -185,16 +189,15 @@ def seal(store: Store, resource: str) -> None:
         )
 
 
-def test_a_changed_entry_is_named_and_those_after_it_are_not(books: Store) -> None:
+def test_a_changed_entry_is_named_and_later_ones_are_not(unchecked: Store) -> None:
     """
-    Who makes the second of four entries one of his own account shows as that entry alone; what the accounts have
-    used says so as well.
+    An entry moved to another account is reported alone, and the usages show it as well.
     """
-    books.open("stock", available=10, per_account_limit=5)
-    books.accept(*(books.redeems("stock", f"u{n}") for n in range(3)))
-    books.drain("stock")
+    unchecked.open("stock", available=10, per_account_limit=5)
+    unchecked.accept(*(unchecked.redeems("stock", f"u{n}") for n in range(3)))
+    unchecked.drain("stock")
 
-    wrong = found(books, "UPDATE entries SET account = 'thief' WHERE version = 2")
+    wrong = found(unchecked, "UPDATE entries SET account = 'thief' WHERE version = 2")
 
     assert sorted((one.code, one.id) for one in wrong) == [
         ("entry_digest_wrong", "stock/2"),
@@ -204,24 +207,24 @@ def test_a_changed_entry_is_named_and_those_after_it_are_not(books: Store) -> No
     ]
 
 
-def test_a_balance_that_was_helped_is_told_with_both_numbers(books: Store) -> None:
+def test_a_changed_balance_is_reported_with_both_numbers(unchecked: Store) -> None:
     """
-    The line says what is there and what must be.
+    The message has the actual and the expected value.
     """
-    books.open("purse", "balance", 100)
+    unchecked.open("purse", "balance", 100)
 
-    wrong = found(books, "UPDATE resources SET available = 1000000")
+    wrong = found(unchecked, "UPDATE resources SET available = 1000000")
 
     assert [str(one) for one in wrong] == ["resource_state_wrong purse: available is 1000000, not 100"]
 
 
-def test_a_value_that_cannot_be_read_is_a_discrepancy_and_no_traceback(books: Store) -> None:
+def test_an_unreadable_value_is_a_discrepancy_and_no_traceback(unchecked: Store) -> None:
     """
-    PostgreSQL knows times that nobody else does; everything else is verified all the same.
+    PostgreSQL allows times that Python does not. Everything else is still verified.
     """
-    books.open("purse", "balance", 100)
+    unchecked.open("purse", "balance", 100)
 
-    wrong = found(books, "UPDATE resources SET created_at = 'infinity', available = 7")
+    wrong = found(unchecked, "UPDATE resources SET created_at = 'infinity', available = 7")
 
     assert [(one.code, one.id) for one in wrong] == [
         ("unreadable", "resource_rules_wrong"),
@@ -232,12 +235,12 @@ def test_a_value_that_cannot_be_read_is_a_discrepancy_and_no_traceback(books: St
 @pytest.mark.parametrize(
     ("forgery", "code"),
     [
-        # The second is made to have been the first: only the ledger remembers.
+        # The second is made the first, and only the ledger shows it.
         (
             "UPDATE decisions SET sequence = CASE sequence WHEN 3 THEN 4 ELSE 3 END WHERE sequence IN (3, 4)",
             "entry_out_of_order",
         ),
-        # It was overdrawn once, by more than anybody ever allowed.
+        # The resource was overdrawn once, by more than was ever allowed.
         (
             """WITH resource AS (UPDATE resources SET overdraft = 5)
                UPDATE requests SET details = details || '{"overdraft": 5}' WHERE kind = 'opening'""",
@@ -250,7 +253,7 @@ def test_a_value_that_cannot_be_read_is_a_discrepancy_and_no_traceback(books: St
             "INSERT INTO inbox (partition, request_id, verb) SELECT partition, id, 'decide' FROM requests LIMIT 1",
             "inbox_decided_already",
         ),
-        # Somebody reopened what was refused.
+        # A refused request was reopened.
         (
             """WITH before AS (UPDATE decisions SET current = false WHERE status = 'rejected' RETURNING *)
                INSERT INTO decisions (request_id, version, status, code, sequence, decided_at, at, actor)
@@ -259,22 +262,20 @@ def test_a_value_that_cannot_be_read_is_a_discrepancy_and_no_traceback(books: St
         ),
     ],
 )
-def test_a_careful_forgery_with_right_digests_is_found_as_what_it_is(
-    books: Store, forgery: str, code: str
-) -> None:
+def test_a_careful_forgery_with_right_digests_is_found(unchecked: Store, forgery: str, code: str) -> None:
     """
-    Whoever recomputes all digests after a change is given away by what else must hold, and by that alone.
+    A forgery with recomputed digests is found by one other rule, and by that alone.
     """
-    books.open("purse", "balance", 10, overdraft=50)
-    books.accept(
-        books.asks("withdrawal", "purse", "ada", 30),
-        books.asks("withdrawal", "purse", "bob", 10),
-        books.asks("deposit", "purse", None, 50),
-        books.asks("withdrawal", "purse", "eve", 1_000),
+    unchecked.open("purse", "balance", 10, overdraft=50)
+    unchecked.accept(
+        unchecked.asks("withdrawal", "purse", "ada", 30),
+        unchecked.asks("withdrawal", "purse", "bob", 10),
+        unchecked.asks("deposit", "purse", None, 50),
+        unchecked.asks("withdrawal", "purse", "eve", 1_000),
     )
-    books.drain("purse")
+    unchecked.drain("purse")
 
-    found(books, forgery)
-    seal(books, "purse")
+    found(unchecked, forgery)
+    seal(unchecked, "purse")
 
-    assert {one.code for one in verify(books.owner)} == {code}
+    assert {one.code for one in verify(unchecked.owner)} == {code}

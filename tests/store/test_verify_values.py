@@ -1,6 +1,5 @@
 """
-Verifying, value by value: whatever is changed or lost behind Teller's back is found out, and what would not be is
-listed with the reason.
+Verification, value by value: every changed or lost value is found, or listed with the reason why it is not.
 """
 
 from __future__ import annotations
@@ -22,23 +21,24 @@ if TYPE_CHECKING:
     from tests.servers import Clones
     from tests.store.store import Store
 
-#: How many rows of a table each corruption is tried on, at the most: as unlike each other as there are.
+#: The most rows of a table that each corruption is tried on, as different as possible.
 ROWS_MAX = 8
 
 
 @dataclass(frozen=True)
 class Vouched:
     """
-    A column that cannot be changed unseen: in rows that are `where`; `to`: SQL expressions of what it is changed
-    into (None: another value of its type and, if the column allows it, NULL). One that comes to NULL without being
-    called so is not for that row.
+    A column whose change is found, in rows that satisfy `where`.
+
+    `to` has SQL expressions of the changed value. None stands for another value of the type and, where
+    allowed, NULL. An expression that evaluates to NULL, without being written so, does not apply to that row.
     """
 
     where: str = "true"
     to: tuple[str, ...] | None = None
 
 
-# Which rows, in SQL.
+# Conditions on rows, in SQL.
 TAKEN = """EXISTS (SELECT FROM entries e JOIN resources r ON r.id = e.resource_id AND r.per_account_limit IS NOT NULL
                   JOIN decisions d ON d.request_id = e.request_id AND d.current AND d.refunded = 0
                  WHERE e.request_id = requests.id AND e.kind IN ('debit', 'hold'))"""
@@ -63,7 +63,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
     },
     "requests": {
         "id": Vouched(),
-        # Of what was rejected, or given back, or is of a resource without a limit, nobody else says whose it was.
+        # For rejected or refunded requests, or without a limit, no other row has the account.
         "client_id": Vouched(TAKEN),
         # A redemption and a withdrawal take alike.
         "kind": Vouched(
@@ -73,14 +73,14 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         "partition": Vouched(),
         "resource_id": Vouched(),
         "account": Vouched(f"account IS NOT NULL AND {MOVED}"),
-        # A refund without an amount is one of all that is left.
+        # A refund without an amount refunds the rest.
         "amount": Vouched(MOVED, ("coalesce(amount, 0) + 1", "CASE kind WHEN 'refund' THEN 999 END")),
         "apply_before": Vouched(
             "apply_before IS NOT NULL",
             ("CASE WHEN apply_before < created_at THEN '2990-01-01'::timestamptz ELSE '2001-01-01' END",),
         ),
         "refund_of": Vouched(),
-        # What was amended again by a later request shows nowhere.
+        # An amendment that a later request amended again leaves no trace.
         "details": Vouched(
             f"kind IN ('opening', 'amendment') AND {COMPLETED}",
             ("""details || '{"gateway": "another"}'""",),
@@ -89,7 +89,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
     "inbox": {
         "partition": Vouched(),
         "request_id": Vouched(),
-        # A wish to cancel can be there or not.
+        # A cancel command may be present or absent.
         "verb": Vouched("verb <> 'cancel'", ("'cancel'", "'expire'")),
         "leg": Vouched(),
     },
@@ -97,7 +97,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         "request_id": Vouched(),
         "version": Vouched(),
         "current": Vouched(),
-        # Of the states before, only what can follow what is known.
+        # Earlier states must only allow the ones that follow.
         "status": Vouched(
             "current",
             (
@@ -108,7 +108,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
             ),
         ),
         "stage": Vouched("current AND stage IS NOT NULL", ("'awaiting_approval'", "NULL")),
-        # That it is a code of its status; which, only the moment of the decision knew.
+        # The code must belong to its status. Only the batch had the reason for one of several.
         "code": Vouched(
             "true",
             ("CASE status WHEN 'cancelled' THEN 'out_of_stock' ELSE coalesce(code, '') || 'x' END", "NULL"),
@@ -116,7 +116,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         "refunded": Vouched("current"),
         "sequence": Vouched(),
         "decided_at": Vouched(),
-        # The time of later versions is told by nothing else, but for what made or closed a resource.
+        # Later versions' times occur nowhere else, except for opened and closed resources.
         "at": Vouched("version = 2"),
         "reference": Vouched(
             "current AND reference IS NOT NULL AND detail IS DISTINCT FROM 'paid_after_refund'"
@@ -149,7 +149,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         )
     },
     "usages": {
-        # Of a resource that has no limit now, usages are not kept, and are counted anew when it gets one.
+        # Usages of a resource without a limit are not kept. They are counted again when it gets one.
         "resource_id": Vouched(LIMITED),
         "client_id": Vouched(LIMITED),
         "account": Vouched(LIMITED),
@@ -177,7 +177,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         "leg": Vouched(),
         "partition": Vouched(),
         "gateway": Vouched(),
-        # While nobody has acted on it, it is news and not a fact to compare with.
+        # Before an operator acts on it, it is news and not a fact to compare with.
         "outcome": Vouched(PAID, ("'declined'", "'unknown'", "NULL")),
         "reference": Vouched(PAID),
         "reason": Vouched("outcome = 'declined'"),
@@ -189,27 +189,27 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
     },
 }
 
-WORDS = "said by the one who asked; nothing else in the system says it again"
-CLOCK = "a clock's word for when it came in: clocks can be set back, so nothing can be held against it"
-OUTSIDE = "what happens between the couriers and the world outside: no sum is made of it"
-WHO = "who may ask and who is told: kept by people, derived from nothing"
-BULK = "the story of what people did to many at once; what came of each request is verified there"
-LAB = "of the race lab: nothing of Teller's follows from it"
-PROCESSES = "which processes are at work: about this moment, not about the books"
-NEXT_LOW_WATER = "it becomes the low-water mark: when that is wrong, work lies below it, and that is found"
-HISTORY = "the story for people; what it is about is verified, how it is told is not"
+WORDS = "given by the caller, and nowhere else in the system"
+CLOCK = "the time of its arrival; a clock can be set back, so nothing can contradict it"
+OUTSIDE = "an event between the couriers and other systems; no sum depends on it"
+PARTIES = "callers and receivers of notifications: kept by people, derived from nothing"
+BULK = "the record of acts on many requests; the result of each request is verified there"
+LAB = "a row of the race lab; nothing of Teller follows from it"
+PROCESSES = "the processes at this moment; the ledger does not depend on them"
+NEXT_LOW_WATER = "it becomes the low-water mark; if that is wrong, work lies below it, which is found"
+HISTORY = "a description for people; the described change is verified, its wording is not"
 
-#: Columns, and whole tables, that can be changed without `teller verify` finding it, each with the reason.
+#: Columns and whole tables that can be changed without `teller verify` finding it, each with the reason.
 NOT_VOUCHED = {
-    "installation.only_row": "there is one row, and its CHECK says so",
+    "installation.only_row": "there is one row, which its CHECK ensures",
     "installation.schema_version": "every process compares it with its own when it starts",
     "installation.created_at": CLOCK,
     "partitions.drained_at": PROCESSES,
     "partitions.next_low_water": NEXT_LOW_WATER,
     "partitions.next_xid": NEXT_LOW_WATER,
-    "requests.created_by": WHO,
+    "requests.created_by": PARTIES,
     "requests.idempotency_key": WORDS,
-    "requests.fingerprint": "of the body as it was sent, which is not kept",
+    "requests.fingerprint": "the digest of a body that is not kept",
     "requests.metadata": WORDS,
     "requests.created_at": CLOCK,
     "inbox.seq": "the order of arrival is nowhere else, and is gone once it is decided",
@@ -230,15 +230,15 @@ NOT_VOUCHED = {
     "deliveries": OUTSIDE,
     "address_changes": OUTSIDE,
     "fanouts": OUTSIDE,
-    "codes": "gone when nothing waits for them; that what waits for one has one is verified",
+    "codes": "removed when no request waits for them; that each waiting request has one is verified",
     "code_turns": OUTSIDE,
     "code_guesses": OUTSIDE,
-    "accounts": WHO,
-    "api_keys": WHO,
-    "clients": WHO,
-    "console_sessions": WHO,
-    "webhooks": WHO,
-    "audit": WHO,
+    "accounts": PARTIES,
+    "api_keys": PARTIES,
+    "clients": PARTIES,
+    "console_sessions": PARTIES,
+    "webhooks": PARTIES,
+    "audit": PARTIES,
     "bulk_actions": BULK,
     "bulk_items": BULK,
     "lab_things": LAB,
@@ -249,7 +249,7 @@ NOT_VOUCHED = {
     "ownership": PROCESSES,
 }
 
-#: What makes rows of a table unlike each other; elsewhere each row is.
+#: Expressions that make rows of a table different. Elsewhere each row is.
 SHAPES = {
     "requests": "kind || (SELECT concat(d.status, d.code) FROM decisions d WHERE d.request_id = id AND d.current)",
     "decisions": "concat(status, stage, code, version, current)",
@@ -272,17 +272,17 @@ ANOTHER = {
 
 @dataclass
 class Victim:
-    """A system in which everything has happened and nothing is forbidden any more."""
+    """A system with every kind of event and without any constraint."""
 
     store: Store
-    #: The type of each column, and whether it allowed NULL, by (table, column).
+    #: The type of each column and whether it allowed NULL, by table and column.
     columns: dict[tuple[str, str], tuple[str, bool]]
 
 
 @pytest.fixture(scope="module")
 def victim(postgres: Clones) -> Iterator[Victim]:
     """
-    One for all corruptions, each of which is undone: playing the story takes longer than verifying it.
+    One system for all corruptions, each of which is undone. Building it takes longer than verifying it.
     """
     with (
         postgres.clone() as database,
@@ -303,7 +303,7 @@ def victim(postgres: Clones) -> Iterator[Victim]:
 
 
 def _allow_everything(owner: Connection, columns: dict[tuple[str, str], tuple[str, bool]]) -> None:
-    """No trigger, constraint or unique index is left to refuse a corruption before it can be verified."""
+    """Drop all triggers, constraints and unique indexes that could refuse a corruption."""
     constraints = owner.execute(
         "SELECT conrelid::regclass::text, conname FROM pg_constraint"
         " WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u', 'p', 'f') ORDER BY contype = 'p'"
@@ -330,12 +330,12 @@ def _allow_everything(owner: Connection, columns: dict[tuple[str, str], tuple[st
 
 
 def execute(owner: Connection, statement: str, *parameters: str | None) -> list[tuple[str | None, ...]]:
-    """Run a statement that was put together from the names and expressions above."""
+    """Run a statement composed of the names and expressions above."""
     return owner.execute(statement.encode(), parameters).fetchall()
 
 
 def places(victim: Victim, table: str, where: str) -> list[str | None]:
-    """Where the rows are that a corruption is tried on: as unlike each other as there are."""
+    """Return the rows that a corruption is tried on, as different as possible."""
     shape = SHAPES.get(table, "ctid")
     found = execute(
         victim.store.owner,
@@ -348,9 +348,9 @@ def places(victim: Victim, table: str, where: str) -> list[str | None]:
 @pytest.mark.parametrize(
     ("table", "column"), [(table, column) for table, columns in VOUCHED.items() for column in columns]
 )
-def test_whatever_is_changed_is_found(victim: Victim, table: str, column: str) -> None:
+def test_any_changed_value_is_found(victim: Victim, table: str, column: str) -> None:
     """
-    One value is changed where no trigger and no constraint sees it: `teller verify` does.
+    One value is changed without triggers and constraints, and `teller verify` finds it.
     """
     owner, vouched = victim.store.owner, VOUCHED[table][column]
     type_name, nullable = victim.columns[table, column]
@@ -380,9 +380,9 @@ def test_whatever_is_changed_is_found(victim: Victim, table: str, column: str) -
 
 
 @pytest.mark.parametrize("table", VOUCHED)
-def test_whatever_is_lost_is_found(victim: Victim, table: str) -> None:
+def test_any_lost_row_is_found(victim: Victim, table: str) -> None:
     """
-    A row that is deleted is missed; but for a wish to cancel, and a usage of a resource that has no limit now.
+    A deleted row is found, except a cancel command and a usage of a resource without a limit.
     """
     owner = victim.store.owner
     where = {"inbox": "verb <> 'cancel'", "usages": LIMITED}.get(table, "true")
@@ -398,9 +398,9 @@ def test_whatever_is_lost_is_found(victim: Victim, table: str) -> None:
     assert list(verify(owner)) == []
 
 
-def test_every_column_is_vouched_for_or_there_is_a_reason_why_not(victim: Victim) -> None:
+def test_every_column_is_verified_or_has_a_reason(victim: Victim) -> None:
     """
-    A new column, or a new table, fails this until somebody has decided which.
+    A new column or table fails this test until it is in one of the two lists.
     """
     vouched = {(table, column) for table, columns in VOUCHED.items() for column in columns}
     excused = {
@@ -408,8 +408,10 @@ def test_every_column_is_vouched_for_or_there_is_a_reason_why_not(victim: Victim
         for table, column in victim.columns
         if {table, f"{table}.{column}"} & NOT_VOUCHED.keys()
     }
-    known = {table for table, _ in victim.columns} | {f"{table}.{column}" for table, column in victim.columns}
+    existing = {table for table, _ in victim.columns} | {
+        f"{table}.{column}" for table, column in victim.columns
+    }
 
     assert vouched | excused == victim.columns.keys()
     assert vouched & excused == set()
-    assert NOT_VOUCHED.keys() - known == set()
+    assert NOT_VOUCHED.keys() - existing == set()

@@ -283,4 +283,4 @@ def till(settings: Settings, database: Database, outside: Outside, tmp_path: Pat
             yield made
         finally:
             made.close()
-        store.check_books()
+        store.check_ledger()
