@@ -1,29 +1,33 @@
 """
-What can go wrong, as Teller's own exceptions.
+The exceptions of Teller.
 
-A business "no" is never here: it is a value (`model.Rejected`). `api/web/problems.py` alone knows which
-HTTP status an error becomes; the command line prints the message as one line.
+A business "no" is not an exception, but a value (`model.Rejected`). Only `api/web/problems.py` maps an error to an
+HTTP status. The command line prints the message as one line.
 """
 
 
 class TellerError(Exception):
     """
-    Base of all errors that say one clear line to a person. `code` is stable and snake_case.
+    Base of all errors whose message is one clear line for a person. `code` is stable and snake_case.
     """
 
     code = "error"
-    #: For what is refused for now: after so many seconds it may be tried again. None: as long as for all others.
+    #: Seconds after which the same call may be tried again; None: the default of the API.
     retry_after_seconds: int | None = None
 
 
 class SettingsError(TellerError):
-    """An environment variable makes no sense; the message names it."""
+    """
+    An environment variable has an invalid value; the message names it.
+    """
 
     code = "settings_invalid"
 
 
 class SchemaError(TellerError):
-    """The database is not migrated, or belongs to another Teller."""
+    """
+    The database is not migrated, or belongs to another Teller.
+    """
 
     code = "schema_mismatch"
 
@@ -37,24 +41,32 @@ class MigrationFailed(TellerError):
 
 
 class DatabaseUnavailable(TellerError):
-    """PostgreSQL cannot be reached or did not answer in time. Nothing is known about what was under way."""
+    """
+    PostgreSQL cannot be reached, or did not answer in time. A transaction in progress may have been committed or not.
+    """
 
     code = "database_unavailable"
 
 
 class IdempotencyKeyReused(TellerError):
-    """The idempotency key was used before, with another body."""
+    """
+    The idempotency key was used before, with another body.
+    """
 
     code = "idempotency_key_reused"
 
 
 class PartitionSaturated(TellerError):
-    """A partition has as much waiting as it may have."""
+    """
+    The backlog of a partition has reached its limit.
+    """
 
     code = "partition_saturated"
 
 
 class ServerError(TellerError):
-    """An embedded server does not start, or another Teller has the home; the line says which."""
+    """
+    An embedded server does not start, or another Teller uses the home; the message names the cause.
+    """
 
     code = "server_unavailable"

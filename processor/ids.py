@@ -1,6 +1,5 @@
 """
 Request ids: UUIDs of version 7.
-
 """
 
 import secrets
@@ -8,14 +7,16 @@ import threading
 import time
 import uuid
 
-#: Bits of a UUIDv7 below its millisecond: 12 of sub-millisecond time, 62 of chance (RFC 9562, 6.2, method 3).
+#: Bits of a UUIDv7 below its millisecond: 12 of sub-millisecond time, 62 random ones (RFC 9562, 6.2, method 3).
 SUB_MILLISECOND_STEPS = 4096
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 
 class _Clock:
-    """Ticks of 1/4096 millisecond that never repeat or run backwards within a process."""
+    """
+    Ticks of 1/4096 millisecond that never repeat or run backwards within a process.
+    """
 
     def __init__(self) -> None:
         self._last = 0
@@ -36,7 +37,7 @@ _clock = _Clock()
 
 def new_id() -> uuid.UUID:
     """
-    A UUIDv7 (RFC 9562): sorts by time of making, strictly increasing within a process.
+    Return a UUIDv7 (RFC 9562). Ids sort by the time of their creation, and strictly increase within a process.
     """
     millisecond, fraction = divmod(_clock.tick(), SUB_MILLISECOND_STEPS)
     return uuid.UUID(int=millisecond << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))

@@ -1,8 +1,8 @@
 """
 The log: one line for each unit of work, with a static event name and its facts beside it.
 
-For people when standard error is a terminal, else a JSON object a line. What the libraries log through the
-standard module goes the same way. Keys and values that look like secrets are masked on their way out.
+Lines are for people if standard error is a terminal, and JSON objects otherwise. Records that libraries log through
+the standard module take the same path. Keys and values that look like secrets are masked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-#: What stands in the log in place of a secret.
+#: The text in place of a secret.
 MASK = "***"
 
 _SECRET_NAME = re.compile(
@@ -30,10 +30,10 @@ _SECRET_VALUE = re.compile(
     r"(whsec_|Bearer\s+)[^\s\"',]+|(://[^/@:\s]*:)[^@\s]+(?=@)|(teller_)[A-Za-z0-9_-]{43}"
 )
 
-#: What every match of it has in it: looking for these first costs a tenth.
+#: Each match contains one of these. Searching for them first costs a tenth of the expression.
 _SECRET_MARKS = ("whsec_", "Bearer", "://", "teller_")
 
-#: Libraries that tell more than anybody wants to know at level info.
+#: Libraries that log too much at level info.
 _TALKATIVE = ("werkzeug", "httpx", "httpcore", "urllib3", "dramatiq")
 
 
@@ -44,7 +44,7 @@ def _names_secret(name: str) -> bool:
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """
-    Replace what is named or looks like a secret; a mistake of a caller must not end in a file.
+    Replace values that are named like a secret or look like one, so that a caller's mistake does not end in a file.
     """
     for name, value in event.items():
         if _names_secret(name):
@@ -56,7 +56,7 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 def configure(level: int = logging.INFO) -> None:
     """
-    Send everything to standard error, from now on and for the whole process. Called once, by the command line.
+    Send all logs of this process to standard error. The command line calls this once.
     """
     terminal = sys.stderr.isatty()
     shared: list[Processor] = [

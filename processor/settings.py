@@ -1,8 +1,8 @@
 """
-The settings: what the environment says, checked once, at the start.
+The settings, read from the environment and checked once, at the start.
 
-Reads the mapping it is given and nothing else. Each value that makes no sense raises a SettingsError whose one
-line names the variable. Secrets, and URLs that may hold a password, are never shown by repr.
+Only the given mapping is read. An invalid value raises a SettingsError whose one line names the variable. The repr
+shows no secrets, and no URLs, which may contain a password.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ SANDBOX = "sandbox"
 #: The value that stands for the address of the built-in sandbox in TELLER_GATEWAYS.
 BUILTIN = "builtin"
 
-#: How many partitions a database may have.
+#: The largest number of partitions of a database.
 PARTITIONS_MAX = 1024
 #: Worker processes of one `teller up`.
 WORKERS_MAX = 32
-#: Worker processes when nothing is said, on a machine with at least so many cores.
+#: The largest default number of worker processes; a machine with fewer cores gets one for each core.
 WORKERS_DEFAULT_MAX = 4
-#: A gateway is called at most so often for one effect.
+#: The largest number of calls of a gateway for one effect that may be set.
 GATEWAY_TRIES_MAX = 100
-#: No pause, timeout or lifetime in the settings is longer, in seconds: a day.
+#: The longest pause, timeout or lifetime that may be set: a day.
 SECONDS_MAX = 86_400.0
-#: TELLER_SECRET is shorter than this only by mistake, in characters.
+#: The shortest TELLER_SECRET.
 SECRET_CHARACTERS_MIN = 16
-#: The decoded key of a `whsec_` secret is shorter than this only by mistake, in bytes.
+#: The shortest decoded key of a `whsec_` secret.
 SIGNING_KEY_BYTES_MIN = 16
-#: Inbox rows that one partition may have waiting before it answers 503.
+#: The default limit of the inbox rows of one partition; beyond it requests are answered with 503.
 BACKLOG_LIMIT = 2_000_000
 #: The largest backlog limit that may be set, in rows.
 BACKLOG_LIMIT_MAX = 1_000_000_000
-#: Requests that one key may make in a second, of one API process: more than such a process can answer.
+#: The default limit of requests of one key in a second, in one API process: more than it can answer.
 RATE_LIMIT = 20_000
-#: Sign-ins that may fail in a minute from one address, in one API process.
+#: The default limit of failed sign-ins of one address in a minute, in one API process.
 SIGN_IN_LIMIT = 600
-#: The largest of these limits that may be set.
+#: The largest value of these two limits that may be set.
 LIMIT_MAX = 1_000_000
 
 _GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -62,10 +62,9 @@ _GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
-    All settings of CONTRACT.md. Durations are in seconds.
+    All settings; docs/configuration.md describes them. Durations are in seconds.
 
-    Where an embedded server is used, its URLs, and the secrets that are generated, are empty until the server
-    runs: `completed` fills them in.
+    The URLs of embedded servers, and generated secrets, are empty until `completed` fills them in.
     """
 
     embeds_postgres: bool
@@ -101,8 +100,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
         """
-        Check everything that `environ` says and fill in the defaults. An empty variable counts as unset.
-        Raises SettingsError.
+        Check all variables and fill in the defaults. An empty variable counts as unset. Raises SettingsError.
         """
         read = _Reader(environ)
         database_url = read.database_url("DATABASE_URL")
@@ -143,7 +141,7 @@ class Settings:
 
     def _require_secrets(self, *, gateways_named: bool) -> None:
         """
-        Beside a database of one's own nothing is generated: what must stay the same over restarts is given.
+        Check that the secrets are set. They are generated only for an embedded database, which keeps them.
         """
         if not self.secret:
             raise SettingsError("TELLER_SECRET is required when DATABASE_URL is set")
@@ -154,10 +152,10 @@ class Settings:
 
     def completed(self, found: Mapping[str, str]) -> Settings:
         """
-        With what the embedded servers and the keys file add: variables of CONTRACT.md; what is set already stays.
+        Return these settings with the variables that the embedded servers and the keys file add. Values that are set
+        already stay.
         """
-        known = {name: value for name, value in self.environment().items() if value}
-        merged = {**found, **known}
+        merged = {**found, **{name: value for name, value in self.environment().items() if value}}
         return replace(
             self,
             database_url=merged["DATABASE_URL"],
@@ -171,7 +169,7 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """
-        The variables a child process needs to use the same servers and secrets as this one.
+        Return the variables with which a child process uses the same servers and secrets as this one.
         """
         return {
             "DATABASE_URL": self.database_url,
@@ -190,7 +188,7 @@ class Settings:
     @property
     def roles_guard(self) -> bool:
         """
-        Whether API, worker and courier use roles of their own; else the GRANTs of the schema guard nothing.
+        Whether API, worker and courier use roles of their own. Otherwise the GRANTs of the schema have no effect.
         """
         return self.database_url not in (
             self.api_database_url,
@@ -201,7 +199,7 @@ class Settings:
 
 class _Reader:
     """
-    One variable at a time, with one line for what is wrong with it. Values are not repeated: they may be secret.
+    Reads one variable at a time. Errors never repeat a value, because it may be secret.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -254,8 +252,9 @@ class _Reader:
 
 def _is_conninfo(value: str) -> bool:
     """
-    Whether libpq finds in it what was meant. Said here, since its own words repeat what they stumble over, which is
-    most often a part of the password.
+    Return whether libpq can read the URL, and reads no part of the password as a host.
+
+    The messages of libpq are not shown, because they repeat the unreadable part, which is usually in the password.
     """
     try:
         found = conninfo_to_dict(value)

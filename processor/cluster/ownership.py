@@ -1,9 +1,9 @@
 """
 Partitions: which worker owns each, and which of them have work.
 
-Ownership is a matter of speed (one worker's consumer takes a partition's doorbells); what keeps batches apart
-is the advisory lock. Everything here writes `workers` and `ownership`, never what a batch locks. The functions
-take the caller's connection (in autocommit) and raise DatabaseUnavailable.
+Ownership decides only speed: the consumer of one worker takes the doorbells of a partition. The advisory lock keeps
+batches apart. This module writes `workers` and `ownership`, and no row that a batch locks. The functions take the
+caller's connection (in autocommit) and raise DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -19,51 +19,59 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
-#: How long a worker may be silent before its partitions are free to others. The promise is 5 s: to see that a lease
-#: ran out, and to claim, takes a beat, and longer on a busy machine.
+#: Seconds after its last heartbeat until a worker loses its partitions. A takeover is promised within 5 s, and takes
+#: one more heartbeat, or longer on a busy machine.
 LEASE_TTL_SECONDS: Final = 3
-#: Rows of workers that are silent for longer are deleted: long enough to be seen by whoever looks for them.
-BURIED_AFTER_SECONDS: Final = 3_600
+#: Seconds after which the row of an expired worker is deleted: operators can look at it until then.
+EXPIRED_ROWS_SECONDS: Final = 3_600
 
 SQL = statements.beside(__file__)
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a worker learns when it renews its lease."""
+    """
+    The answer to a heartbeat: the state of the worker's lease, and of all partitions.
+    """
 
-    #: False: the lease had run out, and nothing was renewed. All it owned may be another's by now.
+    #: False if the lease had expired and was not renewed. Other workers may own its partitions now.
     renewed: bool
-    #: Workers that live, itself included.
+    #: Workers with a valid lease, this one included.
     living: int
     owned: frozenset[int]
-    #: How many partitions no living worker owns.
+    #: Partitions that no worker with a valid lease owns.
     free: int
-    #: Seconds until the first lease of another worker runs out; None without others.
+    #: Seconds until the first lease of another worker expires; None if there is no other worker.
     next_expiry_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """A partition as an operator sees it."""
+    """
+    A partition as operators see it.
+    """
 
     id: int
-    #: `host:pid` of the living worker that drains it.
+    #: `host:pid` of the worker that drains it, while its lease is valid.
     owner: str | None
-    #: Inbox rows that wait.
+    #: Rows in the inbox.
     backlog: int
-    #: Age of the oldest of them; None when none waits.
+    #: Age of the oldest row; None if there is none.
     oldest_seconds: float | None
     paused: bool
 
 
 def join(connection: Connection, worker: UUID, host: str, pid: int) -> None:
-    """Begin to live, under an id never used before."""
+    """
+    Register a worker, under an id that was never used before.
+    """
     _run(connection, "join", worker=worker, host=host, pid=pid, lease_seconds=LEASE_TTL_SECONDS)
 
 
 def heartbeat(connection: Connection, worker: UUID) -> Heartbeat:
-    """Renew the lease of a worker that lives; one whose lease ran out must `join` anew, under another id."""
+    """
+    Renew the lease of a worker. A worker whose lease has expired must `join` again, under another id.
+    """
     [(renewed, living, owned, free, next_expiry)] = _run(
         connection, "heartbeat", worker=worker, lease_seconds=LEASE_TTL_SECONDS
     )
@@ -72,56 +80,71 @@ def heartbeat(connection: Connection, worker: UUID) -> Heartbeat:
 
 def claim(connection: Connection, worker: UUID, most: int) -> frozenset[int]:
     """
-    Take up to `most` partitions that are free or whose owner's lease ran out. The owner that fell silent
-    may sit on the lock of a batch, so its backends there are ended first, before the caller drains.
+    Take up to `most` partitions that are free or whose owner's lease has expired. Returns the claimed ones.
+
+    A suspended owner may hold the lock of a batch, so its backends are ended first, before the caller drains.
     """
     claimed = dict(_run(connection, "claim", worker=worker, most=most))
-    run_out = [partition for partition, was_owned in claimed.items() if was_owned]
-    if run_out:
-        _run(connection, "end_holders", partitions=run_out, lock_class=connections.LOCK_CLASS)
-        _run(connection, "bury", after_seconds=BURIED_AFTER_SECONDS)
+    expired = [partition for partition, was_owned in claimed.items() if was_owned]
+    if expired:
+        _run(connection, "end_holders", partitions=expired, lock_class=connections.LOCK_CLASS)
+        _run(connection, "delete_expired", after_seconds=EXPIRED_ROWS_SECONDS)
     return frozenset(claimed)
 
 
 def release(connection: Connection, worker: UUID, partitions: Collection[int]) -> None:
-    """Give back some partitions, between two batches."""
+    """
+    Give back some partitions, between two batches.
+    """
     _run(connection, "release", worker=worker, partitions=list(partitions))
 
 
 def leave(connection: Connection, worker: UUID) -> frozenset[int]:
-    """Give back everything and live no more; returns what was owned."""
+    """
+    Give back all partitions and remove the worker. Returns the partitions that it owned.
+    """
     return frozenset(partition for (partition,) in _run(connection, "leave", worker=worker))
 
 
 def forget(connection: Connection, host: str, pids: Collection[int]) -> None:
     """
-    Free what worker processes own that have ended without a word. One that lives after all loses its lease by this,
-    and no more: it begins anew under another id.
+    Remove worker processes that ended without `leave`, which frees their partitions.
+
+    A process that still runs loses only its lease by this: it joins again under another id.
     """
     _run(connection, "forget", host=host, pids=list(pids))
 
 
 def presence(connection: Connection, host: str) -> tuple[int, frozenset[int]]:
-    """How many partitions no living worker owns, and the process ids of the workers of `host` that live."""
+    """
+    Return the number of partitions that no running worker owns, and the process ids of the running workers of `host`.
+
+    A worker counts as running while its lease is valid.
+    """
     [(free, pids)] = _run(connection, "presence", host=host)
     return free, frozenset(pids)
 
 
 def waiting(connection: Connection, partitions: Collection[int]) -> list[int]:
-    """Which of these have work that may be decided now."""
+    """
+    Return those of the given partitions that have work which may be decided now.
+    """
     return [partition for (partition,) in _run(connection, "waiting", partitions=list(partitions))]
 
 
 def neglected(connection: Connection, partitions: Collection[int], older_than_seconds: float) -> list[int]:
     """
-    Those among them with work older than that and no batch for as long, the longest waiting first.
+    Return those of the given partitions whose oldest work is older, and that had no batch for as long. The partition
+    with the oldest work comes first.
     """
     rows = _run(connection, "neglected", partitions=list(partitions), older_than_seconds=older_than_seconds)
     return [partition for (partition,) in rows]
 
 
 def list_partitions(connection: Connection) -> list[PartitionStatus]:
-    """All of them, in order."""
+    """
+    Return all partitions, in order.
+    """
     return [
         PartitionStatus(number, None if host is None else f"{host}:{pid}", backlog, oldest_seconds, paused)
         for number, host, pid, backlog, oldest_seconds, paused in _run(connection, "list")

@@ -1,16 +1,15 @@
--- Who drains which partition, and which partitions wait. All times are the database's own clock: hosts differ.
--- A worker lives while its alive_until is ahead; what a worker owns that lives no more is free to others.
--- What joins or leaves does so in single statements, so that a worker that is stopped in the middle
--- leaves no lock behind.
+-- The owner of each partition, and the partitions that have work. All times are of the database's clock, because the
+-- clocks of hosts differ. A lease is valid until alive_until; the partitions of a worker with an expired lease are free.
+-- Each act is a single statement, so a worker that is suspended between two of them holds no lock.
 
 -- join --
--- A worker process begins, or begins anew after its lease ran out.
+-- Registers a worker process, at its start or after its lease expired.
 INSERT INTO workers (id, host, pid, alive_until)
 VALUES (%(worker)s, %(host)s, %(pid)s, clock_timestamp() + make_interval(secs => %(lease_seconds)s));
 
 -- heartbeat --
--- Renew the lease of a worker whose lease has not run out, and tell it what it must know: whether it lives,
--- how many live, what it owns, what nobody who lives owns, and the seconds until the next lease of another runs out.
+-- Renews a lease that has not expired. Returns whether it was renewed, the number of valid leases, the worker's
+-- partitions, and the number of free ones. The last column is the seconds until the next lease of another worker expires.
 WITH renewed AS (
     UPDATE workers
        SET alive_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
@@ -27,8 +26,8 @@ SELECT EXISTS (SELECT FROM renewed),
        (SELECT extract(epoch FROM min(alive_until) - clock_timestamp())::float8 FROM living WHERE id <> %(worker)s);
 
 -- claim --
--- Take up to that many partitions which no living worker owns. Two that claim at once: the second one's
--- UPDATE finds another owner than the one it saw, and leaves the row.
+-- Takes up to `most` free partitions. If two workers claim at once, the UPDATE of the second one finds another owner
+-- than its SELECT did, and skips the row.
 WITH free AS (
     SELECT o.partition, o.worker_id AS previous
       FROM ownership o
@@ -44,9 +43,9 @@ UPDATE ownership o
 RETURNING o.partition, free.previous IS NOT NULL;
 
 -- end_holders --
--- End the backends of our own role that hold, or wait for, the locks of these partitions: a worker that is
--- stopped in the middle of a batch would keep its lock for as long as it is stopped. Found first and ended
--- afterwards: among the conditions, the planner may call the ending for others as well.
+-- Ends the backends of our own role that hold the locks of these partitions, or wait for them. A worker that is
+-- suspended in the middle of a batch would otherwise keep its lock. The backends are found first, in a materialized
+-- step: as a condition, the planner could call pg_terminate_backend for other backends too.
 WITH holders AS MATERIALIZED (
     SELECT DISTINCT l.pid
       FROM pg_locks l
@@ -62,40 +61,40 @@ WITH holders AS MATERIALIZED (
 SELECT pid, pg_terminate_backend(pid) FROM holders;
 
 -- release --
--- Give partitions back: they are free at once.
+-- Gives partitions back; they are free at once.
 UPDATE ownership
    SET worker_id = NULL, since = clock_timestamp()
  WHERE worker_id = %(worker)s
    AND partition = ANY(%(partitions)s::smallint[]);
 
 -- leave --
--- A worker ends: all it owns is free at once, and it lives no more.
+-- Removes a worker; its partitions are free at once.
 WITH gone AS (DELETE FROM workers WHERE id = %(worker)s)
 UPDATE ownership
    SET worker_id = NULL, since = clock_timestamp()
  WHERE worker_id = %(worker)s
 RETURNING partition;
 
--- bury --
--- Forget workers whose lease ran out long ago; what they still owned counts as unowned without their row, too.
+-- delete_expired --
+-- Deletes workers whose lease expired long ago. Partitions that still name them are free with or without the row.
 DELETE FROM workers
  WHERE alive_until < clock_timestamp() - make_interval(secs => %(after_seconds)s);
 
 -- forget --
--- A worker process of a host has ended without a word: what it owned is free at once, not only when its lease runs out.
+-- Removes worker processes that ended without `leave`. Their partitions are free at once, before the lease expires.
 DELETE FROM workers
  WHERE host = %(host)s
    AND pid = ANY(%(pids)s::integer[]);
 
 -- presence --
--- How many partitions nobody who lives owns, and the process ids of the workers of a host that live.
+-- The number of free partitions, and the process ids of the workers of a host with a valid lease.
 SELECT (SELECT count(*)
           FROM ownership o
          WHERE NOT EXISTS (SELECT FROM workers w WHERE w.id = o.worker_id AND w.alive_until > clock_timestamp())),
        ARRAY(SELECT pid FROM workers WHERE host = %(host)s AND alive_until > clock_timestamp());
 
 -- waiting --
--- Which of these partitions have work and may decide it.
+-- Those of the given partitions that have work and are not paused.
 SELECT p.id
   FROM partitions p
  WHERE p.id = ANY(%(partitions)s::smallint[])
@@ -104,7 +103,7 @@ SELECT p.id
  ORDER BY p.id;
 
 -- neglected --
--- Those among some partitions whose oldest work is older than that, and that had no batch for as long.
+-- Those of the given partitions whose oldest work is older, and that had no batch for as long.
 SELECT p.id
   FROM partitions p
  CROSS JOIN LATERAL (SELECT created_at
@@ -120,7 +119,7 @@ SELECT p.id
  ORDER BY oldest.created_at;
 
 -- list --
--- Every partition as an operator sees it. An owner is shown while it lives.
+-- All partitions as operators see them. An owner is shown while its lease is valid.
 SELECT p.id, w.host, w.pid, coalesce(i.backlog, 0), extract(epoch FROM clock_timestamp() - i.oldest)::float8,
        EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
   FROM partitions p

@@ -1,5 +1,5 @@
 """
-The way to PostgreSQL: connections and pools, named statements, the schema and its migrations, packed arrays.
+Access to PostgreSQL: connections and pools, named statements, the schema and its migrations, packed arrays.
 
-Everything in `processor` that runs SQL imports it; `api` and `workers` use connections only through it.
+All modules of `processor` that run SQL import it; `api` and `workers` use connections only through it.
 """

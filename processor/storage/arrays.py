@@ -1,10 +1,10 @@
 """
 Columns of values as PostgreSQL's binary arrays, for the statements that `unnest` them.
 
-psycopg packs lists, too, with one Python call for each value: that was a third of the time of deciding. Here a
-column of one known type is packed as a whole. The wire format is what `array_recv` in PostgreSQL's
-src/backend/utils/adt/arrayfuncs.c reads: dimensions, has-null, element type, size, lower bound; then each value
-after its length.
+psycopg packs a list with one Python call for each value, which was a third of the time of deciding. Here a column of
+one type is packed as a whole. The wire format is that of `array_recv` in PostgreSQL's
+src/backend/utils/adt/arrayfuncs.c. Dimensions, has-null, element type, size and lower bound come first; then each
+value after its length.
 """
 
 import functools
@@ -21,7 +21,7 @@ from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 
-#: The numbers of the types in pg_type: the array's and its elements'.
+#: The OIDs in pg_type of an array type and of its element type.
 _BOOL: Final = (1000, 16)
 _BYTEA: Final = (1001, 17)
 _SMALLINT: Final = (1005, 21)
@@ -43,7 +43,9 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Packed:
-    """A column as it goes over the wire; `oid` is that of the parameter's type in the statement."""
+    """
+    A column in the wire format; `oid` is the type of the parameter in the statement.
+    """
 
     __slots__ = ("data", "oid")
 
@@ -55,7 +57,7 @@ class Packed:
 
 def packed(statement: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The parameters, with a Packed in place of each list that the statement declares, as in `%(ids)b::uuid[]`.
+    Return the parameters with a Packed in place of each list that the statement declares, as in `%(ids)b::uuid[]`.
     """
     types = _declared(statement)
     return {name: types[name](value) if name in types else value for name, value in parameters.items()}
@@ -67,27 +69,37 @@ def _declared(statement: str) -> dict[str, Callable[[Sequence[Any]], Packed]]:
 
 
 def bigints(values: Sequence[int | None]) -> Packed:
-    """For `bigint[]`. Raises psycopg.DataError on what is no whole number of 64 bits."""
+    """
+    Pack a `bigint[]`. Raises psycopg.DataError for a value that is no whole number of 64 bits.
+    """
     return _numbers(_BIGINT, "iq", 8, values)
 
 
 def integers(values: Sequence[int | None]) -> Packed:
-    """For `integer[]`."""
+    """
+    Pack an `integer[]`.
+    """
     return _numbers(_INTEGER, "ii", 4, values)
 
 
 def smallints(values: Sequence[int | None]) -> Packed:
-    """For `smallint[]`."""
+    """
+    Pack a `smallint[]`.
+    """
     return _numbers(_SMALLINT, "ih", 2, values)
 
 
 def booleans(values: Sequence[bool]) -> Packed:
-    """For `boolean[]`."""
+    """
+    Pack a `boolean[]`.
+    """
     return _numbers(_BOOL, "i?", 1, values)
 
 
 def texts(values: Sequence[str | None]) -> Packed:
-    """For `text[]`. Raises UnicodeEncodeError on lone surrogates; NUL is refused by PostgreSQL."""
+    """
+    Pack a `text[]`. Raises UnicodeEncodeError for a lone surrogate; PostgreSQL refuses NUL.
+    """
     if _is_one(values):
         return _repeated(_TEXT, None if values[0] is None else values[0].encode(), len(values))
     if None in values:
@@ -96,17 +108,23 @@ def texts(values: Sequence[str | None]) -> Packed:
 
 
 def byteas(values: Sequence[bytes | None]) -> Packed:
-    """For `bytea[]`."""
+    """
+    Pack a `bytea[]`.
+    """
     return _varied(_BYTEA, values)
 
 
 def uuids(values: Sequence[UUID | None]) -> Packed:
-    """For `uuid[]`."""
+    """
+    Pack a `uuid[]`.
+    """
     return _varied(_UUID, [None if value is None else value.int.to_bytes(16, "big") for value in values])
 
 
 def timestamps(values: Sequence[datetime | None]) -> Packed:
-    """For `timestamptz[]`; the values know their time zone."""
+    """
+    Pack a `timestamptz[]` of values with a time zone.
+    """
     if _is_one(values) and values[0] is not None:  # the time of the batch
         return _repeated(_TIMESTAMPTZ, _EIGHT_BYTES.pack(_microseconds(values[0])), len(values))
     return _numbers(_TIMESTAMPTZ, "iq", 8, [None if one is None else _microseconds(one) for one in values])
@@ -135,7 +153,9 @@ def _layout(item: str, count: int) -> Struct:
 
 
 def _is_one(values: Sequence[Any]) -> bool:
-    """Whether it is the same value again and again, as in most columns of a hot resource."""
+    """
+    Return whether all values are the same, as in most columns of a hot resource.
+    """
     return bool(values) and values.count(values[0]) == len(values)
 
 
@@ -156,7 +176,7 @@ def _varied(types: tuple[int, int], values: Sequence[bytes | None]) -> Packed:
     return Packed(types, len(plain), b"".join([_LENGTH.pack(len(value)) + value for value in plain]))
 
 
-#: What packs a list, by the type that a statement declares for its elements.
+#: The function that packs a list, by the element type that the statement declares.
 PACKERS: Final[dict[str, Callable[[Sequence[Any]], Packed]]] = {
     "bigint": bigints,
     "boolean": booleans,
@@ -170,7 +190,9 @@ PACKERS: Final[dict[str, Callable[[Sequence[Any]], Packed]]] = {
 
 
 class PackedDumper(Dumper):
-    """What psycopg asks for the type and the bytes of a Packed."""
+    """
+    Gives psycopg the type and the bytes of a Packed.
+    """
 
     format = Format.BINARY
 
@@ -179,15 +201,21 @@ class PackedDumper(Dumper):
         self.oid = oid
 
     def get_key(self, obj: Packed, format: PyFormat) -> Any:  # noqa: A002, ARG002 - psycopg's names
-        """Packed columns of one type share a dumper."""
+        """
+        Return the key of the dumper: packed columns of one type share one.
+        """
         return (self.cls, obj.oid)
 
     def upgrade(self, obj: Packed, format: PyFormat) -> "PackedDumper":  # noqa: A002, ARG002 - psycopg's names
-        """The dumper of this column's type."""
+        """
+        Return the dumper of this column's type.
+        """
         return PackedDumper(self.cls, None, obj.oid)
 
     def dump(self, obj: Packed) -> bytes:
-        """Nothing is left to do."""
+        """
+        Return the bytes, which are packed already.
+        """
         return obj.data
 
 

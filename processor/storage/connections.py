@@ -1,8 +1,8 @@
 """
-The way to PostgreSQL: connections, pools, named queries, the schema and its version.
+Connections and pools.
 
-Everything else in `processor/` gets its connection from here and its SQL from `processor/`.
-Nobody outside `processor/` imports psycopg: faults leave as `errors.DatabaseUnavailable`.
+All other modules of `processor` get their connections from here. `api` and `workers` do not import psycopg: a fault
+of the infrastructure is raised as `errors.DatabaseUnavailable`.
 """
 
 import contextlib
@@ -20,18 +20,17 @@ from processor.errors import DatabaseUnavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-#: First half of the advisory lock of a partition; the second is its number.
+#: First half of the advisory lock of a partition; the second half is the number of the partition.
 LOCK_CLASS: Final = 0x7E11E4
-#: First half of the advisory lock under which a client registers webhooks, one at a time; the second is its hash.
+#: First half of the advisory lock for registering webhooks, one at a time; the second half is a hash of the client.
 WEBHOOK_LOCK: Final = 0x7E11E6
-#: First half of the advisory lock under which the sandbox gateway does one call of a key at a time.
+#: First half of the advisory lock with which the sandbox gateway performs one call of a key at a time.
 SANDBOX_LOCK: Final = 0x7E11E7
-#: Seconds to wait for a connection: with a statement timeout after it, an API answers 503 within 3 s.
+#: Seconds to wait for a connection. Together with the statement timeout after it, the API answers 503 within 3 s.
 CONNECT_TIMEOUT_SECONDS: Final = 2
-#: Seconds that a connection of a pool may take to show that it lives, before it is lent: less than a second beyond
-#: the wait for one, for the same 3 s.
+#: Seconds that the check of a connection may take before it is lent: less than one, for the same 3 s.
 CHECK_TIMEOUT_SECONDS: Final = 0.8
-#: Seconds that a statement is given in any case.
+#: The shortest answer timeout of a statement, in seconds.
 LEAST_ANSWER_SECONDS: Final = 0.2
 
 #: Errors after which the same work may be tried again on a fresh connection: the statement is not at fault.
@@ -45,20 +44,24 @@ INFRASTRUCTURE = (
 
 logging.getLogger("psycopg.pool").setLevel(
     logging.ERROR
-)  # it repeats each failed attempt; our own line says it once
+)  # it repeats each failed attempt; our own log has one line for all
 
 
 class _Connection(Connection):
     """
-    A connection that does not wait for ever. PostgreSQL's own timeouts are of no use when it is stopped, or the way
-    to it is cut: then only we can end the wait, and the connection with it: nobody knows what it is in the middle of.
+    A connection that does not wait for ever.
+
+    The timeouts of PostgreSQL have no effect while the server is suspended or the network is cut. Then the client
+    ends the wait, and closes the connection, whose state is unknown.
     """
 
-    #: How long one statement, or one pipeline, may go unanswered, in seconds; None: for ever.
+    #: Seconds that one statement, or one pipeline, may stay without an answer; None: no limit.
     answer_timeout_seconds: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """What psycopg does whenever it waits. Raises OperationalError when it was too long."""
+        """
+        Wait as psycopg does, for up to the answer timeout. Raises OperationalError after that.
+        """
         try:
             return super().wait(gen, interval, self.answer_timeout_seconds if timeout is None else timeout)
         except psycopg.OperationalError:
@@ -78,8 +81,9 @@ def connect(
     answer_timeout_seconds: float | None = None,
 ) -> Connection:
     """
-    A connection in autocommit mode (else psycopg's `transaction()` nests in one that a stray SELECT
-    began), speaking UTC. Raises DatabaseUnavailable.
+    Open a connection in autocommit mode, with UTC as its time zone. Raises DatabaseUnavailable.
+
+    Without autocommit, psycopg's `transaction()` would be nested in one that an earlier SELECT began.
     """
     with faults():
         connection = _Connection.connect(url, **_parameters(application_name, statement_timeout_ms))
@@ -89,7 +93,7 @@ def connect(
 
 def open_pool(url: str, *, application_name: str, size: int, statement_timeout_ms: int) -> Pool:
     """
-    At most `size` connections, made when they are needed, checked before they are lent (`lend`).
+    Open a pool of at most `size` connections, which are opened when needed and checked before they are lent (`lend`).
     """
     return psycopg_pool.ConnectionPool(
         url,
@@ -112,8 +116,10 @@ def _check(connection: _Connection) -> None:
 @contextlib.contextmanager
 def lend(pool: Pool, within_seconds: float) -> Iterator[Connection]:
     """
-    A connection of the pool. A statement that is not answered so long after the connection was asked for, or a
-    little longer if it was long waited for, is given up. Raises DatabaseUnavailable.
+    Lend a connection of the pool, for up to `within_seconds`. Raises DatabaseUnavailable.
+
+    The time includes the wait for the connection. A statement without an answer is given up at its end, but not
+    before LEAST_ANSWER_SECONDS.
     """
     asked_at = time.monotonic()
     with faults(), pool.connection(timeout=min(CONNECT_TIMEOUT_SECONDS, within_seconds)) as connection:
@@ -140,8 +146,9 @@ def _parameters(application_name: str, statement_timeout_ms: int | None) -> dict
 @contextlib.contextmanager
 def faults() -> Iterator[None]:
     """
-    Turn a fault of the infrastructure (no connection, server going down, timeout) into
-    DatabaseUnavailable. Everything else passes: it says something about the statement.
+    Turn a fault of the infrastructure (no connection, server shutdown, timeout) into DatabaseUnavailable.
+
+    Other errors are about the statement, and pass.
     """
     try:
         yield
@@ -150,5 +157,7 @@ def faults() -> Iterator[None]:
 
 
 def first_line(fault: BaseException) -> str:
-    """The first line of an error's message, or its class if it has none."""
+    """
+    Return the first line of an error's message, or the name of its class if it has none.
+    """
     return str(fault).strip().partition("\n")[0] or type(fault).__name__

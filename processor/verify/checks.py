@@ -1,9 +1,9 @@
 """
-Verifying: derives every balance, hold, usage, refund, state, sequence and digest anew, from the entries and the
-requests, and tells where what is stored says something else.
+Verification: derives every balance, hold, usage, refund, state, sequence and digest from entries and requests, and
+reports each stored value that differs.
 
-Reads only, in one snapshot, while the system is at work, and in little memory however much there is. While it lasts
-the snapshot keeps PostgreSQL from cleaning up after the batches, which costs space and hurts nobody.
+It only reads, in one snapshot, while the system is running. Memory does not grow with the database. While it runs,
+the snapshot keeps PostgreSQL from removing dead rows, which costs space until it ends.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from processor.domain.rules.amendments import parsed
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Rows fetched at once; so often the walk through the entries tells how far it is.
+#: Rows fetched at once. Progress through the entries is reported after as many.
 FETCH_ROWS: Final = 5_000
 
 SQL = statements.beside(__file__)
@@ -35,13 +35,15 @@ Row = tuple[Any, ...]
 
 class Discrepancy(NamedTuple):
     """
-    One thing that is not as it must be. `code` is stable: what kind of fault; `id`: of the resource, request,
-    entry (`resource/version`), usage, partition or inbox row that has it, or of the check that met a value which
-    cannot be read; `line`: for people, what is wrong.
+    One stored value that differs from the derived one.
     """
 
+    #: The kind of fault; stable.
     code: str
+    #: The resource, request, entry (`resource/version`), usage, partition or inbox row; or the check that could not
+    #: read a value.
     id: str
+    #: A description for people.
     line: str
 
     def __str__(self) -> str:
@@ -49,7 +51,9 @@ class Discrepancy(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How much was looked at, all in the same moment."""
+    """
+    The numbers of rows that were checked, all of one snapshot.
+    """
 
     resources: int
     entries: int
@@ -61,8 +65,8 @@ class Counts(NamedTuple):
 
 class Verification:
     """
-    What `verify` returns: iterate once over the discrepancies. `counts` is there from the first step on, `found`
-    says how many there were so far.
+    The discrepancies of one run, which can be iterated once. `counts` is set from the first step on, and `found` is
+    the number of discrepancies so far.
     """
 
     def __init__(self, connection: Connection, progress: Progress | None) -> None:
@@ -94,7 +98,7 @@ class Verification:
                 yield from _faulty_rules(self._rows("read_rules"))
             else:
                 yield from (Discrepancy(code, *row) for row in self._rows(code))
-        except psycopg.DataError as fault:  # a value that no Teller writes, like a date of infinity
+        except psycopg.DataError as fault:  # a value that Teller never writes, such as a date of infinity
             yield Discrepancy(
                 "unreadable", code, f"this check could not be finished: {connections.first_line(fault)}"
             )
@@ -118,10 +122,10 @@ class Verification:
 
 def verify(connection: Connection, progress: Progress | None = None) -> Verification:
     """
-    Look at everything, in one snapshot, on a connection of one's own that may read all of it (the owner's or that
-    of the API). `progress(done, total)` is called now and then, in units of no meaning; `done` ends at `total`.
+    Verify the database in one snapshot. The connection must not be shared; its role is the owner or that of the API.
 
-    The iteration raises DatabaseUnavailable when PostgreSQL goes away.
+    `progress(done, total)` is called repeatedly, in arbitrary units; `done` ends at `total`. The iteration raises
+    DatabaseUnavailable.
     """
     return Verification(connection, progress)
 
@@ -131,8 +135,8 @@ def verify(connection: Connection, progress: Progress | None = None) -> Verifica
 
 def _faulty_entries(rows: Iterable[Row]) -> Iterator[Discrepancy]:
     """
-    Entries that do not follow from the one before. Each is held against what is stored before it, so that one
-    change shows once and does not accuse all that follow.
+    Yield entries that do not follow from the one before. Each is compared with the stored entry before it, so that
+    one change is reported once and not for all later entries.
     """
     for resource_id, entries in itertools.groupby(rows, key=itemgetter(0)):
         version = available = held = 0
@@ -146,7 +150,9 @@ def _faulty_entries(rows: Iterable[Row]) -> Iterator[Discrepancy]:
 def _faults_of_entry(
     entry: Row, version: int, available: int, held: int, digest: bytes, last_at: datetime | None
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with an entry that follows one that left this state; a code and a line for each."""
+    """
+    Yield a code and a line for each fault of an entry. The other arguments are the state that the entry before left.
+    """
     kind, amount, created_at = entry[2], entry[5], entry[8]
     if entry[1] != version + 1:
         yield "entry_version_wrong", f"it follows version {version}"
@@ -163,16 +169,18 @@ def _faults_of_entry(
         yield "entry_digest_wrong", "its digest is not that of its fields and the digest before"
 
 
-# ---------------------------------------------------------------- what was decided about rules
+# ---------------------------------------------------------------- the rules of resources
 
 
 def _faulty_rules(rows: Iterable[Row]) -> Iterator[Discrepancy]:
-    """Resources that are not as their opening, their amendments and their closing made them."""
+    """
+    Yield resources that differ from the result of their opening, amendments and closing.
+    """
     for resource_id, group in itertools.groupby(rows, key=itemgetter(0)):
         acts = list(group)
         (_, *stored), decided = acts[0][:14], [act[14:] for act in acts if act[14] is not None]
         in_order = _derived(resource_id, decided)
-        # What was replayed in the same batch as another act may have come before it or after it.
+        # A replayed act may have been applied before or after another act of the same batch.
         replayed_last = _derived(resource_id, sorted(decided, key=itemgetter(2, 3)))
         if in_order is None or replayed_last is None:
             yield Discrepancy("resource_unexplained", resource_id, "no single completed opening explains it")
@@ -203,7 +211,9 @@ _RULE_FIELDS: Final = (
 
 
 def _derived(resource_id: str, acts: Iterable[Row]) -> Resource | None:
-    """The resource that these acts make; None when they make none, or more than one, or cannot be read."""
+    """
+    Return the resource that these acts result in. Returns None if it is no single one, or an act is unreadable.
+    """
     resource: Resource | None = None
     try:
         for kind, details, at, _ in acts:

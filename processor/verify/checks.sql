@@ -1,12 +1,12 @@
--- Deriving everything anew, as `processor/verify/checks.py` does it, in one snapshot of a running system.
+-- The statements of `processor/verify/checks.py`, which run in one snapshot of a running system.
 --
--- Each query after `read_rules` is a check: its name is the code of the discrepancy that it finds, and each row
--- it returns is one: the id of the thing, and what is wrong with it. A new check is a query more, and no code.
--- What PostgreSQL itself refuses to store (the CHECKs of schema.sql) is checked here only where sums depend on it.
+-- Each query after `read_rules` is a check, and its name is the code of its discrepancies. Each returned row is one
+-- discrepancy, with the id of the object and a description. A new check needs a query and no code. Values that
+-- PostgreSQL refuses to store (the CHECKs of schema.sql) are checked here only where sums depend on them.
 
 -- take_snapshot --
--- Everything that follows sees one moment, and can write nothing. No parallel plans, no JIT: the system at work
--- goes first.
+-- All later statements see one snapshot, and cannot write. Parallel plans and JIT are off: the running system needs the
+-- processors.
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
 SET LOCAL timezone = 'UTC';
 SET LOCAL statement_timeout = 0;
@@ -20,14 +20,14 @@ SELECT (SELECT count(*) FROM resources), (SELECT count(*) FROM entries), (SELECT
        (SELECT count(*) FROM decisions WHERE current), (SELECT count(*) FROM inbox), (SELECT count(*) FROM usages);
 
 -- read_entries --
--- The whole ledger, each resource's from its first entry to its last.
+-- The whole ledger, for each resource from its first entry to its last.
 SELECT resource_id, version, kind, request_id, account, amount, available, held, created_at, digest
   FROM entries
  ORDER BY resource_id, version;
 
 -- read_rules --
--- Every resource, with what was done to its rules: in the order in which it was done, but for a request that was
--- replayed. Within one batch (one `at`) its old number says nothing about its place.
+-- Every resource, with the acts that changed its rules, in their order. The exception is a replayed request: it keeps
+-- its old number, which does not give its place within its batch (one `at`).
 SELECT r.id, r.kind, r.unit, r.client_id, r.overdraft, r.per_account_limit, r.starts_at, r.ends_at, r.gateway,
        r.confirm_above, r.approve_above, r.metadata, r.created_at, r.closed_at,
        a.kind, a.details, a.at, a.replayed
@@ -47,7 +47,7 @@ SELECT q.id::text, 'this opening is completed, but there is no resource ' || q.r
    AND NOT EXISTS (SELECT FROM resources r WHERE r.id = q.resource_id);
 
 -- resource_state_wrong --
--- What a resource says of itself is what its last entry says.
+-- The state of a resource is the state that its last entry left.
 SELECT r.id,
        concat_ws(', ', CASE WHEN r.version <> e.version THEN 'version is ' || r.version || ', not ' || e.version END,
                  CASE WHEN r.available <> e.available THEN 'available is ' || r.available || ', not ' || e.available END,
@@ -73,9 +73,9 @@ SELECT id, 'available is ' || available || ', with an overdraft of ' || overdraf
  WHERE available < -overdraft;
 
 -- partition_wrong --
--- A resource, and every request for it, is in the partition that its id says: `ids.partition_of`. The number of 64
--- bits is taken in two halves, because bigint has a sign.
-SELECT resource_id, 'it is in partition ' || partition || ', but its id says ' || home
+-- A resource, and every request for it, is in the partition of `partitioning.partition_of`. The number of 64 bits is
+-- computed in two halves, because bigint has a sign.
+SELECT resource_id, 'it is in partition ' || partition || ', but its id gives ' || home
   FROM (SELECT resource_id, partition,
                mod(mod(('x' || substr(digits, 1, 8))::bit(32)::bigint, partitions) * mod(4294967296, partitions)
                    + ('x' || substr(digits, 9, 8))::bit(32)::bigint, partitions) AS home
@@ -114,12 +114,12 @@ SELECT e.resource_id || '/' || e.version,
    AND e.available < -coalesce(g.overdraft, 0);
 
 -- entry_unexplained --
--- An entry is of a request, of its resource and its account. What a refund gives goes to the account that it was
--- taken from.
+-- An entry belongs to a request, and has its resource and its account. A refund gives back to the account of the first
+-- request.
 SELECT e.resource_id || '/' || e.version,
        CASE WHEN q.id IS NULL THEN 'there is no request ' || e.request_id
-            ELSE 'it is leg ' || e.leg || ' of ' || coalesce(e.account, 'nobody') || ', but request ' || q.id || ' is for '
-                 || q.resource_id || ' and ' || coalesce(first.account, q.account, 'nobody') END
+            ELSE 'it is leg ' || e.leg || ' of ' || coalesce(e.account, 'no account') || ', but request ' || q.id || ' is for '
+                 || q.resource_id || ' and ' || coalesce(first.account, q.account, 'no account') END
   FROM entries e
   LEFT JOIN requests q ON q.id = e.request_id
   LEFT JOIN requests first ON first.id = q.refund_of
@@ -129,7 +129,7 @@ SELECT e.resource_id || '/' || e.version,
     OR e.leg <> 0;
 
 -- entry_out_of_order --
--- Of one resource, what was taken, held or given at once by a decision is in the order of the decisions.
+-- The debits, credits and holds that decisions wrote at once are in the order of the decisions, for each resource.
 SELECT resource_id || '/' || version, 'decision ' || sequence || ' moved it after decision ' || before
   FROM (SELECT e.resource_id, e.version, d.sequence,
                lag(d.sequence) OVER (PARTITION BY e.resource_id ORDER BY e.version) AS before
@@ -142,8 +142,11 @@ SELECT resource_id || '/' || version, 'decision ' || sequence || ' moved it afte
  WHERE sequence <= before;
 
 -- request_effect_wrong --
--- What a request has moved is what its state says: nothing, as long as nothing is decided, or when a rule said no;
--- taken by one debit, or by a hold and its capture; back by a release, or by the credits of refunds; still held.
+-- The entries of a request agree with its state.
+-- 1. An undecided or rejected request has none.
+-- 2. A completed one has one debit, or a hold and its capture.
+-- 3. A refunded or cancelled one has a release, or the credits of refunds.
+-- 4. A held one has a hold alone.
 WITH moved AS (
     SELECT request_id,
            coalesce(sum(amount) FILTER (WHERE kind = 'debit'), 0)   AS debit,
@@ -199,7 +202,7 @@ SELECT id::text,
                  OR (state = 'completed' AND kind IN ('amendment', 'closing'))) END IS NOT TRUE;
 
 -- request_refunded_wrong --
--- `refunded` is what refunds gave back, and what was released for a refund.
+-- `refunded` is the sum that refunds credited or released.
 SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(g.back, 0) || ' is back'
   FROM decisions d
   LEFT JOIN (SELECT coalesce(q.refund_of, q.id) AS request_id, sum(e.amount) AS back
@@ -213,7 +216,7 @@ SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(
    AND d.refunded <> coalesce(g.back, 0);
 
 -- refund_target_wrong --
--- A refund, and nothing else, is of another request, and goes to the resource that it was taken from.
+-- Only a refund names another request, and both have the same resource.
 SELECT q.id::text, 'a ' || q.kind || ' for ' || q.resource_id || ' cannot be the refund of '
                    || coalesce(q.refund_of::text, 'nothing')
   FROM requests q
@@ -222,14 +225,14 @@ SELECT q.id::text, 'a ' || q.kind || ' for ' || q.resource_id || ' cannot be the
     OR (q.refund_of IS NOT NULL AND first.resource_id IS DISTINCT FROM q.resource_id);
 
 -- request_forgotten --
--- What is not decided waits in the inbox.
-SELECT q.id::text, 'it is not decided, and nobody will: it is not in the inbox'
+-- An undecided request has a row in the inbox.
+SELECT q.id::text, 'it is not decided, and never will be: it is not in the inbox'
   FROM requests q
  WHERE NOT EXISTS (SELECT FROM decisions d WHERE d.request_id = q.id)
    AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = q.id AND i.verb = 'decide');
 
 -- effect_unexplained --
--- A gateway is asked only for what is or was held, in the home partition, and only one that the resource was given.
+-- An effect belongs to a hold, in the home partition, and its gateway is one that the resource had.
 SELECT e.request_id::text,
        CASE WHEN q.id IS NULL THEN 'a gateway is asked, but there is no such request'
             WHEN h.request_id IS NULL THEN 'a gateway is asked, but nothing was ever held'
@@ -250,7 +253,7 @@ SELECT e.request_id::text,
     OR (e.gateway = ANY(g.gateways)) IS NOT TRUE;
 
 -- effect_missing --
--- What is held for a redemption or a withdrawal is held because a gateway is asked.
+-- A hold of a redemption or withdrawal has an effect.
 SELECT h.request_id::text, 'it held ' || h.amount || ' of ' || h.resource_id || ', and no gateway was ever to be asked'
   FROM entries h
   JOIN requests q ON q.id = h.request_id
@@ -259,7 +262,7 @@ SELECT h.request_id::text, 'it held ' || h.amount || ' of ' || h.resource_id || 
    AND NOT EXISTS (SELECT FROM effects e WHERE e.request_id = h.request_id AND e.leg = h.leg);
 
 -- confirmation_forgotten --
--- Who waits for a code has one: sent, or to be sent. It is what ends the waiting, by being right or by running out.
+-- A request that waits for a code has one, sent or due. Only a right code or its expiry ends the wait.
 SELECT d.request_id::text, 'it waits for a code, and there is none'
   FROM decisions d
  WHERE d.current
@@ -267,13 +270,13 @@ SELECT d.request_id::text, 'it waits for a code, and there is none'
    AND NOT EXISTS (SELECT FROM codes c WHERE c.request_id = d.request_id AND coalesce(c.due_at, c.expires_at) IS NOT NULL);
 
 -- settling_forgotten --
--- Who waits for a gateway waits for a call to come or under way, or for its answer to be applied; a definite answer
--- that came later is applied, too.
+-- A request that waits for a gateway has a call that is due or in flight, or an answer in the inbox. A definite answer
+-- that came later is applied too.
 SELECT d.request_id::text,
        'it is ' || coalesce(d.stage, d.status) || '; its gateway '
        || CASE WHEN e.request_id IS NULL THEN 'was never asked'
                WHEN e.outcome IS NULL THEN 'will not be asked'
-               ELSE 'said ' || e.outcome || ', but nobody settles it' END
+               ELSE 'answered ' || e.outcome || ', but no row settles it' END
   FROM decisions d
   LEFT JOIN effects e ON e.request_id = d.request_id
  WHERE d.current
@@ -283,8 +286,8 @@ SELECT d.request_id::text,
    AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = d.request_id AND i.verb = 'settle');
 
 -- outcome_wrong --
--- What a gateway was asked for is taken for good only when it said so, and given back only when it refused, or when
--- an admin's refund has seen to it that it is not asked again; its answer is told as it was given.
+-- A hold with an effect is captured only after the gateway's yes. It is released only after its no, or after a refund
+-- that voided the effect. The decision has the reference or the reason of the gateway's answer.
 SELECT request_id::text,
        concat_ws(' ', 'it is', status, '(' || code || ')', 'with reference', coalesce(reference, 'none') || '; its gateway',
                  CASE WHEN voided_at IS NOT NULL THEN 'is not to be asked and' END,
@@ -336,7 +339,7 @@ SELECT d.request_id::text, 'it was decided, but there is no such request'
  WHERE NOT EXISTS (SELECT FROM requests q WHERE q.id = d.request_id);
 
 -- decision_versions_wrong --
--- A request's versions go on from its acceptance, which is 1, without gaps.
+-- The versions of a request continue from its acceptance, which is 1, without gaps.
 SELECT request_id::text, 'its versions are ' || string_agg(version::text, ', ' ORDER BY version)
   FROM decisions
  GROUP BY request_id
@@ -354,7 +357,7 @@ HAVING count(*) FILTER (WHERE current) <> 1
     OR max(version) FILTER (WHERE current) <> max(version);
 
 -- decision_not_carried_over --
--- A decision is counted and dated once; later versions say the same. Its own version was written at that time.
+-- A decision is counted and dated once, and later versions repeat both. Version 2 was written at that time.
 SELECT d.request_id::text,
        'version ' || d.version || ' says decision ' || d.sequence || ' at ' || d.decided_at
        || CASE WHEN d.version = 2 THEN ', but was written at ' || d.at
@@ -366,8 +369,8 @@ SELECT d.request_id::text,
     OR (d.version = 2 AND d.at <> d.decided_at);
 
 -- decision_after_the_end --
--- Nothing follows a final state, but refunds of what is completed, and the news of a gateway that paid after one;
--- and what is given back is not taken back.
+-- No state follows a final one, with two exceptions: a refund of a completed request, and `paid_after_refund`. The
+-- refunded sum never falls.
 SELECT d.request_id::text,
        'version ' || d.version || ' (' || d.status || ', refunded ' || d.refunded || ') follows '
        || before.status || ', refunded ' || before.refunded
@@ -391,7 +394,7 @@ SELECT request_id::text, 'version ' || version || ' is ' || status || ' for ' ||
                    ELSE code IS NULL END IS NOT TRUE;
 
 -- deadline_wrong --
--- Nothing is taken at a deadline or after it, and none has passed before its time.
+-- No request takes anything at its deadline or later, and `deadline_passed` is not used before it.
 SELECT q.id::text, 'it was ' || d.status || ' at ' || d.at || '; it had to be applied before '
                    || coalesce(q.apply_before::text, 'no particular time')
   FROM requests q
@@ -410,8 +413,8 @@ SELECT request_id::text, 'in partition ' || partition || ', decision ' || sequen
  WHERE sequence <> before + 1;
 
 -- partition_sequence_wrong --
--- A partition's counter is the number of its last decision.
-SELECT p.id::text, 'its sequence is ' || p.sequence || ', but its last decision is ' || coalesce(n.last, 0)
+-- The counter of a partition is the number of its last decision.
+SELECT p.id::text, 'its sequence is ' || p.sequence || ', not that of its last decision, ' || coalesce(n.last, 0)
   FROM partitions p
   LEFT JOIN (SELECT q.partition, max(d.sequence) AS last
                FROM decisions d
@@ -421,8 +424,8 @@ SELECT p.id::text, 'its sequence is ' || p.sequence || ', but its last decision 
  WHERE p.sequence <> coalesce(n.last, 0);
 
 -- usage_wrong --
--- What an account has taken or holds, and was not given back, of each resource that has a limit now. A refund gives
--- back to the client and the account that it was taken from; other credits give nothing back.
+-- The quantity that an account has taken or holds of each resource that has a limit now. A refund gives back to the
+-- client and the account of the first request; other credits give nothing back.
 SELECT resource_id || ' ' || client_id || '/' || account,
        'its usage is ' || coalesce(u.used, 0) || ', but the entries say ' || coalesce(e.used, 0)
   FROM (SELECT u.resource_id, u.client_id, u.account, u.used
@@ -445,8 +448,8 @@ SELECT resource_id || ' ' || client_id || '/' || account,
  WHERE coalesce(u.used, 0) <> coalesce(e.used, 0);
 
 -- usage_limit_wrong --
--- The limit beside a usage is one that the resource was given; or the usage itself, when the limit came later and
--- is lower, or is gone. Where there was always a limit, nobody has ever used more than the largest.
+-- The limit beside a usage is one that the resource had. If a lower limit came later, or the limit was removed, it is
+-- the usage itself. If there was always a limit, no account has used more than the largest.
 SELECT u.resource_id || ' ' || u.client_id || '/' || u.account,
        'it has used ' || u.used || ' within a limit of ' || u."limit" || '; the resource was given: '
        || coalesce(array_to_string(g.limits, ', ', 'none'), 'none')
