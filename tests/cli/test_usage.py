@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from processor.storage.migrations import SCHEMA_VERSION, files
 from teller.root import COMMANDS
 from tests.servers import temporary_home
 
@@ -157,11 +158,15 @@ def test_an_older_database_is_refused_until_it_is_migrated(
     """
     monkeypatch.setenv("DATABASE_URL", version_2)
     refusal = teller("verify", "--json").refuses(1, "schema_mismatch")
-    assert refusal == "the database has schema version 2, and this Teller needs 3: run `teller migrate`"
+    assert refusal == (
+        f"the database has schema version 2, and this Teller needs {SCHEMA_VERSION}: run `teller migrate`"
+    )
 
     migrated = teller("migrate")
 
-    assert migrated.out == "applied 0003_low_water\nmigrated the schema from version 2 to 3\n"
+    *applied, done = migrated.out.splitlines()
+    assert applied == [f"applied {migration.name}" for migration in files.read()]
+    assert done == f"migrated the schema from version 2 to {SCHEMA_VERSION}"
     assert (migrated.status, migrated.err) == (0, "")
     assert teller("verify").status == 0
 
@@ -175,8 +180,8 @@ def test_migrations_are_listed_in_json(
     monkeypatch.setenv("DATABASE_URL", version_2)
 
     assert teller("migrate", "--json").document == {
-        "migrated": "migrated the schema from version 2 to 3",
-        "applied": ["0003_low_water"],
+        "migrated": f"migrated the schema from version 2 to {SCHEMA_VERSION}",
+        "applied": [migration.name for migration in files.read()],
     }
 
 
@@ -192,9 +197,12 @@ def test_a_database_without_the_schema_is_told_what_to_do(
     first = teller("migrate")
     again = teller("migrate", "--json")
 
-    assert (first.status, first.out) == (0, "made the schema, version 3, with 64 partitions\n")
+    assert (first.status, first.out) == (
+        0,
+        f"made the schema, version {SCHEMA_VERSION}, with 64 partitions\n",
+    )
     assert again.document == {
-        "migrated": "the schema is at version 3 already; 64 partitions",
+        "migrated": f"the schema is at version {SCHEMA_VERSION} already; 64 partitions",
         "applied": [],
     }
     assert teller("keys", "list", "--json").document == {"data": []}
