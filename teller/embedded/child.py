@@ -11,7 +11,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,14 +94,17 @@ def spawn(
         )
 
 
-def spawn_part(program: Sequence[str | Path], environment: Mapping[str, str]) -> Child:
+def spawn_part(
+    program: Sequence[str | Path], environment: Mapping[str, str], output: IO[bytes] | None = None
+) -> Child:
     """
-    Start a process of Teller with this directory and standard error; its output goes there, too.
+    Start a process of Teller in this directory. Its output goes to `output`, or else to the standard error of this
+    process.
 
     SIGTERM stops it. It is killed when this process ends: nothing is lost, and its port is free at once. Must be
     called in the main thread, like `spawn`.
     """
-    options = {"env": environment, "stdout": sys.stderr.fileno()}
+    options = {"env": environment, "stdout": output or sys.stderr.fileno(), "stderr": output}
     return _start(program, signal.SIGTERM, signal.SIGKILL, None, (), options)
 
 

@@ -1,17 +1,16 @@
 """
-One system and one Chromium for all tests that look at pages.
+One Teller and one Chromium for all tests of pages.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.browser.desk import CHROMIUM, Desk
+from tests.browser.pages import CHROMIUM, BrowserStack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """
-    A Chromium that is there already: an installed one, or the one that Playwright fetched before.
+    An installed Chromium, or the one that Playwright fetched before.
     """
     with sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
@@ -46,25 +45,19 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def desk(
+def stack(
     servers: Settings,
     clones: Callable[[str], Clones],
     browser: Browser,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Desk]:
+) -> Iterator[BrowserStack]:
     """
-    API, worker and courier; tests share them, and make resources and people of their own.
+    API, worker and courier. The tests share them, and create resources and clients of their own.
     """
-    with clones("embedded").clone() as database:
-        settings = replace(
-            servers,
-            database_url=database.url,
-            api_database_url=database.api_url,
-            worker_database_url=database.worker_url,
-            courier_database_url=database.courier_url,
-        )
-        running = Desk(settings, browser, tmp_path_factory.mktemp("desk"))
-        try:
-            yield running
-        finally:
-            running.close()
+    with (
+        clones("embedded").clone() as database,
+        BrowserStack(servers, database, browser, tmp_path_factory.mktemp("browser")) as running,
+    ):
+        running.begin()
+        yield running
+        running.stop()

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Page
 
-    from tests.browser.desk import Desk
+    from tests.browser.pages import BrowserStack
 
 #: What a browser runs, where it is not escaped: the page then has another title.
 SCRIPT = "</title><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
 
 @pytest.fixture
-def paused(desk: Desk) -> Iterator[str]:
+def paused(stack: BrowserStack) -> Iterator[str]:
     """
     A resource with a name as long as it may be and everything filled in, whose partition is paused while two wait.
     """
-    name = f"pool:{'a-long-name.' * 9}{desk.owner.info.backend_pid}"
-    if desk.admin.http.get(f"/v1/resources/{name}").status_code == 404:
-        desk.open(
+    name = f"pool:{'a-long-name.' * 9}{stack.owner.info.backend_pid}"
+    if stack.admin.http.get(f"/v1/resources/{name}").status_code == 404:
+        stack.open(
             name,
             "pool",
             1_000,
@@ -40,23 +40,23 @@ def paused(desk: Desk) -> Iterator[str]:
             per_account_limit=500,
         )
         for amount in (5, 7, 9):
-            desk.withdraw(name, amount=amount, destination="ok")
-    home = desk.admin.get(f"/v1/resources/{name}")["partition"]
-    desk.admin.post(f"/v1/admin/partitions/{home}/pause", {"reason": SCRIPT}, 200)
+            stack.withdraw(name, amount=amount, destination="ok")
+    home = stack.admin.get(f"/v1/resources/{name}")["partition"]
+    stack.admin.post(f"/v1/admin/partitions/{home}/pause", {"reason": SCRIPT}, 200)
     for amount in (1, 2):
-        desk.withdraw(name, amount=amount, wait=0)
+        stack.withdraw(name, amount=amount, wait=0)
     yield name
-    desk.admin.post(f"/v1/admin/partitions/{home}/resume", {}, 200)
+    stack.admin.post(f"/v1/admin/partitions/{home}/resume", {}, 200)
 
 
-def test_an_operator_signs_in_and_out(desk: Desk) -> None:
+def test_an_operator_signs_in_and_out(stack: BrowserStack) -> None:
     """
     The page that was asked for comes after the key; after signing out it asks for the key again.
     """
-    desk.open("till")
-    with desk.look() as page:
+    stack.open("till")
+    with stack.look() as page:
         page.goto("/admin/resources/till")
-        page.get_by_label("Key of an operator or admin").fill(desk.operator.key.key)
+        page.get_by_label("Key of an operator or admin").fill(stack.operator.key.key)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url("**/admin/resources/till")
 
@@ -66,13 +66,13 @@ def test_an_operator_signs_in_and_out(desk: Desk) -> None:
         assert page.url.endswith("/admin/sign-in?next=%2Fadmin%2Fresources%2Ftill")
 
 
-def test_a_clients_key_is_refused_with_a_clear_line(desk: Desk) -> None:
+def test_a_clients_key_is_refused_with_a_clear_line(stack: BrowserStack) -> None:
     """
     And so is a wrong one.
     """
-    with desk.look() as page:
+    with stack.look() as page:
         for key, words in (
-            (desk.client.key.key, "This is a client's key."),
+            (stack.client.key.key, "This is a client's key."),
             ("teller_x", "This key is unknown"),
         ):
             page.goto("/admin/sign-in")
@@ -83,12 +83,12 @@ def test_a_clients_key_is_refused_with_a_clear_line(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_pages_are_for_everybody(desk: Desk, paused: str, look: str) -> None:
+def test_pages_are_for_everybody(stack: BrowserStack, paused: str, look: str) -> None:
     """
     Axe finds nothing serious on any page, nothing is wider than its window, and what clients wrote is not run.
     """
-    home = desk.admin.get(f"/v1/resources/{paused}")["partition"]
-    with desk.look(look=look) as page:
+    home = stack.admin.get(f"/v1/resources/{paused}")["partition"]
+    with stack.look(look=look) as page:
         page.goto("/admin/sign-in")
         _check(page, f"sign-in-{look}")
     pages = {
@@ -100,7 +100,7 @@ def test_pages_are_for_everybody(desk: Desk, paused: str, look: str) -> None:
         "nothing-found": "/admin/search?q=nothing",
         "not-found": "/admin/nothing",
     }
-    with desk.look(desk.operator, look) as page:
+    with stack.look(stack.operator, look) as page:
         for title, address in pages.items():
             page.goto(address)
             _check(page, f"{title}-{look}")
@@ -113,38 +113,38 @@ def _check(page: Page, name: str) -> None:
     assert page.title() != "run"
 
 
-def test_the_overview_is_live(desk: Desk) -> None:
+def test_the_overview_is_live(stack: BrowserStack) -> None:
     """
     What happens is seen within moments, without loading the page anew, and what has the focus keeps it. The
     navigation counts along.
     """
-    desk.open("live", available=1_000)
-    desk.open("live-till", "balance", 1_000, approve_above=10)
-    with desk.look(desk.operator) as page:
+    stack.open("live", available=1_000)
+    stack.open("live-till", "balance", 1_000, approve_above=10)
+    with stack.look(stack.operator) as page:
         page.goto("/admin")
         page.evaluate("document.body.dataset.seen = 'yes'")
         cell = page.locator("#p5")
         cell.focus()
         figure = page.locator(".figure", has_text="Accepted per second").locator(".big")
         for account in range(40):
-            desk.client.post("/v1/redemptions", {"resource": "live", "account": f"u{account}"}, 202)
-        expect(figure).to_have_text(re.compile(r"^[1-9]"), timeout=15_000)
+            stack.client.post("/v1/redemptions", {"resource": "live", "account": f"u{account}"}, 202)
+        expect(figure).to_have_text(re.compile(r"^[1-9]"))
         counted = page.locator("#count-approvals")
         before = int(counted.text_content() or "")
         withdrawal = {"resource": "live-till", "account": "u", "amount": 20}
-        asked = desk.client.post("/v1/withdrawals", withdrawal, 202)["id"]
+        asked = stack.client.post("/v1/withdrawals", withdrawal, 202)["id"]
         expect(counted).to_have_text(str(before + 1))
         assert page.evaluate("document.body.dataset.seen") == "yes"
-        desk.admin.post(f"/v1/admin/requests/{asked}/deny", {"reason": "seen"}, 200, 202)
+        stack.admin.post(f"/v1/admin/requests/{asked}/deny", {"reason": "seen"}, 200, 202)
         expect(counted).to_have_text(str(before))
         expect(page.locator("#p5")).to_be_focused()
 
 
-def test_a_live_page_says_when_it_is_not_up_to_date(desk: Desk) -> None:
+def test_a_live_page_says_when_it_is_not_up_to_date(stack: BrowserStack) -> None:
     """
     And is again, when Teller can be reached again.
     """
-    with desk.look(desk.operator, brought_about=("net::ERR_FAILED", "htmx:")) as page:
+    with stack.look(stack.operator, expected=("net::ERR_FAILED", "htmx:")) as page:
         page.goto("/admin")
         page.route("**/admin", lambda route: route.abort())
         expect(page.get_by_text("Not up to date")).to_be_visible()
@@ -152,27 +152,27 @@ def test_a_live_page_says_when_it_is_not_up_to_date(desk: Desk) -> None:
         expect(page.get_by_text("Not up to date")).to_be_hidden()
 
 
-def test_who_watches_is_sent_to_sign_in_when_the_key_is_revoked(desk: Desk) -> None:
+def test_who_watches_is_sent_to_sign_in_when_the_key_is_revoked(stack: BrowserStack) -> None:
     """
     The page goes by itself, at its next look.
     """
-    watcher = desk.person("operator", "watcher")
-    with desk.look(watcher) as page:
+    watcher = stack.new_client("operator", "watcher")
+    with stack.look(watcher) as page:
         page.goto("/admin")
-        desk.owner.execute("UPDATE api_keys SET revoked_at = now() WHERE id = %s", (watcher.key.id,))
+        stack.owner.execute("UPDATE api_keys SET revoked_at = now() WHERE id = %s", (watcher.key.id,))
         page.wait_for_url("**/admin/sign-in")
         expect(page.get_by_label("Key of an operator or admin")).to_be_visible()
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with JavaScript", "without"])
-def test_a_partition_is_paused_and_resumed(desk: Desk, scripts: bool) -> None:
+def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -> None:
     """
     From the page of a resource: what else it stops is said before, what was done after; requests wait meanwhile.
     """
     name = f"halt-{scripts}"
-    desk.open(name)
-    home = desk.admin.get(f"/v1/resources/{name}")["partition"]
-    with desk.look(desk.operator, scripts=scripts) as page:
+    stack.open(name)
+    home = stack.admin.get(f"/v1/resources/{name}")["partition"]
+    with stack.look(stack.operator, scripts=scripts) as page:
         page.goto(f"/admin/resources/{name}")
         expect(page.get_by_text(f"This stops every resource of partition {home}")).to_be_visible()
         page.get_by_label("Reason").fill("stocktaking")
@@ -180,24 +180,24 @@ def test_a_partition_is_paused_and_resumed(desk: Desk, scripts: bool) -> None:
         expect(page.get_by_role("status")).to_have_text(
             f"Partition {home} is paused: it accepts, and decides nothing."
         )
-        asked = desk.client.post("/v1/redemptions", {"resource": name, "account": "ada"}, 202)["id"]
+        asked = stack.client.post("/v1/redemptions", {"resource": name, "account": "ada"}, 202)["id"]
         page.reload()
         expect(page.get_by_role("link", name=asked)).to_be_visible()
 
         page.get_by_label("Reason").fill("done")
         page.get_by_role("button", name=f"Resume partition {home}").click()
         expect(page.get_by_role("status")).to_have_text(f"Partition {home} decides again.")
-        assert desk.client.post("/v1/redemptions", {"resource": name, "account": "eve"}, 200, wait=20)
+        assert stack.client.post("/v1/redemptions", {"resource": name, "account": "eve"}, 200, wait=20)
         page.reload()
         expect(page.get_by_text("Nothing waits for it")).to_be_visible()
 
 
-def test_lists_filters_and_search_work_without_javascript(desk: Desk) -> None:
+def test_lists_filters_and_search_work_without_javascript(stack: BrowserStack) -> None:
     """
     Forms and links are real.
     """
-    desk.open("seat:1A", "seat", 1)
-    with desk.look(desk.operator, scripts=False) as page:
+    stack.open("seat:1A", "seat", 1)
+    with stack.look(stack.operator, scripts=False) as page:
         page.goto("/admin/resources")
         page.get_by_label("Kind").select_option("seat")
         page.get_by_role("button", name="Filter").click()
@@ -208,11 +208,11 @@ def test_lists_filters_and_search_work_without_javascript(desk: Desk) -> None:
         page.wait_for_url("**/admin/resources/seat:1A")
 
 
-def test_a_filter_acts_when_it_is_chosen_and_a_slash_goes_to_the_search(desk: Desk) -> None:
+def test_a_filter_acts_when_it_is_chosen_and_a_slash_goes_to_the_search(stack: BrowserStack) -> None:
     """
     For those who have JavaScript; the first stop of the keyboard skips to the content.
     """
-    with desk.look(desk.operator) as page:
+    with stack.look(stack.operator) as page:
         page.goto("/admin/resources")
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -222,11 +222,11 @@ def test_a_filter_acts_when_it_is_chosen_and_a_slash_goes_to_the_search(desk: De
         page.wait_for_url("**/admin/resources?kind=pool")
 
 
-def test_no_script_from_elsewhere_runs(desk: Desk) -> None:
+def test_no_script_from_elsewhere_runs(stack: BrowserStack) -> None:
     """
     The policy refuses what would be in the page itself, were it ever to get there.
     """
-    with desk.look(desk.operator, brought_about=("Content Security Policy",)) as page:
+    with stack.look(stack.operator, expected=("Content Security Policy",)) as page:
         page.goto("/admin")
         page.evaluate("globalThis.ran = false")
         refused = page.evaluate(

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
 
 if TYPE_CHECKING:
-    from tests.browser.desk import Desk
+    from tests.browser.pages import BrowserStack
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_pages_are_for_everybody(desk: Desk, look: str) -> None:
+def test_pages_are_for_everybody(stack: BrowserStack, look: str) -> None:
     """
     Axe finds nothing serious, nothing is wider than its window, and the policy refuses nothing.
     """
-    with desk.look(look=look) as page:
+    with stack.look(look=look) as page:
         page.goto("/docs")
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(15, 20, 27)" if look == "dark" else "rgb(244, 246, 249)")

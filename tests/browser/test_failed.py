@@ -8,41 +8,43 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from tests.browser.desk import Desk
+    from tests.browser.pages import BrowserStack
 
 METADATA = {"order": "A-17", "channel": "branch 7"}
 
 
-def stuck(desk: Desk, resource: str, count: int) -> list[str]:
+def stuck(stack: BrowserStack, resource: str, count: int) -> list[str]:
     """Withdrawals that failed: their gateway was away."""
-    desk.open(resource, "balance", 1_000_000, gateway="sandbox", unit="EUR")
+    stack.open(resource, "balance", 1_000_000, gateway="sandbox", unit="EUR")
     return [
-        desk.withdraw(resource, f"ada-{number}", 1_250 + number, destination="unavailable", metadata=METADATA)
+        stack.withdraw(
+            resource, f"ada-{number}", 1_250 + number, destination="unavailable", metadata=METADATA
+        )
         for number in range(count)
     ]
 
 
-def heal(desk: Desk, requests: list[str]) -> None:
+def heal(stack: BrowserStack, requests: list[str]) -> None:
     """The sandbox gateway has paid these, and says so from now on."""
     for request in requests:
-        desk.owner.execute("INSERT INTO sandbox_payouts (request_id) VALUES (%s)", (request,))
+        stack.owner.execute("INSERT INTO sandbox_payouts (request_id) VALUES (%s)", (request,))
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_pages_are_for_everybody(desk: Desk, look: str) -> None:
+def test_the_pages_are_for_everybody(stack: BrowserStack, look: str) -> None:
     """
     Axe finds nothing serious, nothing is wider than its window, and the policy refuses nothing.
     """
     name = f"branch-{look}"
-    [first, *_] = stuck(desk, name, 3)
-    desk.open(f"vault-{look}", "balance", 1_000_000, approve_above=100, unit="EUR")
-    big = desk.withdraw(f"vault-{look}", "bob", 50_000, wait=0, destination="DE02 1203 0000 0000 2020 51")
-    with desk.look(desk.admin, look) as page:
+    [first, *_] = stuck(stack, name, 3)
+    stack.open(f"vault-{look}", "balance", 1_000_000, approve_above=100, unit="EUR")
+    big = stack.withdraw(f"vault-{look}", "bob", 50_000, wait=0, destination="DE02 1203 0000 0000 2020 51")
+    with stack.look(stack.admin, look) as page:
         pages = {
             "failed": f"/admin/failed?resource={name}",
             "failed-none": "/admin/failed?account=nobody",
@@ -73,13 +75,13 @@ def look_at(page: Page, address: str, title: str) -> None:
     screenshot(page, title)
 
 
-def test_a_failed_request_is_found_and_all_that_match_are_replayed(desk: Desk) -> None:
+def test_a_failed_request_is_found_and_all_that_match_are_replayed(stack: BrowserStack) -> None:
     """
     Signed in; found by its resource; what is wrong is read; all that match are previewed and replayed; they complete
     while one looks.
     """
-    asked = stuck(desk, "stuck", 3)
-    with desk.look(desk.operator) as page:
+    asked = stuck(stack, "stuck", 3)
+    with stack.look(stack.operator) as page:
         page.get_by_label("Sections").get_by_role("link", name="Failed").click()
         page.get_by_label("Resource").fill("stuck")
         page.get_by_role("button", name="Filter").click()
@@ -87,7 +89,7 @@ def test_a_failed_request_is_found_and_all_that_match_are_replayed(desk: Desk) -
         page.get_by_role("link", name=asked[0]).click()
         page.get_by_role("heading", name="What went wrong: gateway unreachable").wait_for()
         page.go_back()
-        heal(desk, asked)
+        heal(stack, asked)
         page.get_by_role("link", name="Replay all 3").click()
         page.get_by_role("heading", name="Replay 3 failed requests?").wait_for()
         page.get_by_label("Reason").fill("the bank is back")
@@ -98,16 +100,16 @@ def test_a_failed_request_is_found_and_all_that_match_are_replayed(desk: Desk) -
         page.get_by_role("link", name=asked[0]).click()
         page.get_by_text("the bank is back").first.wait_for()
 
-    assert {desk.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
+    assert {stack.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
 
 
-def test_without_javascript_a_replay_works(desk: Desk) -> None:
+def test_without_javascript_a_replay_works(stack: BrowserStack) -> None:
     """
     The same by forms and pages alone: the page that tells the progress loads itself anew.
     """
-    asked = stuck(desk, "plain", 2)
-    heal(desk, asked)
-    with desk.look(desk.operator, scripts=False) as page:
+    asked = stuck(stack, "plain", 2)
+    heal(stack, asked)
+    with stack.look(stack.operator, scripts=False) as page:
         page.goto("/admin/failed?resource=plain")
         page.get_by_role("link", name="Replay all 2").click()
         page.get_by_label("Reason").fill("the bank is back")
@@ -115,16 +117,16 @@ def test_without_javascript_a_replay_works(desk: Desk) -> None:
         page.wait_for_url("**/admin/failed/actions/*")
         page.get_by_text("Completed", exact=True).wait_for()
 
-    assert {desk.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
+    assert {stack.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
 
 
-def test_a_withdrawal_is_approved(desk: Desk) -> None:
+def test_a_withdrawal_is_approved(stack: BrowserStack) -> None:
     """
     Above the limit it waits; an operator, who is of another client, says yes, and it is done.
     """
-    desk.open("safe", "balance", 1_000, approve_above=10, unit="EUR")
-    big = desk.withdraw("safe", "carl", 50, wait=0)
-    with desk.look(desk.operator) as page:
+    stack.open("safe", "balance", 1_000, approve_above=10, unit="EUR")
+    big = stack.withdraw("safe", "carl", 50, wait=0)
+    with stack.look(stack.operator) as page:
         page.get_by_label("Sections").get_by_role("link", name="Approvals").click()
         card = page.locator("section.card", has=page.get_by_role("link", name=big))
         card.get_by_label("Reason").fill("he called us")

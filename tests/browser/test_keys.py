@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from processor.clients import keys, webhooks
-from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
     from processor.clients.webhooks import Webhook
-    from tests.browser.desk import Desk
+    from tests.browser.pages import BrowserStack
 
 LONG = "https://hooks.shop.example/teller/v2/tenants/0190f3c2-7c1d-7a55-8f5e-3f0f8f1b7c11/events?" + "a" * 200
 
@@ -31,12 +31,12 @@ def make_key(page: Page, name: str, role: str) -> str:
 
 
 @pytest.mark.parametrize("scripts", [True, False])
-def test_a_key_is_made_used_and_revoked(desk: Desk, *, scripts: bool) -> None:
+def test_a_key_is_made_used_and_revoked(stack: BrowserStack, *, scripts: bool) -> None:
     """
     Its owner signs in with it; when an admin revokes it, they are asked to sign in again.
     """
     name = f"night shift {'with' if scripts else 'without'} scripts"
-    with desk.look(desk.admin, scripts=scripts) as admin, desk.look(scripts=scripts) as theirs:
+    with stack.look(stack.admin, scripts=scripts) as admin, stack.look(scripts=scripts) as theirs:
         key = make_key(admin, name, "Operator")
         theirs.goto("/admin/sign-in")
         theirs.get_by_label("Key of an operator or admin").fill(key)
@@ -54,12 +54,12 @@ def test_a_key_is_made_used_and_revoked(desk: Desk, *, scripts: bool) -> None:
         assert key not in admin.content()
 
 
-def test_revoking_ones_own_key_leads_to_the_door(desk: Desk) -> None:
+def test_revoking_ones_own_key_leads_to_the_door(stack: BrowserStack) -> None:
     """
     The page says so before; after it one is signed out, and told why.
     """
-    leaving = desk.person("admin", "leaving")
-    with desk.look(leaving) as page:
+    leaving = stack.new_client("admin", "leaving")
+    with stack.look(leaving) as page:
         page.goto("/admin/keys")
         page.get_by_role("row", name="(yours)").get_by_role("link", name="leaving").click()
         assert page.get_by_text("revoking it signs you out at once").is_visible()
@@ -69,19 +69,19 @@ def test_revoking_ones_own_key_leads_to_the_door(desk: Desk) -> None:
         assert page.get_by_role("status").inner_text() == "Your key is revoked, and you are signed out."
 
 
-def furnish(desk: Desk, client: str, url: str = LONG) -> Webhook:
+def furnish(stack: BrowserStack, client: str, url: str = LONG) -> Webhook:
     """A client with webhooks and deliveries of every sort, and keys that are over."""
-    webhooks.register(desk.owner, client, "https://quiet.example/", None, "test")
-    gone, _ = webhooks.register(desk.owner, client, "https://gone.example/hooks", None, "test")
-    desk.owner.execute(
+    webhooks.register(stack.owner, client, "https://quiet.example/", None, "test")
+    gone, _ = webhooks.register(stack.owner, client, "https://gone.example/hooks", None, "test")
+    stack.owner.execute(
         "UPDATE webhooks SET disabled_at = now() - interval '3 days', disabled_reason = 'it answered 410 Gone' "
         "WHERE id = %s",
         (gone.id,),
     )
     hook, _ = webhooks.register(
-        desk.owner, client, url, ["request.completed", "request.failed", "request.refunded"], "test"
+        stack.owner, client, url, ["request.completed", "request.failed", "request.refunded"], "test"
     )
-    request = desk.owner.execute("SELECT id, 2 FROM requests LIMIT 1").fetchone()
+    request = stack.owner.execute("SELECT id, 2 FROM requests LIMIT 1").fetchone()
     assert request is not None
     for status, due, tries, answer, error in (
         ("delivered", None, 1, 200, None),
@@ -97,28 +97,30 @@ def furnish(desk: Desk, client: str, url: str = LONG) -> Webhook:
         ("pending", "2 hours", 5, 500, "answered 500"),
         ("pending", "1 day", 0, None, None),
     ):
-        desk.owner.execute(
+        stack.owner.execute(
             "INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, tries, last_status,"
             " last_error, created_at) VALUES (%s, 2, 'request.completed', %s, %s, now() + %s::interval, %s, %s, %s,"
             " now() - interval '2 days')",
             (request[0], hook.id, status, due, tries, answer, error),
         )
-    old = keys.create_key(desk.owner, "till of last year", "client", None)
-    desk.owner.execute("UPDATE api_keys SET expires_at = now() - interval '40 days' WHERE id = %s", (old.id,))
-    revoked = keys.create_key(desk.owner, "lost laptop", "operator")
-    keys.revoke_key(desk.owner, revoked.id, actor="platform (admin grace)", reason="stolen at the airport")
+    old = keys.create_key(stack.owner, "till of last year", "client", None)
+    stack.owner.execute(
+        "UPDATE api_keys SET expires_at = now() - interval '40 days' WHERE id = %s", (old.id,)
+    )
+    revoked = keys.create_key(stack.owner, "lost laptop", "operator")
+    keys.revoke_key(stack.owner, revoked.id, actor="platform (admin grace)", reason="stolen at the airport")
     return hook
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_pages_are_for_everybody(desk: Desk, look: str) -> None:
+def test_pages_are_for_everybody(stack: BrowserStack, look: str) -> None:
     """
     Axe finds nothing serious on any page, nothing is wider than its window, and the policy refuses nothing.
     """
-    desk.open(f"hooked-{look}")
+    stack.open(f"hooked-{look}")
     client = f"shop-{look}.example"
-    hook = furnish(desk, client)
-    with desk.look(desk.admin, look) as page:
+    hook = furnish(stack, client)
+    with stack.look(stack.admin, look) as page:
         for title, address in {
             "webhooks": "/admin/webhooks",
             "webhooks-none": "/admin/webhooks?client=nobody",
@@ -160,13 +162,13 @@ def test_pages_are_for_everybody(desk: Desk, look: str) -> None:
         screenshot(page, f"key-own-{look}")
 
 
-def test_all_that_failed_is_sent_again(desk: Desk) -> None:
+def test_all_that_failed_is_sent_again(stack: BrowserStack) -> None:
     """
     The button says how many; afterwards nothing has failed any more.
     """
-    desk.open("hooked-again")
-    hook = furnish(desk, "again.example", "https://127.0.0.1:9/nobody-listens")
-    with desk.look(desk.admin) as page:
+    stack.open("hooked-again")
+    hook = furnish(stack, "again.example", "https://127.0.0.1:9/nobody-listens")
+    with stack.look(stack.admin) as page:
         page.goto(f"/admin/webhooks/{hook.id}?status=failed")
         form = page.locator("form", has=page.get_by_role("button", name="Resend 2 failed"))
         form.get_by_label("Reason").fill("they are back")

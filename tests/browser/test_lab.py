@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.desk import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-    from tests.browser.desk import Desk
+    from tests.browser.pages import BrowserStack
 
 QUEUE = "Teller\N{RIGHT SINGLE QUOTATION MARK}s queue"
 #: A race is a matter of luck: so many tries without one are none.
@@ -41,13 +41,13 @@ def told_yes(shown: Locator) -> int:
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
-def test_the_unsafe_side_oversells_and_the_safe_side_holds(desk: Desk, scripts: bool) -> None:
+def test_the_unsafe_side_oversells_and_the_safe_side_holds(stack: BrowserStack, scripts: bool) -> None:
     """
     Fifty want the last one. Left, more than one gets it, and the moment is marked; right, one. For real: the queue's
     requests are in the ledger.
     """
-    desk.open(f"warm-{scripts}")  # a worker is at work
-    with desk.look(scripts=scripts) as page:
+    stack.open(f"warm-{scripts}")  # a worker is at work
+    with stack.look(scripts=scripts) as page:
         page.goto("/lab")
         unsafe = side(page, "Without protection")
         for _ in range(TRIES):
@@ -66,7 +66,7 @@ def test_the_unsafe_side_oversells_and_the_safe_side_holds(desk: Desk, scripts: 
         assert "1 user was told yes, 49 were told no, 0 left." in safe.inner_text()
         assert safe.locator("svg .danger").count() == 0
         assert safe.locator("svg .step-queue").count() == 50
-    [(asked,)] = desk.owner.execute(
+    [(asked,)] = stack.owner.execute(
         "SELECT count(*) FROM requests WHERE client_id = 'race-lab' AND kind = 'redemption'"
     ).fetchall()
     assert asked >= 50
@@ -80,11 +80,11 @@ def test_the_unsafe_side_oversells_and_the_safe_side_holds(desk: Desk, scripts: 
         ("Redis lock", "With a Redis lock"),
     ],
 )
-def test_every_protection_can_be_chosen(desk: Desk, protection: str, title: str) -> None:
+def test_every_protection_can_be_chosen(stack: BrowserStack, protection: str, title: str) -> None:
     """
     Each holds; the Redis lock is also shown to fail when its holder is paused.
     """
-    with desk.look() as page:
+    with stack.look() as page:
         page.goto("/lab")
         run(page, users=10, stock=3, protection=protection)
 
@@ -97,12 +97,12 @@ def test_every_protection_can_be_chosen(desk: Desk, protection: str, title: str)
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_lab_is_for_everybody(desk: Desk, look: str) -> None:
+def test_the_lab_is_for_everybody(stack: BrowserStack, look: str) -> None:
     """
     Axe finds nothing serious, nothing is wider than its window, and the steps can be read as a table.
     """
-    desk.open(f"warm-{look}")
-    with desk.look(look=look) as page:
+    stack.open(f"warm-{look}")
+    with stack.look(look=look) as page:
         page.emulate_media(reduced_motion="reduce")  # what is still being drawn cannot be judged
         page.goto("/lab")
         check_accessible(page)

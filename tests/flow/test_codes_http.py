@@ -12,20 +12,18 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from processor.clients import keys
-from processor.storage import connections
-from tests.flow.conftest import ROOT, WorkerProcess, eventually
-from tests.flow.courier.conftest import CourierProcess
 from tests.flow.courier.outside import says, serving
-from tests.flow.house import ApiProcess, House, Person, free_port
+from tests.flow.payments import Payments
+from tests.stack import TOP, Client
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from processor.settings import Settings
     from tests.servers import Clones
@@ -57,42 +55,35 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def house(servers: Settings, clones: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def stack(
+    servers: Settings, clones: Callable[[str], Clones], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Payments]:
     """
-    One for all stories, with a short cooldown. When all is over the books must be right, and no code that was ever
-    sent may be in anything that was logged or stored.
+    One for all tests of this module, with a short cooldown. At the end the ledger must be right, and no code that
+    was sent may stand in a log or in the database.
     """
-    made: Clones = clones("embedded")
+    cooldown = str(COOLDOWN_SECONDS)
+    logs = tmp_path_factory.mktemp("codes")
     with (
-        pytest.MonkeyPatch.context() as environment,
-        made.clone() as database_of_tests,
+        clones("embedded").clone() as database,
         serving() as outside,
+        Payments(servers, database, outside, logs, TELLER_CODE_COOLDOWN_SECONDS=cooldown) as running,
     ):
-        environment.setenv("TELLER_CODE_COOLDOWN_SECONDS", str(COOLDOWN_SECONDS))
-        settings = replace(
-            servers,
-            database_url=database_of_tests.url,
-            api_database_url=database_of_tests.api_url,
-            worker_database_url=database_of_tests.worker_url,
-            courier_database_url=database_of_tests.courier_url,
-        )
-        running = House(settings, outside, tmp_path_factory.mktemp("codes"))
-        try:
-            yield running
-            running.check_books()
-            _check_silence(running)
-        finally:
-            running.close()
+        running.begin()
+        yield running
+        running.stop()
+        running.check_ledger()
+        check_secrecy(running)
 
 
-def _check_silence(house: House) -> None:
+def check_secrecy(stack: Payments) -> None:
     """No digits of any mail are in a log or in the database."""
-    sent = {digits(mail) for mail in mails(house)}
+    sent = {digits(mail) for mail in mails(stack)}
     assert sent
-    said = {path.name: path.read_text() for path in house.logs.glob("*.log")}
-    assert said["courier.log"].count('"code_sent"') >= 1
+    said = {path.name: path.read_text() for path in stack.logs.glob("*.log")}
+    assert stack.courier.events("code_sent")
     for table in ("codes", "deliveries", "audit", "decisions", "inbox", "requests", "attempts"):
-        rows = house.owner.execute(f"SELECT t::text FROM {table} t".encode()).fetchall()  # noqa: S608  # above
+        rows = stack.owner.execute(f"SELECT t::text FROM {table} t".encode()).fetchall()  # noqa: S608  # above
         said[table] = "\n".join(row for (row,) in rows)
     assert [(where, code) for where, text in said.items() for code in sent if says_code(text, code)] == []
 
@@ -102,9 +93,9 @@ def says_code(text: str, code: str) -> bool:
     return re.search(rf"(?<![\w.-]){code}(?![\w-])", text) is not None
 
 
-def mails(house: House, destination: str | None = None) -> list[Any]:
+def mails(stack: Payments, destination: str | None = None) -> list[Any]:
     """The codes in the outbox, oldest first."""
-    outbox = house.settings.home / "outbox"
+    outbox = stack.home / "outbox"
     paths = sorted(outbox.glob("code_*.eml"), key=lambda path: path.stat().st_mtime_ns)
     found = [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in paths]
     return [mail for mail in found if destination in (None, mail["To"])]
@@ -117,66 +108,65 @@ def digits(mail: Any) -> str:
     return found[1]
 
 
-def arrived(house: House, destination: str, count: int = 1) -> str:
+def arrived(stack: Payments, destination: str, count: int = 1) -> str:
     """The digits of the newest of so many mails, once they are there."""
-    eventually(lambda: len(mails(house, destination)) >= count)
-    return digits(mails(house, destination)[-1])
+    eventually(lambda: len(mails(stack, destination)) >= count)
+    return digits(mails(stack, destination)[-1])
 
 
-def somebody(house: House, account: str) -> str:
+def somebody(stack: Payments, account: str) -> str:
     """The address of an account, which it is given."""
     address = f"{account}-{next(_numbers)}@example.com"
-    house.client.put(f"/v1/accounts/{account}", {"email": address})
+    stack.client.put(f"/v1/accounts/{account}", {"email": address})
     return address
 
 
-def vault(house: House, **rules: Any) -> str:
+def vault(stack: Payments, **rules: Any) -> str:
     """A balance of 1,000 that asks for a code above 100 and for approval above 500."""
     resource = f"vault-{next(_numbers)}"
     body = {"id": resource, "kind": "balance", "available": 1_000, "confirm_above": 100, "approve_above": 500}
-    opened = house.admin.post("/v1/resources", {**body, **rules}, 200, wait=20)
+    opened = stack.admin.post("/v1/resources", {**body, **rules}, 200, wait=20)
     assert opened["status"] == "completed"
     return resource
 
 
-def withdraw(house: House, resource: str, account: str, amount: int) -> str:
+def withdraw(stack: Payments, resource: str, account: str, amount: int) -> str:
     """Returns the id of the request."""
     body = {"resource": resource, "account": account, "amount": amount}
-    asked: str = house.client.post("/v1/withdrawals", body, 202)["id"]
+    asked: str = stack.client.post("/v1/withdrawals", body, 202)["id"]
     return asked
 
 
-def until_stage(house: House, request: str, stage: str) -> None:
+def until_stage(stack: Payments, request: str, stage: str) -> None:
     """It waits for this now."""
-    eventually(lambda: house.client.get(f"/v1/requests/{request}")["stage"] == stage)
+    eventually(lambda: stack.client.get(f"/v1/requests/{request}")["stage"] == stage)
 
 
-def verify(who: Person, destination: str, code: str, *statuses: int) -> Any:
+def verify(who: Client, destination: str, code: str, *statuses: int) -> Any:
     """Type it in."""
     return who.post("/v1/codes/verify", {"destination": destination, "code": code}, *statuses)
 
 
-def test_of_five_who_ask_in_a_second_one_gets_a_code(house: House) -> None:
+def test_of_five_who_ask_in_a_second_one_gets_a_code(stack: Payments) -> None:
     """
     Scenario 9: 1 code sent, 4 x 429; and once more when the cooldown is over.
     """
     body = {"destination": "five@example.com"}
     for round_number in (1, 2):
-        answers = [house.client.http.post("/v1/codes", json=body) for _ in range(5)]
+        answers = [stack.client.http.post("/v1/codes", json=body) for _ in range(5)]
         assert [answer.status_code for answer in answers] == [202] + [429] * 4
-        arrived(house, "five@example.com", round_number)
-        house.owner.execute("SELECT pg_sleep(%s)", (COOLDOWN_SECONDS,))
-    assert len(mails(house, "five@example.com")) == 2
+        arrived(stack, "five@example.com", round_number)
+        stack.owner.execute("SELECT pg_sleep(%s)", (COOLDOWN_SECONDS,))
+    assert len(mails(stack, "five@example.com")) == 2
 
 
-def test_of_forty_processes_at_two_apis_one_gets_a_code(house: House) -> None:
+def test_of_forty_processes_at_two_apis_one_gets_a_code(stack: Payments) -> None:
     """
     Scenario 9: forty processes of four clients, two APIs on one database, all at the same instant, ten times.
     """
-    settings = replace(house.settings, port=free_port())
-    second = ApiProcess(settings, house.logs / "second.log", allow_private_webhooks=True)
-    people = [house.client, house.other, house.admin, house.colleague]
-    ports = [house.settings.port, settings.port]
+    second = stack.start_api()
+    people = [stack.client, stack.other, stack.admin, stack.colleague]
+    ports = [stack.ports[0], stack.ports.pop()]
     askers: list[subprocess.Popen[str]] = []
     destinations = [f"forty-{number}@example.com" for number in range(ROUNDS)]
     try:
@@ -188,7 +178,7 @@ def test_of_forty_processes_at_two_apis_one_gets_a_code(house: House) -> None:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    cwd=ROOT,
+                    cwd=TOP,
                 )
             )
         assert {said(asker) for asker in askers} == {"ready"}
@@ -204,11 +194,11 @@ def test_of_forty_processes_at_two_apis_one_gets_a_code(house: House) -> None:
     finally:
         for asker in askers:
             asker.communicate(timeout=30)
-        second.end()
+        second.stop()
 
     for destination in destinations:
-        arrived(house, destination)
-        assert len(mails(house, destination)) == 1
+        arrived(stack, destination)
+        assert len(mails(stack, destination)) == 1
 
 
 def said(asker: subprocess.Popen[str]) -> str:
@@ -217,132 +207,131 @@ def said(asker: subprocess.Popen[str]) -> str:
     return asker.stdout.readline().strip()
 
 
-def test_a_code_survives_the_death_of_everything(house: House) -> None:
+def test_a_code_survives_the_death_of_everything(stack: Payments) -> None:
     """
     Scenario 10: asked for while no courier lives; API and worker killed with -9, all started again; the code comes,
     all of it is killed and started once more, and the code is right, once.
     """
-    house.courier.kill()
-    house.client.post("/v1/codes", {"destination": "phoenix@example.com"}, 202)
-    restart(house)
-    code = arrived(house, "phoenix@example.com")
-    restart(house)
+    stack.courier.kill()
+    stack.client.post("/v1/codes", {"destination": "phoenix@example.com"}, 202)
+    restart(stack)
+    code = arrived(stack, "phoenix@example.com")
+    restart(stack)
 
-    assert verify(house.client, "phoenix@example.com", code, 200) == {"verified": True}
-    assert verify(house.client, "phoenix@example.com", code, 422)["code"] == "code_invalid"
-    assert len(mails(house, "phoenix@example.com")) == 1
-
-
-def restart(house: House) -> None:
-    """Everything, without a word."""
-    for process in (house.api, house.worker, house.courier):
-        process._process.kill()
-        process._process.wait()
-    house.api = ApiProcess(
-        house.settings, house.logs / f"api-{next(_numbers)}.log", allow_private_webhooks=True
-    )
-    house.worker = WorkerProcess(house.settings, house.logs / f"worker-{next(_numbers)}.log")
-    house.courier = CourierProcess(house.settings, house.logs / "courier.log")
+    assert verify(stack.client, "phoenix@example.com", code, 200) == {"verified": True}
+    assert verify(stack.client, "phoenix@example.com", code, 422)["code"] == "code_invalid"
+    assert len(mails(stack, "phoenix@example.com")) == 1
 
 
-def test_the_old_code_is_invalid_once_there_is_a_new_one(house: House) -> None:
+def restart(stack: Payments) -> None:
+    """
+    Kill API, worker and courier, and start them again.
+    """
+    for process in (stack.api, stack.worker, stack.courier):
+        process.kill()
+        process.start()
+    stack.until_ready(stack.api)
+
+
+def test_the_old_code_is_invalid_once_there_is_a_new_one(stack: Payments) -> None:
     """
     Scenario 11.
     """
     destination = "twice@example.com"
-    house.client.post("/v1/codes", {"destination": destination}, 202)
-    old = arrived(house, destination)
-    house.owner.execute("SELECT pg_sleep(%s)", (COOLDOWN_SECONDS,))
-    house.client.post("/v1/codes", {"destination": destination}, 202)
-    new = arrived(house, destination, 2)
+    stack.client.post("/v1/codes", {"destination": destination}, 202)
+    old = arrived(stack, destination)
+    stack.owner.execute("SELECT pg_sleep(%s)", (COOLDOWN_SECONDS,))
+    stack.client.post("/v1/codes", {"destination": destination}, 202)
+    new = arrived(stack, destination, 2)
 
-    refused = verify(house.client, destination, old, 422)
+    refused = verify(stack.client, destination, old, 422)
     assert (refused["code"], refused["attempts_remaining"]) == ("code_invalid", 4)
-    assert verify(house.client, destination, new, 200)["verified"] is True
+    assert verify(stack.client, destination, new, 200)["verified"] is True
 
 
-def test_a_large_withdrawal_is_confirmed_by_mail_and_approved_by_somebody_else(house: House) -> None:
+def test_a_large_withdrawal_is_confirmed_by_mail_and_approved_by_somebody_else(stack: Payments) -> None:
     """
     Above both thresholds, from the mail to the money; approved by the client that made it: refused (scenario 28).
     """
-    resource, address = vault(house), somebody(house, "ada")
-    request = withdraw(house, resource, "ada", 600)
-    code = arrived(house, address)
-    assert "600" in mails(house, address)[0].get_content()
-    assert house.quantities(resource) == (1_000, 0)
-    house.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 202)
-    until_stage(house, request, "awaiting_approval")
-    with connections.connect(house.settings.database_url, application_name="test") as connection:
-        own_admin = keys.create_key(connection, "own admin", "admin", house.client.key.client)
-    with Person(house.api.url, own_admin).http as own:
+    resource, address = vault(stack), somebody(stack, "ada")
+    request = withdraw(stack, resource, "ada", 600)
+    code = arrived(stack, address)
+    assert "600" in mails(stack, address)[0].get_content()
+    assert stack.quantities(resource) == (1_000, 0)
+    stack.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 202)
+    until_stage(stack, request, "awaiting_approval")
+    with stack.connect() as connection:
+        own_admin = keys.create_key(connection, "own admin", "admin", stack.client.key.client)
+    with Client(stack.url, own_admin).http as own:
         answer = own.post(f"/v1/admin/requests/{request}/approve", json={"reason": "I want it"})
 
     assert (answer.status_code, answer.json()["code"]) == (403, "approver_is_requester")
-    house.admin.post(f"/v1/admin/requests/{request}/approve", {"reason": "it is her"}, 202)
-    assert house.until(request, "completed")["amount"] == 600
-    assert house.quantities(resource) == (400, 0)
+    stack.admin.post(f"/v1/admin/requests/{request}/approve", {"reason": "it is her"}, 202)
+    assert stack.until(request, "completed")["amount"] == 600
+    assert stack.quantities(resource) == (400, 0)
 
 
-def test_unconfirmed_in_time_it_is_cancelled_by_itself(house: House) -> None:
+def test_unconfirmed_in_time_it_is_cancelled_by_itself(stack: Payments) -> None:
     """
     Nobody does anything: the sweep sees that the code's lifetime is over. Nothing was taken, the account is told.
     """
-    resource, address = vault(house), somebody(house, "late")
-    request = withdraw(house, resource, "late", 300)
-    code = arrived(house, address)
+    resource, address = vault(stack), somebody(stack, "late")
+    request = withdraw(stack, resource, "late", 300)
+    code = arrived(stack, address)
     lapse = "UPDATE codes SET expires_at = clock_timestamp() WHERE request_id = %s AND due_at IS NULL"
-    eventually(lambda: house.owner.execute(lapse, (request,)).rowcount)
+    eventually(lambda: stack.owner.execute(lapse, (request,)).rowcount)
 
-    document = house.until(request, "cancelled")
+    document = stack.until(request, "cancelled")
 
     assert document["error"]["code"] == "confirmation_expired"
-    assert house.quantities(resource) == (1_000, 0)
-    late = house.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 409)
+    assert stack.quantities(resource) == (1_000, 0)
+    late = stack.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 409)
     assert late["code"] == "not_awaiting_confirmation"
 
 
-def test_during_a_cooldown_its_code_comes_by_itself_when_that_is_over(house: House) -> None:
+def test_during_a_cooldown_its_code_comes_by_itself_when_that_is_over(stack: Payments) -> None:
     """
     The address was just given a code; the withdrawal's own follows, and confirms it.
     """
-    resource, address = vault(house), somebody(house, "busy")
-    house.client.post("/v1/codes", {"destination": address}, 202)
-    request = withdraw(house, resource, "busy", 300)
-    until_stage(house, request, "awaiting_confirmation")
-    code = arrived(house, address, 2)
+    resource, address = vault(stack), somebody(stack, "busy")
+    stack.client.post("/v1/codes", {"destination": address}, 202)
+    request = withdraw(stack, resource, "busy", 300)
+    until_stage(stack, request, "awaiting_confirmation")
+    code = arrived(stack, address, 2)
 
-    house.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 202)
-    assert house.until(request, "completed")["refunded"] == 0
+    stack.client.post(f"/v1/requests/{request}/confirm", {"code": code}, 202)
+    assert stack.until(request, "completed")["refunded"] == 0
 
 
-def test_a_telephone_number_is_reached_through_the_gateway_named_sms(house: House) -> None:
+def test_a_telephone_number_is_reached_through_the_gateway_named_sms(stack: Payments) -> None:
     """
     A signed call of the gateway with the code in it, the same key over all tries; without such a gateway 422.
     """
     body = {"destination": "+4915112345678"}
-    assert house.client.post("/v1/codes", body, 422)["code"] == "invalid"
-    house.outside.behave = lambda _call, _handler: says(503 if len(calls(house)) == 1 else 200)
-    settings = replace(house.settings, port=free_port(), gateways={"sms": f"{house.outside.url}/sms"})
-    house.courier.kill()
-    api = ApiProcess(settings, house.logs / "sms-api.log", allow_private_webhooks=True)
-    courier = CourierProcess(settings, house.logs / "courier.log")
+    assert stack.client.post("/v1/codes", body, 422)["code"] == "invalid"
+    stack.outside.behave = lambda _call, _handler: says(503 if len(calls(stack)) == 1 else 200)
+    gateways = f"sms={stack.outside.url}/sms"
+    stack.courier.kill()
+    api = stack.start_api(TELLER_GATEWAYS=gateways)
+    url = f"http://127.0.0.1:{stack.ports.pop()}"
+    courier = stack.start_courier(TELLER_GATEWAYS=gateways)
     try:
-        with Person(api.url, house.client.key).http as client:
+        with Client(url, stack.client.key).http as client:
             assert client.post("/v1/codes", json=body).status_code == 202
-            eventually(lambda: len(calls(house)) == 2)
-            first, second = calls(house)
+            eventually(lambda: len(calls(stack)) == 2)
+            first, second = calls(stack)
             order = second.document
             assert first.key == second.key
             assert (order["kind"], order["destination"]) == ("code", body["destination"])
             code = order["metadata"]["code"]
             assert client.post("/v1/codes/verify", json={**body, "code": code}).json() == {"verified": True}
     finally:
-        api.end()
+        api.stop()
         courier.kill()
-        house.courier = CourierProcess(house.settings, house.logs / "courier.log")
-    assert not any(says_code(path.read_text(), code) for path in house.logs.glob("*.log"))
+        stack.courier.start()
+    assert not any(says_code(path.read_text(), code) for path in stack.logs.glob("*.log"))
 
 
-def calls(house: House) -> list[Any]:
+def calls(stack: Payments) -> list[Any]:
     """What the gateway sms was asked."""
-    return [call for call in house.outside.calls if call.path == "/sms"]
+    return [call for call in stack.outside.calls if call.path == "/sms"]

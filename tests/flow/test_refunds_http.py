@@ -1,25 +1,24 @@
 """
-Money that leaves the house, seen from outside: scenarios 12 to 16 and 30 through HTTP, with a real API, worker and
+Money that leaves the stack, seen from outside: scenarios 12 to 16 and 30 through HTTP, with a real API, worker and
 courier, the sandbox, and a bank that does what a test says.
 """
 
 from __future__ import annotations
 
 import email
-import signal
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from tests.flow.conftest import PATIENCE_SECONDS, eventually
 from tests.flow.courier.outside import Call, Handler, says, serving
-from tests.flow.house import GATEWAY_TRIES, ApiProcess, House, Person, at_once, free_port
+from tests.flow.payments import GATEWAY_TRIES, Payments
+from tests.stack import Client, at_once
+from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from processor.settings import Settings
     from tests.servers import Clones
@@ -39,70 +38,66 @@ class Bank:
                 self.payouts.append(call.key)
         return says(200, reference=f"T-{call.key[:8]}")
 
-    def calls_for(self, house: House, request: str) -> int:
+    def calls_for(self, stack: Payments, request: str) -> int:
         """How often it was asked."""
-        return sum(call.headers.get("idempotency-key") == request for call in house.outside.calls)
+        return sum(call.headers.get("idempotency-key") == request for call in stack.outside.calls)
 
 
 @pytest.fixture(scope="module")
-def house(servers: Settings, clones: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def stack(
+    servers: Settings, clones: Callable[[str], Clones], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Payments]:
     """
-    One for all stories. When all is over, the books must be right.
+    One for all tests of this module. At the end the ledger must be right.
     """
-    made: Clones = clones("embedded")
-    with made.clone() as database, serving() as outside:
-        settings = replace(
-            servers,
-            database_url=database.url,
-            api_database_url=database.api_url,
-            worker_database_url=database.worker_url,
-            courier_database_url=database.courier_url,
-        )
-        running = House(settings, outside, tmp_path_factory.mktemp("house"))
-        try:
-            yield running
-            running.check_books()
-        finally:
-            running.close()
+    with (
+        clones("embedded").clone() as database,
+        serving() as outside,
+        Payments(servers, database, outside, tmp_path_factory.mktemp("payments")) as running,
+    ):
+        running.begin()
+        yield running
+        running.stop()
+        running.check_ledger()
 
 
 @pytest.fixture
-def bank(house: House) -> Bank:
+def bank(stack: Payments) -> Bank:
     """
     A bank that pays, until the test says otherwise.
     """
     made = Bank()
-    house.outside.behave = lambda call, _handler: made.pay(call)
+    stack.outside.behave = lambda call, _handler: made.pay(call)
     return made
 
 
 # ---------------------------------------------------------------- the sandbox
 
 
-def test_a_payout_is_made_once_and_told(house: House) -> None:
+def test_a_payout_is_made_once_and_told(stack: Payments) -> None:
     """
     Held, called, captured, completed with the gateway's reference.
     """
-    resource = house.open("sandbox")
-    asked = house.withdraw(resource)
+    resource = stack.open("sandbox")
+    asked = stack.withdraw(resource)
 
-    document = house.until(asked, "completed")
+    document = stack.until(asked, "completed")
 
     assert document["result"] == {"reference": f"sandbox-{asked}"}
-    assert house.quantities(resource) == (70, 0)
-    assert house.entries(asked) == [("hold", 30), ("capture", 30)]
-    assert house.sandbox(asked) == ([200], 1)
+    assert stack.quantities(resource) == (70, 0)
+    assert stack.entries(asked) == [("hold", 30), ("capture", 30)]
+    assert stack.sandbox(asked) == ([200], 1)
 
 
-def test_a_flaky_gateway_is_asked_again_and_pays_once(house: House) -> None:
+def test_a_flaky_gateway_is_asked_again_and_pays_once(stack: Payments) -> None:
     """
     503, 503, 200, with the same key.
     """
-    asked = house.withdraw(house.open("sandbox"), "flaky")
+    asked = stack.withdraw(stack.open("sandbox"), "flaky")
 
-    assert house.until(asked, "completed")["error"] is None
-    assert house.sandbox(asked) == ([503, 503, 200], 1)
-    attempts = house.admin.get(f"/v1/admin/requests/{asked}")["attempts"]
+    assert stack.until(asked, "completed")["error"] is None
+    assert stack.sandbox(asked) == ([503, 503, 200], 1)
+    attempts = stack.admin.get(f"/v1/admin/requests/{asked}")["attempts"]
     assert [(one["status"], one["outcome"]) for one in attempts] == [
         (503, "unknown"),
         (503, "unknown"),
@@ -110,50 +105,50 @@ def test_a_flaky_gateway_is_asked_again_and_pays_once(house: House) -> None:
     ]
 
 
-def test_12_a_declined_withdrawal_is_back_and_its_user_told_under_one_event(house: House) -> None:
+def test_12_a_declined_withdrawal_is_back_and_its_user_told_under_one_event(stack: Payments) -> None:
     """
     Refunded with the gateway's reason, the balance as before; one webhook delivery that verifies, and one mail, both
     of the same event.
     """
-    resource = house.open("sandbox")
-    house.client.put("/v1/accounts/grace", {"email": "grace@example.com"})
+    resource = stack.open("sandbox")
+    stack.client.put("/v1/accounts/grace", {"email": "grace@example.com"})
     with serving() as shop:
-        registered = house.client.post("/v1/webhooks", {"url": f"{shop.url}/hook"}, 201)
-        asked = house.withdraw(resource, "decline", account="grace")
-        document = house.until(asked, "refunded")
-        eventually(lambda: shop.calls and mails(house, "grace@example.com"))
+        registered = stack.client.post("/v1/webhooks", {"url": f"{shop.url}/hook"}, 201)
+        asked = stack.withdraw(resource, "decline", account="grace")
+        document = stack.until(asked, "refunded")
+        eventually(lambda: shop.calls and mails(stack, "grace@example.com"))
         path = f"/v1/webhooks/{registered['id']}"
-        eventually(lambda: house.client.get(f"{path}/deliveries")["data"][0]["status"] == "delivered")
-        assert house.client.http.delete(path).status_code == 204
+        eventually(lambda: stack.client.get(f"{path}/deliveries")["data"][0]["status"] == "delivered")
+        assert stack.client.http.delete(path).status_code == 204
 
     assert (document["error"]["code"], document["refunded"]) == ("gateway_declined", 30)
     assert document["error"]["reason"]
-    assert house.quantities(resource) == (100, 0)
-    assert house.entries(asked) == [("hold", 30), ("release", 30)]
-    assert house.sandbox(asked) == ([422], 0)
+    assert stack.quantities(resource) == (100, 0)
+    assert stack.entries(asked) == [("hold", 30), ("release", 30)]
+    assert stack.sandbox(asked) == ([422], 0)
     [call] = shop.calls
-    [mail] = mails(house, "grace@example.com")
+    [mail] = mails(stack, "grace@example.com")
     told = Webhook(registered["secret"]).verify(call.body, call.headers)
     assert (told["type"], told["data"]) == ("request.refunded", document)
     assert mail["Message-ID"].strip("<>").partition("@")[0] == call.headers["webhook-id"]
 
 
-def test_13_a_gateway_that_paid_too_late_is_not_refunded_and_not_paid_twice(house: House) -> None:
+def test_13_a_gateway_that_paid_too_late_is_not_refunded_and_not_paid_twice(stack: Payments) -> None:
     """
     `slow` has paid each time before we gave up: one payout, parked, still held.
     """
-    resource = house.open("sandbox")
-    asked = house.withdraw(resource, "slow")
+    resource = stack.open("sandbox")
+    asked = stack.withdraw(resource, "slow")
 
-    assert house.until(asked, "failed")["error"]["code"] == "gateway_unreachable"
-    assert house.sandbox(asked) == ([200] * GATEWAY_TRIES, 1)
-    assert house.quantities(resource) == (70, 30)
+    assert stack.until(asked, "failed")["error"]["code"] == "gateway_unreachable"
+    assert stack.sandbox(asked) == ([200] * GATEWAY_TRIES, 1)
+    assert stack.quantities(resource) == (70, 30)
 
 
 # ---------------------------------------------------------------- the bank
 
 
-def test_13_a_lost_answer_is_one_payout(house: House, bank: Bank) -> None:
+def test_13_a_lost_answer_is_one_payout(stack: Payments, bank: Bank) -> None:
     """
     It paid, and hung up before it said so: asked again with the same key, completed, never two, never a refund.
     """
@@ -167,188 +162,190 @@ def test_13_a_lost_answer_is_one_payout(house: House, bank: Bank) -> None:
         handler.connection.close()
         return None
 
-    house.outside.behave = pays_and_hangs_up_once
-    resource = house.open("bank")
-    asked = house.withdraw(resource)
+    stack.outside.behave = pays_and_hangs_up_once
+    resource = stack.open("bank")
+    asked = stack.withdraw(resource)
 
-    document = house.until(asked, "completed")
+    document = stack.until(asked, "completed")
 
     assert document["result"] == {"reference": f"T-{asked[:8]}"}
     assert bank.payouts == [asked]
-    assert bank.calls_for(house, asked) == 2
-    assert house.entries(asked) == [("hold", 30), ("capture", 30)]
-    assert house.quantities(resource) == (70, 0)
+    assert bank.calls_for(stack, asked) == 2
+    assert stack.entries(asked) == [("hold", 30), ("capture", 30)]
+    assert stack.quantities(resource) == (70, 0)
 
 
-def test_14_who_never_answers_is_asked_again_when_an_admin_says_so(house: House, bank: Bank) -> None:
+def test_14_who_never_answers_is_asked_again_when_an_admin_says_so(stack: Payments, bank: Bank) -> None:
     """
     Parked and still held; listed with its attempts; a dry run counts it; a replay after the gateway is back pays.
     """
     over = threading.Event()
-    house.outside.behave = lambda _call, _handler: over.wait(PATIENCE_SECONDS) and None
-    resource = house.open("bank")
-    asked = house.withdraw(resource)
-    document = house.until(asked, "failed")
+    stack.outside.behave = lambda _call, _handler: over.wait(TIMEOUT_SECONDS) and None
+    resource = stack.open("bank")
+    asked = stack.withdraw(resource)
+    document = stack.until(asked, "failed")
     over.set()
     assert (document["error"]["code"], document["finished_at"]) == ("gateway_unreachable", None)
-    assert house.quantities(resource) == (70, 30)
-    assert [one["id"] for one in house.admin.get(f"/v1/admin/failed?resource={resource}")["data"]] == [asked]
-    shown = house.admin.get(f"/v1/admin/requests/{asked}")
+    assert stack.quantities(resource) == (70, 30)
+    assert [one["id"] for one in stack.admin.get(f"/v1/admin/failed?resource={resource}")["data"]] == [asked]
+    shown = stack.admin.get(f"/v1/admin/requests/{asked}")
     assert [one["outcome"] for one in shown["attempts"]] == ["unknown"] * GATEWAY_TRIES
-    assert b"teller_parked_requests" in house.admin.http.get("/metrics").content
+    assert b"teller_parked_requests" in stack.admin.http.get("/metrics").content
 
-    house.outside.behave = lambda call, _handler: bank.pay(call)
+    stack.outside.behave = lambda call, _handler: bank.pay(call)
     which = {"resource": resource, "code": "gateway_unreachable", "reason": "the bank is back"}
-    assert house.admin.post("/v1/admin/replay", {**which, "dry_run": True}, 200) == {
+    assert stack.admin.post("/v1/admin/replay", {**which, "dry_run": True}, 200) == {
         "matched": 1,
         "replayed": 0,
     }
-    assert house.admin.post("/v1/admin/replay", which, 200) == {"matched": 1, "replayed": 1}
+    assert stack.admin.post("/v1/admin/replay", which, 200) == {"matched": 1, "replayed": 1}
 
-    assert house.until(asked, "completed")["id"] == asked
+    assert stack.until(asked, "completed")["id"] == asked
     assert bank.payouts == [asked]
-    assert house.entries(asked) == [("hold", 30), ("capture", 30)]
-    assert house.quantities(resource) == (70, 0)
-    lines = house.admin.get("/v1/admin/audit")["data"]
+    assert stack.entries(asked) == [("hold", 30), ("capture", 30)]
+    assert stack.quantities(resource) == (70, 0)
+    lines = stack.admin.get("/v1/admin/audit")["data"]
     assert [(one["action"], one["reason"]) for one in lines if one["request"] == asked] == [
         ("replay", "the bank is back")
     ]
 
 
 @pytest.mark.parametrize("replayed", [False, True], ids=["first", "replayed"])
-def test_15_nothing_is_refunded_while_a_call_is_in_flight(house: House, bank: Bank, replayed: bool) -> None:
+def test_15_nothing_is_refunded_while_a_call_is_in_flight(
+    stack: Payments, bank: Bank, replayed: bool
+) -> None:
     """
     Neither while it is tried at first nor during a replay; the answer decides.
     """
     answers = threading.Event()
 
     def thinks(call: Call, _handler: Handler) -> Any:
-        return bank.pay(call) if answers.wait(PATIENCE_SECONDS) else 503
+        return bank.pay(call) if answers.wait(TIMEOUT_SECONDS) else 503
 
-    resource = house.open("bank")
+    resource = stack.open("bank")
     asked = ""
     if replayed:
-        house.outside.behave = lambda _call, _handler: 503
-        asked = house.withdraw(resource)
-        house.until(asked, "failed")
-    with house.patient_courier():
-        house.outside.behave = thinks
-        before = bank.calls_for(house, asked)
+        stack.outside.behave = lambda _call, _handler: 503
+        asked = stack.withdraw(resource)
+        stack.until(asked, "failed")
+    with stack.slow_courier():
+        stack.outside.behave = thinks
+        before = bank.calls_for(stack, asked)
         if replayed:
-            house.admin.post(f"/v1/admin/requests/{asked}/replay", {"reason": "it may be back"}, 202)
+            stack.admin.post(f"/v1/admin/requests/{asked}/replay", {"reason": "it may be back"}, 202)
         else:
-            asked = house.withdraw(resource)
-        eventually(lambda: bank.calls_for(house, asked) > before)
+            asked = stack.withdraw(resource)
+        eventually(lambda: bank.calls_for(stack, asked) > before)
 
-        refund = house.refund(asked)
+        refund = stack.refund(asked)
 
         assert (refund["status"], refund["error"]["code"]) == ("rejected", "outcome_pending")
-        assert house.client.get(f"/v1/requests/{asked}")["status"] == "processing"
-        assert house.quantities(resource) == (70, 30)
+        assert stack.client.get(f"/v1/requests/{asked}")["status"] == "processing"
+        assert stack.quantities(resource) == (70, 30)
         answers.set()
-        assert house.until(asked, "completed")["refunded"] == 0
+        assert stack.until(asked, "completed")["refunded"] == 0
     assert bank.payouts == [asked]
-    assert house.entries(asked) == [("hold", 30), ("capture", 30)]
+    assert stack.entries(asked) == [("hold", 30), ("capture", 30)]
 
 
-def test_15_a_late_yes_after_the_release_is_an_alert_and_never_an_entry(house: House, bank: Bank) -> None:
+def test_15_a_late_yes_after_the_release_is_an_alert_and_never_an_entry(stack: Payments, bank: Bank) -> None:
     """
     One courier is stopped while the bank is paying; another is told 503 until it gives up, and an admin refunds. Then
     the first one hears the yes: in the history, in the metrics, in the log of the worker; not in the ledger.
     """
-    resource = house.open("bank")
-    with house.patient_courier() as patient:
+    resource = stack.open("bank")
+    with stack.slow_courier() as slow:
 
         def pays_while_nobody_listens(call: Call, _handler: Handler) -> Any:
-            patient.freeze()
+            slow.suspend()
             return bank.pay(call)
 
-        house.outside.behave = pays_while_nobody_listens
-        asked = house.withdraw(resource)
-        eventually(lambda: asked in bank.payouts and house.outside.under_way == 0)
-        house.outside.behave = lambda _call, _handler: 503
-        house.lapse(asked)
-        house.courier.send(signal.SIGCONT)
-        house.until(asked, "failed")
-        assert house.refund(asked, "the customer waits")["status"] == "completed"
-        assert house.until(asked, "refunded")["error"]["code"] == "refunded_by_admin"
-        entries = house.admin.get(f"/v1/resources/{resource}/entries")
+        stack.outside.behave = pays_while_nobody_listens
+        asked = stack.withdraw(resource)
+        eventually(lambda: asked in bank.payouts and stack.outside.under_way == 0)
+        stack.outside.behave = lambda _call, _handler: 503
+        stack.expire_lease(asked)
+        stack.courier.resume()
+        stack.until(asked, "failed")
+        assert stack.refund(asked, "the customer waits")["status"] == "completed"
+        assert stack.until(asked, "refunded")["error"]["code"] == "refunded_by_admin"
+        entries = stack.admin.get(f"/v1/resources/{resource}/entries")
 
-        patient.send(signal.SIGCONT)
-        eventually(lambda: details(house, asked)[-1] == "paid_after_refund")
+        slow.resume()
+        eventually(lambda: details(stack, asked)[-1] == "paid_after_refund")
 
-    assert details(house, asked).count("paid_after_refund") == 1
-    assert house.admin.get(f"/v1/resources/{resource}/entries") == entries
+    assert details(stack, asked).count("paid_after_refund") == 1
+    assert stack.admin.get(f"/v1/resources/{resource}/entries") == entries
     assert [one["kind"] for one in entries["data"]] == ["release", "hold", "credit"]
-    assert house.quantities(resource) == (100, 0)
-    assert house.client.get(f"/v1/requests/{asked}")["result"] == {"reference": f"T-{asked[:8]}"}
-    assert [one["request"] for one in house.worker.events("paid_after_refund")] == [asked]
-    eventually(lambda: b"teller_paid_after_refund_total 1.0" in house.admin.http.get("/metrics").content)
+    assert stack.quantities(resource) == (100, 0)
+    assert stack.client.get(f"/v1/requests/{asked}")["result"] == {"reference": f"T-{asked[:8]}"}
+    assert [one["request"] for one in stack.worker.events("paid_after_refund")] == [asked]
+    eventually(lambda: b"teller_paid_after_refund_total 1.0" in stack.admin.http.get("/metrics").content)
 
 
 @pytest.mark.parametrize("parked", [False, True], ids=["completed", "parked"])
 def test_16_two_admins_refund_the_same_request_twenty_times_each(
-    house: House, bank: Bank, parked: bool
+    stack: Payments, bank: Bank, parked: bool
 ) -> None:
     """
     At the same instant, with a key of its own each: given back once, and everybody is told what came of theirs.
     """
     if parked:
-        house.outside.behave = lambda _call, _handler: 503
-    resource = house.open("bank")
-    asked = house.withdraw(resource)
-    house.until(asked, "failed" if parked else "completed")
+        stack.outside.behave = lambda _call, _handler: 503
+    resource = stack.open("bank")
+    asked = stack.withdraw(resource)
+    stack.until(asked, "failed" if parked else "completed")
 
-    def refund(admin: Person, _: int) -> Any:
+    def refund(admin: Client, _: int) -> Any:
         return admin.post(f"/v1/admin/requests/{asked}/refund", {"reason": "twice"}, 200, wait=20)
 
-    refunds = at_once(40, refund, [house.admin, house.colleague])
+    refunds = at_once(40, refund, [stack.admin, stack.colleague])
 
     outcomes = [one["error"]["code"] if one["error"] else one["status"] for one in refunds]
     assert sorted(outcomes) == ["completed"] + ["nothing_to_refund"] * 39
     assert len({one["id"] for one in refunds}) == 40
-    assert house.quantities(resource) == (100, 0)
-    document = house.until(asked, "refunded")
+    assert stack.quantities(resource) == (100, 0)
+    document = stack.until(asked, "refunded")
     assert (document["refunded"], document["error"]["code"]) == (30, "refunded_by_admin")
-    kinds = [one["kind"] for one in house.admin.get(f"/v1/resources/{resource}/entries")["data"]]
+    kinds = [one["kind"] for one in stack.admin.get(f"/v1/resources/{resource}/entries")["data"]]
     assert kinds == [*(["release"] if parked else ["credit", "capture"]), "hold", "credit"]
-    audited = [one for one in house.admin.get("/v1/admin/audit?limit=100")["data"] if one["request"] == asked]
+    audited = [one for one in stack.admin.get("/v1/admin/audit?limit=100")["data"] if one["request"] == asked]
     assert len(audited) == 40
     assert {one["actor"].partition(" ")[0] for one in audited} == {
-        house.admin.key.client,
-        house.colleague.key.client,
+        stack.admin.key.client,
+        stack.colleague.key.client,
     }
 
 
-def test_16_one_key_is_one_refund(house: House, bank: Bank) -> None:
+def test_16_one_key_is_one_refund(stack: Payments, bank: Bank) -> None:
     """
     Forty times the same at the same instant: one request, and all get the same answer.
     """
-    resource = house.open("bank")
-    asked = house.withdraw(resource)
-    house.until(asked, "completed")
+    resource = stack.open("bank")
+    asked = stack.withdraw(resource)
+    stack.until(asked, "completed")
     body = {"reason": "half of it", "amount": 15}
 
-    def refund(admin: Person, _: int) -> Any:
+    def refund(admin: Client, _: int) -> Any:
         path = f"/v1/admin/requests/{asked}/refund"
         return admin.post(path, body, 200, key=f"half-{asked}", wait=20)
 
-    refunds = at_once(40, refund, [house.admin])
+    refunds = at_once(40, refund, [stack.admin])
 
     assert all(one == refunds[0] for one in refunds)
     assert (refunds[0]["status"], refunds[0]["refund_of"]) == ("completed", asked)
-    assert house.quantities(resource) == (85, 0)
-    document = house.until(asked, "completed")
+    assert stack.quantities(resource) == (85, 0)
+    document = stack.until(asked, "completed")
     assert document["refunded"] == 15
 
 
-def test_27_another_client_sees_neither_request_nor_webhook(house: House) -> None:
+def test_27_another_client_sees_neither_request_nor_webhook(stack: Payments) -> None:
     """
     404, and nothing is told of them.
     """
-    asked = house.withdraw(house.open("sandbox"))
-    webhook = house.client.post(
-        "/v1/webhooks", {"url": f"{house.outside.url}/x", "events": ["request.failed"]}, 201
+    asked = stack.withdraw(stack.open("sandbox"))
+    webhook = stack.client.post(
+        "/v1/webhooks", {"url": f"{stack.outside.url}/x", "events": ["request.failed"]}, 201
     )
 
     for path in (
@@ -358,23 +355,22 @@ def test_27_another_client_sees_neither_request_nor_webhook(house: House) -> Non
         f"/v1/webhooks/{webhook['id']}",
         f"/v1/webhooks/{webhook['id']}/deliveries",
     ):
-        assert house.other.get(path, 404)["code"] == "not_found"
-    assert house.other.get("/v1/webhooks")["data"] == []
-    assert house.client.http.delete(f"/v1/webhooks/{webhook['id']}").status_code == 204
+        assert stack.other.get(path, 404)["code"] == "not_found"
+    assert stack.other.get("/v1/webhooks")["data"] == []
+    assert stack.client.http.delete(f"/v1/webhooks/{webhook['id']}").status_code == 204
 
 
-def test_30_a_webhook_to_an_inside_address_is_refused(house: House) -> None:
+def test_30_a_webhook_to_an_inside_address_is_refused(stack: Payments) -> None:
     """
     By an API that does not allow them: directly, by a name that leads inside, and anything but https.
     """
-    settings = replace(house.settings, port=free_port())
-    strict = ApiProcess(settings, house.logs / "strict.log", allow_private_webhooks=False)
+    strict = stack.start_api(TELLER_ALLOW_PRIVATE_WEBHOOKS="")
     try:
-        client = house.person("client", strict.url)
+        client = stack.new_client("client", url=f"http://127.0.0.1:{stack.ports.pop()}")
         for url in (
-            house.outside.url,
-            f"https://127.0.0.1:{house.outside.port}/",
-            f"https://localhost:{house.outside.port}/",
+            stack.outside.url,
+            f"https://127.0.0.1:{stack.outside.port}/",
+            f"https://localhost:{stack.outside.port}/",
             "https://[::1]/",
             "https://169.254.169.254/latest/meta-data",
             "https://10.0.0.1/",
@@ -383,17 +379,15 @@ def test_30_a_webhook_to_an_inside_address_is_refused(house: House) -> None:
             assert client.post("/v1/webhooks", {"url": url}, 422)["code"] == "webhook_address_refused"
         assert client.get("/v1/webhooks")["data"] == []
     finally:
-        strict.end()
+        strict.stop()
 
 
-def details(house: House, request: str) -> list[str]:
+def details(stack: Payments, request: str) -> list[str]:
     """What the history of a request says, oldest first."""
-    return [one["detail"] for one in house.client.get(f"/v1/requests/{request}/events")["data"]]
+    return [one["detail"] for one in stack.client.get(f"/v1/requests/{request}/events")["data"]]
 
 
-def mails(house: House, address: str) -> list[Any]:
+def mails(stack: Payments, address: str) -> list[Any]:
     """What was written to it."""
-    found = [
-        email.message_from_bytes(path.read_bytes()) for path in (house.settings.home / "outbox").glob("*.eml")
-    ]
+    found = [email.message_from_bytes(path.read_bytes()) for path in (stack.home / "outbox").glob("*.eml")]
     return [one for one in found if one["To"] == address]
