@@ -16,7 +16,7 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from tests.flow.conftest import eventually
+from tests.waiting import eventually
 from workers.doorbell import ring as module
 from workers.doorbell.announcements import Announcements
 from workers.doorbell.ring import Doorbell

@@ -10,8 +10,11 @@ import os
 import signal
 import threading
 import time
+<<<<<<< HEAD
 import uuid
 from dataclasses import replace
+=======
+>>>>>>> f3b8137 (tests/flow: workers, couriers and the mail server on the harness)
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -23,14 +26,15 @@ from processor.operations import pauses
 from processor.storage.connections import LOCK_CLASS
 from teller.embedded import home as homes
 from teller.embedded.valkey import Valkey, environment
-from tests.flow.conftest import eventually, resources_in
+from tests.flow.workers import resources_in
 from tests.servers import PARTITIONS, temporary_home
+from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from processor.settings import Settings
-    from tests.flow.conftest import Installation
+    from tests.flow.workers import WorkerStack
 
 #: How long a takeover from a dead worker may take, in seconds.
 TAKEOVER_SECONDS = 5.0
@@ -47,7 +51,7 @@ def everywhere(name: str = "r") -> list[str]:
 
 
 @contextlib.contextmanager
-def in_mid_batch(installation: Installation, partition: int) -> Iterator[None]:
+def in_mid_batch(installation: WorkerStack, partition: int) -> Iterator[None]:
     """
     While this lasts, batches of the partition wait in the middle: they have the lock, and write its row last.
     """
@@ -56,7 +60,7 @@ def in_mid_batch(installation: Installation, partition: int) -> Iterator[None]:
         yield
 
 
-def lock_is_held(installation: Installation, partition: int) -> bool:
+def lock_is_held(installation: WorkerStack, partition: int) -> bool:
     """
     A batch of it is under way.
     """
@@ -68,7 +72,7 @@ def lock_is_held(installation: Installation, partition: int) -> bool:
     return bool(held)
 
 
-def test_a_worker_decides_what_was_rung_for(installation: Installation) -> None:
+def test_a_worker_decides_what_was_rung_for(installation: WorkerStack) -> None:
     """
     One worker alone owns everything; a request in each partition is decided without the sweep's help.
     """
@@ -80,7 +84,7 @@ def test_a_worker_decides_what_was_rung_for(installation: Installation) -> None:
     assert sum(event["decided"] for event in worker.events("batch_applied")) == PARTITIONS
 
 
-def test_what_waited_before_the_worker_came_is_decided_at_once(installation: Installation) -> None:
+def test_what_waited_before_the_worker_came_is_decided_at_once(installation: WorkerStack) -> None:
     """
     Without a ring: whoever claims a partition looks.
     """
@@ -92,7 +96,7 @@ def test_what_waited_before_the_worker_came_is_decided_at_once(installation: Ins
     assert worker.events("swept") == []
 
 
-def test_doubled_late_and_stray_messages_are_harmless(installation: Installation) -> None:
+def test_doubled_late_and_stray_messages_are_harmless(installation: WorkerStack) -> None:
     """
     Rung a hundred times without reason, by messages for partitions of others, that do not exist, or that nobody can
     read: nothing is decided twice, and the next request is decided without the sweep.
@@ -118,7 +122,7 @@ def test_doubled_late_and_stray_messages_are_harmless(installation: Installation
     assert worker.events("message_unreadable")
 
 
-def test_a_lost_ring_costs_a_second_or_two(installation: Installation) -> None:
+def test_a_lost_ring_costs_a_second_or_two(installation: WorkerStack) -> None:
     """
     The API was killed between its commit and its ring: the sweep finds it, and says so.
     """
@@ -131,7 +135,7 @@ def test_a_lost_ring_costs_a_second_or_two(installation: Installation) -> None:
     eventually(lambda: [event["taken"] for event in worker.events("swept")] == [1])
 
 
-def test_a_redis_that_is_emptied_under_load_loses_nothing(installation: Installation) -> None:
+def test_a_redis_that_is_emptied_under_load_loses_nothing(installation: WorkerStack) -> None:
     """
     FLUSHALL a hundred times while requests come in: all are decided, in order, within 2 s of the last one.
     """
@@ -157,11 +161,11 @@ def test_a_redis_that_is_emptied_under_load_loses_nothing(installation: Installa
     flushing.join()
 
 
-def test_without_redis_the_sweep_drains_at_once(settings: Settings, installation: Installation) -> None:
+def test_without_redis_the_sweep_drains_at_once(settings: Settings, installation: WorkerStack) -> None:
     """
     Redis is not there at the start nor later: the worker works all the same, and no request waits for a second.
     """
-    installation.use_redis(replace(settings, redis_url="redis://127.0.0.1:1/0"))
+    installation.use_redis("redis://127.0.0.1:1/0")
     [worker] = installation.start_workers(1)
     eventually(lambda: worker.events("redis_away"))
     installation.until_decided(installation.submit(everywhere("first"), ring=False))
@@ -169,13 +173,13 @@ def test_without_redis_the_sweep_drains_at_once(settings: Settings, installation
     installation.until_decided(installation.submit(everywhere("second"), ring=False), within=1.0)
 
     eventually(lambda: worker.events("swept"))
-    began = time.monotonic()
-    assert worker.end() == 0
-    assert time.monotonic() - began < STOP_SECONDS
+    stopping = Deadline(STOP_SECONDS)
+    worker.stop()
+    stopping.check()
 
 
 @pytest.fixture
-def own_valkey(settings: Settings, installation: Installation) -> Iterator[Valkey]:
+def own_valkey(settings: Settings, installation: WorkerStack) -> Iterator[Valkey]:
     """
     A Redis that the test may kill, and that the installation uses.
     """
@@ -183,14 +187,14 @@ def own_valkey(settings: Settings, installation: Installation) -> Iterator[Valke
         homes.prepare(home)
         valkey = Valkey(home)
         valkey.start()
-        installation.use_redis(replace(settings, redis_url=environment(home)["REDIS_URL"]))
+        installation.use_redis(environment(home)["REDIS_URL"])
         yield valkey
         installation.close()
         valkey.stop()
 
 
 def test_a_redis_that_is_killed_and_started_again_is_used_again(
-    own_valkey: Valkey, installation: Installation
+    own_valkey: Valkey, installation: WorkerStack
 ) -> None:
     """
     While it is gone, and when it is back, requests are decided within two seconds; then without the sweep, as before.
@@ -203,7 +207,7 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
     eventually(lambda: not own_valkey.alive())
     own_valkey.start()
     installation.until_decided(installation.submit(everywhere("back")), within=2.0)
-    eventually(lambda: all(worker.events("redis_back") for worker in workers), within=2.0)
+    Deadline(2.0).until(lambda: all(worker.events("redis_back") for worker in workers))
     swept = [len(worker.events("swept")) for worker in workers]
 
     installation.until_decided(installation.submit(everywhere("after")), within=1.0)
@@ -211,7 +215,7 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
     assert [len(worker.events("swept")) for worker in workers] == swept
 
 
-def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, installation: Installation) -> None:
+def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, installation: WorkerStack) -> None:
     """
     It is there and says nothing, which is worse than being gone: the sweep still decides within two seconds.
     """
@@ -221,14 +225,14 @@ def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, instal
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         installation.until_decided(installation.submit(everywhere("silent")), within=2.5)
-        began = time.monotonic()
-        assert worker.end() == 0
-        assert time.monotonic() - began < STOP_SECONDS
+        stopping = Deadline(STOP_SECONDS)
+        worker.stop()
+        stopping.check()
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)
 
 
-def test_connections_that_are_cut_under_load_lose_nothing(installation: Installation) -> None:
+def test_connections_that_are_cut_under_load_lose_nothing(installation: WorkerStack) -> None:
     """
     Twenty times all of the workers' connections to PostgreSQL are ended: every request is decided, once, in order,
     and within 2 s of the last cut.
@@ -247,7 +251,7 @@ def test_connections_that_are_cut_under_load_lose_nothing(installation: Installa
     assert any(worker.events("batch_retried") for worker in workers)
 
 
-def test_two_workers_share_evenly_and_a_third_gets_his_part(installation: Installation) -> None:
+def test_two_workers_share_evenly_and_a_third_gets_his_part(installation: WorkerStack) -> None:
     """
     32 and 32; with a third nobody has more than 22; when he leaves again, 32 and 32.
     """
@@ -255,28 +259,27 @@ def test_two_workers_share_evenly_and_a_third_gets_his_part(installation: Instal
     third = installation.start_worker()
     eventually(lambda: sorted(installation.shares().values()) == [20, 22, 22])
 
-    assert third.end() == 0
+    third.stop()
 
-    installation.workers.remove(third)
-    eventually(lambda: sorted(installation.shares().values()) == [32, 32], within=2.0)
+    Deadline(2.0).until(lambda: sorted(installation.shares().values()) == [32, 32])
 
 
-def test_a_killed_worker_is_taken_over_within_five_seconds(installation: Installation) -> None:
+def test_a_killed_worker_is_taken_over_within_five_seconds(installation: WorkerStack) -> None:
     """
     SIGKILL of one of two under load: the other owns everything, and everything is decided.
     """
     survivor, victim = installation.start_workers(2)
     before = installation.submit(everywhere("before"))
-    victim.end(signal.SIGKILL)
-    began = time.monotonic()
+    victim.kill()
+    takeover, decision = Deadline(TAKEOVER_SECONDS), Deadline(TAKEOVER_SECONDS + 0.5)
     after = installation.submit(everywhere("after"))
 
-    eventually(lambda: installation.shares() == {survivor.pid: PARTITIONS}, within=TAKEOVER_SECONDS)
-    installation.until_decided([*before, *after], within=TAKEOVER_SECONDS + 0.5 - (time.monotonic() - began))
+    takeover.until(lambda: installation.shares() == {survivor.pid: PARTITIONS})
+    decision.until(lambda: installation.are_decided([*before, *after]))
 
 
 def test_a_worker_stopped_in_mid_batch_is_taken_over_and_cannot_write_any_more(
-    installation: Installation,
+    installation: WorkerStack,
 ) -> None:
     """
     SIGSTOP while it holds the partition's lock: within five seconds the other one has ended its backend and decided
@@ -290,17 +293,14 @@ def test_a_worker_stopped_in_mid_batch_is_taken_over_and_cannot_write_any_more(
         time.sleep(
             0.1
         )  # it waits for the partition's row by now, or would be stopped a little earlier: both are right
-        stopped.freeze()
-    began = time.monotonic()
+        stopped.suspend()
+    takeover = Deadline(TAKEOVER_SECONDS)
     assert installation.decided(ids) == 0
 
-    installation.until_decided(ids, within=TAKEOVER_SECONDS)
-    eventually(
-        lambda: installation.shares() == {other.pid: PARTITIONS},
-        within=TAKEOVER_SECONDS - (time.monotonic() - began),
-    )
+    takeover.until(lambda: installation.are_decided(ids))
+    takeover.until(lambda: installation.shares() == {other.pid: PARTITIONS})
 
-    stopped.send(signal.SIGCONT)
+    stopped.resume()
     eventually(lambda: sorted(installation.shares().values()) == [32, 32])
     assert stopped.events("lease_ran_out")
     installation.until_decided(installation.submit(everywhere("afterwards")), within=2.0)
@@ -311,7 +311,7 @@ def test_a_worker_stopped_in_mid_batch_is_taken_over_and_cannot_write_any_more(
     ]
 
 
-def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: Installation) -> None:
+def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: WorkerStack) -> None:
     """
     SIGTERM in mid-batch: the batch is finished, the other owns everything within a second of it, all within 5 s.
     """
@@ -325,15 +325,15 @@ def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: Installa
         assert installation.shares().get(leaving.pid) == PARTITIONS // 2
 
     installation.until_decided(ids, within=1.0)
-    eventually(lambda: installation.shares() == {survivor.pid: PARTITIONS}, within=1.0)
+    Deadline(1.0).until(lambda: installation.shares() == {survivor.pid: PARTITIONS})
     installation.until_decided(installation.submit(everywhere("afterwards")), within=1.0)
-    assert leaving.end() == 0
+    leaving.stop()
     assert [event["taken"] for event in leaving.events("batch_applied")] == [5]
     assert leaving.events("batch_left_behind") == []
     assert survivor.events("swept") == []
 
 
-def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: Installation) -> None:
+def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: WorkerStack) -> None:
     """
     Somebody else, whom no worker may end, sits on the lock: the worker stops its heartbeat after 3 s, and goes on,
     in order, as soon as the lock is free.
@@ -342,13 +342,13 @@ def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: Install
     with psycopg.connect(installation.settings.database_url) as stranger:
         stranger.execute("SELECT pg_advisory_xact_lock(%s, 7)", (LOCK_CLASS,))
         ids = installation.submit(resources_in(7, 3))
-        eventually(lambda: worker.events("drain_stalled"), within=5.0)
-        eventually(lambda: installation.shares() == {None: PARTITIONS}, within=5.0)
+        Deadline(5.0).until(lambda: worker.events("drain_stalled"))
+        Deadline(5.0).until(lambda: installation.shares() == {None: PARTITIONS})
 
     installation.until_decided(ids)
 
 
-def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: Installation) -> None:
+def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: WorkerStack) -> None:
     """
     Nothing of it is decided while the others go on; the sweep doesn't count it as neglected.
     """
@@ -367,7 +367,7 @@ def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: Inst
     assert worker.events("swept") == []
 
 
-def test_ring_to_decision_is_quick(installation: Installation) -> None:
+def test_ring_to_decision_is_quick(installation: WorkerStack) -> None:
     """
     A worker that polled would need a tenth of a second or more; one that is woken needs a few milliseconds.
     """
@@ -381,7 +381,7 @@ def test_ring_to_decision_is_quick(installation: Installation) -> None:
     assert took[len(took) // 2] < 0.05
 
 
-def test_a_backlog_in_one_partition_does_not_hold_up_another(installation: Installation) -> None:
+def test_a_backlog_in_one_partition_does_not_hold_up_another(installation: WorkerStack) -> None:
     """
     With twenty thousand waiting in one partition, a request in another one is decided long before they are.
     """

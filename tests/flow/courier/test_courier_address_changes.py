@@ -4,7 +4,6 @@ The mail to an address that an account no longer has: once, whatever dies meanwh
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,22 +12,12 @@ import structlog
 from processor.clients import accounts
 from processor.outbox import address_notices, deliveries
 from processor.storage import connections
-from tests.flow.courier.conftest import eventually
-from tests.flow.courier.test_courier_mails import MailServer, parse, receiving
+from tests.flow.courier.mail_server import parse
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.flow.courier.conftest import Till
-
-
-@pytest.fixture
-def mail_server() -> Iterator[MailServer]:
-    """
-    On a free port of this machine.
-    """
-    with receiving() as server:
-        yield server
+    from tests.flow.courier.mail_server import MailServer
+    from tests.flow.courier.till import Till
 
 
 def change(till: Till, *addresses: str | None, account: str = "ada") -> None:
@@ -77,7 +66,7 @@ def test_a_courier_killed_while_it_sends_loses_nothing(till: Till, mail_server: 
     change(till, "ada@example.com", None)
     courier = till.start_process(smtp_url=mail_server.url)
     eventually(lambda: till.store.one("SELECT count(*) FROM address_changes WHERE token IS NOT NULL") == 1)
-    courier.end(signal.SIGKILL)
+    courier.kill()
     mail_server.hangs = False
     assert (left(till), mail_server.envelopes) == (1, [])
 
@@ -113,7 +102,7 @@ def test_a_refused_address_is_given_up_and_a_busy_server_is_tried_again(
     The others are told; the log says what became of it, and names nobody.
     """
     change(till, "ada@example.com", None)
-    mail_server.says_to_recipient = answer
+    mail_server.reply = answer
     with structlog.testing.capture_logs() as lines:
         till.start(smtp_url=mail_server.url)
         eventually(lambda: any(line["event"] == "address_change_not_told" for line in lines))
@@ -121,7 +110,7 @@ def test_a_refused_address_is_given_up_and_a_busy_server_is_tried_again(
             lambda: till.store.one("SELECT count(*) FROM address_changes WHERE token IS NOT NULL") == 0
         )
         assert left(till) == is_left
-        mail_server.says_to_recipient = None
+        mail_server.reply = None
         change(till, "grace@example.com", None, account="grace")
         eventually(lambda: left(till) == is_left)
     assert [envelope.rcpt_tos for envelope in mail_server.envelopes] == [["grace@example.com"]]

@@ -15,13 +15,13 @@ from standardwebhooks.webhooks import Webhook
 
 from processor.gateways.protocol import Answer, Order
 from processor.outbox import gateway_calls
-from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.flow.courier.conftest import Till
+    from tests.flow.courier.till import Till
 
 PARKED = ["gateway_unreachable"]
 

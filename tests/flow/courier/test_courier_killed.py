@@ -6,7 +6,6 @@ place.
 from __future__ import annotations
 
 import itertools
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -17,14 +16,15 @@ import pytest
 from processor.errors import SchemaError
 from processor.outbox import gateway_calls
 from processor.storage import connections
-from tests.flow.courier.conftest import eventually
 from tests.flow.courier.outside import Call, Handler, says
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterator
 
-    from tests.flow.courier.conftest import CourierProcess, Till
+    from tests.flow.courier.till import Till
+    from tests.stack import Process
 
 
 #: The courier's own connections to this database.
@@ -116,9 +116,9 @@ def test_killed_during_the_call(till: Till, bank: Bank, paid: bool) -> None:
     asked = till.withdraw()
     courier = till.start_process()
     if paid:
-        bank.after = courier.end
+        bank.after = courier.kill
     else:
-        bank.before = courier.end
+        bank.before = courier.kill
     eventually(lambda: till.outside.calls)
     eventually(lambda: till.outside.under_way == 0)
     till.drain()
@@ -137,10 +137,10 @@ def test_killed_after_the_answer_before_it_is_recorded(till: Till, bank: Bank) -
     """
     asked = till.withdraw()
     courier = till.start_process()
-    bank.after = courier.freeze  # the answer arrives, and nobody reads it any more
+    bank.after = courier.suspend  # the answer arrives, and nobody reads it any more
     eventually(lambda: bank.payouts)
     eventually(lambda: till.outside.under_way == 0)
-    courier.end()
+    courier.kill()
     till.drain()
     assert till.store.statuses(asked) == ["processing"]
 
@@ -161,7 +161,7 @@ def test_killed_while_the_answer_is_recorded(
     bank.after = lambda: locked.execute("SELECT FROM effects FOR UPDATE")
     eventually(lambda: waits_for_a_lock(till))
 
-    courier.end()
+    courier.kill()
     locked.rollback()
     eventually(lambda: not till.store.one(f"SELECT count(*) {COURIERS}"))
     recorded = till.store.one("SELECT count(*) FROM effects WHERE outcome IS NOT NULL")
@@ -177,12 +177,12 @@ def test_a_stopped_couriers_late_yes_counts(till: Till, bank: Bank) -> None:
     """
     asked = till.withdraw()
     stopped = till.start_process(gateway_timeout_seconds=30.0)
-    bank.after = stopped.freeze
+    bank.after = stopped.suspend
     eventually(lambda: bank.payouts)
     eventually(lambda: till.outside.under_way == 0)
 
     finish(till, bank, asked)
-    stopped.send(signal.SIGCONT)
+    stopped.resume()
     eventually(lambda: [outcome for outcome, _ in till.attempts()] == ["done", "done"])
     till.drain()
 
@@ -198,10 +198,10 @@ def test_killed_again_and_again_under_load(till: Till, bank: Bank) -> None:
     bank.before = lambda: time.sleep(0.005)
     for pause in itertools.islice(itertools.cycle((0.0, 0.02, 0.05, 0.1)), 8):
         calls = len(till.outside.calls)
-        courier: CourierProcess = till.start_process(gateway_tries=50)
+        courier: Process = till.start_process(gateway_tries=50)
         eventually(lambda calls=calls: len(till.outside.calls) > calls or done(till, asked))  # type: ignore[misc]
         time.sleep(pause)
-        courier.end()
+        courier.kill()
         till.lapse()
         till.drain()
 
@@ -250,7 +250,7 @@ def test_sigterm_ends_what_is_under_way(till: Till, bank: Bank) -> None:
     eventually(lambda: len(till.outside.calls) == 5)
 
     began = time.monotonic()
-    assert courier.end(signal.SIGTERM) == 0
+    courier.stop()
     assert time.monotonic() - began < 5.0
     till.drain()
 

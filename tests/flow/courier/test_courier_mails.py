@@ -4,95 +4,26 @@ E-mails by a real SMTP server, and into the outbox.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import email
-import email.policy
-import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from aiosmtpd.smtp import SMTP, AuthResult
+from aiosmtpd.smtp import AuthResult
 
 from processor.errors import SettingsError
-from tests.flow.courier.conftest import eventually
+from tests.flow.courier.mail_server import parse, receiving
 from tests.flow.courier.outside import says, serving
+from tests.waiting import eventually
 from workers.courier.mailer import Smtp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from email.message import EmailMessage
     from pathlib import Path
 
-    from aiosmtpd.smtp import Envelope, Session
+    from tests.flow.courier.mail_server import MailServer
+    from tests.flow.courier.till import Till
 
-    from tests.flow.courier.conftest import Till
-
-#: The only secrets a mail server of the tests knows.
+#: The account at the mail server.
 USER, PASSWORD = "teller", "correct horse"
-
-
-@dataclass
-class MailServer:
-    """What it was sent, and what it says."""
-
-    url: str = ""
-    envelopes: list[Any] = field(default_factory=list)
-    says_to_recipient: str | None = None
-    hangs: bool = False
-
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        """Whether it takes mails for this address."""
-        if self.hangs:
-            await asyncio.sleep(60)
-        if self.says_to_recipient is not None:
-            return self.says_to_recipient
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
-        """Take a mail."""
-        self.envelopes.append(envelope)
-        return "250 OK"
-
-
-@pytest.fixture
-def mail_server() -> Iterator[MailServer]:
-    """
-    On a free port of this machine.
-    """
-    with receiving() as server:
-        yield server
-
-
-@contextlib.contextmanager
-def receiving(**more: Any) -> Iterator[MailServer]:
-    """A real SMTP server, on a thread of its own."""
-    handler, ready, loop, stop = MailServer(), threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-
-    async def serve() -> None:
-        server = await loop.create_server(lambda: SMTP(handler, loop=loop, **more), "127.0.0.1", 0)
-        handler.url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ready.set()
-        await stop.wait()
-        server.close()
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(serve())
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    try:
-        yield handler
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(5)
 
 
 def test_an_account_is_told_by_mail_what_became_of_its_request(till: Till, mail_server: MailServer) -> None:
@@ -162,12 +93,12 @@ def test_a_refused_address_fails_and_a_busy_server_is_tried_again(
     till.email("ada", "ada@example.com")
     till.email("grace", "grace@example.com")
     till.redeem()
-    mail_server.says_to_recipient = answer
+    mail_server.reply = answer
     till.start(smtp_url=mail_server.url)
     eventually(lambda: till.store.one("SELECT count(*) FROM deliveries WHERE last_error IS NOT NULL"))
 
     assert till.deliveries() == {status: 1}
-    mail_server.says_to_recipient = None
+    mail_server.reply = None
     till.redeem(account="grace")
     eventually(lambda: till.deliveries() == {status: 1, "delivered": 1})
 
@@ -248,8 +179,3 @@ def test_a_sender_that_is_no_address_stops_the_start() -> None:
     """
     with pytest.raises(SettingsError, match="TELLER_SMTP_URL"):
         Smtp("smtp://127.0.0.1?from=nobody")
-
-
-def parse(content: bytes) -> EmailMessage:
-    """A mail as its reader has it."""
-    return email.message_from_bytes(content, policy=email.policy.default)

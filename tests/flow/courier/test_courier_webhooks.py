@@ -16,14 +16,15 @@ from processor.gateways import signatures
 from processor.gateways.addresses import AddressRefused
 from processor.outbox import deliveries
 from processor.records import documents
-from tests.flow.courier.conftest import SECRET, eventually
 from tests.flow.courier.outside import CERTIFICATE, serving
+from tests.flow.courier.till import SECRET
+from tests.waiting import eventually
 from workers.courier import webhook_client
 
 if TYPE_CHECKING:
     import uuid
 
-    from tests.flow.courier.conftest import Till
+    from tests.flow.courier.till import Till
 
 
 def test_a_delivery_is_signed_and_tells_the_request_as_it_was_then(till: Till) -> None:
@@ -218,7 +219,7 @@ def test_a_killed_couriers_deliveries_are_delivered(till: Till) -> None:
     till.webhook(f"{till.outside.url}/hook")
     till.redeem(20)
     courier = till.start_process()
-    till.outside.behave = lambda _call, _handler: courier.end() and 200
+    till.outside.behave = lambda _call, _handler: courier.kill()
     eventually(lambda: till.outside.calls)
     eventually(lambda: till.outside.under_way == 0)
     till.outside.behave = lambda _call, _handler: 200
