@@ -62,7 +62,7 @@ def ordinary() -> tuple[str, int, int] | None:
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         with contextlib.suppress(PermissionError, FileNotFoundError):
             imports = subprocess.run(
-                [python, "-c", "import processor.embedded.servers, psycopg"],
+                [python, "-c", "import teller.embedded.servers, psycopg"],
                 check=False,
                 capture_output=True,
                 env=_environment(Path("/nowhere")),

@@ -189,7 +189,8 @@ def own_valkey(settings: Settings, installation: WorkerStack) -> Iterator[Valkey
         valkey.start()
         installation.use_redis(environment(home)["REDIS_URL"])
         yield valkey
-        installation.close()
+        for worker in installation.of("worker"):
+            worker.kill()
         valkey.stop()
 
 
@@ -327,7 +328,7 @@ def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: WorkerSt
     installation.until_decided(ids, within=1.0)
     Deadline(1.0).until(lambda: installation.shares() == {survivor.pid: PARTITIONS})
     installation.until_decided(installation.submit(everywhere("afterwards")), within=1.0)
-    leaving.stop()
+    assert leaving.wait() == 0
     assert [event["taken"] for event in leaving.events("batch_applied")] == [5]
     assert leaving.events("batch_left_behind") == []
     assert survivor.events("swept") == []
