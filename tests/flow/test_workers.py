@@ -10,11 +10,7 @@ import os
 import signal
 import threading
 import time
-<<<<<<< HEAD
 import uuid
-from dataclasses import replace
-=======
->>>>>>> f3b8137 (tests/flow: workers, couriers and the mail server on the harness)
 from typing import TYPE_CHECKING
 
 import psycopg
