@@ -15,7 +15,6 @@ from redis import Redis
 from api.web import deadline, routing
 from api.web.auth import Authenticator
 from api.web.long_poll import Waiters
-from api.web.problems import NotFound
 from api.web.request_metrics import RequestMetrics
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways import names as gateways
@@ -118,12 +117,9 @@ class Services:
             return self.intake.accept(submissions, seconds)
 
     def request(self, request_id: UUID) -> RequestRecord:
-        """Any client's request as it is now. Raises NotFound, DatabaseUnavailable."""
+        """Any client's request as it is now. Raises RequestNotFound, DatabaseUnavailable."""
         with self.connection() as connection:
-            found = stored_requests.read_request(connection, request_id, None)
-        if found is None:
-            raise NotFound("there is no such request")
-        return found[0]
+            return stored_requests.read_request(connection, request_id, None)[0]
 
     def gauges(self) -> Gauges | None:
         """What somebody should look at, for the metrics. None: the database is unavailable."""

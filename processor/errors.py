@@ -5,6 +5,8 @@ A business "no" is not an exception, but a value (`model.Rejected`). Only `api/w
 HTTP status. The command line prints the message as one line.
 """
 
+from uuid import UUID
+
 
 class TellerError(Exception):
     """
@@ -46,6 +48,15 @@ class DatabaseUnavailable(TellerError):
     """
 
     code = "database_unavailable"
+
+
+class RequestNotFound(TellerError):
+    """No request that the caller may see has this id."""
+
+    code = "not_found"
+
+    def __init__(self, request_id: UUID) -> None:
+        super().__init__(f"there is no request {request_id}")
 
 
 class IdempotencyKeyReused(TellerError):

@@ -97,7 +97,7 @@ def stop(visit: Visit, action: str) -> Redirect:
         found: BulkAction = bulk_actions.read(connection, number) or _none()
         if found.action == "refund" and not visit.may("admin"):
             raise Forbidden("refunds are stopped by an admin: nothing was done")
-        stopped = bulk_actions.stop(connection, number, visit.caller.actor)
+        stopped = bulk_actions.stop(connection, number, visit.caller)
     said = "It is stopped: no more is sent." if stopped else "It was over already."
     return Redirect(f"{ROOT}/failed/actions/{number}", Notice(said))
 

@@ -60,7 +60,7 @@ class Runner:
 def do_part(services: Services, action: UUID) -> bool:
     """Do the next part, and ring for it. False: there is no more for us to do. Raises DatabaseUnavailable."""
     with services.connection() as connection:
-        part = bulk_actions.go_on(connection, action, services.intake.accept)
+        part = bulk_actions.run_part(connection, action, services.intake.accept)
     if part is None:
         return False
     services.doorbell.notify_all(part.partitions)

@@ -2,6 +2,7 @@
 One request: what was asked, its way, its entries, who was told; and what can be done about it, by whom.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -12,26 +13,32 @@ from api.console import timeline
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
 from api.web.auth import ADMINS
 from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
-from api.web.problems import NotCancellable, NotFailed, NotFound
 from api.web.routing import request_id
+from processor.clients.keys import Caller
 from processor.domain.model import MAX_QUANTITY, RequestKind
 from processor.errors import TellerError
 from processor.ids import new_id
-from processor.intake import commands
+from processor.intake.commands import Recorded
 from processor.operations import approvals, failed_requests
-from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, Verdict
+from processor.operations import cancel as cancellations
+from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval
+from processor.operations.failed_requests import NotFailed
 from processor.reading import request_detail
 from processor.reading import requests as stored_requests
 from processor.reading.request_detail import Inspection
 from processor.records import audit
 from processor.records.audit import AuditFilter
+from processor.records.documents import RequestRecord
+from processor.storage.connections import Connection
 
 #: Kinds that take something, which can be given back.
 KINDS_THAT_TAKE: Final[frozenset[RequestKind]] = frozenset({"redemption", "withdrawal", "reservation"})
-#: Before anything is taken, it can be withdrawn.
-CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "awaiting_approval"})
+#: The stages in which a command to cancel can still come in time.
+CANCELLABLE_STAGES: Final = cancellations.CANCELLABLE_STAGES - {"held"}
 #: Lines of the audit that are shown.
 SAID_MAX: Final = 50
+
+Verdict = Callable[[Connection, UUID, Caller, str], tuple[RequestRecord, Recorded]]
 
 pages = Pages("")
 
@@ -129,8 +136,7 @@ def one_request(visit: Visit, request: str) -> Page:
     original = None
     if found.request.refund_of is not None:
         with visit.services.connection() as connection:
-            read = stored_requests.read_request(connection, found.request.refund_of, None)
-        original = None if read is None else read[0]
+            original, _ = stored_requests.read_request(connection, found.request.refund_of, None)
     can = possible(found, visit.caller.client, may_refund=visit.may("admin"))
     is_moving = found.request.status == "processing" or bool(found.words) or _is_being_refunded(found)
     context: dict[str, Any] = {
@@ -150,15 +156,15 @@ def one_request(visit: Visit, request: str) -> Page:
 def replay(visit: Visit, request: str) -> Redirect:
     """To the end of its queue, tried as if it were new."""
     named, sent = request_id(request), visit.read(Said)
-    visit.services.request(named)
-    with visit.services.connection() as connection:
-        done = failed_requests.replay(connection, [named], visit.caller.actor, sent.reason)
-    if not done.matched:
-        if visit.services.request(named).status == "processing":  # a second click, or somebody else's
+    try:
+        with visit.services.connection() as connection:
+            _, replayed = failed_requests.replay(connection, named, visit.caller, sent.reason)
+    except NotFailed:
+        if visit.services.request(named).status == "processing":  # a second click, or another operator's
             return Redirect(_back(sent, named), Notice("It is on its way already."))
-        raise NotFailed("the request is not failed: only parked requests are replayed")
-    visit.services.doorbell.notify_all(done.partitions)
-    said = "It is at the end of its queue." if done.replayed else "It was on its way back already."
+        raise
+    visit.services.doorbell.notify_all(replayed.partitions)
+    said = "It is at the end of its queue." if replayed.sent else "It was on its way back already."
     return Redirect(_back(sent, named), Notice(said))
 
 
@@ -168,25 +174,11 @@ def refund(visit: Visit, request: str) -> Redirect:
     named, sent = request_id(request), visit.read(Refunding)
     with visit.services.connection() as connection:
         submission = failed_requests.refund(
-            connection,
-            named,
-            sent.amount,
-            sent.reason,
-            client_id=visit.caller.client,
-            key_id=visit.caller.key_id,
-            idempotency_key=f"console-{sent.key}",
+            connection, named, sent.amount, sent.reason, visit.caller, f"console-{sent.key}"
         )
-    if submission is None:
-        raise NotFound("there is no such request")
     [receipt] = visit.services.accept([submission])
     if receipt.request is None:
         raise receipt.problem or TellerError("intake gave no reason")
-    if not receipt.replayed:
-        detail = {"refund": str(receipt.request.id)} | (
-            {} if sent.amount is None else {"amount": sent.amount}
-        )
-        with visit.services.connection() as connection:
-            audit.note(connection, visit.caller.actor, "refund", named, sent.reason, detail)
     return Redirect(_back(sent, named), Notice("The refund is accepted, and will be decided in its turn."))
 
 
@@ -194,43 +186,31 @@ def refund(visit: Visit, request: str) -> Redirect:
 def cancel(visit: Visit, request: str) -> Redirect:
     """Withdrawn, unless it is decided first."""
     named, sent = request_id(request), visit.read(Said)
-    record = visit.services.request(named)
-    if record.is_final or record.stage not in CANCELLABLE_STAGES:
-        raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
-    with visit.services.connection() as connection, connection.transaction():
-        partition = commands.record_command(connection, named, "cancel", visit.caller.actor)
-        audit.note(connection, visit.caller.actor, "cancel", named, sent.reason)
-    visit.services.doorbell.notify(partition)
+    with visit.services.connection() as connection:
+        _, command = cancellations.cancel(connection, named, visit.caller, sent.reason)
+    visit.services.doorbell.notify(command.partition)
     return Redirect(
-        _back(sent, named), Notice("The wish is recorded. It may come too late: the status tells.")
+        _back(sent, named), Notice("The command is recorded. It may come too late: the status shows it.")
     )
 
 
 @pages.post("/requests/<request>/approve")
 def approve(visit: Visit, request: str) -> Redirect:
     """Decided like a new one, in the place that it gets now."""
-    return _judge(visit, request, "approve", "Approved: it is decided in its turn.")
+    return _judge(visit, request, approvals.approve, "Approved: it is decided in its turn.")
 
 
 @pages.post("/requests/<request>/deny")
 def deny(visit: Visit, request: str) -> Redirect:
     """Rejected, with the reason."""
-    return _judge(visit, request, "deny", "Denied: it is rejected in its turn.")
+    return _judge(visit, request, approvals.deny, "Denied: it is rejected in its turn.")
 
 
 def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
     named, sent = request_id(request), visit.read(Said)
-    visit.services.request(named)
     try:
         with visit.services.connection() as connection:
-            partition = approvals.judge(
-                connection,
-                named,
-                verdict,
-                client=visit.caller.client,
-                actor=visit.caller.actor,
-                reason=sent.reason,
-            )
+            _, command = verdict(connection, named, visit.caller, sent.reason)
     except NotAwaitingApproval:
         return Redirect(
             _back(sent, named), Notice("Somebody was quicker: it waits for approval no more.", "failed")
@@ -238,7 +218,7 @@ def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
     except ApproverIsRequester:
         own = "Your own client asked for this: somebody of another one must say so."
         return Redirect(_back(sent, named), Notice(own, "failed"))
-    visit.services.doorbell.notify(partition)
+    visit.services.doorbell.notify(command.partition)
     return Redirect(_back(sent, named), Notice(said))
 
 
@@ -246,10 +226,7 @@ def _inspect(visit: Visit, request: str) -> Inspection:
     named = request_id(request)
     with visit.services.connection() as connection:
         said = audit.list_audit(connection, AuditFilter(request=named), SAID_MAX, None).rows
-        found = request_detail.inspect(connection, named, said)
-    if found is None:
-        raise NotFound("there is no such request")
-    return found
+        return request_detail.inspect(connection, named, said)
 
 
 def _is_being_refunded(found: Inspection) -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from api.console.pages import ROOT, Page, Pages, Redirect, Visit
 from api.web.fields import Body
+from processor.errors import RequestNotFound
 from processor.reading import overview as overview_queries
 from processor.reading import requests as stored_requests
 
@@ -59,6 +60,6 @@ def search(visit: Visit) -> Page | Redirect:
 def _request(connection: Connection, text: str) -> RequestRecord | None:
     try:
         found = stored_requests.read_request(connection, UUID(text), None)
-    except ValueError:
+    except (ValueError, RequestNotFound):
         return None
-    return None if found is None else found[0]
+    return found[0]

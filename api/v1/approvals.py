@@ -14,14 +14,9 @@ from api.web.fields import Body, Nothing, Text, optional
 from api.web.problems import RETRY_AFTER_SECONDS, NotFound
 from api.web.routing import Answer, Routes, Shown, request_id
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
+from processor.intake.commands import Recorded
 from processor.operations import approvals
-from processor.operations.approvals import (
-    ApproverIsRequester,
-    NotAwaitingApproval,
-    NotAwaitingConfirmation,
-    Verdict,
-)
-from processor.reading import requests as stored_requests
+from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, NotAwaitingConfirmation
 from processor.records.documents import RequestRecord
 
 routes = Routes("Confirmations")
@@ -67,13 +62,11 @@ def confirm(call: Call, request: str) -> Answer:
 
     It is then decided like a new one, in the place that it gets now. Wrong tries are counted.
     """
-    record = _read(call, request)
+    named = request_id(request)
     body: Confirmation = call.body
     with call.services.connection() as connection:
-        partition = approvals.confirm(
-            connection, call.services.settings, record.id, body.code, call.caller.actor
-        )
-    return _recorded(call, record, partition)
+        result = approvals.confirm(connection, call.services.settings, named, body.code, call.caller)
+    return _recorded(call, *result)
 
 
 @routes.add(
@@ -91,11 +84,11 @@ def send_code_again(call: Call, request: str) -> Answer:
 
     A new one, to the account's e-mail address; the one before is invalid.
     """
-    record = _read(call, request)
+    named = request_id(request)
     with call.services.connection() as connection:
-        asked = approvals.send_again(connection, call.services.settings, record.id, call.caller.actor)
+        code = approvals.send_code_again(connection, call.services.settings, named, call.caller)
     call.services.doorbell.notify_couriers()
-    return Answer(asked.document(), 202)
+    return Answer(code.document(), 202)
 
 
 @routes.add(
@@ -113,8 +106,11 @@ def approve_request(call: Call, request: str) -> Answer:
 
     It is then decided like a new one, in the place that it gets now. By a client other than the one that asked.
     """
+    named = request_id(request)
     body: Approval = call.body
-    return _judge(call, request, "approve", body.reason if "reason" in body.model_fields_set else None)
+    with call.services.connection() as connection:
+        result = approvals.approve(connection, named, call.caller, body.reason)
+    return _recorded(call, *result)
 
 
 @routes.add(
@@ -131,35 +127,15 @@ def deny_request(call: Call, request: str) -> Answer:
 
     It is rejected, `denied`, with your reason. By a client other than the one that asked.
     """
-    body: Denial = call.body
-    return _judge(call, request, "deny", body.reason)
-
-
-def _judge(call: Call, request: str, verdict: Verdict, reason: str | None) -> Answer:
-    record = _read(call, request)
-    with call.services.connection() as connection:
-        partition = approvals.judge(
-            connection,
-            record.id,
-            verdict,
-            client=call.caller.client,
-            actor=call.caller.actor,
-            reason=reason,
-        )
-    return _recorded(call, record, partition)
-
-
-def _read(call: Call, request: str) -> RequestRecord:
     named = request_id(request)
+    body: Denial = call.body
     with call.services.connection() as connection:
-        found = stored_requests.read_request(connection, named, call.caller.sees)
-    if found is None:
-        raise NotFound("there is no such request")
-    return found[0]
+        result = approvals.deny(connection, named, call.caller, body.reason)
+    return _recorded(call, *result)
 
 
-def _recorded(call: Call, record: RequestRecord, partition: int) -> Answer:
-    call.services.doorbell.notify(partition)
+def _recorded(call: Call, record: RequestRecord, command: Recorded) -> Answer:
+    call.services.doorbell.notify(command.partition)
     headers: dict[str, Any] = {
         "Location": f"/v1/requests/{record.id}",
         "Retry-After": str(RETRY_AFTER_SECONDS),

@@ -76,7 +76,7 @@ def ask_for_code(call: Call) -> Answer:
     body: CodeWanted = call.body
     _refuse_unreachable(call, body.destination)
     with call.services.connection() as connection:
-        asked = codes.ask(
+        asked = codes.request_code(
             connection, call.services.settings, call.caller.client, body.destination, body.purpose or ""
         )
     call.services.doorbell.notify_couriers()

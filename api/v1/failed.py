@@ -4,8 +4,7 @@ Parked requests, for those who run Teller: seen with what went wrong, sent back 
 Nothing is decided here: a replay is a wish in the inbox, a refund is a request of its own.
 """
 
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
 from pydantic import Field
 
@@ -15,15 +14,15 @@ from api.web import submission as submissions
 from api.web.auth import ADMINS, OPERATORS
 from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
 from api.web.pagination import Page, listed
-from api.web.problems import RETRY_AFTER_SECONDS, NotFailed, NotFound
+from api.web.problems import RETRY_AFTER_SECONDS, NotFound
 from api.web.routing import Answer, Routes, Shown, request_id
 from api.web.submission import Origin
 from processor.intake.intake import Submission
 from processor.operations import failed_requests
+from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts as gateway_attempts
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
-from processor.records import audit
 
 routes = Routes("Parked requests")
 
@@ -122,12 +121,9 @@ def replay_request(call: Call, request: str) -> Answer:
     """
     named = request_id(request)
     body: Replay = call.body
-    record = call.services.request(named)
     with call.services.connection() as connection:
-        done = failed_requests.replay(connection, [named], call.caller.actor, body.reason)
-    if not done.matched:
-        raise NotFailed("the request is not failed: only parked requests are replayed")
-    call.services.doorbell.notify_all(done.partitions)
+        record, replayed = failed_requests.replay(connection, named, call.caller, body.reason)
+    call.services.doorbell.notify_all(replayed.partitions)
     headers = {
         "Location": f"/v1/requests/{named}",
         "Retry-After": str(RETRY_AFTER_SECONDS),
@@ -152,11 +148,11 @@ def replay_requests(call: Call) -> Answer:
     """
     body: Replays = call.body
     with call.services.connection() as connection:
-        done = failed_requests.replay_all(
+        replayed = failed_requests.replay_all(
             connection, body.code, body.resource, call.caller.actor, body.reason, dry_run=body.dry_run
         )
-    call.services.doorbell.notify_all(done.partitions)
-    return Answer({"matched": done.matched, "replayed": done.replayed})
+    call.services.doorbell.notify_all(replayed.partitions)
+    return Answer({"matched": replayed.matched, "replayed": len(replayed.sent)})
 
 
 @routes.add(
@@ -177,28 +173,11 @@ def refund_request(call: Call, request: str) -> Answer:
     """
     named = request_id(request)
     body: Refund = call.body
-    answer = submissions.accept(call, "refund", make=lambda origin: _refund(call, named, body, origin))
-    if "Idempotency-Replayed" not in answer.headers:
-        made: Any = answer.document
-        detail = {"refund": made["id"]} | (
-            {"amount": body.amount} if "amount" in body.model_fields_set else {}
-        )
+
+    def make(origin: Origin) -> Submission:
         with call.services.connection() as connection:
-            audit.note(connection, call.caller.actor, "refund", named, body.reason, detail)
-    return answer
+            return failed_requests.refund(
+                connection, named, body.amount, body.reason, call.caller, origin.idempotency_key
+            )
 
-
-def _refund(call: Call, named: UUID, body: Refund, origin: Origin) -> Submission:
-    with call.services.connection() as connection:
-        submission = failed_requests.refund(
-            connection,
-            named,
-            body.amount,
-            body.reason,
-            client_id=origin.caller.client,
-            key_id=origin.caller.key_id,
-            idempotency_key=origin.idempotency_key,
-        )
-    if submission is None:
-        raise NotFound("there is no such request")
-    return submission
+    return submissions.accept(call, "refund", make=make)

@@ -2,27 +2,25 @@
 Requests: how they are, how they came to be so, and the wish to cancel one.
 """
 
-from typing import Annotated, Final
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field
 
 from api.services import Call
 from api.web import long_poll, responses, submission
-from api.web.fields import ID_PATTERN, Nothing, optional
+from api.web.fields import ID_PATTERN, Body, Text, optional
 from api.web.pagination import Page, listed
-from api.web.problems import RETRY_AFTER_SECONDS, NotCancellable, NotFound
+from api.web.problems import RETRY_AFTER_SECONDS, Invalid, NotFound
 from api.web.routing import Answer, Routes, Shown, request_id
 from processor.domain.model import RequestKind, Status
-from processor.intake import commands
+from processor.operations import cancel as cancellations
+from processor.operations.cancel import NotCancellable
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
 from processor.records.documents import RequestRecord
 
 routes = Routes("Requests")
-
-#: Stages in which a request can still be withdrawn; in the others it is decided.
-CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "awaiting_approval", "held"})
 
 
 class Wanted(Page):
@@ -32,6 +30,12 @@ class Wanted(Page):
     kind: RequestKind = optional()
     resource: Annotated[str, Field(pattern=ID_PATTERN)] = optional()
     account: Annotated[str, Field(pattern=ID_PATTERN)] = optional()
+
+
+class Cancellation(Body):
+    """The reason of a cancellation."""
+
+    reason: Text = optional("From operators and admins only. The audit keeps it.")
 
 
 @routes.add(
@@ -127,11 +131,11 @@ def list_events(call: Call, request: str) -> Answer:
 @routes.add(
     "POST",
     "/v1/requests/<request>/cancel",
-    body=Nothing,
+    body=Cancellation,
     body_optional=True,
     answers={
         202: Shown(
-            "The wish is recorded; it may come too late.",
+            "The command is recorded. It may come too late.",
             responses.Request,
             headers=("Location", "Retry-After", "ETag"),
         )
@@ -140,17 +144,17 @@ def list_events(call: Call, request: str) -> Answer:
 )
 def cancel(call: Call, request: str) -> Answer:
     """
-    Withdraw a request.
+    Cancel a request.
 
-    Records the wish. It may come too late: the status of the request tells.
+    Records a command, which may come too late. The status of the request shows the result.
     """
     named = request_id(request)
-    record, _position = _read(call, named)
-    if record.is_final or record.stage not in CANCELLABLE_STAGES:
-        raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
+    body: Cancellation = call.body
+    if "reason" in body.model_fields_set and not call.caller.is_operator:
+        raise Invalid.at("/reason", "only operators and admins give a reason")
     with call.services.connection() as connection:
-        partition = commands.record_command(connection, named, "cancel", call.caller.actor)
-    call.services.doorbell.notify(partition)
+        record, command = cancellations.cancel(connection, named, call.caller, body.reason)
+    call.services.doorbell.notify(command.partition)
     headers = {
         "Location": f"/v1/requests/{named}",
         "Retry-After": str(RETRY_AFTER_SECONDS),
@@ -161,10 +165,7 @@ def cancel(call: Call, request: str) -> Answer:
 
 def _read(call: Call, named: UUID) -> tuple[RequestRecord, int | None]:
     with call.services.connection() as connection:
-        found = stored_requests.read_request(connection, named, call.caller.sees)
-    if found is None:
-        raise NotFound("there is no such request")
-    return found
+        return stored_requests.read_request(connection, named, call.caller.sees)
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

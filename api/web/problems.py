@@ -23,6 +23,8 @@ from processor.errors import (
 )
 from processor.gateways.addresses import WebhookAddressRefused
 from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, NotAwaitingConfirmation
+from processor.operations.cancel import NotCancellable
+from processor.operations.failed_requests import NotFailed
 from processor.operations.resends import WebhookDisabled
 
 #: The media type of every error.
@@ -80,18 +82,6 @@ class NotFound(TellerError):
     """There is no such thing, or it is somebody else's: both are answered alike."""
 
     code = "not_found"
-
-
-class NotCancellable(TellerError):
-    """The request is decided already."""
-
-    code = "not_cancellable"
-
-
-class NotFailed(TellerError):
-    """The request is not parked, so there is nothing to replay."""
-
-    code = "not_failed"
 
 
 class NameServiceSilent(TellerError):

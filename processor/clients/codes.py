@@ -1,10 +1,11 @@
 """
-One-time codes: who may have one sent, and whether what was typed in is it.
+One-time codes: requests for a code, and tries of one.
 
-Writes `codes`, `code_turns` and `code_guesses`; the courier sends (`code_deliveries`). The six digits are an HMAC of
-TELLER_SECRET over the code's random id: whoever has the secret computes them, and they are stored nowhere.
-A destination is an e-mail address, in small letters as a whole (nobody tells two people's mailboxes apart by their
-case), or a telephone number as E.164 has it. Tags (`ada+shop@…`) are addresses of their own.
+Writes `codes`, `code_turns` and `code_guesses`. The courier sends the codes (`outbox/code_messages.py`).
+The six digits are an HMAC over the code's random id, with TELLER_SECRET as its key. They are stored nowhere.
+
+A destination is an e-mail address in small letters, or a telephone number in the form of E.164.
+Addresses with tags (`ada+shop@…`) are separate destinations.
 """
 
 import hashlib
@@ -22,28 +23,28 @@ from processor.storage.connections import Connection
 
 #: Digits of a code.
 DIGITS: Final = 6
-#: Wrong tries after which a code is dead.
+#: Wrong tries after which a code is invalid.
 WRONG_TRIES_MAX: Final = 5
 #: Wrong tries in a day (UTC) after which a client's destination is locked for the rest of it.
 WRONG_TRIES_OF_A_DAY_MAX: Final = 20
-#: How long codes and turns are kept, in seconds: longer than the longest lifetime and cooldown that can be set.
+#: Codes and turns are kept for two days, longer than any lifetime or cooldown that the settings accept.
 KEPT_SECONDS: Final = 2 * 86_400.0
-#: Rows of each table that one tidying forgets.
+#: Rows of each table that one run of `tidy` deletes.
 TIDY_LIMIT: Final = 1_000
 
-#: What the key is for: the same secret guards other things, too.
+#: Separates this use of TELLER_SECRET from its other uses.
 _CONTEXT: Final = b"teller one-time code\0"
 
 SQL = statements.beside(__file__)
 
 
 class CodeCooldown(TellerError):
-    """The destination was given a code a moment ago, whoever asked."""
+    """A client requested a code for this destination less than a cooldown ago."""
 
     code = "code_cooldown"
 
     def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__(f"this destination was given a code already; again in {retry_after_seconds} s")
+        super().__init__(f"this destination was given a code already: try again in {retry_after_seconds} s")
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -58,7 +59,7 @@ class CodeLocked(TellerError):
 
 
 class CodeInvalid(TellerError):
-    """The code is wrong, or there is none to be right: used, expired, replaced, dead, never sent."""
+    """The code is wrong, or there is no valid code."""
 
     code = "code_invalid"
 
@@ -67,16 +68,16 @@ class CodeInvalid(TellerError):
         self.attempts_remaining = attempts_remaining
 
 
-class Asked(NamedTuple):
+class CodeRequested(NamedTuple):
     """A code that will be sent."""
 
     destination: str
     expires_at: datetime
-    #: When the destination may be given the next one.
+    #: The time from which the destination may get the next code.
     resend_after: datetime
 
     def document(self) -> Document:
-        """As the contract shows it."""
+        """Return the code as the API shows it, without its digits."""
         return {
             "destination": self.destination,
             "expires_at": timestamp(self.expires_at),
@@ -85,46 +86,49 @@ class Asked(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What came of a try; committed with the transaction that it was made in."""
+    """The result of a try. The caller commits it, right or wrong."""
 
     is_right: bool
     attempts_remaining: int
-    #: The destination is locked for so many seconds.
+    #: The number of seconds for which the destination is locked, if it is.
     locked_seconds: int | None = None
 
     def refused(self) -> TellerError:
-        """Of one that was not right: why, to be raised once the try is committed."""
+        """Return the error for a wrong try, to raise after the commit."""
         if self.locked_seconds is not None:
             return CodeLocked(self.locked_seconds)
         return CodeInvalid(self.attempts_remaining)
 
 
 def digits_of(secret: str, code_id: UUID) -> str:
-    """The six digits of a code."""
+    """Compute the six digits of a code."""
     digest = hmac.digest(secret.encode(), _CONTEXT + code_id.bytes, hashlib.sha256)
     return f"{int.from_bytes(digest) % 10**DIGITS:0{DIGITS}}"
 
 
 def normalised(destination: str) -> str:
-    """The one way to write a destination, of those that reach the same people."""
+    """Return the form of a destination that is stored and compared."""
     return destination.lower()
 
 
-def ask(connection: Connection, settings: Settings, client: str, destination: str, purpose: str) -> Asked:
+def request_code(
+    connection: Connection, settings: Settings, client: str, destination: str, purpose: str
+) -> CodeRequested:
     """
-    Have a code sent, in the place of the last one of this client, destination and purpose. Raises CodeCooldown,
-    CodeLocked, DatabaseUnavailable.
+    Make a code to send. It replaces the last code of this client, destination and purpose.
+
+    Raises CodeCooldown, CodeLocked, DatabaseUnavailable.
     """
-    parameters = asking(settings, client, normalised(destination)) | {"purpose": purpose}
+    parameters = parameters_of(settings, client, normalised(destination)) | {"purpose": purpose}
     with connections.faults():
-        row = connection.execute(SQL["ask"], parameters).fetchone()
+        row = connection.execute(SQL["make_code"], parameters).fetchone()
     if row is None:
-        raise why_not(connection, parameters)
-    return Asked(parameters["destination"], *row)
+        raise refusal(connection, parameters)
+    return CodeRequested(parameters["destination"], *row)
 
 
-def asking(settings: Settings, client: str, destination: str) -> dict[str, Any]:
-    """What the queries that give a code need to know."""
+def parameters_of(settings: Settings, client: str, destination: str) -> dict[str, Any]:
+    """Return the parameters of the queries that make a code."""
     return {
         "client": client,
         "destination": destination,
@@ -134,10 +138,10 @@ def asking(settings: Settings, client: str, destination: str) -> dict[str, Any]:
     }
 
 
-def why_not(connection: Connection, asked: dict[str, Any]) -> TellerError:
-    """Why no code was given, and for how long. Raises DatabaseUnavailable."""
+def refusal(connection: Connection, parameters: dict[str, Any]) -> TellerError:
+    """Return the error for a code that was not made. Raises DatabaseUnavailable."""
     with connections.faults():
-        [(cooldown, is_locked, day)] = connection.execute(SQL["why_not"], asked).fetchall()
+        [(cooldown, is_locked, day)] = connection.execute(SQL["read_refusal"], parameters).fetchall()
     if is_locked:
         return CodeLocked(_whole(day))
     return CodeCooldown(_whole(cooldown))
@@ -147,8 +151,9 @@ def verify(
     connection: Connection, settings: Settings, client: str, destination: str, purpose: str, typed: str
 ) -> None:
     """
-    Use up the code, if this is it: once, however many try at the same time. A wrong try is counted, whatever
-    becomes of the answer. Raises CodeInvalid, CodeLocked, DatabaseUnavailable.
+    Use the code, if `typed` is right. Concurrent calls use it once. A wrong try is always counted.
+
+    Raises CodeInvalid, CodeLocked, DatabaseUnavailable.
     """
     where = {"client": client, "destination": normalised(destination), "purpose": purpose}
     with connections.faults(), connection.transaction():
@@ -161,9 +166,10 @@ def attempt(
     connection: Connection, settings: Settings, lock: str, where: dict[str, Any], typed: str
 ) -> Tried:
     """
-    One try, in the caller's transaction, which must commit whatever it was: nobody is told before, so a try that was
-    not counted is one of which nobody learned anything. It is counted before it is compared; tries of one code come
-    one after the other. Of a code that is used or has expired nothing is compared, and nothing counted.
+    Try a code in the caller's transaction. The caller must commit it, and answers its client only afterwards.
+
+    The try is counted before it is compared, and tries of one code run one after the other. So no client gets the
+    result of a try that is not counted. A code that is used or has expired is neither compared nor counted.
     """
     row = connection.execute(SQL[lock], where).fetchone()
     if row is None:
@@ -187,7 +193,7 @@ def attempt(
 
 
 def tidy(connection: Connection) -> None:
-    """Forget some of what is long over. Raises DatabaseUnavailable."""
+    """Delete some of the codes, turns and guesses that expired long ago. Raises DatabaseUnavailable."""
     with connections.faults():
         connection.execute(SQL["tidy"], {"kept_seconds": KEPT_SECONDS, "limit": TIDY_LIMIT})
 
@@ -196,7 +202,7 @@ def _locked(connection: Connection, whose: dict[str, Any]) -> Tried | None:
     parameters = whose | {"wrong_limit": WRONG_TRIES_OF_A_DAY_MAX, "cooldown_seconds": 0}
     if "destination" not in whose:
         return None
-    [(_, is_locked, day)] = connection.execute(SQL["why_not"], parameters).fetchall()
+    [(_, is_locked, day)] = connection.execute(SQL["read_refusal"], parameters).fetchall()
     return Tried(is_right=False, attempts_remaining=0, locked_seconds=_whole(day)) if is_locked else None
 
 

@@ -1,8 +1,8 @@
--- One-time codes as clients ask for them and try them. The digits are in no statement: they follow from `id`.
+-- Requests for one-time codes, and tries of them. The digits are in no statement: they follow from `id`.
 
--- ask --
--- Take the destination's turn, if it is free, and with it make a code in the place of the last one. One statement
--- decides, by the lock on the destination's row: of any number who ask at once, one gets rows.
+-- make_code --
+-- Takes the turn of the destination if it is free, and replaces the last code. Returns no row otherwise.
+-- The lock on the turn's row serialises concurrent requests, so one of them gets the turn.
 WITH turn AS (
     INSERT INTO code_turns AS t (destination, taken_at)
     SELECT %(destination)s, clock_timestamp()
@@ -22,9 +22,8 @@ SELECT gen_random_uuid(), %(client)s, %(destination)s, %(purpose)s, taken_at,
                   wrong = 0, due_at = excluded.due_at, tries = 0, token = NULL
 RETURNING expires_at, created_at + make_interval(secs => %(cooldown_seconds)s);
 
--- ask_again --
--- The same for a request that waits for its code, whose row the caller has locked. The account's address may be
--- another one by now.
+-- replace_code_of_request --
+-- The same for the code of a request, whose row the caller has locked. The destination may have changed.
 WITH turn AS (
     INSERT INTO code_turns AS t (destination, taken_at)
     SELECT %(destination)s, clock_timestamp()
@@ -42,9 +41,9 @@ UPDATE codes
  WHERE request_id = %(request_id)s
 RETURNING expires_at, created_at + make_interval(secs => %(cooldown_seconds)s);
 
--- why_not --
--- Why a code was refused: in how many seconds the destination's turn is free, and whether it is locked for the client,
--- and for how many seconds.
+-- read_refusal --
+-- The seconds until the turn of the destination is free; whether the client's destination is locked for the day; and
+-- the seconds until the end of the day.
 SELECT coalesce((SELECT extract(epoch FROM t.taken_at - clock_timestamp())::float8 + %(cooldown_seconds)s
                    FROM code_turns t WHERE t.destination = %(destination)s), 0),
        EXISTS (SELECT FROM code_guesses g
@@ -54,7 +53,7 @@ SELECT coalesce((SELECT extract(epoch FROM t.taken_at - clock_timestamp())::floa
                           - (now() AT TIME ZONE 'UTC'))::float8;
 
 -- lock_code --
--- The last code of a client, destination and purpose. Whoever tries it waits here for those before him.
+-- Locks the last code of a client, destination and purpose. Concurrent tries wait here for each other.
 SELECT id, client_id, destination, wrong, used_at IS NOT NULL,
        expires_at IS NOT NULL AND expires_at > clock_timestamp()
   FROM codes
@@ -72,7 +71,7 @@ SELECT id, client_id, destination, wrong, used_at IS NOT NULL,
    FOR UPDATE;
 
 -- count_guess --
--- Count a try of this day, before anybody looks whether it is right. No row: there were too many.
+-- Counts a try of this day, before it is compared. Returns no row if there were too many.
 INSERT INTO code_guesses AS g (client_id, destination, day, wrong)
 VALUES (%(client)s, %(destination)s, (now() AT TIME ZONE 'UTC')::date, 1)
     ON CONFLICT (client_id, destination, day) DO UPDATE SET wrong = g.wrong + 1
@@ -80,11 +79,11 @@ VALUES (%(client)s, %(destination)s, (now() AT TIME ZONE 'UTC')::date, 1)
 RETURNING day;
 
 -- count_wrong --
--- … and of this code.
+-- Counts a try of this code.
 UPDATE codes SET wrong = wrong + 1 WHERE id = %(id)s;
 
 -- burn --
--- It was right: it is used, and the try was none of the wrong ones.
+-- Marks the code as used, and takes the right try off the counts of wrong ones.
 WITH forgiven AS (
     UPDATE code_guesses
        SET wrong = wrong - 1
@@ -95,7 +94,7 @@ WITH forgiven AS (
 UPDATE codes SET used_at = clock_timestamp(), wrong = wrong - 1, due_at = NULL WHERE id = %(id)s;
 
 -- tidy --
--- Forget what nobody can ask for any more: codes of clients, turns and guesses older than a day, some at a time.
+-- Deletes codes of clients, turns and guesses that no query reads again, some at a time.
 WITH old_codes AS (
     DELETE FROM codes
      WHERE id IN (SELECT id FROM codes

@@ -114,6 +114,11 @@ class Caller:
     role: Role
 
     @property
+    def is_operator(self) -> bool:
+        """Whether it acts for those who run Teller, not for a client."""
+        return self.role != "client"
+
+    @property
     def sees(self) -> str | None:
         """Whose things it sees: its own client's, or, for those who run Teller, everybody's (None)."""
         return self.client if self.role == "client" else None

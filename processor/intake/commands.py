@@ -2,26 +2,35 @@
 Commands on a request that exists already: cancel, confirm, approve, deny, settle, replay.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from processor.domain.model import Verb
+from processor.errors import RequestNotFound
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
 SQL = statements.beside(__file__)
 
 
+class Recorded(NamedTuple):
+    """A command in the inbox."""
+
+    #: The home partition of the request. The caller notifies its worker.
+    partition: int
+    #: False: the inbox had this command already, and keeps the first.
+    is_new: bool
+
+
 def record_command(
     connection: Connection, request_id: UUID, verb: Verb, actor: str, payload: dict[str, Any] | None = None
-) -> int:
+) -> Recorded:
     """
-    Put a command on a request (cancel, confirm, replay, …) into the inbox of its home partition,
-    which decides what comes of it in its turn. A command given twice counts once.
+    Put a command into the inbox of the request's home partition, which decides it in its turn.
 
-    Returns the partition to notify. Raises DatabaseUnavailable; LookupError when there is no such request.
+    Raises RequestNotFound, DatabaseUnavailable.
     """
     parameters = {
         "request_id": request_id,
@@ -29,8 +38,7 @@ def record_command(
         "payload": Jsonb((payload or {}) | {"actor": actor}),
     }
     with connections.faults():
-        rows = connection.execute(SQL["record_command"], parameters).fetchall()
-    if not rows:
-        raise LookupError(f"no request {request_id}")
-    partition: int = rows[0][0]
-    return partition
+        row = connection.execute(SQL["record_command"], parameters).fetchone()
+    if row is None:
+        raise RequestNotFound(request_id)
+    return Recorded(*row)

@@ -23,6 +23,7 @@ from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, Partitio
 from processor.ids import new_id
 from processor.intake.saturation import Saturation
 from processor.records import documents
+from processor.records.audit import AuditLine
 from processor.records.documents import RequestRecord
 from processor.storage import arrays, connections, statements
 from processor.storage.connections import Connection
@@ -44,6 +45,9 @@ SQL = {
     )
     for name, text in statements.beside(__file__).items()
 }
+#: Only a group with audit lines pays for them.
+ACCEPT: Final = SQL["accept_requests"].replace("{audit_lines}", "")
+ACCEPT_AND_AUDIT: Final = SQL["accept_requests"].replace("{audit_lines}", SQL["audit_lines"])
 log = structlog.get_logger()
 
 
@@ -62,6 +66,8 @@ class Submission(NamedTuple):
     refund_of: UUID | None = None
     details: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
+    #: The act of an operator that made this request. Written with it, never with a replay of its key.
+    audit: AuditLine | None = None
 
 
 class Receipt(NamedTuple):
@@ -256,8 +262,13 @@ class Intake:
         """The ids of those that were the first with their key, and when they were accepted: all at once."""
         if not group:
             return {}
-        statement = SQL["accept_requests"]
-        parameters = arrays.packed(statement, _columns(group))
+        audited = [one for one in group if one.submission.audit is not None]
+        columns = _columns(group)
+        statement = ACCEPT
+        if audited:
+            statement = ACCEPT_AND_AUDIT
+            columns |= _audit_columns(audited)
+        parameters = arrays.packed(statement, columns)
         accepted_at: datetime
         [(count, accepted_at)] = connection.cursor(binary=True).execute(statement, parameters).fetchall()
         ids = [one.id for one in group]
@@ -318,6 +329,22 @@ def _columns(group: list[_Asked]) -> dict[str, Any]:
         "refund_of": [s.refund_of for s in submissions],
         "details": [_json(s.details) for s in submissions],
         "metadata": [_json(s.metadata) for s in submissions],
+    }
+
+
+def _audit_columns(audited: list[_Asked]) -> dict[str, Any]:
+    """The audit lines of the group as one list for each column; each names the new request by its kind."""
+    lines = [one.submission.audit for one in audited if one.submission.audit is not None]
+    return {
+        "audit_of": [one.id for one in audited],
+        "audit_actor": [line.actor for line in lines],
+        "audit_action": [line.action for line in lines],
+        "audit_request_id": [line.request_id for line in lines],
+        "audit_reason": [line.reason for line in lines],
+        "audit_detail": [
+            _json({one.submission.kind: str(one.id)} | (line.detail or {}))
+            for one, line in zip(audited, lines, strict=True)
+        ],
     }
 
 

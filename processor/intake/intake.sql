@@ -29,9 +29,20 @@ WITH asked AS (
       FROM asked
       JOIN won USING (id)
      ORDER BY asked.arrival
-)
+){audit_lines}
 SELECT count(*), now()
   FROM won;
+
+-- audit_lines --
+-- A part of accept_requests: the audit lines of those requests that were the first with their key.
+, audited AS (
+    INSERT INTO audit (actor, action, request_id, reason, detail)
+    SELECT actor, action, request_id, reason, detail::jsonb
+      FROM unnest(%(audit_of)b::uuid[], %(audit_actor)b::text[], %(audit_action)b::text[],
+                  %(audit_request_id)b::uuid[], %(audit_reason)b::text[], %(audit_detail)b::text[])
+        AS line(id, actor, action, request_id, reason, detail)
+      JOIN won USING (id)
+)
 
 -- read_accepted --
 -- Which of these are there.

@@ -1,5 +1,5 @@
 """
-What people do to requests and partitions: each operation once, with its check, its transaction and its audit line.
+The operations on requests, partitions and deliveries: each once, with its check, its transaction and its audit line.
 
-HTTP, console and command line call it and only translate.
+HTTP, console and command line call them and only translate.
 """

@@ -1,8 +1,8 @@
 """
-Withdrawals that wait: for a code, or for the word of another person.
+Withdrawals that wait for a code, or for the approval of another client.
 
-Nothing is decided here: a right code, an approval, a denial and a code that ran out are inbox rows, and the batch of
-the home partition decides what follows, in their turn. Each leaves a line in the audit, in the same transaction.
+A right code, an approval and a denial are commands, and so is the expiry of a code. The batch of the home partition
+decides them in their turn.
 """
 
 from collections.abc import Collection
@@ -10,116 +10,144 @@ from typing import Final, Literal
 from uuid import UUID
 
 from processor.clients import codes
-from processor.clients.codes import Asked
+from processor.clients.codes import CodeRequested
+from processor.clients.keys import Caller
 from processor.errors import TellerError
 from processor.intake import commands
+from processor.intake.commands import Recorded
+from processor.reading import requests as stored_requests
 from processor.records import audit
+from processor.records.documents import RequestRecord
 from processor.settings import Settings
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Requests whose codes ran out that one look of the sweep takes.
+#: Requests that one run of the sweep expires.
 EXPIRE_LIMIT: Final = 1_000
-
-Verdict = Literal["approve", "deny"]
 
 SQL = statements.beside(__file__)
 
 
 class NotAwaitingConfirmation(TellerError):
-    """The request waits for no code, or not any more."""
+    """The request does not wait for a code."""
 
     code = "not_awaiting_confirmation"
 
+    def __init__(self, request: RequestRecord) -> None:
+        super().__init__(f"the request does not wait for a code: {request.stage or request.status}")
+
 
 class NotAwaitingApproval(TellerError):
-    """The request waits for nobody's approval, or not any more."""
+    """The request does not wait for an approval."""
 
     code = "not_awaiting_approval"
 
+    def __init__(self, request: RequestRecord) -> None:
+        super().__init__(f"the request does not wait for an approval: {request.stage or request.status}")
+
 
 class ApproverIsRequester(TellerError):
-    """Nobody approves, or denies, what his own client asked for."""
+    """The client that made the request cannot approve or deny it."""
 
     code = "approver_is_requester"
 
 
-def confirm(connection: Connection, settings: Settings, request_id: UUID, typed: str, actor: str) -> int:
+def confirm(
+    connection: Connection, settings: Settings, request_id: UUID, typed: str, by: Caller
+) -> tuple[RequestRecord, Recorded]:
     """
-    Use up the request's code, if this is it, and have the request decided, in one transaction. Returns the partition
-    to ring. Raises NotAwaitingConfirmation, CodeInvalid, CodeLocked, DatabaseUnavailable; LookupError when there is
-    no such request.
+    Use the code of a request, and record the command that confirms it. The caller then notifies the worker.
+
+    A wrong try is counted in the same transaction. Returns the request as it is now, and the command.
+    Raises RequestNotFound, NotAwaitingConfirmation, CodeInvalid, CodeLocked, DatabaseUnavailable.
     """
-    partition = 0
+    recorded = None
     with connections.faults(), connection.transaction():
+        stored_requests.read_request(connection, request_id, by.sees)
         tried = codes.attempt(connection, settings, "lock_code_of_request", {"request_id": request_id}, typed)
-        # Once nobody else can change it: the batch waits for the row of the code.
-        _, _, stage = _read(connection, request_id)
+        # Read again under the lock of the code, for which the batch waits.
+        request, _ = stored_requests.read_request(connection, request_id, by.sees)
         if tried.is_right:
-            partition = commands.record_command(connection, request_id, "confirm", actor)
-            audit.note(connection, actor, "confirm", request_id, None)
-    if stage != "awaiting_confirmation":
-        raise NotAwaitingConfirmation(f"the request waits for no code: {stage or 'see its status'}")
-    if not tried.is_right:
+            recorded = commands.record_command(connection, request_id, "confirm", by.actor)
+            audit.note(connection, by.actor, "confirm", request_id, None)
+    if request.stage != "awaiting_confirmation":
+        raise NotAwaitingConfirmation(request)
+    if recorded is None:
         raise tried.refused()
-    return partition
+    return request, recorded
 
 
-def send_again(connection: Connection, settings: Settings, request_id: UUID, actor: str) -> Asked:
+def send_code_again(
+    connection: Connection, settings: Settings, request_id: UUID, by: Caller
+) -> CodeRequested:
     """
-    Have a new code sent for a request that waits for one, in the place of the last one. Raises CodeCooldown,
-    CodeLocked, NotAwaitingConfirmation, DatabaseUnavailable; LookupError when there is no such request.
+    Replace the code of a request that waits for one. The caller then notifies the couriers.
+
+    Raises RequestNotFound, NotAwaitingConfirmation, CodeCooldown, CodeLocked, DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
+        stored_requests.read_request(connection, request_id, by.sees)
         locked = connection.execute(SQL["lock_destination"], {"request_id": request_id}).fetchone()
-        _, _, stage = _read(connection, request_id)
-        if locked is None or stage != "awaiting_confirmation":
-            raise NotAwaitingConfirmation(f"the request waits for no code: {stage or 'see its status'}")
-        asked = codes.asking(settings, *locked) | {"request_id": request_id}
-        given = connection.execute(codes.SQL["ask_again"], asked).fetchone()
-        if given is None:
-            raise codes.why_not(connection, asked)
-        audit.note(connection, actor, "code_sent_again", request_id, None)
-    return Asked(asked["destination"], *given)
+        request, _ = stored_requests.read_request(connection, request_id, by.sees)
+        if locked is None or request.stage != "awaiting_confirmation":
+            raise NotAwaitingConfirmation(request)
+        parameters = codes.parameters_of(settings, *locked) | {"request_id": request_id}
+        row = connection.execute(codes.SQL["replace_code_of_request"], parameters).fetchone()
+        if row is None:
+            raise codes.refusal(connection, parameters)
+        audit.note(connection, by.actor, "code_sent_again", request_id, None)
+    return CodeRequested(parameters["destination"], *row)
 
 
-def judge(
+def approve(
+    connection: Connection, request_id: UUID, by: Caller, reason: str | None
+) -> tuple[RequestRecord, Recorded]:
+    """
+    Record the approval of a request by another client. The caller then notifies the worker.
+
+    Returns the request as it is now, and the command.
+    Raises RequestNotFound, ApproverIsRequester, NotAwaitingApproval, DatabaseUnavailable.
+    """
+    return _judge(connection, request_id, "approve", by, reason)
+
+
+def deny(connection: Connection, request_id: UUID, by: Caller, reason: str) -> tuple[RequestRecord, Recorded]:
+    """
+    Record the denial of a request by another client. The caller then notifies the worker.
+
+    Returns the request as it is now, and the command.
+    Raises RequestNotFound, ApproverIsRequester, NotAwaitingApproval, DatabaseUnavailable.
+    """
+    return _judge(connection, request_id, "deny", by, reason)
+
+
+def _judge(
     connection: Connection,
     request_id: UUID,
-    verdict: Verdict,
-    *,
-    client: str,
-    actor: str,
+    verdict: Literal["approve", "deny"],
+    by: Caller,
     reason: str | None,
-) -> int:
-    """
-    Record the word of somebody of `client` on a request that waits for it. Of several, the first counts. Returns the
-    partition to ring. Raises ApproverIsRequester, NotAwaitingApproval, DatabaseUnavailable; LookupError when there is
-    no such request.
-    """
+) -> tuple[RequestRecord, Recorded]:
     with connections.faults(), connection.transaction():
-        owner, _, stage = _read(connection, request_id)
-        if owner == client:
-            raise ApproverIsRequester("the request is your own client's: somebody of another one must say so")
-        if stage != "awaiting_approval":
-            raise NotAwaitingApproval(f"the request waits for no approval: {stage or 'see its status'}")
-        partition = commands.record_command(connection, request_id, verdict, actor, {"reason": reason})
-        audit.note(connection, actor, verdict, request_id, reason)
-    return partition
+        request, _ = stored_requests.read_request(connection, request_id, by.sees)
+        if request.client_id == by.client:
+            raise ApproverIsRequester(
+                "the request is of your own client: another client must approve or deny it"
+            )
+        if request.stage != "awaiting_approval":
+            raise NotAwaitingApproval(request)
+        recorded = commands.record_command(connection, request_id, verdict, by.actor, {"reason": reason})
+        if recorded.is_new:
+            audit.note(connection, by.actor, verdict, request_id, reason)
+    return request, recorded
 
 
 def expire(connection: Connection, partitions: Collection[int]) -> set[int]:
     """
-    Put withdrawals of these partitions whose last code ran out into their inboxes. Returns the partitions that have
-    work now. Raises DatabaseUnavailable.
+    Record the command that expires each withdrawal of these partitions whose last code expired.
+
+    Returns the partitions that have work now. Raises DatabaseUnavailable.
     """
     parameters = {"partitions": list(partitions), "limit": EXPIRE_LIMIT}
     with connections.faults():
         return {partition for (partition,) in connection.execute(SQL["expire"], parameters)}
-
-
-def _read(connection: Connection, request_id: UUID) -> tuple[str, int, str | None]:
-    row = connection.execute(SQL["read_waiting"], {"request_id": request_id}).fetchone()
-    if row is None:
-        raise LookupError(f"no request {request_id}")
-    return row

@@ -1,16 +1,8 @@
--- Withdrawals that wait for a code or for another person, as the API sees them, and those that wait too long.
-
--- read_waiting --
--- Where a request stands, and whose it is.
-SELECT r.client_id, r.partition, d.stage
-  FROM requests r
-  LEFT JOIN decisions d ON d.request_id = r.id AND d.current
- WHERE r.id = %(request_id)s;
+-- Withdrawals that wait for a code.
 
 -- lock_destination --
--- Where the next code of a request goes: the account's address as it is now, else where the last one went. Locked, and
--- only while it is not used and the request waits for it. The lifetime of the last one may be over: the sweep has not
--- come yet.
+-- Locks the unused code of a request. Returns the destination of the next code: the account's present address, or the
+-- destination of the last code. The last code may have expired, if the sweep has not processed it yet.
 SELECT c.client_id, lower(coalesce(a.email, c.destination))
   FROM codes c
   JOIN requests r ON r.id = c.request_id
@@ -20,7 +12,7 @@ SELECT c.client_id, lower(coalesce(a.email, c.destination))
    FOR UPDATE OF c;
 
 -- expire --
--- Withdrawals of these partitions whose last code was sent and has run out.
+-- The withdrawals of these partitions whose last code was sent and has expired.
 INSERT INTO inbox (partition, request_id, verb)
 SELECT r.partition, c.request_id, 'expire'
   FROM codes c

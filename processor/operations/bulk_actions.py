@@ -1,10 +1,13 @@
 """
-What people do to many parked requests at once: replays and refunds, part by part, with progress that survives
-whoever does it.
+Replay or refund many failed requests, part by part.
 
-An action begins with the list of its requests: what matched then, and nothing that fails later. Each part is one
-transaction that holds the action's row, so that two processes never do the same part; and if they did, the inbox
-takes each replay once, and the idempotency key of each refund makes it one. What was sent cannot be taken back.
+An action begins with the list of the requests that match then. Requests that fail later are not in it.
+The progress is in the database, so any process can continue the action.
+
+Each part is one transaction that locks the action's row, so two processes never run the same part.
+Replays and their audit lines are written in that transaction. Intake writes the refunds of a part and their audit
+lines in one transaction of its own. A part that runs twice does nothing twice: the inbox takes each replay once, and
+each refund has its own idempotency key.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +19,9 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from processor.clients.keys import Caller
-from processor.intake.intake import Receipt, Submission, fingerprint
+from processor.intake.intake import Receipt, Submission
 from processor.operations import failed_requests
+from processor.operations.failed_requests import Refunder
 from processor.reading import failed as failed_queries
 from processor.reading.failed import FailedFilter
 from processor.records import audit
@@ -28,11 +32,11 @@ from processor.storage.connections import Connection
 
 #: Requests in one part.
 PART_LIMIT: Final = 1_000
-#: Who stops an action whose beginner may do nothing any more.
+#: The name in `stopped_by` of an action whose key is no longer valid.
 KEY_IS_NO_MORE: Final = "the end of the key that began it"
 
 Action = Literal["replay", "refund"]
-#: Hands refunds to intake; for each, in order, what it says.
+#: Hands refunds to intake, and returns their receipts in order.
 Accept = Callable[[Sequence[Submission]], list[Receipt]]
 
 _RAW = statements.beside(__file__)
@@ -40,12 +44,12 @@ SQL = {name: text.replace("{action_columns}", _RAW["action_columns"]) for name, 
 
 
 class BulkAction(NamedTuple):
-    """A bulk action, and how far it is."""
+    """A bulk action and its progress."""
 
     id: UUID
     action: Action
     reason: str
-    #: What was asked for, for people to read.
+    #: The filter, for people to read.
     filter: Document
     actor: str
     client_id: str
@@ -59,18 +63,18 @@ class BulkAction(NamedTuple):
 
     @property
     def left_alone(self) -> int:
-        """Those that were looked at and not sent."""
+        """The number of requests that were processed and not sent."""
         return self.done - self.sent
 
 
 class Item(NamedTuple):
-    """One request of a bulk action, and what became of it."""
+    """One request of a bulk action, and its state."""
 
     place: int
     request_id: UUID
     #: The version in which it was failed when the action began.
     version: int
-    #: sent, skipped, refused; None: not looked at yet.
+    #: sent, skipped or refused; None: not processed yet.
     outcome: str | None
     problem: str | None
     refund_id: UUID | None
@@ -87,7 +91,7 @@ class Item(NamedTuple):
 
     @property
     def is_waiting(self) -> bool:
-        """It was sent, and nothing came of it yet."""
+        """Whether it was sent and is not decided yet."""
         if self.refund_id is not None:
             return self.refund_status is None
         return self.outcome == "sent" and self.version == self.now_version
@@ -95,9 +99,9 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What became of those that were sent."""
+    """The states of the requests that were sent."""
 
-    #: Sent, and not decided yet.
+    #: Sent and not decided yet.
     waiting: int = 0
     failed_again: int = 0
     #: The others, by their status.
@@ -105,20 +109,21 @@ class Results:
 
     @property
     def under_way(self) -> int:
-        """How many are not at their end yet."""
+        """The number of requests that are not final yet."""
         return self.waiting + dict(self.others).get("processing", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that was done: the partitions to ring, and whether it was the last."""
+    """A part that ran."""
 
+    #: The partitions to notify.
     partitions: frozenset[int]
     is_last: bool
 
 
 def read_now(connection: Connection) -> datetime:
-    """The clock by which requests fail. Raises DatabaseUnavailable."""
+    """Return the time of the database's clock, by which requests fail. Raises DatabaseUnavailable."""
     with connections.faults():
         [(now,)] = connection.execute(SQL["read_now"]).fetchall()
     moment: datetime = now
@@ -129,39 +134,42 @@ def begin(
     connection: Connection,
     action_id: UUID,
     action: Action,
-    wanted: FailedFilter,
-    said: Document,
+    chosen: FailedFilter,
+    description: Document,
     reason: str,
-    caller: Caller,
+    by: Caller,
 ) -> None:
     """
-    Begin an action on all that match; `said`: the filter for people. Beginning it again does nothing. Raises
-    DatabaseUnavailable.
+    Begin an action on all requests that match. Beginning it again does nothing.
+
+    `description` is the filter, for people to read. Raises DatabaseUnavailable.
     """
     parameters = {
         "id": action_id,
         "action": action,
         "reason": reason,
-        "filter": Jsonb(said),
-        "actor": caller.actor,
-        "client": caller.client,
-        "key_id": caller.key_id,
+        "filter": Jsonb(description),
+        "actor": by.actor,
+        "client": by.client,
+        "key_id": by.key_id,
     }
     with connections.faults(), connection.transaction():
         if connection.execute(SQL["begin"], parameters).fetchone() is None:
             return
         connection.execute(failed_queries.SQL["plan_for_many"])
-        statement = SQL["choose_items"].replace("{filters}", wanted.conditions())
-        matched = connection.execute(statement, wanted.parameters() | {"id": action_id}).rowcount
+        statement = SQL["choose_items"].replace("{filters}", chosen.conditions())
+        matched = connection.execute(statement, chosen.parameters() | {"id": action_id}).rowcount
         connection.execute(SQL["count_items"], {"id": action_id, "matched": matched})
-        detail = {"bulk": str(action_id), "matched": matched} | said
-        audit.note(connection, caller.actor, f"bulk_{action}", None, reason, detail)
+        detail = {"bulk": str(action_id), "matched": matched} | description
+        audit.note(connection, by.actor, f"bulk_{action}", None, reason, detail)
 
 
-def go_on(connection: Connection, action_id: UUID, accept: Accept) -> Part | None:
+def run_part(connection: Connection, action_id: UUID, accept: Accept) -> Part | None:
     """
-    Do the next part. None: there is none, or somebody else is at it; or the key of whoever began it was revoked
-    or has expired, which stops it. Raises DatabaseUnavailable.
+    Run the next part of an action.
+
+    Returns None if the action is over, or another process runs a part of it now. An action whose key was revoked or
+    has expired is stopped, and None is returned. Raises DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
         row = connection.execute(SQL["lock_action"], {"id": action_id}).fetchone()
@@ -200,78 +208,60 @@ _Outcome = tuple[str, str | None, UUID | None]
 def _replay(
     connection: Connection, action: BulkAction, ids: list[UUID]
 ) -> tuple[frozenset[int], list[_Outcome]]:
-    done = failed_requests.replay(connection, ids, action.actor, action.reason)
-    return done.partitions, [("sent" if one in done.sent else "skipped", None, None) for one in ids]
+    replayed = failed_requests.replay_each(connection, ids, action.actor, action.reason)
+    return replayed.partitions, [("sent" if one in replayed.sent else "skipped", None, None) for one in ids]
 
 
 def _refund(connection: Connection, action: BulkAction, ids: list[UUID], accept: Accept) -> list[_Outcome]:
-    originals = {
-        asked: (resource, account)
-        for asked, resource, account in connection.execute(SQL["read_originals"], {"ids": ids})
-    }
-    submissions = [_submission(action, asked, *originals[asked]) for asked in ids]
+    refunder = Refunder(action.client_id, action.key_id, action.actor)
+    refunds = [
+        failed_requests.refund_of(
+            original,
+            None,
+            action.reason,
+            refunder,
+            f"bulk-{action.id}-{original.id}",
+            {"bulk": str(action.id)},
+        )
+        for original in failed_requests.read_originals(connection, ids)
+    ]
     outcomes: list[_Outcome] = []
-    for receipt in accept(submissions):
+    for receipt in accept(refunds):
         if receipt.request is None:
             outcomes.append(("refused", str(receipt.problem or "it was not accepted"), None))
         else:
             outcomes.append(("sent", None, receipt.request.id))
-    made = [
-        (asked, refund) for asked, (_, _, refund) in zip(ids, outcomes, strict=True) if refund is not None
-    ]
-    parameters = {
-        "id": action.id,
-        "actor": action.actor,
-        "reason": action.reason,
-        "request_ids": [asked for asked, _ in made],
-        "refund_ids": [refund for _, refund in made],
-    }
-    connection.execute(SQL["note_refunds"], parameters)
     return outcomes
 
 
-def _submission(action: BulkAction, asked: UUID, resource: str, account: str | None) -> Submission:
-    body = {"refund_of": str(asked), "reason": action.reason}
-    return Submission(
-        action.client_id,
-        action.key_id,
-        f"bulk-{action.id}-{asked}",
-        fingerprint("refund", body),
-        "refund",
-        resource,
-        account,
-        None,
-        refund_of=asked,
-        details={"reason": action.reason},
-    )
-
-
-def stop(connection: Connection, action_id: UUID, actor: str) -> bool:
+def stop(connection: Connection, action_id: UUID, by: Caller) -> bool:
     """
-    Send no more; what was sent takes its way. False: it was over already. Raises DatabaseUnavailable.
+    Stop an action. The requests that were sent before are decided.
+
+    Returns False if the action was over already. Raises DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
-        if connection.execute(SQL["stop"], {"id": action_id, "actor": actor}).fetchone() is None:
+        if connection.execute(SQL["stop"], {"id": action_id, "actor": by.actor}).fetchone() is None:
             return False
-        audit.note(connection, actor, "bulk_stopped", None, None, {"bulk": str(action_id)})
+        audit.note(connection, by.actor, "bulk_stopped", None, None, {"bulk": str(action_id)})
     return True
 
 
 def read(connection: Connection, action_id: UUID) -> BulkAction | None:
-    """How far it is. Raises DatabaseUnavailable."""
+    """Return an action and its progress, or None. Raises DatabaseUnavailable."""
     with connections.faults():
         row = connection.execute(SQL["read_action"], {"id": action_id}).fetchone()
     return None if row is None else BulkAction(*row)
 
 
 def list_actions(connection: Connection, limit: int) -> list[BulkAction]:
-    """The last ones, newest first. Raises DatabaseUnavailable."""
+    """List the last actions, newest first. Raises DatabaseUnavailable."""
     with connections.faults():
         return [BulkAction(*row) for row in connection.execute(SQL["list_actions"], {"limit": limit})]
 
 
 def list_items(connection: Connection, action_id: UUID, limit: int, cursor: str | None) -> Page[Item]:
-    """Its requests, in the order in which they are sent. Raises CursorInvalid, DatabaseUnavailable."""
+    """List the requests of an action, in the order of sending. Raises CursorInvalid, DatabaseUnavailable."""
     [after] = read_cursor(cursor, row_number)
     with connections.faults():
         rows = connection.execute(
@@ -281,7 +271,7 @@ def list_items(connection: Connection, action_id: UUID, limit: int, cursor: str 
 
 
 def count_results(connection: Connection, action: BulkAction) -> Results:
-    """What became of all that were sent; of refunds, their own states. Raises DatabaseUnavailable."""
+    """Count the states of the requests that were sent, or of their refunds. Raises DatabaseUnavailable."""
     of_refunds = action.action == "refund"
     with connections.faults(), connection.transaction():
         connection.execute(failed_queries.SQL["plan_for_many"])

@@ -1,17 +1,17 @@
--- What people do to many parked requests at once.
+-- Replays and refunds of many failed requests.
 
 -- read_now --
 SELECT clock_timestamp();
 
 -- begin --
--- Begun once, however often the form is sent.
+-- Returns no row if the action has begun already.
 INSERT INTO bulk_actions (id, action, reason, filter, actor, client_id, key_id)
 VALUES (%(id)s, %(action)s, %(reason)s, %(filter)s, %(actor)s, %(client)s, %(key_id)s)
     ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- choose_items --
--- Whatever matches at this moment, in the order in which it was decided at first.
+-- The requests that match now, in the order of their first decisions.
 INSERT INTO bulk_items (action_id, place, request_id, version)
 SELECT %(id)s, row_number() OVER (ORDER BY r.partition, d.sequence), d.request_id, d.version
   FROM decisions d
@@ -19,13 +19,13 @@ SELECT %(id)s, row_number() OVER (ORDER BY r.partition, d.sequence), d.request_i
  WHERE {filters};
 
 -- count_items --
--- An action on nothing is over.
+-- An action without requests is over at once.
 UPDATE bulk_actions
    SET matched = %(matched)s, finished_at = CASE WHEN %(matched)s = 0 THEN clock_timestamp() END
  WHERE id = %(id)s;
 
 -- lock_action --
--- To do its next part; nothing when somebody else is at it, or it is over.
+-- Returns no row if the action is over, or another process runs a part of it.
 SELECT {action_columns}
   FROM bulk_actions
  WHERE id = %(id)s
@@ -33,7 +33,6 @@ SELECT {action_columns}
    FOR UPDATE SKIP LOCKED;
 
 -- is_key_valid --
--- Whether whoever began it may still do anything.
 SELECT EXISTS (SELECT FROM api_keys
                 WHERE id = %(key_id)s
                   AND revoked_at IS NULL
@@ -46,12 +45,6 @@ SELECT place, request_id
    AND place > %(done)s
  ORDER BY place
  LIMIT %(limit)s;
-
--- read_originals --
--- What refunds are of.
-SELECT r.id, r.resource_id, r.account
-  FROM requests r
- WHERE r.id = ANY(%(ids)s::uuid[]);
 
 -- record_items --
 UPDATE bulk_items i
@@ -68,13 +61,7 @@ UPDATE bulk_actions
  WHERE id = %(id)s
 RETURNING finished_at IS NOT NULL;
 
--- note_refunds --
-INSERT INTO audit (actor, action, request_id, reason, detail)
-SELECT %(actor)s, 'refund', v.request_id, %(reason)s, jsonb_build_object('refund', v.refund_id, 'bulk', %(id)s::text)
-  FROM unnest(%(request_ids)b::uuid[], %(refund_ids)b::uuid[]) AS v(request_id, refund_id);
-
 -- stop --
--- What is not sent yet will not be.
 UPDATE bulk_actions
    SET finished_at = clock_timestamp(), stopped_by = %(actor)s
  WHERE id = %(id)s
@@ -96,7 +83,7 @@ SELECT {action_columns}
  LIMIT %(limit)s;
 
 -- list_items --
--- What became of each, in their order. Of a refund, its own state says it.
+-- The items with the states of their requests and refunds, in order.
 SELECT i.place, i.request_id, i.version, i.outcome, i.problem, i.refund_id, r.resource_id, r.account, r.amount,
        d.version, d.status, d.stage, d.code, d.reason, f.status, f.code
   FROM (SELECT * FROM bulk_items WHERE action_id = %(id)s AND place > %(after)s ORDER BY place LIMIT %(limit)s) AS i
@@ -108,7 +95,7 @@ SELECT i.place, i.request_id, i.version, i.outcome, i.problem, i.refund_id, r.re
  ORDER BY i.place;
 
 -- count_results --
--- What became of all that were sent: of each its last version, and whether that is later than when it was sent.
+-- The last status of each request that was sent, and whether it is later than the sending.
 SELECT d.status, d.version > i.version, count(*)
   FROM bulk_items i
  CROSS JOIN LATERAL (SELECT status, version FROM decisions WHERE decisions.request_id = i.request_id
@@ -118,7 +105,7 @@ SELECT d.status, d.version > i.version, count(*)
  GROUP BY 1, 2;
 
 -- count_refunds --
--- What became of all refunds that were made; NULL: not decided yet.
+-- The status of each refund; NULL: not decided yet.
 SELECT f.status, count(*)
   FROM bulk_items i
   LEFT JOIN LATERAL (SELECT status FROM decisions WHERE decisions.request_id = i.refund_id

@@ -1,43 +1,88 @@
 """
-Parked requests: what an admin sees of them, and sends back into their queues.
+Replay failed requests, and refund requests.
 
-Writes inbox rows and the audit, never a request: the batch of the home partition decides what comes of a
-replay, in its turn.
+A replay is a command, and a refund is a request of its own. The batch of the home partition decides both in turn.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.clients.keys import Caller
+from processor.errors import RequestNotFound, TellerError
 from processor.intake.intake import Submission, fingerprint
+from processor.reading import requests as stored_requests
+from processor.records.audit import AuditLine
+from processor.records.documents import Document, RequestRecord
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Inbox rows written in one transaction when many requests are replayed.
+#: Requests that one transaction replays.
 CHUNK_LIMIT: Final = 1_000
 
 SQL = statements.beside(__file__)
 
 
+class NotFailed(TellerError):
+    """The request is not failed, so there is nothing to replay."""
+
+    code = "not_failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many requests match, how many were sent back, the partitions to ring, and which were sent."""
+    """The result of a replay."""
 
+    #: The requests that match. Some of them may be in the inbox already.
     matched: int
-    replayed: int
-    partitions: frozenset[int]
+    #: The requests that were put into the inbox.
     sent: frozenset[UUID] = frozenset()
+    #: Their partitions. The caller notifies the workers.
+    partitions: frozenset[int] = frozenset()
 
 
-def replay(connection: Connection, ids: Sequence[UUID], actor: str, reason: str) -> Replayed:
+class Original(NamedTuple):
+    """The request that a refund is of."""
+
+    id: UUID
+    resource_id: str
+    account: str | None
+
+
+class Refunder(NamedTuple):
+    """The client and the key of a refund, and the name that the audit records."""
+
+    client_id: str
+    key_id: UUID
+    actor: str
+
+
+def replay(
+    connection: Connection, request_id: UUID, by: Caller, reason: str
+) -> tuple[RequestRecord, Replayed]:
     """
-    Send these requests to the end of their queues, each that is failed; those of one resource in the
-    order in which they were decided at first. Raises DatabaseUnavailable.
+    Send a failed request to the end of its queue.
+
+    Returns the request as it is now, and the result. Raises RequestNotFound, NotFailed, DatabaseUnavailable.
+    """
+    with connections.faults(), connection.transaction():
+        request, _ = stored_requests.read_request(connection, request_id, by.sees)
+        replayed = replay_each(connection, [request_id], by.actor, reason)
+        if not replayed.matched:
+            raise NotFailed("the request is not failed: only failed requests are replayed")
+    return request, replayed
+
+
+def replay_each(connection: Connection, ids: Sequence[UUID], actor: str, reason: str) -> Replayed:
+    """
+    Send those of these requests that are failed to the ends of their queues.
+
+    Requests of one resource keep the order of their first decisions. Raises DatabaseUnavailable.
     """
     with connections.faults():
-        found = connection.execute(SQL["failed_among"], {"ids": list(ids)}).fetchall()
-    return _send(connection, found, actor, reason)
+        failed = connection.execute(SQL["failed_among"], {"ids": list(ids)}).fetchall()
+    return _send(connection, failed, actor, reason)
 
 
 def replay_all(
@@ -50,17 +95,20 @@ def replay_all(
     dry_run: bool = False,
 ) -> Replayed:
     """
-    Send all failed requests that match back, or only count them. Raises DatabaseUnavailable.
+    Send all failed requests that match to the ends of their queues, or only count them.
+
+    Raises DatabaseUnavailable.
     """
     with connections.faults():
-        found = connection.execute(SQL["failed_requests"], {"code": code, "resource": resource}).fetchall()
-    return Replayed(len(found), 0, frozenset()) if dry_run else _send(connection, found, actor, reason)
+        failed = connection.execute(SQL["failed_requests"], {"code": code, "resource": resource}).fetchall()
+    return Replayed(len(failed)) if dry_run else _send(connection, failed, actor, reason)
 
 
-def _send(connection: Connection, found: list[tuple[Any, ...]], actor: str, reason: str) -> Replayed:
+def _send(connection: Connection, failed: list[tuple[Any, ...]], actor: str, reason: str) -> Replayed:
+    """Write the commands and their audit lines, CHUNK_LIMIT in a statement."""
     sent: dict[UUID, int] = {}
-    for begin in range(0, len(found), CHUNK_LIMIT):
-        chunk = found[begin : begin + CHUNK_LIMIT]
+    for begin in range(0, len(failed), CHUNK_LIMIT):
+        chunk = failed[begin : begin + CHUNK_LIMIT]
         parameters = {
             "ids": [request_id for request_id, _ in chunk],
             "partitions": [partition for _, partition in chunk],
@@ -69,7 +117,7 @@ def _send(connection: Connection, found: list[tuple[Any, ...]], actor: str, reas
         }
         with connections.faults():
             sent |= dict(connection.execute(SQL["replay"], parameters).fetchall())
-    return Replayed(len(found), len(sent), frozenset(sent.values()), frozenset(sent))
+    return Replayed(len(failed), frozenset(sent), frozenset(sent.values()))
 
 
 def refund(
@@ -77,30 +125,54 @@ def refund(
     request_id: UUID,
     amount: int | None,
     reason: str,
-    *,
-    client_id: str,
-    key_id: UUID,
+    by: Caller,
     idempotency_key: str,
-) -> Submission | None:
+) -> Submission:
     """
-    A refund of a request, ready for intake; it is decided in its turn. None: there is no such request.
+    Prepare a refund of a request, for intake. `amount` None refunds all that is left.
+
+    Intake writes the refund and its audit line in one transaction. Raises RequestNotFound, DatabaseUnavailable.
+    """
+    originals = read_originals(connection, [request_id])
+    if not originals:
+        raise RequestNotFound(request_id)
+    refunder = Refunder(by.client, by.key_id, by.actor)
+    return refund_of(originals[0], amount, reason, refunder, idempotency_key)
+
+
+def read_originals(connection: Connection, ids: Sequence[UUID]) -> list[Original]:
+    """
+    Read the requests that refunds are of, in the order of `ids`, without those that do not exist.
+
     Raises DatabaseUnavailable.
     """
     with connections.faults():
-        original = connection.execute(SQL["read_original"], {"id": request_id}).fetchone()
-    if original is None:
-        return None
-    _, resource_id, account = original
-    body = {"refund_of": str(request_id), "reason": reason} | ({} if amount is None else {"amount": amount})
+        rows = connection.execute(SQL["read_originals"], {"ids": list(ids)})
+        return [Original(*row) for row in rows]
+
+
+def refund_of(
+    original: Original,
+    amount: int | None,
+    reason: str,
+    refunder: Refunder,
+    idempotency_key: str,
+    detail: Document | None = None,
+) -> Submission:
+    """
+    Return the refund of a request with its audit line, to which intake adds the id of the refund.
+    """
+    part: Document = {} if amount is None else {"amount": amount}
     return Submission(
-        client_id,
-        key_id,
+        refunder.client_id,
+        refunder.key_id,
         idempotency_key,
-        fingerprint("refund", body),
+        fingerprint("refund", {"refund_of": str(original.id), "reason": reason} | part),
         "refund",
-        resource_id,
-        account,
+        original.resource_id,
+        original.account,
         amount,
-        refund_of=request_id,
+        refund_of=original.id,
         details={"reason": reason},
+        audit=AuditLine(refunder.actor, "refund", original.id, reason, part | (detail or {})),
     )

@@ -1,7 +1,7 @@
--- Requests that wait for an admin, and what an admin does with them.
+-- Replays of failed requests, and the originals of refunds.
 
 -- failed_requests --
--- Those that match a filter, in the order in which they were decided at first.
+-- The failed requests that match a filter, in the order of their first decisions.
 SELECT d.request_id, r.partition
   FROM decisions d
   JOIN requests r ON r.id = d.request_id
@@ -12,7 +12,7 @@ SELECT d.request_id, r.partition
  ORDER BY r.partition, d.sequence;
 
 -- failed_among --
--- Which of these are failed, in the order in which they were decided at first.
+-- The failed requests among these, in the order of their first decisions.
 SELECT d.request_id, r.partition
   FROM decisions d
   JOIN requests r ON r.id = d.request_id
@@ -22,7 +22,7 @@ SELECT d.request_id, r.partition
  ORDER BY r.partition, d.sequence;
 
 -- replay --
--- To the end of their queues, in the order given. One that is on its way already is not sent twice.
+-- Appends commands to the inbox in the order given, and audit lines. Skips requests with such a command already.
 WITH chosen AS (
     SELECT *
       FROM unnest(%(ids)b::uuid[], %(partitions)b::smallint[]) WITH ORDINALITY AS v(id, partition, place)
@@ -41,8 +41,8 @@ WITH chosen AS (
 SELECT request_id, partition
   FROM queued;
 
--- read_original --
--- What a refund is of: its client, resource and account.
-SELECT client_id, resource_id, account
-  FROM requests
- WHERE id = %(id)s;
+-- read_originals --
+SELECT r.id, r.resource_id, r.account
+  FROM unnest(%(ids)b::uuid[]) WITH ORDINALITY AS v(id, place)
+  JOIN requests r ON r.id = v.id
+ ORDER BY v.place;

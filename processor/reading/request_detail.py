@@ -145,15 +145,12 @@ class Inspection:
         return frozenset(word.verb for word in self.words)
 
 
-def inspect(connection: Connection, request_id: UUID, said: list[AuditRecord]) -> Inspection | None:
+def inspect(connection: Connection, request_id: UUID, said: list[AuditRecord]) -> Inspection:
     """
-    All about a request, `said` being what the audit has of it. None: there is none. Raises DatabaseUnavailable.
+    Read all about a request. `said` are its audit lines. Raises RequestNotFound, DatabaseUnavailable.
     """
     with connections.faults():
-        found = stored_requests.read_request(connection, request_id, None)
-        if found is None:
-            return None
-        request, position = found
+        request, position = stored_requests.read_request(connection, request_id, None)
         effect = _all(connection, "read_effect", id=request_id)
         return Inspection(
             request,

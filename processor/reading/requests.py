@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from processor.domain.rules.amendments import RULES, parsed
+from processor.errors import RequestNotFound
 from processor.records import documents
 from processor.records.documents import Document, EntryRecord, RequestRecord, ResourceRecord, timestamp
 from processor.records.pages import Page, identifier, page, read_cursor, row_number
@@ -66,13 +67,18 @@ class Gauges:
 
 def read_request(
     connection: Connection, request_id: UUID, client: str | None
-) -> tuple[RequestRecord, int | None] | None:
+) -> tuple[RequestRecord, int | None]:
     """
-    A request, and while it is queued how many of its partition are ahead of it, at most POSITION_MAX.
+    Return a request that `client` may see (None sees all), and its position.
+
+    The position is the number of rows ahead of it in its partition, at most POSITION_MAX, while it is queued.
+    Raises RequestNotFound.
     """
     parameters = {"id": request_id, "client": client, "position_limit": POSITION_MAX}
     row = connection.execute(SQL["read_request"], parameters).fetchone()
-    return None if row is None else (RequestRecord(*row[:-1]), row[-1])
+    if row is None:
+        raise RequestNotFound(request_id)
+    return RequestRecord(*row[:-1]), row[-1]
 
 
 def list_requests(

@@ -1,10 +1,12 @@
 """
-The audit as the console shows it: who did what, when and why, by any of these.
+The audit: each act of an operator, with its time and reason.
+
+An act and its line are written in one transaction.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -14,15 +16,26 @@ from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Actors and actions to choose from.
+#: The actors, and the actions, that the console's filter offers.
 CHOICES_MAX: Final = 100
 
 SQL = statements.beside(__file__)
 
 
+class AuditLine(NamedTuple):
+    """An act that is still to be written."""
+
+    actor: str
+    action: str
+    #: The request that the act is about.
+    request_id: UUID | None
+    reason: str | None
+    detail: Document | None
+
+
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """Who did what, when and why."""
+    """A line of the audit."""
 
     id: int
     at: datetime
@@ -33,7 +46,7 @@ class AuditRecord:
     detail: dict[str, Any] | None
 
     def document(self) -> Document:
-        """The line as the contract shows it."""
+        """Return the line as the API shows it."""
         return {
             "id": self.id,
             "at": timestamp(self.at),
@@ -47,19 +60,19 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which lines; None: all."""
+    """The lines that a list shows; None: all."""
 
     actor: str | None = None
     action: str | None = None
     request: UUID | None = None
-    #: From this moment on, and before that one.
+    #: From `since` on, and before `until`.
     since: datetime | None = None
     until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Who and what can be asked for, the first CHOICES_MAX of each."""
+    """The actors and actions that the audit has, the first CHOICES_MAX of each."""
 
     actors: list[str]
     actions: list[str]
@@ -73,7 +86,7 @@ def note(
     reason: str | None,
     detail: Document | None = None,
 ) -> None:
-    """Write a line into the audit. Raises DatabaseUnavailable."""
+    """Write a line, in the caller's transaction. Raises DatabaseUnavailable."""
     parameters = {
         "actor": actor,
         "action": action,
@@ -88,7 +101,7 @@ def note(
 def list_audit(
     connection: Connection, wanted: AuditFilter, limit: int, cursor: str | None
 ) -> Page[AuditRecord]:
-    """Lines of the audit, newest first. Raises CursorInvalid, DatabaseUnavailable."""
+    """List lines of the audit, newest first. Raises CursorInvalid, DatabaseUnavailable."""
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, row_number)
     parameters: dict[str, Any] = {
         "actor": wanted.actor,
@@ -97,7 +110,7 @@ def list_audit(
         "since": wanted.since,
         "until": wanted.until,
     }
-    # Only the conditions that are asked for, so that each has the plan that its index gives it.
+    # Only the conditions in use, so that the planner picks the index of each.
     filters = [SQL[f"filter_{name}"] for name, value in parameters.items() if value is not None]
     filters += [SQL["filter_before"]] if cursor is not None else []
     statement = SQL["list_audit"].replace("{filters}", " AND ".join(filters) or "true")
@@ -108,7 +121,7 @@ def list_audit(
 
 
 def read_choices(connection: Connection) -> Choices:
-    """What the filter offers. Raises DatabaseUnavailable."""
+    """Read the choices that the filter offers. Raises DatabaseUnavailable."""
     with connections.faults():
         actors = connection.execute(SQL["distinct_actors"], {"most": CHOICES_MAX}).fetchall()
         actions = connection.execute(SQL["distinct_actions"], {"most": CHOICES_MAX}).fetchall()

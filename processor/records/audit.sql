@@ -1,4 +1,4 @@
--- The audit for the console. Each filter has an index that goes by time.
+-- The audit. Each filter has an index that ends with the time.
 
 -- note --
 INSERT INTO audit (actor, action, request_id, reason, detail)
@@ -30,25 +30,25 @@ at < %(until)s
 (at, id) < (%(before_at)s, %(before_id)s)
 
 -- distinct_actions --
--- What was ever done: one step in the index for each.
-WITH RECURSIVE known AS (
+-- All actions, each found by one step in the index.
+WITH RECURSIVE found AS (
     (SELECT action AS name, 1 AS number FROM audit ORDER BY action LIMIT 1)
     UNION ALL
-    SELECT following.action, known.number + 1
-      FROM known
-     CROSS JOIN LATERAL (SELECT action FROM audit WHERE action > known.name ORDER BY action LIMIT 1) AS following
-     WHERE known.number < %(most)s
+    SELECT following.action, found.number + 1
+      FROM found
+     CROSS JOIN LATERAL (SELECT action FROM audit WHERE action > found.name ORDER BY action LIMIT 1) AS following
+     WHERE found.number < %(most)s
 )
-SELECT name FROM known ORDER BY name;
+SELECT name FROM found ORDER BY name;
 
 -- distinct_actors --
--- Who ever did something: one step in the index for each.
-WITH RECURSIVE known AS (
+-- All actors, each found by one step in the index.
+WITH RECURSIVE found AS (
     (SELECT actor AS name, 1 AS number FROM audit ORDER BY actor LIMIT 1)
     UNION ALL
-    SELECT following.actor, known.number + 1
-      FROM known
-     CROSS JOIN LATERAL (SELECT actor FROM audit WHERE actor > known.name ORDER BY actor LIMIT 1) AS following
-     WHERE known.number < %(most)s
+    SELECT following.actor, found.number + 1
+      FROM found
+     CROSS JOIN LATERAL (SELECT actor FROM audit WHERE actor > found.name ORDER BY actor LIMIT 1) AS following
+     WHERE found.number < %(most)s
 )
-SELECT name FROM known ORDER BY name;
+SELECT name FROM found ORDER BY name;

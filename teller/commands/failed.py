@@ -5,39 +5,27 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 
-from api.web.problems import NotFound
-from processor.errors import TellerError
 from processor.intake.intake import Intake
 from processor.operations import failed_requests
+from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts as gateway_attempts
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
-from processor.records import audit
 from processor.storage import connections, migrations
 from teller.arguments import identifier, reason
 from teller.commands import requests
 from teller.printing import Command, Group, show, table
-from teller.reach import reached, ring
+from teller.reach import operator, reached, ring
 
 if TYPE_CHECKING:
     from processor.intake.intake import Receipt, Submission
     from processor.settings import Settings
     from processor.storage.connections import Connection
-
-#: As whom a refund is asked for: it is nobody's who has a key.
-CLIENT: Final = "command-line"
-KEY: Final = UUID(int=0)
-
-
-class NotFailed(TellerError):
-    """What shall be replayed is not parked."""
-
-    code = "not_failed"
 
 
 @click.group(cls=Group)
@@ -76,7 +64,7 @@ def show_(request: UUID) -> None:
     Show the request ID, its history, what went wrong, and each call of its gateway.
     """
     with reached() as (connection, _):
-        _, document = requests.read(connection, request)
+        document = requests.read(connection, request)
         attempts = [attempt.document() for attempt in gateway_attempts.read_attempts(connection, request)]
     columns = ("started_at", "ended_at", "status", "outcome", "error")
     calls = table(columns, [[attempt[name] for name in columns] for attempt in attempts]) if attempts else ""
@@ -115,17 +103,17 @@ def replay(
     with reached() as (connection, settings):
         if every:
             done = failed_requests.replay_all(
-                connection, code, resource, requests.ACTOR, why, dry_run=dry_run
+                connection, code, resource, operator().actor, why, dry_run=dry_run
             )
         else:
-            done = failed_requests.replay(connection, ids, requests.ACTOR, why)
+            done = failed_requests.replay_each(connection, ids, operator().actor, why)
         ring(settings, done.partitions)
     wanted = done.matched if every else len(set(ids))
     if not every and done.matched == 0:
         raise NotFailed("not parked, so not replayed: see teller failed list")
     show(
-        {"matched": done.matched, "replayed": done.replayed},
-        lambda: f"{done.matched} would be replayed" if dry_run else f"replayed {done.replayed} of {wanted}",
+        {"matched": done.matched, "replayed": len(done.sent)},
+        lambda: f"{done.matched} would be replayed" if dry_run else f"replayed {len(done.sent)} of {wanted}",
     )
     return 0 if done.matched == wanted else 1
 
@@ -138,21 +126,10 @@ def refund(request: UUID, why: str) -> None:
     Give back all that the request ID holds or has taken. Decided in its turn, as a request of its own.
     """
     with reached() as (connection, settings):
-        asked = failed_requests.refund(
-            connection,
-            request,
-            None,
-            why,
-            client_id=CLIENT,
-            key_id=KEY,
-            idempotency_key=f"refund-{uuid.uuid4()}",
-        )
-        if asked is None:
-            raise NotFound(f"there is no request {request}")
+        asked = failed_requests.refund(connection, request, None, why, operator(), f"refund-{uuid.uuid4()}")
         receipt = _accept(asked, connection, settings)
         if receipt.problem is not None:
             raise receipt.problem
-        audit.note(connection, requests.ACTOR, "refund", request, why)
     record = receipt.request
     assert record is not None  # noqa: S101 - a receipt is one or the other
     show(

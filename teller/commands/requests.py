@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from api.v1.requests import CANCELLABLE_STAGES
-from api.web.problems import NotCancellable, NotFound
 from processor.domain.model import REQUEST_KINDS, STATUSES
-from processor.intake import commands
+from processor.operations import cancel as cancellations
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
-from teller.arguments import identifier
+from teller.arguments import identifier, reason
 from teller.printing import Cell, Command, Group, clean, fields, show, table
-from teller.reach import reached, ring
+from teller.reach import operator, reached, ring
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -30,8 +28,6 @@ LIMIT: Final = 20
 LIMIT_MAX: Final = 1_000
 #: Ledger lines of one request that are shown.
 ENTRIES_MAX: Final = 100
-#: What the audit and the history call us.
-ACTOR: Final = "command line"
 
 
 @click.group(cls=Group)
@@ -68,39 +64,37 @@ def show_(request: UUID) -> None:
     Show the request ID as it is now, its history, and what it took and gave.
     """
     with reached() as (connection, _):
-        _, document = read(connection, request)
+        document = read(connection, request)
     show(document, lambda: describe(document))
 
 
 @requests.command(cls=Command)
 @click.argument("request", metavar="ID", type=click.UUID)
-def cancel(request: UUID) -> None:
+@click.option("--reason", "why", type=reason, metavar="TEXT", help="The reason, which the audit keeps.")
+def cancel(request: UUID, why: str | None) -> None:
     """
-    Ask for the request ID to be withdrawn. It may come too late: `teller requests show ID` tells.
+    Cancel the request ID. The command may come too late: `teller requests show ID` shows the status.
     """
     with reached() as (connection, settings):
-        record, document = read(connection, request)
-        if record.is_final or record.stage not in CANCELLABLE_STAGES:
-            raise NotCancellable(f"the request is decided already: {record.stage or record.status}")
-        ring(settings, [commands.record_command(connection, request, "cancel", ACTOR)])
-    show(document, lambda: f"the wish to cancel {request} is recorded; see teller requests show {request}")
+        _, command = cancellations.cancel(connection, request, operator(), why)
+        document = read(connection, request)
+        ring(settings, [command.partition])
+    show(document, lambda: f"the command to cancel {request} is recorded; see teller requests show {request}")
 
 
-def read(connection: Connection, request: UUID) -> tuple[RequestRecord, Document]:
-    """A request, and all there is to say about it. Raises NotFound."""
-    found = stored_requests.read_request(connection, request, None)
-    if found is None:
-        raise NotFound(f"there is no request {request}")
-    record, position = found
+def read(connection: Connection, request: UUID) -> Document:
+    """
+    Return the document of a request, with its client, events and entries. Raises RequestNotFound.
+    """
+    record, position = stored_requests.read_request(connection, request, None)
     entries = stored_requests.list_request_entries(connection, request, ENTRIES_MAX, None).rows
-    document: Document = {
+    return {
         **record.document(),
         **({} if position is None else {"position": position}),
         "client": record.client_id,
         "events": stored_requests.read_events(connection, request, traces=True),
         "entries": [entry.document() for entry in reversed(entries)],
     }
-    return record, document
 
 
 def listing(rows: list[RequestRecord]) -> str:

@@ -4,6 +4,9 @@ Requests from the command line: listed, shown, cancelled.
 
 from __future__ import annotations
 
+import os
+import pwd
+import socket
 import uuid
 from typing import TYPE_CHECKING
 
@@ -81,6 +84,20 @@ def test_a_cancelled_request_is_withdrawn_in_its_turn(
     assert teller("requests", "show", waiting, "--json").document["status"] == "cancelled"
     assert "decided" in teller("requests", "cancel", waiting, "--json").refuses(1, "not_cancellable")
     assert "decided" in teller("requests", "cancel", str(sold_out[0]), "--json").refuses(1, "not_cancellable")
+
+
+def test_a_cancel_names_the_account_and_the_host_in_the_audit(
+    teller: Callable[..., Said], sold_out: list[uuid.UUID], store: Store
+) -> None:
+    """
+    With the reason that was given.
+    """
+    assert teller("requests", "cancel", str(sold_out[2]), "--reason", "fraud").status == 0
+
+    account = f"{pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()}"
+    assert store.owner.execute("SELECT actor, action, request_id, reason FROM audit").fetchall() == [
+        (f"command-line (admin {account})", "cancel", sold_out[2], "fraud")
+    ]
 
 
 def test_a_request_that_is_not_there_is_a_failure(teller: Callable[..., Said]) -> None:

@@ -387,8 +387,8 @@ def test_a_part_that_breaks_is_done_again_and_nothing_twice(
         monkeypatch.undo()
         part_by_part(monkeypatch, 10)
         with pytest.raises(RuntimeError, match="killed"):
-            bulk_actions.go_on(connection, where_id(where), break_afterwards)  # type: ignore[arg-type]
-        assert bulk_actions.go_on(connection, where_id(where), accept) is not None
+            bulk_actions.run_part(connection, where_id(where), break_afterwards)  # type: ignore[arg-type]
+        assert bulk_actions.run_part(connection, where_id(where), accept) is not None
 
     bank.drain()
     assert bank.quantities("bank") == (1_000, 0)

@@ -351,6 +351,25 @@ def test_a_queued_request_can_be_cancelled_and_a_decided_one_cannot(teller: Tell
         assert (late.status_code, late.json["code"]) == (409, "not_cancellable")
 
 
+def test_only_an_operators_cancel_has_a_reason_and_an_audit_line(teller: Teller) -> None:
+    """
+    The history names the operator. A second cancel of the same request adds no line. A client gives no reason.
+    """
+    teller.open("sneaker")
+    own, operators = [teller.client.post("/v1/redemptions", REDEMPTION).json["id"] for _ in range(2)]
+
+    refused = teller.client.post(f"/v1/requests/{own}/cancel", {"reason": "changed my mind"})
+    assert (refused.status_code, refused.json["code"]) == (422, "invalid")
+    assert teller.client.post(f"/v1/requests/{own}/cancel", {}).status_code == 202
+    for who in (teller.operator, teller.admin):
+        assert who.post(f"/v1/requests/{operators}/cancel", {"reason": "fraud"}).status_code == 202
+    teller.drain()
+
+    [line] = [one for one in teller.admin.get("/v1/admin/audit").json["data"] if one["action"] == "cancel"]
+    assert (line["request"], line["reason"]) == (operators, "fraud")
+    assert line["actor"] == f"{teller.operator.id} (operator operator)"
+
+
 def test_apply_before_is_kept_and_comes_back_in_utc(teller: Teller) -> None:
     """
     A time of another zone is the same instant; what ran out is rejected in its turn.

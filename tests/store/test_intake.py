@@ -17,7 +17,7 @@ from psycopg import sql
 
 from processor.batch import run as batch
 from processor.domain.partitioning import partition_of
-from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated
+from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, RequestNotFound
 from processor.intake import commands, intake, saturation
 from processor.storage import connections
 from tests.servers import PARTITIONS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Iterable
 
+    from processor.intake.commands import Recorded
     from processor.intake.intake import Intake, Receipt, Submission
     from tests.store.store import Store
 
@@ -392,24 +393,25 @@ def test_the_size_of_the_inbox_never_hides_its_rows(store: Store) -> None:
 
 def test_a_command_for_a_missing_request_is_an_error(store: Store) -> None:
     """
-    A command needs a request; without one, nothing is written.
+    A command needs a request, else nothing is written.
     """
-    with pytest.raises(LookupError):
+    with pytest.raises(RequestNotFound):
         commands.record_command(store.owner, store.one("SELECT gen_random_uuid()"), "cancel", "ada")
     assert store.waiting() == 0
 
 
 def test_a_command_goes_to_the_home_of_its_request_once(store: Store) -> None:
     """
-    The API's role may record a command, and ten at once become one.
+    The API's role may record it. Ten at once are one, and one of the callers is the first.
     """
     [asked] = store.accept(store.redeems("sneaker", "ada"))
 
-    def record() -> int:
-        with connections.connect(store.database.api_url, application_name="test command") as connection:
+    def cancel() -> Recorded:
+        with connections.connect(store.database.api_url, application_name="test cancel") as connection:
             return commands.record_command(connection, asked, "cancel", "ada")
 
-    assert at_once(*[record] * 10) == [partition_of("sneaker", PARTITIONS)] * 10
+    home = partition_of("sneaker", PARTITIONS)
+    assert sorted(at_once(*[cancel] * 10)) == [(home, False)] * 9 + [(home, True)]  # type: ignore[type-var]
     assert store.owner.execute("SELECT count(*) FROM inbox WHERE verb = 'cancel'").fetchall() == [(1,)]
 
 
