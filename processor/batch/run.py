@@ -16,7 +16,7 @@ from psycopg import DataError, IntegrityError
 from psycopg.errors import QueryCanceled
 
 from processor.batch import store
-from processor.batch.snapshot import Row
+from processor.batch.snapshot import CancelCommand, Row
 from processor.batch.store import Writer
 from processor.batch.worksheet import Worksheet
 from processor.domain.model import Request
@@ -133,7 +133,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
             rows,
             now,
             sequence,
-            set(cancels),
+            {UUID(request): CancelCommand.of(payload) for request, payload in (cancels or {}).items()},
             doubt=refusal is not None,
         )
         writer = store.Writer(execute, sheet)

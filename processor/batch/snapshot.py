@@ -5,10 +5,10 @@ Pure data, between the database (`worksheet_store`) and the decisions (`workshee
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
-from processor.domain.model import TELLER, Effect, Entry, Request, Resource, State
+from processor.domain.model import TELLER, Canceller, Effect, Entry, Request, Resource, State
 
 #: What an account has used of a resource, by (resource, client, account).
 UsageKey = tuple[str, str, str]
@@ -24,8 +24,25 @@ class Row(NamedTuple):
 
     @property
     def actor(self) -> str:
-        """Who wanted this."""
+        """The actor of the command; of an undecided request, Teller."""
         return TELLER if self.payload is None else self.payload.get("actor", TELLER)
+
+
+class CancelCommand(NamedTuple):
+    """A command to cancel, as its inbox row carries it."""
+
+    actor: str
+    by: Canceller
+    reason: str | None
+
+    @classmethod
+    def of(cls, payload: dict[str, Any] | None) -> Self:
+        """
+        Read the payload of a row. Rows of the release before have no `by`: they count as the client's.
+        """
+        given = payload or {}
+        by: Canceller = "operator" if given.get("by") == "operator" else "client"
+        return cls(given.get("actor", TELLER), by, given.get("reason"))
 
 
 class Webhook(NamedTuple):
@@ -69,8 +86,8 @@ class Snapshot:
     usages: dict[UsageKey, int]
     #: The present state of the requests that were decided before, in this batch or earlier.
     states: dict[UUID, State]
-    #: Requests whose clients changed their minds before they were decided.
-    cancels: set[UUID]
+    #: The commands to cancel that wait in the inbox, by request: they count as soon as its turn comes.
+    cancels: dict[UUID, CancelCommand]
     #: What the refunds of this batch are to give back.
     originals: dict[UUID, Request] = field(default_factory=dict)
     effects: dict[UUID, Effect] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg import Cursor
 from psycopg.types.json import Jsonb
 
-from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, Webhook
+from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
 from processor.domain.model import TELLER, Effect, Entry, Request, Resource, State
 from processor.errors import DatabaseUnavailable
@@ -47,7 +47,7 @@ def read(
     rows: list[Row],
     now: datetime,
     sequence: int,
-    cancels: set[UUID],
+    cancels: dict[UUID, CancelCommand],
     *,
     doubt: bool = False,
 ) -> Worksheet:

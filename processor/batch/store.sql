@@ -33,10 +33,10 @@ SELECT i.seq, i.verb, i.payload,
  ORDER BY i.seq;
 
 -- read_partition --
--- The time of this batch, the number of the partition's last decision, whether it is paused, and which requests
--- their clients changed their minds about: that counts when the request's turn comes, not only when the wish's does.
+-- The time of this batch, the number of the partition's last decision, whether it is paused, and the commands to
+-- cancel that wait. A cancel counts when the turn of its request comes, before its own.
 SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id),
-       ARRAY(SELECT request_id FROM inbox WHERE inbox.partition = p.id AND verb = 'cancel')
+       (SELECT jsonb_object_agg(request_id, payload) FROM inbox WHERE inbox.partition = p.id AND verb = 'cancel')
   FROM partitions p
  WHERE p.id = %(partition)s;
 

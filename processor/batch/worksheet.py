@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, UsageKey
+from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, UsageKey
 from processor.domain import ledger
 from processor.domain.model import (
     Amend,
@@ -106,7 +106,12 @@ class Worksheet:
         Decide one row and note what follows. An exception leaves everything noted so far as it was.
         """
         self._occasion = _OCCASIONS.get(row.verb)
-        self._apply(row.request, self._decision(row), row.actor)
+        cancel = self._cancel_of(row)
+        if cancel is None:
+            self._apply(row.request, self._decision(row), row.actor)
+        else:
+            state = self.known.states.get(row.request.id)
+            self._apply(row.request, cancellations.decide(state, cancel.by, cancel.reason), cancel.actor)
 
     def park(self, row: Row, trace: str) -> None:
         """
@@ -118,11 +123,16 @@ class Worksheet:
 
     # ------------------------------------------------------------ what follows
 
+    def _cancel_of(self, row: Row) -> CancelCommand | None:
+        """Return the command that withdraws the request of this row: the row itself, or one that waits behind it."""
+        if row.verb == "cancel":
+            return CancelCommand.of(row.payload)
+        return self.known.cancels.get(row.request.id) if row.verb == "decide" and self.known.cancels else None
+
     def _decision(self, row: Row) -> Decision:
         request = row.request
         if row.verb == "decide":
-            is_unwanted = self.known.cancels and request.id in self.known.cancels
-            return cancellations.decide(None) if is_unwanted else self._as_new(request)
+            return self._as_new(request)
         known = self.known
         state, effect, holding = (
             known.states.get(request.id),
@@ -130,8 +140,6 @@ class Worksheet:
             request.id in known.holding,
         )
         match row.verb:
-            case "cancel":
-                return cancellations.decide(state)
             case "settle":
                 return settling.decide(state, effect, holding)
             case "replay":
@@ -222,8 +230,8 @@ class Worksheet:
             case Close():
                 self._amend(self.known.resources[request.resource_id], {"closed_at": self.now})
                 self._state(request, "completed", actor)
-            case Cancel(code, detail):
-                self._state(request, "cancelled", actor, code=code, detail=detail)
+            case Cancel(code, detail, reason):
+                self._state(request, "cancelled", actor, code=code, detail=detail, reason=reason)
             case Park(code, trace):
                 self.parked += 1
                 self._state(request, "failed", actor, code=code, detail=_PARKED, trace=trace)

@@ -41,6 +41,8 @@ Verb = Literal[
 Status = Literal["processing", "completed", "rejected", "refunded", "cancelled", "failed"]
 Stage = Literal["awaiting_confirmation", "awaiting_approval", "queued", "held", "settling"]
 Outcome = Literal["done", "declined", "misconfigured", "unknown"]
+#: The side that withdrew a request.
+Canceller = Literal["client", "operator"]
 RejectionCode = Literal[
     "resource_not_found",
     "resource_closed",
@@ -300,10 +302,11 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Withdrawn before anything was taken."""
+    """Withdrawn before anything was taken. `reason` is in words, of the operator who withdrew it."""
 
     code: str
     detail: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
-from processor.batch.snapshot import Row, Snapshot, Webhook
+from processor.batch.snapshot import CancelCommand, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
 from processor.domain.model import Effect, Request
 from processor.domain.rules import DECIDE
@@ -216,7 +216,11 @@ class Simulator:
             },
             dict(store.usages),
             {},
-            {row.request for row in store.inbox if row.partition == partition and row.verb == "cancel"},
+            {
+                row.request: CancelCommand.of(None)
+                for row in store.inbox
+                if row.partition == partition and row.verb == "cancel"
+            },
         )
         ids = {row.request for row in rows if row.verb != "decide"} | {one.id for one in refunded}
         known.states = {one: store.states[one][-1] for one in ids if one in store.states}

@@ -632,6 +632,39 @@ def test_a_cancel_command_counts_when_the_turn_of_its_request_comes(store: Store
     assert store.waiting() == 0
 
 
+@pytest.mark.parametrize(
+    ("by", "code"),
+    [
+        ({}, "cancelled_by_client"),
+        ({"by": "client"}, "cancelled_by_client"),
+        ({"by": "operator", "reason": "sold by mistake"}, "cancelled_by_operator"),
+    ],
+    ids=["of the release before", "client", "operator"],
+)
+def test_a_cancel_is_named_after_the_party_that_gave_it(store: Store, by: dict[str, str], code: str) -> None:
+    """
+    The state carries the code of the side, the actor of the command and its reason. This holds when the request's
+    own turn applies the cancel, and when the cancel's does.
+    """
+    store.open("sneaker")
+    store.open("account", "balance", available=100, approve_above=10)
+    [waits] = store.accept(store.asks("withdrawal", "account", "ada", 50))
+    store.drain("account")
+    [queued] = store.accept(store.redeems("sneaker", "ada"))
+    for request in (waits, queued):
+        commands.record_command(store.owner, request, "cancel", "ada's friend", by)
+
+    store.drain("account")
+    store.drain("sneaker")
+
+    assert store.statuses([waits, queued]) == [code, code]
+    named = store.owner.execute(
+        "SELECT DISTINCT actor, reason FROM decisions WHERE current AND request_id = ANY(%s)",
+        ([waits, queued],),
+    ).fetchall()
+    assert named == [("ada's friend", by.get("reason"))]
+
+
 def test_a_cancel_command_that_comes_too_late_changes_nothing(store: Store) -> None:
     """
     A decided request stays as it is, and the command leaves the inbox.

@@ -308,7 +308,22 @@ def test_a_request_is_cancelled_only_while_nothing_is_taken(state: State | None,
     """
     A request is cancelled while it is undecided or waits for a code or an approval. Later it stays as it is.
     """
-    assert isinstance(cancellations.decide(state), Cancel if cancels else Nothing)
+    assert isinstance(cancellations.decide(state, "client"), Cancel if cancels else Nothing)
+
+
+def test_a_cancel_is_named_after_the_side_that_gave_it() -> None:
+    """
+    The code and the line of the history name the client or the operator; the operator's reason is kept.
+    """
+    by_client = cancellations.decide(None, "client")
+    by_operator = cancellations.decide(None, "operator", "sold by mistake")
+
+    assert isinstance(by_client, Cancel)
+    assert isinstance(by_operator, Cancel)
+    assert (by_client.code, by_client.reason) == ("cancelled_by_client", None)
+    assert (by_operator.code, by_operator.reason) == ("cancelled_by_operator", "sold by mistake")
+    assert "its client" in by_client.detail
+    assert "an operator" in by_operator.detail
 
 
 SETTLING: Final = _state("processing", "settling")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.batch.snapshot import Row, Snapshot
+from processor.batch.snapshot import CancelCommand, Row, Snapshot
 from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
 from processor.domain.model import Amend, Open, Request, Resource
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
-def _sheet(*resources: Resource, cancels: frozenset[uuid.UUID] = frozenset()) -> Worksheet:
-    snapshot = Snapshot({resource.id: resource for resource in resources}, {}, {}, set(cancels))
+def _sheet(*resources: Resource, cancels: dict[uuid.UUID, CancelCommand] | None = None) -> Worksheet:
+    snapshot = Snapshot({resource.id: resource for resource in resources}, {}, {}, cancels or {})
     return Worksheet(7, NOON, 100, snapshot)
 
 
@@ -209,7 +209,7 @@ def test_a_cancelled_request_takes_nothing_when_its_turn_comes() -> None:
     """
     The cancellation applies when the request's own turn comes. The command's turn then does nothing.
     """
-    sheet = _sheet(_stock(), cancels=frozenset({uuid.UUID(int=1)}))
+    sheet = _sheet(_stock(), cancels={uuid.UUID(int=1): CancelCommand.of(None)})
 
     sheet.decide(_row(1))
     sheet.decide(_row(2))
