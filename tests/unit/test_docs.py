@@ -1,314 +1,22 @@
 """
-The documentation: its links resolve, its tables match the code, its paths exist.
+The documentation: its links resolve, and the paths, routes, commands, metrics and faults that it names exist.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import importlib.util
-import json
-import os
 import re
-import sqlite3
-import threading
-import time
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
 
+import click
 import pytest
-from werkzeug.serving import make_server
 
-from processor.errors import SettingsError
-from processor.gateways import http, signatures
-from processor.gateways.protocol import Answer, Order
-from processor.settings import WORKERS_DEFAULT_MAX, Settings
+from api import openapi_document
+from teller.root import teller
 from tests.faults import kinds as faults
 from tests.faults import machine
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
-
-    from flask import Flask
-
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGURATION = ROOT / "docs" / "configuration.md"
-EXAMPLES = ROOT / "docs" / "examples"
-
-
-class Row(NamedTuple):
-    """One line of a table in docs/configuration.md."""
-
-    variable: str
-    meaning: str
-    unit: str
-    default: str
-    range: str
-
-
-def configuration_rows() -> list[Row]:
-    """Return the rows of all tables whose first column is a variable."""
-    rows = []
-    for line in CONFIGURATION.read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if line.startswith("| `") and len(cells) == len(Row._fields):
-            rows.append(Row(cells[0].strip("`"), *cells[1:]))
-    return rows
-
-
-ROWS = configuration_rows()
-
-
-class Recording(dict[str, str]):
-    """An environment that remembers which variables were read."""
-
-    def __init__(self, values: dict[str, str]) -> None:
-        super().__init__(values)
-        self.read: set[str] = set()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value, as a dictionary does."""
-        self.read.add(key)
-        return super().get(key, default)
-
-
-@pytest.fixture
-def _ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-
-
-# ---------------------------------------------------------------- settings
-
-
-@pytest.mark.usefixtures("_ordinary_user")
-def test_every_setting_is_documented_and_nothing_else() -> None:
-    """
-    The tables name exactly the variables that the settings read, each once.
-    """
-    environment = Recording({"HOME": "/home/ada"})
-    Settings.from_environment(environment)
-
-    assert sorted(row.variable for row in ROWS) == sorted(environment.read)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.variable)
-def test_a_documented_default_is_that_of_the_code(row: Row) -> None:
-    """
-    A default in backticks is the value that an unset variable has.
-    """
-    settings = Settings.from_environment({"HOME": "/home/ada", "TELLER_HOME": "/home/ada/teller"})
-    field = row.variable.removeprefix("TELLER_").lower()
-    match row.variable:
-        case "HOME" | "XDG_DATA_HOME" | "TELLER_HOME":
-            return  # test_the_documented_home_is_that_of_the_code
-        case "TELLER_WORKERS":
-            assert row.default == f"the number of cores, at most {WORKERS_DEFAULT_MAX}"
-            assert settings.workers == min(os.cpu_count() or 1, WORKERS_DEFAULT_MAX)
-        case "TELLER_LAB":
-            outside = {"DATABASE_URL": "postgresql://db/teller", "TELLER_SECRET": "0123456789abcdef"}
-            assert row.default == "`1` without `DATABASE_URL`, else `0`"
-            assert (settings.lab, Settings.from_environment({"HOME": "/", **outside}).lab) == (True, False)
-        case "TELLER_GATEWAYS":
-            assert row.default == "`" + ",".join(f"{k}={v}" for k, v in settings.gateways.items()) + "`"
-        case "TELLER_SECRET" | "TELLER_GATEWAY_SECRET":
-            assert row.default == "generated if PostgreSQL is embedded"
-            assert getattr(settings, field) == ""
-        case _ if row.variable.endswith("_DATABASE_URL"):
-            assert row.default == "as `DATABASE_URL`"
-            assert getattr(settings, field) == settings.database_url
-        case _ if row.default == "unset":
-            assert not getattr(settings, field)
-        case _:
-            value = getattr(settings, field)
-            shown = value if isinstance(value, str) else f"{value:.15g}"
-            assert row.default == f"`{shown}`"
-
-
-@pytest.mark.usefixtures("_ordinary_user")
-def test_the_documented_home_is_that_of_the_code() -> None:
-    """
-    The data directory: TELLER_HOME, else XDG_DATA_HOME, else HOME.
-    """
-    defaults = {row.variable: row.default for row in ROWS}
-    linux, _, macos = defaults["XDG_DATA_HOME"].partition(", on macOS ")
-    own = Path(Settings.from_environment({"HOME": "/home/ada"}).home)
-
-    assert str(own).replace("/home/ada", "~").removesuffix("/teller") in (linux.strip("`"), macos.strip("`"))
-    assert Settings.from_environment({"XDG_DATA_HOME": "/data"}).home == Path("/data/teller")
-
-
-def edges(row: Row) -> tuple[list[str], list[str]]:
-    """Return the outermost values that the documented range allows, and the nearest that it does not."""
-    if found := re.fullmatch(r"(\d+) to (\d+)", row.range):
-        least, most = int(found[1]), int(found[2])
-        return [str(least), str(most)], [str(least - 1), str(most + 1)]
-    if found := re.fullmatch(r"above 0, at most (\d+)", row.range):
-        return ["0.001", found[1]], ["0", f"{found[1]}.001"]
-    if row.range == "`0` or `1`":
-        return ["0", "1"], ["2", "yes"]
-    schemes = re.findall(r"`(\w+://)`", row.range)
-    return [f"{scheme}host/name" for scheme in schemes], ["ftp://host/name"] if schemes else []
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if edges(row)[0]], ids=lambda row: row.variable)
-def test_a_documented_range_is_that_of_the_code(row: Row) -> None:
-    """
-    The outermost values of the range are accepted, the next ones are refused.
-    """
-    inside, outside = edges(row)
-    others = {
-        "HOME": "/home/ada",
-        "DATABASE_URL": "postgresql://db/teller",
-        "TELLER_SECRET": "0123456789abcdef",
-    }
-
-    for value in inside:
-        Settings.from_environment(others | {row.variable: value})
-    for value in outside:
-        with pytest.raises(SettingsError, match=row.variable):
-            Settings.from_environment(others | {row.variable: value})
-
-
-# ---------------------------------------------------------------- examples
-
-SECRET = signatures.written(b"0123456789abcdef01234567")
-KEY = "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4"
-
-
-def load_example(name: str) -> ModuleType:
-    """Import docs/examples/<name>.py, which compiles it."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def signed(message_id: str, body: bytes, secret: str = SECRET) -> dict[str, str]:
-    """Return the headers with which a courier sends this body."""
-    key = signatures.gateway_key(secret, "")
-    headers = signatures.headers(message_id, int(time.time()), body, [key])
-    return {"Content-Type": "application/json", "Idempotency-Key": message_id, **headers}
-
-
-ORDER: dict[str, Any] = {
-    "request": KEY,
-    "kind": "withdrawal",
-    "account": "u_42",
-    "resource": "balance:eur",
-    "amount": 500,
-    "destination": "DE00",
-    "metadata": {},
-}
-
-
-def order(**changes: Any) -> bytes:
-    """Return the body of a gateway call."""
-    return json.dumps(ORDER | changes).encode()
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_can_be_imported(path: Path) -> None:
-    """
-    Each example compiles, and starts nothing by being imported.
-    """
-    assert load_example(path.stem).create_app
-
-
-@contextlib.contextmanager
-def served(app: Flask) -> Iterator[str]:
-    """Serve the application at a free port of this host. Yields its address."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_the_example_gateway_pays_once_and_repeats_its_answer(tmp_path: Path) -> None:
-    """
-    Teller's own client calls it twice with one key: one payout, the same reference, also after a restart.
-    """
-    example, database = load_example("gateway"), str(tmp_path / "payouts.db")
-
-    async def call(url: str) -> Answer:
-        client = http.HttpGateway(url, signatures.gateway_key(SECRET, ""))
-        try:
-            return await client.perform(
-                Order(UUID(KEY), "withdrawal", "u_42", "balance:eur", 500, "DE00", {})
-            )
-        finally:
-            await client.close()
-
-    answers = []
-    for _ in range(2):
-        with served(example.create_app(SECRET, database)) as address:
-            answers.append(asyncio.run(call(f"{address}/pay")))
-
-    assert answers == [Answer("done", 200, reference=f"payout-{KEY}")] * 2
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT count(*) FROM payouts").fetchone() == (1,)
-
-
-def test_the_example_gateway_declines_with_a_reason(tmp_path: Path) -> None:
-    """
-    Without a destination: a definite no, with its reason.
-    """
-    body = order(destination=None)
-    client = load_example("gateway").create_app(SECRET, str(tmp_path / "payouts.db")).test_client()
-
-    answer = client.post("/pay", data=body, headers=signed(KEY, body))
-
-    assert (http.outcome_of(answer.status_code), answer.json) == ("declined", {"reason": "no destination"})
-
-
-@pytest.mark.parametrize(("name", "path"), [("gateway", "/pay"), ("webhook_receiver", "/teller")])
-def test_an_example_refuses_what_teller_did_not_sign(name: str, path: str, tmp_path: Path) -> None:
-    """
-    Another key, another body, no signature: 401, which is no answer about the money, and nothing is kept.
-    """
-    database = str(tmp_path / "kept.db")
-    client = load_example(name).create_app(SECRET, database).test_client()
-    body, forged = order(), order(amount=999_999)
-    other = signatures.written(b"another key, another key")
-
-    for headers, data in ((signed(KEY, body, other), body), (signed(KEY, body), forged), ({}, body)):
-        answer = client.post(path, data=data, headers=headers)
-        assert http.outcome_of(answer.status_code) == "misconfigured"
-
-    table = {"gateway": "payouts", "webhook_receiver": "requests"}[name]
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
-
-
-def test_the_example_receiver_keeps_the_newest_state(tmp_path: Path) -> None:
-    """
-    A repetition and an older state that comes late are answered 204, and change nothing.
-    """
-    database = str(tmp_path / "requests.db")
-    client = load_example("webhook_receiver").create_app(SECRET, database).test_client()
-    states = [(2, "failed"), (4, "completed"), (4, "completed"), (2, "failed")]
-
-    for version, status in states:
-        data = {"id": KEY, "version": version, "status": status}
-        body = json.dumps(
-            {"type": f"request.{status}", "timestamp": "2026-11-22T10:00:00Z", "data": data}
-        ).encode()
-        assert client.post("/teller", data=body, headers=signed(f"msg_{version}", body)).status_code == 204
-
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute("SELECT version, status FROM requests").fetchall()
-    assert rows == [(4, "completed")]
-
-
-# ---------------------------------------------------------------- pages
 
 #: Pages that are linked already and not written yet.
 STILL_TO_COME = {ROOT / "docs" / "adding-a-kind.md"}
@@ -422,6 +130,56 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert [
         name for name in sorted(named) if not (ROOT / name).exists() and ROOT / name not in STILL_TO_COME
     ] == []
+
+
+def test_every_route_that_a_page_names_exists() -> None:
+    """
+    A method with a path, such as `GET /v1/requests/{id}`, is a route of the API.
+    """
+    routes = {
+        f"{method.upper()} {re.sub(r'{[^}]*}', '{}', path)}"
+        for path, methods in openapi_document()["paths"].items()
+        for method in methods
+    }
+    named = [
+        (page.name, f"{method} {re.sub(r'{[^}]*}', '{}', path)}")
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if "does not exist" not in line and "HTTP/1.1" not in line
+        for method, path in re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[\w/{}]+)", line)
+    ]
+
+    assert len(named) > 10
+    assert [(page, route) for page, route in named if route not in routes] == []
+
+
+def commands_of(text: str) -> list[str]:
+    """Return the lines of a page's blocks that call `teller`, without the prompt and the path."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    shown = "\n".join(block for language, block in blocks if language in ("", "sh"))
+    return re.findall(r"^(?:\$ )?(?:\.venv/bin/)?(teller (?!is ready)[a-z].*)$", shown, flags=re.MULTILINE)
+
+
+COMMANDS = [(page.name, line) for page in PAGES for line in commands_of(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[line for _, line in COMMANDS])
+def test_every_command_that_a_page_shows_is_understood(page: str, line: str) -> None:
+    """
+    The command, its arguments and its options exist; nothing is run.
+    """
+    assert page
+    words = shlex.split(line)
+    command: click.Command = teller
+    context = click.Context(command, info_name=words.pop(0))
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(context, words[0])
+        assert found is not None, f"no command {words[0]}"
+        command = found
+        words.pop(0)
+
+    assert not isinstance(command, click.Group)
+    command.make_context(command.name, words, context)  # raises UsageError for a wrong option or argument
 
 
 def test_the_architecture_lists_every_folder() -> None:
