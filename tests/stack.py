@@ -344,11 +344,13 @@ class Stack:
 
     def stop(self) -> None:
         """
-        Stop all processes. Fails if one does not end with status zero.
+        Stop all processes together. Fails if one does not end with status zero.
         """
-        for process in self.processes:
-            if process.alive():
-                process.stop()
+        running = [process for process in self.processes if process.alive()]
+        for process in running:
+            process.send(signal.SIGTERM)
+        for process in running:
+            assert process.wait() == 0, process.last_lines()
 
     def close(self) -> None:
         """

@@ -5,18 +5,18 @@ One system for all stories, on a database and a Valkey of its own.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from teller.embedded import home as homes
 from teller.embedded.valkey import Valkey, environment
-from tests.scenarios.system import System
+from tests.scenarios.scenario_stack import ScenarioStack
 from tests.servers import temporary_home
+from tests.stack import environment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from processor.settings import Settings
     from tests.servers import Clones
@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="package")
 def valkey_url() -> Iterator[str]:
     """
-    The bells of this system are heard by nobody else's workers.
+    A Valkey that no other workers use.
     """
     with temporary_home() as home:
         homes.prepare(home)
@@ -54,26 +54,19 @@ def valkey_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="package")
-def system(
-    servers: Settings, clones: object, valkey_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+def stack(
+    servers: Settings,
+    clones: Callable[[str], Clones],
+    valkey_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ScenarioStack]:
     """
-    Two APIs and two workers. When all is over, the books must be right.
+    Two APIs and two workers. At the end everything must be right.
     """
-    made: Clones = clones("embedded")  # type: ignore[operator]
-    with made.clone() as database:
-        settings = replace(
-            servers,
-            database_url=database.url,
-            api_database_url=database.api_url,
-            worker_database_url=database.worker_url,
-            courier_database_url=database.courier_url,
-            redis_url=valkey_url,
-        )
-        running = System(settings, tmp_path_factory.mktemp("scenarios"))
-        try:
-            running.start()
+    with clones("embedded").clone() as database:
+        variables = environment_of(servers, database, REDIS_URL=valkey_url)
+        logs = tmp_path_factory.mktemp("scenarios")
+        with ScenarioStack(variables, logs, embeds_postgres=servers.embeds_postgres) as running:
+            running.begin()
             yield running
-            running.check_books()
-        finally:
-            running.close()
+            running.check_all()

@@ -12,15 +12,15 @@ import psycopg
 
 from processor.domain.partitioning import partition_of
 from processor.storage.connections import LOCK_CLASS
-from tests.scenarios.books import WAIT, until_over
-from tests.scenarios.system import eventually
+from tests.scenarios.assertions import WAIT, until_over
 from tests.servers import PARTITIONS
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.scenarios.crowd import Crowd, Reply
-    from tests.scenarios.system import System
+    from tests.scenarios.scenario_stack import ScenarioStack
 
 #: Requests in a call, and how many wait: all of the story when it is told often, a part of it in everyday tests.
 ITEMS = 1_000
@@ -36,9 +36,9 @@ SAMPLES = 30
 LOOKS = 3
 
 
-def batch(system: System, resource: str, first: int, count: int = ITEMS) -> bytes:
+def batch(stack: ScenarioStack, resource: str, first: int, count: int = ITEMS) -> bytes:
     """So many redemptions, each by another account."""
-    return system.client.post(
+    return stack.client.post(
         "/v1/batches",
         {
             "requests": [
@@ -54,7 +54,7 @@ def batch(system: System, resource: str, first: int, count: int = ITEMS) -> byte
     )
 
 
-def accept(system: System, crowd: Crowd, batches: Sequence[bytes]) -> list[str]:
+def accept(stack: ScenarioStack, crowd: Crowd, batches: Sequence[bytes]) -> list[str]:
     """The ids of what these batches made."""
     ids = []
     for request in batches:
@@ -66,61 +66,61 @@ def accept(system: System, crowd: Crowd, batches: Sequence[bytes]) -> list[str]:
     return ids
 
 
-def redemption_of(system: System, resource: str) -> bytes:
+def redemption_of(stack: ScenarioStack, resource: str) -> bytes:
     """Somebody wants one, and waits for it."""
-    return system.client.post("/v1/redemptions", {"resource": resource, "account": "ada"}, Prefer=WAIT)
+    return stack.client.post("/v1/redemptions", {"resource": resource, "account": "ada"}, Prefer=WAIT)
 
 
-def latency(system: System, crowd: Crowd, resource: str) -> float:
+def latency(stack: ScenarioStack, crowd: Crowd, resource: str) -> float:
     """How many seconds a redemption takes until it is decided."""
-    [reply] = crowd.ask([redemption_of(system, resource)])
+    [reply] = crowd.ask([redemption_of(stack, resource)])
     assert (reply.status, reply.document["status"]) == (200, "completed"), reply.body
     return reply.seconds
 
 
-def test_24_a_hot_resource_with_100000_waiting(system: System, seldom_told: int) -> None:
+def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, seldom_told: int) -> None:
     """
     Another partition's request is decided at once, while the hot partition waits and while it is drained, by the
     same worker and by the other. One in the same partition is decided right after those accepted before it.
     """
-    hot = system.name("hot")
+    hot = stack.name("hot")
     partition = partition_of(hot, PARTITIONS)
-    owners = {one["id"]: one["owner"] for one in system.partitions() if one["id"] != partition}
-    mine = system.owner_of(partition)
+    owners = {one["id"]: one["owner"] for one in stack.partitions() if one["id"] != partition}
+    mine = stack.owner_of(partition)
     beside = next(number for number, owner in owners.items() if owner == mine)
     elsewhere = next(number for number, owner in owners.items() if owner != mine)
-    same = system.name("same", partition)
-    colds = [system.name("cold", beside), system.name("cold", elsewhere)]
-    first = system.open(hot, "stock", WAITING)["sequence"] + 2  # after `same`, which is opened next
+    same = stack.name("same", partition)
+    colds = [stack.name("cold", beside), stack.name("cold", elsewhere)]
+    first = stack.open(hot, "stock", WAITING)["sequence"] + 2  # after `same`, which is opened next
     for name in (same, *colds):
-        system.open(name, "stock", 1_000_000)
+        stack.open(name, "stock", 1_000_000)
 
-    with system.crowd(1) as crowd:
-        idle = [latency(system, crowd, cold) for _ in range(SAMPLES) for cold in colds]
-        pause(system, crowd, partition, "pause")
-        batches = [batch(system, hot, number) for number in range(0, WAITING, ITEMS)]
+    with stack.crowd(1) as crowd:
+        idle = [latency(stack, crowd, cold) for _ in range(SAMPLES) for cold in colds]
+        pause(stack, crowd, partition, "pause")
+        batches = [batch(stack, hot, number) for number in range(0, WAITING, ITEMS)]
         middle = len(batches) * 3 // 5
-        before = accept(system, crowd, batches[:middle])
-        [reply] = crowd.ask([system.client.post("/v1/redemptions", {"resource": same, "account": "ada"})])
+        before = accept(stack, crowd, batches[:middle])
+        [reply] = crowd.ask([stack.client.post("/v1/redemptions", {"resource": same, "account": "ada"})])
         between = reply.document["id"]
-        after = accept(system, crowd, batches[middle:])
-        waiting = [latency(system, crowd, cold) for _ in range(SAMPLES) for cold in colds]
-        [queued] = crowd.ask([system.client.get(f"/v1/requests/{between}")])
+        after = accept(stack, crowd, batches[middle:])
+        waiting = [latency(stack, crowd, cold) for _ in range(SAMPLES) for cold in colds]
+        [queued] = crowd.ask([stack.client.get(f"/v1/requests/{between}")])
         assert (queued.document["stage"], queued.document["position"]) == ("queued", 1_000)
-        assert system.partitions()[partition]["backlog"] == WAITING + 1
+        assert stack.partitions()[partition]["backlog"] == WAITING + 1
 
-        pause(system, crowd, partition, "resume")
+        pause(stack, crowd, partition, "resume")
         draining: list[float] = []
         while (
-            crowd.ask([system.client.get(f"/v1/requests/{after[-1]}")])[0].document["status"] == "processing"
+            crowd.ask([stack.client.get(f"/v1/requests/{after[-1]}")])[0].document["status"] == "processing"
         ):
-            draining += [latency(system, crowd, cold) for cold in colds]
+            draining += [latency(stack, crowd, cold) for cold in colds]
 
     expected = [*before, between, *after]
-    assert system.sequences(expected) == list(range(first, first + WAITING + 1))
-    [reply] = [system.ask(system.client.get(f"/v1/requests/{between}"))]
+    assert stack.sequences(expected) == list(range(first, first + WAITING + 1))
+    [reply] = [stack.ask(stack.client.get(f"/v1/requests/{between}"))]
     assert (reply.document["status"], reply.document["sequence"]) == ("completed", first + len(before))
-    state = system.resource(hot)
+    state = stack.resource(hot)
     assert (state["available"], state["version"]) == (0, WAITING + 1)
     assert len(draining) > 2 * len(colds)
     for found in (waiting, draining):
@@ -128,50 +128,50 @@ def test_24_a_hot_resource_with_100000_waiting(system: System, seldom_told: int)
         assert max(found) < SECONDS_AT_MOST
 
 
-def test_24_many_hot_resources_of_one_worker(system: System, seldom_told: int) -> None:
+def test_24_many_hot_resources_of_one_worker(stack: ScenarioStack, seldom_told: int) -> None:
     """
     More partitions with much to do than a worker has threads: another one of the same worker has its turn after one
     batch of each, not when one of them is done.
     """
-    mine = [one["id"] for one in system.partitions() if one["owner"] == system.owner_of(0)]
+    mine = [one["id"] for one in stack.partitions() if one["owner"] == stack.owner_of(0)]
     crowded, quiet = mine[:CROWDED], mine[-1]
-    hots = [system.name("crowded", partition) for partition in crowded]
-    cold = system.name("quiet", quiet)
+    hots = [stack.name("crowded", partition) for partition in crowded]
+    cold = stack.name("quiet", quiet)
     for name in (*hots, cold):
-        system.open(name, "stock", 1_000_000)
+        stack.open(name, "stock", 1_000_000)
 
-    with system.crowd(1) as crowd:
+    with stack.crowd(1) as crowd:
         for partition in crowded:
-            pause(system, crowd, partition, "pause")
+            pause(stack, crowd, partition, "pause")
         made = [
-            accept(system, crowd, [batch(system, hot, number) for number in range(0, CROWD, ITEMS)])
+            accept(stack, crowd, [batch(stack, hot, number) for number in range(0, CROWD, ITEMS)])
             for hot in hots
         ]
         for partition in crowded:
-            pause(system, crowd, partition, "resume")
-        [reply] = crowd.ask([redemption_of(system, cold)])
-        lasts = until_over(crowd, system.client, [{"id": ids[-1], "status": "processing"} for ids in made])
+            pause(stack, crowd, partition, "resume")
+        [reply] = crowd.ask([redemption_of(stack, cold)])
+        lasts = until_over(crowd, stack.client, [{"id": ids[-1], "status": "processing"} for ids in made])
 
     assert (reply.status, reply.document["status"]) == (200, "completed")
     assert [last["decided_at"] > reply.document["decided_at"] for last in lasts] == [True] * CROWDED
 
 
-def test_29_a_balance_is_read_during_a_batch_of_10000(system: System, told: int) -> None:
+def test_29_a_balance_is_read_during_a_batch_of_10000(stack: ScenarioStack, told: int) -> None:
     """
     Every read answers at once with a state that there was: what was taken and what is left are always the whole.
     """
-    stock = system.name("read")
+    stock = stack.name("read")
     whole = 20_000
-    system.open(stock, "stock", whole)
+    stack.open(stock, "stock", whole)
     partition = partition_of(stock, PARTITIONS)
-    with system.crowd(10) as crowd, system.crowd(1) as reader:
-        pause(system, crowd, partition, "pause")
-        replies = crowd.ask([batch(system, stock, number) for number in range(0, 10_000, ITEMS)])
+    with stack.crowd(10) as crowd, stack.crowd(1) as reader:
+        pause(stack, crowd, partition, "pause")
+        replies = crowd.ask([batch(stack, stock, number) for number in range(0, 10_000, ITEMS)])
         assert {reply.status for reply in replies} == {202}
-        pause(system, crowd, partition, "resume")
+        pause(stack, crowd, partition, "resume")
         seen: list[Reply] = []
         while not seen or seen[-1].document["available"] > whole - 10_000:
-            seen += reader.ask([system.client.get(f"/v1/resources/{stock}")])
+            seen += reader.ask([stack.client.get(f"/v1/resources/{stock}")])
 
     states = [reply.document for reply in seen]
     assert {(state["available"] + state["version"], state["held"]) for state in states} == {(whole + 1, 0)}
@@ -181,32 +181,32 @@ def test_29_a_balance_is_read_during_a_batch_of_10000(system: System, told: int)
     assert max(reply.seconds for reply in seen) < SECONDS_AT_MOST
 
 
-def pause(system: System, crowd: Crowd, partition: int, verb: str) -> None:
+def pause(stack: ScenarioStack, crowd: Crowd, partition: int, verb: str) -> None:
     """Or resume."""
-    [reply] = crowd.ask([system.admin.post(f"/v1/admin/partitions/{partition}/{verb}")])
+    [reply] = crowd.ask([stack.admin.post(f"/v1/admin/partitions/{partition}/{verb}")])
     assert (reply.status, reply.document["paused"]) == (200, verb == "pause"), reply.body
 
 
-def test_29_a_balance_is_read_while_a_batch_is_stuck(system: System, told: int) -> None:
+def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, told: int) -> None:
     """
     A batch has the partition's lock, has written the resource, and cannot go on: whoever reads the balance, the
     requests or the entries is answered at once, with what was before. When it goes on, it is all decided.
     """
-    stock = system.name("stuck")
-    system.open(stock, "stock", 1_000)
+    stock = stack.name("stuck")
+    stack.open(stock, "stock", 1_000)
     partition = partition_of(stock, PARTITIONS)
-    with system.crowd(1) as crowd:
-        with psycopg.connect(system.settings.database_url) as blocker:
+    with stack.crowd(1) as crowd:
+        with psycopg.connect(stack.environment["DATABASE_URL"]) as blocker:
             # A batch writes this row last, after everything else.
             blocker.execute("SELECT FROM partitions WHERE id = %s FOR UPDATE", (partition,))
-            made = accept(system, crowd, [batch(system, stock, 0)])
-            eventually(lambda: waits_for_row(system, partition))
+            made = accept(stack, crowd, [batch(stack, stock, 0)])
+            eventually(lambda: waits_for_row(stack, partition))
             reads = [
-                system.client.get(f"/v1/resources/{stock}"),
-                system.client.get(f"/v1/requests/{made[0]}"),
-                system.client.get(f"/v1/resources/{stock}/entries"),
-                system.client.get(f"/v1/requests?resource={stock}"),
-                system.admin.get("/v1/admin/partitions"),
+                stack.client.get(f"/v1/resources/{stock}"),
+                stack.client.get(f"/v1/requests/{made[0]}"),
+                stack.client.get(f"/v1/resources/{stock}/entries"),
+                stack.client.get(f"/v1/requests?resource={stock}"),
+                stack.admin.get("/v1/admin/partitions"),
             ]
             for _ in range(LOOKS):
                 replies = crowd.ask(reads)
@@ -217,15 +217,15 @@ def test_29_a_balance_is_read_while_a_batch_is_stuck(system: System, told: int) 
                 assert {one["status"] for one in listed["data"]} == {"processing"}
                 assert partitions["data"][partition]["backlog"] == 1_000
                 assert max(reply.seconds for reply in replies) < SECONDS_AT_MOST
-            assert waits_for_row(system, partition)
-        system.until_decided(made)
+            assert waits_for_row(stack, partition)
+        stack.until_decided(made)
         [reply] = crowd.ask(reads[:1])
         assert (reply.document["available"], reply.document["version"]) == (0, 1_001)
 
 
-def waits_for_row(system: System, partition: int) -> bool:
+def waits_for_row(stack: ScenarioStack, partition: int) -> bool:
     """A batch of it has the lock and waits for somebody."""
-    [(waits,)] = system.owner.execute(
+    [(waits,)] = stack.owner.execute(
         "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
         " WHERE l.classid::bigint = %s AND l.objid::bigint = %s AND l.granted AND a.datname = current_database()"
         " AND a.wait_event_type = 'Lock')",

@@ -15,16 +15,17 @@ import pytest
 from processor.batch import run as batch
 from processor.domain.partitioning import partition_of
 from processor.storage import connections
-from tests.scenarios.books import WAIT, outcomes
-from tests.scenarios.system import eventually
+from tests.scenarios.assertions import WAIT, outcomes
 from tests.servers import PARTITIONS
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
     from tests.scenarios.crowd import Reply
-    from tests.scenarios.system import Document, System
+    from tests.scenarios.scenario_stack import ScenarioStack
+    from tests.stack import Document
 
 #: More than anybody can take.
 STOCK = 1_000_000
@@ -37,7 +38,7 @@ OVERLAP_SECONDS = 0.3
 
 
 @contextlib.contextmanager
-def shopping(system: System, resources: Sequence[str], people: int) -> Iterator[list[list[Reply]]]:
+def shopping(stack: ScenarioStack, resources: Sequence[str], people: int) -> Iterator[list[list[Reply]]]:
     """
     While it lasts, everybody redeems one after the other of one of the resources, the next one as soon as the last
     was answered, at one API process after the other. Afterwards the list has the answers of each of them.
@@ -47,10 +48,10 @@ def shopping(system: System, resources: Sequence[str], people: int) -> Iterator[
     def wishes(person: int) -> Iterator[bytes]:
         body = {"resource": resources[person % len(resources)], "account": f"u{person}"}
         while not over.is_set():
-            yield system.client.post("/v1/redemptions", body)
+            yield stack.client.post("/v1/redemptions", body)
 
     answered: list[list[Reply]] = []
-    with system.crowd(people * len(system.addresses)) as crowd:
+    with stack.crowd(people * len(stack.ports)) as crowd:
         everybody = threading.Thread(
             target=lambda: answered.extend(crowd.converse([wishes(person) for person in range(people)]))
         )
@@ -62,7 +63,9 @@ def shopping(system: System, resources: Sequence[str], people: int) -> Iterator[
             everybody.join()
 
 
-def check_shopping(system: System, openings: Sequence[Document], answered: Sequence[Sequence[Reply]]) -> None:
+def check_shopping(
+    stack: ScenarioStack, openings: Sequence[Document], answered: Sequence[Sequence[Reply]]
+) -> None:
     """
     Each wish was accepted, each is there, each was decided once and in order, and each took one.
     """
@@ -71,14 +74,14 @@ def check_shopping(system: System, openings: Sequence[Document], answered: Seque
         assert {reply.status for reply in replies} == {202}
         ids = [reply.document["id"] for reply in replies]
         assert len(set(ids)) == len(ids)
-        system.until_decided(ids)
-        documents = system.listed(system.client, f"/v1/requests?resource={opening['resource']}")
+        stack.until_decided(ids)
+        documents = stack.listed(stack.client, f"/v1/requests?resource={opening['resource']}")
         assert {one["id"] for one in documents} == set(ids)
         assert outcomes(documents) == {"completed": len(ids)}
         check_order(replies, documents)
-        state = system.resource(opening["resource"])
+        state = stack.resource(opening["resource"])
         assert (state["available"], state["version"]) == (STOCK - len(ids), len(ids) + 1)
-    system.check_sequences()
+    stack.check_sequences()
 
 
 def check_order(replies: Sequence[Reply], documents: Sequence[Document]) -> None:
@@ -93,35 +96,35 @@ def check_order(replies: Sequence[Reply], documents: Sequence[Document]) -> None
         latest = max(latest, reply.sent_at)
 
 
-def test_who_was_answered_first_is_decided_first(system: System, seldom_told: int) -> None:
+def test_who_was_answered_first_is_decided_first(stack: ScenarioStack, seldom_told: int) -> None:
     """
     64 people at two hot resources, while one of the two workers leaves in order and another one comes.
     """
-    resources = [system.name("queue"), system.name("queue")]
-    openings = [system.open(name, "stock", STOCK) for name in resources]
+    resources = [stack.name("queue"), stack.name("queue")]
+    openings = [stack.open(name, "stock", STOCK) for name in resources]
 
-    with shopping(system, resources, people=64) as answered:
-        system.stop_worker(system.workers[seldom_told % 2])
-        system.start_worker()
-        system.until_shared()
+    with shopping(stack, resources, people=64) as answered:
+        stack.workers[seldom_told % 2].stop()
+        stack.start_worker()
+        stack.until_shared()
 
-    check_shopping(system, openings, answered)
+    check_shopping(stack, openings, answered)
 
 
-def test_two_workers_take_the_same_partition_for_theirs(system: System, told: int) -> None:
+def test_two_workers_take_the_same_partition_for_theirs(stack: ScenarioStack, told: int) -> None:
     """
     As it happens during a deploy: while 16 people redeem, somebody else drains the partition of the resource as fast
     as he can, beside its owner. The lock keeps them apart, and nobody notices.
     """
-    resource = system.name("overlap")
-    opening = system.open(resource, "stock", STOCK)
+    resource = stack.name("overlap")
+    opening = stack.open(resource, "stock", STOCK)
     partition = partition_of(resource, PARTITIONS)
     over = threading.Event()
     decided: list[UUID] = []
 
     def drain() -> None:
         with connections.connect(
-            system.settings.worker_database_url, application_name="scenarios"
+            stack.environment["TELLER_WORKER_DATABASE_URL"], application_name="scenarios"
         ) as connection:
             while not over.is_set():
                 decided.extend(batch.drain_once(connection, partition).decided)
@@ -129,69 +132,69 @@ def test_two_workers_take_the_same_partition_for_theirs(system: System, told: in
     another = threading.Thread(target=drain)
     another.start()
     try:
-        with shopping(system, [resource], people=16) as answered:
+        with shopping(stack, [resource], people=16) as answered:
             time.sleep(OVERLAP_SECONDS)
     finally:
         over.set()
         another.join()
 
-    check_shopping(system, [opening], answered)
+    check_shopping(stack, [opening], answered)
     assert 0 < len(decided) < sum(map(len, answered)), "only one of them decided"
 
 
 @pytest.fixture
-def held_snapshot(system: System) -> Iterator[None]:
+def held_snapshot(stack: ScenarioStack) -> Iterator[None]:
     """
     Somebody has begun to read and does not go on: PostgreSQL cannot clean up.
     """
-    with psycopg.connect(system.settings.database_url) as reader:
+    with psycopg.connect(stack.environment["DATABASE_URL"]) as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT count(*) FROM installation")
         yield
 
 
 @pytest.fixture
-def slow_disk(system: System) -> Iterator[None]:
+def slow_disk(stack: ScenarioStack) -> Iterator[None]:
     """
     Each commit takes its time.
     """
-    if not system.settings.embeds_postgres:
+    if not stack.embeds_postgres:
         pytest.skip("the settings of a given PostgreSQL are not ours to change")
     changes = {"commit_delay": f"{SLOW_COMMIT_SECONDS * 1e6:.0f}", "commit_siblings": "0"}
     try:
         for name, value in changes.items():
-            system.owner.execute(f"ALTER SYSTEM SET {name} = {value}")
-        _reload(system, "0")
+            stack.owner.execute(f"ALTER SYSTEM SET {name} = {value}")
+        _reload(stack, "0")
         yield
     finally:
         for name in changes:
-            system.owner.execute(f"ALTER SYSTEM RESET {name}")
-        _reload(system, "5")
+            stack.owner.execute(f"ALTER SYSTEM RESET {name}")
+        _reload(stack, "5")
 
 
-def _reload(system: System, siblings: str) -> None:
-    system.owner.execute("SELECT pg_reload_conf()")
-    eventually(lambda: system.owner.execute("SHOW commit_siblings").fetchall() == [(siblings,)])
+def _reload(stack: ScenarioStack, siblings: str) -> None:
+    stack.owner.execute("SELECT pg_reload_conf()")
+    eventually(lambda: stack.owner.execute("SHOW commit_siblings").fetchall() == [(siblings,)])
 
 
 @pytest.mark.usefixtures("held_snapshot", "slow_disk")
-def test_200_clients_a_slow_disk_and_a_held_snapshot(system: System, seldom_told: int) -> None:
+def test_200_clients_a_slow_disk_and_a_held_snapshot(stack: ScenarioStack, seldom_told: int) -> None:
     """
     No request is lost, nothing waits for each other in a circle, and the order is as always.
     """
-    resources = [system.name("hard") for _ in range(8)]
-    openings = [system.open(name, "stock", STOCK) for name in resources]
-    alone = system.ask(
-        system.client.post("/v1/redemptions", {"resource": "nothing", "account": "ada"}, Prefer=WAIT)
+    resources = [stack.name("hard") for _ in range(8)]
+    openings = [stack.open(name, "stock", STOCK) for name in resources]
+    alone = stack.ask(
+        stack.client.post("/v1/redemptions", {"resource": "nothing", "account": "ada"}, Prefer=WAIT)
     )
     assert alone.document["error"] == {"code": "resource_not_found"}
     assert alone.seconds > 2 * SLOW_COMMIT_SECONDS, "the two commits are as quick as ever"
 
-    with shopping(system, resources, people=200) as answered:
+    with shopping(stack, resources, people=200) as answered:
         time.sleep(SHOPPING_SECONDS)
 
-    check_shopping(system, openings, answered)
-    [(deadlocks,)] = system.owner.execute(
+    check_shopping(stack, openings, answered)
+    [(deadlocks,)] = stack.owner.execute(
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     ).fetchall()
     assert deadlocks == 0

@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scenarios.books import READERS, outcomes, until_over, way_of
+from tests.scenarios.assertions import READERS, outcomes, until_over, way_of
 from tests.scenarios.poisoned_worker import POISON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.scenarios.system import System
+    from tests.scenarios.scenario_stack import ScenarioStack
 
 #: 1,000 requests, as so many batches of so many, all at the same instant.
 BATCHES, ITEMS = 200, 5
 
 
 @pytest.fixture(scope="module")
-def faulty_rule(system: System) -> Iterator[None]:
+def faulty_rule(stack: ScenarioStack) -> Iterator[None]:
     """
     All is decided by a worker whose rule of redemptions has a fault.
     """
-    system.stop_workers()
-    faulty = system.start_worker(["-P", "-m", "tests.scenarios.poisoned_worker", "worker"])
-    system.until_shared()
+    stack.stop_workers()
+    faulty = stack.start_worker(["-P", "-m", "tests.scenarios.poisoned_worker"])
+    stack.until_shared()
     yield
-    system.stop_worker(faulty)
-    system.start_all_workers()
+    faulty.stop()
+    stack.start_all_workers()
 
 
 @pytest.mark.usefixtures("faulty_rule")
-def test_23_one_request_whose_deciding_raises(system: System, told: int) -> None:
+def test_23_one_request_whose_deciding_raises(stack: ScenarioStack, told: int) -> None:
     """
     Among 1,000 at once it is parked as `processor_error`, with nothing taken; the 999 others are decided, in order,
     without a gap, as if it had not been there. An admin sees the trace, the client does not.
     """
-    stock = system.name("poisoned")
-    opening = system.open(stock, "stock", 990)
+    stock = stack.name("poisoned")
+    opening = stack.open(stock, "stock", 990)
     accounts = [f"u{i}" for i in range(BATCHES * ITEMS)]
     accounts[500 + told] = POISON
     items = [
@@ -49,15 +49,15 @@ def test_23_one_request_whose_deciding_raises(system: System, told: int) -> None
         for account in accounts
     ]
     batches = [
-        system.client.post("/v1/batches", {"requests": items[first : first + ITEMS]})
+        stack.client.post("/v1/batches", {"requests": items[first : first + ITEMS]})
         for first in range(0, len(items), ITEMS)
     ]
 
-    with system.crowd(BATCHES, way_of(told).apis) as crowd:
+    with stack.crowd(BATCHES, way_of(told).apis) as crowd:
         replies = crowd.ask(batches)
     made = [one["request"] for reply in replies for one in reply.document["results"]]
-    with system.crowd(READERS) as crowd:
-        documents = until_over(crowd, system.client, made)
+    with stack.crowd(READERS) as crowd:
+        documents = until_over(crowd, stack.client, made)
 
     assert outcomes(documents) == Counter(processor_error=1, completed=990, out_of_stock=9)
     in_order = sorted(documents, key=lambda one: int(one["sequence"]))
@@ -68,7 +68,7 @@ def test_23_one_request_whose_deciding_raises(system: System, told: int) -> None
     for reply in replies:  # what came in one call stays in the order of the call
         mine = [one["request"]["id"] for one in reply.document["results"]]
         assert [one["id"] for one in in_order if one["id"] in mine] == mine
-    state = system.resource(stock)
+    state = stack.resource(stock)
     assert (state["available"], state["held"], state["version"]) == (0, 0, 991)
 
     [parked] = [one for one in documents if one["account"] == POISON]
@@ -78,13 +78,13 @@ def test_23_one_request_whose_deciding_raises(system: System, told: int) -> None
         None,
     )
     assert (parked["version"], parked["finished_at"]) == (2, None)
-    assert system.listed(system.client, f"/v1/requests/{parked['id']}/entries") == []
+    assert stack.listed(stack.client, f"/v1/requests/{parked['id']}/entries") == []
     assert [
-        one["id"] for one in system.listed(system.admin, f"/v1/requests?status=failed&resource={stock}")
+        one["id"] for one in stack.listed(stack.admin, f"/v1/requests?status=failed&resource={stock}")
     ] == [parked["id"]]
-    seen = system.ask(system.client.get(f"/v1/requests/{parked['id']}/events"))
+    seen = stack.ask(stack.client.get(f"/v1/requests/{parked['id']}/events"))
     assert [event["status"] for event in seen.document["data"]] == ["processing", "failed"]
     assert b"RuntimeError" not in seen.body
-    known = system.ask(system.admin.get(f"/v1/requests/{parked['id']}/events")).document["data"][-1]
+    known = stack.ask(stack.admin.get(f"/v1/requests/{parked['id']}/events")).document["data"][-1]
     assert known["trace"].rstrip().endswith("RuntimeError: this rule has a fault")
-    assert system.ask(system.other.get(f"/v1/requests/{parked['id']}/events")).status == 404
+    assert stack.ask(stack.other.get(f"/v1/requests/{parked['id']}/events")).status == 404

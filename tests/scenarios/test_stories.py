@@ -7,12 +7,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from tests.scenarios.books import WAIT, Sale, check_acceptance, outcomes, submit, until_over, way_of
+from tests.scenarios.assertions import WAIT, Sale, check_acceptance, outcomes, submit, until_over, way_of
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from tests.scenarios.system import Document, System
+    from tests.scenarios.scenario_stack import ScenarioStack
+    from tests.stack import Document
 
 
 def redemption(resource: str, account: str, **more: Any) -> Document:
@@ -20,121 +21,121 @@ def redemption(resource: str, account: str, **more: Any) -> Document:
     return {"resource": resource, "account": account, **more}
 
 
-def rush(system: System, opening: Document, path: str, bodies: list[Document], told: int) -> Sale:
+def rush(stack: ScenarioStack, opening: Document, path: str, bodies: list[Document], told: int) -> Sale:
     """All of these at the same instant; returns when all are decided."""
     way = way_of(told)
-    with system.crowd(len(bodies), way.apis) as crowd:
-        documents = submit(crowd, system.client, path, bodies, way)
-    return Sale(system, opening, documents)
+    with stack.crowd(len(bodies), way.apis) as crowd:
+        documents = submit(crowd, stack.client, path, bodies, way)
+    return Sale(stack, opening, documents)
 
 
-def test_1_a_coupon_that_can_be_used_once(system: System, told: int) -> None:
+def test_1_a_coupon_that_can_be_used_once(stack: ScenarioStack, told: int) -> None:
     """
     Fifty accounts redeem it at once: one of them has it, 49 are told that it is used up.
     """
-    coupon = system.name("coupon")
-    opening = system.open(coupon, "coupon", 1)
+    coupon = stack.name("coupon")
+    opening = stack.open(coupon, "coupon", 1)
 
-    sale = rush(system, opening, "/v1/redemptions", [redemption(coupon, f"u{i}") for i in range(50)], told)
+    sale = rush(stack, opening, "/v1/redemptions", [redemption(coupon, f"u{i}") for i in range(50)], told)
 
     sale.check(completed=1, refusal="fully_redeemed", left=0)
 
 
-def test_2_a_coupon_once_for_each_account(system: System, told: int) -> None:
+def test_2_a_coupon_once_for_each_account(stack: ScenarioStack, told: int) -> None:
     """
     There is enough for everyone; one account sends fifty with different keys and has one of them. Another client's
     account of the same name is somebody else.
     """
-    coupon = system.name("for-everyone")
-    opening = system.open(coupon, "coupon", 1_000, per_account_limit=1)
+    coupon = stack.name("for-everyone")
+    opening = stack.open(coupon, "coupon", 1_000, per_account_limit=1)
 
-    sale = rush(system, opening, "/v1/redemptions", [redemption(coupon, "greedy")] * 50, told)
+    sale = rush(stack, opening, "/v1/redemptions", [redemption(coupon, "greedy")] * 50, told)
 
     sale.check(completed=1, refusal="limit_reached", left=999)
     [other] = [
-        system.ask(system.other.post("/v1/redemptions", redemption(coupon, "greedy"), Prefer=WAIT)).document
+        stack.ask(stack.other.post("/v1/redemptions", redemption(coupon, "greedy"), Prefer=WAIT)).document
     ]
-    assert (other["status"], system.resource(coupon)["available"]) == ("completed", 998)
+    assert (other["status"], stack.resource(coupon)["available"]) == ("completed", 998)
 
 
-def test_3_ten_items_in_stock(system: System, told: int) -> None:
+def test_3_ten_items_in_stock(stack: ScenarioStack, told: int) -> None:
     """
     500 accounts at once: ten have one, 490 come too late, nothing is left.
     """
-    sneaker = system.name("sneaker")
-    opening = system.open(sneaker, "stock", 10)
+    sneaker = stack.name("sneaker")
+    opening = stack.open(sneaker, "stock", 10)
 
-    sale = rush(system, opening, "/v1/redemptions", [redemption(sneaker, f"u{i}") for i in range(500)], told)
+    sale = rush(stack, opening, "/v1/redemptions", [redemption(sneaker, f"u{i}") for i in range(500)], told)
 
     sale.check(completed=10, refusal="out_of_stock", left=0)
 
 
-def test_4_points_in_two_tabs(system: System, told: int) -> None:
+def test_4_points_in_two_tabs(stack: ScenarioStack, told: int) -> None:
     """
     100 points, and what they are spent on costs 100: one of two tabs gets it.
     """
-    points = system.name("points")
-    opening = system.open(points, "points", 100)
+    points = stack.name("points")
+    opening = stack.open(points, "points", 100)
 
-    sale = rush(system, opening, "/v1/redemptions", [redemption(points, "ada", amount=100)] * 2, told)
+    sale = rush(stack, opening, "/v1/redemptions", [redemption(points, "ada", amount=100)] * 2, told)
 
     sale.check(completed=1, refusal="insufficient_points", left=0)
 
 
-def test_5_two_cash_machines(system: System, told: int) -> None:
+def test_5_two_cash_machines(stack: ScenarioStack, told: int) -> None:
     """
     100 on the account, two withdrawals of 100 each: one is paid, and the balance is zero.
     """
-    balance = system.name("balance")
-    opening = system.open(balance, "balance", 100, unit="EUR")
+    balance = stack.name("balance")
+    opening = stack.open(balance, "balance", 100, unit="EUR")
 
-    sale = rush(system, opening, "/v1/withdrawals", [redemption(balance, "ada", amount=100)] * 2, told)
+    sale = rush(stack, opening, "/v1/withdrawals", [redemption(balance, "ada", amount=100)] * 2, told)
 
     sale.check(completed=1, refusal="insufficient_funds", left=0)
 
 
-def test_6_a_shared_pool(system: System, told: int) -> None:
+def test_6_a_shared_pool(stack: ScenarioStack, told: int) -> None:
     """
     1,000 for 300 accounts that withdraw 7 each: 142 get it, 158 do not, 6 are left.
     """
-    pool = system.name("pool")
-    opening = system.open(pool, "pool", 1_000)
+    pool = stack.name("pool")
+    opening = stack.open(pool, "pool", 1_000)
     bodies = [redemption(pool, f"u{i}", amount=7) for i in range(300)]
 
-    sale = rush(system, opening, "/v1/withdrawals", bodies, told)
+    sale = rush(stack, opening, "/v1/withdrawals", bodies, told)
 
     sale.check(completed=142, refusal="insufficient_funds", left=6)
 
 
-def test_7_one_seat(system: System, told: int) -> None:
+def test_7_one_seat(stack: ScenarioStack, told: int) -> None:
     """
     Seat 12A, and twenty people.
     """
-    seat = system.name("seat-12A")
-    opening = system.open(seat, "seat", 1)
+    seat = stack.name("seat-12A")
+    opening = stack.open(seat, "seat", 1)
 
-    sale = rush(system, opening, "/v1/redemptions", [redemption(seat, f"u{i}") for i in range(20)], told)
+    sale = rush(stack, opening, "/v1/redemptions", [redemption(seat, f"u{i}") for i in range(20)], told)
 
     sale.check(completed=1, refusal="out_of_stock", left=0)
 
 
-def test_8_the_same_request_fifty_times(system: System, told: int) -> None:
+def test_8_the_same_request_fifty_times(stack: ScenarioStack, told: int) -> None:
     """
     One key and one body: one request, one debit, and 49 replays of the same answer. The same key with another body
     is refused, and with another client it is another's.
     """
     way = way_of(told)
-    stock = system.name("once")
-    opening = system.open(stock, "stock", 10)
+    stock = stack.name("once")
+    opening = stack.open(stock, "stock", 10)
     body = redemption(stock, "ada", metadata={"basket": told})
-    same = system.client.post("/v1/redemptions", body, key=stock, **way.headers)
-    reused = system.client.post("/v1/redemptions", body | {"amount": 2}, key=stock, **way.headers)
+    same = stack.client.post("/v1/redemptions", body, key=stock, **way.headers)
+    reused = stack.client.post("/v1/redemptions", body | {"amount": 2}, key=stock, **way.headers)
 
-    with system.crowd(51, way.apis) as crowd:
+    with stack.crowd(51, way.apis) as crowd:
         replies = crowd.ask([same] * 50)
         [first] = [reply for reply in replies if "idempotency-replayed" not in reply.headers]
         check_acceptance(first, way)
-        documents = until_over(crowd, system.client, [first.document])
+        documents = until_over(crowd, stack.client, [first.document])
         late = crowd.ask([same, reused])
 
     assert [reply.headers.get("idempotency-replayed") for reply in replies].count("true") == 49
@@ -146,34 +147,34 @@ def test_8_the_same_request_fifty_times(system: System, told: int) -> None:
         assert final or not way.waits
     assert (late[0].status, late[0].document) == (200, documents[0])
     assert (late[1].status, late[1].document["code"]) == (422, "idempotency_key_reused")
-    Sale(system, opening, documents).check(completed=1, refusal="out_of_stock", left=9)
-    others = system.ask(system.other.post("/v1/redemptions", body, key=stock, Prefer=WAIT))
+    Sale(stack, opening, documents).check(completed=1, refusal="out_of_stock", left=9)
+    others = stack.ask(stack.other.post("/v1/redemptions", body, key=stock, Prefer=WAIT))
     assert "idempotency-replayed" not in others.headers
-    assert system.resource(stock)["available"] == 8
+    assert stack.resource(stock)["available"] == 8
 
 
-def test_8_the_same_requests_in_many_orders(system: System, told: int) -> None:
+def test_8_the_same_requests_in_many_orders(stack: ScenarioStack, told: int) -> None:
     """
     Sixteen batches of the same 100 requests, each in another order, at the same instant, to two API processes: each
     request is made once, and nobody waits for anybody in a circle.
     """
-    stock = system.name("shuffled")
-    opening = system.open(stock, "stock", 50)
+    stock = stack.name("shuffled")
+    opening = stack.open(stock, "stock", 50)
     items = [
         redemption(stock, f"u{i}", kind="redemption", idempotency_key=f"{stock}-{i}") for i in range(100)
     ]
     chance = random.Random(told)
-    batches = [system.client.post("/v1/batches", {"requests": chance.sample(items, 100)}) for _ in range(16)]
+    batches = [stack.client.post("/v1/batches", {"requests": chance.sample(items, 100)}) for _ in range(16)]
 
-    with system.crowd(16) as crowd:
+    with stack.crowd(16) as crowd:
         replies = crowd.ask(batches)
         results = [one for reply in replies for one in reply.document["results"]]
         made = [one["request"] for one in results if "replayed" not in one]
-        documents = until_over(crowd, system.client, made)
+        documents = until_over(crowd, stack.client, made)
 
     assert {reply.status for reply in replies} == {202}
     assert len(results) == 1_600
     assert {one["request"]["id"] for one in results} == {one["id"] for one in made}
     assert sorted(one["account"] for one in made) == sorted(item["account"] for item in items)
     assert outcomes(documents) == {"completed": 50, "out_of_stock": 50}
-    Sale(system, opening, documents).check(completed=50, refusal="out_of_stock", left=0)
+    Sale(stack, opening, documents).check(completed=50, refusal="out_of_stock", left=0)

@@ -10,13 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.scenarios.system import PATIENCE_SECONDS
+from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.scenarios.crowd import Caller, Crowd, Reply
-    from tests.scenarios.system import Document, System
+    from tests.scenarios.scenario_stack import ScenarioStack
+    from tests.stack import Document
 
 #: Who waits for an answer, waits so long, in seconds; longer than anything takes.
 WAIT = "wait=20"
@@ -81,7 +82,7 @@ def check_acceptance(reply: Reply, way: Way) -> None:
 def until_over(crowd: Crowd, caller: Caller, documents: Sequence[Document]) -> list[Document]:
     """Ask for those that are not decided yet until all are, as clients do who poll."""
     found = {document["id"]: document for document in documents}
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + TIMEOUT_SECONDS
     while waiting := [one["id"] for one in found.values() if one["status"] == "processing"]:
         assert time.monotonic() < end, f"{len(waiting)} are not decided: {waiting[:3]}"
         for reply in crowd.ask([caller.get(f"/v1/requests/{request_id}") for request_id in waiting]):
@@ -100,7 +101,7 @@ def outcomes(documents: Sequence[Document]) -> Counter[str]:
 class Sale:
     """A new resource, and those who all want the same amount of it at the same instant."""
 
-    system: System
+    stack: ScenarioStack
     opening: Document
     documents: Sequence[Document]
 
@@ -126,8 +127,8 @@ class Sale:
 
     def _check_request_entries(self) -> None:
         """What a request took is one debit of the whole; what was refused took nothing."""
-        client = self.system.client
-        with self.system.crowd(READERS) as readers:
+        client = self.stack.client
+        with self.stack.crowd(READERS) as readers:
             replies = readers.ask([client.get(f"/v1/requests/{one['id']}/entries") for one in self.documents])
         for document, reply in zip(self.documents, replies, strict=True):
             entries = reply.document["data"]
@@ -140,7 +141,7 @@ class Sale:
     def _check_resource_entries(self, winners: Sequence[Document], left: int) -> None:
         """The opening's credit, then a debit for each who got it, in their order, each with what was left then."""
         resource, opened_with = self.opening["resource"], self.opening["amount"]
-        entries = self.system.listed(self.system.admin, f"/v1/resources/{resource}/entries")[::-1]
+        entries = self.stack.listed(self.stack.admin, f"/v1/resources/{resource}/entries")[::-1]
         assert [entry["version"] for entry in entries] == list(range(1, 2 + len(winners)))
         assert (entries[0]["kind"], entries[0]["amount"]) == ("credit", opened_with)
         assert [entry["request"] for entry in entries] == [
@@ -153,14 +154,14 @@ class Sale:
         times = [entry["created_at"] for entry in entries]
         assert times == sorted(times)
 
-        state = self.system.resource(resource)
+        state = self.stack.resource(resource)
         assert (state["available"], state["held"], state["version"]) == (left, 0, len(entries))
         assert opened_with - taken[-1] == left
 
     def _check_list(self) -> None:
         """Nobody has made a request that we do not know of."""
         path = f"/v1/requests?resource={self.opening['resource']}"
-        listed = self.system.listed(self.system.client, path)
+        listed = self.stack.listed(self.stack.client, path)
         assert sorted(one["id"] for one in listed) == sorted(one["id"] for one in self.documents)
         assert {one["id"]: one for one in listed} == {one["id"]: one for one in self.documents}
 
