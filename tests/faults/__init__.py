@@ -1,8 +1,8 @@
 """
-Anybody may kill anything at any time, and a program proves that nothing was lost, doubled or overtaken.
+Runs of a whole system under faults, with a proof that nothing was lost, doubled or overtaken.
 
-`history.py` is what a run leaves behind, `checker.py` decides whether it is right, `model.py` says what is right.
-`kinds.py` and `machine.py` are the faults, `run.py` and `system.py` what they are made to, `__main__.py` makes one
-after the other (`make faults`). The simulator does the same to the pure parts, in memory. Nothing of
-`processor/domain/rules`, `ledger` or `worksheet` is used to judge.
+`history.py` is the record of a run. `checker.py` decides whether it is right, and `model.py` has the right
+results. `kinds.py` and `machine.py` are the faults. `run.py` and `system.py` are the system that they are
+injected into. `__main__.py` injects one after the other (`make faults`). The simulator does the same to the
+pure parts, in memory. The judgement uses nothing of `processor/domain/rules`, `ledger` or `worksheet`.
 """

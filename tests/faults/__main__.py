@@ -1,11 +1,12 @@
 """
-`make faults`: for about a quarter of an hour, one fault after the other, and a verdict.
+`make faults`: about a quarter of an hour of faults, one after the other, and a verdict.
 
-    SEED=n      the same plan again (else by chance; it is printed)
-    MINUTES=n   so long (15); FAULTS=n: so many at the most; KINDS=kill_worker,…: these alone
-    HISTORY=f   judges a history that was kept, and nothing else
+    SEED=n      repeats a plan (else random, and printed)
+    MINUTES=n   the duration (15); FAULTS=n: the most faults; KINDS=kill_worker,…: only these
+    HISTORY=f   checks a stored history, and does nothing else
 
-Exit status 0: no violation; 1: at least one, and the history is kept; 2: KINDS names no fault; 130: interrupted.
+The exit status is 0 without a violation, and 1 with at least one; then the history is stored. It is 2 if
+KINDS names no fault, and 130 after an interruption.
 """
 
 from __future__ import annotations
@@ -41,49 +42,49 @@ if TYPE_CHECKING:
 
 MINUTES: Final = 15.0
 PEOPLE: Final = 8
-#: The pause between two faults, at the most, in seconds.
+#: The longest pause between two faults, in seconds.
 BETWEEN_SECONDS: Final = 2.0
 INTERRUPTED: Final = 130
 WRONG_USAGE: Final = 2
-#: Wherever it is run.
+#: All kinds of faults.
 ALL: Final = (*EVERYWHERE, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST)
-#: Violations that are printed; all of them are in the history.
+#: The most violations that are printed. The history has all of them.
 SHOWN_MAX: Final = 20
 
 
 def main() -> int:
-    """The exit status."""
+    """Run the faults or check a history. Returns the exit status."""
     if "HISTORY" in os.environ:
         return _verdict([str(found) for found in check(History.load(Path(os.environ["HISTORY"])))], None)
     seed = int(os.environ.get("SEED") or secrets.randbelow(10**6))
     seconds = 60 * float(os.environ.get("MINUTES") or MINUTES)
     most = int(os.environ.get("FAULTS") or 10**6)
     if unknown := _wanted() - {kind.__name__ for kind in ALL}:
-        known = ", ".join(kind.__name__ for kind in ALL)
-        click.echo(f"KINDS: there is no {', '.join(sorted(unknown))}; there are {known}", err=True)
+        existing = ", ".join(kind.__name__ for kind in ALL)
+        click.echo(f"KINDS: there is no {', '.join(sorted(unknown))}; there are {existing}", err=True)
         return WRONG_USAGE
     click.echo(f"SEED={seed}: faults for {seconds / 60:g} minutes")
     with contextlib.ExitStack() as machinery, temporary_home() as home:
         kinds = _possible(home, machinery)
         if not kinds:
-            click.echo("this machine allows none of them", err=True)
+            click.echo("this machine allows none of these faults", err=True)
             return WRONG_USAGE
         with machinery.pop_all(), running(home, seed, PEOPLE) as run:
             run.load.start()
-            done = _break(run, kinds, seed, seconds, most)
-            click.echo("no more faults: all comes to its end, and is looked at")
+            done = _inject(run, kinds, seed, seconds, most)
+            click.echo("no more faults; open work comes to its end, and everything is checked")
             run.settle()
             problems = run.judge()
             assert run.history is not None
             click.echo(
                 f"{done} faults, SEED={seed}: {len(run.history.requests)} requests,"
-                f" {len(run.history.entries)} entries, {len(run.history.told)} messages"
+                f" {len(run.history.entries)} entries, {len(run.history.messages)} messages"
             )
             return _verdict(problems, run.history)
 
 
 def _possible(home: Path, machinery: contextlib.ExitStack) -> list[Kind]:
-    """What this machine allows; a line for what it does not."""
+    """Return the faults that this machine allows, and print a line for each other."""
     kinds: list[Kind] = list(EVERYWHERE)
     try:
         machinery.enter_context(machine.small_disks(home))
@@ -100,20 +101,20 @@ def _possible(home: Path, machinery: contextlib.ExitStack) -> list[Kind]:
 
 
 def _wanted() -> set[str]:
-    """The names in KINDS; none: all that there are."""
+    """Return the names in KINDS, or nothing for all kinds."""
     return {name.strip() for name in os.environ.get("KINDS", "").split(",") if name.strip()}
 
 
 def plan(kinds: Sequence[Kind], seed: int) -> Iterator[tuple[Kind, random.Random]]:
-    """One fault after the other: each kind as often as the others, in an order by chance."""
+    """Yield the faults in random order, each kind as often as the others."""
     chance = random.Random(seed)
     while True:
         for kind in chance.sample(kinds, len(kinds)):
             yield kind, random.Random(chance.getrandbits(64))
 
 
-def _break(run: Run, kinds: list[Kind], seed: int, seconds: float, most: int) -> int:
-    """A line for each fault; returns how many there were."""
+def _inject(run: Run, kinds: list[Kind], seed: int, seconds: float, most: int) -> int:
+    """Inject the faults and print a line for each. Returns their number."""
     began = time.monotonic()
     bar = click.progressbar(length=1_000, label="faults", file=sys.stderr) if sys.stderr.isatty() else None
     shown = 0
@@ -122,17 +123,17 @@ def _break(run: Run, kinds: list[Kind], seed: int, seconds: float, most: int) ->
         passed = time.monotonic() - began
         if passed >= seconds or number > most:
             break
-        known = len(run.problems)
+        problems_before = len(run.problems)
         try:
-            said = kind(run, chance)
-        except Exception as fault:  # noqa: BLE001 - the run goes on, and its verdict says it
+            description = kind(run, chance)
+        except Exception as fault:  # noqa: BLE001 - the run goes on, and its verdict has the failure
             run.system.restore()
-            run.problems.append(f"fault_failed: {kind.__name__}: {fault!r}")
-            said = "it could not be made, or its end did not come"
+            run.problems.append(f"fault_failed {kind.__name__}: {fault!r}")
+            description = "it could not be injected, or did not end"
         if bar:
             click.echo("\r\x1b[K", err=True, nl=False)
-        click.echo(f"{number:4} {passed:6.1f} s  {kind.__name__}: {said}")
-        for problem in run.problems[known:]:
+        click.echo(f"{number:4} {passed:6.1f} s  {kind.__name__}: {description}")
+        for problem in run.problems[problems_before:]:
             click.echo(f"            VIOLATION {problem}")
         if bar:
             progress = int(1_000 * max((time.monotonic() - began) / seconds, number / most))
@@ -154,12 +155,12 @@ def _verdict(problems: list[str], history: History | None) -> int:
     if history is not None:
         kept = Path(tempfile.gettempdir()) / f"teller-faults-{int(time.time())}.json.gz"
         history.save(kept)
-        click.echo(f"the history is kept: HISTORY={kept} make faults")
+        click.echo(f"the history is stored: HISTORY={kept} make faults")
     return 1
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing remains
     try:
         sys.exit(main())
     except KeyboardInterrupt:

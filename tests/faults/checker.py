@@ -1,7 +1,8 @@
 """
-Decides whether a history is right: nothing lost, nothing doubled, nobody overtaken, and everybody told.
+Decides whether a history is right: nothing lost, nothing doubled, no request overtaken, each event delivered.
 
-Looks at what clients saw and at what was read back, and at nothing else. Returns every violation that it finds.
+It reads the clients' observations and the stored data, and nothing else. It returns every violation that it
+finds.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from tests.faults.ledger_walk import LedgerWalk, Violation, is_released_by_admin
 from tests.faults.model import TAKING
-from tests.faults.retelling import Retelling, Violation, is_released_by_admin
-from tests.faults.tellings import check_tellings
+from tests.faults.notifications import check_notifications
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.faults.history import Asked, Entry, History, State, Stored
 
-#: Nothing becomes of these any more, but that what was completed can be refunded.
+#: Final states. Only a completed request can still be refunded.
 FINAL = frozenset({"completed", "rejected", "refunded", "cancelled"})
-#: From which status, and stage, a request may come into which.
+#: Allowed changes of a request's status.
 MOVES = {
     ("processing", "completed"),
     ("processing", "rejected"),
@@ -38,18 +39,18 @@ MOVES = {
     ("completed", "refunded"),
     ("refunded", "refunded"),
 }
-#: Why a request may wait for an admin when no rule was at fault.
+#: Codes of failed requests in which no rule was at fault.
 OUTSIDE = frozenset({"gateway_unreachable", "gateway_misconfigured"})
 PAID_AFTER_REFUND = "paid_after_refund"
 
 
 def check(history: History) -> list[Violation]:
-    """Everything that is wrong; empty: all is as it must be."""
+    """Return every violation in a history, or nothing if it is right."""
     return [violation for rule in RULES for violation in rule(_Index(history))]
 
 
 class _Index:
-    """The history, by what it is asked for."""
+    """The history, indexed by request, key and resource."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -67,11 +68,11 @@ class _Index:
             self.entries_in[entry.resource].append(entry)
 
 
-# ---------------------------------------------------------------- what clients were told
+# ---------------------------------------------------------------- answers to clients
 
 
 def _promises(index: _Index) -> Iterator[Violation]:
-    """Whatever was accepted is there, once, as it was asked; whatever was refused is not."""
+    """Each accepted request is stored once, as it was sent, and each refused one is not stored."""
     asked_for = set()
     for asked in index.history.asked:
         asked_for.add((asked.client, asked.key))
@@ -79,12 +80,12 @@ def _promises(index: _Index) -> Iterator[Violation]:
         name = f"{asked.client}/{asked.key}"
         if len(found) > 1:
             yield Violation("key_twice", name, f"made {len(found)} requests")
-        told = {one.request for one in asked.tries if one.accepted}
-        if len(told) > 1:
-            yield Violation("key_twice", name, f"its client was told of {len(told)} requests")
-        for request in told - {one.id for one in found}:
+        answered = {one.request for one in asked.tries if one.accepted}
+        if len(answered) > 1:
+            yield Violation("key_twice", name, f"its client got {len(answered)} ids")
+        for request in answered - {one.id for one in found}:
             yield Violation("lost", str(request), f"the key {name} was answered with it, and it is not there")
-        if found and asked.tries[-1].refused and not told:
+        if found and asked.tries[-1].refused and not answered:
             yield Violation(
                 "refused_but_stored", found[0].id, f"the key {name} was answered {asked.tries[-1].status}"
             )
@@ -92,23 +93,23 @@ def _promises(index: _Index) -> Iterator[Violation]:
             yield from _as_asked(asked, one)
     for key, found in index.by_key.items():
         if key not in asked_for:
-            yield Violation("unasked", found[0].id, f"nobody sent the key {'/'.join(key)}")
+            yield Violation("unasked", found[0].id, f"no client sent the key {'/'.join(key)}")
 
 
 def _as_asked(asked: Asked, stored: Stored) -> Iterator[Violation]:
     for name in ("kind", "resource", "account", "amount", "refund_of"):
         meant, kept = getattr(asked, name), getattr(stored, name)
         if meant != kept:
-            yield Violation("stored_wrong", stored.id, f"{name} is {kept!r}, and {meant!r} was asked for")
-    known = {1: "processing"} | {state.version: state.status for state in stored.states}
+            yield Violation("stored_wrong", stored.id, f"{name} is {kept!r}, and {meant!r} was sent")
+    statuses = {1: "processing"} | {state.version: state.status for state in stored.states}
     for one in asked.tries:
-        if one.accepted and one.version is not None and known.get(one.version) != one.state:
+        if one.accepted and one.version is not None and statuses.get(one.version) != one.state:
             yield Violation(
                 "answer_wrong",
                 stored.id,
-                f"its client was told {one.state} in version {one.version}, which is {known.get(one.version)}",
+                f"its client got {one.state} as version {one.version}, which is {statuses.get(one.version)}",
             )
-    if stored.shown is not None and stored.shown != (stored.status, max(known)):
+    if stored.shown is not None and stored.shown != (stored.status, max(statuses)):
         yield Violation("answer_wrong", stored.id, f"it is shown as {stored.shown}, and is {stored.status}")
 
 
@@ -116,11 +117,11 @@ def _as_asked(asked: Asked, stored: Stored) -> Iterator[Violation]:
 
 
 def _states(index: _Index) -> Iterator[Violation]:
-    """Each request comes to one end, by moves that there are; or waits for an admin, for a reason outside."""
+    """Each request reaches one end by allowed changes, or waits for an admin because of a gateway."""
     for stored in index.history.requests:
         if stored.status == "processing":
             stage = stored.states[-1].stage if stored.states else "queued"
-            yield Violation("undecided", stored.id, f"it is {stage} of {stored.resource} when all is over")
+            yield Violation("undecided", stored.id, f"it is {stage} of {stored.resource} at the end")
         before: State | None = None
         for version, state in enumerate(stored.states, start=2):
             yield from _move(stored, before, state, version)
@@ -137,7 +138,7 @@ def _move(stored: Stored, before: State | None, state: State, version: int) -> I
             code, stored.id, f"it was {was}, and became {state.status} in version {state.version}"
         )
     if state.status == "failed" and state.code not in OUTSIDE:
-        yield Violation("parked_by_fault", stored.id, f"{state.code} in version {state.version}")
+        yield Violation("failed_by_fault", stored.id, f"{state.code} in version {state.version}")
     if before is None:
         return
     if (state.sequence, state.decided_us) != (before.sequence, before.decided_us):
@@ -150,7 +151,7 @@ def _move(stored: Stored, before: State | None, state: State, version: int) -> I
 
 
 def _times(index: _Index) -> Iterator[Violation]:
-    """Nothing is decided before it was accepted, nor later than now: all times are those of one clock."""
+    """No request is decided before its acceptance or after the reading, by the one clock."""
     now_us = index.history.read_us
     for stored in index.history.requests:
         times = [state.at_us for state in stored.states]
@@ -162,7 +163,7 @@ def _times(index: _Index) -> Iterator[Violation]:
 
 
 def _sequences(index: _Index) -> Iterator[Violation]:
-    """The decisions of a partition are numbered from 1, without a gap, each number once."""
+    """The decisions of a partition are numbered from 1 without a gap, each number once."""
     numbers: dict[int, list[int]] = defaultdict(list)
     for stored in index.history.requests:
         if stored.states:
@@ -182,7 +183,7 @@ def _sequences(index: _Index) -> Iterator[Violation]:
 
 
 def _order(index: _Index) -> Iterator[Violation]:
-    """For one resource: who was answered before another was sent, is decided before it."""
+    """For one resource, a request answered before another was sent is decided before it."""
     spans: dict[str, list[tuple[int, float, float, str]]] = defaultdict(list)
     for asked in index.history.asked:
         promised = asked.promised
@@ -204,19 +205,19 @@ def _order(index: _Index) -> Iterator[Violation]:
                 latest, overtaker = sent, request
 
 
-# ---------------------------------------------------------------- what was taken
+# ---------------------------------------------------------------- quantities
 
 
 def _resources(index: _Index) -> Iterator[Violation]:
-    """Each resource's history is what one thing after the other gives, and its entries add up to it."""
+    """Each resource's history equals its sequential execution, and its entries add up to its state."""
     stored = {resource.id: resource for resource in index.history.resources}
     for name in sorted(stored.keys() | index.entries_in.keys() | index.decided_in.keys()):
         decided, entries = index.decided_in[name], index.entries_in[name]
-        yield from Retelling(name, decided, entries, stored.get(name), index.requests)
+        yield from LedgerWalk(name, decided, entries, stored.get(name), index.requests)
 
 
 def _holds(index: _Index) -> Iterator[Violation]:
-    """What is held ends once, as its request does; what is given back was taken."""
+    """Each hold ends once, as its request does, and each refund gives back an amount that was taken."""
     back: dict[str, int] = defaultdict(int)
     for one in index.history.requests:
         if one.kind == "refund" and one.refund_of:
@@ -244,9 +245,9 @@ def _taken(stored: Stored, kinds: list[str], back: int) -> Iterator[Violation]:
     if back > taken:
         yield Violation("refunded_too_much", stored.id, f"{back} is back of {taken}")
     released = "release" in kinds
-    told = stored.states[-1].refunded if stored.states else 0
-    if told != ((stored.amount or 0) if released else back):
-        yield Violation("refund_wrong", stored.id, f"it says that {told} is back; its entries say {back}")
+    stated = stored.states[-1].refunded if stored.states else 0
+    if stated != ((stored.amount or 0) if released else back):
+        yield Violation("refund_wrong", stored.id, f"it states {stated} as refunded, and its entries {back}")
     expected = {
         "completed": taken > back,
         "refunded": released or (taken > 0 and back == taken),
@@ -259,11 +260,11 @@ def _taken(stored: Stored, kinds: list[str], back: int) -> Iterator[Violation]:
         )
 
 
-# ---------------------------------------------------------------- the world outside
+# ---------------------------------------------------------------- gateways and subscribers
 
 
 def _payouts(index: _Index) -> Iterator[Violation]:
-    """A gateway paid once what is completed, and nothing else that is not known to an admin."""
+    """A gateway paid each completed request once, and nothing else without an admin's knowledge."""
     heard = set(index.history.heard)
     for stored in index.history.requests:
         kinds = {entry.kind for entry in index.entries_of[stored.id]}
@@ -271,21 +272,21 @@ def _payouts(index: _Index) -> Iterator[Violation]:
         if paid > 1:
             yield Violation("paid_twice", stored.id, f"{paid} payouts")
         if "capture" in kinds and not paid:
-            yield Violation("completed_not_paid", stored.id, "what it held was taken, and no gateway paid")
-        known = "capture" in kinds or any(state.detail == PAID_AFTER_REFUND for state in stored.states)
-        # What an admin gave back although no yes had ever arrived, the gateway may have paid: nobody could know.
+            yield Violation("completed_not_paid", stored.id, "its hold was captured, and no gateway paid")
+        is_recorded = "capture" in kinds or any(state.detail == PAID_AFTER_REFUND for state in stored.states)
+        # A gateway may have paid a request that an admin refunded before any yes arrived. No record could show it.
         decided_blindly = stored.id not in heard and is_released_by_admin(stored)
-        if paid and not known and stored.status != "failed" and not decided_blindly:
+        if paid and not is_recorded and stored.status != "failed" and not decided_blindly:
             yield Violation(
-                "paid_and_refunded", stored.id, f"it is {stored.status}, was paid, and nobody was alerted"
+                "paid_and_refunded", stored.id, f"it is {stored.status}, was paid, and no admin was alerted"
             )
     for request in index.history.payouts.keys() - index.requests.keys():
         yield Violation("unasked", request, "a gateway paid it, and it is not there")
 
 
-def _tellings(index: _Index) -> Iterator[Violation]:
-    """Each subscriber is told of each end, under one name, and what is true."""
-    yield from check_tellings(index.history)
+def _notifications(index: _Index) -> Iterator[Violation]:
+    """Each subscriber receives each final status under one id, and the true one."""
+    yield from check_notifications(index.history)
 
 
 RULES: tuple[Callable[[_Index], Iterator[Violation]], ...] = (
@@ -297,5 +298,5 @@ RULES: tuple[Callable[[_Index], Iterator[Violation]], ...] = (
     _resources,
     _holds,
     _payouts,
-    _tellings,
+    _notifications,
 )

@@ -1,8 +1,8 @@
 """
-Clients under load: they send, wait, retry with the same key, change their minds, and write down what they saw.
+Clients under load. They send, wait, retry with the same key, cancel, and record their observations.
 
-What each of them wants follows from the seed; when, does not. A request that nobody answered is sent again until
-somebody does, or until the run is over.
+Each client's requests follow from the seed, but their times do not. A request without an answer is sent again
+until it gets one, or until the run ends.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     from tests.faults.system import Caller
 
-#: Who gets no answer for so long gives up and asks again, in seconds.
+#: Time limit for an answer, in seconds. Afterwards the client sends again.
 ANSWER_SECONDS: Final = 5.0
-#: A server that cannot know must say so within this, in seconds: what is promised, and what a busy machine adds.
+#: Time limit for a 503, in seconds: the promised one, and a margin for a busy machine.
 UNAVAILABLE_SECONDS: Final = 3.5
-#: The pause before asking again, and after an answer, at the most, in seconds.
+#: The longest pauses before a retry and after an answer, in seconds.
 RETRY_SECONDS: Final = 0.2
 THINK_SECONDS: Final = 0.05
-#: Requests of one client that an admin may still want to give back.
+#: The most requests of one client that an admin may still refund.
 REMEMBERED_MAX: Final = 200
 
 SHOP, CASH, SAND, LIMITED, SCARCE = "shop", "cash", "sand", "limited", "scarce"
-#: The resources of a run: kind, what they begin with, and rules.
+#: The resources of a run: kind, first quantity, and rules.
 RESOURCES: Final[dict[str, tuple[str, int, dict[str, Any]]]] = {
     f"{SHOP}-1": ("stock", 10**9, {}),
     f"{SHOP}-2": ("stock", 10**9, {}),
@@ -49,7 +49,7 @@ RESOURCES: Final[dict[str, tuple[str, int, dict[str, Any]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; status None: nothing."""
+    """An answer. Without one, `status` is None."""
 
     status: int | None
     document: Any = None
@@ -58,7 +58,7 @@ class Answer:
 
 @dataclass
 class Http:
-    """One connection at a time, to one API after the other."""
+    """One connection at a time, to each API in turn."""
 
     ports: Sequence[int]
     caller: Caller
@@ -66,7 +66,7 @@ class Http:
     _connection: http.client.HTTPConnection | None = None
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """One request, and what came back."""
+        """Send one request. Returns its answer."""
         try:
             if self._connection is None:
                 self._number += 1
@@ -77,14 +77,16 @@ class Http:
             payload = None if body is None else json.dumps(body)
             self._connection.request(method, path, payload, sent)
             answer = self._connection.getresponse()
-            said = answer.read()
-            return Answer(answer.status, json.loads(said) if said else None, answer.getheader("Retry-After"))
+            content = answer.read()
+            return Answer(
+                answer.status, json.loads(content) if content else None, answer.getheader("Retry-After")
+            )
         except (OSError, http.client.HTTPException, ValueError):
             self.hang_up()
             return Answer(None)
 
     def hang_up(self) -> None:
-        """The next call is made to another API."""
+        """Let the next call go to another API."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -92,14 +94,14 @@ class Http:
 
 @dataclass
 class Standstill:
-    """While an API is stopped it can answer nobody in time: for as long, nobody counts."""
+    """The times at which an API is suspended and cannot answer. They do not count as late."""
 
     ended_at: float = 0.0
     is_on: bool = False
 
     @contextlib.contextmanager
     def lasting(self) -> Iterator[None]:
-        """From before an API is stopped until it goes on."""
+        """Cover the time from before an API is suspended until it continues."""
         self.is_on = True
         try:
             yield
@@ -107,15 +109,16 @@ class Standstill:
             self.ended_at, self.is_on = time.monotonic(), False
 
     def counted(self, since: float) -> float:
-        """The seconds since then in which an answer could have come."""
+        """Return the seconds since `since` in which an answer could have come."""
         return 0.0 if self.is_on else time.monotonic() - max(since, self.ended_at)
 
 
 @dataclass
 class Client:
     """
-    Somebody who asks for one thing after the other until `stopping`, and then goes on only until what is open has an
-    answer, or until `deadline`.
+    A client that sends requests until `stopping`.
+
+    Afterwards it only retries requests without an answer, until `deadline`.
     """
 
     number: int
@@ -123,7 +126,7 @@ class Client:
     http: Http
     stopping: threading.Event
     asked: list[Asked] = field(default_factory=list)
-    #: Answers that break a promise of their own: too late, or without a word of when to ask again.
+    #: Answers that break a promise: too late, or without Retry-After.
     wrong: list[str] = field(default_factory=list)
     #: Shared by all clients of a run.
     standstill: Standstill = field(default_factory=Standstill)
@@ -135,19 +138,19 @@ class Client:
         self.chance = random.Random(f"{self.seed}/{self.number}")
 
     def run(self) -> None:
-        """Until stopping."""
+        """Act until `stopping`."""
         while not self.stopping.is_set():
             self.act()
             time.sleep(self.chance.uniform(0, THINK_SECONDS))
         self.http.hang_up()
 
     def act(self) -> None:
-        """One thing that this client does."""
+        """Send one random request, batch or cancellation."""
         chosen = self.chance.random()
         if chosen < 0.08:
             self._send_batch()
             return
-        kind, body = self._wish()
+        kind, body = self._choose()
         headers = {"Prefer": "wait=1"} if self.chance.random() < 0.2 else {}
         request = self.send(f"/v1/{kind}s", kind, body, **headers)
         if request is not None and self.chance.random() < 0.05:
@@ -156,7 +159,7 @@ class Client:
     def send(
         self, path: str, kind: str, body: dict[str, Any], *, resource: str | None = None, **headers: str
     ) -> str | None:
-        """Ask until there is an answer; returns the id of the request, if it is known."""
+        """Send until there is an answer. Returns the id of the request, if known."""
         asked = self._asked(kind, body, resource)
         while self._may_try(asked):
             tried = self._try(asked)
@@ -170,7 +173,7 @@ class Client:
         return asked.promised.request if asked.promised else None
 
     def once(self, path: str, kind: str, body: dict[str, Any]) -> Answer:
-        """Ask a single time, whatever comes of it."""
+        """Send once, whatever the result."""
         asked = self._asked(kind, body, None)
         tried = self._try(asked)
         answer = self.http.call("POST", path, body, Idempotency_Key=asked.key)
@@ -178,12 +181,12 @@ class Client:
         self.http.hang_up()
         return answer
 
-    def send_items(self, wishes: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-        """Several in one call, until there is an answer; returns the ids that are known."""
-        some = [self._asked(kind, body, None) for kind, body in wishes]
+    def send_items(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+        """Send several requests in one call until there is an answer. Returns the known ids."""
+        some = [self._asked(kind, body, None) for kind, body in requests]
         items = [
             {"kind": asked.kind, "idempotency_key": asked.key, **body}
-            for asked, (_, body) in zip(some, wishes, strict=True)
+            for asked, (_, body) in zip(some, requests, strict=True)
         ]
         while self._may_try(some[0]):
             tries = [self._try(asked) for asked in some]
@@ -197,9 +200,9 @@ class Client:
             time.sleep(self.chance.uniform(0, RETRY_SECONDS))
         return [asked.promised.request for asked in some if asked.promised and asked.promised.request]
 
-    # ------------------------------------------------------------ what is wanted
+    # ------------------------------------------------------------ choosing requests
 
-    def _wish(self) -> tuple[str, dict[str, Any]]:
+    def _choose(self) -> tuple[str, dict[str, Any]]:
         resource = self.chance.choice(list(RESOURCES))
         account = f"u{self.chance.randrange(12)}"
         body: dict[str, Any] = {"resource": resource, "account": account, "amount": self.chance.randint(1, 3)}
@@ -208,16 +211,16 @@ class Client:
         if RESOURCES[resource][0] not in ("balance", "pool"):
             return "redemption", body
         if resource.startswith(SAND):
-            # Few that never get an answer: their breaker would keep all others waiting.
+            # Few of them never get an answer, because their breaker would delay all others.
             [body["destination"]] = self.chance.choices(
                 ["ok", "decline", "flaky", "unavailable"], [60, 15, 15, 1]
             )
         return "withdrawal", body
 
     def _send_batch(self) -> None:
-        self.send_items([self._wish() for _ in range(self.chance.randint(2, 12))])
+        self.send_items([self._choose() for _ in range(self.chance.randint(2, 12))])
 
-    # ------------------------------------------------------------ writing it down
+    # ------------------------------------------------------------ recording
 
     def _asked(self, kind: str, body: dict[str, Any], resource: str | None) -> Asked:
         self._keys += 1
@@ -253,7 +256,7 @@ class Client:
             self.answered += 1
 
     def _judge(self, key: str, tried: Try, answer: Answer, waits_seconds: int = 0) -> None:
-        """`waits_seconds`: for so long it had been asked to wait for a decision, before it found out."""
+        """Check an answer's time. The request had asked to wait `waits_seconds` for its decision."""
         if answer.status not in (429, 500, 503):
             return
         took = self.standstill.counted(tried.sent_at)
@@ -266,20 +269,20 @@ class Client:
 
 
 class Admin(Client):
-    """Opens, restocks, changes rules, and sees to what is parked."""
+    """Opens, restocks, changes rules, and handles failed requests."""
 
     def open_all(self) -> None:
-        """The resources of the run; those of the probes, too."""
+        """Open the resources of the run, and those of the probes."""
         for name, (kind, available, rules) in RESOURCES.items():
             self.open(name, kind, available, **rules)
 
     def open(self, name: str, kind: str, available: int, **rules: Any) -> None:
-        """One resource, which is there when this returns."""
+        """Open one resource. Returns once it exists."""
         body = {"id": name, "kind": kind, "available": available, **rules}
         self.send("/v1/resources", "opening", body, Prefer="wait=10")
 
     def act(self) -> None:
-        """One thing that has to be done."""
+        """Do one random act of an admin."""
         time.sleep(self.chance.uniform(0.05, 0.2))
         chosen = self.chance.random()
         if chosen < 0.4:
@@ -295,15 +298,15 @@ class Admin(Client):
             self._see_to(f"/v1/requests?status=completed&kind={kind}&limit=20", replay=False)
 
     def replay_all(self) -> None:
-        """Everything that waits for the bank, once more."""
+        """Replay all failed requests of the bank."""
         for name in RESOURCES:
             if name.startswith(CASH):
-                body = {"resource": name, "reason": "the bank is well"}
+                body = {"resource": name, "reason": "the bank is reliable"}
                 self.http.call("POST", "/v1/admin/replay", body)
         self.http.hang_up()
 
     def _amend(self, resource: str, changes: dict[str, Any]) -> None:
-        """A PATCH has no other way of being told apart than a POST."""
+        """Send a PATCH. Only its recorded kind differs from a POST's."""
         asked = self._asked("amendment", changes, resource)
         asked.amount = None
         while self._may_try(asked):
@@ -340,5 +343,5 @@ class Admin(Client):
 
 
 def _is_answer(status: int | None) -> bool:
-    """Whether asking again would bring nothing new."""
+    """Return whether a retry would bring nothing new."""
     return status is not None and status < 500 and status != http.HTTPStatus.TOO_MANY_REQUESTS

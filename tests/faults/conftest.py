@@ -1,5 +1,5 @@
 """
-One system under load for the stories of this folder; when all are told, everything that it did must be right.
+One system under load for the stories of this folder. After all of them, everything that it did must be right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run
 
-#: How often each story is told; `make faults` says how often it was.
+#: The number of rounds of each story; `make faults` prints it.
 ROUNDS = int(os.environ.get("SCENARIO_ROUNDS", "1"))
 SEED = int(os.environ.get("SEED", "1"))
 PEOPLE = 6
@@ -25,16 +25,16 @@ PEOPLE = 6
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
-    Each test that is a story.
+    Run each test that has a `round_number` in all rounds.
     """
-    if "told" in metafunc.fixturenames:
-        metafunc.parametrize("told", range(ROUNDS))
+    if "round_number" in metafunc.fixturenames:
+        metafunc.parametrize("round_number", range(ROUNDS))
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
     """
-    It runs, and people ask. In the end each answer, entry, payout and message is held against what must be.
+    A running system with clients. At the end, each answer, entry, payout and message is checked.
     """
     with temporary_home() as home, running(home, SEED, PEOPLE) as begun:
         begun.load.start()

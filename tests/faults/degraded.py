@@ -1,6 +1,6 @@
 """
-Degraded, not down: what the APIs say while something is away. Whoever asks is told so soon, and when to ask again;
-`/readyz` tells what it is.
+The APIs' answers while a server is unavailable: in time, with Retry-After, and with the server's name in
+`/readyz`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 def be_ready(run: Run) -> None:
-    """Returns when all APIs are: an earlier fault may have killed one."""
+    """Wait until all APIs are ready, because an earlier fault may have killed one."""
     run.system.until(lambda: all(run.system.is_ready(port) for port in run.system.ports))
 
 
 def without_postgres(run: Run) -> str:
-    """PostgreSQL is away, or there and silent: 503 from each API, in time. Returns what they said, in words."""
-    return _ask_all(run, [_post, _look], {"missing": ["postgresql"]})
+    """Check that each API answers 503 in time while PostgreSQL is dead or silent. Returns a description."""
+    return _ask_all(run, [_send, _read_readiness], {"missing": ["postgresql"]})
 
 
 def without_redis(run: Run) -> str:
-    """Redis is away: each API says so, and that it is ready all the same."""
-    return _ask_all(run, [_look], {"degraded": ["redis"]})
+    """Check that each API reports the unavailable Redis, and that it is ready. Returns a description."""
+    return _ask_all(run, [_read_readiness], {"degraded": ["redis"]})
 
 
 def _ask_all(run: Run, questions: list[Any], expected: dict[str, list[str]]) -> str:
-    """All APIs, at once; what is not as it must be is a problem of the run."""
+    """Ask all APIs at once. Wrong answers become problems of the run."""
     took: list[float] = []
 
     def ask(question: Any, client: Client) -> None:
@@ -40,36 +40,36 @@ def _ask_all(run: Run, questions: list[Any], expected: dict[str, list[str]]) -> 
         fault = question(client, expected)
         took.append(time.monotonic() - began)
         if fault is None and took[-1] > UNAVAILABLE_SECONDS:
-            fault = "that was late"
+            fault = "the answer was late"
         if fault is not None:
             asked = f"port {client.http.ports[0]} after {took[-1]:.1f} s"
-            run.problems.append(f"not_told_what_is_away: {question.__name__[1:]} on {asked}: {fault}")
+            run.problems.append(f"outage_not_reported {question.__name__[1:]} on {asked}: {fault}")
 
     threads = [
-        threading.Thread(target=ask, args=(question, run.load.doubter(port)), daemon=True)
+        threading.Thread(target=ask, args=(question, run.load.outage_client(port)), daemon=True)
         for port in run.system.ports
         for question in questions
     ]
     for thread in threads:
         thread.start()
     run.system.until(lambda: not any(thread.is_alive() for thread in threads))
-    return f"all say so within {max(took):.1f} s"
+    return f"all report it within {max(took):.1f} s"
 
 
-def _post(client: Client, _expected: object) -> str | None:
-    """One try; it may be stored all the same, once PostgreSQL is back."""
-    body = {"resource": "shop-1", "account": "doubter", "amount": 1}
+def _send(client: Client, _expected: object) -> str | None:
+    """Send one request. It may be stored once PostgreSQL is back."""
+    body = {"resource": "shop-1", "account": "outage", "amount": 1}
     answer = client.once("/v1/redemptions", "redemption", body)
     return _wrong(answer, 503)
 
 
-def _look(client: Client, expected: dict[str, list[str]]) -> str | None:
+def _read_readiness(client: Client, expected: dict[str, list[str]]) -> str | None:
     http = Http(client.http.ports, client.http.caller)
     answer = http.call("GET", "/readyz")
     http.hang_up()
     fault = _wrong(answer, 503 if "missing" in expected else 200)
     if fault is None and not expected.items() <= answer.document.items():
-        fault = f"it says {answer.document}"
+        fault = f"it answers {answer.document}"
     return fault
 
 
@@ -77,5 +77,5 @@ def _wrong(answer: Answer, status: int) -> str | None:
     if answer.status != status:
         return f"it answers {answer.status}, and not {status}: {answer.document}"
     if status == 503 and answer.retry_after is None:
-        return "it does not say when to ask again"
+        return "it has no Retry-After"
     return None

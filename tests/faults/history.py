@@ -1,8 +1,8 @@
 """
-The history of a run: what clients asked and were told, and what was read back once all was over.
+The history of a run: the clients' requests and answers, and the data read back after its end.
 
-Only data, and how it is kept in a file. Seconds are those of one monotonic clock of the clients; microseconds are
-those of PostgreSQL since 1970.
+It has only data, and its form in a file. Seconds are of the clients' monotonic clock, and microseconds are of
+PostgreSQL's clock since 1970.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Try:
-    """One time that a request was sent. `answered_at` None: nobody knows what became of it."""
+    """One sending of a request. Without an answer, `answered_at` is None and the outcome unknown."""
 
     sent_at: float
     answered_at: float | None = None
-    #: HTTP status of the answer (of an item of a batch: its own).
+    #: HTTP status of the answer; of a batch, the item's own status.
     status: int | None = None
-    #: What a 200 or 202 said: the id of the request, its status and its version.
+    #: Content of a 200 or 202: the id of the request, its status and its version.
     request: str | None = None
     state: str | None = None
     version: int | None = None
 
     @property
     def accepted(self) -> bool:
-        """Whether it was promised that the request is durable."""
+        """True if the request was promised to be durable."""
         return self.status in (200, 202)
 
     @property
     def refused(self) -> bool:
-        """Whether it was said that nothing is stored."""
+        """True if the answer was that nothing is stored."""
         return self.status is not None and 400 <= self.status <= 499
 
 
 @dataclass(slots=True)
 class Asked:
-    """One request as its client meant it; sent as often as it took to get an answer, always with the same key."""
+    """One request as its client meant it. All its tries have the same key."""
 
     client: str
     key: str
@@ -55,18 +55,18 @@ class Asked:
 
     @property
     def sent_at(self) -> float:
-        """When it can have arrived at the earliest."""
+        """The earliest time at which it can have arrived."""
         return self.tries[0].sent_at
 
     @property
     def promised(self) -> Try | None:
-        """The first answer that promised that it is durable."""
+        """The first answer that promised durability."""
         return next((one for one in self.tries if one.accepted), None)
 
 
 @dataclass(slots=True)
 class State:
-    """A state that a request came to, after its acceptance (which is version 1)."""
+    """A state of a request after its acceptance, which is version 1."""
 
     version: int
     status: str
@@ -94,26 +94,26 @@ class Stored:
     refund_of: str | None = None
     apply_before_us: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
-    #: When it was accepted.
+    #: The time of its acceptance.
     created_us: int = 0
     states: list[State] = field(default_factory=list)
-    #: Status and version as HTTP shows them; None: it was not asked.
+    #: Status and version over HTTP; None if they were not read.
     shown: tuple[str, int] | None = None
 
     @property
     def status(self) -> str:
-        """What it is now."""
+        """Its present status."""
         return self.states[-1].status if self.states else "processing"
 
     @property
-    def parked_at_first(self) -> bool:
-        """Its deciding failed; if it was decided later, then out of the order of its number."""
+    def failed_at_first(self) -> bool:
+        """True if its first decision failed. A later decision is then out of the order of its number."""
         return bool(self.states) and self.states[0].status == "failed"
 
 
 @dataclass(slots=True)
 class Entry:
-    """One line of a resource's ledger."""
+    """One entry of a resource's ledger."""
 
     resource: str
     version: int
@@ -138,7 +138,7 @@ class Resource:
 
 @dataclass(slots=True)
 class Subscriber:
-    """A webhook that was there before the first request; `events` None: it wants all."""
+    """A webhook registered before the first request. Without `events` it receives all."""
 
     id: str
     client: str
@@ -147,7 +147,7 @@ class Subscriber:
 
 @dataclass(slots=True)
 class Delivery:
-    """A row that says that somebody is to be told."""
+    """A row for a notification that must be delivered."""
 
     request: str
     version: int
@@ -157,8 +157,8 @@ class Delivery:
 
 
 @dataclass(slots=True)
-class Told:
-    """A message that arrived at a subscriber, and the status of the request in it."""
+class Message:
+    """A message that arrived at a subscriber, with the request's status in it."""
 
     subscriber: str
     event: str
@@ -170,32 +170,32 @@ class Told:
 
 @dataclass(slots=True)
 class History:
-    """Everything that the checker looks at."""
+    """The input of the checker."""
 
     asked: list[Asked] = field(default_factory=list)
     requests: list[Stored] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     resources: list[Resource] = field(default_factory=list)
-    #: How often each request was paid out, by the books of the gateways.
+    #: The number of payouts of each request, from the gateways' records.
     payouts: dict[str, int] = field(default_factory=dict)
-    #: Requests for which a gateway's yes arrived and was written down, whenever that was.
+    #: Requests for which a gateway's yes arrived and was recorded at any time.
     heard: list[str] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     #: The number of the last decision of each partition that has one.
     sequences: dict[int, int] = field(default_factory=dict)
-    #: When it was read back; None: nobody looked at a clock.
+    #: The time of reading back; None if it is unknown.
     read_us: int | None = None
 
     def save(self, path: Path) -> None:
-        """Keep it, for whoever wants to look."""
+        """Write the history to a file."""
         with gzip.open(path, "wt") as file:
             json.dump(asdict(self), file, separators=(",", ":"))
 
     @classmethod
     def load(cls, path: Path) -> History:
-        """What `save` kept."""
+        """Read a history that `save` wrote."""
         with gzip.open(path, "rt") as file:
             kept = json.load(file)
         return cls(
@@ -216,7 +216,7 @@ class History:
             kept["heard"],
             [Subscriber(**one) for one in kept["subscribers"]],
             [Delivery(**one) for one in kept["deliveries"]],
-            [Told(**one) for one in kept["told"]],
+            [Message(**one) for one in kept["messages"]],
             {int(partition): last for partition, last in kept["sequences"].items()},
             kept["read_us"],
         )

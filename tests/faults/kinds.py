@@ -1,7 +1,8 @@
 """
-The faults: what is done to a run, and how soon it must decide again. Each leaves the system whole.
+The faults. Each is injected into a run, checks how soon the system decides again, and leaves the system
+whole.
 
-Each returns what happened, in words; what took too long it has added to the run's problems.
+Each returns a description. A decision that took too long becomes a problem of the run.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ if TYPE_CHECKING:
     from tests.faults.parts import Part
     from tests.faults.run import Run
 
-#: A part that was killed is there again, and what it had at hand is decided, within this, in seconds: a Python that
-#: starts takes some of them on a busy machine.
+#: Time until a killed process is back and has decided its waiting work, in seconds. Python's start takes some
+#: of it.
 RESTART_SECONDS: Final = 10.0
-#: After a power cut everything has to start, in seconds.
+#: Time for everything to start after a power cut, in seconds.
 POWER_SECONDS: Final = 15.0
-#: How far the clock of one process is wrong, in seconds.
+#: Shifts of one process's clock, in seconds.
 CLOCK_SHIFTS: Final = (-7_200, -90, 90, 7_200)
-#: How long a worker that is stopped stands still, in seconds: long enough to be given up by everybody.
+#: Duration of a worker's suspension, in seconds: longer than its lease and every time limit.
 STOPPED_SECONDS: Final = 10.0
-#: How long a stranger drains beside the owners, in seconds.
-STRANGER_SECONDS: Final = 1.5
+#: Duration for which a foreign process drains beside the owners, in seconds.
+FOREIGN_SECONDS: Final = 1.5
 
 Fault = "Callable[[Run, random.Random], str]"
 
 
 def kill_worker(run: Run, chance: random.Random) -> str:
-    """A kill -9 of a worker; another one takes its partitions over."""
+    """Kill a worker with -9. Another one takes over its partitions."""
     worker = _worker_beside_others(run, chance)
     pid, since = worker.pid, time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -53,7 +54,7 @@ def kill_worker(run: Run, chance: random.Random) -> str:
 
 
 def stop_worker(run: Run, chance: random.Random) -> str:
-    """SIGSTOP of a worker, wherever it is, for longer than its lease; then it goes on."""
+    """Suspend a worker for longer than its lease, then let it continue."""
     worker = _worker_beside_others(run, chance)
     with _stopped([worker.pid]):
         since = time.monotonic()
@@ -65,7 +66,7 @@ def stop_worker(run: Run, chance: random.Random) -> str:
 
 
 def end_worker(run: Run, chance: random.Random) -> str:
-    """SIGTERM: it hands over at once."""
+    """End a worker with SIGTERM. It hands over at once."""
     worker = _worker_beside_others(run, chance)
     worker.end()
     worker.wanted = True
@@ -73,7 +74,7 @@ def end_worker(run: Run, chance: random.Random) -> str:
 
 
 def kill_api(run: Run, chance: random.Random) -> str:
-    """A kill -9 of an API: of its main process, or of the one that serves."""
+    """Kill an API with -9, either its main process or the one that serves."""
     api = chance.choice(run.system.living("api"))
     pid, since = chance.choice(api.pids()), time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -81,7 +82,7 @@ def kill_api(run: Run, chance: random.Random) -> str:
 
 
 def stop_api(run: Run, chance: random.Random) -> str:
-    """SIGSTOP of an API, with everything that it has at hand."""
+    """Suspend an API in the middle of its requests."""
     api = chance.choice(run.system.living("api"))
     with run.load.standstill.lasting(), _stopped(api.pids()):
         run.system.pause(seconds := chance.uniform(2, 6))
@@ -89,7 +90,7 @@ def stop_api(run: Run, chance: random.Random) -> str:
 
 
 def kill_courier(run: Run, chance: random.Random) -> str:
-    """A kill -9 of the courier, in the middle of its calls."""
+    """Kill the courier with -9 in the middle of its calls."""
     [courier] = run.system.living("courier")
     pid = courier.pid
     os.kill(pid, signal.SIGKILL)
@@ -97,7 +98,7 @@ def kill_courier(run: Run, chance: random.Random) -> str:
 
 
 def stop_courier(run: Run, chance: random.Random) -> str:
-    """SIGSTOP of the courier, for longer than its leases."""
+    """Suspend the courier for longer than its leases."""
     [courier] = run.system.living("courier")
     with _stopped([courier.pid]):
         decided = run.must_decide(None, SOON_SECONDS, "meanwhile")
@@ -106,7 +107,7 @@ def stop_courier(run: Run, chance: random.Random) -> str:
 
 
 def kill_valkey(run: Run, chance: random.Random) -> str:
-    """A kill -9 of Valkey; the sweep decides until it is back."""
+    """Kill Valkey with -9. The sweep finds work until it is back."""
     system = run.system
     pid = _pid(run, system.valkey)
     degraded.be_ready(run)
@@ -120,7 +121,7 @@ def kill_valkey(run: Run, chance: random.Random) -> str:
 
 
 def stop_valkey(run: Run, chance: random.Random) -> str:
-    """SIGSTOP of Valkey: it takes connections and says nothing."""
+    """Suspend Valkey, which then accepts connections without answering."""
     pid = _pid(run, run.system.valkey)
     with _stopped([pid]):
         run.system.pause(chance.uniform(0.2, 2))
@@ -129,20 +130,20 @@ def stop_valkey(run: Run, chance: random.Random) -> str:
 
 
 def flush_valkey(run: Run, chance: random.Random) -> str:
-    """FLUSHALL, again and again: every bell is forgotten."""
+    """Empty Valkey repeatedly, so that every notification is lost."""
     import redis  # noqa: PLC0415 - only this fault speaks to it
 
     times = chance.randint(1, 30)
     with redis.Redis.from_url(run.system.redis_url, socket_timeout=2) as client:
         for _ in range(times):
-            with contextlib.suppress(redis.RedisError):  # one that is not back yet has forgotten all, too
+            with contextlib.suppress(redis.RedisError):  # a server that is not back yet is empty, too
                 client.flushall()
             run.system.pause(0.02)
     return f"FLUSHALL {times} times; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
 
 
 def kill_postgres(run: Run, chance: random.Random) -> str:
-    """PostgreSQL stopped at once (immediate, or -9), and started again after a while."""
+    """Stop PostgreSQL at once (immediate, or -9), and start it again later."""
     system = run.system
     pid = _pid(run, system.postgres)
     degraded.be_ready(run)
@@ -150,30 +151,30 @@ def kill_postgres(run: Run, chance: random.Random) -> str:
     sent, killed_at = chance.choice([signal.SIGQUIT, signal.SIGKILL]), time.monotonic()
     os.kill(pid, sent)
     system.until(lambda: not system.postgres.alive())
-    away = degraded.without_postgres(run)
+    outage = degraded.without_postgres(run)
     system.pause(chance.uniform(0, 3))
     system.wanted.insert(0, system.postgres)
     system.until(lambda: system.query("SELECT 1") is not None)
     since = time.monotonic()
     again = run.must_decide(since, TAKEOVER_SECONDS, "again")
-    return f"PostgreSQL {pid} {sent.name}, away for {since - killed_at:.1f} s; {away}; {again}"
+    return f"PostgreSQL {pid} {sent.name}, unavailable for {since - killed_at:.1f} s; {outage}; {again}"
 
 
 def stop_postgres(run: Run, chance: random.Random) -> str:
-    """SIGSTOP of PostgreSQL and all that belongs to it: it is there, and says nothing."""
+    """Suspend all processes of PostgreSQL, which then does not answer."""
     pid = _pid(run, run.system.postgres)
     degraded.be_ready(run)
     began = time.monotonic()
-    with _stopped([pid]), _stopped(_with_children(pid)):  # first who makes new ones
-        away = degraded.without_postgres(run)
+    with _stopped([pid]), _stopped(_with_children(pid)):  # first the process that starts others
+        outage = degraded.without_postgres(run)
         run.system.pause(chance.uniform(0, 3))
     since = time.monotonic()
     again = run.must_decide(since, TAKEOVER_SECONDS, "again")
-    return f"PostgreSQL {pid} stopped for {since - began:.0f} s; {away}; {again}"
+    return f"PostgreSQL {pid} stopped for {since - began:.0f} s; {outage}; {again}"
 
 
 def lose_commits(run: Run, chance: random.Random) -> str:
-    """Connections are cut during a COMMIT: it was done, or not, and nobody is told."""
+    """Cut connections during a COMMIT, whose outcome is then unknown."""
     proxies = [run.system.api_proxy, run.system.courier_proxy, *run.system.worker_proxies]
     for proxy in proxies:
         proxy.losses = [chance.choice(["answer", "answer", "commit"]) for _ in range(chance.randint(1, 6))]
@@ -187,7 +188,7 @@ def lose_commits(run: Run, chance: random.Random) -> str:
 
 
 def cut_off_host(run: Run, chance: random.Random) -> str:
-    """Some of the workers hear nothing more of PostgreSQL, and it nothing of them; others take over."""
+    """Cut some workers off from PostgreSQL in both directions. Others take over."""
     run.system.until(run.system.is_shared_by_all)
     proxy = chance.choice(run.system.worker_proxies)
     cut_off = [part for part in run.system.living("worker") if run.system.is_behind(part, proxy)]
@@ -195,7 +196,7 @@ def cut_off_host(run: Run, chance: random.Random) -> str:
     proxy.freeze()
     since = time.monotonic()
     try:
-        decided = run.must_decide(since, TAKEOVER_SECONDS, "by others") if others else "nobody is left"
+        decided = run.must_decide(since, TAKEOVER_SECONDS, "by others") if others else "no worker is left"
         run.system.pause(max(0.0, since + chance.uniform(4, 8) - time.monotonic()))
     finally:
         proxy.thaw()
@@ -204,40 +205,40 @@ def cut_off_host(run: Run, chance: random.Random) -> str:
     return f"{len(cut_off)} workers cut off for {seconds:.0f} s; {decided}; {after}"
 
 
-def drain_as_stranger(run: Run, chance: random.Random) -> str:
-    """Somebody else drains all partitions beside their owners, as in a deploy: only the lock keeps them apart."""
+def drain_as_foreigner(run: Run, chance: random.Random) -> str:
+    """Drain all partitions beside their owners, as during a deploy. Only the lock separates them."""
     taken, over = 0, threading.Event()
 
     def drain() -> None:
         nonlocal taken
         url = run.system.environment["TELLER_WORKER_DATABASE_URL"]
         try:
-            with connections.connect(url, application_name="stranger") as own:
+            with connections.connect(url, application_name="foreigner") as own:
                 while not over.is_set():
                     for partition in busy:
                         taken += batch.drain_once(own, partition).taken
         except DatabaseUnavailable as fault:
             if NOT_ALONE in str(fault):
-                run.problems.append(f"not_alone: a stranger drained, and {fault}")
+                run.problems.append(f"not_alone: a foreign process drained, and {fault}")
 
     busy = chance.sample(range(PARTITIONS), PARTITIONS)
-    strangers = [threading.Thread(target=drain, daemon=True) for _ in range(2)]
-    for stranger in strangers:
-        stranger.start()
-    run.system.pause(STRANGER_SECONDS)
+    foreigners = [threading.Thread(target=drain, daemon=True) for _ in range(2)]
+    for foreigner in foreigners:
+        foreigner.start()
+    run.system.pause(FOREIGN_SECONDS)
     over.set()
-    run.system.until(lambda: not any(stranger.is_alive() for stranger in strangers))
-    return f"strangers drained {taken} rows; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
+    run.system.until(lambda: not any(foreigner.is_alive() for foreigner in foreigners))
+    return f"foreign processes drained {taken} rows; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
 
 
 def move_clock(run: Run, chance: random.Random) -> str:
-    """The clock of one process is wrong, by minutes or hours."""
+    """Shift the clock of one process by minutes or hours."""
     kind = chance.choice(["api", "worker", "courier"])
     return move_clock_of(kind, chance.choice(CLOCK_SHIFTS), run, chance)
 
 
 def move_clock_of(kind: str, shift: int, run: Run, chance: random.Random) -> str:
-    """The clock of a process of this kind is wrong, by so many seconds."""
+    """Shift the clock of a process of this kind by `shift` seconds."""
     part = chance.choice(run.system.living(kind))
     sound = part.arguments, part.environment
     _restart(run, part, [*MOVED_CLOCK, kind], {**part.environment, "CLOCK_SHIFT_SECONDS": str(shift)})
@@ -249,7 +250,7 @@ def move_clock_of(kind: str, shift: int, run: Run, chance: random.Random) -> str
 
 
 def scale_workers(run: Run, chance: random.Random) -> str:
-    """One worker, four, and one again; no partition waits."""
+    """Run one worker, then four, then one again. No partition waits."""
     system = run.system
     decided = []
     system.until(system.is_shared_by_all)
@@ -270,7 +271,7 @@ def scale_workers(run: Run, chance: random.Random) -> str:
 
 
 def cut_power(run: Run, chance: random.Random) -> str:
-    """Everything is killed at the same moment."""
+    """Kill everything at the same moment."""
     system = run.system
     servers = [(server, _pid(run, server)) for server in (system.postgres, system.valkey)]
     for part in system.parts:
@@ -281,12 +282,14 @@ def cut_power(run: Run, chance: random.Random) -> str:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     since = time.monotonic()
-    system.until(lambda: all(server.pid != before for server, before in servers))  # dead, or there again
+    system.until(lambda: all(server.pid != before for server, before in servers))  # dead, or back already
     return f"everything killed; {run.must_decide(since, POWER_SECONDS, 'again')}"
 
 
 def _worker_beside_others(run: Run, chance: random.Random) -> Part:
-    """One of the workers, when all have begun: those that an earlier fault ended could not take over from it."""
+    """
+    Choose a worker once all have started. Workers that an earlier fault ended could not take over from it.
+    """
     run.system.until(run.system.is_shared_by_all)
     return chance.choice(run.system.living("worker"))
 
@@ -300,7 +303,7 @@ def _restart(run: Run, part: Part, arguments: Sequence[str], environment: object
 
 
 def _pid(run: Run, server: Postgres | Valkey) -> int:
-    """Of a server that an earlier fault killed, when it is there again: all decided without it."""
+    """Return a server's process id, once it is back after an earlier fault."""
     run.system.until(server.alive)
     assert server.pid is not None
     return server.pid
@@ -325,7 +328,7 @@ def _with_children(pid: int) -> list[int]:
     return [pid]
 
 
-#: All that can be done anywhere.
+#: Faults that need no special rights.
 EVERYWHERE: Final = (
     kill_worker,
     stop_worker,
@@ -341,7 +344,7 @@ EVERYWHERE: Final = (
     stop_postgres,
     lose_commits,
     cut_off_host,
-    drain_as_stranger,
+    drain_as_foreigner,
     move_clock,
     scale_workers,
     cut_power,

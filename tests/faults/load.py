@@ -1,5 +1,5 @@
 """
-The load of a run: an admin and clients on threads of their own, and those who ask around each fault.
+The load of a run: an admin and clients on their own threads, and clients that ask around each fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Load:
-    """The clients of a run, each on a thread of its own, from `start` to `stop`."""
+    """The clients of a run, each on its own thread, from `start` to `stop`."""
 
     def __init__(self, ports: Sequence[int], client: Caller, admin: Caller, seed: int, people: int) -> None:
         self._stopping = threading.Event()
@@ -27,33 +27,33 @@ class Load:
         self.clients = [
             Client(number, seed, Http(ports, client), self._stopping) for number in range(1, people + 1)
         ]
-        #: Asks for one of everything, after each fault.
+        #: Asks for one of each resource, after each fault.
         self.prober = Client(people + 1, seed, Http(ports, client), threading.Event())
-        #: By port: who asks while something is away.
-        self._doubters = {
+        #: Clients that ask one API while a server is unavailable, by port.
+        self._outage_clients = {
             port: Client(people + 2 + number, seed, Http([port], client), threading.Event())
             for number, port in enumerate(ports)
         }
         self.standstill = self.admin.standstill
-        for one in (*self.clients, self.prober, *self._doubters.values()):
+        for one in (*self.clients, self.prober, *self._outage_clients.values()):
             one.standstill = self.standstill
         self._threads: list[threading.Thread] = []
 
-    def doubter(self, port: int) -> Client:
-        """Asks this API alone."""
-        return self._doubters[port]
+    def outage_client(self, port: int) -> Client:
+        """Return the client that asks only this API."""
+        return self._outage_clients[port]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the clients."""
         for one in (self.admin, *self.clients):
             thread = threading.Thread(target=one.run, name=f"client-{one.number}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def stop(self, patience_seconds: float, meanwhile: Callable[[float], None]) -> None:
-        """No new wishes; what is open is asked for until it is answered, for so long. `meanwhile` passes time."""
+    def stop(self, seconds: float, meanwhile: Callable[[float], None]) -> None:
+        """Stop sending new requests, and retry open ones for up to `seconds`. `meanwhile` lets time pass."""
         self._stopping.set()
-        end = time.monotonic() + patience_seconds
+        end = time.monotonic() + seconds
         for one in (self.admin, *self.clients):
             one.deadline = end
         while (
@@ -65,15 +65,15 @@ class Load:
                 one.http.hang_up()
 
     def asked(self) -> list[Asked]:
-        """What all of them asked."""
-        everybody = (self.admin, *self.clients, self.prober, *self._doubters.values())
-        return [asked for one in everybody for asked in list(one.asked)]
+        """Return the requests of all clients."""
+        everyone = (self.admin, *self.clients, self.prober, *self._outage_clients.values())
+        return [asked for one in everyone for asked in list(one.asked)]
 
     def wrong(self) -> list[str]:
-        """What they were answered and should not have been."""
+        """Return the answers that break a promise."""
         return [wrong for one in (self.admin, *self.clients, self.prober) for wrong in one.wrong]
 
     @property
     def answered(self) -> int:
-        """How many requests were accepted so far."""
+        """The number of requests accepted so far."""
         return sum(one.answered for one in (self.admin, *self.clients, self.prober))

@@ -1,8 +1,8 @@
 """
 Faults that need root and Linux: a full disk, and a second host whose network is cut.
 
-Everything is done in namespaces of our own (mounts) or undone at the end (the link between the hosts); where that is
-not allowed, somebody is told why.
+Mounts are in a separate namespace, and the link between the hosts is removed at the end. If the machine does
+not allow it, a message has the reason.
 """
 
 from __future__ import annotations
@@ -25,29 +25,30 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run
 
-#: unshare(2), mount(2) and umount2(2).
+#: Constants of unshare(2), mount(2) and umount2(2).
 CLONE_NEWNS: Final = 0x00020000
 MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 MNT_DETACH: Final = 2
-#: What fits onto the disk of PostgreSQL, and of Valkey (which shortens its file from 64 MiB on), in bytes: all of a
-#: long run, and not much more.
+#: Sizes of the disks of PostgreSQL and Valkey, in bytes: enough for a long run, and little more. Valkey
+#: shortens its file from 64 MiB on.
 POSTGRES_BYTES: Final = 2 * 1024**3
 VALKEY_BYTES: Final = 512 * 1024**2
-#: The two ends of the link between the hosts, and where PostgreSQL and Redis are reached over it.
+#: The two ends of the link between the hosts, and the ports of PostgreSQL and Redis on it.
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 POSTGRES_PORT, REDIS_PORT = 5432, 6379
 BALLAST: Final = "ballast"
 
 
 class NotHere(Exception):
-    """The machine does not allow it; says why."""
+    """The machine does not allow a fault. The message has the reason."""
 
 
 @contextlib.contextmanager
 def small_disks(home: Path) -> Iterator[None]:
     """
-    While it lasts, the data of PostgreSQL and Valkey in this home are on small disks of their own, which nobody else
-    sees. Raises NotHere.
+    Put the data of PostgreSQL and Valkey in this home on small disks while the block runs.
+
+    Only this process and its children see them. Raises NotHere.
     """
     if sys.platform != "linux" or os.geteuid() != 0:
         raise NotHere("a small disk can only be made by root, on Linux")
@@ -67,7 +68,7 @@ def small_disks(home: Path) -> Iterator[None]:
 
 
 def fill_postgres_disk(run: Run, chance: random.Random) -> str:
-    """PostgreSQL can write nothing more; whoever asks is told so, and afterwards all goes on."""
+    """Let PostgreSQL write nothing more. Clients get an answer, and afterwards everything continues."""
     with _full(run.system.home / "postgres"):
         run.system.pause(seconds := chance.uniform(1, 5))
     since = time.monotonic()
@@ -76,7 +77,7 @@ def fill_postgres_disk(run: Run, chance: random.Random) -> str:
 
 
 def fill_valkey_disk(run: Run, chance: random.Random) -> str:
-    """Valkey can write nothing more, and refuses to be written to; the sweep decides."""
+    """Let Valkey write nothing more, so that it refuses commands. The sweep finds the work."""
     with _full(run.system.home / "valkey"):
         run.system.pause(chance.uniform(1, 4))
         without = run.must_decide(None, SOON_SECONDS, "meanwhile")
@@ -99,7 +100,7 @@ def _full(disk: Path) -> Iterator[None]:
 
 
 class SecondHost:
-    """Another host: a network namespace, and one cable. `open` raises NotHere; `close` takes it away."""
+    """Another host, as a network namespace with one cable. `open` raises NotHere, and `close` removes it."""
 
     def __init__(self) -> None:
         self.name = f"teller-{os.getpid()}"
@@ -107,11 +108,11 @@ class SecondHost:
 
     @property
     def prefix(self) -> list[str]:
-        """What runs a program there."""
+        """The command that runs a program there."""
         return [_ip(), "netns", "exec", self.name]
 
     def open(self) -> None:
-        """Put it beside this one."""
+        """Create the host beside this one."""
         if sys.platform != "linux" or os.geteuid() != 0:
             raise NotHere("a second host can only be made by root, on Linux")
         far = f"{self._cable}b"
@@ -130,21 +131,21 @@ class SecondHost:
                 raise NotHere(f"no second host: ip {words}: {done.stderr.strip()}")
 
     def pull_cable(self) -> None:
-        """Nothing passes, and nobody is told."""
+        """Cut the link without notice to either side."""
         subprocess.run([_ip(), "link", "set", self._cable, "down"], check=True)
 
     def plug_cable(self) -> None:
-        """As before."""
+        """Restore the link."""
         subprocess.run([_ip(), "link", "set", self._cable, "up"], check=True)
 
     def close(self) -> None:
-        """Cable and host are gone."""
+        """Remove the cable and the host."""
         for words in (["link", "delete", self._cable], ["netns", "delete", self.name]):
             subprocess.run([_ip(), *words], check=False, capture_output=True)
 
 
 def cut_cable(run: Run, chance: random.Random) -> str:
-    """A worker on a second host takes its share; then its cable is pulled, and later plugged in again."""
+    """Run a worker on a second host until it has its share, then cut its link, and later restore it."""
     system, host = run.system, SecondHost()
     host.open()
     try:
@@ -182,12 +183,12 @@ def _ip() -> str:
 
 
 def may_have_second_host() -> None:
-    """Raises NotHere when it may not."""
+    """Check that a second host can be created. Raises NotHere."""
     host = SecondHost()
     host.open()
     host.close()
 
 
-#: What can be done where small disks could be made; and where a second host can be.
+#: Faults that need small disks, and faults that need a second host.
 ON_SMALL_DISKS: Final = (fill_postgres_disk, fill_valkey_disk)
 WITH_SECOND_HOST: Final = (cut_cable,)

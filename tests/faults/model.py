@@ -1,7 +1,7 @@
 """
-What a resource would do if it were alone in the world and did one thing after the other.
+The right result for a resource on which one request runs after the other.
 
-A few lines of its own, after CONTRACT.md: nothing is shared with what it judges.
+It follows the published rules in a few lines, and shares nothing with the code that it judges.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from tests.faults.history import Entry, Stored
 
-#: What "not enough left" is called.
+#: Codes for "not enough left", by kind of resource.
 SHORT = {
     "balance": "insufficient_funds",
     "pool": "insufficient_funds",
@@ -21,7 +21,7 @@ SHORT = {
     "seat": "out_of_stock",
     "coupon": "fully_redeemed",
 }
-#: How an entry of each kind moves what is available and what is held.
+#: Changes of the available and the held quantity, by kind of entry.
 MOVES = {"hold": (-1, 1), "capture": (0, -1), "release": (1, -1), "debit": (-1, 0), "credit": (1, 0)}
 TAKING = ("redemption", "withdrawal")
 LARGEST = 2**53 - 1
@@ -29,8 +29,9 @@ LARGEST = 2**53 - 1
 
 class Verdict(NamedTuple):
     """
-    What must follow: an entry of this kind and amount, or none; and the code of a no. `also`: a second code that
-    depends on whether a gateway's call was under way, which nobody can tell afterwards.
+    The required result: an entry of this kind and amount, or none, and the code of a refusal.
+
+    `also` is a second possible code. It depends on a gateway's open call, of which no record remains.
     """
 
     entry: str | None = None
@@ -41,7 +42,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """What a request has taken so far: held, taken for good, given back."""
+    """Amounts of a request so far: held, taken for good, given back."""
 
     held: int = 0
     taken: int = 0
@@ -50,7 +51,7 @@ class Account:
 
 @dataclass(slots=True)
 class Model:
-    """One resource, as the entries and decisions so far have made it."""
+    """One resource in the state after the entries and decisions so far."""
 
     requests: dict[str, Stored]
     is_open: bool = False
@@ -61,13 +62,13 @@ class Model:
     held: int = 0
     version: int = 0
     last_us: int = 0
-    #: By (client, account): what it has taken or holds.
+    #: The amount that each client's account has taken or holds.
     used: dict[tuple[str, str | None], int] = field(default_factory=dict)
-    #: By request.
-    books: dict[str, Account] = field(default_factory=dict)
+    #: Amounts by request.
+    amounts: dict[str, Account] = field(default_factory=dict)
 
     def verdict(self, asked: Stored) -> Verdict:
-        """What must follow from this request now."""
+        """Return the required result of this request now."""
         if asked.kind == "opening":
             if self.is_open:
                 return Verdict(code="resource_exists")
@@ -91,7 +92,7 @@ class Model:
         return Verdict()
 
     def note(self, asked: Stored) -> None:
-        """A request was completed: what it changes besides quantities."""
+        """Apply what a completed request changes besides quantities."""
         if asked.kind == "opening":
             self.is_open, self.rules = True, dict(asked.details)
             self.kind = self.rules.pop("kind")
@@ -101,7 +102,7 @@ class Model:
             self.closed = True
 
     def post(self, entry: Entry) -> None:
-        """An entry was written: quantities move, whether it should have been written or not."""
+        """Apply an entry to the quantities, whether it was right or not."""
         moves = MOVES[entry.kind]
         self.version += 1
         self.available += moves[0] * entry.amount
@@ -111,7 +112,7 @@ class Model:
         if by is None or by.kind not in (*TAKING, "refund"):
             return
         original = self.requests.get(by.refund_of or "", by)
-        book = self.books.setdefault(original.id, Account())
+        book = self.amounts.setdefault(original.id, Account())
         owner = (original.client, original.account)
         used = self.used.get(owner, 0)
         match entry.kind:
@@ -152,7 +153,7 @@ class Model:
         original = self.requests.get(asked.refund_of or "")
         if original is None or original.kind not in TAKING:
             return Verdict(code="nothing_to_refund")
-        book = self.books.get(original.id, Account())
+        book = self.amounts.get(original.id, Account())
         if book.held:
             if asked.amount is not None and asked.amount > book.held:
                 return Verdict(code="refund_too_large", also="outcome_pending")

@@ -1,7 +1,7 @@
 """
-A `teller api`, `worker` or `courier` whose clock goes wrong: by CLOCK_SHIFT_SECONDS, ahead or behind.
+Runs `teller api`, `worker` or `courier` with a clock that is wrong by CLOCK_SHIFT_SECONDS, ahead or behind.
 
-Whatever asks Python for the time of day gets the wrong one. What counts is decided by the clock of PostgreSQL.
+Python's time of day is wrong for all code. PostgreSQL's clock decides everything that matters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHIFT_SECONDS = int(os.environ.get("CLOCK_SHIFT_SECONDS", "0"))
 
 
 def move(seconds: int) -> None:
-    """The clocks of this process go wrong by so much."""
+    """Shift the clocks of this process by `seconds`."""
     right_time, right_time_ns, right_now = time.time, time.time_ns, datetime.now
 
     def now(_: type[datetime], tz: tzinfo | None = None) -> datetime:
@@ -24,7 +24,7 @@ def move(seconds: int) -> None:
 
     time.time = lambda: right_time() + seconds
     time.time_ns = lambda: right_time_ns() + seconds * 10**9
-    # A class of C's own takes no attributes, and another class in its place would not be the one that psycopg makes.
+    # A class from C accepts no attributes, and psycopg would not use another class in its place.
     [attributes] = gc.get_referents(datetime.__dict__)
     attributes["now"] = classmethod(now)
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime))
@@ -32,6 +32,6 @@ def move(seconds: int) -> None:
 
 if __name__ == "__main__":
     move(SHIFT_SECONDS)
-    from teller.root import main  # after the change: whoever imports the functions by name gets ours
+    from teller.root import main  # imported after the change, so that it imports the shifted functions
 
     main()

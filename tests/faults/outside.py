@@ -1,8 +1,9 @@
 """
-The world outside of a run: a bank that keeps its own books and is unreliable, and a subscriber that remembers.
+The systems outside of a run: an unreliable bank with its own records, and a subscriber that keeps its
+messages.
 
-What the bank does is decided by the request's id, so that a repeated call meets the same mood: it pays once for each
-key, whatever becomes of its answer.
+The request's key decides how the bank behaves, so a repeated call meets the same behaviour. It pays once for
+each key, whatever happens to its answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import zlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.faults.history import Told
+from tests.faults.history import Message
 from tests.flow.courier.outside import Reply, says, serving
 
 if TYPE_CHECKING:
@@ -23,23 +24,23 @@ if TYPE_CHECKING:
 
     from tests.flow.courier.outside import Call, Handler
 
-#: Slower than a call may take, in seconds.
+#: Longer than the time limit of a call, in seconds.
 SLOW_SECONDS = 1.5
 
 
 class Bank:
-    """A gateway. `payouts`: by request, how often it paid."""
+    """A gateway. `payouts` counts its payments by request."""
 
     def __init__(self) -> None:
         self.payouts: Counter[str] = Counter()
-        #: Once it is well, whatever is asked is answered.
-        self.is_well = False
+        #: Once true, every call gets its answer.
+        self.is_reliable = False
         self._paid: set[str] = set()
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def behave(self, call: Call, handler: Handler) -> Reply | None:
-        """By the mood that the request meets."""
+        """Behave as the request's key decides."""
         document = call.document
         request, key = document["request"], call.key
         mood = zlib.crc32(key.encode()) % 100
@@ -52,18 +53,18 @@ class Bank:
             return says(422, reason="no such account")
         if mood < 82:  # it pays, and the answer is lost, once
             answer = self._pay(request, key)
-            if calls > 1 or self.is_well:
+            if calls > 1 or self.is_reliable:
                 return answer
             _hang_up(handler)
             return None
         if mood < 90:  # it answers the second call
-            return self._pay(request, key) if calls > 1 or self.is_well else 503
-        if mood < 94:  # it pays too late to be heard
+            return self._pay(request, key) if calls > 1 or self.is_reliable else 503
+        if mood < 94:  # it pays, but its answer comes too late
             answer = self._pay(request, key)
-            if not self.is_well:
+            if not self.is_reliable:
                 time.sleep(SLOW_SECONDS)
             return answer
-        return self._pay(request, key) if self.is_well else 503
+        return self._pay(request, key) if self.is_reliable else 503
 
     def _pay(self, request: str, key: str) -> Reply:
         with self._lock:
@@ -80,20 +81,20 @@ def _hang_up(handler: Handler) -> None:
 
 
 class Subscriber:
-    """Who is told by webhook. `told`: what arrived; some of it is answered only the second time."""
+    """A receiver of webhooks. `messages` has all that arrived; some get a success only the second time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.told: list[Told] = []
+        self.messages: list[Message] = []
         self._refused: set[str] = set()
 
     def behave(self, call: Call, _handler: Handler) -> Reply:
-        """Takes it, or says once that something is wrong here."""
+        """Accept the message, or answer with an error once."""
         data = call.document
         request = data["data"]
         event = call.headers["webhook-id"]
-        self.told.append(
-            Told(self.name, event, data["type"], request["id"], request["version"], request["status"])
+        self.messages.append(
+            Message(self.name, event, data["type"], request["id"], request["version"], request["status"])
         )
         if zlib.crc32(event.encode()) % 50 == 0 and event not in self._refused:
             self._refused.add(event)
@@ -103,7 +104,7 @@ class Subscriber:
 
 @contextlib.contextmanager
 def outside() -> Iterator[tuple[Bank, str, Subscriber, str]]:
-    """Both, and where they are."""
+    """Run both. Yields them with their addresses."""
     bank, subscriber = Bank(), Subscriber("")
     with serving() as gateway, serving() as hook:
 
@@ -111,9 +112,9 @@ def outside() -> Iterator[tuple[Bank, str, Subscriber, str]]:
             gateway.calls.clear()
             return bank.behave(call, handler)
 
-        def told(call: Call, handler: Handler) -> Reply:
+        def delivered(call: Call, handler: Handler) -> Reply:
             hook.calls.clear()
             return subscriber.behave(call, handler)
 
-        gateway.behave, hook.behave = remembered_elsewhere, told
+        gateway.behave, hook.behave = remembered_elsewhere, delivered
         yield bank, gateway.url, subscriber, hook.url

@@ -1,5 +1,5 @@
 """
-The processes of Teller's that a run is made of, and the code that they run.
+The processes of a run, and the code that they run.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from teller.embedded.child import Child, _start
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What the processes are made of.
+#: The files that the processes need.
 SOURCES = ("teller", "api", "lab", "workers", "processor", "schema.sql", "tests/faults")
-#: A process that is asked to end has so long, in seconds.
+#: Time for a process to stop, in seconds.
 STOP_SECONDS = 8.0
 
 
 @dataclass
 class Part:
-    """One process of Teller's: how it is started, and whether it is wanted."""
+    """One process of Teller: its command, and whether it should run."""
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
     log: Path
-    #: What comes before the interpreter: `ip netns exec …`.
+    #: A command before the interpreter, such as `ip netns exec …`.
     prefix: Sequence[str] = ()
     wanted: bool = True
     starts: int = 0
@@ -41,16 +41,16 @@ class Part:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now, or ran last."""
+        """The id of the running process, or of the last one."""
         assert self.child is not None
         return self.child.pid
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether the process runs."""
         return self.child is not None and self.child.alive()
 
     def start(self) -> None:
-        """In the main thread."""
+        """Start the process. Must run in the main thread."""
         with self.log.open("ab") as output:
             options = {"env": {**os.environ, **self.environment}, "stderr": output, "stdout": output}
             program = [*self.prefix, sys.executable, *self.arguments]
@@ -58,13 +58,13 @@ class Part:
         self.starts += 1
 
     def end(self, *, kill: bool = False) -> None:
-        """It is not wanted any more; returns when it has ended."""
+        """End the process for good. Returns when it has ended."""
         self.wanted = False
         if self.child is not None:
             self.child.stop(0 if kill else STOP_SECONDS)
 
     def pids(self) -> list[int]:
-        """It and its children."""
+        """Return the ids of the process and its children."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         with contextlib.suppress(OSError):
             return [self.pid, *map(int, children.read_text().split())]
@@ -72,7 +72,7 @@ class Part:
 
 
 def sources(to: Path) -> Path:
-    """A copy of the code that runs here."""
+    """Copy the code that runs here. Returns the folder."""
     root = Path(processor.__file__).parents[1]
     for name in SOURCES:
         if (root / name).is_dir():

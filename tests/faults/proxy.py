@@ -1,8 +1,8 @@
 """
-A proxy between Teller's processes and PostgreSQL (or Redis) that loses what a network can lose.
+A proxy between Teller's processes and PostgreSQL or Redis that loses what a network can lose.
 
-Reads as much of PostgreSQL's protocol as it takes to see a commit go by: so it can let a COMMIT through and lose its
-answer, which leaves whoever sent it without knowing. Runs on a thread of its own.
+It parses PostgreSQL's protocol far enough to recognise a commit. It can pass on a COMMIT and lose its answer,
+so that the sender cannot know the outcome. It runs on its own thread.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 #: Bytes read at once.
 CHUNK_BYTES: Final = 256 * 1024
-#: What the socket of a PostgreSQL is called in its directory.
+#: File name of a PostgreSQL socket in its directory.
 SOCKET_NAME: Final = ".s.PGSQL.5432"
-#: What commits by itself, by a part of its text: the intake's INSERT, and what a courier records and unfolds.
+#: Parts of statements that commit by themselves: the intake's INSERT, and a courier's recording and
+#: expanding.
 COMMITS_BY_ITSELF: Final = (b"INSERT INTO requests", b"recorded AS (", b"DELETE FROM fanouts")
-#: How long it may take to begin and to end, in seconds.
-PATIENCE_SECONDS: Final = 5.0
+#: Time for the proxy to start and to stop, in seconds.
+WAIT_SECONDS: Final = 5.0
 
-#: The answer to the commit is lost; or the commit itself.
+#: Either the answer to the commit is lost, or the commit itself.
 Loss = Literal["answer", "commit"]
 
 
 class Proxy:
     """
-    Listens on a socket in `directory`, and speaks to the Unix socket `target`. `losses` says what the next commits
-    lose; `cuts` counts those that have.
+    Listens on a socket in `directory` and connects to the Unix socket `target`.
+
+    `losses` has what the next commits lose, and `cuts` counts those that did.
     """
 
     def __init__(self, directory: Path, target: Path) -> None:
@@ -42,9 +44,9 @@ class Proxy:
         self._target = target
         self.losses: list[Loss] = []
         self.cuts = 0
-        #: Called, on the thread of the proxy, when one is lost.
+        #: Called on the proxy's thread when a commit or answer is lost.
         self.on_loss: Callable[[], object] | None = None
-        #: How much later than it came a commit is passed on, in seconds.
+        #: Delay of each commit, in seconds.
         self.delay_seconds = 0.0
         self._loop = asyncio.new_event_loop()
         self._links: set[_Link] = set()
@@ -57,15 +59,15 @@ class Proxy:
         (directory / SOCKET_NAME).chmod(0o777)
 
     def listen_on(self, host: str, port: int) -> None:
-        """On TCP, too."""
+        """Listen on TCP, too."""
         self._run(self._listen_tcp(host, port))
 
     def freeze(self) -> None:
-        """Nothing passes any more, and nobody is told: as when a cable is pulled."""
+        """Pass nothing on and close nothing, as when a cable is pulled."""
         self._flow(flows=False)
 
     def thaw(self) -> None:
-        """What was held up passes."""
+        """Pass on everything that was held back."""
         self._flow(flows=True)
 
     def close(self) -> None:
@@ -81,11 +83,11 @@ class Proxy:
 
         self._run(end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(WAIT_SECONDS)
         self._loop.close()
 
     def lose(self) -> Loss | None:
-        """What the commit that has just come loses."""
+        """Return what the present commit loses."""
         if not self.losses:
             return None
         loss = self.losses.pop(0)
@@ -95,14 +97,14 @@ class Proxy:
         return loss
 
     async def flow(self) -> None:
-        """Returns when something may pass."""
+        """Wait until traffic may pass."""
         await self._flowing.wait()
 
     def _flow(self, *, flows: bool) -> None:
         self._loop.call_soon_threadsafe(self._flowing.set if flows else self._flowing.clear)
 
     def _run(self, task: object) -> None:
-        asyncio.run_coroutine_threadsafe(task, self._loop).result(PATIENCE_SECONDS)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(task, self._loop).result(WAIT_SECONDS)  # type: ignore[arg-type]
 
     async def _listen(self, path: Path) -> None:
         self._servers.append(await asyncio.start_unix_server(self._connected, str(path)))
@@ -125,7 +127,7 @@ class Proxy:
 
 
 class _Link:
-    """One connection: what it was asked to prepare, and whether it is losing an answer."""
+    """One connection: its prepared statements, and whether it is losing an answer."""
 
     def __init__(
         self,
@@ -178,7 +180,7 @@ class _Link:
                 if not self._losing:
                     self._to_client.write(chunk)
                     await self._to_client.drain()
-                elif (b"Z", b"I") in read:  # ready for more, and in no transaction: it is committed
+                elif (b"Z", b"I") in read:  # ready for more, and outside a transaction, so it is committed
                     return
 
     def _commits(self, kind: bytes, body: bytes) -> bool:
@@ -196,14 +198,14 @@ class _Link:
 
 
 class _Messages:
-    """Cuts a stream into PostgreSQL's messages. `starts`: its first has no type."""
+    """Splits a stream into PostgreSQL's messages. With `starts`, the first one has no type."""
 
     def __init__(self, *, starts: bool) -> None:
         self._buffer = bytearray()
         self._type_bytes = 0 if starts else 1
 
     def read(self, chunk: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The messages that are whole now: type and body."""
+        """Yield the complete messages, as type and body."""
         self._buffer += chunk
         while len(self._buffer) >= self._type_bytes + 4:
             begin = self._type_bytes

@@ -1,5 +1,5 @@
 """
-Reads a run back, once all is over: everything that is stored, as PostgreSQL has it, and as HTTP shows it.
+Reads the data of a run after its end, from PostgreSQL and over HTTP.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.faults.history import Delivery, Entry, History, Resource, State, Stor
 if TYPE_CHECKING:
     from tests.faults.system import System
 
-#: Requests that are asked for over HTTP, too, the newest.
+#: The number of newest requests that are also read over HTTP.
 SHOWN_MAX = 3_000
 
 REQUESTS = """
@@ -37,7 +37,7 @@ DELIVERIES = "SELECT request_id::text, version, type, webhook_id::text, status F
 
 
 def read_back(system: System, bank: Counter[str]) -> History:
-    """All but what clients and subscribers saw."""
+    """Read everything except the observations of clients and subscribers."""
     requests = {row[0]: Stored(*row) for row in _rows(system, REQUESTS)}
     for request, *state in _rows(system, STATES):
         requests[request].states.append(State(*state))
@@ -60,12 +60,12 @@ def read_back(system: System, bank: Counter[str]) -> History:
 
 def _rows(system: System, query: str) -> list[Any]:
     rows = system.query(query)
-    assert rows is not None, "PostgreSQL is away"
+    assert rows is not None, "PostgreSQL is unavailable"
     return rows
 
 
 def _shown(system: System) -> list[dict[str, Any]]:
-    """The newest requests, as an admin sees them."""
+    """Return the newest requests, as an admin sees them."""
     reader = Http(system.ports, system.admin)
     found: list[dict[str, Any]] = []
     cursor = ""

@@ -1,5 +1,5 @@
 """
-One run: a system under load, what is done to it, how soon it decides again, and whether all was right in the end.
+One run: a system under load, faults in it, the time until it decides again, and the final check.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from tests.faults.outside import Bank
     from tests.faults.outside import Subscriber as Hook
 
-#: What was accepted is decided within this, in seconds, when nothing is at fault, or only Redis is.
+#: Time limit for a decision without a fault, or with a fault of Redis alone, in seconds.
 SOON_SECONDS: Final = 2.0
-#: A dead worker's partitions are decided again after this at the latest, in seconds.
+#: Time limit until a dead worker's partitions are decided again, in seconds.
 TAKEOVER_SECONDS: Final = 5.0
-#: How long a request may take to be accepted again after a fault, in seconds.
+#: Time limit for a request to be accepted again after a fault, in seconds.
 ACCEPT_SECONDS: Final = 30.0
-#: How long what is open may take to come to its end once all faults are over, in seconds.
+#: Time limit for all open work once all faults are over, in seconds.
 SETTLE_SECONDS: Final = 90.0
 
 PENDING = """
 SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM effects WHERE due_at IS NOT NULL),
        (SELECT count(*) FROM deliveries WHERE status = 'pending'), (SELECT count(*) FROM fanouts)"""
-#: Who waited longest for a decision, or waits still, of those accepted since some time.
+#: The longest wait for a decision among requests accepted since a given time.
 LONGEST_WAIT = """
 SELECT extract(epoch FROM coalesce(d.decided_at, clock_timestamp()) - r.created_at)::float8 AS waited, r.id::text
   FROM requests r
@@ -44,7 +44,7 @@ SELECT extract(epoch FROM coalesce(d.decided_at, clock_timestamp()) - r.created_
  WHERE r.created_at >= %s
  ORDER BY waited DESC
  LIMIT 1"""
-#: What waits for its next try is tried now.
+#: Makes deliveries that wait for their next try due now.
 HURRY = """
 WITH hurried AS (
     UPDATE deliveries SET due_at = now() WHERE status = 'pending' AND token IS NULL AND due_at > now() RETURNING 1
@@ -52,7 +52,7 @@ WITH hurried AS (
 
 
 class Run:
-    """A system with its load; `problems` are the violations so far, one line each."""
+    """A system with its load. `problems` has the violations so far, one line each."""
 
     def __init__(self, system: System, load: Load, bank: Bank, hook: Hook) -> None:
         self.system = system
@@ -63,17 +63,21 @@ class Run:
         self.probes = [_name_in(partition) for partition in range(PARTITIONS)]
         self.history: History | None = None
 
-    # ------------------------------------------------------------ how soon it decides
+    # ------------------------------------------------------------ time until the next decision
 
     def probe(self) -> tuple[float, float]:
         """
-        Ask for one of each partition. Returns when these were accepted and when all of them were decided (monotonic
-        seconds). Raises AssertionError when that takes far too long.
+        Send one request to each partition.
+
+        Returns the monotonic times of their acceptance and of the last decision. Raises AssertionError after
+        a long time.
         """
         prober, found = self.load.prober, list[str]()
         prober.deadline = time.monotonic() + ACCEPT_SECONDS
-        wishes = [("redemption", {"resource": name, "account": "probe", "amount": 1}) for name in self.probes]
-        asking = threading.Thread(target=lambda: found.extend(prober.send_items(wishes)), daemon=True)
+        requests = [
+            ("redemption", {"resource": name, "account": "probe", "amount": 1}) for name in self.probes
+        ]
+        asking = threading.Thread(target=lambda: found.extend(prober.send_items(requests)), daemon=True)
         asking.start()
         self.system.until(lambda: not asking.is_alive(), 2 * ACCEPT_SECONDS)
         assert found, f"not accepted within {ACCEPT_SECONDS:.0f} s"
@@ -81,40 +85,47 @@ class Run:
         self.system.until(lambda: self._are_decided(found))
         return accepted, time.monotonic()
 
-    def must_decide(self, since: float | None, bound: float, what: str) -> str:
+    def must_decide(self, since: float | None, bound: float, condition: str) -> str:
         """
-        One of each partition is decided within `bound` seconds: of `since`, or of its acceptance. Returns how long
-        that took, in words; what took longer is a problem.
+        Check that one request of each partition is decided within `bound` seconds of `since`, or of its
+        acceptance.
+
+        Returns a description. A decision that took longer is a problem.
         """
         try:
             accepted, decided = self.probe()
         except AssertionError as fault:
-            self.problems.append(f"not_decided_again: {what}: {fault}; {self.system.last_words('worker')}")
+            self.problems.append(
+                f"not_decided_again {condition}: {fault}; {self.system.last_words('worker')}"
+            )
             return f"NOT decided again: {fault}"
         took = decided - (accepted if since is None else since)
         if took > bound:
-            self.problems.append(f"decided_late: {what}: after {took:.1f} s, and not within {bound:.0f} s")
-        return f"{'LATE: ' if took > bound else ''}decided {what} after {took:.2f} s (within {bound:.0f})"
+            self.problems.append(
+                f"decided_late {condition}: after {took:.1f} s, and not within {bound:.0f} s"
+            )
+        return (
+            f"{'LATE: ' if took > bound else ''}decided {condition} after {took:.2f} s (within {bound:.0f})"
+        )
 
     def now(self) -> object:
-        """The time, by the clock that dates requests and decisions."""
+        """Return the time of the clock that dates requests and decisions."""
         rows = self.system.query("SELECT clock_timestamp()")
-        assert rows, "PostgreSQL is away"
+        assert rows, "PostgreSQL is unavailable"
         return rows[0][0]
 
     def must_not_wait(self, since: object, bound: float) -> str:
         """
-        Nobody who was accepted since then, whatever it was for, waited longer than `bound` seconds for a decision.
-        Returns how long they waited, in words.
+        Check that no request accepted since then waited longer than `bound` seconds. Returns a description.
         """
         rows = self.system.query(LONGEST_WAIT, since)
-        assert rows, "PostgreSQL is away"
+        assert rows, "PostgreSQL is unavailable"
         [(waited, request)] = rows
         if waited > bound:
             self.problems.append(
-                f"decided_late: {request}: after {waited:.1f} s, and not within {bound:.0f} s"
+                f"decided_late {request}: after {waited:.1f} s, and not within {bound:.0f} s"
             )
-        return f"nobody waited for more than {waited:.2f} s (within {bound:.0f})"
+        return f"no request waited for more than {waited:.2f} s (within {bound:.0f})"
 
     def _are_decided(self, requests: list[str]) -> bool:
         rows = self.system.query(
@@ -125,19 +136,19 @@ class Run:
     # ------------------------------------------------------------ the end
 
     def settle(self) -> None:
-        """No new wishes, no more faults, the bank is well: everything comes to its end."""
-        self.bank.is_well = True
+        """Stop new requests and faults, make the bank reliable, and let everything come to its end."""
+        self.bank.is_reliable = True
         self.load.stop(ACCEPT_SECONDS, self.system.pause)
         self._until_nothing_waits()
         self.load.admin.replay_all()
         self._until_nothing_waits()
 
     def judge(self) -> list[str]:
-        """Everything that is wrong, one line each; keeps the history."""
+        """Check everything and keep the history. Returns all violations, one line each."""
         history = read_back(self.system, self.bank.payouts)
         history.asked = self.load.asked()
         history.subscribers = [Subscriber(self.hook.name, self.system.client.client)]
-        history.told = list(self.hook.told)
+        history.messages = list(self.hook.messages)
         self.history = history
         self.problems += map(str, check(history))
         self.problems += [f"verify: {line}" for line in self.system.verify()]
@@ -149,7 +160,9 @@ class Run:
         end = time.monotonic() + SETTLE_SECONDS
         while (pending := self.system.query(PENDING)) != [(0, 0, 0, 0)]:
             if time.monotonic() > end:
-                self.problems.append(f"not_settled: inbox, effects and deliveries that wait: {pending}")
+                self.problems.append(
+                    f"not_settled: {pending} inbox rows, effects, deliveries and fanouts wait"
+                )
                 return
             self.system.query(HURRY)
             self.system.pause(0.2)
@@ -157,7 +170,7 @@ class Run:
 
 @contextlib.contextmanager
 def running(home: Path, seed: int, people: int, workers: int = 2) -> Iterator[Run]:
-    """A system in an empty home, with its resources and its subscriber, and nobody who asks for anything yet."""
+    """Run a system in an empty home, with its resources and its subscriber, before any client starts."""
     with outside() as (bank, bank_url, hook, hook_url):
         system = System(home, bank_url, workers)
         try:
@@ -176,7 +189,7 @@ def running(home: Path, seed: int, people: int, workers: int = 2) -> Iterator[Ru
 
 
 def _name_in(partition: int) -> str:
-    """A resource of this partition."""
+    """Return a resource of this partition."""
     number = 0
     while partition_of(name := f"probe-{number}", PARTITIONS) != partition:
         number += 1

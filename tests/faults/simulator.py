@@ -1,9 +1,9 @@
 """
-Teller in memory: the pure parts (worksheet, rules, ledger) over a store that can crash at any point.
+Teller in memory: its pure parts (worksheet, rules, ledger) over a store that can crash at any point.
 
-What PostgreSQL and the SQL of intake, batch, effects and parked do is done here in a few lines each, one transaction
-at a time; the deciding is Teller's own. Nothing happens by itself: somebody says what comes next. There is no clock
-but `now`, and no chance.
+A few lines stand in for PostgreSQL and the SQL of intake, batch and effects, one transaction at a time.
+Teller's own code decides. Nothing happens by itself; the caller chooses each step. The only clock is `now`,
+and nothing is random.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from processor.batch.snapshot import CancelCommand, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
 from processor.domain.model import Effect, Request
 from processor.domain.rules import DECIDE
-from tests.faults import history as told
+from tests.faults import history as records
 from tests.faults.checker import PAID_AFTER_REFUND
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from processor.domain.model import Entry, Resource, State
 
 BEGIN = datetime(2026, 11, 21, tzinfo=UTC)
-#: Calls of a gateway before it is given up, and how long a call's lease and the pause after a try last, in seconds.
+#: The most calls of a gateway, and the duration of a call's lease and of the pause after a try, in seconds.
 TRIES, LEASE_SECONDS, PAUSE_SECONDS = 2, 10, 2
 HOOK = UUID(int=7)
-#: The account that the rules cannot bear while they have a fault.
+#: An account whose requests raise while the rules have a fault.
 POISON = "poison"
 
 
 @dataclass(slots=True)
 class EffectRow:
-    """What a gateway is to do, as the table has it; seconds of the simulator's clock."""
+    """A gateway's effect as in the table, in seconds of the simulator's clock."""
 
     partition: int
     due_at: int | None
@@ -54,7 +54,7 @@ class EffectRow:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a gateway under way: whose, with which token, and whether it is the last try."""
+    """An open call of a gateway: its request, its token, and whether it is the last try."""
 
     request: UUID
     token: int
@@ -63,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class InboxRow:
-    """What a partition has still to do."""
+    """A row that a partition must still decide."""
 
     seq: int
     partition: int
@@ -73,7 +73,7 @@ class InboxRow:
 
 @dataclass(slots=True)
 class Intake:
-    """A transaction of an API that is open: its rows have their numbers already, and nobody sees them."""
+    """An open transaction of an API. Its rows have their numbers, but no other transaction sees them."""
 
     requests: list[tuple[Request, str]]
     rows: list[InboxRow]
@@ -81,10 +81,10 @@ class Intake:
 
 @dataclass(slots=True)
 class Store:
-    """What is durable."""
+    """The durable data."""
 
     requests: dict[UUID, Request] = field(default_factory=dict)
-    #: When each was accepted, in seconds of the simulator's clock.
+    #: The time of each acceptance, in seconds of the simulator's clock.
     accepted: dict[UUID, int] = field(default_factory=dict)
     keys: dict[tuple[str, str], UUID] = field(default_factory=dict)
     inbox: list[InboxRow] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Store:
 
 
 class Simulator:
-    """`partitions` lanes. Gateways keep their own books: `paid`, and those that they said no to."""
+    """A system with `partitions` partitions. Gateways keep `paid`, and `declined` requests."""
 
     def __init__(self, partitions: int = 2) -> None:
         self.partitions = partitions
@@ -109,7 +109,7 @@ class Simulator:
         self.calls: list[Call] = []
         self.paid: dict[UUID, int] = {}
         self.declined: set[UUID] = set()
-        self.asked: dict[tuple[str, str], told.Asked] = {}
+        self.asked: dict[tuple[str, str], records.Asked] = {}
         self._ids = itertools.count(1)
         self._seqs = itertools.count(1)
         self._tokens = itertools.count(1)
@@ -117,21 +117,21 @@ class Simulator:
     # ------------------------------------------------------------ clients and intake
 
     def begin_intake(self, client: str, key: str, **fields: Any) -> Intake:
-        """A request arrives: its transaction is open, its row has its number."""
+        """Begin a request: its transaction is open, and its row has its number."""
         request = Request(UUID(int=next(self._ids)), client, **fields)
         refunded = None if request.refund_of is None else str(request.refund_of)
         asked = self.asked.setdefault(
             (client, key),
-            told.Asked(
+            records.Asked(
                 client, key, request.kind, request.resource_id, request.account, request.amount, refunded
             ),
         )
-        asked.tries.append(told.Try(self._tick()))
+        asked.tries.append(records.Try(self._tick()))
         row = InboxRow(next(self._seqs), self.partition_of(request.resource_id), request.id, "decide")
         return Intake([(request, key)], [row])
 
     def commit_intake(self, intake: Intake, crash: str | None) -> None:
-        """The transaction ends; the bell is rung and the client answered, if nobody dies before."""
+        """Commit, notify and answer, unless the API crashes first."""
         if crash == "before":
             return
         store = self.store
@@ -141,31 +141,32 @@ class Simulator:
                 store.requests[request.id], store.accepted[request.id] = request, self.now
                 store.inbox.append(row)
             if crash is None:
-                known = store.states.get(first, [])
+                states = store.states.get(first, [])
                 tried = self.asked[request.client_id, key].tries[-1]
                 tried.answered_at, tried.status, tried.request = self._tick(), 202, str(first)
-                tried.state = known[-1].status if known else "processing"
-                tried.version = known[-1].version if known else 1
+                tried.state = states[-1].status if states else "processing"
+                tried.version = states[-1].version if states else 1
         if crash is None:
             self.bells += [row.partition for row in intake.rows]
 
-    def wish(self, request: UUID, verb: str) -> None:
-        """A later word on a request; saying it twice is saying it once."""
+    def command(self, request: UUID, verb: str) -> None:
+        """Record a command on a request. Repeating it has no effect."""
         partition = self.partition_of(self.store.requests[request].resource_id)
         if all((row.request, row.verb) != (request, verb) for row in self.store.inbox):
             self.store.inbox.append(InboxRow(next(self._seqs), partition, request, verb))
         self.bells.append(partition)
 
     def partition_of(self, resource: str) -> int:
-        """Its last character says it."""
+        """Return the partition, which the last character determines."""
         return ord(resource[-1]) % self.partitions
 
     # ------------------------------------------------------------ one batch
 
     def drain(self, partition: int, limit: int, part: int, crash: str | None, *, faulty: bool = False) -> int:
         """
-        One batch of up to `limit` rows, flushed every `part`; `crash` before or after its commit. `faulty`: its rules
-        cannot bear POISON. Returns how many rows were taken.
+        Run one batch of up to `limit` rows, flushed every `part`. Returns the number of rows taken.
+
+        `crash` is before or after its commit. With `faulty`, its rules raise for POISON.
         """
         store = self.store
         rows = self.take(partition, limit)
@@ -199,16 +200,16 @@ class Simulator:
         return done
 
     def take(self, partition: int, limit: int) -> list[InboxRow]:
-        """The oldest work of a partition."""
+        """Return the oldest rows of a partition."""
         waiting = [row for row in self.store.inbox if row.partition == partition]
         return sorted(waiting, key=lambda row: row.seq)[:limit]
 
     def _read(self, partition: int, rows: list[InboxRow]) -> Worksheet:
-        """Everything that the rows can touch, as copies."""
+        """Copy everything that the rows can touch."""
         store = self.store
         requests = [store.requests[row.request] for row in rows]
         refunded = [store.requests[one.refund_of] for one in requests if one.refund_of in store.requests]
-        known = Snapshot(
+        snapshot = Snapshot(
             {
                 one.resource_id: copy.copy(store.resources[one.resource_id])
                 for one in requests
@@ -223,13 +224,13 @@ class Simulator:
             },
         )
         ids = {row.request for row in rows if row.verb != "decide"} | {one.id for one in refunded}
-        known.states = {one: store.states[one][-1] for one in ids if one in store.states}
-        known.originals = {one.id: one for one in refunded}
-        known.effects = {one: self._effect(one) for one in ids if one in store.effects}
-        known.holding = {one for one in ids if self.holds(one)}
-        known.webhooks = {"shop": [Webhook("shop", HOOK, None)]}
+        snapshot.states = {one: store.states[one][-1] for one in ids if one in store.states}
+        snapshot.originals = {one.id: one for one in refunded}
+        snapshot.effects = {one: self._effect(one) for one in ids if one in store.effects}
+        snapshot.holding = {one for one in ids if self.holds(one)}
+        snapshot.webhooks = {"shop": [Webhook("shop", HOOK, None)]}
         now = BEGIN + timedelta(seconds=self.now)
-        return Worksheet(partition, now, store.sequences.get(partition, 0), known)
+        return Worksheet(partition, now, store.sequences.get(partition, 0), snapshot)
 
     def _effect(self, request: UUID) -> Effect:
         row = self.store.effects[request]
@@ -246,15 +247,15 @@ class Simulator:
         )
 
     def holds(self, request: UUID) -> bool:
-        """Whether what it holds is neither captured nor released."""
+        """Return whether the hold of this request is open."""
         kinds = [entry.kind for entry in self.store.entries if entry.request_id == request]
         return kinds.count("hold") > kinds.count("capture") + kinds.count("release")
 
     def _write_states(self, states: list[State]) -> None:
         for state in states:
-            known = self.store.states.setdefault(state.request_id, [])
-            assert state.version == len(known) + 2, "decisions: primary key"
-            known.append(state)
+            states = self.store.states.setdefault(state.request_id, [])
+            assert state.version == len(states) + 2, "decisions: primary key"
+            states.append(state)
 
     def _write_entries(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -266,10 +267,10 @@ class Simulator:
             self.store.entries.append(entry)
 
     def _write_rest(self, sheet: Worksheet, partition: int) -> None:
-        store, known = self.store, sheet.known
+        store, snapshot = self.store, sheet.known
         for name in {*sheet.versions_before, *sheet.opened, *sheet.amended}:
-            store.resources[name] = known.resources[name]
-        store.usages |= {key: known.usages[key] for key in sheet.moved_usages}
+            store.resources[name] = snapshot.resources[name]
+        store.usages |= {key: snapshot.usages[key] for key in sheet.moved_usages}
         if sheet.newly_limited is not None:
             self._rebuild_usages(sheet.newly_limited)
         for request, _gateway in sheet.new_effects:
@@ -285,7 +286,7 @@ class Simulator:
         store.sequences[partition] = sheet.sequence
 
     def store_is_calling(self, request: UUID) -> bool:
-        """Whether a call that counts is under way."""
+        """Return whether a call that counts is open."""
         return request in self.store.effects and self._effect(request).calling
 
     def _rebuild_usages(self, resource: str) -> None:
@@ -302,7 +303,7 @@ class Simulator:
     # ------------------------------------------------------------ courier and gateway
 
     def due(self) -> list[UUID]:
-        """What may be claimed now."""
+        """Return the effects that may be claimed now."""
         return [
             request
             for request, row in self.store.effects.items()
@@ -310,7 +311,7 @@ class Simulator:
         ]
 
     def claim(self, request: UUID) -> None:
-        """An attempt is committed, and the call begins; or the effect is given up."""
+        """Commit an attempt and begin the call, or give up the effect."""
         row = self.store.effects[request]
         assert not row.voided, "a voided effect is called"
         if row.tries >= TRIES:
@@ -328,22 +329,22 @@ class Simulator:
         row.leased_until = row.due_at = self.now + LEASE_SECONDS
         self.calls.append(Call(request, row.token, row.tries == TRIES))
 
-    def act(self, call: Call, wish: str) -> None:
-        """The gateway hears of it: it pays or declines; what it did once for a key stays."""
+    def act(self, call: Call, act: str) -> None:
+        """Let the gateway pay or decline. Its first act for a key is final."""
         if call.request not in self.paid and call.request not in self.declined:
-            if wish == "pay":
+            if act == "pay":
                 self.paid[call.request] = 1
-            elif wish == "decline":
+            elif act == "decline":
                 self.declined.add(call.request)
 
     def answer_of(self, call: Call) -> str:
-        """What the gateway says, if it is heard."""
+        """Return the gateway's answer, if it arrives."""
         if call.request in self.paid:
             return "done"
         return "declined" if call.request in self.declined else "unknown"
 
     def record(self, call: Call, outcome: str) -> None:
-        """What the courier writes of a call, in one transaction with the row that tells the batch."""
+        """Record a call as the courier does, in one transaction with the row for the batch."""
         row = self.store.effects[call.request]
         if outcome == "done":
             self.store.heard.add(call.request)
@@ -362,23 +363,23 @@ class Simulator:
             self._settle(call.request)
 
     def _settle(self, request: UUID) -> None:
-        self.wish(request, "settle")
+        self.command(request, "settle")
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ the record
 
     def _tick(self) -> int:
         self.now += 1
         return self.now
 
-    def history(self) -> told.History:
-        """All of it, as the checker wants it."""
+    def history(self) -> records.History:
+        """Return the record of everything, for the checker."""
         store = self.store
         keys = {request: key for (_, key), request in store.keys.items()}
-        return told.History(
+        return records.History(
             asked=[asked for asked in self.asked.values() if asked.tries],
             requests=[self._stored(request, keys[request.id]) for request in store.requests.values()],
             entries=[
-                told.Entry(
+                records.Entry(
                     entry.resource_id,
                     entry.version,
                     entry.kind,
@@ -392,18 +393,18 @@ class Simulator:
                 for entry in store.entries
             ],
             resources=[
-                told.Resource(one.id, one.available, one.held, one.version)
+                records.Resource(one.id, one.available, one.held, one.version)
                 for one in store.resources.values()
             ],
             payouts={str(request): payouts for request, payouts in self.paid.items()},
             heard=[str(request) for request in store.heard],
-            subscribers=[told.Subscriber(str(HOOK), "shop")],
+            subscribers=[records.Subscriber(str(HOOK), "shop")],
             deliveries=[
-                told.Delivery(str(one.request_id), one.version, one.type, str(one.webhook_id))
+                records.Delivery(str(one.request_id), one.version, one.type, str(one.webhook_id))
                 for one in store.deliveries
             ],
-            told=[
-                told.Told(
+            messages=[
+                records.Message(
                     str(one.webhook_id),
                     f"msg_{one.request_id.hex}_{one.version}",
                     one.type,
@@ -417,8 +418,8 @@ class Simulator:
             read_us=self.now * 10**6,
         )
 
-    def _stored(self, request: Request, key: str) -> told.Stored:
-        return told.Stored(
+    def _stored(self, request: Request, key: str) -> records.Stored:
+        return records.Stored(
             str(request.id),
             request.client_id,
             key,
@@ -432,7 +433,7 @@ class Simulator:
             dict(request.details or {}),
             self.store.accepted[request.id] * 10**6,
             [
-                told.State(
+                records.State(
                     state.version,
                     state.status,
                     state.stage,
@@ -454,13 +455,13 @@ def _microseconds(moment: datetime) -> int:
 
 @contextlib.contextmanager
 def _faulty_rules() -> Iterator[None]:
-    """Whoever asks for the account POISON makes the rules raise."""
+    """Let the rules raise for the account POISON."""
     sound = dict(DECIDE)
 
-    def decide(request: Request, *known: Any) -> Any:
+    def decide(request: Request, *snapshot: Any) -> Any:
         if request.account == POISON:
             _break_down()
-        return sound[request.kind](request, *known)
+        return sound[request.kind](request, *snapshot)
 
     DECIDE.update(dict.fromkeys(sound, decide))
     try:

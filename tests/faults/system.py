@@ -1,9 +1,9 @@
 """
-The system that the faults are made to: PostgreSQL, Valkey, two APIs, workers and a courier, each a process of ours.
+The system for the faults: PostgreSQL, Valkey, two APIs, workers and a courier, each a child process.
 
-Whoever dies and is wanted is started again, as `teller up` does (whose own promises tests/flow/test_up.py keeps).
-APIs, workers and the courier reach PostgreSQL through proxies. All in a home of its own, the code as it is now, too:
-what is started again is what was started first, whoever edits the sources meanwhile. Everything dies with us.
+A process that dies and should run is started again, as `teller up` does (tests/flow/test_up.py tests that
+one). APIs, workers and the courier connect to PostgreSQL through proxies. Everything is in a new home, also a
+copy of the code, so that later changes of the sources have no effect. All processes end with this one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 TELLER = ("-P", "-m", "teller")
 MOVED_CLOCK = ("-P", "-m", "tests.faults.moved_clock")
 PARTITIONS = 64
-#: What a batch says that was not alone with its partition: the lock did not hold.
+#: Part of a batch's message when another transaction changed its partition: the lock did not hold.
 NOT_ALONE = "changed while the batch was under way"
-#: Nothing takes longer, in seconds, unless something is broken.
-PATIENCE_SECONDS = 30.0
-#: Between two looks at who has died, in seconds.
+#: Time limit for everything else, in seconds.
+WAIT_SECONDS = 30.0
+#: Interval between two checks for dead processes, in seconds.
 LOOK_SECONDS = 0.02
-#: Gateway calls are given up soon here: tries, first pause and timeout, in seconds.
+#: Settings that end gateway calls soon: tries, first pause and time limit in seconds.
 GATEWAY = {
     "TELLER_GATEWAY_TRIES": "3",
     "TELLER_GATEWAY_BACKOFF_SECONDS": "0.2",
@@ -57,7 +57,7 @@ GATEWAY = {
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a key."""
+    """A client with its key."""
 
     client: str
     key: str
@@ -65,7 +65,7 @@ class Caller:
 
 @dataclass
 class System:
-    """`start` it, `close` it; in between, let the main thread `mend` it."""
+    """The system between `start` and `close`. The main thread calls `mend` meanwhile."""
 
     home: Path
     gateway_url: str
@@ -75,7 +75,7 @@ class System:
     def __post_init__(self) -> None:
         homes.prepare(self.home)
         self.postgres, self.valkey = Postgres(self.home), Valkey(self.home)
-        #: The servers that are wanted.
+        #: The servers that should run.
         self.wanted: list[Postgres | Valkey] = [self.postgres, self.valkey]
         self.ports: list[int] = []
         self._mended_at = 0.0
@@ -85,7 +85,7 @@ class System:
         socket_path = homes.run_directory(self.home) / "postgres" / SOCKET_NAME
         self.api_proxy = Proxy(self.home / "pa", socket_path)
         self.courier_proxy = Proxy(self.home / "pc", socket_path)
-        #: Workers in turn go through one of these.
+        #: Proxies that workers use in turn.
         self.worker_proxies = [Proxy(self.home / name, socket_path) for name in ("pw0", "pw1")]
         self.environment = {
             "PYTHONPATH": str(sources(self.home / "code")),
@@ -102,13 +102,13 @@ class System:
         self.environment["TELLER_COURIER_DATABASE_URL"] = self.through(self.courier_proxy, "teller_courier")
 
     def through(self, proxy: Proxy, role: str) -> str:
-        """The database as this role, by way of a proxy."""
+        """Return the URL of the database for this role, through a proxy."""
         return f"postgresql:///{postgres.OWNER}?host={proxy.directory}&user={role}"
 
     # ------------------------------------------------------------ start and end
 
     def start(self) -> None:
-        """Returns when everything serves."""
+        """Start everything. Returns when it is ready."""
         self.postgres.start()
         self.valkey.start()
         migrations.migrate(self.owner_url, PARTITIONS)
@@ -118,7 +118,7 @@ class System:
         for _ in range(2):
             self.ports.append(_free_port())
             self.add_part("api", {"TELLER_PORT": str(self.ports[-1])})
-        # The sandbox is served by the first of the APIs.
+        # The first API serves the sandbox.
         self.add_part("courier", {"TELLER_PORT": str(self.ports[0])})
         for _ in range(self.workers_at_first):
             self.add_worker()
@@ -126,13 +126,13 @@ class System:
         self.until(self.is_shared)
 
     def add_worker(self) -> Part:
-        """One more, through the proxy that has fewer."""
+        """Start one more worker, through the proxy that has fewer."""
         workers = self.living("worker")
         proxy = min(self.worker_proxies, key=lambda one: sum(self.is_behind(part, one) for part in workers))
         return self.add_part("worker", {"TELLER_WORKER_DATABASE_URL": self.through(proxy, "teller_worker")})
 
     def is_behind(self, worker: Part, proxy: Proxy) -> bool:
-        """Whether a worker goes through this proxy."""
+        """Return whether a worker connects through this proxy."""
         return str(proxy.directory) in worker.environment["TELLER_WORKER_DATABASE_URL"]
 
     def add_part(
@@ -142,7 +142,7 @@ class System:
         program: Sequence[str] = TELLER,
         prefix: Sequence[str] = (),
     ) -> Part:
-        """One more of a kind; it is started at once."""
+        """Start one more process of this kind."""
         log = self.home / "log" / f"{kind}-{len(self.parts)}.log"
         part = Part(kind, [*program, kind], {**self.environment, **(environment or {})}, log, prefix)
         self.parts.append(part)
@@ -150,7 +150,7 @@ class System:
         return part
 
     def close(self) -> None:
-        """Whatever state it is in, it is gone."""
+        """End everything, in any state."""
         for part in self.parts:
             part.wanted = False
         for part in self.parts:
@@ -168,7 +168,10 @@ class System:
 
     @contextlib.contextmanager
     def second_host(self, address: str, postgres_port: int, redis_port: int) -> Iterator[dict[str, str]]:
-        """While it lasts, PostgreSQL and Redis are reached over TCP; what a worker on another host must know."""
+        """
+        Open PostgreSQL and Redis on TCP while the block runs. Yields the settings of a worker on another
+        host.
+        """
         sockets = homes.run_directory(self.home)
         proxies = []
         for name, target, port in (
@@ -188,14 +191,14 @@ class System:
             for proxy in proxies:
                 proxy.close()
 
-    # ------------------------------------------------------------ watching over it
+    # ------------------------------------------------------------ supervision
 
     def living(self, name: str) -> list[Part]:
-        """The parts of this name that are wanted."""
+        """Return the parts of this name that should run."""
         return [part for part in self.parts if part.name == name and part.wanted]
 
     def mend(self) -> None:
-        """Start again who has died and is wanted. In the main thread."""
+        """Start each dead process that should run. Must run in the main thread."""
         for server in self.wanted:
             if not server.alive():
                 with contextlib.suppress(ServerError):
@@ -204,40 +207,40 @@ class System:
             if part.wanted and not part.alive():
                 part.start()
 
-    def _away(self) -> str:
-        """Who is wanted and does not live, in words."""
-        away = [
+    def _unavailable(self) -> str:
+        """Describe the processes that should run and do not."""
+        missing = [
             one.name
             for one in (*self.wanted, *(part for part in self.parts if part.wanted))
             if not one.alive()
         ]
-        return f"; away: {', '.join(away)}" if away else ""
+        return f"; not running: {', '.join(missing)}" if missing else ""
 
     def restore(self) -> None:
-        """Undo what a fault may have left behind that ended in its middle."""
+        """Undo what an interrupted fault may have left."""
         self.wanted = [self.postgres, self.valkey]
         for proxy in (self.api_proxy, self.courier_proxy, *self.worker_proxies):
             proxy.losses, proxy.delay_seconds = [], 0.0
             proxy.thaw()
 
     def pause(self, seconds: float) -> None:
-        """Let it run."""
+        """Let the system run for `seconds`."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.mend()
             time.sleep(min(left, LOOK_SECONDS))
 
-    def until(self, condition: Callable[[], Any], within: float = PATIENCE_SECONDS) -> float:
-        """Let it run until this holds; returns after how many seconds. Raises AssertionError after `within`."""
+    def until(self, condition: Callable[[], Any], within: float = WAIT_SECONDS) -> float:
+        """Let the system run until this holds. Returns the seconds. Raises AssertionError after `within`."""
         began = time.monotonic()
         while not condition():
-            assert time.monotonic() - began < within, f"not within {within:.0f} s{self._away()}"
+            assert time.monotonic() - began < within, f"not within {within:.0f} s{self._unavailable()}"
             self.mend()
             time.sleep(LOOK_SECONDS)
         return time.monotonic() - began
 
     def is_ready(self, port: int) -> bool:
-        """Whether an API says that it is."""
+        """Return whether an API reports that it is ready."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/readyz")
@@ -245,7 +248,7 @@ class System:
         return False
 
     def is_shared(self) -> bool:
-        """Whether each partition belongs to a worker that lives."""
+        """Return whether each partition belongs to a live worker."""
         rows = self.query(
             "SELECT count(*) FROM ownership o JOIN workers w ON w.id = o.worker_id"
             " WHERE w.alive_until > clock_timestamp()"
@@ -253,7 +256,7 @@ class System:
         return rows == [(PARTITIONS,)]
 
     def is_shared_by_all(self) -> bool:
-        """Whether each worker that is wanted has begun, and has its part."""
+        """Return whether each worker that should run has started and has its share."""
         rows = self.query(
             "SELECT DISTINCT w.pid FROM ownership o JOIN workers w ON w.id = o.worker_id"
             " WHERE w.alive_until > clock_timestamp()"
@@ -261,7 +264,7 @@ class System:
         return rows is not None and {part.pid for part in self.living("worker")} <= {pid for (pid,) in rows}
 
     def query(self, text: str, *parameters: object) -> list[tuple[Any, ...]] | None:
-        """The rows of a query, as the owner; None while PostgreSQL is away."""
+        """Return the rows of a query as the owner, or None if PostgreSQL is unavailable."""
         try:
             with (
                 connections.faults(),
@@ -274,7 +277,7 @@ class System:
             return None
 
     def verify(self) -> list[str]:
-        """What `teller verify` finds: one line each."""
+        """Run `teller verify`. Returns one line for each discrepancy."""
         done = subprocess.run(
             [sys.executable, *TELLER, "verify"],
             check=False,
@@ -287,7 +290,7 @@ class System:
         return done.stdout.splitlines() or done.stderr.splitlines()
 
     def last_words(self, name: str) -> str:
-        """The last warning of any part of this name: perhaps why nothing goes on."""
+        """Return the last warning of any part of this name, as a possible reason."""
         warned = [
             f"{part.log.name}: {line[:100]} … {line[-300:]}"
             for part in self.living(name)
@@ -297,7 +300,7 @@ class System:
         return warned[-1] if warned else f"no {name} has warned of anything"
 
     def faults_logged(self) -> list[str]:
-        """Lines of the logs that say that something was at fault that nobody had thought of."""
+        """Return the log lines of unexpected faults."""
         return [
             f"{part.log.name}: {line[-400:]}"
             for part in self.parts

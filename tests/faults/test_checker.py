@@ -1,5 +1,5 @@
 """
-The checker finds what is wrong: each kind of wrongness, put into a good history on purpose, is found and named.
+The checker finds and names each kind of violation, added to a right history on purpose.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.faults.history import (
     Delivery,
     Entry,
     History,
+    Message,
     Resource,
     State,
     Stored,
     Subscriber,
-    Told,
     Try,
 )
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHOP, ADMIN = "shop", "admin"
-#: What is added to the ids of requests, so that a slip of a name shows.
+#: The id of the only subscriber.
 HOOK = "hook"
 
 
-class Book:
-    """Writes a good history, one thing after the other; what is to follow is said by whoever writes."""
+class Record:
+    """Writes a right history step by step. The caller chooses the steps."""
 
     def __init__(self) -> None:
         self.history = History(subscribers=[Subscriber(HOOK, SHOP)])
@@ -54,7 +54,7 @@ class Book:
         unanswered: int = 0,
         **details: object,
     ) -> None:
-        """Accepted, after some tries that nobody answered."""
+        """Accept a request, after some tries without an answer."""
         client = SHOP if kind in ("redemption", "withdrawal") else ADMIN
         tries = [Try(self._tick()) for _ in range(unanswered)]
         tries.append(Try(self._tick(), self._tick(), 202, name, "processing", 1))
@@ -65,7 +65,7 @@ class Book:
         self.history.requests.append(stored)
 
     def come(self, name: str, status: str, code: str | None = None, **more: object) -> None:
-        """A request comes to a state, and its client is told."""
+        """Bring a request to a state, and notify its client."""
         stored = self.stored(name)
         was = stored.states[-1] if stored.states else None
         numbers = (was.sequence, was.decided_us) if was else (self._next_number(), self._tick())
@@ -75,10 +75,12 @@ class Book:
         if status not in ("processing", was.status if was else None) and stored.client == SHOP:
             event = (name, state.version, f"request.{status}")
             self.history.deliveries.append(Delivery(*event, HOOK))
-            self.history.told.append(Told(HOOK, f"msg-{name}-{state.version}", event[2], *event[:2], status))
+            self.history.messages.append(
+                Message(HOOK, f"msg-{name}-{state.version}", event[2], *event[:2], status)
+            )
 
     def post(self, name: str, kind: str, amount: int, resource: str, account: str | None = None) -> None:
-        """A line of the ledger."""
+        """Write a ledger entry."""
         available, held, version = self.sums.get(resource, (0, 0, 0))
         moves = {"hold": (-1, 1), "capture": (0, -1), "release": (1, -1), "debit": (-1, 0), "credit": (1, 0)}
         available, held = available + moves[kind][0] * amount, held + moves[kind][1] * amount
@@ -87,19 +89,19 @@ class Book:
         self.history.entries.append(entry)
 
     def pay(self, name: str) -> None:
-        """The gateway did it."""
+        """Record a payment by the gateway."""
         self.history.payouts[name] = 1
         self.history.heard.append(name)
 
     def close(self) -> History:
-        """What is there at last."""
+        """Return the finished history."""
         self.history.resources = [Resource(name, *sums) for name, sums in self.sums.items()]
         self.history.sequences = {0: self.history.sequences[0]}
         self.history.read_us = self._tick()
         return self.history
 
     def stored(self, name: str) -> Stored:
-        """A request by its name."""
+        """Return a request by its name."""
         return next(one for one in self.history.requests if one.id == name)
 
     def _tick(self) -> int:
@@ -113,65 +115,65 @@ class Book:
 
 
 def good() -> History:
-    """A coupon with a limit, and a balance whose money goes out through a gateway; one of everything."""
-    book = Book()
-    book.ask("open", "opening", "coupon", None, 2, kind="coupon", per_account_limit=1)
-    book.come("open", "completed")
-    book.post("open", "credit", 2, "coupon")
+    """Return a history of a coupon with a limit and a balance with a gateway, with one of everything."""
+    record = Record()
+    record.ask("open", "opening", "coupon", None, 2, kind="coupon", per_account_limit=1)
+    record.come("open", "completed")
+    record.post("open", "credit", 2, "coupon")
     for name, account, no in (
         ("a", "ada", None),
         ("again", "ada", "limit_reached"),
         ("b", "bob", None),
         ("c", "cyd", "fully_redeemed"),
     ):
-        book.ask(name, "redemption", "coupon", account, 1, unanswered=1)
-        book.come(name, "rejected" if no else "completed", no)
+        record.ask(name, "redemption", "coupon", account, 1, unanswered=1)
+        record.come(name, "rejected" if no else "completed", no)
         if not no:
-            book.post(name, "debit", 1, "coupon", account)
+            record.post(name, "debit", 1, "coupon", account)
 
-    book.ask("cash", "opening", "cash", None, 100, kind="balance", gateway="bank")
-    book.come("cash", "completed")
-    book.post("cash", "credit", 100, "cash")
+    record.ask("cash", "opening", "cash", None, 100, kind="balance", gateway="bank")
+    record.come("cash", "completed")
+    record.post("cash", "credit", 100, "cash")
     for name, amount in (("paid", 30), ("declined", 40), ("silent", 20)):
-        book.ask(name, "withdrawal", "cash", "ada", amount)
-        book.come(name, "processing")
-        book.post(name, "hold", amount, "cash", "ada")
-    book.ask("poor", "withdrawal", "cash", "ada", 11)
-    book.come("poor", "rejected", "insufficient_funds")
-    book.pay("paid")
-    book.post("paid", "capture", 30, "cash", "ada")
-    book.come("paid", "completed")
-    book.post("declined", "release", 40, "cash", "ada")
-    book.come("declined", "refunded", "gateway_declined", refunded=40)
-    book.come("silent", "failed", "gateway_unreachable")
+        record.ask(name, "withdrawal", "cash", "ada", amount)
+        record.come(name, "processing")
+        record.post(name, "hold", amount, "cash", "ada")
+    record.ask("poor", "withdrawal", "cash", "ada", 11)
+    record.come("poor", "rejected", "insufficient_funds")
+    record.pay("paid")
+    record.post("paid", "capture", 30, "cash", "ada")
+    record.come("paid", "completed")
+    record.post("declined", "release", 40, "cash", "ada")
+    record.come("declined", "refunded", "gateway_declined", refunded=40)
+    record.come("silent", "failed", "gateway_unreachable")
 
-    book.ask("part", "refund", "cash", "ada", 10, refund_of="paid")
-    book.come("part", "completed")
-    book.come("paid", "completed", refunded=10)
-    book.post("part", "credit", 10, "cash", "ada")
-    book.ask("rest", "refund", "cash", "ada", refund_of="paid")
-    book.come("rest", "completed")
-    book.come("paid", "refunded", "refunded_by_admin", refunded=30)
-    book.post("rest", "credit", 20, "cash", "ada")
-    book.ask("free", "refund", "cash", "ada", refund_of="silent")
-    book.come("free", "completed")
-    book.post("silent", "release", 20, "cash", "ada")
-    book.come("silent", "refunded", "refunded_by_admin", refunded=20)
-    book.pay("silent")
-    book.come("silent", "refunded", "refunded_by_admin", refunded=20, detail="paid_after_refund")
+    record.ask("part", "refund", "cash", "ada", 10, refund_of="paid")
+    record.come("part", "completed")
+    record.come("paid", "completed", refunded=10)
+    record.post("part", "credit", 10, "cash", "ada")
+    record.ask("rest", "refund", "cash", "ada", refund_of="paid")
+    record.come("rest", "completed")
+    record.come("paid", "refunded", "refunded_by_admin", refunded=30)
+    record.post("rest", "credit", 20, "cash", "ada")
+    record.ask("free", "refund", "cash", "ada", refund_of="silent")
+    record.come("free", "completed")
+    record.post("silent", "release", 20, "cash", "ada")
+    record.come("silent", "refunded", "refunded_by_admin", refunded=20)
+    record.pay("silent")
+    record.come("silent", "refunded", "refunded_by_admin", refunded=20, detail="paid_after_refund")
 
-    book.ask("kept", "withdrawal", "cash", "bob", 5)
-    book.come("kept", "processing")
-    book.post("kept", "hold", 5, "cash", "bob")
-    book.come("kept", "failed", "gateway_misconfigured")
-    book.ask("gone", "redemption", "coupon", "dan", 1)
-    book.come("gone", "cancelled", "cancelled_by_client")
-    return book.close()
+    record.ask("kept", "withdrawal", "cash", "bob", 5)
+    record.come("kept", "processing")
+    record.post("kept", "hold", 5, "cash", "bob")
+    record.come("kept", "failed", "gateway_misconfigured")
+    record.ask("gone", "redemption", "coupon", "dan", 1)
+    record.come("gone", "cancelled", "cancelled_by_client")
+    return record.close()
 
 
 def test_a_good_history_is_good(tmp_path: Path) -> None:
     """
-    Nothing is found in it; not either when it was kept in a file and read again.
+    Nothing is found in it, neither directly nor after a file.
     """
     history = good()
     assert check(history) == []
@@ -203,25 +205,25 @@ def _swap_numbers(history: History, one: str, other: str) -> None:
 
 
 def _undo(history: History, name: str, kind: str) -> Entry:
-    """Takes the last line out of a ledger, whose resource is then as the line before it says."""
+    """Remove the last entry of a ledger, whose resource then has the state before it."""
     entry = _entry(history, name, kind)
     history.entries.remove(entry)
     return entry
 
 
 def _again(history: History, name: str, kind: str) -> None:
-    """Writes a line once more, at the end of its ledger."""
+    """Write an entry once more, at the end of its ledger."""
     entry = _entry(history, name, kind)
     last = max(
         (one for one in history.entries if one.resource == entry.resource), key=lambda one: one.version
     )
-    book = Book()
-    book.sums[entry.resource], book.now = (last.available, last.held, last.version), last.at_us
-    book.post(name, kind, entry.amount, entry.resource, entry.account)
-    history.entries += book.history.entries
+    record = Record()
+    record.sums[entry.resource], record.now = (last.available, last.held, last.version), last.at_us
+    record.post(name, kind, entry.amount, entry.resource, entry.account)
+    history.entries += record.history.entries
     for resource in history.resources:
         if resource.id == entry.resource:
-            resource.available, resource.held, resource.version = book.sums[entry.resource]
+            resource.available, resource.held, resource.version = record.sums[entry.resource]
 
 
 def _set(of: object, **fields: object) -> None:
@@ -239,39 +241,44 @@ def _pop_state(history: History, name: str, times: int = 1, *, event: bool = Tru
         state = _stored(history, name).states.pop()
         if not event:
             continue
-        history.told = [one for one in history.told if (one.request, one.version) != (name, state.version)]
+        history.messages = [
+            one for one in history.messages if (one.request, one.version) != (name, state.version)
+        ]
         history.deliveries = [
             one for one in history.deliveries if (one.request, one.version) != (name, state.version)
         ]
 
 
-def _park(history: History, name: str) -> None:
+def _fail(history: History, name: str) -> None:
     _set(_stored(history, name).states[-1], status="failed", code="processor_error")
 
 
-#: What is done to a good history, and what must be found then (other things may be, too).
+#: Changes of a right history, and the violation that each must cause. Others may occur, too.
 WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     "an accepted request is not there": ("lost", lambda h: _lose(h, "c")),
     "a key made two requests": (
         "key_twice",
         lambda h: h.requests.append(dataclasses.replace(_stored(h, "c"), id="d")),
     ),
-    "a client was told of two requests": (
+    "a client got two ids": (
         "key_twice",
         lambda h: _asked(h, "a").tries.append(Try(900, 901, 202, "b", "completed", 2)),
     ),
-    "a request that nobody sent": ("unasked", lambda h: h.asked.remove(_asked(h, "c"))),
-    "a payout that nobody asked for": ("unasked", lambda h: h.payouts.update(nobody=1)),
+    "a request that no client sent": ("unasked", lambda h: h.asked.remove(_asked(h, "c"))),
+    "a payout that no client asked for": ("unasked", lambda h: h.payouts.update(nobody=1)),
     "a refused request is there": (
         "refused_but_stored",
         lambda h: _set(_asked(h, "c"), tries=[Try(3, 4, 422)]),
     ),
     "another amount than was asked": ("stored_wrong", lambda h: _set(_asked(h, "c"), amount=2)),
-    "a client was told what is not so": (
+    "a client got a wrong status": (
         "answer_wrong",
         lambda h: _asked(h, "c").tries.append(Try(900, 901, 200, "c", "completed", 2)),
     ),
-    "it is shown as it is not": ("answer_wrong", lambda h: _set(_stored(h, "c"), shown=("completed", 2))),
+    "it is shown with a wrong status": (
+        "answer_wrong",
+        lambda h: _set(_stored(h, "c"), shown=("completed", 2)),
+    ),
     "a request that was never decided": ("undecided", lambda h: _pop_state(h, "gone")),
     "a request that is never settled": ("undecided", lambda h: _pop_state(h, "kept")),
     "two ends": (
@@ -282,7 +289,7 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     ),
     "a version is missing": ("state_wrong", lambda h: _set(_stored(h, "c").states[0], version=3)),
     "a state that goes back": ("state_wrong", lambda h: _set(_stored(h, "paid").states[-1], refunded=5)),
-    "parked though no rule is at fault": ("parked_by_fault", lambda h: _park(h, "gone")),
+    "failed though no gateway is at fault": ("failed_by_fault", lambda h: _fail(h, "gone")),
     "a number that changes": ("sequence_wrong", lambda h: _set(_stored(h, "kept").states[-1], sequence=99)),
     "a number twice": ("sequence_wrong", lambda h: _set(_stored(h, "gone").states[0], sequence=3)),
     "a number that is missing": ("sequence_wrong", lambda h: h.sequences.update({0: 99})),
@@ -300,7 +307,7 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
         "decision_wrong",
         lambda h: _set(_stored(h, "again").states[0], code="fully_redeemed"),
     ),
-    "refused with the wrong word": (
+    "refused with the wrong code": (
         "decision_wrong",
         lambda h: _set(_stored(h, "poor").states[0], code="out_of_stock"),
     ),
@@ -323,7 +330,10 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
         lambda h: _set(_stored(h, "b").states[0], status="cancelled", code="cancelled_by_client"),
     ),
     "an entry for another account": ("entry_wrong", lambda h: _set(_entry(h, "b", "debit"), account="eve")),
-    "an entry of nobody": ("entry_unexplained", lambda h: _set(_entry(h, "b", "debit"), request="nobody")),
+    "an entry without a request": (
+        "entry_unexplained",
+        lambda h: _set(_entry(h, "b", "debit"), request="nobody"),
+    ),
     "an entry of another resource's request": (
         "entry_unexplained",
         lambda h: _set(_entry(h, "kept", "hold"), request="b"),
@@ -334,7 +344,7 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     "written before it was accepted": ("time_wrong", lambda h: _set(_entry(h, "a", "debit"), at_us=0)),
     "decided in the future": ("time_wrong", lambda h: _set(h, read_us=10)),
     "a sum that is wrong": ("sum_wrong", lambda h: _set(_entry(h, "part", "credit"), available=1)),
-    "a resource that is not as its entries say": (
+    "a resource that differs from its entries": (
         "resource_wrong",
         lambda h: _set(h.resources[0], available=1),
     ),
@@ -352,7 +362,7 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
         lambda h: _pop_state(h, "paid", 3),
     ),
     "given back twice": ("refunded_too_much", lambda h: _again(h, "part", "credit")),
-    "given back, and nobody says so": (
+    "refunded, and the request does not show it": (
         "refund_wrong",
         lambda h: _set(_stored(h, "paid").states[-1], refunded=29),
     ),
@@ -364,17 +374,23 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
         "paid_and_refunded",
         lambda h: _pop_state(h, "silent", event=False),
     ),
-    "nobody is told": ("not_told", lambda h: (h.told.pop(), h.deliveries.pop())),
-    "a message that never arrives": ("not_told", lambda h: h.told.pop()),
-    "two messages for one event": ("told_twice", lambda h: h.deliveries.append(copy.copy(h.deliveries[0]))),
-    "one event under two names": (
-        "told_under_two_names",
-        lambda h: h.told.append(dataclasses.replace(h.told[0], event="another")),
+    "no notification": ("not_notified", lambda h: (h.messages.pop(), h.deliveries.pop())),
+    "a message that never arrives": ("not_notified", lambda h: h.messages.pop()),
+    "two messages for one event": (
+        "notified_twice",
+        lambda h: h.deliveries.append(copy.copy(h.deliveries[0])),
     ),
-    "two events under one name": ("told_under_one_name", lambda h: _set(h.told[0], event=h.told[1].event)),
-    "a message that says what is not so": ("told_wrong", lambda h: _set(h.told[0], status="rejected")),
-    "a message about what never was": (
-        "told_wrong",
+    "one event under two ids": (
+        "event_under_two_ids",
+        lambda h: h.messages.append(dataclasses.replace(h.messages[0], event="another")),
+    ),
+    "two events under one id": (
+        "events_under_one_id",
+        lambda h: _set(h.messages[0], event=h.messages[1].event),
+    ),
+    "a message with a wrong status": ("notified_wrongly", lambda h: _set(h.messages[0], status="rejected")),
+    "a message about an event that never happened": (
+        "notified_wrongly",
         lambda h: h.deliveries.append(Delivery("gone", 3, "request.refunded", HOOK)),
     ),
 }
@@ -383,7 +399,7 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_each_wrong_is_found_and_named(wrong: str) -> None:
     """
-    Put into a good history on purpose, it is found under its name.
+    The violation is found under its name.
     """
     code, spoil = WRONGS[wrong]
     history = good()

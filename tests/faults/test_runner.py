@@ -1,5 +1,5 @@
 """
-`make faults`: a short run says what it did and what came of it, a plan can be repeated, and Ctrl-C ends it.
+`make faults`: a short run prints its faults and its verdict, a plan can be repeated, and Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.faults.__main__ import INTERRUPTED, _break, plan
+from tests.faults.__main__ import INTERRUPTED, _inject, plan
 from tests.faults.kinds import EVERYWHERE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run
 
-#: Promised: it ends within so many seconds when it is told to.
+#: The promised time limit of a stop, in seconds.
 STOP_SECONDS = 10.0
 RUNNER = (sys.executable, "-P", "-m", "tests.faults")
 
@@ -35,7 +35,7 @@ def _environment(**settings: str) -> dict[str, str]:
 
 
 def _first(seed: int, count: int) -> Sequence[tuple[str, float]]:
-    """The names of the first faults of a plan, and the first number that each of them draws."""
+    """Return the names of the first faults of a plan, and the first number that each draws."""
     return [
         (kind.__name__, chance.random())
         for kind, chance in itertools.islice(plan(list(EVERYWHERE), seed), count)
@@ -44,7 +44,7 @@ def _first(seed: int, count: int) -> Sequence[tuple[str, float]]:
 
 def test_the_same_seed_is_the_same_plan_and_each_fault_has_its_turn() -> None:
     """
-    Whoever saw a violation can see it again; nobody waits long for a kind of fault.
+    A violation can be reproduced, and each kind of fault has its turn in every round.
     """
     count = len(EVERYWHERE)
 
@@ -55,9 +55,9 @@ def test_the_same_seed_is_the_same_plan_and_each_fault_has_its_turn() -> None:
     }
 
 
-def test_a_short_run_says_what_it_did_and_that_all_was_right() -> None:
+def test_a_short_run_prints_its_faults_and_no_violation() -> None:
     """
-    A line for each fault, its seed, and a verdict; exit status 0.
+    The output has the seed, a line for each fault, and a verdict. The exit status is 0.
     """
     done = subprocess.run(
         RUNNER,
@@ -81,7 +81,7 @@ def test_a_short_run_says_what_it_did_and_that_all_was_right() -> None:
 )
 def test_full_disks_and_a_host_that_is_cut_off() -> None:
     """
-    The faults that need namespaces: each is there, or a line says why it is not.
+    Faults that need namespaces are injected, or a line has the reason why not.
     """
     wanted = ("fill_postgres_disk", "fill_valkey_disk", "cut_cable")
     done = subprocess.run(
@@ -101,22 +101,22 @@ def test_full_disks_and_a_host_that_is_cut_off() -> None:
 
 def test_a_fault_that_fails_is_a_violation_and_the_run_goes_on() -> None:
     """
-    Its verdict says so, and what the fault left half done is undone.
+    The verdict names the fault, and the system is restored.
     """
     run = Mock(problems=[])
 
     def never_ends(_run: Run, _chance: random.Random) -> str:
         raise AssertionError("not within 30 s")
 
-    assert _break(run, [never_ends], 1, 60.0, 2) == 2
+    assert _inject(run, [never_ends], 1, 60.0, 2) == 2
 
-    assert run.problems == ["fault_failed: never_ends: AssertionError('not within 30 s')"] * 2
+    assert run.problems == ["fault_failed never_ends: AssertionError('not within 30 s')"] * 2
     assert run.system.restore.call_count == 2
 
 
-def test_a_fault_that_there_is_not_is_said_at_once() -> None:
+def test_an_unknown_fault_is_reported_at_once() -> None:
     """
-    One line that names those there are; exit status 2.
+    One line lists the existing faults, and the exit status is 2.
     """
     done = subprocess.run(
         RUNNER, check=False, env=_environment(KINDS="flush_walkey"), capture_output=True, text=True
@@ -133,7 +133,7 @@ def _planned(seed: int, kinds: Sequence[str]) -> list[str]:
 
 def test_ctrl_c_ends_it_within_ten_seconds() -> None:
     """
-    In the middle of a fault; nothing of it is left.
+    The run is in the middle of a fault, and nothing of it remains.
     """
     with subprocess.Popen(
         RUNNER, env=_environment(SEED="1", KINDS="flush_valkey"), stdout=subprocess.PIPE, text=True

@@ -1,6 +1,7 @@
 """
-Scenarios 17 to 22: whoever is killed, stopped or away, nothing is lost, doubled or overtaken, and all is decided
-again in time. All under one load; what it did is looked at when all stories are told.
+Stories 17 to 22: after each fault nothing is lost, doubled or overtaken, and decisions continue in time.
+
+All stories run under one load, and the final check covers all of them.
 """
 
 from __future__ import annotations
@@ -21,128 +22,133 @@ if TYPE_CHECKING:
     from tests.faults.run import Run
 
 
-def _in_time(run: Run, fault: Callable[[Run, random.Random], str], told: int) -> None:
-    """It is done to the run, and breaks no promise."""
-    known = len(run.problems)
-    said = fault(run, random.Random(f"{fault.__name__}/{told}"))
-    assert run.problems[known:] == [], said
+def _in_time(run: Run, fault: Callable[[Run, random.Random], str], round_number: int) -> None:
+    """Inject the fault. It must break no promise."""
+    problems_before = len(run.problems)
+    description = fault(run, random.Random(f"{fault.__name__}/{round_number}"))
+    assert run.problems[problems_before:] == [], description
 
 
-def test_17_a_worker_is_killed_in_the_middle_of_a_batch(run: Run, told: int) -> None:
+def test_17_a_worker_is_killed_in_the_middle_of_a_batch(run: Run, round_number: int) -> None:
     """
-    Another one has its partitions, and decides what waits there, within 5 s.
+    Another worker takes over its partitions and decides their waiting work within 5 s.
     """
-    _in_time(run, kinds.kill_worker, told)
+    _in_time(run, kinds.kill_worker, round_number)
 
 
-def test_18_a_worker_is_stopped_and_goes_on_when_others_have_taken_over(run: Run, told: int) -> None:
+def test_18_a_worker_is_suspended_and_continues_after_others_have_taken_over(
+    run: Run, round_number: int
+) -> None:
     """
-    Others take over within 5 s, also what it holds locked; when it goes on, it can write nothing more.
+    Others take over within 5 s, also partitions that it holds locked. Once it continues, it can write nothing
+    more.
     """
-    _in_time(run, kinds.stop_worker, told)
+    _in_time(run, kinds.stop_worker, round_number)
 
 
-def test_18_a_worker_is_cut_off_in_the_middle_of_a_batch(run: Run, told: int) -> None:
+def test_18_a_worker_is_cut_off_in_the_middle_of_a_batch(run: Run, round_number: int) -> None:
     """
-    The same when it runs, and only its line to PostgreSQL is dead.
+    The worker runs, but its connection to PostgreSQL is dead. The result is the same.
     """
-    _in_time(run, kinds.cut_off_host, told)
+    _in_time(run, kinds.cut_off_host, round_number)
 
 
 @pytest.mark.parametrize("fault", [kinds.flush_valkey, kinds.kill_valkey, kinds.stop_valkey])
-def test_19_redis_is_emptied_killed_or_says_nothing(
-    run: Run, fault: Callable[[Run, random.Random], str], told: int
+def test_19_redis_is_emptied_killed_or_silent(
+    run: Run, fault: Callable[[Run, random.Random], str], round_number: int
 ) -> None:
     """
-    What is accepted meanwhile is decided within 2 s, and so is what is accepted afterwards.
+    Requests accepted during the fault or afterwards are decided within 2 s.
     """
-    _in_time(run, fault, told)
+    _in_time(run, fault, round_number)
 
 
 @pytest.mark.parametrize("fault", [kinds.kill_postgres, kinds.stop_postgres])
 def test_20_postgresql_is_stopped_at_once_and_started_again(
-    run: Run, fault: Callable[[Run, random.Random], str], told: int
+    run: Run, fault: Callable[[Run, random.Random], str], round_number: int
 ) -> None:
     """
-    Every 202 is kept; who asks meanwhile is told so within 3 s; all goes on within 5 s of its return.
+    Every 202 is kept. Clients get an answer within 3 s, and decisions continue within 5 s of the server's
+    return.
     """
-    _in_time(run, fault, told)
+    _in_time(run, fault, round_number)
 
 
-def test_21_the_api_is_killed_between_its_commit_and_its_ring(run: Run, told: int) -> None:
+def test_21_the_api_is_killed_between_its_commit_and_its_notification(run: Run, round_number: int) -> None:
     """
-    What it committed and never rang for is decided within 2 s.
+    Requests that it committed without a notification are decided within 2 s.
     """
     system, proxy = run.system, run.system.api_proxy
     apis = [pid for api in system.living("api") for pid in api.pids()]
 
     def kill() -> None:
-        """Both: nobody knows which of them it is."""
+        """Kill both APIs, because either may have committed."""
         for pid in apis:
             os.kill(pid, signal.SIGKILL)
 
     proxy.losses, proxy.cuts, proxy.on_loss = ["answer"], 0, kill
     system.until(lambda: proxy.cuts == 1)
     began, proxy.on_loss = time.monotonic(), None
-    time.sleep(0.1)  # longer than WAITING_LONG lets anybody wait
+    time.sleep(0.1)  # longer than WAITING_LONG allows
     system.until(lambda: system.query(WAITING_LONG) == [(0,)])
     assert time.monotonic() - began < 2.0
-    _in_time(run, kinds.kill_api, told)
+    _in_time(run, kinds.kill_api, round_number)
 
 
-#: Requests that have waited for longer than a moment.
+#: Counts requests that have waited for more than 50 ms.
 WAITING_LONG = """
 SELECT count(*) FROM inbox WHERE verb = 'decide' AND created_at < clock_timestamp() - interval '50 ms'"""
 
 
-def test_22_one_worker_four_and_one_again(run: Run, told: int) -> None:
+def test_22_one_worker_four_and_one_again(run: Run, round_number: int) -> None:
     """
     No order is broken, and nothing waits for more than 5 s.
     """
-    _in_time(run, kinds.scale_workers, told)
+    _in_time(run, kinds.scale_workers, round_number)
 
 
-def test_connections_are_cut_during_commit(run: Run, told: int) -> None:
+def test_connections_are_cut_during_commit(run: Run, round_number: int) -> None:
     """
-    It was done, or not, and nobody is told: who asks again with the same key finds out, and nothing is done twice.
+    The outcome of a commit is unknown. A retry with the same key finds it, and nothing is done twice.
     """
-    _in_time(run, kinds.lose_commits, told)
+    _in_time(run, kinds.lose_commits, round_number)
 
 
 @pytest.mark.parametrize(
     "fault", [kinds.end_worker, kinds.stop_api, kinds.kill_courier, kinds.stop_courier, kinds.cut_power]
 )
-def test_whatever_else_dies_or_stands_still(
-    run: Run, fault: Callable[[Run, random.Random], str], told: int
+def test_other_processes_die_or_are_suspended(
+    run: Run, fault: Callable[[Run, random.Random], str], round_number: int
 ) -> None:
     """
-    Others do its part, or it is there again; and when everything died at once, all goes on within 15 s.
+    Other processes take over, or it is started again. After everything died at once, decisions continue
+    within 15 s.
     """
-    _in_time(run, fault, told)
+    _in_time(run, fault, round_number)
 
 
 @pytest.mark.parametrize("kind", ["api", "worker", "courier"])
-def test_the_clock_of_one_process_is_wrong(run: Run, kind: str, told: int) -> None:
+def test_the_clock_of_one_process_is_wrong(run: Run, kind: str, round_number: int) -> None:
     """
-    By hours: all that counts is decided, and dated, by the clock of PostgreSQL.
+    The clock is wrong by hours. PostgreSQL's clock decides and dates everything that matters.
     """
 
     def move_clock(run: Run, chance: random.Random) -> str:
         return kinds.move_clock_of(kind, -7_200, run, chance)
 
-    _in_time(run, move_clock, told)
+    _in_time(run, move_clock, round_number)
 
 
-def test_two_drain_the_same_partitions(run: Run, told: int) -> None:
+def test_two_drain_the_same_partitions(run: Run, round_number: int) -> None:
     """
-    As in a deploy: the lock alone keeps them apart.
+    As during a deploy, only the lock separates the two.
     """
-    _in_time(run, kinds.drain_as_stranger, told)
+    _in_time(run, kinds.drain_as_foreigner, round_number)
 
 
-def test_the_bell_is_rung_after_the_commit(run: Run, told: int) -> None:
+def test_workers_are_notified_after_the_commit(run: Run, round_number: int) -> None:
     """
-    However long a commit takes, whoever is woken by the bell finds it: the sweep has nothing to rescue.
+    A worker that is notified finds the committed work, however slow the commit was. The sweep finds nothing.
     """
     system = run.system
     system.api_proxy.delay_seconds = 0.3

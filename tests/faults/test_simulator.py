@@ -1,9 +1,9 @@
 """
-The pure parts under every crash that there is: after each step the rules of DESIGN.md hold, and once all is over the
-checker finds nothing.
+The pure parts under every possible crash.
 
-Each seed is one world with its own run of bad luck. `SEED=17 pytest tests/faults/test_simulator.py` begins with that
-one, and `SIMULATOR_WORLDS=5000` looks at so many.
+After each step the rules hold, and at the end the checker finds nothing. Each seed is one world with its own
+faults. `SEED=17 pytest tests/faults/test_simulator.py` begins with that one, and `SIMULATOR_WORLDS=5000` runs
+that many.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESOURCES = ("stock-a", "cash-a", "cash-b")
 
 
 class World:
-    """Clients, APIs, workers, couriers, gateways, and what happens to them: `live` it to its end."""
+    """Clients, APIs, workers, couriers and gateways with random events. `live` runs them to the end."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -44,7 +44,7 @@ class World:
         self.world = Simulator()
         self.open: list[Intake] = []
         self.keys = 0
-        #: What was done, for whoever looks into a failure.
+        #: The steps so far, for the message of a failure.
         self.steps: list[str] = []
         for name, rules in (
             ("stock-a", {"kind": "stock", "per_account_limit": 4}),
@@ -54,7 +54,7 @@ class World:
             self._ask("admin", "opening", name, None, 15, details=rules)
 
     def live(self) -> None:
-        """All steps, and the end; raises AssertionError with the seed and the steps."""
+        """Run all steps and the end. Raises AssertionError with the seed and the steps."""
         steps, weights = zip(*STEPS_AND_WEIGHTS, strict=True)
         try:
             for _ in range(STEPS):
@@ -69,29 +69,29 @@ class World:
     # ------------------------------------------------------------ clients
 
     def take(self) -> None:
-        """Somebody wants some of it."""
+        """Send a request."""
         self._commit(self._begin(), self._crash())
 
     def begin(self) -> None:
-        """A request is on its way into the database, and others come to be there before it."""
+        """Begin a request whose transaction stays open, so that others become visible before it."""
         self.open.append(self._begin())
 
     def commit(self) -> None:
-        """It is there, or lost with its process."""
+        """Commit an open request, or lose it with its process."""
         if self.open:
             self._commit(self.open.pop(self.chance.randrange(len(self.open))), self._crash())
 
     def deposit(self) -> None:
-        """There is more of something."""
+        """Add to a resource."""
         self._ask("admin", "deposit", self.chance.choice(RESOURCES), None, self.chance.randint(1, 4))
 
     def amend(self) -> None:
-        """The limit of each account is another one, or none."""
+        """Change or remove the limit of each account."""
         details = {"per_account_limit": self.chance.choice([None, 2, 5])}
         self._ask("admin", "amendment", "stock-a", None, None, details=details)
 
     def ask_again(self) -> None:
-        """A client that had no answer, or forgot that it had one, sends the same once more."""
+        """Send a request again, with or without an earlier answer."""
         asked = self.chance.choice(list(self.world.asked.values()))
         if asked.kind in TAKING:
             fields = {"account": asked.account, "amount": asked.amount}
@@ -101,33 +101,33 @@ class World:
             self._commit(again, self._crash())
 
     def cancel(self) -> None:
-        """A client changes its mind, perhaps too late."""
+        """Cancel a request, perhaps too late."""
         if self.world.store.inbox:
-            self.world.wish(self.chance.choice(self.world.store.inbox).request, "cancel")
+            self.world.command(self.chance.choice(self.world.store.inbox).request, "cancel")
 
     def replay(self) -> None:
-        """Admins want it tried again."""
+        """Replay a failed request, as an admin."""
         if failed := self._in("failed"):
-            self.world.wish(self.chance.choice(failed), "replay")
+            self.world.command(self.chance.choice(failed), "replay")
 
     def refund(self) -> None:
-        """Admins give back what was taken or is held, all or a part."""
+        """Refund a failed or completed request, all or a part, as an admin."""
         if some := self._in("failed") or self._in("completed"):
             self._refund(self.chance.choice(some))
 
     def meddle(self) -> None:
-        """Somebody wants what makes no sense."""
+        """Send a command that does not fit its request."""
         request = self.chance.choice(list(self.world.store.requests))
         verb = self.chance.choice(["replay", "refund", "cancel"])
         if verb == "refund":
             self._refund(request)
         else:
-            self.world.wish(request, verb)
+            self.world.command(request, verb)
 
     # ------------------------------------------------------------ workers
 
-    def hear(self) -> None:
-        """A bell is heard, in any order, perhaps not for the last time; the worker may die of it."""
+    def handle_notification(self) -> None:
+        """Handle a notification, in any order and perhaps repeatedly. The worker may crash."""
         if not self.world.bells:
             return
         partition = self.chance.choice(self.world.bells)
@@ -136,29 +136,30 @@ class World:
         self.drain(partition)
 
     def sweep(self) -> None:
-        """Somebody looks although nobody rang."""
+        """Drain a partition without a notification."""
         self.drain(self.chance.randrange(self.world.partitions))
 
     def drain(self, partition: int) -> None:
-        """One batch; its rules have a fault now and then."""
+        """Run one batch, sometimes with faulty rules."""
         sizes = self.chance.randint(1, 6), self.chance.randint(1, 3)
         self.world.drain(partition, *sizes, self._crash(), faulty=self.chance.random() < 0.3)
 
     def flush_redis(self) -> None:
-        """All bells are forgotten."""
+        """Lose all notifications."""
         self.world.bells.clear()
 
     # ------------------------------------------------------------ couriers and gateways
 
     def claim(self) -> None:
-        """A courier begins a call."""
+        """Begin a call as a courier."""
         if due := self.world.due():
             self.world.claim(self.chance.choice(due))
 
     def call(self) -> None:
         """
-        A gateway does its part, or not. Its answer is heard, at once or much later; or it is lost on its way; or the
-        courier dies and says nothing.
+        Let a gateway act on a call, or not.
+
+        Its answer arrives at once or much later, or it is lost, or the courier dies before it.
         """
         if not self.world.calls:
             return
@@ -171,24 +172,22 @@ class World:
             self._end(call, lost=end == "lost")
 
     def time_passes(self) -> None:
-        """Pauses end, and sometimes leases run out."""
+        """Let pauses end, and sometimes leases expire."""
         self.world.now += self.chance.choice([1, 3, 3, 12])
 
-    # ------------------------------------------------------------ what always holds
+    # ------------------------------------------------------------ invariants
 
     def check(self) -> None:
-        """After each step."""
+        """Check all invariants after a step."""
         self._sums_are_right()
         self._usages_are_right()
         self._nothing_is_lost_or_done_twice()
         for request, states in self.world.store.states.items():
             by_itself = any(state.code == "gateway_declined" for state in states)
-            assert not by_itself or request in self.world.declined, (
-                "given back, and the gateway never said no"
-            )
+            assert not by_itself or request in self.world.declined, "refunded, and the gateway never declined"
 
     def _sums_are_right(self) -> None:
-        """The entries of a resource are its state, nothing is below the overdraft, and held is what is open."""
+        """Check that entries add up to the state, the overdraft holds, and held is the sum of open holds."""
         store = self.world.store
         for resource in store.resources.values():
             entries = [entry for entry in store.entries if entry.resource_id == resource.id]
@@ -202,7 +201,7 @@ class World:
             )
 
     def _usages_are_right(self) -> None:
-        """What an account has used of a limited resource is what it took, less what is back."""
+        """Check that the usage of a limited resource is the amount taken less the amount given back."""
         store = self.world.store
         for (resource, client, account), used in store.usages.items():
             if store.resources[resource].per_account_limit is not None:
@@ -215,7 +214,10 @@ class World:
                 assert used == total, "usages"
 
     def _nothing_is_lost_or_done_twice(self) -> None:
-        """Each request waits once, or is decided; whoever holds is asked for; what has ended holds nothing."""
+        """
+        Check that each request waits once or is decided, that each hold has an effect, and that final ones
+        hold nothing.
+        """
         store = self.world.store
         waiting = [row.request for row in store.inbox if row.verb == "decide"]
         assert len(set(waiting)) == len(waiting)
@@ -226,14 +228,14 @@ class World:
             if states[-1].stage == "settling":
                 effect = store.effects[request]
                 settles = any((row.request, row.verb) == (request, "settle") for row in store.inbox)
-                assert effect.due_at is not None or settles, "nobody asks the gateway any more"
+                assert effect.due_at is not None or settles, "no call asks the gateway"
             assert states[-1].status not in FINAL or not self.world.holds(request)
             assert not any(state.status in FINAL - {"completed"} for state in states[:-1]) or (
                 states[-1].status == "refunded"
             ), "back from its end"
 
     def end(self) -> None:
-        """Everything comes to an end, with no more faults; and the checker looks at it."""
+        """Bring everything to its end without faults, and run the checker."""
         world = self.world
         for intake in self.open:
             self._commit(intake, None)
@@ -249,7 +251,7 @@ class World:
                 world.claim(request)
         assert not world.store.inbox
         found = [
-            one for one in check(world.history()) if one.code != "parked_by_fault"
+            one for one in check(world.history()) if one.code != "failed_by_fault"
         ]  # the rules had a fault
         assert not found, "; ".join(map(str, found[:3]))
 
@@ -286,7 +288,7 @@ class World:
         self._ask("admin", "refund", original.resource_id, original.account, amount, refund_of=original.id)
 
     def _in(self, *statuses: str) -> list[UUID]:
-        """What took something, or could have, and is in one of these states."""
+        """Return the taking requests in one of these states."""
         store = self.world.store
         return [
             request
@@ -298,7 +300,7 @@ class World:
         self.world.record(call, "unknown" if lost else self.world.answer_of(call))
 
 
-#: How each kind of entry counts towards what its account has used.
+#: Weights of entries in an account's usage, by kind.
 USES = {"hold": 1, "capture": 0, "release": -1, "debit": 1, "credit": -1}
 STEPS_AND_WEIGHTS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.take, 16),
@@ -311,7 +313,7 @@ STEPS_AND_WEIGHTS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.replay, 4),
     (World.refund, 5),
     (World.meddle, 2),
-    (World.hear, 22),
+    (World.handle_notification, 22),
     (World.sweep, 4),
     (World.flush_redis, 1),
     (World.claim, 14),
@@ -320,32 +322,31 @@ STEPS_AND_WEIGHTS: tuple[tuple[Callable[[World], None], int], ...] = (
 )
 
 
-def test_every_world_ends_well() -> None:
+def test_every_world_ends_right() -> None:
     """
-    Whatever is lost, doubled, late or killed: nothing is lost, done twice or overtaken. And all of it happened: the
-    worlds have seen each way in which a request can go.
+    In every world nothing is lost, done twice or overtaken. Together the worlds cover each sequence in PATHS.
     """
     seen: Counter[str] = Counter()
     for seed in range(FIRST_SEED, FIRST_SEED + WORLDS):
         world = World(seed)
         world.live()
         for states in world.world.store.states.values():
-            way = (state.detail if state.detail == LATE else state.code or state.status for state in states)
-            seen[" ".join(way)] += 1
+            path = (state.detail if state.detail == LATE else state.code or state.status for state in states)
+            seen[" ".join(path)] += 1
 
-    missing = [way for way in WAYS if not seen[way]]
+    missing = [path for path in PATHS if not seen[path]]
     assert WORLDS < 120 or not missing, seen
 
 
 def live_all() -> None:
-    """All worlds, one after the other."""
+    """Run all worlds in turn."""
     for seed in range(FIRST_SEED, FIRST_SEED + WORLDS):
         World(seed).live()
 
 
 LATE = "paid_after_refund"
-#: Ways that requests must have gone, as the codes (or statuses) that they came to.
-WAYS = (
+#: Sequences of codes or statuses that must occur.
+PATHS = (
     "completed",
     "limit_reached",
     "insufficient_funds",
@@ -420,7 +421,7 @@ def _sort_the_inbox_wrongly(patch: pytest.MonkeyPatch) -> None:
 
 
 def _delete_the_inbox_first(patch: pytest.MonkeyPatch) -> None:
-    """In a transaction of its own: a worker that dies after it has decided nothing."""
+    """Delete the rows in a transaction of their own. A worker that crashes after it has decided nothing."""
     sound = Simulator.take
 
     def take(self: Simulator, partition: int, limit: int) -> list[InboxRow]:
@@ -434,7 +435,7 @@ def _delete_the_inbox_first(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
-        (_refund_on_unknown, "the gateway never said no"),
+        (_refund_on_unknown, "the gateway never declined"),
         (_refund_while_the_gateway_is_asked, "refunded_while_open|a call is in flight"),
         (_refund_again_and_again, "entries_once|refunded_too_much|decision_wrong"),
         (_forget_the_late_yes, "paid_and_refunded"),
@@ -443,11 +444,11 @@ def _delete_the_inbox_first(patch: pytest.MonkeyPatch) -> None:
         (_delete_the_inbox_first, "lost"),
     ],
 )
-def test_what_is_broken_on_purpose_is_found(
+def test_a_deliberate_fault_is_found(
     break_it: Callable[[pytest.MonkeyPatch], None], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The worlds of a Teller that is broken in one place do not end well, and say in what way.
+    The worlds of a Teller with one fault fail, and the message names it.
     """
     break_it(monkeypatch)
 

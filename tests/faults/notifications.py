@@ -1,7 +1,7 @@
 """
-Who had to be told of what, who is written down to be told, and who was.
+Compares expected notifications with the stored rows and the messages that arrived.
 
-An event is that a request came to a new status; each subscriber of its client is told of it under one name.
+An event is a request's change to a new status. Each subscriber of its client receives it under one id.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from tests.faults.retelling import Violation
+from tests.faults.ledger_walk import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.faults.history import History
 
-    #: Subscriber, request and version.
+    #: A subscriber, a request and a version.
     Event = tuple[str, str, int]
 
 
-def check_tellings(history: History) -> Iterator[Violation]:
-    """What is wrong with what subscribers were told."""
+def check_notifications(history: History) -> Iterator[Violation]:
+    """Return the violations in the notifications of subscribers."""
     expected = _expected(history)
     yield from _deliveries(history, expected)
     yield from _messages(history, expected)
 
 
 def _expected(history: History) -> dict[Event, str]:
-    """The type of each event that a subscriber had to be told of."""
+    """Return the type of each event that a subscriber must receive."""
     expected: dict[Event, str] = {}
     for subscriber in history.subscribers:
         for stored in history.requests:
@@ -45,37 +45,39 @@ def _expected(history: History) -> dict[Event, str]:
 
 
 def _deliveries(history: History, expected: dict[Event, str]) -> Iterator[Violation]:
-    """One row for each event, and none for what never was."""
+    """There is one row for each event, and no other."""
     rows: dict[Event, list[str]] = defaultdict(list)
     for row in history.deliveries:
         rows[row.subscriber, row.request, row.version].append(row.type)
     for key in expected.keys() | rows.keys():
         event, found = expected.get(key), rows.get(key, [])
         if event is None:
-            yield Violation("told_wrong", key[1], f"{found} is to be told, which never was")
+            yield Violation("notified_wrongly", key[1], f"{found} is to be delivered, and never happened")
         elif found != [event]:
-            code = "told_twice" if len(found) > 1 else "not_told"
+            code = "notified_twice" if len(found) > 1 else "not_notified"
             yield Violation(code, key[1], f"for {event} in version {key[2]} there are {found}")
 
 
 def _messages(history: History, expected: dict[Event, str]) -> Iterator[Violation]:
-    """Each event arrived, under one name that no other event has, and said what is true."""
+    """Each event arrived under one id of its own, with its true status."""
     names: dict[Event, set[str]] = defaultdict(set)
     named: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for told in history.told:
-        key = (told.subscriber, told.request, told.version)
-        names[key].add(told.event)
-        named[told.event].add((told.request, told.version))
+    for message in history.messages:
+        key = (message.subscriber, message.request, message.version)
+        names[key].add(message.event)
+        named[message.event].add((message.request, message.version))
         true = expected.get(key)
-        if (told.type, f"request.{told.status}") != (true, true):
+        if (message.type, f"request.{message.status}") != (true, true):
             yield Violation(
-                "told_wrong", told.request, f"{told.type} with {told.status}, where {true} is true"
+                "notified_wrongly",
+                message.request,
+                f"{message.type} with {message.status}, where {true} is true",
             )
     for key, event in expected.items():
         if not names[key]:
-            yield Violation("not_told", key[1], f"{event} in version {key[2]} never arrived")
+            yield Violation("not_notified", key[1], f"{event} in version {key[2]} never arrived")
         if len(names[key]) > 1:
-            yield Violation("told_under_two_names", key[1], f"{event} as {sorted(names[key])}")
+            yield Violation("event_under_two_ids", key[1], f"{event} as {sorted(names[key])}")
     for name, events in named.items():
         if len(events) > 1:
-            yield Violation("told_under_one_name", name, f"names {len(events)} events")
+            yield Violation("events_under_one_id", name, f"is the id of {len(events)} events")

@@ -1,9 +1,9 @@
 """
-Retells what happened to one resource, one thing after the other, and compares each with the model.
+Executes the history of one resource sequentially, and compares each step with the model.
 
-Decisions go in the order of their numbers; entries in the order of their versions. What a gateway's answer wrote
-(capture, release) has no number: it is put where its version says. A "no" has no version: it must be right at some
-point between the decisions before and after it.
+Decisions follow their numbers, and entries follow their versions. A capture or release after a gateway's
+answer has no number, so its version gives its place. A refusal has no version. It must be right at some point
+between the decisions before and after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 class Violation(NamedTuple):
     """
-    One thing that must never happen. `code`: what kind; `subject`: the request, resource or key it happened to.
+    One breach of a promise.
+
+    `code` is its kind, and `subject` the request, resource or key.
     """
 
     code: str
@@ -31,8 +33,8 @@ class Violation(NamedTuple):
         return f"{self.code} {self.subject}: {self.line}"
 
 
-class Retelling:
-    """The decisions and entries of one resource; iterate over what is wrong."""
+class LedgerWalk:
+    """The decisions and entries of one resource. Iterating yields the violations."""
 
     def __init__(
         self,
@@ -49,26 +51,26 @@ class Retelling:
         self._requests = requests
         self._model = Model(requests)
         self._position = 0
-        #: The entry that each decision wrote, by the request; and whose decision each such entry was, by its version.
+        #: The entry of each decision by request, and the decision of each such entry by version.
         self._written: dict[str, Entry] = {}
         self._decision_of: dict[int, str] = {}
         self._find_decisions()
 
     def __iter__(self) -> Iterator[Violation]:
         for asked in self._decided:
-            if asked.parked_at_first:
-                continue  # it took no part, and if it was decided later, its entry says when
+            if asked.failed_at_first:
+                continue  # it took no part; if it was decided later, its entry has the place
             own = self._written.get(asked.id)
             if own is not None:
-                yield from self._tell_entry(asked, own)
+                yield from self._check_entry(asked, own)
             elif asked.status != "cancelled":
-                yield from self._tell_without_entry(asked)
+                yield from self._check_without_entry(asked)
         while self._position < len(self._entries):
-            yield from self._post_next()
+            yield from self._apply_next()
         yield from self._compare_with_resource()
 
     def _find_decisions(self) -> None:
-        """Which entries are decisions in their turn; the others settle what was held, or were decided later."""
+        """Find the entries that decide in turn. The others settle a hold, or were decided later."""
         released = {
             asked.refund_of: asked.id
             for asked in self._decided
@@ -84,16 +86,16 @@ class Retelling:
                 name = released.get(entry.request, "")
                 if name in credited or not is_released_by_admin(asked):
                     continue
-            elif entry.kind == "capture" or asked is None or asked.parked_at_first:
+            elif entry.kind == "capture" or asked is None or asked.failed_at_first:
                 continue
             if name and name not in self._written:
                 self._written[name] = entry
                 self._decision_of[entry.version] = name
 
-    # ------------------------------------------------------------ one thing after the other
+    # ------------------------------------------------------------ one step after the other
 
-    def _tell_entry(self, asked: Stored, own: Entry) -> Iterator[Violation]:
-        """A decision that wrote an entry: what comes before it in the ledger was before it."""
+    def _check_entry(self, asked: Stored, own: Entry) -> Iterator[Violation]:
+        """Check a decision with an entry. All earlier entries of the ledger come before it."""
         if all(entry is not own for entry in self._entries[self._position :]):
             yield Violation(
                 "order_broken",
@@ -102,25 +104,25 @@ class Retelling:
             )
             return
         while self._entries[self._position] is not own:
-            yield from self._post_next()
+            yield from self._apply_next()
         verdict = self._model.verdict(asked)
         if (verdict.entry, verdict.amount) != (own.kind, own.amount):
             expected = f"a {verdict.entry} of {verdict.amount}" if verdict.entry else verdict.code
             yield Violation(
                 "decision_wrong",
                 asked.id,
-                f"a {own.kind} of {own.amount} of {self._name}, where one after the other gives {expected}",
+                f"a {own.kind} of {own.amount} of {self._name}, where the sequence requires {expected}",
             )
         if asked.status == "rejected":
             yield Violation("decision_wrong", asked.id, f"it was rejected, and wrote a {own.kind}")
         original = self._requests.get(asked.refund_of or "", asked)
         if own.account != (None if asked.kind in ("opening", "deposit") else original.account):
             yield Violation("entry_wrong", asked.id, f"its entry is in the name of {own.account}")
-        yield from self._post_next()
+        yield from self._apply_next()
         self._model.note(asked)
 
-    def _tell_without_entry(self, asked: Stored) -> Iterator[Violation]:
-        """A no, or a change of rules: right now, or after some of the settlements that come next."""
+    def _check_without_entry(self, asked: Stored) -> Iterator[Violation]:
+        """Check a refusal or a change of rules, at once or after some of the next settlements."""
         first = asked.states[0]
         code = first.code if first.status == "rejected" else None
         verdicts = []
@@ -141,7 +143,7 @@ class Retelling:
                     f"{code or asked.status} without an entry of {self._name}, where it must give {given}",
                 )
                 break
-            yield from self._post_next()
+            yield from self._apply_next()
         if code is None:
             self._model.note(asked)
 
@@ -150,7 +152,7 @@ class Retelling:
             return False
         return self._entries[self._position].version not in self._decision_of
 
-    def _post_next(self) -> Iterator[Violation]:
+    def _apply_next(self) -> Iterator[Violation]:
         entry, model = self._entries[self._position], self._model
         self._position += 1
         subject = f"{self._name}/{entry.version}"
@@ -183,18 +185,18 @@ class Retelling:
         model, resource = self._model, self._resource
         if resource is None:
             if model.is_open or self._entries:
-                yield Violation("resource_wrong", self._name, "it was opened and is not there")
+                yield Violation("resource_wrong", self._name, "it was opened and does not exist")
             return
         stored = (resource.available, resource.held, resource.version)
-        told = (model.available, model.held, model.version)
-        if stored != told:
+        walked = (model.available, model.held, model.version)
+        if stored != walked:
             yield Violation(
                 "resource_wrong",
                 self._name,
-                f"available, held and version are {stored}; its entries say {told}",
+                f"available, held and version are {stored}; its entries give {walked}",
             )
 
 
 def is_released_by_admin(asked: Stored | None) -> bool:
-    """Whether an admin refunded it."""
+    """Return whether an admin refunded the request."""
     return asked is not None and any(state.code == "refunded_by_admin" for state in asked.states)
