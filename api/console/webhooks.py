@@ -17,7 +17,7 @@ from api.web.problems import NotFound
 from processor.clients import webhooks
 from processor.clients.webhooks import Webhook
 from processor.operations import resends
-from processor.outbox.deliveries import DeliveryStatus
+from processor.outbox.tries import DeliveryStatus
 from processor.reading import webhooks as webhook_queries
 from processor.storage.connections import Connection
 

@@ -1,12 +1,13 @@
 """
-The outside systems that pay out or fulfil what is held, and what is needed to talk to the outside safely.
+Gateways: the outside systems that pay out or fulfil a hold, and the safe use of outside addresses.
 
-    protocol.py    what a gateway is: given an order, it answers; own ones plug in through an entry point
-    http.py        the built-in one: a signed POST
-    names.py       which gateways there are, by the names that resources use
-    registry.py    makes them
-    signatures.py  Standard Webhooks: how calls and deliveries are signed
-    addresses.py   which addresses a webhook may have
+    protocol    the interface of a gateway; packages add gateways through an entry point
+    http        the built-in gateway, which is a signed POST
+    names       the names of all gateways, which resources refer to
+    registry    makes the gateways
+    sandbox     the gateway for trials, which the API serves
+    signatures  signatures of calls and deliveries after Standard Webhooks
+    addresses   the addresses that a webhook may have
 
-Only the courier makes gateways; the API takes names, signatures and addresses from here.
+Only the courier makes gateways. The API imports names, sandbox, signatures and addresses.
 """

@@ -1,8 +1,9 @@
 """
-Which addresses a webhook may have: those of the public internet, through https, unless private ones are allowed.
+Addresses of webhooks: public ones over https, unless private ones are allowed.
 
-A client names the URL, and we call it from inside: so it must not lead inside. Checked when a webhook is
-registered, and again, address by address, where a delivery connects (`workers/courier/webhook_client.py`).
+A client chooses the URL, and the courier connects from inside the network, so the URL must not lead inside. The check
+runs when a webhook is registered. It runs again for each address that a delivery connects to
+(`workers/courier/webhook_client.py`).
 """
 
 import ipaddress
@@ -12,12 +13,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from processor.errors import TellerError
 
-#: The longest URL that is kept, in characters.
+#: The longest URL of a webhook, in characters.
 URL_CHARACTERS_MAX: Final = 2048
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# IANA's special-purpose registries. Spelled out, since what Python calls global differs between its versions.
+# IANA's special-purpose registries. They are listed because `is_global` differs between versions of Python.
 _NOT_PUBLIC_4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
@@ -51,24 +52,26 @@ _NOT_PUBLIC_6 = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPV4_MASK = 0xFFFF_FFFF
 
-# Names that mean something inside by convention (RFC 6761, 6762, 8375, and ICANN's `.internal`).
+# Names that are private by convention (RFC 6761, 6762, 8375, and ICANN's `.internal`).
 _INSIDE = frozenset({"localhost", "local", "internal", "home.arpa", "localdomain"})
 
 
 class WebhookAddressRefused(TellerError):
-    """A webhook's URL is not one that deliveries may go to."""
+    """The URL is not allowed for a webhook."""
 
     code = "webhook_address_refused"
 
 
 class AddressRefused(OSError):
-    """What a connection would be made to is not public."""
+    """The address that a connection would be made to is not public."""
 
 
 def is_public(address: str) -> bool:
     """
-    Whether packets to this IP address leave for the public internet. An IPv4 address inside an IPv6 one (mapped, or
-    through NAT64) counts as what it is.
+    Return whether this IP address belongs to the public internet.
+
+    An IPv4 address inside an IPv6 address (mapped, or through NAT64) counts as the IPv4 address. Text that is no
+    address counts as not public.
     """
     try:
         parsed: _Address = ipaddress.ip_address(address.partition("%")[0])
@@ -83,8 +86,9 @@ def is_public(address: str) -> bool:
 
 def check_webhook(url: str, *, allow_private: bool) -> None:
     """
-    Refuse a URL that deliveries may not go to, when it is registered; asks the name service. A name that does not
-    resolve now may later: then each delivery looks. Raises WebhookAddressRefused.
+    Check the URL of a webhook that is registered, by its form and by the addresses that its name resolves to.
+
+    A name that does not resolve is accepted, and each delivery checks its addresses. Raises WebhookAddressRefused.
     """
     parts = check_form(url, allow_private=allow_private)
     if allow_private:
@@ -102,7 +106,7 @@ def check_webhook(url: str, *, allow_private: bool) -> None:
 
 
 def check_form(url: str, *, allow_private: bool) -> SplitResult:
-    """The part of the check that needs no name service. Raises WebhookAddressRefused."""
+    """Check the form of a URL, without the name service. Returns its parts. Raises WebhookAddressRefused."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -114,7 +118,7 @@ def check_form(url: str, *, allow_private: bool) -> SplitResult:
         raise WebhookAddressRefused("a webhook's URL begins with https://")
     if parts.scheme == "http" and not allow_private:
         raise WebhookAddressRefused(
-            "a webhook's URL begins with https://, for what is sent is nobody else's business"
+            "a webhook's URL begins with https://, because deliveries are confidential"
         )
     if parts.username is not None or parts.password is not None:
         raise WebhookAddressRefused("a webhook's URL holds no user or password: deliveries are signed")

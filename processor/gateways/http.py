@@ -1,8 +1,8 @@
 """
-The built-in gateway: a signed POST with the request's id as `Idempotency-Key` (CONTRACT.md, *Gateways*).
+The built-in gateway: a signed POST with the request's id as `Idempotency-Key`. docs/gateways.md describes it.
 
-Follows no redirect, uses no proxy, reads little of an answer. Addresses are the operator's own, so private ones are
-fine.
+It follows no redirect, uses no proxy, and reads a limited part of an answer. The operator chooses its address, which
+may be private.
 """
 
 import json
@@ -16,14 +16,14 @@ from processor.domain.model import Outcome
 from processor.gateways import signatures
 from processor.gateways.protocol import Answer, Order
 
-#: How much of an answer is read, in bytes; of a longer one only the status counts.
+#: The longest answer that is read, in bytes. A longer answer counts by its status alone.
 BODY_BYTES_MAX: Final = 64 * 1024
-#: How much is kept of a reference or a reason, in characters.
+#: The longest reference or reason that is kept, in characters.
 TEXT_CHARACTERS_MAX: Final = 255
-#: How long an idle connection is kept, in seconds: shorter than any server keeps it, for a call that meets a closed
-#: one counts as unknown.
+#: The time for which an idle connection is kept, in seconds. It is shorter than that of servers, because a call on a
+#: connection that the server closes counts as unknown.
 KEEPALIVE_SECONDS: Final = 1.0
-#: Connections to one gateway; more calls are never under way (`effects.CALLS_AT_ONCE`).
+#: The connections to one gateway, as many as calls are under way at once (`gateway_calls.CALLS_AT_ONCE`).
 CONNECTIONS_MAX: Final = 64
 
 _DECLINED = frozenset({400, 402, 422})
@@ -31,7 +31,7 @@ _MISCONFIGURED = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 410})
 
 
 class HttpGateway:
-    """One gateway at one URL. Must be made inside the event loop."""
+    """A gateway at one URL. It is made inside the event loop."""
 
     def __init__(self, url: str, key: bytes) -> None:
         self._url = url
@@ -40,7 +40,7 @@ class HttpGateway:
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context()
             ),
-            timeout=aiohttp.ClientTimeout(total=None),  # whoever asks gives up after his own
+            timeout=aiohttp.ClientTimeout(total=None),  # the courier has a timeout for each call
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
@@ -51,7 +51,7 @@ class HttpGateway:
         )
 
     async def perform(self, order: Order) -> Answer:
-        """Post the order; what the answer means is in `outcome_of`."""
+        """Send the order. Returns the outcome by the status of the answer (`outcome_of`)."""
         body = json.dumps(_document(order), ensure_ascii=False, separators=(",", ":")).encode()
         key = str(order.request_id)
         signed = signatures.headers(key, int(time.time()), body, [self._key])
@@ -60,21 +60,21 @@ class HttpGateway:
                 self._url, data=body, headers={"Idempotency-Key": key, **signed}, allow_redirects=False
             ) as response:
                 outcome = outcome_of(response.status)
-                said = await _read(response) if outcome in ("done", "declined") else {}
-                return _answer(outcome, response.status, said)
+                document = await _read(response) if outcome in ("done", "declined") else {}
+                return _answer(outcome, response.status, document)
         except aiohttp.ClientConnectorError as fault:
             return Answer("unknown", reason="no connection", error=describe(fault))
         except (aiohttp.ClientError, OSError, ValueError) as fault:
             return Answer("unknown", reason="no valid answer", error=describe(fault))
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._session.close()
 
 
 def outcome_of(status: int) -> Outcome:
-    """What the status of an answer says about the order."""
-    if 200 <= status <= 299:  # noqa: PLR2004  # RFC 9110: successful
+    """Return the outcome of an order from the status of the answer."""
+    if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110, successful
         return "done"
     if status in _DECLINED:
         return "declined"
@@ -82,7 +82,7 @@ def outcome_of(status: int) -> Outcome:
 
 
 def describe(fault: BaseException) -> str:
-    """A fault in one short line, for admins."""
+    """Return a fault as one short line, for operators."""
     return f"{type(fault).__name__}: {fault}".partition("\n")[0][:TEXT_CHARACTERS_MAX]
 
 
@@ -99,7 +99,7 @@ def _document(order: Order) -> dict[str, Any]:
 
 
 async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """The object that an answer holds; empty when it holds another thing, or too much."""
+    """Return the JSON object of an answer, or an empty one if it has none or is too long."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
@@ -107,24 +107,24 @@ async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
             response.close()
             return {}
     try:
-        said = json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
-def _answer(outcome: Outcome, status: int, said: dict[str, Any]) -> Answer:
+def _answer(outcome: Outcome, status: int, document: dict[str, Any]) -> Answer:
     match outcome:
         case "done":
-            return Answer("done", status, reference=_text(said.get("reference")))
+            return Answer("done", status, reference=_text(document.get("reference")))
         case "declined":
-            return Answer("declined", status, reason=_text(said.get("reason")))
+            return Answer("declined", status, reason=_text(document.get("reason")))
         case _:
             return Answer(outcome, status, reason=f"answered {status}")
 
 
 def _text(value: object) -> str | None:
-    """What a gateway said, if it is text, as far as it can be kept and shown."""
+    """Return the printable part of a text, or None if it is no text or nothing is left."""
     if not isinstance(value, str):
         return None
     return "".join(character for character in value if character.isprintable())[:TEXT_CHARACTERS_MAX] or None

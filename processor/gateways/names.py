@@ -1,5 +1,5 @@
 """
-Which gateways there are, by name, without making any: for whoever checks the `gateway` of a resource.
+The names of all gateways. The API checks the `gateway` of a resource with them, and makes no gateway.
 """
 
 import importlib.metadata
@@ -8,12 +8,16 @@ from typing import Final
 from processor.errors import SettingsError
 from processor.settings import Settings
 
-#: The entry point group of gateways of one's own (`protocol.Gateway`).
+#: The entry point group of the gateways that packages add (`protocol.Gateway`).
 ENTRY_POINTS: Final = "teller.gateways"
 
 
 def names(settings: Settings) -> frozenset[str]:
-    """Those of TELLER_GATEWAYS and of installed packages. Raises SettingsError when two have the same name."""
+    """
+    Return the names in TELLER_GATEWAYS and of the gateways in installed packages.
+
+    Raises SettingsError if two have the same name.
+    """
     plugged = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if both := plugged & settings.gateways.keys():
         raise SettingsError(

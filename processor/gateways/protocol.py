@@ -1,8 +1,8 @@
 """
-What a gateway is: something outside that pays out or fulfils, asked for one request at a time.
+The interface of a gateway: an outside system that pays out or fulfils one request with each call.
 
-A gateway of one's own is a class with these two methods, and an entry point of group `teller.gateways` that names
-it: the entry point's name is what a resource's `gateway` says, and calling it without arguments makes the gateway.
+A package adds a gateway with a class that has the two methods of `Gateway`, and an entry point in the group
+`teller.gateways`. The name of the entry point is the `gateway` of resources. The class is called without arguments.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from processor.domain.model import Outcome
 @dataclass(frozen=True, slots=True)
 class Order:
     """
-    What is to be done. `request_id` is the idempotency key: the same order may come several times, also at the same
-    time, and must be done once. `amount` in whole units of the resource (money: minor units).
+    An order to pay out or fulfil. `amount` is in whole units of the resource (money: minor units).
+
+    `request_id` is the idempotency key. An order can arrive several times, also concurrently, and is performed once.
     """
 
     request_id: UUID
@@ -31,10 +32,14 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What came of it: `done`; `declined`, a definite no, nothing was or will be done; `misconfigured`, it is we who
-    are wrong and trying again is pointless; `unknown`, it may or may not have been done.
+    The answer to an order. `outcome` is one of:
 
-    `reference` is the gateway's name for what it did; `reason` may be shown to the client; `error` is for admins.
+    - `done`: the gateway has performed the order.
+    - `declined`: it has not, and never will.
+    - `misconfigured`: the key or the address is wrong, so another try is useless.
+    - `unknown`: it may or may not have performed the order.
+
+    `reference` is the gateway's own id of the payout. Clients see `reason`, and operators see `error`.
     """
 
     outcome: Outcome
@@ -46,12 +51,14 @@ class Answer:
 
 class Gateway(Protocol):
     """
-    Made inside the courier's event loop. `perform` must not block it (a blocking library goes through
-    `asyncio.to_thread`), is cancelled after TELLER_GATEWAY_TIMEOUT_SECONDS, and an exception counts as `unknown`.
+    A gateway, made inside the courier's event loop.
+
+    `perform` must not block the loop; a blocking library runs in `asyncio.to_thread`. It is cancelled after
+    TELLER_GATEWAY_TIMEOUT_SECONDS. An exception counts as `unknown`.
     """
 
     async def perform(self, order: Order) -> Answer:
-        """Do it, or find that it is done; at most once for each `order.request_id`."""
+        """Perform the order unless it was performed before, at most once for each `order.request_id`."""
 
     async def close(self) -> None:
-        """The courier ends."""
+        """Release all resources, when the courier stops."""

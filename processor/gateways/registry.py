@@ -1,5 +1,5 @@
 """
-Makes the gateways: those of TELLER_GATEWAYS, and those that installed packages bring along.
+The registry makes the gateways: those in TELLER_GATEWAYS, and those in installed packages.
 """
 
 import importlib.metadata
@@ -12,16 +12,18 @@ from processor.gateways.names import ENTRY_POINTS, names
 from processor.gateways.protocol import Gateway
 from processor.settings import BUILTIN, Settings
 
-#: Where the API serves the sandbox.
+#: The path of the sandbox in the API.
 SANDBOX_PATH: Final = "/sandbox/gateway"
 
-#: What stands for "all interfaces" where one listens → how to reach ourselves then.
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # only compared with
+#: The listening addresses that stand for all interfaces → the address under which the courier reaches the API.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only compared
 
 
 def load(settings: Settings) -> dict[str, Gateway]:
     """
-    All gateways by name; inside the event loop. Raises SettingsError when one of an installed package does not load.
+    Make all gateways. Returns them by name. Called inside the event loop.
+
+    Raises SettingsError if a gateway of an installed package does not load.
     """
     names(settings)
     key = signatures.gateway_key(settings.gateway_secret, settings.secret)
@@ -40,6 +42,6 @@ def load(settings: Settings) -> dict[str, Gateway]:
 
 
 def sandbox_url(settings: Settings) -> str:
-    """Where the courier reaches the sandbox of the API."""
+    """Return the URL under which the courier reaches the sandbox of the API."""
     host = _LOOPBACK.get(settings.host, settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{SANDBOX_PATH}"

@@ -1,8 +1,7 @@
 """
-The sandbox gateway (CONTRACT.md, *Gateways*): pays nobody, remembers everything, and behaves as the destination of
-a withdrawal says.
+The sandbox gateway: it moves no money, records each call, and chooses its answer by the destination of a withdrawal.
 
-A payout is made once for each key, whatever the concurrency. What is answered was committed before.
+It makes one payout for each key, at any concurrency. Each answer was committed before. docs/gateways.md describes it.
 """
 
 from datetime import datetime
@@ -13,16 +12,16 @@ from uuid import UUID
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: How often `flaky` is unavailable before it pays.
+#: The calls that `flaky` answers with 503 before it pays.
 FLAKY_FAILURES: Final = 2
-#: How long `slow` takes to answer, in seconds.
+#: The time that `slow` takes to answer, in seconds.
 SLOW_SECONDS: Final = 3.0
 
 SQL = statements.beside(__file__)
 
 
 class Reply(NamedTuple):
-    """What is to be answered, and after how many seconds."""
+    """An answer of the sandbox, and the pause before it."""
 
     status: HTTPStatus
     reference: str | None = None
@@ -31,7 +30,7 @@ class Reply(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call that it saw, and the status that it answered."""
+    """A recorded call, and the status of its answer."""
 
     at: datetime
     status: int
@@ -39,8 +38,9 @@ class Call(NamedTuple):
 
 def perform(connection: Connection, request_id: UUID, destination: str | None) -> Reply:
     """
-    Pay, or not, as `destination` says; a key that was paid stays paid. Raises DatabaseUnavailable, with nothing
-    known about what was done: as with any gateway, the same call again finds out.
+    Pay or decline, by `destination`. A key that was paid stays paid.
+
+    Raises DatabaseUnavailable; then the payout may have been made, and the same call again returns the outcome.
     """
     parameters = {"request_id": request_id}
     with connections.faults(), connection.transaction():
@@ -54,7 +54,7 @@ def perform(connection: Connection, request_id: UUID, destination: str | None) -
 
 
 def read_past(connection: Connection, request_id: UUID) -> tuple[list[Call], int]:
-    """The calls for a request, oldest first, and how many payouts were made for it. Raises DatabaseUnavailable."""
+    """Return the calls for a request, oldest first, and its number of payouts. Raises DatabaseUnavailable."""
     parameters = {"request_id": request_id}
     with connections.faults():
         calls = [Call(*row) for row in connection.execute(SQL["list_calls"], parameters)]

@@ -1,11 +1,11 @@
--- The sandbox gateway: what it was asked, and what it paid.
+-- The calls and payouts of the sandbox gateway.
 
 -- lock_key --
--- One call of a key at a time; a statement of its own, so that the next one sees what the call before wrote.
+-- One call of a key at a time. The read is the next statement, and so it sees all that the call before has committed.
 SELECT pg_advisory_xact_lock(%(lock_class)s, hashtext(%(request_id)s::text));
 
 -- read_past --
--- How often it was asked for this request, and whether it has paid.
+-- The number of calls for this request, and whether it was paid.
 SELECT (SELECT count(*) FROM sandbox_calls WHERE request_id = %(request_id)s),
        EXISTS (SELECT FROM sandbox_payouts WHERE request_id = %(request_id)s);
 
@@ -16,7 +16,7 @@ INSERT INTO sandbox_payouts (request_id) VALUES (%(request_id)s);
 INSERT INTO sandbox_calls (request_id, status) VALUES (%(request_id)s, %(status)s);
 
 -- list_calls --
--- What it answered to one request, oldest first.
+-- The calls for one request with the status of each answer, oldest first.
 SELECT at, status
   FROM sandbox_calls
  WHERE request_id = %(request_id)s

@@ -1,7 +1,7 @@
 """
 Signatures after Standard Webhooks 1.0 (https://www.standardwebhooks.com): HMAC-SHA256 over id, time and body.
 
-Pure but for the key that stands in where no gateway secret is set.
+Receivers verify deliveries and gateway calls with the same headers.
 """
 
 import base64
@@ -11,30 +11,31 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-#: How a secret begins where it is written down; base64 follows.
-SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # what every secret begins with is none
-#: Bytes of chance in a new secret; the specification asks for 24 to 64.
+#: The prefix of a secret in text. Base64 follows it.
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a prefix is no secret
+#: The random bytes of a new secret. The specification allows 24 to 64.
 SECRET_BYTES: Final = 32
-#: How far the clock of whoever signed may be from ours, in seconds.
+#: The largest difference between the clocks of signer and receiver, in seconds.
 TOLERANCE_SECONDS: Final = 300
-#: A timestamp has at most so many digits.
+#: The digits of the longest timestamp.
 TIMESTAMP_DIGITS_MAX: Final = 12
 
 
 def new_secret() -> bytes:
-    """A secret for a new webhook."""
+    """Return a secret for a new webhook."""
     return secrets.token_bytes(SECRET_BYTES)
 
 
 def written(secret: bytes) -> str:
-    """A secret as people handle it: `whsec_…`."""
+    """Return a secret as text: `whsec_…`."""
     return SECRET_PREFIX + base64.b64encode(secret).decode()
 
 
 def headers(message_id: str, timestamp: int, body: bytes, keys: Sequence[bytes]) -> dict[str, str]:
     """
-    The three headers of a message; one signature for each key, so that receivers can change over. `timestamp` in
-    seconds since 1970.
+    Return the three headers of a message. `timestamp` is in seconds since 1970.
+
+    There is one signature for each key, so a receiver can change its secret at any time during the change.
     """
     signed = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
     signatures = (hmac.digest(key, signed, "sha256") for key in keys)
@@ -47,8 +48,10 @@ def headers(message_id: str, timestamp: int, body: bytes, keys: Sequence[bytes])
 
 def is_signed(message_id: str, timestamp: str, body: bytes, signatures: str, key: bytes, now: float) -> bool:
     """
-    Whether a message with these headers was signed with this key, a short while before or after `now` (seconds since
-    1970).
+    Return whether a message with these headers was signed with this key, at most TOLERANCE_SECONDS before or after
+    `now`.
+
+    `now` is in seconds since 1970.
     """
     if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= TIMESTAMP_DIGITS_MAX):
         return False
@@ -59,8 +62,9 @@ def is_signed(message_id: str, timestamp: str, body: bytes, signatures: str, key
 
 def gateway_key(gateway_secret: str, secret: str) -> bytes:
     """
-    What gateway calls are signed with: TELLER_GATEWAY_SECRET; without one (then the sandbox is the only gateway)
-    a key derived from TELLER_SECRET, which API and courier both have.
+    Return the key that signs gateway calls: TELLER_GATEWAY_SECRET, or else one that is derived from TELLER_SECRET.
+
+    Without TELLER_GATEWAY_SECRET the sandbox is the only gateway, and both API and courier have TELLER_SECRET.
     """
     if gateway_secret:
         return base64.b64decode(gateway_secret.removeprefix(SECRET_PREFIX))

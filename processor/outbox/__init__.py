@@ -1,3 +1,12 @@
 """
-What couriers send: gateway calls, deliveries, code messages and address notices, each claimed and recorded here.
+The rows that couriers send. Each module claims those that are due, and records the results.
+
+    gateway_calls    calls of gateways
+    deliveries       notifications by webhook and e-mail
+    code_messages    one-time codes
+    address_notices  mails to addresses that an account no longer has
+    tries            the result of a try, and the time of the next one
+
+Nothing here sends anything; `workers/courier/` does. The courier and the tests import this package. A claim is a
+whole statement for each table, so that it can be read and explained as it runs.
 """

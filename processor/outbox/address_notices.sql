@@ -1,7 +1,7 @@
--- Addresses that are still to be told that an account no longer has them, as the courier sees them.
+-- Notices to addresses that an account no longer has.
 
 -- claim --
--- The oldest that are due.
+-- The oldest notices that are due get a token and a lease.
 WITH due AS (
     SELECT id
       FROM address_changes
@@ -18,16 +18,16 @@ UPDATE address_changes c
 RETURNING c.id, c.token, c.tries, c.account, c.email, c.became, c.changed_at;
 
 -- next --
--- In how many seconds the next one is due; null: there is none (greatest() by itself would make that a 0).
-SELECT CASE WHEN min(due_at) IS NOT NULL THEN greatest(0, extract(epoch FROM min(due_at) - clock_timestamp())) END::float8
+-- Seconds until the first notice is due. Null: there is none.
+SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
   FROM address_changes;
 
 -- record --
--- How tries ended, if they are still ours to say: over, or to be tried again after a pause.
+-- Results count while their token is valid. A notice without a pause is finished, and its row is deleted.
 WITH tries AS (
     SELECT *
       FROM unnest(%(ids)b::uuid[], %(tokens)b::uuid[], %(pauses)b::float8[]) AS t(id, token, pause_seconds)
-), over AS (
+), finished AS (
     DELETE FROM address_changes c
      USING tries t
      WHERE c.id = t.id

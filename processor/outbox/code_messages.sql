@@ -1,9 +1,8 @@
--- One-time codes as the courier sends them: each that has its turn, in the order in which they are due.
+-- One-time codes that the courier sends: those that have the turn of their destination, in the order of due_at.
 
 -- take_turns --
--- Codes of requests that wait until their destinations may be written to: one for each destination whose cooldown is
--- over gets the turn, the others wait for the next. The lock on the destination's row decides, as it does for those
--- who ask by themselves.
+-- Codes of requests wait for the cooldown of their destination. Then one code of each destination gets the turn, and
+-- the others wait for the next. The lock on the destination's row decides, as it does for codes that clients ask for.
 WITH waiting AS (
     SELECT id, destination, row_number() OVER (PARTITION BY destination ORDER BY created_at, id) AS place
       FROM (SELECT id, destination, created_at
@@ -25,7 +24,7 @@ WITH waiting AS (
 )
 UPDATE codes c
    SET has_turn = w.place = 1 AND g.destination IS NOT NULL,
-       due_at = CASE WHEN g.destination IS NULL  -- somebody else's cooldown, as far as it is over by now
+       due_at = CASE WHEN g.destination IS NULL  -- another code had the turn: wait for the rest of its cooldown
                      THEN greatest(t.taken_at + make_interval(secs => %(cooldown_seconds)s), statement_timestamp())
                      WHEN w.place = 1 THEN statement_timestamp()
                      ELSE statement_timestamp() + make_interval(secs => %(cooldown_seconds)s) END
@@ -35,8 +34,8 @@ UPDATE codes c
  WHERE c.id = w.id;
 
 -- claim --
--- The oldest codes that are due, with what they are for. The lifetime of one for a request begins now, and anew when
--- it was sent.
+-- The oldest codes that are due get a token and a lease. Returns each with the request that it confirms. The lifetime
+-- of such a code begins here, and begins again when it was sent.
 WITH due AS (
     SELECT id
       FROM codes
@@ -62,14 +61,14 @@ SELECT c.id, c.token, c.tries, c.destination, c.created_at, c.expires_at, c.expi
  ORDER BY c.created_at;
 
 -- next --
--- In how many seconds the next code is due; null: there is none (greatest() by itself would make that a 0).
-SELECT CASE WHEN due_at IS NOT NULL THEN greatest(0, extract(epoch FROM due_at - clock_timestamp())) END::float8
+-- Seconds until the first code is due. Null: there is none.
+SELECT extract(epoch FROM due_at - clock_timestamp())::float8
   FROM (SELECT least((SELECT min(due_at) FROM codes WHERE has_turn AND due_at IS NOT NULL),
                      (SELECT min(due_at) FROM codes WHERE NOT has_turn AND due_at IS NOT NULL)) AS due_at) AS soonest;
 
 -- record --
--- How tries ended, if they are still ours to say and the code was not replaced: over, or to be tried after a pause. The
--- lifetime of a code for a request is counted from the end of its sending.
+-- Results count while their token is valid and the code was not replaced. A code without a pause is finished. The
+-- lifetime of a code that confirms a request begins when its sending ends.
 UPDATE codes c
    SET token = NULL, due_at = clock_timestamp() + t.pause_seconds * interval '1 second',
        expires_at = CASE WHEN c.request_id IS NULL THEN c.expires_at

@@ -1,37 +1,38 @@
 """
-Notifications: who is still to be told of what became of a request, by webhook or e-mail, in PostgreSQL.
+Deliveries: notifications about requests, by webhook and e-mail.
 
-The batch writes deliveries together with the change they tell of. The courier claims them here, sends them
-(`workers/courier/`), and records what came of it. Nothing here sends anything.
+The batch writes them in the transaction of the change that they report. A mail is a delivery at once. The deliveries
+to one webhook begin as one fanout row, which the courier expands. It claims deliveries here, sends them
+(`workers/courier/`), and records the results.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from processor.outbox import tries
+from processor.outbox.tries import SendResult
 from processor.records import documents
 from processor.records.documents import RequestRecord, message_id
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: The pauses after the first, second … try that failed, in seconds (CONTRACT, *Webhooks*). After the try that
-#: follows the last pause, a delivery has failed.
+#: The pauses after the first, second … try that failed, in seconds. After the try that follows the last pause, a
+#: delivery has failed.
 PAUSES_SECONDS: Final = (5.0, 30.0, 120.0, 600.0, 3_600.0, 10_800.0, 36_000.0)
-#: How much longer than the timeout of a try its lease lasts, in seconds.
+#: The time that a lease lasts beyond the timeout of a try, in seconds.
 LEASE_MARGIN_SECONDS: Final = 10.0
-#: Endpoints that one look goes through; the next look goes on behind them.
+#: The endpoints that one look reads. The next look continues behind them.
 ENDPOINTS_PER_LOOK: Final = 256
-#: Batches whose news one look makes deliveries of; each has at most as many as a batch has rows.
+#: The fanout rows that one look expands. Each has at most as many requests as a batch has rows.
 FANOUTS_PER_LOOK: Final = 16
-#: How much is kept of what went wrong, in characters.
+#: The longest error that is kept, in characters.
 ERROR_CHARACTERS_MAX: Final = 255
 
 _GONE_REASON: Final = "it answered 410 Gone"
-#: Smaller than every id.
-FIRST: Final = UUID(int=0)
-
-DeliveryStatus = Literal["pending", "delivered", "failed"]
+#: An id below that of every webhook.
+BEFORE_FIRST: Final = UUID(int=0)
 
 SQL = {
     name: text.replace("{request_columns}", documents.REQUEST_COLUMNS)
@@ -40,27 +41,27 @@ SQL = {
 
 
 class WebhookDelivery(NamedTuple):
-    """One delivery that is ours until its lease runs out. `tries` counts this one, too."""
+    """A delivery that belongs to this courier until its lease expires. `tries` includes this try."""
 
     id: int
     token: UUID
     tries: int
     type: str
     webhook_id: UUID
-    #: None when the webhook was deleted.
+    #: None: the webhook was deleted.
     url: str | None
-    #: What it is signed with: two while the receiver changes over.
+    #: The keys that sign it. There are two while the receiver changes its secret.
     keys: Sequence[bytes]
     is_disabled: bool
     request: RequestRecord
 
     @property
     def message_id(self) -> str:
-        """The same over all tries, and for everybody who is told of this state."""
+        """The id of the message, the same for each try and each receiver of this change."""
         return message_id(self.request.id, self.request.version)
 
     def body(self) -> bytes:
-        """What is posted; the same bytes in all tries."""
+        """Return the body, the same bytes for each try."""
         document = {
             "type": self.type,
             "timestamp": documents.timestamp(self.request.at),
@@ -70,7 +71,7 @@ class WebhookDelivery(NamedTuple):
 
 
 class MailDelivery(NamedTuple):
-    """One e-mail that is ours until its lease runs out."""
+    """An e-mail that belongs to this courier until its lease expires. `tries` includes this try."""
 
     id: int
     token: UUID
@@ -79,31 +80,19 @@ class MailDelivery(NamedTuple):
     request: RequestRecord
 
 
-class Told(NamedTuple):
-    """How one try ended."""
-
-    delivery: WebhookDelivery | MailDelivery
-    status: DeliveryStatus
-    http_status: int | None = None
-    error: str | None = None
-    pause_seconds: float | None = None
-    #: The endpoint says that it is no more.
-    is_gone: bool = False
-
-
-def unfold(connection: Connection) -> int:
+def expand(connection: Connection) -> int:
     """
-    Make deliveries of what batches have to tell webhooks, the oldest FANOUTS_PER_LOOK of them. Returns how
-    many deliveries that made. Raises DatabaseUnavailable.
+    Make deliveries from the oldest fanout rows. Returns the number of new deliveries. Raises DatabaseUnavailable.
     """
     with connections.faults():
-        return connection.execute(SQL["unfold"], {"limit": FANOUTS_PER_LOOK}).rowcount
+        return connection.execute(SQL["expand"], {"limit": FANOUTS_PER_LOOK}).rowcount
 
 
 def due_endpoints(connection: Connection, after: UUID) -> dict[UUID, float]:
     """
-    The webhooks behind `after`, at most ENDPOINTS_PER_LOOK, that something waits for, and in how many seconds the
-    first of it is due (0: now). Raises DatabaseUnavailable.
+    Read which webhooks have deliveries, in the order of their ids: those behind `after`, at most ENDPOINTS_PER_LOOK.
+
+    Returns for each the seconds until its first delivery is due (0: now). Raises DatabaseUnavailable.
     """
     parameters = {"after": after, "limit": ENDPOINTS_PER_LOOK}
     with connections.faults():
@@ -111,72 +100,61 @@ def due_endpoints(connection: Connection, after: UUID) -> dict[UUID, float]:
 
 
 def claim_webhooks(
-    connection: Connection, rooms: Mapping[UUID, int], timeout_seconds: float
+    connection: Connection, room: Mapping[UUID, int], timeout_seconds: float
 ) -> list[WebhookDelivery]:
     """
-    Take what is due, for each webhook as much as `rooms` says. `timeout_seconds` is that of a try. Raises
-    DatabaseUnavailable.
+    Claim deliveries that are due, for each webhook at most the number in `room`.
+
+    `timeout_seconds` is the longest time that one try takes. Raises DatabaseUnavailable.
     """
     parameters = {
-        "webhook_ids": list(rooms.keys()),
-        "rooms": list(rooms.values()),
+        "webhook_ids": list(room.keys()),
+        "room": list(room.values()),
         "lease_seconds": timeout_seconds + LEASE_MARGIN_SECONDS,
     }
     with connections.faults():
         rows = connection.execute(SQL["claim_webhooks"], parameters, binary=True).fetchall()
     return [
-        WebhookDelivery(number, token, tries, kind, webhook, url, keys, is_disabled, RequestRecord(*request))
-        for number, token, tries, kind, webhook, url, keys, is_disabled, *request in rows
+        WebhookDelivery(number, token, count, kind, webhook, url, keys, is_disabled, RequestRecord(*request))
+        for number, token, count, kind, webhook, url, keys, is_disabled, *request in rows
     ]
 
 
 def claim_mails(connection: Connection, limit: int, lease_seconds: float) -> list[MailDelivery]:
-    """Take up to `limit` e-mails that are due. Raises DatabaseUnavailable."""
+    """Claim at most `limit` e-mails that are due. Raises DatabaseUnavailable."""
     parameters = {"limit": limit, "lease_seconds": lease_seconds}
     with connections.faults():
         rows = connection.execute(SQL["claim_mails"], parameters, binary=True).fetchall()
     return [
-        MailDelivery(number, token, tries, email, RequestRecord(*request))
-        for number, token, tries, email, *request in rows
+        MailDelivery(number, token, count, email, RequestRecord(*request))
+        for number, token, count, email, *request in rows
     ]
 
 
-def next_mail(connection: Connection) -> float | None:
-    """In how many seconds the next e-mail is due; None: there is none. Raises DatabaseUnavailable."""
-    with connections.faults():
-        [(seconds,)] = connection.execute(SQL["next_mail"]).fetchall()
-    return None if seconds is None else float(seconds)
+def next_mail(connection: Connection) -> float:
+    """Return the seconds until the next e-mail is due, or infinity. Raises DatabaseUnavailable."""
+    return tries.seconds_until_due(connection, SQL["next_mail"])
 
 
-def record(connection: Connection, tries: Iterable[Told]) -> None:
-    """Write how tries ended, as one statement. Repeating it changes nothing. Raises DatabaseUnavailable."""
-    told = list(tries)
+def record(
+    connection: Connection, results: Sequence[SendResult[WebhookDelivery] | SendResult[MailDelivery]]
+) -> None:
+    """
+    Write results in one statement, and disable the webhooks that are gone. To repeat it changes nothing.
+
+    Raises DatabaseUnavailable.
+    """
     parameters = {
-        "id": [one.delivery.id for one in told],
-        "token": [one.delivery.token for one in told],
-        "status": [one.status for one in told],
-        "http_status": [one.http_status for one in told],
-        "error": [one.error and one.error[:ERROR_CHARACTERS_MAX] for one in told],
-        "pause_seconds": [one.pause_seconds for one in told],
+        **tries.columns(results),
+        "statuses": [result.status for result in results],
+        "http_statuses": [result.http_status for result in results],
+        "errors": [result.error and result.error[:ERROR_CHARACTERS_MAX] for result in results],
         "gone": [
-            one.delivery.webhook_id
-            for one in told
-            if one.is_gone and isinstance(one.delivery, WebhookDelivery)
+            result.item.webhook_id
+            for result in results
+            if result.is_gone and isinstance(result.item, WebhookDelivery)
         ],
         "gone_reason": _GONE_REASON,
     }
     with connections.faults():
         connection.execute(SQL["record_deliveries"], parameters)
-
-
-def failed(
-    delivery: WebhookDelivery | MailDelivery,
-    error: str,
-    http_status: int | None = None,
-    *,
-    is_gone: bool = False,
-) -> Told:
-    """A try that failed: to be tried again after the pause of the schedule, or, after the last, not."""
-    if is_gone or delivery.tries > len(PAUSES_SECONDS):
-        return Told(delivery, "failed", http_status, error, is_gone=is_gone)
-    return Told(delivery, "pending", http_status, error, PAUSES_SECONDS[delivery.tries - 1])

@@ -1,24 +1,24 @@
--- Deliveries by webhook and e-mail, as the courier sees them. Each is one statement: no row stays locked while a
--- courier is stopped in its tracks. {…} are the select lists of records.sql.
+-- Deliveries by webhook and e-mail. Each step is one statement, so a courier that is suspended holds no row lock.
+-- {request_columns} is the select list of processor/records/documents.py.
 
--- unfold --
--- Make deliveries of what batches have to tell webhooks: all of a row or nothing of it, and no row twice, for
--- whoever comes second to a row finds it gone.
+-- expand --
+-- Make deliveries from fanout rows, the oldest first. Each row is expanded once and as a whole, because the DELETE of
+-- a second courier does not find it.
 WITH taken AS (
     DELETE FROM fanouts
      WHERE id IN (SELECT id FROM fanouts ORDER BY id LIMIT %(limit)s)
  RETURNING id, webhook_id, request_ids, versions
 )
 INSERT INTO deliveries (request_id, version, type, webhook_id)
-SELECT told.request_id, told.version, 'request.' || d.status, taken.webhook_id
+SELECT news.request_id, news.version, 'request.' || d.status, taken.webhook_id
   FROM taken
- CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS told(request_id, version, place)
-  JOIN decisions d ON d.request_id = told.request_id AND d.version = told.version
- ORDER BY taken.id, told.place;
+ CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS news(request_id, version, place)
+  JOIN decisions d ON d.request_id = news.request_id AND d.version = news.version
+ ORDER BY taken.id, news.place;
 
 -- due_endpoints --
--- Webhooks with something to deliver, from one webhook on, and in how many seconds the first of it is due. One step
--- in the index for each, however much waits.
+-- Webhooks behind a given one that have deliveries, and the seconds until the first delivery is due. Each webhook costs
+-- one step in the index, independent of its backlog.
 WITH RECURSIVE waiting AS (
     (SELECT webhook_id, due_at, 1 AS number
        FROM deliveries
@@ -42,11 +42,11 @@ SELECT webhook_id, greatest(0, extract(epoch FROM due_at - clock_timestamp()))::
  ORDER BY number;
 
 -- claim_webhooks --
--- The oldest of each of these endpoints that are due, as many as there is room for, with what they are to tell: the
+-- The oldest deliveries of each endpoint that are due, within its room, get a token and a lease. Returns each with its
 -- request as it was in that version.
 WITH due AS (
     SELECT oldest.id
-      FROM unnest(%(webhook_ids)b::uuid[], %(rooms)b::integer[]) AS v(webhook_id, room)
+      FROM unnest(%(webhook_ids)b::uuid[], %(room)b::integer[]) AS v(webhook_id, room)
      CROSS JOIN LATERAL (SELECT d.id
                            FROM deliveries d
                           WHERE d.webhook_id = v.webhook_id
@@ -73,7 +73,7 @@ SELECT c.id, c.token, c.tries, c.type, c.webhook_id, w.url,
  ORDER BY c.id;
 
 -- claim_mails --
--- The oldest e-mails that are due.
+-- The oldest e-mails that are due get a token and a lease. Returns each with its request as it was in that version.
 WITH due AS (
     SELECT id
       FROM deliveries
@@ -97,19 +97,19 @@ SELECT c.id, c.token, c.tries, c.email, {request_columns}
  ORDER BY c.id;
 
 -- next_mail --
--- In how many seconds the next e-mail is due; null: there is none (greatest() by itself would make that a 0).
-SELECT CASE WHEN min(due_at) IS NOT NULL THEN greatest(0, extract(epoch FROM min(due_at) - clock_timestamp())) END::float8
+-- Seconds until the first e-mail is due. Null: there is none.
+SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
   FROM deliveries
  WHERE webhook_id IS NULL
    AND due_at IS NOT NULL;
 
 -- record_deliveries --
--- How tries ended, if they are still ours to say: delivered, failed for good, or to be tried again after a pause. An
--- endpoint that is gone is disabled.
+-- Results count while their token is valid: delivered, failed, or pending until the end of a pause. An endpoint that is
+-- gone is disabled.
 WITH tries AS (
     SELECT *
-      FROM unnest(%(id)b::bigint[], %(token)b::uuid[], %(status)b::text[], %(http_status)b::smallint[],
-                  %(error)b::text[], %(pause_seconds)b::float8[])
+      FROM unnest(%(ids)b::bigint[], %(tokens)b::uuid[], %(statuses)b::text[], %(http_statuses)b::smallint[],
+                  %(errors)b::text[], %(pauses)b::float8[])
            AS t(id, token, status, http_status, error, pause_seconds)
 ), disabled AS (
     UPDATE webhooks

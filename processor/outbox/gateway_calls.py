@@ -1,8 +1,8 @@
 """
-Effects: what gateways are to do for requests that hold, and what they answered, in PostgreSQL.
+Gateway calls: the effects that are due, the attempts, and the answers.
 
-Read and written by the courier, which does the calling (`workers/courier/gateway_calls.py`). The batch makes effects,
-and settles them once an answer is here. Nothing here talks to a gateway.
+The batch makes effects, and settles them when their answer is here. The courier claims them, calls the gateways
+(`workers/courier/gateway_calls.py`), and records the answers.
 """
 
 import random
@@ -14,17 +14,18 @@ from processor.gateways.protocol import Answer, Order
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Calls of one gateway that may be under way at once, by all couriers together.
+#: The calls of one gateway that all couriers together have under way.
 CALLS_AT_ONCE: Final = 64
-#: How much longer than the timeout of a call its lease lasts, in seconds: time to begin it and to record the answer.
+#: The time that a lease lasts beyond the timeout of a call, in seconds: to begin the call and to record the answer.
 LEASE_MARGIN_SECONDS: Final = 5.0
-#: After so many unknown outcomes in a row (all that may be under way at once) a gateway is left alone …
+#: The unknown outcomes in a row that open the breaker of a gateway: as many as are under way at once.
 BREAKER_OPENS_AFTER: Final = CALLS_AT_ONCE
-#: … for so long, in seconds. Then one call at a time is tried, until one is answered.
+#: The time without calls after the breaker opened, in seconds. Then the courier makes one call at a time, until one
+#: is answered.
 BREAKER_OPEN_SECONDS: Final = 3.0
-#: The pause before the next try doubles up to here, in seconds.
+#: The longest pause before the next try, in seconds. The pause doubles with each try.
 PAUSE_SECONDS_MAX: Final = 3_600.0
-#: How long a courier that is stopped in the middle of a claim can keep the others from claiming, in milliseconds.
+#: The longest time for which a courier that is suspended during a claim blocks the claims of others, in milliseconds.
 IDLE_TIMEOUT_MS: Final = 3_000
 
 _CUT_OFF: Final = "the last call was cut off"
@@ -32,8 +33,8 @@ _CUT_OFF: Final = "the last call was cut off"
 SQL = statements.beside(__file__)
 
 
-class Claimed(NamedTuple):
-    """An effect that is ours to perform until its lease runs out. `tries` counts this call, too."""
+class ClaimedEffect(NamedTuple):
+    """An effect that belongs to this courier until its lease expires. `tries` includes this call."""
 
     partition: int
     leg: int
@@ -42,27 +43,26 @@ class Claimed(NamedTuple):
     order: Order
 
 
-class Called(NamedTuple):
-    """
-    What came of a call. `pause_seconds`: until it is tried again; None: it is not.
-    """
+class CallResult(NamedTuple):
+    """The answer to a call, and the pause until the next one. None: there is no next call."""
 
-    claimed: Claimed
+    effect: ClaimedEffect
     answer: Answer
     pause_seconds: float | None
 
 
 class Claim(NamedTuple):
-    """What was claimed, and the partitions to ring since some of their requests were given up."""
+    """The claimed effects, and the partitions to notify because some of their effects were given up."""
 
-    effects: list[Claimed]
+    effects: list[ClaimedEffect]
     given_up: set[int]
 
 
 class Recorded(NamedTuple):
     """
-    The partitions to ring, and the requests whose gateway said yes after it had said no: nothing can be made of that
-    here, and somebody must know.
+    The partitions to notify, and the requests whose gateway answered yes after it had answered no.
+
+    Such a request cannot be mended here; an operator must see it.
     """
 
     partitions: set[int]
@@ -70,23 +70,27 @@ class Recorded(NamedTuple):
 
 
 def due_gateways(connection: Connection) -> dict[str, float]:
-    """The gateways that something waits for, and in how many seconds the first of it is due (0: now)."""
+    """
+    Return the gateways that have effects, and the seconds until each may be called (0: now).
+
+    Raises DatabaseUnavailable.
+    """
     with connections.faults():
         return dict(connection.execute(SQL["due_gateways"]).fetchall())
 
 
 def introduce(connection: Connection, gateway: str) -> None:
-    """Make the row that claims of this gateway lock; once for each gateway is enough."""
+    """Make the row that claims of this gateway lock, unless it exists. Raises DatabaseUnavailable."""
     with connections.faults():
         connection.execute(SQL["insert_gateway"], {"gateway": gateway})
 
 
 def claim(connection: Connection, gateway: str, room: int, tries: int, timeout_seconds: float) -> Claim:
     """
-    Take up to `room` effects of a gateway that are due, and note an attempt of each: once this has returned, that is
-    committed, and they may be called. None while another courier claims, or while the breaker is open.
+    Claim at most `room` effects of a gateway that are due, and commit an attempt of each before the call.
 
-    An effect is tried at most `tries` times; `timeout_seconds` is that of a call. Raises DatabaseUnavailable.
+    Returns no effect while another courier claims, and while the breaker is open. An effect is called at most `tries`
+    times, and each call takes at most `timeout_seconds`. Raises DatabaseUnavailable.
     """
     parameters = {
         "gateway": gateway,
@@ -97,40 +101,41 @@ def claim(connection: Connection, gateway: str, room: int, tries: int, timeout_s
         "cut_off": _CUT_OFF,
         "idle_ms": IDLE_TIMEOUT_MS,
     }
-    # Not in a pipeline: PostgreSQL's timeout fires only for a client that it is not in the middle of hearing from.
+    # Not a pipeline: idle_in_transaction_session_timeout applies only between the messages of a client.
     with connections.faults(), connection.transaction():
         connection.execute(SQL["set_timeouts"], parameters)
         locked = connection.execute(SQL["lock_gateway"], parameters).fetchone()
         if locked is None:
             return Claim([], set())
-        if locked[0]:  # the breaker was open: one call, and others only when it has an answer
+        if locked[0]:  # the breaker was open: one call, and no other until it is answered
             parameters["calls_at_once"] = 1
         rows = connection.execute(SQL["claim_effects"], parameters, binary=True).fetchall()
     return Claim(
         [
-            Claimed(partition, leg, token, tries, Order(*order))
-            for partition, leg, token, tries, *order in rows
+            ClaimedEffect(partition, leg, token, count, Order(*order))
+            for partition, leg, token, count, *order in rows
             if token is not None
         ],
         {partition for partition, _, token, *_ in rows if token is None},
     )
 
 
-def record(connection: Connection, calls: Sequence[Called]) -> Recorded:
+def record(connection: Connection, results: Sequence[CallResult]) -> Recorded:
     """
-    Write what gateways answered, with the `settle` rows for the batches, as one statement; at most one call of each
-    effect. Repeating it changes nothing. Raises DatabaseUnavailable.
+    Write answers and their `settle` rows for the batches, in one statement. To repeat it changes nothing.
+
+    `results` has at most one call of each effect. Raises DatabaseUnavailable.
     """
     columns: dict[str, list[Any]] = {
-        "request_id": [call.claimed.order.request_id for call in calls],
-        "leg": [call.claimed.leg for call in calls],
-        "token": [call.claimed.token for call in calls],
-        "outcome": [call.answer.outcome for call in calls],
-        "status": [call.answer.status for call in calls],
-        "reference": [call.answer.reference for call in calls],
-        "reason": [call.answer.reason for call in calls],
-        "error": [call.answer.error for call in calls],
-        "pause_seconds": [call.pause_seconds for call in calls],
+        "request_id": [result.effect.order.request_id for result in results],
+        "leg": [result.effect.leg for result in results],
+        "token": [result.effect.token for result in results],
+        "outcome": [result.answer.outcome for result in results],
+        "status": [result.answer.status for result in results],
+        "reference": [result.answer.reference for result in results],
+        "reason": [result.answer.reason for result in results],
+        "error": [result.answer.error for result in results],
+        "pause_seconds": [result.pause_seconds for result in results],
     }
     with connections.faults():
         rows = connection.execute(SQL["record_answers"], columns, binary=True).fetchall()
@@ -140,14 +145,18 @@ def record(connection: Connection, calls: Sequence[Called]) -> Recorded:
     )
 
 
-def count_unknowns(connection: Connection, gateway: str, calls: Iterable[Called]) -> tuple[bool, bool] | None:
+def count_unknowns(
+    connection: Connection, gateway: str, results: Iterable[CallResult]
+) -> tuple[bool, bool] | None:
     """
-    Tell the breaker of a gateway how calls ended, in this order. Returns whether it was open before and is now; None
-    when all is well. Raises DatabaseUnavailable.
+    Count the results of calls, in this order, for the breaker of a gateway.
+
+    Returns whether the breaker was open before and is open now. Returns None if no unknown outcome was counted,
+    neither before nor now. Raises DatabaseUnavailable.
     """
     unknowns, answered = 0, False
-    for call in calls:
-        if call.answer.outcome == "unknown":
+    for result in results:
+        if result.answer.outcome == "unknown":
             unknowns += 1
         else:
             unknowns, answered = 0, True
@@ -165,7 +174,9 @@ def count_unknowns(connection: Connection, gateway: str, calls: Iterable[Called]
 
 def pause_before_retry(tries: int, first_seconds: float) -> float:
     """
-    Exponential backoff with full jitter: anything up to a limit that doubles with each try, in seconds.
+    Return the seconds until the next try: exponential backoff with full jitter.
+
+    The pause is random, between 0 and a limit that doubles with each try.
     """
     limit = min(first_seconds * 2.0 ** (tries - 1), max(first_seconds, PAUSE_SECONDS_MAX))
-    return random.uniform(0, limit)  # noqa: S311  # spreads load, guards nothing
+    return random.uniform(0, limit)  # noqa: S311 - spreads load, protects nothing

@@ -1,9 +1,9 @@
--- What gateways are to do, as the courier sees it. `processor/outbox/gateway_calls.py` says which statements share a
--- transaction. What must hold for others while a courier may be stopped in its tracks is one statement.
+-- Calls of gateways. One claim is a transaction of set_timeouts, lock_gateway and claim_effects. Each other statement is
+-- a transaction of its own, so a courier that is suspended holds no lock.
 
 -- due_gateways --
--- Each gateway that something waits for, and in how many seconds it may be called for the first of it, its breaker
--- considered. One step in the index for each gateway, however much waits.
+-- Gateways that have effects, and the seconds until the first effect is due and the breaker allows a call. Each gateway
+-- costs one step in the index, independent of its backlog.
 WITH RECURSIVE waiting AS (
     (SELECT gateway, due_at
        FROM effects
@@ -25,15 +25,17 @@ SELECT w.gateway, greatest(0, extract(epoch FROM greatest(w.due_at, g.open_until
   LEFT JOIN gateways g ON g.name = w.gateway;
 
 -- insert_gateway --
+-- Make the row of a gateway, which holds its breaker and which claims lock.
 INSERT INTO gateways (name) VALUES (%(gateway)s) ON CONFLICT DO NOTHING;
 
 -- set_timeouts --
--- A courier that is stopped in the middle of a claim keeps the others from it no longer than this. Milliseconds.
+-- The longest time for which a suspended courier blocks the claims of others, in milliseconds.
 SELECT set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true);
 
 -- lock_gateway --
--- One courier at a time claims from a gateway, so that its limit holds across all. A statement of its own: the claim
--- after it sees what was committed before the lock was ours. No row: another one is at it, or the breaker is open.
+-- One courier at a time claims from a gateway, so that the limit of calls holds for all couriers together. The claim is
+-- the next statement, and so it sees all that was committed before this lock. No row: another courier claims, or the
+-- breaker is open.
 SELECT open_until IS NOT NULL
   FROM gateways
  WHERE name = %(gateway)s
@@ -41,8 +43,8 @@ SELECT open_until IS NOT NULL
    FOR UPDATE SKIP LOCKED;
 
 -- claim_effects --
--- The oldest that are due, as far as the limit of calls at once leaves room. Each gets a token, a lease and the row
--- of its attempt. An effect whose tries are used up and whose last courier never came back is unknown.
+-- The oldest effects that are due, within the limit of calls at once, get a token, a lease and an attempt. An effect
+-- that has no tries left was claimed by a courier that recorded no answer: its outcome is unknown.
 WITH room AS (
     SELECT least(%(room)s, %(calls_at_once)s - count(*)) AS free
       FROM effects
@@ -93,9 +95,11 @@ SELECT partition, leg, NULL, NULL, request_id, NULL, NULL, NULL, NULL, NULL, NUL
   FROM given_up;
 
 -- record_answers --
--- What gateways answered. A definite answer counts from any token, the first one for ever; that there was none counts
--- only from the present token. Whatever ends the calling puts `settle` into the inbox of the request's partition.
--- Rows are locked in the order of their ids, as everywhere. Also returns what an answer contradicts.
+-- Write the answers of gateways.
+-- 1. A definite answer counts with any token, and the first definite answer stays.
+-- 2. Another answer counts only with the token that the effect has now.
+-- 3. An answer that ends the calls of an effect puts `settle` into the inbox of its request's partition.
+-- Rows are locked in the order of their ids. Also returns whether an answer is yes after a no.
 WITH answers AS (
     SELECT *
       FROM unnest(%(request_id)b::uuid[], %(leg)b::smallint[], %(token)b::uuid[], %(outcome)b::text[],
@@ -143,8 +147,8 @@ SELECT a.request_id, r.partition, r.outcome, a.outcome = 'done' AND l.before = '
   LEFT JOIN recorded r ON r.request_id = a.request_id AND r.leg = a.leg;
 
 -- count_unknowns --
--- The circuit breaker. Unknown outcomes in a row add up; any other answer ends the row and closes it. Does nothing
--- while all is well. Returns whether it was open before and is now.
+-- The circuit breaker. It counts unknown outcomes in a row, and another answer sets the count to zero and closes it.
+-- Returns whether it was open before and is open now. No row: the count was zero, and stays zero.
 WITH before AS (
     SELECT name, failures, open_until
       FROM gateways

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from processor.clients import webhooks
 from processor.clients.webhooks import Delivery, Webhook
-from processor.outbox.deliveries import DeliveryStatus
+from processor.outbox.tries import DeliveryStatus
 from processor.reading.requests import GAUGE_MAX
 from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements

@@ -16,7 +16,7 @@ from processor.batch import run as batch
 from processor.clients import keys
 from processor.gateways.protocol import Answer
 from processor.outbox import deliveries, gateway_calls
-from processor.outbox.gateway_calls import Called
+from processor.outbox.gateway_calls import CallResult
 from processor.storage import connections
 
 if TYPE_CHECKING:
@@ -142,10 +142,10 @@ class Teller:
                 claim = gateway_calls.claim(connection, "sandbox", gateway_calls.CALLS_AT_ONCE, 100, 1.0)
                 pause_seconds = None if number == len(answers) else 0.0
                 gateway_calls.record(
-                    connection, [Called(one, answer, pause_seconds) for one in claim.effects]
+                    connection, [CallResult(one, answer, pause_seconds) for one in claim.effects]
                 )
             self.drain()
-            deliveries.unfold(connection)
+            deliveries.expand(connection)
 
     @contextlib.contextmanager
     def stopped_courier(self) -> Iterator[Callable[[Answer], None]]:
@@ -164,7 +164,7 @@ class Teller:
             owner.execute("UPDATE effects SET due_at = now(), leased_until = now() WHERE token IS NOT NULL")
 
             def go_on(answer: Answer) -> None:
-                gateway_calls.record(courier, [Called(one, answer, None) for one in claim.effects])
+                gateway_calls.record(courier, [CallResult(one, answer, None) for one in claim.effects])
 
             yield go_on
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,24 +15,23 @@ import pytest
 import structlog
 
 from processor.clients import codes
-from processor.outbox import code_messages
-from processor.outbox.code_messages import Sent
+from processor.outbox import code_messages, tries
 from processor.storage import connections
 
 if TYPE_CHECKING:
-    from processor.outbox.code_messages import CodeDelivery
+    from processor.outbox.code_messages import CodeMessage
     from tests.http.conftest import Client, Reply, Teller
 
 ADA = "ada@example.com"
 
 
-def claim(teller: Teller) -> list[CodeDelivery]:
+def claim(teller: Teller) -> list[CodeMessage]:
     """What a courier would send now."""
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
         claimed = code_messages.claim(connection, teller.settings, 10, 60.0)
-        code_messages.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
+        code_messages.record(connection, teller.settings, [tries.sent(one) for one in claimed])
     return claimed
 
 
@@ -356,7 +356,7 @@ def test_a_code_that_cannot_be_sent_is_tried_again_and_then_given_up(teller: Tel
     pauses = []
     with connections.connect(settings.courier_database_url, application_name="test courier") as connection:
         while claimed := code_messages.claim(connection, settings, 10, 60.0):
-            [outcome] = [code_messages.failed(one, "away") for one in claimed]
+            [outcome] = [tries.failed(one, "no connection", code_messages.PAUSES_SECONDS) for one in claimed]
             code_messages.record(connection, settings, [outcome])
             pauses.append(outcome.pause_seconds)
             own(teller, "UPDATE codes SET due_at = now() WHERE due_at IS NOT NULL")
@@ -372,14 +372,18 @@ def test_a_courier_knows_when_it_has_to_look_again(teller: Teller) -> None:
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
-        assert code_messages.next_due(connection) is None
+        assert code_messages.next_due(connection) == math.inf
         teller.client.post("/v1/codes", {"destination": ADA})
         assert code_messages.next_due(connection) == 0
         [delivery] = code_messages.claim(connection, teller.settings, 10, 60.0)
-        code_messages.record(connection, teller.settings, [code_messages.failed(delivery, "away")])
-        assert 0 < (code_messages.next_due(connection) or 0) <= code_messages.PAUSES_SECONDS[0]
+        code_messages.record(
+            connection,
+            teller.settings,
+            [tries.failed(delivery, "no connection", code_messages.PAUSES_SECONDS)],
+        )
+        assert 0 < code_messages.next_due(connection) <= code_messages.PAUSES_SECONDS[0]
         own(teller, "UPDATE codes SET due_at = NULL")
-        assert code_messages.next_due(connection) is None
+        assert code_messages.next_due(connection) == math.inf
 
 
 def claimed_digits(teller: Teller) -> str:

@@ -12,8 +12,7 @@ import pytest
 
 from processor.gateways.protocol import Answer
 from processor.operations import approvals
-from processor.outbox import code_messages
-from processor.outbox.code_messages import Sent
+from processor.outbox import code_messages, tries
 from processor.storage import connections
 from processor.verify.checks import verify
 
@@ -43,7 +42,7 @@ def send(teller: Teller) -> dict[str, str]:
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
         claimed = code_messages.claim(connection, teller.settings, 10, 60.0)
-        code_messages.record(connection, teller.settings, [Sent(one, is_sent=True) for one in claimed])
+        code_messages.record(connection, teller.settings, [tries.sent(one) for one in claimed])
     return {str(one.confirms.request_id): one.digits for one in claimed if one.confirms}
 
 
@@ -299,7 +298,9 @@ def test_while_its_code_is_still_being_sent_no_time_is_up(bank: Teller) -> None:
         connections.connect(bank.settings.worker_database_url, application_name="test sweep") as worker,
     ):
         [delivery] = code_messages.claim(courier, bank.settings, 10, 60.0)
-        code_messages.record(courier, bank.settings, [code_messages.failed(delivery, "away")])
+        code_messages.record(
+            courier, bank.settings, [tries.failed(delivery, "no connection", code_messages.PAUSES_SECONDS)]
+        )
         own(bank, "UPDATE codes SET expires_at = clock_timestamp() - interval '1 s'")
         assert approvals.expire(worker, range(bank.settings.partitions)) == set()
     own(bank, "UPDATE codes SET due_at = now()")

@@ -19,7 +19,7 @@ from api import create_app
 from api.v1 import webhooks
 from processor.clients.webhooks import WEBHOOKS_MAX
 from processor.outbox import deliveries
-from processor.outbox.deliveries import Told
+from processor.outbox.tries import SendResult
 from processor.storage import connections
 from tests.http.conftest import Client
 
@@ -342,7 +342,7 @@ def told(teller: Teller) -> Iterator[Callable[..., None]]:
             claimed = deliveries.claim_webhooks(connection, {uuid.UUID(webhook): 100}, 1.0)
             assert claimed
             if ended:
-                deliveries.record(connection, [Told(one, **ended) for one in claimed])
+                deliveries.record(connection, [SendResult(one, **ended) for one in claimed])
 
         yield tell
 
@@ -359,7 +359,7 @@ def redeem(teller: Teller, count: int = 1) -> list[str]:
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as courier:
-        deliveries.unfold(courier)
+        deliveries.expand(courier)
     return asked
 
 
@@ -384,16 +384,18 @@ def test_deliveries_are_those_of_the_clients_own_requests(teller: Teller) -> Non
 
 
 @pytest.mark.parametrize(
-    "ended",
+    ("status", "ended"),
     [
-        {"status": "failed", "http_status": 500, "error": "answered 500"},
-        {"status": "delivered", "http_status": 200},
-        {"status": "pending", "http_status": 500, "error": "answered 500", "pause_seconds": 36_000.0},
+        ("failed", {"is_sent": False, "http_status": 500, "error": "answered 500"}),
+        ("delivered", {"is_sent": True, "http_status": 200}),
+        (
+            "pending",
+            {"is_sent": False, "http_status": 500, "error": "answered 500", "pause_seconds": 36_000.0},
+        ),
     ],
-    ids=lambda ended: ended["status"],
 )
 def test_whatever_became_of_it_a_delivery_can_be_sent_again(
-    teller: Teller, told: Callable[..., None], ended: dict[str, Any]
+    teller: Teller, told: Callable[..., None], status: str, ended: dict[str, Any]
 ) -> None:
     """
     202: it is due now, under the same message, with all its tries ahead of it; the couriers are rung. Who did it is
@@ -403,7 +405,7 @@ def test_whatever_became_of_it_a_delivery_can_be_sent_again(
     [request] = redeem(teller)
     told(webhook, **ended)
     [before] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
-    assert (before["status"], before["tries"]) == (ended["status"], 1)
+    assert (before["status"], before["tries"]) == (status, 1)
     assert before["last_status"] == ended["http_status"]
 
     with teller.services.redis.pubsub() as listener:  # type: ignore[no-untyped-call]  # redis has none
@@ -416,7 +418,7 @@ def test_whatever_became_of_it_a_delivery_can_be_sent_again(
     assert answer.json["message"] == before["message"]
     [line] = teller.admin.get("/v1/admin/audit?limit=1").json["data"]
     assert (line["action"], line["request"]) == ("delivery_resent", request)
-    told(webhook, status="delivered", http_status=204)
+    told(webhook, is_sent=True, http_status=204)
     [after] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
     assert (after["status"], after["tries"], after["last_status"]) == ("delivered", 1, 204)
     assert after["delivered_at"] is not None
@@ -444,7 +446,7 @@ def test_only_its_client_and_admins_resend_a_delivery(teller: Teller, told: Call
     webhook = register(teller.client)["id"]
     teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
     redeem(teller)
-    told(webhook, status="delivered", http_status=200)
+    told(webhook, is_sent=True, http_status=200)
     [delivery] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
     path = f"/v1/deliveries/{delivery['id']}/resend"
     with teller.services.connection() as connection:
@@ -466,7 +468,7 @@ def test_nothing_is_sent_again_to_a_webhook_that_is_gone(teller: Teller, told: C
     """
     webhook = register(teller.client)["id"]
     redeem(teller)
-    told(webhook, status="failed", http_status=410, is_gone=True)
+    told(webhook, is_sent=False, http_status=410, is_gone=True)
 
     shown = teller.client.get(f"/v1/webhooks/{webhook}").json
     [delivery] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]

@@ -587,7 +587,7 @@ def test_the_client_is_notified_when_an_admin_of_another_client_refunds(store: S
     store.accept(store.asks("refund", "coupon", client="admins")._replace(refund_of=first))
 
     store.drain("coupon")
-    deliveries.unfold(store.owner)
+    deliveries.expand(store.owner)
 
     notified = store.owner.execute(
         "SELECT type, email FROM deliveries WHERE request_id = %s ORDER BY email NULLS FIRST", (first,)

@@ -18,7 +18,7 @@ from processor.errors import DatabaseUnavailable
 from processor.gateways.protocol import Answer
 from processor.intake import intake
 from processor.outbox import gateway_calls
-from processor.outbox.gateway_calls import Called
+from processor.outbox.gateway_calls import CallResult
 from processor.storage import connections
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def test_an_answer_of_a_gateway_and_its_consequences_are_one_transaction(store: 
     with closing(connections.connect(store.database.courier_url, application_name="test courier")) as courier:
         gateway_calls.introduce(courier, "bank")
         [claimed] = gateway_calls.claim(courier, "bank", 10, 3, 10.0).effects
-        gateway_calls.record(courier, [Called(claimed, Answer("done", reference="r"), None)])
+        gateway_calls.record(courier, [CallResult(claimed, Answer("done", reference="r"), None)])
 
     writers = [_writers(store, name, "true") for name in ("effects", "attempts", "inbox")]
 

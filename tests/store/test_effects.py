@@ -12,7 +12,7 @@ import pytest
 
 from processor.gateways.protocol import Answer
 from processor.outbox import gateway_calls
-from processor.outbox.gateway_calls import Called, Claimed
+from processor.outbox.gateway_calls import CallResult, ClaimedEffect
 from processor.storage import connections
 from tests.store.store import at_once
 
@@ -101,7 +101,7 @@ def test_the_limit_of_calls_at_once_holds_across_couriers(
     """
     held(store, gateway_calls.CALLS_AT_ONCE + 40)
     couriers = [connect() for _ in range(8)]
-    claims: list[Claimed] = []
+    claims: list[ClaimedEffect] = []
 
     for _ in range(4):
         at_once(*(lambda one=one: claims.extend(claim(one, room=20).effects) for one in couriers))
@@ -472,15 +472,15 @@ def claim(courier: Connection, gateway: str = "bank", room: int = gateway_calls.
 
 
 def called(
-    claimed: Claimed,
+    effect: ClaimedEffect,
     outcome: Outcome,
     *,
     reference: str | None = None,
     reason: str | None = None,
     pause: float | None = None,
-) -> Called:
+) -> CallResult:
     """Return the result of a call."""
-    return Called(claimed, Answer(outcome, reference=reference, reason=reason), pause)
+    return CallResult(effect, Answer(outcome, reference=reference, reason=reason), pause)
 
 
 def expire_leases(store: Store) -> None:

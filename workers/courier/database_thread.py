@@ -1,7 +1,8 @@
 """
-Blocking work beside the event loop: a connection to PostgreSQL on a thread of its own, and a thread for one work.
+Blocking work beside the event loop: a thread with a connection to PostgreSQL, and a thread for one piece of work.
 
-Daemon threads, unlike those of asyncio's executors: one that hangs never holds up the end of the process.
+They are daemon threads, unlike those of asyncio's executors, so a thread that blocks does not delay the end of the
+process.
 """
 
 from __future__ import annotations
@@ -10,21 +11,18 @@ import asyncio
 import contextlib
 import queue
 import threading
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from processor.storage.connections import Connection
 
-#: The rest after something was claimed, in seconds: what ends meanwhile makes room for one claim of several.
-GATHER_SECONDS: Final = 0.01
-
 Result = TypeVar("Result")
 
 
 class _Job(Generic[Result]):
-    """Something to be done on another thread, and the future that the event loop waits for."""
+    """Work for another thread, and the future that the event loop awaits."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
@@ -32,48 +30,49 @@ class _Job(Generic[Result]):
         self.future: asyncio.Future[Result] = self._loop.create_future()
 
     def do(self) -> None:
-        """On the other thread."""
+        """Run the work, on the other thread, and set the future."""
         try:
             result = self._work()
-        except BaseException as fault:  # noqa: BLE001 - raised again where it is waited for
-            self._tell(self.future.set_exception, fault)
+        except BaseException as fault:  # noqa: BLE001 - raised again where the future is awaited
+            self._complete(self.future.set_exception, fault)
         else:
-            self._tell(self.future.set_result, result)
+            self._complete(self.future.set_result, result)
 
-    def _tell(self, tell: Callable[[Any], None], what: object) -> None:
-        def unless_given_up() -> None:
+    def _complete(self, complete: Callable[[Any], None], value: object) -> None:
+        def unless_cancelled() -> None:
             if not self.future.done():
-                tell(what)
+                complete(value)
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(unless_given_up)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the future has no reader
+            self._loop.call_soon_threadsafe(unless_cancelled)
 
 
 async def in_thread(work: Callable[[], Result]) -> Result:
-    """Do it on a thread that lives only for it."""
+    """Run the work on a new thread. Returns its result. Raises what it raises."""
     job = _Job(work)
     threading.Thread(target=job.do, name="courier work", daemon=True).start()
     return await job.future
 
 
-class Line:
+class DatabaseThread:
     """
-    One connection, made when it is first needed, on one thread. After any fault it is made anew: nobody knows what
-    the old one is in the middle of.
+    One thread with one connection, which is opened for the first job.
+
+    After a fault the next job gets a new connection, because the state of the old one is undefined.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._connection: Connection | None = None
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="courier line", daemon=True).start()
+        threading.Thread(target=self._run, name="courier database", daemon=True).start()
 
     async def run(
         self,
         work: Callable[..., Result],
         *arguments: Any,
     ) -> Result:
-        """`work(connection, *arguments)`, after what was asked for before. Raises what it raises."""
+        """Run `work(connection, *arguments)` after the jobs before it. Returns its result. Raises what it raises."""
 
         def with_connection() -> Result:
             try:
@@ -81,7 +80,7 @@ class Line:
                     self._connection = self._connect()
                 return work(self._connection, *arguments)
             except BaseException:
-                self._hang_up()
+                self._disconnect()
                 raise
 
         job = _Job(with_connection)
@@ -89,15 +88,15 @@ class Line:
         return await job.future
 
     def close(self) -> None:
-        """End the thread when it is done with what it has."""
+        """End the thread after its last job."""
         self._jobs.put(None)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.do()
-        self._hang_up()
+        self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None

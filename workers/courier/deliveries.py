@@ -1,14 +1,14 @@
 """
-Webhook deliveries: which are sent when, and how many at once.
+Webhook deliveries: which are sent now, and how many are under way to each endpoint.
 
-Fair to the endpoints: each look takes a few of each one that waits and goes on behind them. An endpoint begins with
-little room, has more with each quick success, and next to none after a failure; those that have not shown yet that
-they answer share a part of the room, so that they never take the place of the others.
+It is fair to the endpoints. Each look claims some deliveries of each endpoint that has any, and the next look
+continues behind them. An endpoint begins with little room, gains more with each quick success, and has room for one
+delivery after a failure. The endpoints that are not proven yet share half of the room, so they never displace proven
+ones.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import Counter
@@ -17,144 +17,125 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from processor.outbox import deliveries
-from processor.outbox.deliveries import Told, WebhookDelivery
-from workers.courier.database_thread import GATHER_SECONDS
-from workers.courier.recorder import Recorder
+from processor.outbox.deliveries import BEFORE_FIRST, WebhookDelivery
+from processor.outbox.tries import SendResult
+from workers.courier.sender import GATHER_SECONDS, Sender
 from workers.courier.webhook_client import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from workers.courier.database_thread import Line
-    from workers.courier.webhook_client import Poster
+    from workers.courier.database_thread import DatabaseThread
+    from workers.courier.webhook_client import WebhookClient
 
-#: Deliveries under way at once.
+#: The deliveries under way at once to all endpoints.
 AT_ONCE: Final = 1_024
-#: … to one endpoint that nothing is known of, or that is slow.
+#: The deliveries under way at once to an endpoint that is new, or slow.
 FIRST_AT_ONCE: Final = 4
-#: … to one that has answered well; one more for each success up to here.
-GOOD_AT_ONCE: Final = 64
-#: … to one whose last try failed.
+#: The deliveries under way at once to a proven endpoint. Each quick success adds one, up to this number.
+PROVEN_AT_ONCE: Final = 64
+#: The deliveries under way at once to an endpoint whose last try failed.
 FAILED_AT_ONCE: Final = 1
-#: … to all together that have no more than FIRST_AT_ONCE.
+#: The deliveries under way at once to all endpoints that are not proven.
 ALL_UNPROVEN_AT_ONCE: Final = AT_ONCE // 2
-#: A success that took longer is none for this, in seconds.
+#: A success that takes longer does not prove an endpoint, in seconds.
 SLOW_SECONDS: Final = 1.0
-#: Endpoints of which is remembered how they answer; the oldest are forgotten first.
+#: The endpoints whose room is remembered. The oldest are forgotten first.
 REMEMBERED_MAX: Final = 10_000
 
 log = structlog.get_logger(__name__)
 
 
-class Webhooks:
-    """What is to be delivered, and what is under way."""
+class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
+    """Delivers webhooks, many at once."""
 
-    def __init__(self, poster: Poster, claims: Line, records: Line) -> None:
-        self._poster = poster
-        self._claims = claims
-        self._records = records
-        self._after = deliveries.FIRST
-        #: When the first delivery is due that was seen since the endpoints were begun with, in seconds.
+    def __init__(self, client: WebhookClient, claims: DatabaseThread, records: DatabaseThread) -> None:
+        super().__init__(claims, records)
+        self._client = client
+        #: The last endpoint of the look before.
+        self._after = BEFORE_FIRST
+        #: Seconds until the first delivery is due, among the endpoints since BEFORE_FIRST.
         self._soonest = math.inf
         self._under_way: Counter[UUID] = Counter()
-        #: How many may be under way to each endpoint that was called before.
+        #: The deliveries that may be under way to each endpoint that was called before.
         self._limits: dict[UUID, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        #: Set when it is worth looking again.
-        self.woken = asyncio.Event()
-        self.recorder: Recorder[Told] = Recorder(self._write, lambda told: told.delivery.id, self._written)
 
-    async def look(self) -> float:
-        """
-        Begin what is due and has room, among some of the endpoints; the next look goes on behind these. Returns in
-        how many seconds there may be more. Raises DatabaseUnavailable.
-        """
-        if self._after == deliveries.FIRST:
+    async def _look(self) -> float:
+        if self._after == BEFORE_FIRST:
             self._soonest = math.inf
-        unfolded = await self._claims.run(deliveries.unfold)
+        expanded = await self._claims.run(deliveries.expand)
         endpoints = await self._claims.run(deliveries.due_endpoints, self._after)
         is_last = len(endpoints) < deliveries.ENDPOINTS_PER_LOOK
-        self._after = deliveries.FIRST if is_last else next(reversed(endpoints))
-        began = 0
-        if rooms := self._rooms([endpoint for endpoint, seconds in endpoints.items() if seconds <= 0]):
-            began = await self._begin(rooms)
+        self._after = BEFORE_FIRST if is_last else next(reversed(endpoints))
+        begun = 0
+        if room := self._room([endpoint for endpoint, seconds in endpoints.items() if seconds <= 0]):
+            begun = await self._begin(room)
         soonest = min((seconds for seconds in endpoints.values() if seconds > 0), default=math.inf)
-        self._soonest = GATHER_SECONDS if began or unfolded else min(self._soonest, soonest)
-        if is_last:
-            return self._soonest
-        return GATHER_SECONDS
+        self._soonest = GATHER_SECONDS if begun or expanded else min(self._soonest, soonest)
+        return self._soonest if is_last else GATHER_SECONDS
 
-    async def finished(self) -> None:
-        """Wait until nothing is under way and all outcomes are recorded."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        await self.recorder.drained()
-
-    async def _begin(self, rooms: dict[UUID, int]) -> int:
-        claimed = await self._claims.run(deliveries.claim_webhooks, rooms, TIMEOUT_SECONDS)
+    async def _begin(self, room: dict[UUID, int]) -> int:
+        claimed = await self._claims.run(deliveries.claim_webhooks, room, TIMEOUT_SECONDS)
         for delivery in claimed:
             self._under_way[delivery.webhook_id] += 1
-            task = asyncio.create_task(self._deliver(delivery))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._deliver(delivery))
         return len(claimed)
 
-    def _rooms(self, endpoints: list[UUID]) -> dict[UUID, int]:
-        """How many of each may be begun."""
+    def _room(self, endpoints: list[UUID]) -> dict[UUID, int]:
+        """Return how many deliveries to each endpoint may begin now."""
         free = AT_ONCE - self._under_way.total()
         unproven = sum(count for endpoint, count in self._under_way.items() if not self._is_proven(endpoint))
         free_unproven = ALL_UNPROVEN_AT_ONCE - unproven
-        rooms: dict[UUID, int] = {}
+        room: dict[UUID, int] = {}
         for endpoint in endpoints:
-            room = min(self._limits.get(endpoint, FIRST_AT_ONCE) - self._under_way[endpoint], free)
+            count = min(self._limits.get(endpoint, FIRST_AT_ONCE) - self._under_way[endpoint], free)
             if not self._is_proven(endpoint):
-                room = min(room, free_unproven)
-                free_unproven -= max(0, room)
-            if room > 0:
-                rooms[endpoint] = room
-                free -= room
-        return rooms
+                count = min(count, free_unproven)
+                free_unproven -= max(0, count)
+            if count > 0:
+                room[endpoint] = count
+                free -= count
+        return room
 
     def _is_proven(self, endpoint: UUID) -> bool:
         return self._limits.get(endpoint, 0) > FIRST_AT_ONCE
 
-    def _learn(self, endpoint: UUID, *, is_success: bool, seconds: float) -> None:
+    def _adjust_limit(self, endpoint: UUID, *, is_success: bool, seconds: float) -> None:
         limit = self._limits.get(endpoint, FIRST_AT_ONCE)
         if not is_success:
             limit = FAILED_AT_ONCE
         else:
-            limit = min(limit + 1, GOOD_AT_ONCE if seconds <= SLOW_SECONDS else FIRST_AT_ONCE)
+            limit = min(limit + 1, PROVEN_AT_ONCE if seconds <= SLOW_SECONDS else FIRST_AT_ONCE)
         self._limits[endpoint] = limit
         if len(self._limits) > REMEMBERED_MAX:
             del self._limits[next(iter(self._limits))]
 
     async def _deliver(self, delivery: WebhookDelivery) -> None:
         began = time.monotonic()
-        told = await self._poster.post(delivery)
+        result = await self._client.send(delivery)
         seconds = time.monotonic() - began
-        self._learn(delivery.webhook_id, is_success=told.status == "delivered", seconds=seconds)
-        self.recorder.add(told)
+        self._adjust_limit(delivery.webhook_id, is_success=result.is_sent, seconds=seconds)
+        self.recorder.add(result)
         log.info(
-            "webhook_delivered" if told.status == "delivered" else "webhook_not_delivered",
+            "webhook_delivered" if result.is_sent else "webhook_not_delivered",
             delivery=delivery.id,
             webhook=str(delivery.webhook_id),
             message=delivery.message_id,
             type=delivery.type,
-            status=told.http_status,
+            status=result.http_status,
             tries=delivery.tries,
-            error=told.error,
-            again_in_s=told.pause_seconds,
+            error=result.error,
+            again_in_s=result.pause_seconds,
             duration_ms=round(seconds * 1_000),
         )
 
-    # ------------------------------------------------------------ recording
+    async def _record(self, results: list[SendResult[WebhookDelivery]]) -> None:
+        await self._records.run(deliveries.record, results)
 
-    async def _write(self, tries: list[Told]) -> None:
-        await self._records.run(deliveries.record, tries)
+    def _key(self, result: SendResult[WebhookDelivery]) -> int:
+        return result.item.id
 
-    def _written(self, tries: list[Told]) -> None:
-        for told in tries:
-            if isinstance(told.delivery, WebhookDelivery):
-                self._under_way[told.delivery.webhook_id] -= 1
-        self._under_way += Counter()  # forgets those that are at zero
+    def _after_record(self, results: list[SendResult[WebhookDelivery]]) -> None:
+        self._under_way.subtract(result.item.webhook_id for result in results)
+        self._under_way += Counter()  # removes the endpoints that are at zero
         self.woken.set()

@@ -1,7 +1,7 @@
 """
-Sends e-mails: through SMTP, or, without TELLER_SMTP_URL, as one file each into the outbox of TELLER_HOME.
+E-mails: their headers, and their transport over SMTP or, without TELLER_SMTP_URL, as files in TELLER_HOME/outbox.
 
-Blocking, so on a thread of its own. What is in a mail is in no log.
+Sending blocks, so it runs on a thread of its own. The content of a mail is in no log.
 """
 
 from __future__ import annotations
@@ -11,63 +11,90 @@ import os
 import smtplib
 import ssl
 import tempfile
-from email.utils import parseaddr
+from email.message import EmailMessage
+from email.utils import format_datetime, parseaddr
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import structlog
 
 from processor.errors import SettingsError
+from processor.outbox import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from email.message import EmailMessage
+    from datetime import datetime
 
-#: How long connecting to the mail server, or one answer of it, may take, in seconds.
+    from processor.outbox.tries import Item, SendResult
+
+#: The longest time to connect to the mail server, or to wait for one of its answers, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: Whom mails are from when TELLER_SMTP_URL does not say (`?from=…`).
+#: The sender of mails if TELLER_SMTP_URL names none (`?from=…`).
 DEFAULT_SENDER: Final = "teller@localhost"
 
-#: A mail server's "no" for good (RFC 5321, 4.2.1).
+#: The answers of a mail server that are final (RFC 5321, 4.2.1).
 _PERMANENT: Final = range(500, 600)
 
 log = structlog.get_logger(__name__)
 
 
+# ---------------------------------------------------------------- one mail
+
+
+def compose(
+    sender: str, recipient: str, subject: str, message_id: str, date: datetime | None, lines: Sequence[str]
+) -> EmailMessage:
+    """
+    Build a mail in plain text. Raises ValueError if an address cannot stand in a header.
+
+    The Message-ID is the same for each try, so that a reader can drop a second copy.
+    """
+    mail = EmailMessage()
+    mail["From"] = sender
+    mail["To"] = recipient
+    mail["Subject"] = subject
+    if date is not None:
+        mail["Date"] = format_datetime(date)
+    mail["Message-ID"] = f"<{message_id}@{sender.rpartition('@')[2].strip('>')}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content("\n".join(lines))
+    return mail
+
+
+# ---------------------------------------------------------------- the transport
+
+
 class MailRefused(Exception):
-    """A mail was not taken; `for_good`: it never will be."""
+    """The mail server refused a mail. `is_permanent`: it will refuse each further try."""
 
-    def __init__(self, reason: str, *, for_good: bool) -> None:
+    def __init__(self, reason: str, *, is_permanent: bool) -> None:
         super().__init__(reason)
-        self.for_good = for_good
+        self.is_permanent = is_permanent
 
 
-class Failure(NamedTuple):
-    """Why a mail was not sent; `for_good`: it never will be."""
-
-    reason: str
-    for_good: bool = False
-
-
-class Post(Protocol):
-    """A way to send mails."""
+class Mailer(Protocol):
+    """A transport for mails."""
 
     sender: str
 
-    def open(self) -> contextlib.AbstractContextManager[Carrier]:
-        """For some mails, one after the other. Raises OSError or SMTPException."""
+    def open(self) -> contextlib.AbstractContextManager[MailSession]:
+        """Open a session for some mails. Raises OSError or SMTPException."""
 
 
-class Carrier(Protocol):
-    """Takes mails while it is open."""
+class MailSession(Protocol):
+    """An open transport."""
 
     def send(self, mail: EmailMessage) -> None:
-        """Raises MailRefused when it is about this mail; OSError or SMTPException when it is about the way."""
+        """
+        Send a mail.
+
+        Raises MailRefused for a fault of this mail, and OSError or SMTPException for a fault of the transport.
+        """
 
 
-class Smtp:
-    """A mail server. `smtps://` is TLS from the start; `smtp://` takes STARTTLS where it is offered."""
+class SmtpMailer:
+    """A mail server. `smtps://` uses TLS from the start, and `smtp://` uses STARTTLS if the server offers it."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -81,8 +108,8 @@ class Smtp:
             raise SettingsError("TELLER_SMTP_URL: from= is not an e-mail address")
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Carrier]:
-        """One connection."""
+    def open(self) -> Iterator[MailSession]:
+        """Connect and sign in."""
         context = ssl.create_default_context()
         connection = (
             smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT_SECONDS, context=context)
@@ -97,10 +124,10 @@ class Smtp:
                 raise smtplib.SMTPException("the mail server offers no TLS: the password is not sent")
             if self._user:
                 connection.login(self._user, self._password)
-            yield _SmtpCarrier(connection)
+            yield _SmtpSession(connection)
 
 
-class _SmtpCarrier:
+class _SmtpSession:
     def __init__(self, connection: smtplib.SMTP) -> None:
         self._connection = connection
 
@@ -110,17 +137,17 @@ class _SmtpCarrier:
         except smtplib.SMTPRecipientsRefused as refused:
             [(code, _)] = refused.recipients.values()
             raise MailRefused(
-                f"the mail server refused the address ({code})", for_good=code in _PERMANENT
+                f"the mail server refused the address ({code})", is_permanent=code in _PERMANENT
             ) from None
         except (smtplib.SMTPDataError, smtplib.SMTPSenderRefused) as refused:
             code = refused.smtp_code
             raise MailRefused(
-                f"the mail server refused the mail ({code})", for_good=code in _PERMANENT
+                f"the mail server refused the mail ({code})", is_permanent=code in _PERMANENT
             ) from None
 
 
-class Outbox:
-    """A directory with one `.eml` file for each mail; a mail that is sent again replaces itself."""
+class FileMailer:
+    """A directory with one `.eml` file for each mail. A mail that is sent again replaces its file."""
 
     sender = DEFAULT_SENDER
 
@@ -128,13 +155,13 @@ class Outbox:
         self._path = home / "outbox"
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Carrier]:
-        """Makes the directory."""
+    def open(self) -> Iterator[MailSession]:
+        """Make the directory."""
         self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield self
 
     def send(self, mail: EmailMessage) -> None:
-        """Whole or not at all."""
+        """Write the file as a whole or not at all."""
         name = mail["Message-ID"].strip("<>").partition("@")[0]
         descriptor, new = tempfile.mkstemp(dir=self._path, prefix=".", suffix=".new")
         try:
@@ -148,30 +175,52 @@ class Outbox:
             raise
 
 
-def send_each(post: Post, writers: Sequence[Callable[[], EmailMessage]]) -> list[Failure | None]:
+def mailer_for(smtp_url: str | None, home: Path) -> Mailer:
+    """Return the mailer that the settings name. Raises SettingsError."""
+    return FileMailer(home) if smtp_url is None else SmtpMailer(smtp_url)
+
+
+def send_all(
+    mailer: Mailer,
+    items: Sequence[Item],
+    mail_for: Callable[[Item, str], EmailMessage],
+    pauses_seconds: Sequence[float],
+) -> list[SendResult[Item]]:
     """
-    Each mail in turn, over one connection: None, or why it was not sent. One that is refused stops no other; when the
-    way breaks, what is left failed, too. The words of a server may be those it was sent: only its codes are repeated.
+    Send the mail of each row over one connection. Returns the results in the same order.
+
+    A mail that is refused stops no other. After a fault of the transport the remaining mails have failed too. The
+    text of a mail server can contain the content of a mail, so errors and logs repeat only its codes.
     """
-    outcomes: list[Failure | None] = []
+    results: list[SendResult[Item]] = []
     try:
-        with post.open() as carrier:
-            for write in writers:
-                try:
-                    carrier.send(write())
-                except MailRefused as refused:
-                    outcomes.append(Failure(str(refused), refused.for_good))
-                except (ValueError, KeyError) as fault:  # an address that no mail can have
-                    outcomes.append(Failure(f"it cannot be written: {type(fault).__name__}", for_good=True))
-                else:
-                    outcomes.append(None)
+        with mailer.open() as session:
+            for item in items:
+                result = _send(session, mail_for, item, mailer.sender, pauses_seconds)
+                results.append(result)
     except (OSError, smtplib.SMTPException) as fault:
-        said = fault.smtp_code if isinstance(fault, smtplib.SMTPResponseException) else fault
-        log.warning("mail_server_fault", fault=f"{type(fault).__name__}: {said}".partition("\n")[0])
-        outcomes += [Failure("the mail server could not be used")] * (len(writers) - len(outcomes))
-    return outcomes
+        detail = fault.smtp_code if isinstance(fault, smtplib.SMTPResponseException) else fault
+        log.warning("mail_server_fault", fault=f"{type(fault).__name__}: {detail}".partition("\n")[0])
+        results += [
+            tries.failed(item, "the mail server could not be used", pauses_seconds)
+            for item in items[len(results) :]
+        ]
+    return results
 
 
-def post_for(smtp_url: str | None, home: Path) -> Post:
-    """The way that the settings name. Raises SettingsError."""
-    return Outbox(home) if smtp_url is None else Smtp(smtp_url)
+def _send(
+    session: MailSession,
+    mail_for: Callable[[Item, str], EmailMessage],
+    item: Item,
+    sender: str,
+    pauses_seconds: Sequence[float],
+) -> SendResult[Item]:
+    try:
+        session.send(mail_for(item, sender))
+    except MailRefused as refused:
+        if refused.is_permanent:
+            return tries.given_up(item, str(refused))
+        return tries.failed(item, str(refused), pauses_seconds)
+    except (ValueError, KeyError) as fault:  # an address that cannot stand in a header
+        return tries.given_up(item, f"it cannot be written: {type(fault).__name__}")
+    return tries.sent(item)

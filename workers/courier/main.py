@@ -1,8 +1,8 @@
 """
-One courier process: its parts, put together, from start to stop.
+One courier process, from start to stop: the composition root of `teller courier`.
 
-The composition root of `teller courier`. Woken through Redis, and looks by itself every second, so it works with
-Redis away. Nothing is asked of PostgreSQL that cannot wait until it is there.
+Redis wakes its senders, and each also looks every second, so the courier works while Redis is unavailable. It starts
+while PostgreSQL is unavailable, and waits.
 """
 
 from __future__ import annotations
@@ -11,45 +11,50 @@ import asyncio
 import contextlib
 import functools
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from processor.errors import DatabaseUnavailable
 from processor.gateways import registry
 from processor.storage import connections, migrations
-from workers.courier.address_notices import AddressChanges
-from workers.courier.code_messages import Codes
-from workers.courier.database_thread import GATHER_SECONDS, Line
-from workers.courier.deliveries import Webhooks
-from workers.courier.gateway_calls import Calls
-from workers.courier.mailer import post_for
-from workers.courier.request_mails import Mails
-from workers.courier.webhook_client import Poster
+from workers.courier.address_notices import ADDRESS_NOTICES
+from workers.courier.code_messages import CodeMessages
+from workers.courier.database_thread import DatabaseThread
+from workers.courier.deliveries import WebhookDeliveries
+from workers.courier.gateway_calls import GatewayCalls
+from workers.courier.mailer import mailer_for
+from workers.courier.request_mails import REQUEST_MAILS
+from workers.courier.sender import RETRY_SECONDS, MailSender
+from workers.courier.webhook_client import WebhookClient
 from workers.doorbell.listener import Listener
 from workers.doorbell.ring import COURIER_CHANNEL, Doorbell
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from processor.gateways.protocol import Gateway
     from processor.settings import Settings
     from processor.storage.connections import Connection
     from processor.storage.migrations import Installation
+    from workers.courier.sender import Sender
 
-#: How often we look when nobody wakes us, in seconds.
-POLL_SECONDS: Final = 1.0
-#: How long a statement may take, in milliseconds.
+#: The longest time of a statement, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 5_000
-#: The pause between two tries to reach PostgreSQL at the start, in seconds.
-START_RETRY_SECONDS: Final = 0.5
-#: How long a stop waits for what is under way, in seconds; the rest is abandoned, and due again when its lease ends.
+#: The time for which a stop waits for the sends under way, in seconds. The others are due again when their leases
+#: expire.
 END_SECONDS: Final = 3.0
+#: Connections to PostgreSQL: two each for gateway calls and deliveries, one for mails, one for codes.
+DATABASE_THREADS: Final = 6
 
 log = structlog.get_logger(__name__)
 
 
 def run_courier(settings: Settings) -> int:
     """
-    Call, deliver and mail until SIGTERM or SIGINT, then end what is under way and return 0. Called on the main
-    thread. Raises SchemaError when the database is not this Teller's, SettingsError when a gateway cannot be made.
+    Send until SIGTERM or SIGINT, then finish the sends under way. Returns 0. Called on the main thread.
+
+    Raises SchemaError if the schema does not match, and SettingsError if a gateway cannot be made.
     """
 
     async def run() -> None:
@@ -63,79 +68,61 @@ def run_courier(settings: Settings) -> int:
 
 
 async def work(settings: Settings, stop: asyncio.Event) -> None:
-    """The courier, until `stop` is set. Raises SchemaError, SettingsError."""
-    post = post_for(settings.smtp_url, settings.home)
+    """Run the courier until `stop` is set. Raises SchemaError, SettingsError."""
+    mailer = mailer_for(settings.smtp_url, settings.home)
     if await _installation(settings.courier_database_url, stop) is None:
         return
-    lines = [Line(functools.partial(_connect, settings.courier_database_url)) for _ in range(6)]
+    connect = functools.partial(_connect, settings.courier_database_url)
+    threads = [DatabaseThread(connect) for _ in range(DATABASE_THREADS)]
     doorbell = Doorbell(settings.redis_url)
     gateways = registry.load(settings)
-    poster = Poster(allow_private=settings.allow_private_webhooks)
-    calls = Calls(
-        gateways,
-        lines[0],
-        lines[1],
-        call_tries=settings.gateway_tries,
-        first_pause_seconds=settings.gateway_backoff_seconds,
-        timeout_seconds=settings.gateway_timeout_seconds,
-        ring=doorbell.notify_all,
-    )
-    parts: list[Part] = [
-        calls,
-        Webhooks(poster, lines[2], lines[3]),
-        Mails(post, lines[4], lines[4]),
-        AddressChanges(post, lines[4], lines[4]),
-        Codes(settings, post, gateways, lines[5], lines[5]),
+    client = WebhookClient(allow_private=settings.allow_private_webhooks)
+    senders: list[Sender[Any]] = [
+        _gateway_calls(settings, gateways, threads[0:2], doorbell),
+        WebhookDeliveries(client, threads[2], threads[3]),
+        MailSender(mailer, REQUEST_MAILS, threads[4], threads[4]),
+        MailSender(mailer, ADDRESS_NOTICES, threads[4], threads[4]),
+        CodeMessages(settings, mailer, gateways, threads[5], threads[5]),
     ]
-    listener = _listener(settings.redis_url, parts)
+    listener = _listener(settings.redis_url, senders)
     listener.start()
-    recorders = [asyncio.create_task(part.recorder.run()) for part in parts]
-    lookers = [asyncio.create_task(_keep_looking(part, stop)) for part in parts]
+    recorders = [asyncio.create_task(sender.recorder.run()) for sender in senders]
+    looks = [asyncio.create_task(sender.run(stop)) for sender in senders]
     log.info("courier_started", gateways=sorted(gateways))
     try:
         await stop.wait()
     finally:
         log.info("courier_stopping")
-        for part in parts:
-            part.woken.set()
+        for sender in senders:
+            sender.woken.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
-                await asyncio.wait(lookers)  # not in the middle of a claim, whose calls nobody would make
-                await asyncio.gather(*(part.finished() for part in parts))
-        await _cancel([*lookers, *recorders])
+                await asyncio.wait(looks)  # a look that is cancelled after its claim would send nothing of it
+                await asyncio.gather(*(sender.finish() for sender in senders))
+        await _cancel([*looks, *recorders])
         doorbell.close()
         listener.stop()
-        for line in lines:
-            line.close()
-        await poster.close()
+        for thread in threads:
+            thread.close()
+        await client.close()
         for gateway in gateways.values():
             await gateway.close()
         log.info("courier_stopped")
 
 
-Part = Calls | Webhooks | Mails | AddressChanges | Codes
-
-
-async def _keep_looking(part: Part, stop: asyncio.Event) -> None:
-    is_away = False
-    while not stop.is_set():
-        part.woken.clear()  # before we look, so that whatever is written after that wakes us
-        try:
-            seconds = await part.look()
-        except DatabaseUnavailable as fault:
-            if not is_away:
-                log.warning("database_away", fault=str(fault))
-            is_away, seconds = True, START_RETRY_SECONDS
-        except Exception:
-            log.exception("courier_fault")
-            seconds = POLL_SECONDS
-        else:
-            is_away = False
-        if seconds <= GATHER_SECONDS:
-            await asyncio.sleep(GATHER_SECONDS)
-        else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(part.woken.wait(), min(seconds, POLL_SECONDS))
+def _gateway_calls(
+    settings: Settings, gateways: Mapping[str, Gateway], threads: Sequence[DatabaseThread], doorbell: Doorbell
+) -> GatewayCalls:
+    claims, records = threads
+    return GatewayCalls(
+        gateways,
+        claims,
+        records,
+        call_tries=settings.gateway_tries,
+        first_pause_seconds=settings.gateway_backoff_seconds,
+        timeout_seconds=settings.gateway_timeout_seconds,
+        notify=doorbell.notify_all,
+    )
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
@@ -144,33 +131,33 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _listener(redis_url: str, parts: list[Part]) -> Listener:
+def _listener(redis_url: str, senders: list[Sender[Any]]) -> Listener:
     loop = asyncio.get_running_loop()
 
     def wake(_payload: bytes = b"") -> None:
-        for part in parts:
+        for sender in senders:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(part.woken.set)
+                loop.call_soon_threadsafe(sender.woken.set)
 
     return Listener(redis_url, COURIER_CHANNEL, wake, wake)
 
 
 async def _installation(url: str, stop: asyncio.Event) -> Installation | None:
-    """Asked once, as soon as PostgreSQL is there; None when we were stopped before."""
-    line = Line(functools.partial(_connect, url))
-    said = False
+    """Read the installation when PostgreSQL is available. Returns None if `stop` is set before."""
+    thread = DatabaseThread(functools.partial(_connect, url))
+    is_unavailable = False
     try:
         while not stop.is_set():
             try:
-                return await line.run(_read_installation)
+                return await thread.run(_read_installation)
             except DatabaseUnavailable as fault:
-                if not said:
-                    said = True
-                    log.warning("database_away", fault=str(fault))
+                if not is_unavailable:
+                    is_unavailable = True
+                    log.warning("database_unavailable", fault=str(fault))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), START_RETRY_SECONDS)
+                await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
     finally:
-        line.close()
+        thread.close()
     return None
 
 

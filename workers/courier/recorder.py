@@ -1,8 +1,8 @@
 """
-Writes what came of things as sets: what ends while the last set is being written, is the next one.
+The recorder writes results as sets: the results that arrive while one set is written are the next set.
 
-Never gives up while PostgreSQL is away: an outcome is worth waiting for. What cannot be written otherwise is dropped
-with a line in the log; its lease runs out, and it is tried again under the same key.
+It waits for as long as PostgreSQL is unavailable. A set that PostgreSQL refuses is dropped and logged: its leases
+expire, and its rows are sent again under the same key.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ from processor.errors import DatabaseUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
-#: Outcomes written in one statement.
+#: The most results that one statement writes.
 SET_SIZE: Final = 500
-#: The pause after PostgreSQL did not answer, in seconds.
+#: The pause after PostgreSQL was unavailable, in seconds.
 RETRY_SECONDS: Final = 0.2
 
 log = structlog.get_logger(__name__)
 
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
 
-class Recorder(Generic[Outcome]):
+class Recorder(Generic[Result]):
     """
-    `write` writes a set, in which no two have the same `key`; `written` is called after each set, with what was in
-    it, also when it was dropped.
+    `write` writes a set, in which no two results have the same `key`.
+
+    `written` is called with each set that was written or dropped.
     """
 
     def __init__(
         self,
-        write: Callable[[list[Outcome]], Awaitable[None]],
-        key: Callable[[Outcome], Hashable],
-        written: Callable[[list[Outcome]], None],
+        write: Callable[[list[Result]], Awaitable[None]],
+        key: Callable[[Result], Hashable],
+        written: Callable[[list[Result]], None],
     ) -> None:
         self._write = write
         self._key = key
         self._written = written
-        self._waiting: list[Outcome] = []
+        self._waiting: list[Result] = []
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def add(self, outcome: Outcome) -> None:
-        """To be written soon."""
-        self._waiting.append(outcome)
+    def add(self, result: Result) -> None:
+        """Queue a result for the next set."""
+        self._waiting.append(result)
         self._idle.clear()
         self._changed.set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Write sets until the task is cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -65,38 +66,38 @@ class Recorder(Generic[Outcome]):
             self._idle.set()
 
     async def drained(self) -> None:
-        """Wait until all is written."""
+        """Wait until no result is queued."""
         await self._idle.wait()
 
-    def _next_set(self) -> list[Outcome]:
-        chosen: dict[Hashable, Outcome] = {}
-        left: list[Outcome] = []
-        for outcome in self._waiting:
-            if len(chosen) < SET_SIZE and self._key(outcome) not in chosen:
-                chosen[self._key(outcome)] = outcome
+    def _next_set(self) -> list[Result]:
+        chosen: dict[Hashable, Result] = {}
+        left: list[Result] = []
+        for result in self._waiting:
+            if len(chosen) < SET_SIZE and self._key(result) not in chosen:
+                chosen[self._key(result)] = result
             else:
-                left.append(outcome)
+                left.append(result)
         self._waiting = left
         return list(chosen.values())
 
-    async def _persist(self, chosen: list[Outcome]) -> None:
-        away_since: float | None = None
+    async def _persist(self, chosen: list[Result]) -> None:
+        waiting_since: float | None = None
         while True:
             try:
                 await self._write(chosen)
             except DatabaseUnavailable as fault:
-                if away_since is None:
-                    away_since = time.monotonic()
+                if waiting_since is None:
+                    waiting_since = time.monotonic()
                     log.warning("outcomes_wait", count=len(chosen), fault=str(fault))
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception:
                 log.exception("outcomes_dropped", count=len(chosen))
                 return
             else:
-                if away_since is not None:
+                if waiting_since is not None:
                     log.info(
                         "outcomes_recorded",
                         count=len(chosen),
-                        waited_s=round(time.monotonic() - away_since, 1),
+                        waited_s=round(time.monotonic() - waiting_since, 1),
                     )
                 return

@@ -1,8 +1,8 @@
 """
-Sends one webhook delivery. Only to public addresses, unless private ones are allowed, whatever the name says.
+The webhook client sends one delivery, only to public addresses unless private ones are allowed.
 
-The name is resolved once, every address it has is checked, and the connection is made to one of these, with the
-original name for TLS and `Host`. Follows no redirect, uses no proxy and no cookies, and reads next to nothing.
+It resolves the name once, checks each of its addresses, and connects to one of them, with the name for TLS and
+`Host`. It follows no redirect, uses no proxy and no cookies, and reads only a small part of an answer.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from processor.gateways import addresses, signatures
 from processor.gateways.addresses import AddressRefused, WebhookAddressRefused
 from processor.gateways.http import KEEPALIVE_SECONDS
-from processor.outbox.deliveries import Told, failed
+from processor.outbox import tries
+from processor.outbox.deliveries import PAUSES_SECONDS
 from workers.courier.database_thread import in_thread
 
 if TYPE_CHECKING:
     from aiohappyeyeballs import AddrInfoType
 
     from processor.outbox.deliveries import WebhookDelivery
+    from processor.outbox.tries import SendResult
 
-#: How long one try may take, from the look-up of the name to the status of the answer, in seconds.
+#: The longest time of one try, from the resolution of the name to the status of the answer, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: Connections at once, idle ones too.
+#: The connections that are open at once, idle ones included.
 CONNECTIONS_MAX: Final = 1_024
-#: How much of an answer's body is read, in bytes, and for how long, in seconds: only to use the connection again.
+#: The longest body of an answer that is read, in bytes, and the time for it, in seconds. It is read only so that the
+#: connection can be reused.
 BODY_BYTES_MAX: Final = 16 * 1024
 BODY_SECONDS: Final = 1.0
 
 _GONE: Final = 410
 
 
-class Poster:
-    """Made inside the event loop."""
+class WebhookClient:
+    """Sends deliveries over HTTP. It is made inside the event loop."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -63,37 +66,39 @@ class Poster:
             },
         )
 
-    async def post(self, delivery: WebhookDelivery) -> Told:
-        """One try. Never raises."""
+    async def send(self, delivery: WebhookDelivery) -> SendResult[WebhookDelivery]:
+        """Send a delivery once. Returns the result, also for a fault."""
         if delivery.url is None:
-            return Told(delivery, "failed", error="the webhook was deleted")
+            return tries.given_up(delivery, "the webhook was deleted")
         if delivery.is_disabled:
-            return Told(delivery, "failed", error="the webhook is disabled")
+            return tries.given_up(delivery, "the webhook is disabled")
         try:
             addresses.check_form(delivery.url, allow_private=self._allow_private)
-            status = await self._send(delivery, delivery.url)
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it is about this one delivery: it is tried again
-            return failed(delivery, _describe(fault))
-        if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110: successful
-            return Told(delivery, "delivered", status)
-        return failed(delivery, f"answered {status}", status, is_gone=status == _GONE)
+            status = await self._post(delivery, delivery.url)
+        except Exception as fault:  # noqa: BLE001 - any fault concerns this delivery alone, which is sent again
+            return tries.failed(delivery, _describe(fault), PAUSES_SECONDS)
+        if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110, successful
+            return tries.sent(delivery, status)
+        return tries.failed(
+            delivery, f"answered {status}", PAUSES_SECONDS, http_status=status, is_gone=status == _GONE
+        )
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._session.close()
 
-    async def _send(self, delivery: WebhookDelivery, url: str) -> int:
+    async def _post(self, delivery: WebhookDelivery, url: str) -> int:
         body = delivery.body()
         headers = signatures.headers(delivery.message_id, int(time.time()), body, delivery.keys)
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the status has said it all
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the status is enough
                 async with asyncio.timeout(BODY_SECONDS):
                     await _drain(response.content)
             return response.status
 
 
 async def _drain(content: aiohttp.StreamReader) -> None:
-    """A connection whose answer is read to its end can be used again; one whose answer is long is closed."""
+    """Read an answer to its end, so that its connection is reused. A connection with a long answer is closed."""
     read = 0
     async for chunk in content.iter_any():
         read += len(chunk)
@@ -102,7 +107,7 @@ async def _drain(content: aiohttp.StreamReader) -> None:
 
 
 class _Resolver(AbstractResolver):
-    """The system's name service, on threads that cannot be used up; private addresses are refused."""
+    """The resolver of the system, on a thread for each name. It refuses private addresses."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -132,17 +137,17 @@ class _Resolver(AbstractResolver):
 
 
 def _public_socket(address: AddrInfoType) -> socket.socket:
-    """The last look, at the very address that is about to be connected to: also one that the URL spells out."""
+    """Make a socket for an address, also one that stands in the URL itself. Raises AddressRefused."""
     family, kind, protocol, _, where = address
     if not addresses.is_public(str(where[0])):
         raise AddressRefused("the address is not public")
-    made = socket.socket(family, kind, protocol)
-    made.setblocking(False)
-    return made
+    opened = socket.socket(family, kind, protocol)
+    opened.setblocking(False)
+    return opened
 
 
 def _describe(fault: Exception) -> str:
-    """What went wrong, for the client whose webhook it is: nothing of how it looks inside here."""
+    """Return the fault as text for the client of the webhook, without internals of this network."""
     match fault:
         case WebhookAddressRefused():
             return str(fault)

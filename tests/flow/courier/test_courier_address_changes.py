@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from processor.clients import accounts
-from processor.outbox import address_notices, deliveries
+from processor.outbox import address_notices, deliveries, tries
 from processor.storage import connections
 from tests.flow.courier.mail_server import parse
 from tests.waiting import eventually
@@ -86,9 +86,9 @@ def test_a_try_that_is_no_longer_ours_says_nothing(till: Till) -> None:
         assert address_notices.claim(connection, 10, 60.0) == []
         till.store.owner.execute("UPDATE address_changes SET due_at = now()")
         [ours] = address_notices.claim(connection, 10, 60.0)
-        address_notices.record(connection, [address_notices.Told(late)])
+        address_notices.record(connection, [tries.sent(late)])
         assert left(till) == 1
-        address_notices.record(connection, [address_notices.Told(ours)])
+        address_notices.record(connection, [tries.sent(ours)])
 
     assert (late.message_id, late.tries, ours.tries) == (ours.message_id, 1, 2)
     assert left(till) == 0
@@ -105,7 +105,7 @@ def test_a_refused_address_is_given_up_and_a_busy_server_is_tried_again(
     mail_server.reply = answer
     with structlog.testing.capture_logs() as lines:
         till.start(smtp_url=mail_server.url)
-        eventually(lambda: any(line["event"] == "address_change_not_told" for line in lines))
+        eventually(lambda: any(line["event"] == "address_notice_not_sent" for line in lines))
         eventually(
             lambda: till.store.one("SELECT count(*) FROM address_changes WHERE token IS NOT NULL") == 0
         )
@@ -127,7 +127,7 @@ def test_after_the_last_try_it_is_given_up(till: Till) -> None:
         while left(till):
             till.store.owner.execute("UPDATE address_changes SET due_at = now()")
             [claimed] = address_notices.claim(connection, 10, 60.0)
-            told = address_notices.failed(claimed, "nobody there")
+            told = tries.failed(claimed, "no such mailbox", deliveries.PAUSES_SECONDS)
             pauses.append(told.pause_seconds)
             address_notices.record(connection, [told])
     assert tuple(pauses) == (*deliveries.PAUSES_SECONDS, None)

@@ -14,7 +14,7 @@ from processor.errors import SettingsError
 from tests.flow.courier.mail_server import parse, receiving
 from tests.flow.courier.outside import says, serving
 from tests.waiting import eventually
-from workers.courier.mailer import Smtp
+from workers.courier.mailer import SmtpMailer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,4 +178,4 @@ def test_a_sender_that_is_no_address_stops_the_start() -> None:
     One line that names the variable.
     """
     with pytest.raises(SettingsError, match="TELLER_SMTP_URL"):
-        Smtp("smtp://127.0.0.1?from=nobody")
+        SmtpMailer("smtp://127.0.0.1?from=nobody")

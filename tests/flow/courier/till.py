@@ -200,7 +200,7 @@ class Till:
             *(self.store.redeems("coupon", account)._replace(metadata=metadata) for _ in range(count))
         )
         self.store.drain("coupon")
-        outbox.unfold(self.store.owner)
+        outbox.expand(self.store.owner)
         return asked
 
     def deliveries(self, webhook: uuid.UUID | None = None) -> Counter[str]:

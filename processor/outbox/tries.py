@@ -1,0 +1,102 @@
+"""
+Tries: the result of sending something once, and the time of the next try.
+
+Shared by deliveries, code messages and address notices. Gateway calls have outcomes of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from processor.storage import connections
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from processor.storage.connections import Connection
+
+DeliveryStatus = Literal["pending", "delivered", "failed"]
+
+
+class Claimed(Protocol):
+    """A row that belongs to this courier until its lease expires."""
+
+    @property
+    def id(self) -> UUID | int:
+        """The key of the row."""
+
+    @property
+    def token(self) -> UUID:
+        """The token of the lease. A result counts only with the token that its row has."""
+
+    @property
+    def tries(self) -> int:
+        """The number of tries, this one included."""
+
+
+Item = TypeVar("Item", bound=Claimed)
+
+
+class SendResult(NamedTuple, Generic[Item]):
+    """The result of one try: sent, to be repeated after `pause_seconds`, or given up."""
+
+    item: Item
+    is_sent: bool
+    error: str | None = None
+    pause_seconds: float | None = None
+    #: The status that an endpoint answered.
+    http_status: int | None = None
+    #: The endpoint answered that it no longer exists.
+    is_gone: bool = False
+
+    @property
+    def status(self) -> DeliveryStatus:
+        """The status of the row after this try."""
+        if self.is_sent:
+            return "delivered"
+        return "failed" if self.pause_seconds is None else "pending"
+
+
+def sent(item: Item, http_status: int | None = None) -> SendResult[Item]:
+    """Return the result of a try that succeeded."""
+    return SendResult(item, is_sent=True, http_status=http_status)
+
+
+def given_up(item: Item, error: str) -> SendResult[Item]:
+    """Return the result of a try that failed and is not repeated."""
+    return SendResult(item, is_sent=False, error=error)
+
+
+def failed(
+    item: Item, error: str, pauses: Sequence[float], *, http_status: int | None = None, is_gone: bool = False
+) -> SendResult[Item]:
+    """
+    Return the result of a try that failed. It is repeated after the pause that `pauses` has for it, in seconds.
+
+    After the last pause, and where the endpoint is gone, it is given up.
+    """
+    is_last = is_gone or item.tries > len(pauses)
+    pause_seconds = None if is_last else pauses[item.tries - 1]
+    return SendResult(item, False, error, pause_seconds, http_status, is_gone)
+
+
+def columns(results: Sequence[SendResult[Any]]) -> dict[str, list[Any]]:
+    """Return the parameters that every statement that records results has, as arrays of equal length."""
+    return {
+        "ids": [result.item.id for result in results],
+        "tokens": [result.item.token for result in results],
+        "pauses": [result.pause_seconds for result in results],
+    }
+
+
+def seconds_until_due(connection: Connection, query: str) -> float:
+    """
+    Run a query for the seconds until the first row is due. Returns 0 for a row that is due, and infinity for no row.
+
+    Raises DatabaseUnavailable.
+    """
+    with connections.faults():
+        [(seconds,)] = connection.execute(query).fetchall()
+    return math.inf if seconds is None else max(0.0, float(seconds))
