@@ -36,7 +36,7 @@ from api.v1 import (
     withdrawals,
 )
 from api.web import problems
-from api.web.access_log import Observed
+from api.web.access_log import AccessLog
 from api.web.problems import Invalid
 from api.web.routing import PROBLEM, ROUTE, Route, respond
 from processor.errors import TellerError
@@ -101,7 +101,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     lab.install(app, services)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_unexpected)
-    app.wsgi_app = Observed(app.wsgi_app, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
+    app.wsgi_app = AccessLog(app.wsgi_app, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
     return app
 
 

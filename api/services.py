@@ -19,7 +19,7 @@ from api.web.request_metrics import RequestMetrics
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways import names as gateways
 from processor.intake.intake import Intake, Receipt, Submission
-from processor.reading import requests as stored_requests
+from processor.reading import requests
 from processor.storage import connections, migrations
 from workers.doorbell.announcements import Announcements
 from workers.doorbell.ring import Doorbell
@@ -113,19 +113,19 @@ class Services:
         Make requests durable (`Intake.accept`), within the patience that the request has left. Raises
         DatabaseUnavailable.
         """
-        with deadline.spend() as seconds:
+        with deadline.remaining() as seconds:
             return self.intake.accept(submissions, seconds)
 
     def request(self, request_id: UUID) -> RequestRecord:
         """Any client's request as it is now. Raises RequestNotFound, DatabaseUnavailable."""
         with self.connection() as connection:
-            return stored_requests.read_request(connection, request_id, None)[0]
+            return requests.read_request(connection, request_id, None)[0]
 
     def gauges(self) -> Gauges | None:
         """What somebody should look at, for the metrics. None: the database is unavailable."""
         try:
             with self.connection() as connection:
-                return stored_requests.read_gauges(connection)
+                return requests.read_gauges(connection)
         except DatabaseUnavailable:
             return None
 
@@ -142,7 +142,7 @@ class Services:
 
 @contextlib.contextmanager
 def _lend(pool: Pool) -> Iterator[Connection]:
-    with deadline.spend() as seconds, connections.lend(pool, seconds) as connection:
+    with deadline.remaining() as seconds, connections.lend(pool, seconds) as connection:
         yield connection
 
 

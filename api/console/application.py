@@ -32,7 +32,7 @@ from api.web import forms, problems, static_files
 from api.web.auth import OPERATORS
 from api.web.fields import NoQuery
 from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Forbidden, Invalid, NotFound
-from api.web.routing import CLIENT, PROBLEM, ROUTE, Ready
+from api.web.routing import CLIENT, PROBLEM, ROUTE, RawResponse
 from api.web.static_files import Files
 from processor.errors import TellerError
 from processor.reading import overview as overview_queries
@@ -186,7 +186,7 @@ def _to_sign_in(visit: Visit) -> Response:
     address = sign_in.ADDRESS + ("" if wanted == ROOT else "?" + urlencode({"next": wanted}))
     if "HTTP_HX_REQUEST" in visit.environ:
         # htmx would follow a redirect and put the sign-in page into a part of this one.
-        return Ready(
+        return RawResponse(
             b"", 200, [("HX-Redirect", address), ("Content-Length", "0"), ("Cache-Control", "no-store")]
         )
     return _redirect(address, [])
@@ -194,4 +194,4 @@ def _to_sign_in(visit: Visit) -> Response:
 
 def _redirect(to: str, headers: list[tuple[str, str]]) -> Response:
     always = [("Location", to), ("Content-Length", "0"), ("Cache-Control", "no-store")]
-    return Ready(b"", HTTPStatus.SEE_OTHER, [*always, *headers])
+    return RawResponse(b"", HTTPStatus.SEE_OTHER, [*always, *headers])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import jinja2
 
 from api.console import charts, formats
-from api.web.routing import Ready
+from api.web.routing import RawResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,7 +88,7 @@ class Layout:
             context, visit=visit, section=visit.route.section, sections=self._sections(visit), badges=badges
         )
         body = text.encode()
-        return Ready(body, status, [*_HEADERS, ("Content-Length", str(len(body))), *headers])
+        return RawResponse(body, status, [*_HEADERS, ("Content-Length", str(len(body))), *headers])
 
     def _sections(self, visit: Visit) -> list[Section]:
         return [

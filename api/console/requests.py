@@ -23,8 +23,7 @@ from processor.operations import approvals, failed_requests
 from processor.operations import cancel as cancellations
 from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval
 from processor.operations.failed_requests import NotFailed
-from processor.reading import request_detail
-from processor.reading import requests as stored_requests
+from processor.reading import request_detail, requests
 from processor.reading.request_detail import Inspection
 from processor.records import audit
 from processor.records.audit import AuditFilter
@@ -136,7 +135,7 @@ def one_request(visit: Visit, request: str) -> Page:
     original = None
     if found.request.refund_of is not None:
         with visit.services.connection() as connection:
-            original, _ = stored_requests.read_request(connection, found.request.refund_of, None)
+            original, _ = requests.read_request(connection, found.request.refund_of, None)
     can = possible(found, visit.caller.client, may_refund=visit.may("admin"))
     is_moving = found.request.status == "processing" or bool(found.words) or _is_being_refunded(found)
     context: dict[str, Any] = {

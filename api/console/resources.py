@@ -14,7 +14,7 @@ from api.web.fields import Body, optional
 from api.web.problems import NotFound
 from processor.domain.model import ResourceKind  # noqa: TC001 - pydantic looks it up
 from processor.reading import overview as overview_queries
-from processor.reading import requests as stored_requests
+from processor.reading import requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def list_resources(visit: Visit) -> Page:
 def one_resource(visit: Visit, resource: str) -> Page:
     """All about one."""
     with visit.services.connection() as connection:
-        record = stored_requests.read_resource(connection, resource, None)
+        record = requests.read_resource(connection, resource, None)
         if record is None:
             raise NotFound("there is no such resource")
         state = overview_queries.read_partition(connection, record.partition)
@@ -72,7 +72,7 @@ def one_resource(visit: Visit, resource: str) -> Page:
             *overview_queries.count_held(connection, resource),
             None if record.gateway is None else overview_queries.read_breaker(connection, record.gateway),
         )
-        entries = stored_requests.list_resource_entries(connection, record, None, SHOWN, visit.query.cursor)
+        entries = requests.list_resource_entries(connection, record, None, SHOWN, visit.query.cursor)
         balance = overview_queries.read_balance(connection, resource, CHARTED)
     return Page(
         "resource.html",

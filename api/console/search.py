@@ -13,7 +13,7 @@ from api.console.pages import ROOT, Page, Pages, Redirect, Visit
 from api.web.fields import Body
 from processor.errors import RequestNotFound
 from processor.reading import overview as overview_queries
-from processor.reading import requests as stored_requests
+from processor.reading import requests
 
 if TYPE_CHECKING:
     from processor.records.documents import RequestRecord
@@ -59,7 +59,7 @@ def search(visit: Visit) -> Page | Redirect:
 
 def _request(connection: Connection, text: str) -> RequestRecord | None:
     try:
-        found = stored_requests.read_request(connection, UUID(text), None)
+        found = requests.read_request(connection, UUID(text), None)
     except (ValueError, RequestNotFound):
         return None
     return found[0]

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from api.web import idempotency, long_poll
-from api.web import responses as models
-from api.web.auth import EVERYBODY
+from api.web.auth import ALL_ROLES
 from api.web.fields import ID_PATTERN
 from api.web.problems import (
     PROBLEM_JSON,
@@ -26,6 +25,7 @@ from api.web.problems import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from api.web.responses import Problem
 from processor.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from api.web.routing import Route, Shown
+    from api.web.routing import AnswerDoc, Route
 
 Json = dict[str, Any]
 
@@ -162,7 +162,7 @@ class _Schemas:
     def __init__(self, routes: tuple[Route, ...]) -> None:
         sent = {route.body: None for route in routes if route.body}
         shown = {answer.model: None for route in routes for answer in route.answers.values() if answer.model}
-        shown[models.Problem] = None
+        shown[Problem] = None
         inputs = [(model, "validation") for model in sent]
         outputs = [(model, "serialization") for model in shown]
         self._found, definitions = models_json_schema([*inputs, *outputs], ref_template=_SCHEMA)  # type: ignore[list-item]  # the modes are literals
@@ -196,7 +196,7 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
 
 
 def _described(route: Route) -> str:
-    if not route.roles or route.roles == EVERYBODY:
+    if not route.roles or route.roles == ALL_ROLES:
         return route.description
     return f"{route.description} For: {', '.join(sorted(route.roles))}."
 
@@ -215,7 +215,7 @@ def _parameters(route: Route) -> list[Json]:
         if name in query.get("required", ()):
             parameter["required"] = True
         parameters.append(parameter | ({"description": description} if description else {}))
-    parameters += [{"$ref": f"#/components/parameters/{name}"} for name in route.heeds]
+    parameters += [{"$ref": f"#/components/parameters/{name}"} for name in route.request_headers]
     return parameters
 
 
@@ -230,7 +230,7 @@ def _responses(route: Route, schemas: _Schemas) -> Json:
                 "headers": _headers(_PROBLEM_HEADERS.get(status, ())),
             },
         )
-        response.setdefault("content", {})[PROBLEM_JSON] = {"schema": schemas.shown(models.Problem)}
+        response.setdefault("content", {})[PROBLEM_JSON] = {"schema": schemas.shown(Problem)}
     return dict(sorted(responses.items()))
 
 
@@ -248,7 +248,7 @@ def _problems_of(route: Route) -> dict[int, list[str]]:
         codes += [Unauthorized.code, RateLimited.code, Invalid.code, DatabaseUnavailable.code]
         if route.body is not None:
             codes += [Malformed.code, UnsupportedMediaType.code, BodyTooLarge.code]
-        if route.roles != EVERYBODY:
+        if route.roles != ALL_ROLES:
             codes.append(Forbidden.code)
         codes.append("internal_error")
     by_status: dict[int, list[str]] = defaultdict(list)
@@ -257,7 +257,7 @@ def _problems_of(route: Route) -> dict[int, list[str]]:
     return by_status
 
 
-def _shown(shown: Shown, schemas: _Schemas, standing: tuple[str, ...]) -> Json:
+def _shown(shown: AnswerDoc, schemas: _Schemas, standing: tuple[str, ...]) -> Json:
     response: Json = {"description": shown.description}
     if shown.headers or standing:
         response["headers"] = _headers((*shown.headers, *standing))

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from api.web import problems
 from api.web.problems import PROBLEMS, NotFound, type_of
-from api.web.routing import Answer, Routes, Shown
+from api.web.routing import Answer, AnswerDoc, Routes
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -60,7 +60,7 @@ def install(app: Flask, document: dict[str, Any]) -> None:
     "GET",
     "/openapi.json",
     roles=PUBLIC,
-    answers={200: Shown("OpenAPI 3.1.", content_type="application/json; charset=utf-8")},
+    answers={200: AnswerDoc("OpenAPI 3.1.", content_type="application/json; charset=utf-8")},
 )
 def openapi_json(_call: Call) -> Answer:
     """
@@ -71,7 +71,7 @@ def openapi_json(_call: Call) -> Answer:
     return Answer(current_app.extensions[_DOCUMENT])
 
 
-@routes.add("GET", "/docs", roles=PUBLIC, answers={200: Shown("A page.", content_type="text/html")})
+@routes.add("GET", "/docs", roles=PUBLIC, answers={200: AnswerDoc("A page.", content_type="text/html")})
 def docs(_call: Call) -> Answer:
     """
     Read about the API.
@@ -85,7 +85,7 @@ def docs(_call: Call) -> Answer:
     "GET",
     "/problems/<slug>",
     roles=PUBLIC,
-    answers={200: Shown("A page; as plain text when that is preferred.", content_type="text/html")},
+    answers={200: AnswerDoc("A page; as plain text when that is preferred.", content_type="text/html")},
     problems=(NotFound,),
 )
 def explain_problem(_call: Call, slug: str) -> Answer:
@@ -125,7 +125,7 @@ def _headers() -> dict[str, str]:
 def _problems() -> list[dict[str, Any]]:
     return [
         {"code": code, "uri": type_of(code), "status": kind.status, "title": kind.title}
-        for code, kind in PROBLEMS.items()
+        for code, kind in sorted(PROBLEMS.items(), key=lambda item: (item[1].status, item[0]))
     ]
 
 

@@ -16,7 +16,7 @@ from api.lab import timelines
 from api.lab.runs import PROTECTIONS, STOCK_MAX, USERS_MAX, AnotherRunIsUnderWay, Choice, Runner, read_choice
 from api.web import forms, problems
 from api.web.problems import RETRY_AFTER_SECONDS, NotFound
-from api.web.routing import PROBLEM, ROUTE, Ready
+from api.web.routing import PROBLEM, ROUTE, RawResponse
 from api.web.static_files import Files
 from lab.paused_holder import EXPIRY_SECONDS
 from lab.strategies import STRATEGIES
@@ -128,7 +128,7 @@ class _Page:
             ("Content-Length", "0"),
             ("Cache-Control", "no-store"),
         ]
-        return Ready(b"", HTTPStatus.SEE_OTHER, headers)
+        return RawResponse(b"", HTTPStatus.SEE_OTHER, headers)
 
     def show_run(self, run: str) -> Response:
         """The form, and what came of it."""
@@ -152,7 +152,7 @@ class _Page:
     ) -> Response:
         context: dict[str, Any] = {"choice": choice, "run": run, "wrong": wrong or {}, "fault": fault}
         body = self._template.render(context).encode()
-        return Ready(body, status, [*_HEADERS, ("Content-Length", str(len(body))), *(headers or [])])
+        return RawResponse(body, status, [*_HEADERS, ("Content-Length", str(len(body))), *(headers or [])])
 
 
 def _status_of(fault: TellerError) -> int:

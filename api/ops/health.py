@@ -2,17 +2,38 @@
 Health, for whoever watches over the process: alive, ready, counted.
 """
 
+from typing import Literal
+
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from redis import RedisError
 
 from api.services import Call
-from api.web import responses
 from api.web.problems import RETRY_AFTER_SECONDS
-from api.web.routing import Answer, Routes, Shown
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.storage import migrations
 
 routes = Routes("Health")
+
+
+class Readiness(BaseModel):
+    """The dependencies that are unavailable while requests are accepted."""
+
+    degraded: list[str]
+
+
+class Unreadiness(BaseModel):
+    """The dependencies without which no request is accepted."""
+
+    missing: list[str]
+    degraded: list[str]
+
+
+class Life(BaseModel):
+    """Whether the process is alive."""
+
+    status: Literal["ok", "dying"]
 
 
 @routes.add(
@@ -20,8 +41,8 @@ routes = Routes("Health")
     "/healthz",
     roles=frozenset(),
     answers={
-        200: Shown("It lives.", responses.Life),
-        500: Shown("Its writer has died: it ends, to be started again.", responses.Life),
+        200: AnswerDoc("It lives.", Life),
+        500: AnswerDoc("Its writer has died: it ends, to be started again.", Life),
     },
 )
 def healthz(call: Call) -> Answer:
@@ -39,8 +60,8 @@ def healthz(call: Call) -> Answer:
     "/readyz",
     roles=frozenset(),
     answers={
-        200: Shown("It can do its work.", responses.Readiness),
-        503: Shown("It cannot.", responses.Unreadiness, headers=("Retry-After",)),
+        200: AnswerDoc("It can do its work.", Readiness),
+        503: AnswerDoc("It cannot.", Unreadiness, headers=("Retry-After",)),
     },
 )
 def readyz(call: Call) -> Answer:
@@ -66,7 +87,7 @@ def readyz(call: Call) -> Answer:
     "GET",
     "/metrics",
     roles=frozenset(),
-    answers={200: Shown("Prometheus' text format.", content_type="text/plain")},
+    answers={200: AnswerDoc("Prometheus' text format.", content_type="text/plain")},
 )
 def metrics(call: Call) -> Answer:
     """

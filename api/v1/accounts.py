@@ -5,14 +5,13 @@ Accounts: how to reach the person behind one. Each client has its own.
 import re
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
-from api.web import responses
 from api.web.auth import CLIENTS
 from api.web.fields import ID_PATTERN, Body
 from api.web.problems import Invalid, NotFound
-from api.web.routing import Answer, Routes, Shown
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import accounts
 
 #: An address as mail can carry it anywhere: a dot-atom (RFC 5322, 3.2.3), and the name of a host.
@@ -28,6 +27,14 @@ LOCAL_CHARACTERS_MAX: Final = 64
 _ID = re.compile(ID_PATTERN)
 
 routes = Routes("Accounts")
+
+
+class Account(BaseModel):
+    """The e-mail address of an account."""
+
+    account: str
+    email: str | None
+    updated_at: AwareDatetime
 
 
 class Contact(Body):
@@ -52,7 +59,7 @@ class Contact(Body):
     "/v1/accounts/<account>",
     roles=CLIENTS,
     body=Contact,
-    answers={200: Shown("As it is now.", responses.Account)},
+    answers={200: AnswerDoc("As it is now.", Account)},
 )
 def put_account(call: Call, account: str) -> Answer:
     """
@@ -76,7 +83,7 @@ def put_account(call: Call, account: str) -> Answer:
     "GET",
     "/v1/accounts/<account>",
     roles=CLIENTS,
-    answers={200: Shown("As it is now.", responses.Account)},
+    answers={200: AnswerDoc("As it is now.", Account)},
     problems=(NotFound,),
 )
 def get_account(call: Call, account: str) -> Answer:

@@ -7,12 +7,13 @@ Nothing is decided here: each is a word for the inbox.
 from typing import Any
 
 from api.services import Call
-from api.v1.codes import Typed
-from api.web import responses, submission
+from api.v1.codes import CodeSent, Typed
+from api.v1.requests import RECORDED
+from api.web import problems, submission
 from api.web.auth import CLIENTS, OPERATORS
 from api.web.fields import Body, Nothing, Text, optional
 from api.web.problems import RETRY_AFTER_SECONDS, NotFound
-from api.web.routing import Answer, Routes, Shown, request_id
+from api.web.routing import Answer, AnswerDoc, Routes, request_id
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
 from processor.intake.commands import Recorded
 from processor.operations import approvals
@@ -21,13 +22,28 @@ from processor.records.documents import RequestRecord
 
 routes = Routes("Confirmations")
 
-_RECORDED = {
-    202: Shown(
-        "It is recorded; what follows is decided in its turn.",
-        responses.Request,
-        headers=("Location", "Retry-After", "ETag"),
-    )
-}
+problems.declare(
+    ApproverIsRequester.code,
+    status=403,
+    title="The approver must belong to another client",
+    explanation="A withdrawal is approved or denied by an admin or operator of another client than the one that "
+    "made it.",
+    remedy="Use a key of another client.",
+)
+problems.declare(
+    NotAwaitingConfirmation.code,
+    status=409,
+    title="The request is not awaiting a code",
+    explanation="Only a withdrawal in the stage awaiting_confirmation can be confirmed with a code.",
+    remedy="Read the request: its status and stage show whether it was confirmed already.",
+)
+problems.declare(
+    NotAwaitingApproval.code,
+    status=409,
+    title="The request is not awaiting approval",
+    explanation="Only a withdrawal in the stage awaiting_approval can be approved or denied.",
+    remedy="Read the request: its status and stage show whether it was approved or denied already.",
+)
 
 
 class Confirmation(Body):
@@ -53,7 +69,7 @@ class Denial(Body):
     "/v1/requests/<request>/confirm",
     roles=CLIENTS,
     body=Confirmation,
-    answers=_RECORDED,
+    answers=RECORDED,
     problems=(NotFound, NotAwaitingConfirmation, CodeInvalid, CodeLocked),
 )
 def confirm(call: Call, request: str) -> Answer:
@@ -75,7 +91,7 @@ def confirm(call: Call, request: str) -> Answer:
     roles=CLIENTS,
     body=Nothing,
     body_optional=True,
-    answers={202: Shown("It will be sent.", responses.CodeSent)},
+    answers={202: AnswerDoc("It will be sent.", CodeSent)},
     problems=(NotFound, NotAwaitingConfirmation, CodeCooldown, CodeLocked),
 )
 def send_code_again(call: Call, request: str) -> Answer:
@@ -97,7 +113,7 @@ def send_code_again(call: Call, request: str) -> Answer:
     roles=OPERATORS,
     body=Approval,
     body_optional=True,
-    answers=_RECORDED,
+    answers=RECORDED,
     problems=(NotFound, ApproverIsRequester, NotAwaitingApproval),
 )
 def approve_request(call: Call, request: str) -> Answer:
@@ -118,7 +134,7 @@ def approve_request(call: Call, request: str) -> Answer:
     "/v1/admin/requests/<request>/deny",
     roles=OPERATORS,
     body=Denial,
-    answers=_RECORDED,
+    answers=RECORDED,
     problems=(NotFound, ApproverIsRequester, NotAwaitingApproval),
 )
 def deny_request(call: Call, request: str) -> Answer:

@@ -2,15 +2,35 @@
 The audit, for those who run Teller: who did what, when and why.
 """
 
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel
+
 from api.services import Call
-from api.web import responses
 from api.web.auth import OPERATORS
 from api.web.pagination import Page, listed
-from api.web.routing import Answer, Routes, Shown
+from api.web.responses import ListOf
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.records import audit
 from processor.records.audit import AuditFilter
 
 routes = Routes("Audit")
+
+
+class AuditLine(BaseModel):
+    """An action with its actor, time and reason."""
+
+    id: int
+    at: AwareDatetime
+    actor: str
+    action: str
+    request: str | None
+    reason: str | None
+    detail: dict[str, Any] | None
+
+
+class AuditList(ListOf[AuditLine]):
+    """Lines of the audit."""
 
 
 @routes.add(
@@ -18,7 +38,7 @@ routes = Routes("Audit")
     "/v1/admin/audit",
     roles=OPERATORS,
     query=Page,
-    answers={200: Shown("Newest first.", responses.AuditList)},
+    answers={200: AnswerDoc("Newest first.", AuditList)},
 )
 def list_audit(call: Call) -> Answer:
     """

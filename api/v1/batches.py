@@ -2,35 +2,50 @@
 Batches: up to a thousand requests in one call, each accepted or refused on its own, all stored together.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SkipValidation
+from pydantic import BaseModel, Field, SkipValidation
 
+from api.services import Call
 from api.v1.deposits import Deposit
 from api.v1.redemptions import Redemption
+from api.v1.requests import Request
 from api.v1.withdrawals import Withdrawal
-from api.web import parsing, problems, responses
+from api.web import parsing, problems
 from api.web.auth import CLIENTS, OPERATORS
 from api.web.fields import Body, IdempotencyKey
 from api.web.problems import Forbidden, IdempotencyKeyMissing, Invalid
-from api.web.routing import Answer, Routes, Shown
+from api.web.responses import Problem
+from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
+from processor.clients.keys import Caller
 from processor.domain.model import FINAL_STATUSES
 from processor.errors import TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
-
-if TYPE_CHECKING:
-    from api.services import Call
-    from processor.clients.keys import Caller
-    from processor.records.documents import Document
+from processor.records.documents import Document
 
 #: A batch has at most so many requests: one group of intake.
 REQUESTS_MAX: Final = 1_000
 
 routes = Routes("Batches")
+
+
+class BatchResult(BaseModel):
+    """The result of one item of a batch: `request`, or `problem`."""
+
+    status: int
+    request: Request | None = None
+    replayed: Literal[True] | None = Field(
+        default=None, description="The key was used before, with the same body."
+    )
+    problem: Problem | None = None
+
+
+class BatchResults(BaseModel):
+    """One result for each item, in order."""
+
+    results: list[BatchResult]
 
 
 class RedemptionItem(Redemption):
@@ -83,7 +98,7 @@ class Batch(Body):
     "POST",
     "/v1/batches",
     body=Batch,
-    answers={202: Shown("One result for each item, in order.", responses.BatchResults)},
+    answers={202: AnswerDoc("One result for each item, in order.", BatchResults)},
 )
 def submit_batch(call: Call) -> Answer:
     """

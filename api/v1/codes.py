@@ -4,21 +4,63 @@ One-time codes, for whatever a client wants to be sure of: sent to a person, and
 The code itself is in no answer, no address and no log: it goes to its destination alone.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
 from api.v1.accounts import EMAIL_CHARACTERS_MAX, EMAIL_PATTERN, LOCAL_CHARACTERS_MAX
-from api.web import responses
+from api.web import problems
 from api.web.auth import CLIENTS
 from api.web.fields import Body, optional
 from api.web.problems import Invalid
-from api.web.routing import Answer, Routes, Shown
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import codes
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
 
 routes = Routes("Codes")
+
+problems.declare(
+    CodeInvalid.code,
+    status=422,
+    title="The code is not valid",
+    explanation="The code is wrong, used or expired, or a newer one has replaced it.",
+    remedy="attempts_remaining is how often the current code may still be tried. At 0, ask for a new one.",
+    members=("attempts_remaining",),
+)
+problems.declare(
+    CodeCooldown.code,
+    status=429,
+    title="A code was sent a moment ago",
+    explanation="Each destination gets at most one code in TELLER_CODE_COOLDOWN_SECONDS, from all clients together. "
+    "Nothing was sent.",
+    remedy="Use the code that was sent, or try again after Retry-After seconds.",
+)
+problems.declare(
+    CodeLocked.code,
+    status=429,
+    title="Locked for today",
+    explanation="There were too many wrong codes for this destination today (UTC). Until tomorrow your client can "
+    "neither verify a code there nor ask for one.",
+    remedy="Try again after Retry-After seconds.",
+)
+
+
+class CodeSent(BaseModel):
+    """A one-time code that will be sent."""
+
+    destination: str = Field(description="The destination in lower case, as the code is sent to it.")
+    expires_at: AwareDatetime
+    resend_after: AwareDatetime = Field(
+        description="The time from which the destination can get the next one."
+    )
+
+
+class CodeVerified(BaseModel):
+    """A one-time code that was right."""
+
+    verified: Literal[True]
+
 
 #: A telephone number as E.164 writes it.
 PHONE_PATTERN: Final = r"\+[1-9][0-9]{6,14}"
@@ -63,7 +105,7 @@ class CodeTyped(Body):
     "/v1/codes",
     roles=CLIENTS,
     body=CodeWanted,
-    answers={202: Shown("It will be sent.", responses.CodeSent)},
+    answers={202: AnswerDoc("It will be sent.", CodeSent)},
     problems=(CodeCooldown, CodeLocked),
 )
 def ask_for_code(call: Call) -> Answer:
@@ -88,7 +130,7 @@ def ask_for_code(call: Call) -> Answer:
     "/v1/codes/verify",
     roles=CLIENTS,
     body=CodeTyped,
-    answers={200: Shown("It was right, and is used up.", responses.CodeVerified)},
+    answers={200: AnswerDoc("It was right, and is used up.", CodeVerified)},
     problems=(CodeInvalid, CodeLocked),
 )
 def verify_code(call: Call) -> Answer:

@@ -3,7 +3,8 @@ Deposits: a top-up, a restock.
 """
 
 from api.services import Call
-from api.web import submission as submissions
+from api.v1.requests import ACCEPTED
+from api.web import submission
 from api.web.auth import OPERATORS
 from api.web.fields import Amount, Body, Id, Metadata, optional
 from api.web.routing import Answer, Routes
@@ -30,9 +31,9 @@ class Deposit(Body):
     "/v1/deposits",
     roles=OPERATORS,
     body=Deposit,
-    answers=submissions.ANSWERS,
-    problems=submissions.PROBLEMS,
-    heeds=submissions.HEEDS,
+    answers=ACCEPTED,
+    problems=submission.PROBLEMS,
+    request_headers=submission.REQUEST_HEADERS,
 )
 def deposit(call: Call) -> Answer:
     """
@@ -40,4 +41,4 @@ def deposit(call: Call) -> Answer:
 
     A top-up of money or points, a restock of items.
     """
-    return submissions.accept(call, "deposit")
+    return submission.accept(call, "deposit")

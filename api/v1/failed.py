@@ -6,25 +6,59 @@ Nothing is decided here: a replay is a wish in the inbox, a refund is a request 
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
-from api.web import responses
-from api.web import submission as submissions
+from api.v1.requests import ACCEPTED, RECORDED, Request, RequestList
+from api.web import problems, submission
 from api.web.auth import ADMINS, OPERATORS
 from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
 from api.web.pagination import Page, listed
 from api.web.problems import RETRY_AFTER_SECONDS, NotFound
-from api.web.routing import Answer, Routes, Shown, request_id
+from api.web.routing import Answer, AnswerDoc, Routes, request_id
 from api.web.submission import Origin
+from processor.domain.model import Outcome
 from processor.intake.intake import Submission
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
-from processor.reading import attempts as gateway_attempts
-from processor.reading import requests as stored_requests
+from processor.reading import attempts, requests
 from processor.reading.requests import RequestFilter
 
 routes = Routes("Parked requests")
+
+problems.declare(
+    NotFailed.code,
+    status=409,
+    title="The request has not failed",
+    explanation="Only a request with the status failed can be replayed. A request that was replayed a moment ago is "
+    "being tried again already.",
+    remedy="Read the request again: there may be nothing left to do.",
+)
+
+
+class Attempt(BaseModel):
+    """One call of a gateway."""
+
+    started_at: AwareDatetime
+    ended_at: AwareDatetime | None = Field(description="null: the call is in flight, or its end is unknown.")
+    status: int | None = Field(description="The HTTP status of the answer.")
+    outcome: Outcome | None
+    error: str | None
+
+
+class InspectedRequest(Request):
+    """A request with its traceback and its gateway calls."""
+
+    trace: str | None = Field(description="The traceback of the fault in deciding it.")
+    attempts: list[Attempt]
+
+
+class Replayed(BaseModel):
+    """How many failed requests match, and how many of them were replayed now."""
+
+    matched: int
+    replayed: int
+
 
 FailureCode = Annotated[str, Field(pattern=r"^[a-z_]{1,64}$", examples=["gateway_unreachable"])]
 ResourceId = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -63,7 +97,7 @@ class Refund(Body):
     "/v1/admin/failed",
     roles=OPERATORS,
     query=Parked,
-    answers={200: Shown("Newest first.", responses.RequestList)},
+    answers={200: AnswerDoc("Newest first.", RequestList)},
 )
 def list_failed(call: Call) -> Answer:
     """
@@ -75,7 +109,7 @@ def list_failed(call: Call) -> Answer:
     wanted: Parked = call.query
     which = RequestFilter("failed", resource=wanted.resource, code=wanted.code)
     with call.services.connection() as connection:
-        page = stored_requests.list_requests(connection, None, which, wanted.limit, wanted.cursor)
+        page = requests.list_requests(connection, None, which, wanted.limit, wanted.cursor)
     return Answer(listed(page))
 
 
@@ -83,7 +117,7 @@ def list_failed(call: Call) -> Answer:
     "GET",
     "/v1/admin/requests/<request>",
     roles=OPERATORS,
-    answers={200: Shown("As it is now.", responses.InspectedRequest)},
+    answers={200: AnswerDoc("As it is now.", InspectedRequest)},
     problems=(NotFound,),
 )
 def inspect_request(call: Call, request: str) -> Answer:
@@ -95,9 +129,9 @@ def inspect_request(call: Call, request: str) -> Answer:
     named = request_id(request)
     record = call.services.request(named)
     with call.services.connection() as connection:
-        trace = gateway_attempts.read_trace(connection, named)
-        attempts = [attempt.document() for attempt in gateway_attempts.read_attempts(connection, named)]
-    return Answer(record.document() | {"trace": trace, "attempts": attempts})
+        trace = attempts.read_trace(connection, named)
+        calls = [attempt.document() for attempt in attempts.read_attempts(connection, named)]
+    return Answer(record.document() | {"trace": trace, "attempts": calls})
 
 
 @routes.add(
@@ -105,11 +139,7 @@ def inspect_request(call: Call, request: str) -> Answer:
     "/v1/admin/requests/<request>/replay",
     roles=OPERATORS,
     body=Replay,
-    answers={
-        202: Shown(
-            "It is at the end of its queue.", responses.Request, headers=("Location", "Retry-After", "ETag")
-        )
-    },
+    answers=RECORDED,
     problems=(NotFound, NotFailed),
 )
 def replay_request(call: Call, request: str) -> Answer:
@@ -127,7 +157,7 @@ def replay_request(call: Call, request: str) -> Answer:
     headers = {
         "Location": f"/v1/requests/{named}",
         "Retry-After": str(RETRY_AFTER_SECONDS),
-        "ETag": submissions.etag(record, None),
+        "ETag": submission.etag(record, None),
     }
     return Answer(record.document(), 202, headers)
 
@@ -137,7 +167,7 @@ def replay_request(call: Call, request: str) -> Answer:
     "/v1/admin/replay",
     roles=OPERATORS,
     body=Replays,
-    answers={200: Shown("How many match, and how many were sent back.", responses.Replayed)},
+    answers={200: AnswerDoc("How many match, and how many were sent back.", Replayed)},
 )
 def replay_requests(call: Call) -> Answer:
     """
@@ -160,9 +190,9 @@ def replay_requests(call: Call) -> Answer:
     "/v1/admin/requests/<request>/refund",
     roles=ADMINS,
     body=Refund,
-    answers=submissions.ANSWERS,
-    problems=(*submissions.PROBLEMS, NotFound),
-    heeds=submissions.HEEDS,
+    answers=ACCEPTED,
+    problems=(*submission.PROBLEMS, NotFound),
+    request_headers=submission.REQUEST_HEADERS,
 )
 def refund_request(call: Call, request: str) -> Answer:
     """
@@ -180,4 +210,4 @@ def refund_request(call: Call, request: str) -> Answer:
                 connection, named, body.amount, body.reason, call.caller, origin.idempotency_key
             )
 
-    return submissions.accept(call, "refund", make=make)
+    return submission.accept(call, "refund", make=make)

@@ -5,12 +5,14 @@ Partitions, for those who run Teller: who drains them, what waits, pause and res
 from dataclasses import asdict
 from typing import Final
 
+from pydantic import BaseModel
+
 from api.services import Call
-from api.web import responses
 from api.web.auth import OPERATORS
 from api.web.fields import Body, Text, optional
 from api.web.problems import NotFound
-from api.web.routing import Answer, Routes, Shown
+from api.web.responses import AllOf
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.cluster import ownership
 from processor.operations import pauses
 from processor.records.documents import Document
@@ -19,6 +21,20 @@ from processor.records.documents import Document
 DIGITS_MAX: Final = 4
 
 routes = Routes("Partitions")
+
+
+class Partition(BaseModel):
+    """A queue of requests that one worker at a time decides."""
+
+    id: int
+    owner: str | None
+    backlog: int
+    oldest_seconds: float | None
+    paused: bool
+
+
+class PartitionList(AllOf[Partition]):
+    """All partitions."""
 
 
 class Pausing(Body):
@@ -31,7 +47,7 @@ class Pausing(Body):
     "GET",
     "/v1/admin/partitions",
     roles=OPERATORS,
-    answers={200: Shown("All in one page, in order.", responses.PartitionList)},
+    answers={200: AnswerDoc("All in one page, in order.", PartitionList)},
 )
 def list_partitions(call: Call) -> Answer:
     """
@@ -49,7 +65,7 @@ def list_partitions(call: Call) -> Answer:
     roles=OPERATORS,
     body=Pausing,
     body_optional=True,
-    answers={200: Shown("It is paused, and no batch of it is under way.", responses.Partition)},
+    answers={200: AnswerDoc("It is paused, and no batch of it is under way.", Partition)},
     problems=(NotFound,),
 )
 def pause_partition(call: Call, partition: str) -> Answer:
@@ -71,7 +87,7 @@ def pause_partition(call: Call, partition: str) -> Answer:
     roles=OPERATORS,
     body=Pausing,
     body_optional=True,
-    answers={200: Shown("It decides again.", responses.Partition)},
+    answers={200: AnswerDoc("It decides again.", Partition)},
     problems=(NotFound,),
 )
 def resume_partition(call: Call, partition: str) -> Answer:

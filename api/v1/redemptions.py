@@ -3,7 +3,8 @@ Redemptions: an account takes some of a resource.
 """
 
 from api.services import Call
-from api.web import submission as submissions
+from api.v1.requests import ACCEPTED
+from api.web import submission
 from api.web.auth import CLIENTS
 from api.web.fields import Account, Amount, Body, Id, Metadata, Timestamp, optional
 from api.web.routing import Answer, Routes
@@ -39,9 +40,9 @@ class Redemption(Body):
     "/v1/redemptions",
     roles=CLIENTS,
     body=Redemption,
-    answers=submissions.ANSWERS,
-    problems=submissions.PROBLEMS,
-    heeds=submissions.HEEDS,
+    answers=ACCEPTED,
+    problems=submission.PROBLEMS,
+    request_headers=submission.REQUEST_HEADERS,
 )
 def redeem(call: Call) -> Answer:
     """
@@ -49,4 +50,4 @@ def redeem(call: Call) -> Answer:
 
     A coupon, an item of stock, a seat, points: an account takes an amount of it, 1 if nothing is said.
     """
-    return submissions.accept(call, "redemption")
+    return submission.accept(call, "redemption")

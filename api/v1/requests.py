@@ -2,25 +2,131 @@
 Requests: how they are, how they came to be so, and the wish to cancel one.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
-from api.web import long_poll, responses, submission
+from api.web import long_poll, problems, submission
 from api.web.fields import ID_PATTERN, Body, Text, optional
 from api.web.pagination import Page, listed
 from api.web.problems import RETRY_AFTER_SECONDS, Invalid, NotFound
-from api.web.routing import Answer, Routes, Shown, request_id
-from processor.domain.model import RequestKind, Status
+from api.web.responses import AllOf, ListOf
+from api.web.routing import Answer, AnswerDoc, Routes, request_id
+from processor.domain.model import EntryKind, RequestKind, Stage, Status
 from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable
-from processor.reading import requests as stored_requests
+from processor.reading import requests
 from processor.reading.requests import RequestFilter
 from processor.records.documents import RequestRecord
 
 routes = Routes("Requests")
+
+problems.declare(
+    NotCancellable.code,
+    status=409,
+    title="Too late to cancel",
+    explanation="The request is decided already. Its status shows the decision.",
+    remedy="An admin can refund a request that is completed or has failed.",
+)
+
+
+class Error(BaseModel):
+    """The reason why a request was rejected, cancelled or refunded, or failed."""
+
+    code: str = Field(examples=["out_of_stock"])
+    reason: str | None = Field(default=None, description="The reason that the gateway gave.")
+
+
+class Request(BaseModel):
+    """A request and its present state."""
+
+    id: str = Field(json_schema_extra={"format": "uuid"})
+    kind: RequestKind
+    status: Status
+    stage: Stage | None
+    resource: str
+    account: str | None
+    amount: int | None
+    error: Error | None
+    result: dict[str, Any] | None
+    refunded: int
+    version: int
+    sequence: int | None = Field(description="The number of its decision within its partition, without gaps.")
+    metadata: dict[str, Any]
+    created_at: AwareDatetime
+    decided_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+    apply_before: AwareDatetime | None = None
+    refund_of: str | None = None
+    position: int | None = Field(
+        default=None,
+        description="While the request is queued: the number of requests of its partition before it. Exact up to"
+        " 1,000; 1,000 also stands for more.",
+    )
+
+
+class RequestList(ListOf[Request]):
+    """Requests."""
+
+
+class Entry(BaseModel):
+    """One immutable line of a resource's ledger, with the state after it."""
+
+    resource: str
+    version: int
+    kind: EntryKind
+    request: str
+    account: str | None
+    amount: int
+    available: int
+    held: int
+    created_at: AwareDatetime
+
+
+class EntryList(ListOf[Entry]):
+    """Ledger lines."""
+
+
+class Event(BaseModel):
+    """A state that a request entered."""
+
+    at: AwareDatetime
+    status: Status
+    stage: Stage | None
+    actor: str
+    detail: str | None
+    trace: str | None = Field(
+        default=None, description="For operators and admins: the traceback of the fault."
+    )
+
+
+class EventList(AllOf[Event]):
+    """The history of a request."""
+
+
+#: The answers of a route that makes a request.
+ACCEPTED: Final = {
+    202: AnswerDoc(
+        "Accepted: the request is durable and will be decided in its turn.",
+        Request,
+        headers=("Location", "Retry-After", "ETag", "Idempotency-Replayed", "Preference-Applied"),
+    ),
+    200: AnswerDoc(
+        "The request is final already: the call waited for it, or used its key again.",
+        Request,
+        headers=("Location", "ETag", "Idempotency-Replayed", "Preference-Applied"),
+    ),
+}
+#: The answer of a route that records a command about a request.
+RECORDED: Final = {
+    202: AnswerDoc(
+        "The command is recorded and will be decided in its turn.",
+        Request,
+        headers=("Location", "Retry-After", "ETag"),
+    )
+}
 
 
 class Wanted(Page):
@@ -42,11 +148,11 @@ class Cancellation(Body):
     "GET",
     "/v1/requests/<request>",
     answers={
-        200: Shown("As it is now.", responses.Request, headers=("ETag", "Preference-Applied")),
-        304: Shown("As `If-None-Match` has it.", headers=("ETag", "Preference-Applied")),
+        200: AnswerDoc("As it is now.", Request, headers=("ETag", "Preference-Applied")),
+        304: AnswerDoc("As `If-None-Match` has it.", headers=("ETag", "Preference-Applied")),
     },
     problems=(NotFound,),
-    heeds=("Prefer", "IfNoneMatch"),
+    request_headers=("Prefer", "IfNoneMatch"),
 )
 def get_request(call: Call, request: str) -> Answer:
     """
@@ -73,7 +179,7 @@ def get_request(call: Call, request: str) -> Answer:
     "GET",
     "/v1/requests",
     query=Wanted,
-    answers={200: Shown("Newest first.", responses.RequestList)},
+    answers={200: AnswerDoc("Newest first.", RequestList)},
 )
 def list_requests(call: Call) -> Answer:
     """
@@ -84,7 +190,7 @@ def list_requests(call: Call) -> Answer:
     wanted: Wanted = call.query
     which = RequestFilter(wanted.status, wanted.kind, wanted.resource, wanted.account)
     with call.services.connection() as connection:
-        page = stored_requests.list_requests(connection, call.caller.sees, which, wanted.limit, wanted.cursor)
+        page = requests.list_requests(connection, call.caller.sees, which, wanted.limit, wanted.cursor)
     return Answer(listed(page))
 
 
@@ -92,7 +198,7 @@ def list_requests(call: Call) -> Answer:
     "GET",
     "/v1/requests/<request>/entries",
     query=Page,
-    answers={200: Shown("Newest first.", responses.EntryList)},
+    answers={200: AnswerDoc("Newest first.", EntryList)},
     problems=(NotFound,),
 )
 def list_request_entries(call: Call, request: str) -> Answer:
@@ -105,14 +211,14 @@ def list_request_entries(call: Call, request: str) -> Answer:
     part: Page = call.query
     _read(call, named)
     with call.services.connection() as connection:
-        page = stored_requests.list_request_entries(connection, named, part.limit, part.cursor)
+        page = requests.list_request_entries(connection, named, part.limit, part.cursor)
     return Answer(listed(page))
 
 
 @routes.add(
     "GET",
     "/v1/requests/<request>/events",
-    answers={200: Shown("Oldest first, all in one page.", responses.EventList)},
+    answers={200: AnswerDoc("Oldest first, all in one page.", EventList)},
     problems=(NotFound,),
 )
 def list_events(call: Call, request: str) -> Answer:
@@ -124,7 +230,7 @@ def list_events(call: Call, request: str) -> Answer:
     named = request_id(request)
     _read(call, named)
     with call.services.connection() as connection:
-        events = stored_requests.read_events(connection, named, traces=call.caller.sees is None)
+        events = requests.read_events(connection, named, traces=call.caller.sees is None)
     return Answer({"data": events})
 
 
@@ -133,13 +239,7 @@ def list_events(call: Call, request: str) -> Answer:
     "/v1/requests/<request>/cancel",
     body=Cancellation,
     body_optional=True,
-    answers={
-        202: Shown(
-            "The command is recorded. It may come too late.",
-            responses.Request,
-            headers=("Location", "Retry-After", "ETag"),
-        )
-    },
+    answers=RECORDED,
     problems=(NotFound, NotCancellable),
 )
 def cancel(call: Call, request: str) -> Answer:
@@ -165,7 +265,7 @@ def cancel(call: Call, request: str) -> Answer:
 
 def _read(call: Call, named: UUID) -> tuple[RequestRecord, int | None]:
     with call.services.connection() as connection:
-        return stored_requests.read_request(connection, named, call.caller.sees)
+        return requests.read_request(connection, named, call.caller.sees)
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

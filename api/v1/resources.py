@@ -5,11 +5,11 @@ Resources: limited things. Opened, amended and closed by requests like any other
 import re
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from api.services import Call
-from api.web import responses
-from api.web import submission as submissions
+from api.v1.requests import ACCEPTED, EntryList
+from api.web import submission
 from api.web.auth import ADMINS
 from api.web.fields import (
     ID_PATTERN,
@@ -25,17 +25,47 @@ from api.web.fields import (
 )
 from api.web.pagination import Page, listed
 from api.web.problems import Invalid, NotFound
-from api.web.routing import Answer, Routes, Shown
+from api.web.responses import ListOf
+from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
 from processor.domain.model import ResourceKind
 from processor.domain.rules.amendments import RULES
 from processor.intake.intake import Submission
-from processor.reading import requests as stored_requests
+from processor.reading import requests
 from processor.records.documents import ResourceRecord, timestamp
 
 _ID = re.compile(ID_PATTERN)
 
 routes = Routes("Resources")
+
+
+class Resource(BaseModel):
+    """A limited thing."""
+
+    id: str
+    kind: ResourceKind
+    unit: str | None
+    client: str | None = Field(
+        description="The only client that can use the resource; null: all clients can."
+    )
+    partition: int
+    available: int
+    held: int
+    version: int
+    overdraft: int
+    per_account_limit: int | None
+    starts_at: AwareDatetime | None
+    ends_at: AwareDatetime | None
+    gateway: str | None
+    confirm_above: int | None
+    approve_above: int | None
+    metadata: dict[str, Any]
+    created_at: AwareDatetime
+    closed_at: AwareDatetime | None
+
+
+class ResourceList(ListOf[Resource]):
+    """Resources."""
 
 
 class Rules(Body):
@@ -119,9 +149,9 @@ class Moment(Body):
     "/v1/resources",
     roles=ADMINS,
     body=Opening,
-    answers=submissions.ANSWERS,
-    problems=submissions.PROBLEMS,
-    heeds=submissions.HEEDS,
+    answers=ACCEPTED,
+    problems=submission.PROBLEMS,
+    request_headers=submission.REQUEST_HEADERS,
 )
 def open_resource(call: Call) -> Answer:
     """
@@ -130,7 +160,7 @@ def open_resource(call: Call) -> Answer:
     A request like any other: one of the same name is found in its turn, and rejected with `resource_exists`.
     """
     _check_gateway(call)
-    return submissions.accept(call, "opening")
+    return submission.accept(call, "opening")
 
 
 @routes.add(
@@ -138,9 +168,9 @@ def open_resource(call: Call) -> Answer:
     "/v1/resources/<resource>",
     roles=ADMINS,
     body=Amendment,
-    answers=submissions.ANSWERS,
-    problems=(*submissions.PROBLEMS, NotFound),
-    heeds=("IdempotencyKeyOptional", "Prefer"),
+    answers=ACCEPTED,
+    problems=(*submission.PROBLEMS, NotFound),
+    request_headers=("IdempotencyKeyOptional", "Prefer"),
 )
 def amend_resource(call: Call, resource: str) -> Answer:
     """
@@ -152,7 +182,7 @@ def amend_resource(call: Call, resource: str) -> Answer:
     _check_gateway(call)
     rules: Amendment = call.body
     details = _details(rules)
-    return submissions.accept(
+    return submission.accept(
         call,
         "amendment",
         resource=resource,
@@ -168,9 +198,9 @@ def amend_resource(call: Call, resource: str) -> Answer:
     roles=ADMINS,
     body=Nothing,
     body_optional=True,
-    answers=submissions.ANSWERS,
-    problems=(*submissions.PROBLEMS, NotFound),
-    heeds=submissions.HEEDS,
+    answers=ACCEPTED,
+    problems=(*submission.PROBLEMS, NotFound),
+    request_headers=submission.REQUEST_HEADERS,
 )
 def close_resource(call: Call, resource: str) -> Answer:
     """
@@ -179,7 +209,7 @@ def close_resource(call: Call, resource: str) -> Answer:
     What was accepted before is still decided; what comes after is rejected with `resource_closed`.
     """
     _check_id(resource)
-    return submissions.accept(
+    return submission.accept(
         call, "closing", resource=resource, make=lambda origin: origin.submission("closing", resource)
     )
 
@@ -188,7 +218,7 @@ def close_resource(call: Call, resource: str) -> Answer:
     "GET",
     "/v1/resources",
     query=ResourceFilter,
-    answers={200: Shown("Newest first.", responses.ResourceList)},
+    answers={200: AnswerDoc("Newest first.", ResourceList)},
 )
 def list_resources(call: Call) -> Answer:
     """
@@ -198,9 +228,7 @@ def list_resources(call: Call) -> Answer:
     """
     wanted: ResourceFilter = call.query
     with call.services.connection() as connection:
-        page = stored_requests.list_resources(
-            connection, call.caller.sees, wanted.kind, wanted.limit, wanted.cursor
-        )
+        page = requests.list_resources(connection, call.caller.sees, wanted.kind, wanted.limit, wanted.cursor)
     return Answer(listed(page))
 
 
@@ -208,7 +236,7 @@ def list_resources(call: Call) -> Answer:
     "GET",
     "/v1/resources/<resource>",
     query=Moment,
-    answers={200: Shown("What it is, or what it was.", responses.Resource)},
+    answers={200: AnswerDoc("What it is, or what it was.", Resource)},
     problems=(NotFound,),
 )
 def get_resource(call: Call, resource: str) -> Answer:
@@ -221,9 +249,9 @@ def get_resource(call: Call, resource: str) -> Answer:
     moment: Moment = call.query
     with call.services.connection() as connection:
         if "at" in moment.model_fields_set:
-            found = stored_requests.read_resource_at(connection, resource, call.caller.sees, moment.at)
+            found = requests.read_resource_at(connection, resource, call.caller.sees, moment.at)
         else:
-            found = stored_requests.read_resource(connection, resource, call.caller.sees)
+            found = requests.read_resource(connection, resource, call.caller.sees)
     return Answer(_visible(found).document())
 
 
@@ -231,7 +259,7 @@ def get_resource(call: Call, resource: str) -> Answer:
     "GET",
     "/v1/resources/<resource>/entries",
     query=Page,
-    answers={200: Shown("Newest first.", responses.EntryList)},
+    answers={200: AnswerDoc("Newest first.", EntryList)},
     problems=(NotFound,),
 )
 def list_resource_entries(call: Call, resource: str) -> Answer:
@@ -243,10 +271,8 @@ def list_resource_entries(call: Call, resource: str) -> Answer:
     _check_id(resource)
     part: Page = call.query
     with call.services.connection() as connection:
-        found = _visible(stored_requests.read_resource(connection, resource, call.caller.sees))
-        page = stored_requests.list_resource_entries(
-            connection, found, call.caller.sees, part.limit, part.cursor
-        )
+        found = _visible(requests.read_resource(connection, resource, call.caller.sees))
+        page = requests.list_resource_entries(connection, found, call.caller.sees, part.limit, part.cursor)
     return Answer(listed(page))
 
 

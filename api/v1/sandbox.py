@@ -8,10 +8,10 @@ import time
 from typing import Any, ClassVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.services import Call
-from api.web import idempotency, responses
+from api.web import idempotency
 from api.web.auth import OPERATORS
 from api.web.fields import Body
 from api.web.problems import (
@@ -24,13 +24,39 @@ from api.web.problems import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from api.web.routing import Answer, Routes, Shown
+from api.web.responses import AllOf
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.errors import DatabaseUnavailable
 from processor.gateways import sandbox, signatures
 from processor.records.documents import timestamp
 from processor.settings import BUILTIN, SANDBOX
 
 routes = Routes("Sandbox gateway")
+
+
+class SandboxPayout(BaseModel):
+    """The sandbox gateway has paid."""
+
+    reference: str
+
+
+class SandboxRefusal(BaseModel):
+    """The sandbox gateway has not paid."""
+
+    reason: str
+
+
+class SandboxCall(BaseModel):
+    """A call that the sandbox gateway received, and the status of its answer."""
+
+    at: AwareDatetime
+    status: int
+
+
+class SandboxPast(AllOf[SandboxCall]):
+    """The calls that the sandbox gateway received for a request."""
+
+    payouts: int = Field(description="One, or none.")
 
 
 class Order(BaseModel):
@@ -65,9 +91,9 @@ class Past(Body):
     roles=frozenset(),
     body=Order,
     answers={
-        200: Shown("Paid, now or before.", responses.SandboxPayout),
-        422: Shown("Declined: a definite no.", responses.SandboxRefusal),
-        503: Shown("Unavailable: nothing is known.", responses.SandboxRefusal, headers=("Retry-After",)),
+        200: AnswerDoc("Paid, now or before.", SandboxPayout),
+        422: AnswerDoc("Declined: a definite no.", SandboxRefusal),
+        503: AnswerDoc("Unavailable: nothing is known.", SandboxRefusal, headers=("Retry-After",)),
     },
     problems=(
         BodyTooLarge,
@@ -79,7 +105,7 @@ class Past(Body):
         Unauthorized,
         UnsupportedMediaType,
     ),
-    heeds=("IdempotencyKey",),
+    request_headers=("IdempotencyKey",),
 )
 def call_sandbox(call: Call) -> Answer:
     """
@@ -106,7 +132,7 @@ def call_sandbox(call: Call) -> Answer:
     "/sandbox/gateway/calls",
     roles=OPERATORS,
     query=Past,
-    answers={200: Shown("Oldest first, all in one page.", responses.SandboxPast)},
+    answers={200: AnswerDoc("Oldest first, all in one page.", SandboxPast)},
     problems=(NotFound,),
 )
 def list_sandbox_calls(call: Call) -> Answer:

@@ -7,17 +7,19 @@ from concurrent.futures import Future
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from api.services import Call
-from api.web import responses
+from api.web import problems
 from api.web.auth import CLIENTS
 from api.web.fields import Body, Nothing, optional
 from api.web.pagination import Page, listed
-from api.web.problems import NameServiceSilent, NotFound
-from api.web.routing import Answer, Routes, Shown
+from api.web.problems import NotFound
+from api.web.responses import ListOf
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import webhooks
-from processor.clients.webhooks import TooManyWebhooks
+from processor.clients.webhooks import WEBHOOKS_MAX, TooManyWebhooks
+from processor.errors import TellerError
 from processor.gateways import addresses
 from processor.gateways.addresses import WebhookAddressRefused
 from processor.operations import resends
@@ -38,6 +40,91 @@ EventType = Literal[
 _lookups = threading.BoundedSemaphore(LOOKUPS_AT_ONCE)
 
 routes = Routes("Webhooks")
+
+
+class NameServiceTimeout(TellerError):
+    """The name in an address could not be looked up in time."""
+
+    code = "name_service_silent"
+
+
+problems.declare(
+    TooManyWebhooks.code,
+    status=409,
+    title="Too many webhooks",
+    explanation=f"A client may have {WEBHOOKS_MAX} webhooks, because each is notified of each of its requests.",
+    remedy="First delete one that is no longer needed.",
+)
+problems.declare(
+    WebhookDisabled.code,
+    status=409,
+    title="The webhook is disabled",
+    explanation="The webhook answered 410 Gone, so nothing more is sent to it.",
+    remedy="When the receiver is back, delete the webhook and register its address again. It gets a new secret.",
+)
+problems.declare(
+    WebhookAddressRefused.code,
+    status=422,
+    title="Nothing is sent to this address",
+    explanation="A webhook's URL begins with https:// and names a host whose addresses are all public. Addresses "
+    "that are private, loopback, link-local or reserved are refused, and so are those of a cloud's metadata "
+    "service. The URL has no user and no password.",
+    remedy="Register an address that can be reached from the internet. In a closed network, the operator of this "
+    "Teller can set TELLER_ALLOW_PRIVATE_WEBHOOKS=1.",
+)
+problems.declare(
+    NameServiceTimeout.code,
+    status=503,
+    title="The address could not be looked up",
+    explanation="The name service did not resolve the host of the URL in time. Nothing was registered.",
+    remedy="Try again after Retry-After seconds.",
+)
+
+
+class Webhook(BaseModel):
+    """An address that Teller notifies about the requests of a client."""
+
+    id: str = Field(json_schema_extra={"format": "uuid"})
+    client: str
+    url: str
+    events: list[str] | None = Field(description="The event types that are sent to it; null: all.")
+    created_at: AwareDatetime
+    previous_secret_until: AwareDatetime | None = Field(
+        description="The secret before the last rotation also signs until this time."
+    )
+    disabled_at: AwareDatetime | None
+    disabled_reason: str | None
+
+
+class NewWebhook(Webhook):
+    """A webhook with its secret."""
+
+    secret: str = Field(description="`whsec_…`, shown this once.")
+
+
+class WebhookList(ListOf[Webhook]):
+    """Webhooks."""
+
+
+class Delivery(BaseModel):
+    """A notification of one webhook about one state of a request."""
+
+    id: int
+    webhook: str = Field(json_schema_extra={"format": "uuid"})
+    message: str = Field(description="The `webhook-id` of all its tries.")
+    request: str = Field(json_schema_extra={"format": "uuid"})
+    type: str
+    status: Literal["pending", "delivered", "failed"]
+    tries: int
+    due_at: AwareDatetime | None = Field(description="The time of the next try; null: there is none.")
+    last_status: int | None
+    last_error: str | None
+    created_at: AwareDatetime
+    delivered_at: AwareDatetime | None
+
+
+class DeliveryList(ListOf[Delivery]):
+    """Deliveries of a webhook."""
 
 
 def _once_each(events: list[EventType]) -> list[EventType]:
@@ -64,8 +151,8 @@ class Registration(Body):
     "/v1/webhooks",
     roles=CLIENTS,
     body=Registration,
-    answers={201: Shown("With its secret, shown this once.", responses.NewWebhook, headers=("Location",))},
-    problems=(WebhookAddressRefused, TooManyWebhooks, NameServiceSilent),
+    answers={201: AnswerDoc("With its secret, shown this once.", NewWebhook, headers=("Location",))},
+    problems=(WebhookAddressRefused, TooManyWebhooks, NameServiceTimeout),
 )
 def register_webhook(call: Call) -> Answer:
     """
@@ -88,7 +175,7 @@ def register_webhook(call: Call) -> Answer:
     "GET",
     "/v1/webhooks",
     query=Page,
-    answers={200: Shown("Newest first.", responses.WebhookList)},
+    answers={200: AnswerDoc("Newest first.", WebhookList)},
 )
 def list_webhooks(call: Call) -> Answer:
     """
@@ -105,7 +192,7 @@ def list_webhooks(call: Call) -> Answer:
 @routes.add(
     "GET",
     "/v1/webhooks/<webhook>",
-    answers={200: Shown("As it is now.", responses.Webhook)},
+    answers={200: AnswerDoc("As it is now.", Webhook)},
     problems=(NotFound,),
 )
 def get_webhook(call: Call, webhook: str) -> Answer:
@@ -121,7 +208,7 @@ def get_webhook(call: Call, webhook: str) -> Answer:
     "DELETE",
     "/v1/webhooks/<webhook>",
     roles=CLIENTS,
-    answers={204: Shown("It is told nothing more.")},
+    answers={204: AnswerDoc("It is told nothing more.")},
     problems=(NotFound,),
 )
 def delete_webhook(call: Call, webhook: str) -> Answer:
@@ -142,7 +229,7 @@ def delete_webhook(call: Call, webhook: str) -> Answer:
     roles=CLIENTS,
     body=Nothing,
     body_optional=True,
-    answers={200: Shown("With its new secret, shown this once.", responses.NewWebhook)},
+    answers={200: AnswerDoc("With its new secret, shown this once.", NewWebhook)},
     problems=(NotFound,),
 )
 def rotate_webhook(call: Call, webhook: str) -> Answer:
@@ -161,7 +248,7 @@ def rotate_webhook(call: Call, webhook: str) -> Answer:
     "GET",
     "/v1/webhooks/<webhook>/deliveries",
     query=Page,
-    answers={200: Shown("Newest first.", responses.DeliveryList)},
+    answers={200: AnswerDoc("Newest first.", DeliveryList)},
     problems=(NotFound,),
 )
 def list_deliveries(call: Call, webhook: str) -> Answer:
@@ -184,7 +271,7 @@ def list_deliveries(call: Call, webhook: str) -> Answer:
     roles=CLIENTS,
     body=Nothing,
     body_optional=True,
-    answers={202: Shown("It is due now.", responses.Delivery)},
+    answers={202: AnswerDoc("It is due now.", Delivery)},
     problems=(NotFound, WebhookDisabled),
 )
 def resend_delivery(call: Call, delivery: str) -> Answer:
@@ -204,10 +291,10 @@ def resend_delivery(call: Call, delivery: str) -> Answer:
 def _check_address(url: str, *, allow_private: bool) -> None:
     """
     Refuse what deliveries may not go to. On a thread of its own, for a name service may keep us waiting for long.
-    Raises WebhookAddressRefused, NameServiceSilent.
+    Raises WebhookAddressRefused, NameServiceTimeout.
     """
     if not _lookups.acquire(timeout=LOOKUP_SECONDS):
-        raise NameServiceSilent("too many names are being looked up: try again")
+        raise NameServiceTimeout("too many names are being looked up: try again")
     checked: Future[None] = Future()
 
     def check() -> None:
@@ -224,7 +311,7 @@ def _check_address(url: str, *, allow_private: bool) -> None:
     try:
         checked.result(LOOKUP_SECONDS)
     except TimeoutError as silence:
-        raise NameServiceSilent("the name service did not answer in time: try again") from silence
+        raise NameServiceTimeout("the name service did not answer in time: try again") from silence
 
 
 def _id(text: str) -> UUID:

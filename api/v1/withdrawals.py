@@ -3,7 +3,8 @@ Withdrawals: money leaves a balance, for a destination outside.
 """
 
 from api.services import Call
-from api.web import submission as submissions
+from api.v1.requests import ACCEPTED
+from api.web import submission
 from api.web.auth import CLIENTS
 from api.web.fields import Account, Amount, Body, Id, Metadata, Text, Timestamp, optional
 from api.web.routing import Answer, Routes
@@ -41,9 +42,9 @@ class Withdrawal(Body):
     "/v1/withdrawals",
     roles=CLIENTS,
     body=Withdrawal,
-    answers=submissions.ANSWERS,
-    problems=submissions.PROBLEMS,
-    heeds=submissions.HEEDS,
+    answers=ACCEPTED,
+    problems=submission.PROBLEMS,
+    request_headers=submission.REQUEST_HEADERS,
 )
 def withdraw(call: Call) -> Answer:
     """
@@ -51,4 +52,4 @@ def withdraw(call: Call) -> Answer:
 
     From a resource without a gateway it is taken at once.
     """
-    return submissions.accept(call, "withdrawal")
+    return submission.accept(call, "withdrawal")

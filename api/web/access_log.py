@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from api.web import deadline
-from api.web.rate_limits import STANDING
+from api.web.rate_limits import RATE_LIMIT_HEADERS
 from api.web.routing import CLIENT, PROBLEM, ROUTE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _PRIVATE: Final = [_NO_PAGE, ("Cache-Control", "no-store")]
 log = structlog.get_logger()
 
 
-class Observed:
+class AccessLog:
     """The application, watched."""
 
     def __init__(self, application: WSGIApplication, metrics: RequestMetrics) -> None:
@@ -66,7 +66,7 @@ class Observed:
                 headers.extend(_PRIVATE)
             elif not any(name == _NO_PAGE[0] for name, _ in headers):
                 headers.append(_NO_PAGE)
-            standing = environ.get(STANDING)
+            standing = environ.get(RATE_LIMIT_HEADERS)
             if standing is not None:
                 headers.extend(standing)
             return start_response(line, headers, exc_info)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from api.web.problems import Unauthorized
-from api.web.rate_limits import KEY_WINDOW_SECONDS, STANDING, Bucket, FailedSignIns, Limit
+from api.web.rate_limits import KEY_WINDOW_SECONDS, RATE_LIMIT_HEADERS, Bucket, FailedSignIns, Limit
 from processor.clients import keys
 from processor.clients.keys import Caller
 from processor.errors import DatabaseUnavailable
@@ -35,7 +35,7 @@ NOTING_SECONDS: Final = keys.USE_PAUSE.total_seconds() + 1
 CLIENTS: Final = frozenset({"client", "admin"})
 OPERATORS: Final = frozenset({"operator", "admin"})
 ADMINS: Final = frozenset({"admin"})
-EVERYBODY: Final = frozenset({"client", "operator", "admin"})
+ALL_ROLES: Final = frozenset({"client", "operator", "admin"})
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Authenticator:
                 known = self._ask(digest, known, environ)
         bucket = known.bucket
         allowed = self._limit.take(bucket)
-        environ[STANDING] = self._limit.headers(bucket)
+        environ[RATE_LIMIT_HEADERS] = self._limit.headers(bucket)
         if not allowed:
             raise self._limit.refusal(bucket, "this key makes more requests than it may")
         return known.caller

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Final
 
 #: All the waits of one request together, in seconds.
-PATIENCE_SECONDS: Final = 2.7
+DEADLINE_SECONDS: Final = 2.7
 
 #: None: this thread acts for no request in particular.
 _left: ContextVar[float | None] = ContextVar("patience_left", default=None)
@@ -21,17 +21,17 @@ _left: ContextVar[float | None] = ContextVar("patience_left", default=None)
 
 def begin() -> None:
     """A request has come, or has waited for what it wanted to wait for."""
-    _left.set(PATIENCE_SECONDS)
+    _left.set(DEADLINE_SECONDS)
 
 
 @contextlib.contextmanager
-def spend() -> Iterator[float]:
+def remaining() -> Iterator[float]:
     """
     The seconds that are left for one wait; what it takes of them is gone. Whoever is no request has all of them.
     """
     left = _left.get()
     if left is None:
-        yield PATIENCE_SECONDS
+        yield DEADLINE_SECONDS
         return
     began = time.monotonic()
     try:

@@ -17,7 +17,7 @@ from typing import Final
 from api.web.problems import RateLimited
 
 #: The key of the WSGI environment under which the headers are left that tell how much is left.
-STANDING: Final = "teller.standing"
+RATE_LIMIT_HEADERS: Final = "teller.standing"
 #: The window of a key's limit, in seconds: so much can also come at once.
 KEY_WINDOW_SECONDS: Final = 1
 #: The window of failed sign-ins, in seconds.
@@ -101,7 +101,7 @@ class FailedSignIns:
         with self._lock:
             bucket = self._buckets.get(network_of(address))
         if bucket is not None and self.limit.is_empty(bucket):
-            standing[STANDING] = self.limit.headers(bucket)
+            standing[RATE_LIMIT_HEADERS] = self.limit.headers(bucket)
             raise self.limit.refusal(bucket, _TOO_MANY)
 
     def count(self, address: str, standing: dict[str, object]) -> None:
@@ -114,7 +114,7 @@ class FailedSignIns:
                     self._forget()
                 bucket = self._buckets[network] = self.limit.bucket()
             taken = self.limit.take(bucket)
-        standing[STANDING] = self.limit.headers(bucket)
+        standing[RATE_LIMIT_HEADERS] = self.limit.headers(bucket)
         if not taken:
             raise self.limit.refusal(bucket, _TOO_MANY)
 

@@ -18,7 +18,7 @@ import pydantic_core
 from flask import Response, request
 
 from api.web import parsing
-from api.web.auth import EVERYBODY
+from api.web.auth import ALL_ROLES
 from api.web.fields import NoQuery
 from api.web.problems import BodyTooLarge, Forbidden, NotFound, UnsupportedMediaType
 
@@ -101,8 +101,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """For the OpenAPI document: what an answer of a route looks like."""
+class AnswerDoc:
+    """The description of one answer of a route, for the OpenAPI document."""
 
     description: str
     model: type[BaseModel] | None = None
@@ -127,10 +127,10 @@ class Route:
     #: A body may be left out.
     body_optional: bool
     query: type[BaseModel]
-    answers: Mapping[int, Shown]
+    answers: Mapping[int, AnswerDoc]
     problems: tuple[type[TellerError], ...]
-    #: Request headers that it heeds, by their names in the OpenAPI document's components.
-    heeds: tuple[str, ...]
+    #: The request headers that it reads, by their names in the components of the OpenAPI document.
+    request_headers: tuple[str, ...]
 
     def check(self, services: ServicesT) -> Call[ServicesT]:
         """The request that Flask has at hand, checked: key, role, query, body. Raises TellerErrors."""
@@ -190,13 +190,13 @@ class Routes:
         method: Method,
         path: str,
         *,
-        answers: Mapping[int, Shown],
-        roles: frozenset[str] = EVERYBODY,
+        answers: Mapping[int, AnswerDoc],
+        roles: frozenset[str] = ALL_ROLES,
         body: type[BaseModel] | None = None,
         body_optional: bool = False,
         query: type[BaseModel] = NoQuery,
         problems: tuple[type[TellerError], ...] = (),
-        heeds: tuple[str, ...] = (),
+        request_headers: tuple[str, ...] = (),
     ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
         """Declare a view; the first line of its docstring is the summary, the rest the description."""
 
@@ -217,7 +217,7 @@ class Routes:
                     query=query,
                     answers=answers,
                     problems=problems,
-                    heeds=heeds,
+                    request_headers=request_headers,
                 )
             )
             return view
@@ -225,7 +225,7 @@ class Routes:
         return declare
 
 
-class Ready(Response):
+class RawResponse(Response):
     """
     A response that is complete as it stands. What Flask's own works out for each (a Location from an IRI, the
     headers that a 304 may have) costs a tenth of the hot path, and is known here.
@@ -249,14 +249,14 @@ def respond(answer: Answer) -> Response:
     headers = list(answer.headers.items())
     document = answer.document
     if document is None:
-        return Ready(b"", answer.status, headers)
+        return RawResponse(b"", answer.status, headers)
     if isinstance(document, str):
         body = document.encode()
     else:
         body = document if isinstance(document, bytes) else pydantic_core.to_json(document)
     headers.append(("Content-Type", answer.content_type))
     headers.append(("Content-Length", str(len(body))))
-    return Ready(body, answer.status, headers)
+    return RawResponse(body, answer.status, headers)
 
 
 def request_id(text: str) -> UUID:

@@ -9,7 +9,7 @@ import importlib.resources
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from api.web.routing import Ready
+from api.web.routing import RawResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,4 +72,4 @@ class Files:
             ("Content-Length", str(len(file.content))),
             ("Cache-Control", keep),
         ]
-        return Ready(file.content, 200, headers)
+        return RawResponse(file.content, 200, headers)

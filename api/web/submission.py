@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from api.web import deadline, idempotency, long_poll, responses
+from api.web import deadline, idempotency, long_poll, problems
 from api.web.problems import RETRY_AFTER_SECONDS, IdempotencyKeyMissing
-from api.web.routing import Answer, Call, ServicesT, Shown
+from api.web.routing import Answer, Call, ServicesT
 from processor.domain.model import FINAL_STATUSES
 from processor.errors import IdempotencyKeyReused, PartitionSaturated, TellerError
 from processor.ids import new_id
 from processor.intake.intake import Submission, fingerprint
-from processor.reading import requests as stored_requests
+from processor.reading import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,21 +26,24 @@ if TYPE_CHECKING:
     from processor.clients.keys import Caller
     from processor.records.documents import RequestRecord
 
-#: For the OpenAPI document: what a route that makes a request answers, refuses and heeds.
-ANSWERS: Final = {
-    202: Shown(
-        "Accepted: it is durable, and will be decided in its turn.",
-        responses.Request,
-        headers=("Location", "Retry-After", "ETag", "Idempotency-Replayed", "Preference-Applied"),
-    ),
-    200: Shown(
-        "It is final already: it was waited for, or the key was used before.",
-        responses.Request,
-        headers=("Location", "ETag", "Idempotency-Replayed", "Preference-Applied"),
-    ),
-}
+#: The problems of a route that makes a request, and the request headers that it reads.
 PROBLEMS: Final = (IdempotencyKeyMissing, IdempotencyKeyReused, PartitionSaturated)
-HEEDS: Final = ("IdempotencyKey", "Prefer")
+REQUEST_HEADERS: Final = ("IdempotencyKey", "Prefer")
+
+problems.declare(
+    IdempotencyKeyReused.code,
+    status=422,
+    title="The idempotency key was used for another request",
+    explanation="Your client used this Idempotency-Key before, with another body.",
+    remedy="Send the same body with a retry, and another key with another request.",
+)
+problems.declare(
+    PartitionSaturated.code,
+    status=503,
+    title="Too many requests are queued",
+    explanation="The queue of this resource's partition is full. Nothing was stored.",
+    remedy="Try again after Retry-After seconds, with the same Idempotency-Key.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def wait_for(
 def _look(call: Call[ServicesT], request_id: UUID) -> tuple[RequestRecord, int | None]:
     deadline.begin()  # it waited on purpose until now
     with call.services.connection() as connection:
-        return stored_requests.read_request(connection, request_id, None)
+        return requests.read_request(connection, request_id, None)
 
 
 def etag(record: RequestRecord, position: int | None) -> str:

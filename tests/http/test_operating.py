@@ -235,7 +235,7 @@ def test_what_is_not_waited_for_a_database_costs_no_patience(
     """
     A client who is slow to send, or a race of the lab, may take as long as they do: the database is there.
     """
-    monkeypatch.setattr(deadline, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.5)
     read = routing._read
 
     def read_slowly(environ: Mapping[str, Any]) -> bytes:
