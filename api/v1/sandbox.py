@@ -1,5 +1,5 @@
 """
-The sandbox gateway: a gateway to try things out with, served where TELLER_GATEWAYS has it (CONTRACT.md, *Gateways*).
+The sandbox gateway, for trials, served if TELLER_GATEWAYS has it (docs/gateways.md).
 
 Called by the courier over HTTP like any other, so it asks for no key, but for the courier's signature.
 """

@@ -1,5 +1,5 @@
 """
-Making requests and reading them back, as CONTRACT.md has it under *Requests*.
+Requests are made and read back over HTTP.
 """
 
 from __future__ import annotations

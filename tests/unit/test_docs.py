@@ -17,6 +17,8 @@ from tests.faults import kinds as faults
 from tests.faults import machine
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The folders of this repository.
+FOLDERS = "processor|api|workers|teller|lab|tests|bench|tools|docs|findings"
 
 #: Pages that are linked already and not written yet.
 STILL_TO_COME = {ROOT / "docs" / "adding-a-kind.md"}
@@ -60,6 +62,26 @@ def test_every_relative_link_resolves(page: Path) -> None:
             broken.append(target)
 
     assert not broken
+
+
+def test_nothing_cites_a_document_that_is_not_here() -> None:
+    """
+    A name such as `SECURITY.md`, in a page or in code, is a file of this repository.
+    """
+    sources = [
+        path
+        for name in FOLDERS.split("|")
+        for path in (ROOT / name).rglob("*")
+        if path.suffix in (".py", ".sql")
+    ]
+    missing = [
+        (str(path.relative_to(ROOT)), name)
+        for path in [*PAGES, *sources, ROOT / "schema.sql", ROOT / "Makefile"]
+        for name in re.findall(r"\b[A-Z]{3,}\.md\b", path.read_text())
+        if not (ROOT / name).exists() and not (path.parent / name).exists()
+    ]
+
+    assert missing == []
 
 
 def test_the_readme_is_short() -> None:
@@ -111,8 +133,7 @@ def test_every_fault_is_documented() -> None:
     assert f"of {len(kinds)}\nkinds" in text
 
 
-#: Paths that a page names: below one of these folders, or a test without `tests/` before it.
-FOLDERS = "processor|api|workers|teller|lab|tests|bench|tools|docs|findings"
+#: A path that a page names: below one of the folders, or a test without `tests/` before it.
 NAMED_PATH = re.compile(
     rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*\w/?|(?:unit|store|http|flow|faults)/test_\w+\.py)"
 )
