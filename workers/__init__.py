@@ -1,5 +1,9 @@
 """
-The processes behind the queue: workers that drain partitions, couriers that call the outside, the doorbell.
+The processes behind the API.
 
-The api imports `workers.doorbell` and nothing else from here.
+    doorbell  wake-ups over Redis
+    worker    decides requests
+    courier   calls gateways, delivers webhooks, sends mails and codes
+
+`api` and `lab` import `workers.doorbell` and nothing else from here. `worker` and `courier` do not import each other.
 """

@@ -12,9 +12,9 @@ from unittest.mock import Mock, call
 from processor.storage import connections as postgres
 from tests.store.store import open_store
 from workers.doorbell.ring import Doorbell
-from workers.worker.assignments import Lanes
+from workers.worker.assignments import Assignments
 from workers.worker.drain import Drainer
-from workers.worker.main import _Worker
+from workers.worker.main import WorkerProcess
 
 if TYPE_CHECKING:
     import uuid
@@ -62,10 +62,10 @@ def test_who_is_told_of_a_batch_finds_what_it_decided(database: Database) -> Non
     ):
         partition = store.open("cash", kind="balance", gateway="bank")
         asked = store.accept(*(store.asks("withdrawal", "cash", f"u{n}", 1) for n in range(3)))
-        lanes, bell = Lanes(), ReadingBell(reader)
-        lanes.hold({partition}, time.monotonic() + 60)
+        assignments, bell = Assignments(), ReadingBell(reader)
+        assignments.hold({partition}, time.monotonic() + 60)
 
-        assert Drainer(lambda: store.worker, lanes, bell).drain(partition) == (3, False)
+        assert Drainer(lambda: store.worker, assignments, bell).drain(partition) == (3, False)
 
     assert (bell.found, bell.missed) == (set(asked), set())
     assert bell.due == [3]
@@ -77,7 +77,7 @@ def test_the_bell_is_answered_before_the_look() -> None:
     """
     done = Mock()
     done.drain.return_value = (0, False)
-    worker = object.__new__(_Worker)
+    worker = object.__new__(WorkerProcess)
     worker._doorbell = worker._drainer = done
 
     worker._drain(7)

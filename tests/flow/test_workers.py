@@ -163,7 +163,7 @@ def test_without_redis_the_sweep_drains_at_once(settings: Settings, installation
     """
     installation.use_redis("redis://127.0.0.1:1/0")
     [worker] = installation.start_workers(1)
-    eventually(lambda: worker.events("redis_away"))
+    eventually(lambda: worker.events("redis_unavailable"))
     installation.until_decided(installation.submit(everywhere("first"), ring=False))
 
     installation.until_decided(installation.submit(everywhere("second"), ring=False), within=1.0)
@@ -204,7 +204,7 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
     eventually(lambda: not own_valkey.alive())
     own_valkey.start()
     installation.until_decided(installation.submit(everywhere("back")), within=2.0)
-    Deadline(2.0).until(lambda: all(worker.events("redis_back") for worker in workers))
+    Deadline(2.0).until(lambda: all(worker.events("redis_available") for worker in workers))
     swept = [len(worker.events("swept")) for worker in workers]
 
     installation.until_decided(installation.submit(everywhere("after")), within=1.0)

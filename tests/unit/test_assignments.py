@@ -8,16 +8,16 @@ import threading
 import time
 
 from workers.worker import assignments as module
-from workers.worker.assignments import Lanes
+from workers.worker.assignments import Assignments
 
 A_WHILE = 60.0
 
 
-def assignments_of(*partitions: int, seconds: float = A_WHILE) -> Lanes:
+def assignments_of(*partitions: int, seconds: float = A_WHILE) -> Assignments:
     """
     Return the assignments of a process that holds these partitions for `seconds`.
     """
-    assignments = Lanes()
+    assignments = Assignments()
     assignments.hold(partitions, time.monotonic() + seconds)
     return assignments
 
@@ -47,7 +47,7 @@ def test_a_new_partition_is_reported_once() -> None:
     """
     A heartbeat without new partitions gains nothing. After the lease has expired, everything is gained again.
     """
-    assignments = Lanes()
+    assignments = Assignments()
 
     assert assignments.hold({1, 2}, time.monotonic() + A_WHILE) == {1, 2}
     assert assignments.hold({1, 2, 3}, time.monotonic() + A_WHILE) == {3}

@@ -1,3 +1,10 @@
 """
-Doorbells over Redis: `ring` wakes workers, `announcements` wakes waiting clients. The API imports this package too.
+Wake-ups over Redis: that a partition has work, that requests are decided, that couriers have something to send.
+
+    ring           `Doorbell` sends all of these after a commit
+    announcements  receives the ids of decided requests, for clients that wait
+    listener       receives the messages of one channel
+
+`Doorbell` and `Announcements` may be imported by `api`, `lab` and `teller`, and `Listener` by `worker` and `courier`.
+The package imports only the domain and the log, and neither Dramatiq nor the database.
 """

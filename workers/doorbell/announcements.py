@@ -1,5 +1,5 @@
 """
-Announcements: which requests were decided, for clients that wait.
+Announcements: the ids of decided requests, for clients that wait for them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 class Announcements:
     """
-    Hears which requests were decided, for clients that wait. Both callbacks come on a thread of its own:
-    `on_decided` with the bytes of their ids, `on_reconnect` each time the line stands (again), for what was
-    announced while it did not is never heard.
+    Receives the ids of decided requests. Both callbacks run on a thread of its own.
+
+    `on_decided` gets the bytes of the ids. `on_reconnect` is called after each connection, because announcements that
+    were sent without a connection are lost.
     """
 
     def __init__(
@@ -26,16 +27,16 @@ class Announcements:
         on_decided: Callable[[set[bytes]], None],
         on_reconnect: Callable[[], None],
     ) -> None:
-        def hear(payload: bytes) -> None:
+        def receive(payload: bytes) -> None:
             whole = range(0, len(payload) - ID_BYTES + 1, ID_BYTES)
             on_decided({payload[start : start + ID_BYTES] for start in whole})
 
-        self._listener = Listener(redis_url, DECIDED_CHANNEL, hear, on_reconnect)
+        self._listener = Listener(redis_url, DECIDED_CHANNEL, receive, on_reconnect)
 
     def start(self) -> None:
-        """Begin to hear; also when Redis is away. After the fork."""
+        """Start the thread, after any fork. Redis may be unavailable."""
         self._listener.start()
 
     def stop(self) -> None:
-        """Hear no more."""
+        """End the thread."""
         self._listener.stop()

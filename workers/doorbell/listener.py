@@ -1,8 +1,8 @@
 """
-One thread that hears what is published on a Redis channel, for as long as the process lives.
+The listener: one thread that receives the messages of a Redis channel, until the process ends.
 
-What is published while Redis, or the way to it, is away is never heard: so whoever listens is told of each
-(re)connection, and looks for himself. Touches Redis only; imports nothing of Dramatiq.
+Messages that are published while the thread has no connection are lost. Its owner is therefore notified of each
+connection, and reads the state itself.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from redis.retry import Retry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Silence after which a connection is tested by a PING, and after which one that did not answer is given up, in
-#: seconds. Also how often `on_look` is called.
+#: The silence after which a connection is tested with a PING, and the time for its answer, in seconds. It is also the
+#: interval between two calls of `on_look`.
 LOOK_INTERVAL_SECONDS: Final = 5.0
-#: First and longest pause between two tries to connect, in seconds; it doubles.
+#: The first and the longest pause between two tries to connect, in seconds. The pause doubles.
 RECONNECT_FIRST_SECONDS: Final = 0.1
 RECONNECT_LONGEST_SECONDS: Final = 0.5
-#: How long connecting, or the answer to a command, may take, in seconds.
+#: The longest time to connect, or to wait for the answer to a command, in seconds.
 TIMEOUT_SECONDS: Final = 1.0
 
-#: Published to end a listener's own wait; means nothing to the others.
+#: A message that ends the wait of a listener that stops. Others ignore it.
 _NOTHING: Final = b""
 
 log = structlog.get_logger(__name__)
@@ -37,9 +37,11 @@ log = structlog.get_logger(__name__)
 
 class Listener:
     """
-    Calls `on_message` with the payload of each message on `channel`, `on_connect` each time the subscription
-    is confirmed, and `on_look` about every LOOK_INTERVAL_SECONDS while it stands. All on one thread of its
-    own; an exception in a callback is logged and ends neither.
+    Subscribes to `channel`, and calls back on a thread of its own.
+
+    `on_message` gets the payload of each message. `on_connect` is called when a subscription is confirmed, and
+    `on_look` about every LOOK_INTERVAL_SECONDS during it. An exception in a callback is logged, and the thread
+    continues.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Listener:
             redis_url,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # a silent reconnection would hide what was missed
+            retry=Retry(NoBackoff(), 0),  # a reconnection inside redis-py would hide the loss of messages
         )
         self._channel = channel
         self._on_message = on_message
@@ -62,16 +64,16 @@ class Listener:
         self._on_look = on_look
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"listener {channel}", daemon=True)
-        #: The subscription does not stand, and cannot be had. A line that is dead without telling is found within
-        #: two LOOK_INTERVAL_SECONDS.
+        #: There is no subscription, and no connection can be made. A connection that is dead without an error is
+        #: found within two LOOK_INTERVAL_SECONDS.
         self.broken = False
 
     def start(self) -> None:
-        """Begin to listen; also when Redis is away."""
+        """Start the thread. Redis may be unavailable."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; does not wait longer than TIMEOUT_SECONDS."""
+        """End the thread. Waits for at most TIMEOUT_SECONDS."""
         self._stopping.set()
         if not self.broken:
             with contextlib.suppress(redis.RedisError):
@@ -84,33 +86,33 @@ class Listener:
             try:
                 with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
                     subscription.subscribe(self._channel)
-                    self._hear(subscription)
+                    self._receive(subscription)
             except (redis.RedisError, OSError) as fault:
                 if self.broken:
                     pause = min(pause * 2, RECONNECT_LONGEST_SECONDS)
                 else:
                     self.broken = True
                     pause = RECONNECT_FIRST_SECONDS
-                    log.warning("redis_away", channel=self._channel, fault=str(fault))
+                    log.warning("redis_unavailable", channel=self._channel, fault=str(fault))
             self._stopping.wait(pause)
 
-    def _hear(self, subscription: redis.client.PubSub) -> None:
-        """Until the connection breaks or `stop`."""
-        asked = False
+    def _receive(self, subscription: redis.client.PubSub) -> None:
+        """Receive messages until the connection breaks or the listener stops."""
+        is_pinged = False
         looked_at = time.monotonic()
         while not self._stopping.is_set():
             message = subscription.get_message(timeout=LOOK_INTERVAL_SECONDS)
             if message is None:
-                if asked:
+                if is_pinged:
                     raise redis.ConnectionError("no answer to PING")
                 subscription.ping()
-                asked = True
+                is_pinged = True
             else:
-                asked = False
+                is_pinged = False
                 if message["type"] == "subscribe":
                     if self.broken:
                         self.broken = False
-                        log.info("redis_back", channel=self._channel)
+                        log.info("redis_available", channel=self._channel)
                     self._call(self._on_connect)
                 elif message["type"] == "message" and message["data"] != _NOTHING:
                     self._call(self._on_message, message["data"])

@@ -1,9 +1,9 @@
 """
-The doorbell: tells workers that a partition has work, and waiting clients that their requests are decided.
+The doorbell notifies workers, couriers and waiting clients, after a commit.
 
-The message *is* not the work, it says "partition 7 has work": lost, doubled or late, it costs a second (the
-sweep's) at most. It is a message of Dramatiq's, put into Dramatiq's own queue. Touches Redis only, and imports
-nothing of Dramatiq: the API imports this module too.
+A doorbell is a message in a queue of Dramatiq that reports that a partition has work. It never carries the work. So a
+message that is lost, doubled or late is harmless, and the sweep finds the work within two seconds. This module writes
+the messages without Dramatiq, because the API imports it.
 """
 
 from __future__ import annotations
@@ -24,37 +24,38 @@ from processor.domain.partitioning import queue_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-#: Where the name of a queue is published that a message was put into.
+#: The channel for the names of queues that have a new message.
 WAKE_CHANNEL: Final = "teller:wake"
-#: Published there in place of a queue's name when partitions became free, so that others claim them at once.
+#: The message on that channel for partitions that became free. Other workers claim them at once.
 OWNERSHIP_CHANGED: Final = b"ownership"
-#: Where ids of decided requests are published, ID_BYTES each, one after the other.
+#: The channel for ids of decided requests, of ID_BYTES each.
 DECIDED_CHANNEL: Final = "teller:decided"
 ID_BYTES: Final = 16
-#: Published when there is something to call, deliver or mail; what it is, is in PostgreSQL.
+#: The channel for couriers. A message has no content, because the rows to send are in PostgreSQL.
 COURIER_CHANNEL: Final = "teller:couriers"
 
-#: The actor that drains, and the namespace of Dramatiq's keys (its RedisBroker's default).
+#: The actor that drains, and the namespace of Dramatiq's keys (the default of its RedisBroker).
 ACTOR_NAME: Final = "drain"
 NAMESPACE: Final = "dramatiq"
 
-#: How long a partition counts as rung without an answer, in milliseconds.
+#: The time after which a partition is notified again although no worker has acknowledged, in milliseconds.
 MARKER_TTL_MS: Final = 1_000
-#: Messages that may wait in a queue: one would do, the second covers one that is lost on its way.
+#: The messages that wait in a queue. The second replaces one that a worker fetched and lost.
 MESSAGES_WAITING_MAX: Final = 2
-#: How long a Redis that is away or stuck may hold up whoever uses it, in seconds: connecting and answer together.
+#: The longest time that a caller waits for Redis, in seconds, to connect and to get an answer.
 TIMEOUT_SECONDS: Final = 0.1
-#: Decided ids that may wait to be announced; what is more, is not announced (who waits, looks from time to time).
+#: The ids that wait to be announced. Older ones are dropped, and their clients find the decision when they next read.
 ANNOUNCEMENTS_MAX: Final = 50_000
-#: How long `close` waits for what is still to be rung, in seconds.
+#: The time that `close` waits for notifications that are not sent yet, in seconds.
 CLOSE_TIMEOUT_SECONDS: Final = 0.5
-#: Between two rounds of the ringer, in seconds: what is rung meanwhile goes together, and finds bigger batches.
+#: The pause between two rounds of the sending thread, in seconds. It groups notifications, and so makes batches
+#: larger.
 REST_SECONDS: Final = 0.002
 
-# All in one round trip, and nobody sees half of it. For each partition three keys (marker, list, messages; the
-# latter two as in Dramatiq's dispatch.lua) and three arguments (queue, message id, message).
-_RING: Final = """
-local rung = 0
+# One script, so that all partitions take one round trip and each message is complete when it is visible. Each
+# partition has three keys (marker, list, messages) and three arguments (queue, message id, message). The list and the
+# messages are those of Dramatiq's dispatch.lua.
+_NOTIFY: Final = """
 for i = 0, #KEYS / 3 - 1 do
     local marker, waiting, messages = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3]
     local queue, id, message = ARGV[3 * i + 4], ARGV[3 * i + 5], ARGV[3 * i + 6]
@@ -62,12 +63,10 @@ for i = 0, #KEYS / 3 - 1 do
         if redis.call('LLEN', waiting) < tonumber(ARGV[2]) then
             redis.call('HSET', messages, id, message)
             redis.call('RPUSH', waiting, id)
-            rung = rung + 1
         end
         redis.call('PUBLISH', ARGV[3], queue)
     end
 end
-return rung
 """
 
 log = structlog.get_logger(__name__)
@@ -75,8 +74,9 @@ log = structlog.get_logger(__name__)
 
 class Doorbell:
     """
-    Rings and announces from a thread of its own, begun when it is first needed (so after a fork): none of
-    its methods but `answer` and `close` waits for Redis, and none raises. `faults` counts what failed.
+    Sends notifications from a thread of its own, which starts with the first of them, after any fork.
+
+    Only `acknowledge` and `close` wait for Redis. No method raises for a fault of Redis; `faults` counts them.
     """
 
     def __init__(self, redis_url: str) -> None:
@@ -84,10 +84,10 @@ class Doorbell:
             redis_url,
             socket_timeout=TIMEOUT_SECONDS / 2,
             socket_connect_timeout=TIMEOUT_SECONDS / 2,
-            # A connection that a restarted Redis closed is made anew once; a slow one is not waited for twice.
+            # A connection that a restarted Redis has closed is opened again once. A time-out is not retried.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
-        self._ring_script = self._client.register_script(_RING)
+        self._notify_script = self._client.register_script(_NOTIFY)
         self._changed = threading.Condition()
         self._partitions: set[int] = set()
         self._decided: list[uuid.UUID] = []
@@ -96,66 +96,70 @@ class Doorbell:
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
-        #: Rings, answers and announcements that failed since the process began.
+        #: The rounds and acknowledgements that failed since the process started.
         self.faults = 0
-        self._away = False
+        self._is_unavailable = False
 
     def notify(self, partition: int) -> None:
-        """Say that a partition has work. After the commit, never before: the drain looks only once."""
+        """Notify the worker of a partition that has work. Called after the commit. Returns at once."""
         self.notify_all((partition,))
 
     def notify_all(self, partitions: Iterable[int]) -> None:
         """
-        `ring` for several. Returns at once; what is rung twice before the bell gets to it, is rung once.
+        Notify the workers of partitions that have work. Called after the commit, because a drain reads only once.
+
+        Returns at once. Notifications of one partition that are not sent yet are sent as one.
         """
         with self._changed:
             self._partitions.update(partitions)
-            self._wake_ringer()
+            self._wake_sender()
 
     def announce(self, request_ids: Iterable[uuid.UUID]) -> None:
-        """Tell whoever waits for these requests that they are decided. After the commit; returns at once."""
+        """Announce decided requests to the clients that wait for them. Called after the commit. Returns at once."""
         with self._changed:
             self._decided.extend(request_ids)
             if len(self._decided) > ANNOUNCEMENTS_MAX:
                 del self._decided[:-ANNOUNCEMENTS_MAX]
-            self._wake_ringer()
+            self._wake_sender()
 
     def notify_couriers(self) -> None:
-        """Tell the couriers that something is due. After the commit; returns at once."""
+        """Notify the couriers that rows are due. Called after the commit. Returns at once."""
         with self._changed:
             self._couriers_needed = True
-            self._wake_ringer()
+            self._wake_sender()
 
     def announce_ownership(self) -> None:
-        """Tell the other workers that partitions are free. After the commit; returns at once."""
+        """Notify the other workers that partitions are free. Called after the commit. Returns at once."""
         with self._changed:
             self._ownership_changed = True
-            self._wake_ringer()
+            self._wake_sender()
 
     def acknowledge(self, partition: int) -> None:
         """
-        Take note of the ring. Before the drain looks, so that whoever commits after that look rings again.
+        Let the next commit of a partition notify again. Called before the drain reads its inbox.
+
+        Afterwards, a commit between the read and the acknowledgement would be taken for one that was read.
         """
         self._attempt(lambda: self._client.delete(_marker(partition)))
 
     def close(self) -> None:
-        """Ring and announce what is still to be, within CLOSE_TIMEOUT_SECONDS, and let go of Redis."""
+        """Send the remaining notifications within CLOSE_TIMEOUT_SECONDS, and close the connections."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._busy or self._has_work()), CLOSE_TIMEOUT_SECONDS)
             self._closing = True
             self._changed.notify_all()
         self._client.close()
 
-    # ---------------------------------------------------------------- the ringer
+    # ---------------------------------------------------------------- the sending thread
 
-    def _wake_ringer(self) -> None:
-        """The caller holds the lock."""
+    def _wake_sender(self) -> None:
+        """Start or wake the thread. The caller holds the lock."""
         if self._closing or not self._has_work():
             return
-        if self._thread is None or not self._thread.is_alive():  # a fork takes no threads along
-            self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
+        if self._thread is None or not self._thread.is_alive():  # a fork copies no threads
+            self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
             self._thread.start()
-        if not self._busy:  # else it looks again by itself
+        if not self._busy:  # else it reads the queues after this round
             self._changed.notify_all()
 
     def _has_work(self) -> bool:
@@ -194,25 +198,25 @@ class Doorbell:
                 message_id, message = _message(queue, partition)
                 keys += [_marker(partition), f"{NAMESPACE}:{queue}", f"{NAMESPACE}:{queue}.msgs"]
                 arguments += [queue, message_id, message]
-            self._ring_script(keys, arguments)
+            self._notify_script(keys, arguments)
         if ownership_changed:
             self._client.publish(WAKE_CHANNEL, OWNERSHIP_CHANGED)
         if couriers_needed:
             self._client.publish(COURIER_CHANNEL, b"due")
 
     def _attempt(self, act: Callable[[], Any]) -> None:
-        """Do it, or count that it failed; says so once, until it works again."""
+        """Run an act of Redis. A fault is counted, and the first of an outage is logged."""
         try:
             act()
         except (redis.RedisError, OSError) as fault:
             self.faults += 1
-            if not self._away:
-                self._away = True
+            if not self._is_unavailable:
+                self._is_unavailable = True
                 log.warning("doorbell_fault", fault=str(fault))
         else:
-            if self._away:
-                self._away = False
-                log.info("doorbell_works_again", faults=self.faults)
+            if self._is_unavailable:
+                self._is_unavailable = False
+                log.info("doorbell_available", faults=self.faults)
 
 
 def _marker(partition: int) -> str:
@@ -220,10 +224,7 @@ def _marker(partition: int) -> str:
 
 
 def _message(queue: str, partition: int) -> tuple[str, bytes]:
-    """
-    The id under which Redis holds it, and a Dramatiq message that calls `drain(partition)`, as its JSONEncoder
-    would write it.
-    """
+    """Return the key and the text of a Dramatiq message that calls `drain(partition)`, as its JSONEncoder writes."""
     redis_message_id = str(uuid.uuid4())
     message = {
         "queue_name": queue,

@@ -1,8 +1,7 @@
 """
-The lanes of one worker process: which partitions it may drain, and which of them are being drained.
+Assignments: the partitions that one worker process may drain now, and those that its threads are draining.
 
-Shared by everything in the process that asks (consumers, drains, sweep) and by the one thread that decides
-(`ownership`). Plain memory behind a lock: no Redis, no database.
+Consumers, drains and the sweep read them, and only the heartbeat changes them. They are plain memory behind a lock.
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-#: A drain that neither ends a batch nor returns for so long is stalled, in seconds.
+#: The time without progress after which a drain counts as stalled, in seconds.
 STALLED_AFTER_SECONDS: Final = 3.0
 
 
-class Lanes:
+class Assignments:
     """
-    A partition is ours from `hold` until `lose`, `lose_all` or the end of the lease, by the monotonic clock,
-    which goes on while the process is stopped: who wakes up after that, finds that nothing is his.
-    `on_surrender` is called when the drain of a partition that is to be let go of has ended.
+    A partition may be drained from `hold` until `lose_all`, its surrender, or the end of the lease.
+
+    The lease ends by the monotonic clock, which also runs while the process is suspended. So a process that was
+    suspended for longer than its lease holds no partition when it continues. `on_surrender` is called when the drain
+    of a surrendered partition has ended.
     """
 
     def __init__(self) -> None:
@@ -30,29 +31,30 @@ class Lanes:
         self._held: set[int] = set()
         self._surrendered: set[int] = set()
         self._lease_until = 0.0
-        self._closed = False
-        #: Partition → when its drain last got something done.
+        self._is_closed = False
+        #: Partition → the time of the last progress of its drain.
         self._busy: dict[int, float] = {}
-        #: Partitions that were rung while they were being drained.
+        #: Partitions that were notified while a thread drained them.
         self._again: set[int] = set()
         self.on_surrender: Callable[[], None] = lambda: None
 
-    # ---------------------------------------------------------------- whoever drains
+    # ---------------------------------------------------------------- for drains
 
     def holds(self, partition: int) -> bool:
-        """Whether this process may begin a batch of the partition now."""
+        """Return whether this process may begin a batch of the partition now."""
         with self._lock:
             return self._holds(partition)
 
     def held(self) -> set[int]:
-        """All that it may."""
+        """Return all partitions that this process may drain now."""
         with self._lock:
             return {partition for partition in self._held if self._holds(partition)}
 
     def enter(self, partition: int) -> bool:
         """
-        Begin to drain, unless it isn't ours. If another thread of ours is at it, it goes round once more
-        instead: it may have looked already when the caller's work was committed.
+        Begin a drain. Returns False if the partition is not held, or if another thread drains it.
+
+        That other thread may have read the inbox before the caller's work was committed, so it then drains once more.
         """
         with self._lock:
             if not self._holds(partition):
@@ -64,35 +66,34 @@ class Lanes:
             return True
 
     def progress(self, partition: int) -> None:
-        """A batch is done."""
+        """Note that a batch of the drain is committed."""
         with self._lock:
             self._busy[partition] = time.monotonic()
 
     def exit(self, partition: int) -> bool:
-        """
-        End a drain. True: it was rung in the meantime, and somebody must look again.
-        """
+        """End a drain. Returns True if the partition was notified during it and must be drained again."""
         with self._lock:
             del self._busy[partition]
-            rung = partition in self._again
+            again = partition in self._again
             self._again.discard(partition)
             surrendered = partition in self._surrendered
             self._lock.notify_all()
         if surrendered:
             self.on_surrender()
-        return rung
+        return again
 
     def is_busy(self, partition: int) -> bool:
-        """Whether a thread of ours is draining it."""
+        """Return whether a thread drains the partition."""
         with self._lock:
             return partition in self._busy
 
-    # ---------------------------------------------------------------- whoever decides
+    # ---------------------------------------------------------------- for the heartbeat
 
     def hold(self, partitions: Collection[int], lease_until: float) -> set[int]:
         """
-        These are ours, until then (monotonic seconds), and no others. Returns those that may be drained
-        and could not be before.
+        Hold these partitions and no others until `lease_until`, in monotonic seconds.
+
+        Returns the partitions that may be drained now and could not be drained before.
         """
         with self._lock:
             before = {partition for partition in self._held if self._holds(partition)}
@@ -102,39 +103,39 @@ class Lanes:
             return {partition for partition in self._held if self._holds(partition)} - before
 
     def lose_all(self) -> None:
-        """Nothing is ours any more."""
+        """Hold no partition."""
         with self._lock:
             self._held.clear()
             self._surrendered.clear()
             self._lease_until = 0.0
 
     def surrender(self, count: int) -> None:
-        """Begin no more batches of so many partitions: those that are idle first."""
+        """Begin no further batch of `count` partitions. Idle partitions are chosen first."""
         with self._lock:
             candidates = sorted(self._held - self._surrendered, key=lambda p: (p in self._busy, -p))
             self._surrendered.update(candidates[: max(0, count - len(self._surrendered))])
 
     def surrendered(self) -> set[int]:
-        """Those among them that no batch is under way of."""
+        """Return the surrendered partitions that are idle now."""
         with self._lock:
             return self._surrendered - self._busy.keys()
 
     def stalled(self) -> list[int]:
-        """Partitions whose drain gets nothing done."""
+        """Return the partitions whose drain makes no progress."""
         with self._lock:
             since = time.monotonic() - STALLED_AFTER_SECONDS
             return sorted(partition for partition, at in self._busy.items() if at < since)
 
     def close(self, timeout_seconds: float) -> bool:
-        """Begin no batch any more; wait for those under way. False: one did not end in time."""
+        """Begin no further drain, and wait for those under way. Returns False if one did not end in time."""
         with self._lock:
-            self._closed = True
+            self._is_closed = True
             return self._lock.wait_for(lambda: not self._busy, timeout_seconds)
 
     def _holds(self, partition: int) -> bool:
         return (
             partition in self._held
             and partition not in self._surrendered
-            and not self._closed
+            and not self._is_closed
             and time.monotonic() < self._lease_until
         )

@@ -1,8 +1,8 @@
 """
-Draining: apply what waits in a partition, batch after batch, until nothing does.
+Draining: apply batches of a partition until its inbox is empty.
 
-The same code for a doorbell, for the sweep and for a partition just claimed. Knows nothing of Dramatiq; the
-work is done by `processor.batch`. Each thread that drains has a connection of its own.
+Doorbells, the sweep and new claims use the same code. `processor.batch` applies a batch. Each thread that drains has
+a connection of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from processor.batch.run import BatchReport
     from processor.storage.connections import Connection
     from workers.doorbell.ring import Doorbell
-    from workers.worker.assignments import Lanes
+    from workers.worker.assignments import Assignments
 
-#: How long one partition is drained before others get their turn (and a stop or a new owner his), in seconds. A full
-#: batch takes longer: where many partitions are hot, each has one batch, and then the next.
+#: The time after which a drain ends between two batches, in seconds, so that other partitions, a stop or a new owner
+#: get their turn. A full batch takes longer: then each partition with work gets one batch in turn.
 TURN_SECONDS: Final = 0.05
-#: First and longest pause after a fault of the infrastructure, in seconds; it doubles, less up to a half by
-#: chance. Short, since the work waits: two seconds after the server is back, all must go on.
+#: The first and the longest pause after a fault of the infrastructure, in seconds. The pause doubles, and is
+#: shortened by a random part of up to a half. It is short because all work must continue two seconds after the server
+#: is back.
 RETRY_FIRST_SECONDS: Final = 0.05
 RETRY_LONGEST_SECONDS: Final = 0.5
 
@@ -38,37 +39,42 @@ log = structlog.get_logger(__name__)
 
 class Drainer:
     """
-    Drains partitions that are ours, on the caller's thread. Never raises for a fault of the infrastructure:
-    it tries the same batch again, on a fresh connection, for as long as the partition is ours.
+    Drains held partitions on the caller's thread.
+
+    A fault of the infrastructure raises nothing. The same batch is tried again on a new connection, for as long as
+    this process holds the partition.
     """
 
-    def __init__(self, connect: Callable[[], Connection], lanes: Lanes, doorbell: Doorbell) -> None:
+    def __init__(
+        self, connect: Callable[[], Connection], assignments: Assignments, doorbell: Doorbell
+    ) -> None:
         self._connect = connect
-        self._lanes = lanes
+        self._assignments = assignments
         self._doorbell = doorbell
         self._own = threading.local()
         self._stopping = threading.Event()
 
     def drain(self, partition: int) -> tuple[int, bool]:
         """
-        Apply what waits. Doing so twice is harmless: an empty inbox is a no-op. Returns how many inbox rows were
-        applied, and whether there may be more: then somebody must ring again.
+        Apply the inbox of a partition. An empty inbox and a partition that is not held are no fault.
+
+        Returns the number of applied rows, and whether there may be more. Then the caller must see to another drain.
         """
         taken = 0
         more = True
-        while more and self._lanes.enter(partition):
+        while more and self._assignments.enter(partition):
             try:
                 applied, more = self._drain_entered(partition)
                 taken += applied
             finally:
-                rung = self._lanes.exit(partition)
-            if more:  # others get their turn, and a stop is never far away
+                again = self._assignments.exit(partition)
+            if more:  # other partitions get their turn, and a stop does not wait
                 return taken, True
-            more = rung
+            more = again
         return taken, False
 
     def stop(self) -> None:
-        """End the pauses between tries; `Lanes.close` ends the rest."""
+        """End the pauses between tries. `Assignments.close` ends the drains."""
         self._stopping.set()
 
     def _drain_entered(self, partition: int) -> tuple[int, bool]:
@@ -78,12 +84,12 @@ class Drainer:
             report = self._apply(partition)
             if report is None:
                 return taken, False
-            self._lanes.progress(partition)
+            self._assignments.progress(partition)
             self._doorbell.announce(report.decided)
             self._doorbell.notify_all(report.follow_ups)
             if report.for_couriers:
                 self._doorbell.notify_couriers()
-            _tell(report)
+            _log(report)
             taken += report.taken
             if not report.more:
                 return taken, False
@@ -91,20 +97,20 @@ class Drainer:
                 return taken, True
 
     def _apply(self, partition: int) -> BatchReport | None:
-        """One batch, tried until it is done; None when the partition is ours no more."""
+        """Apply one batch, and retry until it is committed. Returns None if the partition is no longer held."""
         pause = RETRY_FIRST_SECONDS
-        while self._lanes.holds(partition):
+        while self._assignments.holds(partition):
             try:
                 return batch.drain_once(self._connection(), partition)
             except DatabaseUnavailable as fault:
-                self._let_go_of_connection()
+                self._disconnect()
                 log.warning(
                     "batch_retried", partition=partition, fault=str(fault), pause_ms=round(pause * 1_000)
                 )
             except BaseException:
-                self._let_go_of_connection()  # nobody knows what it is in the middle of
+                self._disconnect()  # the state of the connection is undefined
                 raise
-            self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards nothing
+            self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, protects nothing
             pause = min(pause * 2, RETRY_LONGEST_SECONDS)
         return None
 
@@ -114,17 +120,17 @@ class Drainer:
             connection = self._own.connection = self._connect()
         return connection
 
-    def _let_go_of_connection(self) -> None:
+    def _disconnect(self) -> None:
         connection: Connection | None = getattr(self._own, "connection", None)
         if connection is not None:
             self._own.connection = None
             connection.close()
 
 
-def _tell(report: BatchReport) -> None:
-    """The canonical line of a batch; of an empty one only for those who look closely."""
-    tell = log.info if report.taken else log.debug
-    tell(
+def _log(report: BatchReport) -> None:
+    """Log one line for the batch, at level debug for an empty one."""
+    write = log.info if report.taken else log.debug
+    write(
         "batch_applied",
         partition=report.partition,
         taken=report.taken,
@@ -134,5 +140,5 @@ def _tell(report: BatchReport) -> None:
         paused=report.paused,
         duration_ms=round(report.duration_ms, 1),
     )
-    for request_id in report.paid_after_refund:  # the alert: a gateway paid what had been given back
+    for request_id in report.paid_after_refund:  # an alert: a gateway has paid after the refund
         log.error("paid_after_refund", partition=report.partition, request=str(request_id))

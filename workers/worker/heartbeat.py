@@ -1,9 +1,10 @@
 """
-Ownership: this process's lease, and its fair share of the partitions.
+The heartbeat: the lease of this process, and its fair share of the partitions.
 
-One thread with a connection of its own renews the lease each second, claims what is free or run out, lets go
-of what is too much. What it finds, it writes into `Lanes`; everybody else asks there. It guards speed, not
-money: two workers that both take a partition for theirs are kept apart by its lock.
+One thread with a connection of its own renews the lease each second. It claims partitions that are free or whose
+lease has expired, and releases those above its share. It writes the result into `Assignments`, which all other
+threads read. Ownership affects only speed: the lock of a partition keeps apart two workers that both assume that they
+own it.
 """
 
 from __future__ import annotations
@@ -27,69 +28,69 @@ if TYPE_CHECKING:
     from processor.cluster.ownership import Heartbeat
     from processor.storage.connections import Connection
     from workers.doorbell.ring import Doorbell
-    from workers.worker.assignments import Lanes
+    from workers.worker.assignments import Assignments
 
-#: How often the lease is renewed, in seconds.
+#: The interval between two renewals of the lease, in seconds.
 HEARTBEAT_SECONDS: Final = 1.0
 #: The pause after a heartbeat that failed, in seconds.
 RETRY_SECONDS: Final = 0.25
-#: How long after another's lease ran out we look, in seconds: its partitions are free then.
+#: The time after the expiry of another worker's lease at which its partitions are claimed, in seconds.
 EXPIRY_MARGIN_SECONDS: Final = 0.02
-#: How long a statement of this thread may take, in milliseconds: a lease must not be renewed by chance.
+#: The longest time of a statement, in milliseconds. A renewal that arrives later must fail.
 STATEMENT_TIMEOUT_MS: Final = 1_500
-#: How long `stop` waits for the statement under way, in seconds.
+#: The time that `stop` waits for the statement under way, in seconds.
 STOP_TIMEOUT_SECONDS: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
 
-class Ownership:
+class OwnershipThread:
     """
-    `on_gain` gets, on this thread, the partitions that may be drained from now on, and those among them that wait:
-    these are to be drained at once, for whoever rang may have rung for somebody else.
+    Keeps the lease of this process on a thread of its own.
+
+    `on_gain` gets the partitions that may be drained from now on, and those among them that have work. These must be
+    drained at once, because their doorbells may have gone to the owner before.
     """
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         partition_count: int,
-        lanes: Lanes,
+        assignments: Assignments,
         doorbell: Doorbell,
         on_gain: Callable[[set[int], list[int]], None],
     ) -> None:
         self._connect = connect
         self._partition_count = partition_count
-        self._lanes = lanes
+        self._assignments = assignments
         self._doorbell = doorbell
         self._on_gain = on_gain
         self._connection: Connection | None = None
-        #: Under which id this process lives: another one after each lease that ran out.
+        #: The id of this worker. It changes after each lease that expired.
         self._worker: UUID | None = None
-        self._poked = threading.Event()
+        self._woken = threading.Event()
         self._stopping = False
-        self._stalled = False
-        self._away = False
-        self._ready = False
+        self._is_stalled = False
+        self._is_unavailable = False
+        self._is_ready = False
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
-        lanes.on_surrender = self.poke
+        assignments.on_surrender = self.wake
 
     def start(self) -> None:
-        """Begin to live and to claim; also when PostgreSQL is away."""
+        """Start the thread. PostgreSQL may be unavailable."""
         self._thread.start()
 
-    def poke(self) -> None:
-        """Look now: partitions may have become free, or a drain has ended."""
-        self._poked.set()
+    def wake(self) -> None:
+        """Run the next heartbeat now: partitions became free, or the drain of a surrendered one has ended."""
+        self._woken.set()
 
     def stop(self) -> None:
-        """
-        Give everything back at once and live no more. The drains have ended before (`Lanes.close`).
-        """
+        """Release all partitions and end the thread. The drains have ended before (`Assignments.close`)."""
         self._stopping = True
-        self._poked.set()
+        self._woken.set()
         self._thread.join(STOP_TIMEOUT_SECONDS)
         if self._worker is None or self._connection is None or self._thread.is_alive():
-            return  # PostgreSQL is away: the lease runs out by itself
+            return  # PostgreSQL is unavailable: the lease expires
         try:
             owned = ownership.leave(self._connection, self._worker)
         except DatabaseUnavailable as fault:
@@ -97,48 +98,48 @@ class Ownership:
         else:
             self._doorbell.notify_all(owned)
             self._doorbell.announce_ownership()
-        self._let_go_of_connection()
+        self._disconnect()
 
     # ---------------------------------------------------------------- the thread
 
     def _run(self) -> None:
         while not self._stopping:
-            self._poked.clear()
+            self._woken.clear()
             pause = RETRY_SECONDS
             try:
                 pause = self._beat()
             except DatabaseUnavailable as fault:
-                if not self._away:
-                    self._away = True
-                    log.warning("database_away", fault=str(fault))
-                self._let_go_of_connection()
+                if not self._is_unavailable:
+                    self._is_unavailable = True
+                    log.warning("database_unavailable", fault=str(fault))
+                self._disconnect()
             except Exception:
                 log.exception("ownership_fault")
-                self._let_go_of_connection()
-            self._poked.wait(pause)
+                self._disconnect()
+            self._woken.wait(pause)
 
     def _beat(self) -> float:
-        """One heartbeat and what follows from it; returns the seconds until the next one."""
-        stalled = self._lanes.stalled()
+        """Renew the lease and adjust the share. Returns the seconds until the next heartbeat."""
+        stalled = self._assignments.stalled()
         if stalled:
-            if not self._stalled:
+            if not self._is_stalled:
                 log.error("drain_stalled", partitions=stalled)
-            self._stalled = True
-            return RETRY_SECONDS  # silent on purpose: others take over
-        self._stalled = False
+            self._is_stalled = True
+            return RETRY_SECONDS  # no heartbeat: the lease expires, and other workers take over
+        self._is_stalled = False
 
         if self._connection is None:
             self._connection = self._connect()
         beat, lease_until = self._renew(self._connection)
-        if self._away:
-            self._away = False
-            log.info("database_back")
-        gained = self._lanes.hold(beat.owned, lease_until)
-        gained |= self._level(self._connection, beat, lease_until)
+        if self._is_unavailable:
+            self._is_unavailable = False
+            log.info("database_available")
+        gained = self._assignments.hold(beat.owned, lease_until)
+        gained |= self._adjust_share(self._connection, beat, lease_until)
         if gained:
             self._on_gain(gained, ownership.waiting(self._connection, gained))
-        if not self._ready:
-            self._ready = True
+        if not self._is_ready:
+            self._is_ready = True
             log.info(
                 "worker_ready",
                 worker=str(self._worker),
@@ -151,33 +152,35 @@ class Ownership:
 
     def _renew(self, connection: Connection) -> tuple[Heartbeat, float]:
         """
-        Renew the lease; if it ran out, everything is lost, and a new life begins under a new id. Returns
-        until when it is ours by our own clock: counted from before the asking, so never too long.
+        Renew the lease, or join under a new id and without partitions if it has expired.
+
+        Returns the heartbeat, and the end of the lease by the monotonic clock of this process. The lease is counted
+        from before the statement, so it never ends later here than in the database.
         """
         asked_at = time.monotonic()
         if self._worker is not None:
             beat = ownership.heartbeat(connection, self._worker)
             if beat.renewed:
                 return beat, asked_at + ownership.LEASE_TTL_SECONDS
-            log.warning("lease_ran_out", worker=str(self._worker), partitions=len(self._lanes.held()))
-            self._lanes.lose_all()
+            log.warning("lease_ran_out", worker=str(self._worker), partitions=len(self._assignments.held()))
+            self._assignments.lose_all()
             self._worker = None
         worker = new_id()
         ownership.join(connection, worker, socket.gethostname(), os.getpid())
         self._worker = worker
-        self._doorbell.announce_ownership()  # others let go of our share
+        self._doorbell.announce_ownership()  # other workers release the share of this one
         return ownership.heartbeat(connection, worker), asked_at + ownership.LEASE_TTL_SECONDS
 
-    def _level(self, connection: Connection, beat: Heartbeat, lease_until: float) -> set[int]:
-        """Towards the fair share: claim what is missing, let go of what is too much. Returns what was gained."""
-        assert self._worker is not None  # noqa: S101 - `_renew` gave it one
+    def _adjust_share(self, connection: Connection, beat: Heartbeat, lease_until: float) -> set[int]:
+        """Claim partitions up to the fair share, and release those above it. Returns the partitions gained."""
+        assert self._worker is not None  # noqa: S101 - `_renew` has set it
         share = -(-self._partition_count // beat.living)
         if len(beat.owned) > share:
-            self._lanes.surrender(len(beat.owned) - share)
-        surrendered = self._lanes.surrendered()
+            self._assignments.surrender(len(beat.owned) - share)
+        surrendered = self._assignments.surrendered()
         if surrendered:
             ownership.release(connection, self._worker, surrendered)
-            self._lanes.hold(beat.owned - surrendered, lease_until)
+            self._assignments.hold(beat.owned - surrendered, lease_until)
             self._doorbell.announce_ownership()
             log.info("partitions_released", count=len(surrendered), workers=beat.living)
         missing = share - len(beat.owned)
@@ -186,9 +189,9 @@ class Ownership:
         claimed = ownership.claim(connection, self._worker, missing)
         if claimed:
             log.info("partitions_claimed", count=len(claimed), workers=beat.living)
-        return self._lanes.hold(beat.owned | claimed, lease_until)
+        return self._assignments.hold(beat.owned | claimed, lease_until)
 
-    def _let_go_of_connection(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -1,8 +1,7 @@
 """
-One worker process: its parts, put together, from start to stop.
+One worker process, from start to stop: the composition root of `teller worker`.
 
-The composition root of `teller worker`. Nothing is asked of PostgreSQL or Redis that cannot wait until they
-are there.
+It starts while PostgreSQL or Redis are unavailable, and waits.
 """
 
 from __future__ import annotations
@@ -19,28 +18,27 @@ import structlog
 from processor.errors import DatabaseUnavailable
 from processor.storage import connections, migrations
 from workers.doorbell.ring import ACTOR_NAME, Doorbell
-from workers.worker import heartbeat as ownerships
-from workers.worker import sweep as sweeps
-from workers.worker.assignments import Lanes
+from workers.worker import heartbeat, sweep
+from workers.worker.assignments import Assignments
 from workers.worker.broker import WakingBroker
 from workers.worker.drain import Drainer
-from workers.worker.heartbeat import Ownership
+from workers.worker.heartbeat import OwnershipThread
 from workers.worker.sweep import Sweep
 
 if TYPE_CHECKING:
     from processor.settings import Settings
 
-#: Threads that drain what was rung for. More than cores: they wait for PostgreSQL most of the time.
+#: The threads that drain notified partitions. They mostly wait for PostgreSQL, so there are more than cores.
 DRAIN_THREADS: Final = 4
-#: How long an idle thread of Dramatiq's sleeps before it looks whether it shall end, in milliseconds.
+#: The interval at which an idle thread of Dramatiq checks for its end, in milliseconds.
 DRAMATIQ_IDLE_MS: Final = 1_000
 #: The pause between two tries to reach PostgreSQL at the start, in seconds.
 START_RETRY_SECONDS: Final = 0.5
-#: How long a stop waits for the batches under way, and for Dramatiq's threads, in seconds.
+#: The time that a stop waits for the batches under way, and for Dramatiq's threads, in seconds.
 BATCH_END_SECONDS: Final = 2.5
 DRAMATIQ_END_SECONDS: Final = 1.5
 
-#: New objects after which the garbage collector looks at them: those of some full batches.
+#: The new objects after which the garbage collector runs: those of some full batches.
 GARBAGE_OBJECTS: Final = 100_000
 
 log = structlog.get_logger(__name__)
@@ -48,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 def rest_collector() -> None:
     """
-    What is here now stays: the garbage collector need not walk it again, nor run in the middle of each batch.
+    Exclude the objects that exist now from garbage collection, and collect seldom, not in each batch.
     """
     gc.collect()
     gc.freeze()
@@ -57,8 +55,9 @@ def rest_collector() -> None:
 
 def run_worker(settings: Settings) -> int:
     """
-    Drain until SIGTERM or SIGINT; then end the batches under way, give the partitions back, and return 0.
-    Called on the main thread. Raises SchemaError when the database is not this Teller's.
+    Drain until SIGTERM or SIGINT. Then finish the batches under way and release the partitions. Returns 0.
+
+    Called on the main thread. Raises SchemaError if the schema does not match.
     """
     rest_collector()
     stop = threading.Event()
@@ -67,44 +66,48 @@ def run_worker(settings: Settings) -> int:
     partition_count = _partition_count(settings.worker_database_url, stop)
     if partition_count is None:
         return 0
-    worker = _Worker(settings, partition_count)
+    worker = WorkerProcess(settings, partition_count)
     worker.start()
     stop.wait()
     worker.stop()
     return 0
 
 
-class _Worker:
-    """The parts of a worker process, and the order in which they begin and end."""
+class WorkerProcess:
+    """The parts of a worker process, and the order in which they start and stop."""
 
     def __init__(self, settings: Settings, partition_count: int) -> None:
         connect = functools.partial(connections.connect, settings.worker_database_url)
-        self._lanes = Lanes()
+        self._assignments = Assignments()
         self._doorbell = Doorbell(settings.redis_url)
         self._drainer = Drainer(
-            functools.partial(connect, application_name="teller worker drain"), self._lanes, self._doorbell
+            functools.partial(connect, application_name="teller worker drain"),
+            self._assignments,
+            self._doorbell,
         )
-        self._ownership = Ownership(
+        self._ownership = OwnershipThread(
             functools.partial(
                 connect,
                 application_name="teller worker ownership",
-                statement_timeout_ms=ownerships.STATEMENT_TIMEOUT_MS,
+                statement_timeout_ms=heartbeat.STATEMENT_TIMEOUT_MS,
             ),
             partition_count,
-            self._lanes,
+            self._assignments,
             self._doorbell,
             on_gain=self._gain,
         )
-        self._broker = WakingBroker(settings.redis_url, partition_count, self._lanes, self._ownership.poke)
+        self._broker = WakingBroker(
+            settings.redis_url, partition_count, self._assignments, self._ownership.wake
+        )
         self._sweep = Sweep(
             functools.partial(
                 connect,
                 application_name="teller worker sweep",
-                statement_timeout_ms=sweeps.STATEMENT_TIMEOUT_MS,
+                statement_timeout_ms=sweep.STATEMENT_TIMEOUT_MS,
             ),
             self._drainer,
-            self._lanes,
-            bell_works=lambda: not self._broker.listener.broken,
+            self._assignments,
+            wake_ups_available=lambda: not self._broker.listener.broken,
         )
         # One actor for all queues: the message names the queue, its argument the partition.
         dramatiq.actor(queue_name=min(self._broker.queues), actor_name=ACTOR_NAME, broker=self._broker)(
@@ -115,17 +118,20 @@ class _Worker:
         )
 
     def start(self) -> None:
+        """Start all threads."""
         self._broker.listener.start()
         self._dramatiq.start()
         self._sweep.start()
         self._ownership.start()
 
     def stop(self) -> None:
-        """Nothing is lost whatever fails here: what is not given back runs out, what is not drained waits."""
+        """
+        Stop in order. A fault here loses nothing: leases expire, and rows stay in the inbox.
+        """
         log.info("worker_stopping")
         self._drainer.stop()
-        if not self._lanes.close(BATCH_END_SECONDS):
-            log.warning("batch_left_behind")  # it dies with its connection, and somebody else takes it up
+        if not self._assignments.close(BATCH_END_SECONDS):
+            log.warning("batch_left_behind")  # it ends with its connection, and another worker takes its rows
         self._ownership.stop()
         self._doorbell.close()
         self._broker.end()
@@ -136,12 +142,13 @@ class _Worker:
 
     def _drain(self, partition: int) -> None:
         """
-        The actor: apply what waits in a partition. Ringing twice is harmless: an empty inbox is a no-op. A partition
-        that is ours no more is left to its owner, who looks when he claims it.
+        Drain a partition: the actor. A second doorbell is harmless, because an empty inbox is a no-op.
+
+        A partition that is no longer held is left to its new owner, which drains it when it claims it.
         """
         self._doorbell.acknowledge(partition)  # before the drain reads: a later commit notifies again
         _, more = self._drainer.drain(partition)
-        if more:  # others get their turn, and a stop is never far away
+        if more:  # other partitions get their turn, and a stop does not wait
             self._doorbell.notify(partition)
 
     def _gain(self, gained: set[int], waiting: list[int]) -> None:
@@ -150,8 +157,8 @@ class _Worker:
 
 
 def _partition_count(url: str, stop: threading.Event) -> int | None:
-    """Asked once, as soon as PostgreSQL is there; None when we were stopped before."""
-    said = False
+    """Read the number of partitions when PostgreSQL is available. Returns None if `stop` is set before."""
+    is_unavailable = False
     while not stop.is_set():
         try:
             with (
@@ -160,8 +167,8 @@ def _partition_count(url: str, stop: threading.Event) -> int | None:
             ):
                 return migrations.read_installation(connection).partitions
         except DatabaseUnavailable as fault:
-            if not said:
-                said = True
-                log.warning("database_away", fault=str(fault))
+            if not is_unavailable:
+                is_unavailable = True
+                log.warning("database_unavailable", fault=str(fault))
             stop.wait(START_RETRY_SECONDS)
     return None

@@ -1,9 +1,8 @@
 """
-The sweep: what makes a lost doorbell harmless.
+The sweep makes a lost doorbell harmless: it finds held partitions that have work and no drain, and drains them.
 
-Looks into the database by itself, on threads that need neither Dramatiq nor Redis, for partitions of ours that
-wait and that nobody drains, and drains them. Also drains at once what was just claimed. What else is due by the
-clock (codes that ran out unused) is looked for by one more step in `Sweep._look`.
+It reads the database on threads that need neither Dramatiq nor Redis. It also drains partitions that were just
+claimed, and ends requests whose time is over (`Sweep._look`).
 """
 
 from __future__ import annotations
@@ -24,26 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from processor.storage.connections import Connection
-    from workers.worker.assignments import Lanes
+    from workers.worker.assignments import Assignments
     from workers.worker.drain import Drainer
 
-#: How often we look, in seconds. With NEGLECTED_AFTER_SECONDS: a request whose ring was lost waits 1.5 s at most.
+#: The interval between two looks, in seconds. Together with NEGLECTED_AFTER_SECONDS it limits the wait of a request
+#: whose notification was lost.
 INTERVAL_SECONDS: Final = 0.5
-#: Work that is older, in a partition that had no batch for as long, is neglected, in seconds.
+#: The age after which work counts as neglected, if its partition had no batch for the same time, in seconds.
 NEGLECTED_AFTER_SECONDS: Final = 1.0
-#: How often we look while nobody can ring, in seconds: then whatever waits is ours to drain.
-INTERVAL_WITHOUT_BELL_SECONDS: Final = 0.1
-#: Looking takes at most one part in so many of the time: it costs more where dead rows pile up.
+#: The interval between two looks while wake-ups are unavailable, in seconds. Then the sweep drains all work.
+INTERVAL_WITHOUT_WAKE_UPS_SECONDS: Final = 0.1
+#: The least rest after a look, as a multiple of the time that the look took. A look is expensive where dead rows pile
+#: up.
 REST_PER_LOOK: Final = 10
-#: … but no rest is longer, in seconds: a look also takes long when the process was stopped or its line was dead.
+#: The longest such rest, in seconds. A look also takes long if the process was suspended or its connection was dead.
 REST_SECONDS_MAX: Final = 1.0
-#: Threads that drain what was found.
+#: The threads that drain the partitions found.
 THREADS: Final = 2
-#: How often codes that are long over are forgotten, in seconds.
+#: The interval between two deletions of old codes, in seconds.
 TIDY_SECONDS: Final = 600.0
-#: How long a look may take, in milliseconds.
+#: The longest time of a statement, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 5_000
-#: How long `stop` waits for each thread, in seconds.
+#: The time that `stop` waits for each thread, in seconds.
 STOP_TIMEOUT_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -51,24 +52,26 @@ log = structlog.get_logger(__name__)
 
 class Sweep:
     """
-    `bell_works` says whether doorbells are heard at present. `swept` counts the inbox rows that were rescued:
-    in a healthy system, zero.
+    Drains work that no doorbell reported.
+
+    `wake_ups_available` returns whether doorbells can be sent and fetched at present. `swept` counts the rows of
+    neglected partitions, and is zero in a healthy system.
     """
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         drainer: Drainer,
-        lanes: Lanes,
-        bell_works: Callable[[], bool],
+        assignments: Assignments,
+        wake_ups_available: Callable[[], bool],
     ) -> None:
         self._connect = connect
         self._drainer = drainer
-        self._lanes = lanes
-        self._bell_works = bell_works
+        self._assignments = assignments
+        self._wake_ups_available = wake_ups_available
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        #: What is in `_found`, so that it is in there once; written by whoever looks, claims or drains.
+        #: The partitions in `_found`, each of which is in it once. The lock protects them.
         self._listed: set[int] = set()
         self._found: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -81,24 +84,24 @@ class Sweep:
         self._tidy_at = time.monotonic() + TIDY_SECONDS
 
     def start(self) -> None:
-        """Begin to look; also when PostgreSQL is away."""
+        """Start the threads. PostgreSQL may be unavailable."""
         for thread in self._threads:
             thread.start()
 
     def take(self, waiting: Iterable[int]) -> None:
-        """Drain these at once: they were just claimed. Returns at once."""
+        """Queue partitions that have work, such as new claims, to be drained now. Returns at once."""
         for partition in waiting:
             self._list(partition, neglected=False)
 
     def stop(self) -> None:
-        """Look no more. The drains have ended before (`Lanes.close`)."""
+        """End the threads. The drains have ended before (`Assignments.close`)."""
         self._stopping.set()
         for _ in range(THREADS):
             self._found.put(None)
         for thread in self._threads:
             thread.join(STOP_TIMEOUT_SECONDS)
 
-    # ---------------------------------------------------------------- the thread that looks
+    # ---------------------------------------------------------------- the looking thread
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -106,17 +109,17 @@ class Sweep:
             try:
                 self._look()
             except DatabaseUnavailable:
-                self._let_go_of_connection()  # the heartbeat says it, once
+                self._disconnect()  # the heartbeat logs it
             except Exception:
                 log.exception("sweep_fault")
-                self._let_go_of_connection()
-            interval = INTERVAL_SECONDS if self._bell_works() else INTERVAL_WITHOUT_BELL_SECONDS
+                self._disconnect()
+            interval = INTERVAL_SECONDS if self._wake_ups_available() else INTERVAL_WITHOUT_WAKE_UPS_SECONDS
             rest = min(REST_SECONDS_MAX, REST_PER_LOOK * (time.monotonic() - began))
             self._stopping.wait(max(interval, rest))
-        self._let_go_of_connection()
+        self._disconnect()
 
     def _look(self) -> None:
-        held = self._lanes.held()
+        held = self._assignments.held()
         if not held:
             return
         if self._connection is None:
@@ -125,10 +128,10 @@ class Sweep:
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
             codes.tidy(self._connection)
-        idle = {partition for partition in held if not self._lanes.is_busy(partition)}
+        idle = {partition for partition in held if not self._assignments.is_busy(partition)}
         if not idle:
             return
-        age = NEGLECTED_AFTER_SECONDS if self._bell_works() else 0.0
+        age = NEGLECTED_AFTER_SECONDS if self._wake_ups_available() else 0.0
         for partition in ownership.neglected(self._connection, idle, age):
             self._list(partition, neglected=True)
 
@@ -139,12 +142,12 @@ class Sweep:
             self._listed.add(partition)
         self._found.put((partition, neglected))
 
-    def _let_go_of_connection(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    # ---------------------------------------------------------------- the threads that drain
+    # ---------------------------------------------------------------- the draining threads
 
     def _drain_found(self) -> None:
         while (found := self._found.get()) is not None:
@@ -161,4 +164,4 @@ class Sweep:
                     self.swept += taken
                 log.warning("swept", partition=partition, taken=taken, swept=self.swept)
             if more:
-                self._list(partition, neglected=neglected)  # at the end: others get their turn
+                self._list(partition, neglected=neglected)  # at the end: other partitions get their turn
