@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from api.services import Services
     from api.web.routing import Answer, Call
 
 ALIKE, EMPTY = "/bench/alike", "/bench/empty"
 START_SECONDS = 60
 
 
-def alike(call: Call) -> Answer:
+def alike(call: Call[Services]) -> Answer:
     """Do everything that accepting a redemption does, except make it durable."""
     key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
     submission = call.body.submission(Origin(call.caller, key, fingerprint("redemption", call.sent)))
@@ -97,7 +98,7 @@ def beside(teller: system.Teller) -> Iterator[system.Teller]:
 def main() -> int:
     """Serve until the process is stopped."""
     log.configure()
-    server.create_app = create_app
+    server.create_app = create_app  # type: ignore[attr-defined,assignment]  # the application with two more routes
     with serve(Settings.from_environment(os.environ)) as servers:
         return server.serve(servers.settings)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench import lab
 from bench.report import progress
-from processor import ids
+from processor.domain.partitioning import partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +122,7 @@ def name(key: int) -> str:
 
 def partition(key: int, partitions: int) -> int:
     """Return the partition of the resource with this number."""
-    return ids.partition_of(name(key), partitions)
+    return partition_of(name(key), partitions)
 
 
 def open_resources(connection: Connection, keys: Sequence[int], partitions: int, **rules: object) -> None:

@@ -104,7 +104,8 @@ def _cost(connection: Connection, count: int, act: object) -> Micros:
 
 def hash_and_note() -> float:
     """Compute one digest over the previous one and the fields of an entry, and build its two rows."""
-    now, digest, rows = datetime.now(UTC), bytes(32), []
+    now, digest = datetime.now(UTC), bytes(32)
+    rows: list[tuple[object, ...]] = []
     began = time.process_time()
     for number in range(LOOPS):
         fields = f"hot\n{number}\ndebit\n{number:032x}\nu{number}\n1\n{number}\n0\n{now.isoformat()}"

@@ -11,8 +11,12 @@ import os
 import re
 import subprocess
 import tempfile
+from typing import TYPE_CHECKING
 
 from bench import lab
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Reads the next request of this client, locks the row, checks, takes, writes.
 ROW_LOCK = """
@@ -64,7 +68,7 @@ def run(url: str, script: str, clients: int, requests: int) -> float:
             "-f": file.name,
         }
         variables = ["-D", "n=-1", "-D", f"clients={clients}"]
-        program = [lab.postgres_program("pgbench"), "-n", *variables]
+        program: list[str | Path] = [lab.postgres_program("pgbench"), "-n", *variables]
         program += [str(part) for option in options.items() for part in option]
         done = subprocess.run([*program, url], check=False, capture_output=True, text=True)
     found = _RATE.search(done.stdout)
