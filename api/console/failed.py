@@ -12,8 +12,8 @@ from pydantic import BeforeValidator
 
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
 from api.web.fields import Body, optional
+from api.web.parsing import read_id
 from api.web.problems import Forbidden, Invalid
-from api.web.routing import request_id
 from processor.ids import new_id
 from processor.operations import bulk_actions
 from processor.reading import failed
@@ -137,7 +137,7 @@ def named(ids: list[str]) -> tuple[UUID, ...]:
     """The ids of a form. Raises NotFound, Invalid."""
     if len(ids) > LISTED:
         raise Invalid.at("/id", f"at most {LISTED} requests are selected one by one")
-    return tuple(request_id(text) for text in ids)
+    return tuple(read_id(text, "request") for text in ids)
 
 
 def _preview(visit: Visit, action: str, wanted: Filter, ids: tuple[UUID, ...] | None) -> Page:

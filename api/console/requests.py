@@ -13,7 +13,7 @@ from api.console import timeline
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
 from api.web.auth import ADMINS
 from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
-from api.web.routing import request_id
+from api.web.parsing import read_id
 from processor.clients.keys import Caller
 from processor.domain.model import MAX_QUANTITY, RequestKind
 from processor.errors import TellerError
@@ -154,7 +154,7 @@ def one_request(visit: Visit, request: str) -> Page:
 @pages.post("/requests/<request>/replay")
 def replay(visit: Visit, request: str) -> Redirect:
     """To the end of its queue, tried as if it were new."""
-    named, sent = request_id(request), visit.read(Said)
+    named, sent = read_id(request, "request"), visit.read(Said)
     try:
         with visit.services.connection() as connection:
             _, replayed = failed_requests.replay(connection, named, visit.caller, sent.reason)
@@ -170,7 +170,7 @@ def replay(visit: Visit, request: str) -> Redirect:
 @pages.post("/requests/<request>/refund", roles=ADMINS)
 def refund(visit: Visit, request: str) -> Redirect:
     """A request of kind refund, decided in its turn."""
-    named, sent = request_id(request), visit.read(Refunding)
+    named, sent = read_id(request, "request"), visit.read(Refunding)
     with visit.services.connection() as connection:
         submission = failed_requests.refund(
             connection, named, sent.amount, sent.reason, visit.caller, f"console-{sent.key}"
@@ -184,7 +184,7 @@ def refund(visit: Visit, request: str) -> Redirect:
 @pages.post("/requests/<request>/cancel")
 def cancel(visit: Visit, request: str) -> Redirect:
     """Withdrawn, unless it is decided first."""
-    named, sent = request_id(request), visit.read(Said)
+    named, sent = read_id(request, "request"), visit.read(Said)
     with visit.services.connection() as connection:
         _, command = cancellations.cancel(connection, named, visit.caller, sent.reason)
     visit.services.doorbell.notify(command.partition)
@@ -206,7 +206,7 @@ def deny(visit: Visit, request: str) -> Redirect:
 
 
 def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
-    named, sent = request_id(request), visit.read(Said)
+    named, sent = read_id(request, "request"), visit.read(Said)
     try:
         with visit.services.connection() as connection:
             _, command = verdict(connection, named, visit.caller, sent.reason)
@@ -222,7 +222,7 @@ def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
 
 
 def _inspect(visit: Visit, request: str) -> Inspection:
-    named = request_id(request)
+    named = read_id(request, "request")
     with visit.services.connection() as connection:
         said = audit.list_audit(connection, AuditFilter(request=named), SAID_MAX, None).rows
         return request_detail.inspect(connection, named, said)

@@ -12,8 +12,9 @@ from api.v1.requests import RECORDED
 from api.web import problems, submission
 from api.web.auth import CLIENTS, OPERATORS
 from api.web.fields import Body, Nothing, Text, optional
+from api.web.parsing import read_id
 from api.web.problems import RETRY_AFTER_SECONDS, NotFound
-from api.web.routing import Answer, AnswerDoc, Routes, request_id
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
 from processor.intake.commands import Recorded
 from processor.operations import approvals
@@ -78,7 +79,7 @@ def confirm(call: Call, request: str) -> Answer:
 
     It is then decided like a new one, in the place that it gets now. Wrong tries are counted.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     body: Confirmation = call.body
     with call.services.connection() as connection:
         result = approvals.confirm(connection, call.services.settings, named, body.code, call.caller)
@@ -100,7 +101,7 @@ def send_code_again(call: Call, request: str) -> Answer:
 
     A new one, to the account's e-mail address; the one before is invalid.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     with call.services.connection() as connection:
         code = approvals.send_code_again(connection, call.services.settings, named, call.caller)
     call.services.doorbell.notify_couriers()
@@ -122,7 +123,7 @@ def approve_request(call: Call, request: str) -> Answer:
 
     It is then decided like a new one, in the place that it gets now. By a client other than the one that asked.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     body: Approval = call.body
     with call.services.connection() as connection:
         result = approvals.approve(connection, named, call.caller, body.reason)
@@ -143,7 +144,7 @@ def deny_request(call: Call, request: str) -> Answer:
 
     It is rejected, `denied`, with your reason. By a client other than the one that asked.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     body: Denial = call.body
     with call.services.connection() as connection:
         result = approvals.deny(connection, named, call.caller, body.reason)

@@ -14,8 +14,9 @@ from api.web import problems, submission
 from api.web.auth import ADMINS, OPERATORS
 from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
 from api.web.pagination import Page, listed
+from api.web.parsing import read_id
 from api.web.problems import RETRY_AFTER_SECONDS, NotFound
-from api.web.routing import Answer, AnswerDoc, Routes, request_id
+from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
 from processor.domain.model import Outcome
 from processor.intake.intake import Submission
@@ -126,7 +127,7 @@ def inspect_request(call: Call, request: str) -> Answer:
 
     The traceback, if it was parked by a fault in deciding it, and each call of its gateway, oldest first.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     record = call.services.request(named)
     with call.services.connection() as connection:
         trace = attempts.read_trace(connection, named)
@@ -149,7 +150,7 @@ def replay_request(call: Call, request: str) -> Answer:
     Sends it to the end of its queue, to be tried as if it were new. It keeps its id and can never take twice;
     saying it twice is saying it once.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     body: Replay = call.body
     with call.services.connection() as connection:
         record, replayed = failed_requests.replay(connection, named, call.caller, body.reason)
@@ -201,7 +202,7 @@ def refund_request(call: Call, request: str) -> Answer:
     A request of kind `refund`, decided in its turn: of a parked one it releases what is held, of a completed one
     it gives back all that is left or `amount` of it. Rejected when that would be more than was taken.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     body: Refund = call.body
 
     def make(origin: Origin) -> Submission:

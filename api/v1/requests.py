@@ -11,9 +11,10 @@ from api.services import Call
 from api.web import long_poll, problems, submission
 from api.web.fields import ID_PATTERN, Body, Text, optional
 from api.web.pagination import Page, listed
+from api.web.parsing import read_id
 from api.web.problems import RETRY_AFTER_SECONDS, Invalid, NotFound
 from api.web.responses import AllOf, ListOf
-from api.web.routing import Answer, AnswerDoc, Routes, request_id
+from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.model import EntryKind, RequestKind, Stage, Status
 from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable
@@ -160,7 +161,7 @@ def get_request(call: Call, request: str) -> Answer:
 
     While it is queued, `position` says how many of its partition are ahead.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     record, position = _read(call, named)
     headers: dict[str, str] = {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
@@ -207,7 +208,7 @@ def list_request_entries(call: Call, request: str) -> Answer:
 
     The ledger lines of this request, of all resources that it touches.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     part: Page = call.query
     _read(call, named)
     with call.services.connection() as connection:
@@ -227,7 +228,7 @@ def list_events(call: Call, request: str) -> Answer:
 
     Each state that it came to, when, and by whom.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     _read(call, named)
     with call.services.connection() as connection:
         events = requests.read_events(connection, named, traces=call.caller.sees is None)
@@ -248,7 +249,7 @@ def cancel(call: Call, request: str) -> Answer:
 
     Records a command, which may come too late. The status of the request shows the result.
     """
-    named = request_id(request)
+    named = read_id(request, "request")
     body: Cancellation = call.body
     if "reason" in body.model_fields_set and not call.caller.is_operator:
         raise Invalid.at("/reason", "only operators and admins give a reason")

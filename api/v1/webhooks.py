@@ -14,6 +14,7 @@ from api.web import problems
 from api.web.auth import CLIENTS
 from api.web.fields import Body, Nothing, optional
 from api.web.pagination import Page, listed
+from api.web.parsing import read_id
 from api.web.problems import NotFound
 from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
@@ -201,7 +202,7 @@ def get_webhook(call: Call, webhook: str) -> Answer:
 
     Without its secret. One that answered 410 is disabled.
     """
-    return Answer(_read(call, _id(webhook)))
+    return Answer(_read(call, read_id(webhook, "webhook")))
 
 
 @routes.add(
@@ -217,7 +218,7 @@ def delete_webhook(call: Call, webhook: str) -> Answer:
 
     What was still to be delivered to it is not.
     """
-    named = _id(webhook)
+    named = read_id(webhook, "webhook")
     with call.services.connection() as connection:
         webhooks.delete(connection, named, call.caller)
     return Answer(None, 204)
@@ -238,7 +239,7 @@ def rotate_webhook(call: Call, webhook: str) -> Answer:
 
     For a day the old secret signs as well, so that you can change over.
     """
-    named = _id(webhook)
+    named = read_id(webhook, "webhook")
     with call.services.connection() as connection:
         changed, secret = webhooks.rotate(connection, named, call.caller)
     return Answer(changed.document() | {"secret": secret})
@@ -257,7 +258,7 @@ def list_deliveries(call: Call, webhook: str) -> Answer:
 
     What it is told of which request, how often that was tried, and what it answered last.
     """
-    named = _id(webhook)
+    named = read_id(webhook, "webhook")
     part: Page = call.query
     _read(call, named)
     with call.services.connection() as connection:
@@ -312,16 +313,6 @@ def _check_address(url: str, *, allow_private: bool) -> None:
         checked.result(LOOKUP_SECONDS)
     except TimeoutError as silence:
         raise NameServiceTimeout("the name service did not answer in time: try again") from silence
-
-
-def _id(text: str) -> UUID:
-    try:
-        found = UUID(text)
-    except ValueError:
-        raise NotFound("there is no such webhook") from None
-    if str(found) != text.lower():
-        raise NotFound("there is no such webhook")
-    return found
 
 
 def _read(call: Call, named: UUID) -> Document:

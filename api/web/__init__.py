@@ -1,3 +1,5 @@
 """
-HTTP in general: routing, parsing, authentication, problems, waiting. Knows no noun.
+HTTP in general: routing, parsing, authentication, problems, limits and waiting.
+
+No module here imports a noun. The layers of these modules stand in `pyproject.toml`.
 """

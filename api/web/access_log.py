@@ -1,7 +1,7 @@
 """
-Around every HTTP request: its id, its canonical log line, its metrics, and the headers that all answers have.
+The id, the log line and the metrics of every HTTP request, and the headers that all answers have.
 
-A WSGI middleware, so that nothing that Flask answers by itself escapes it.
+This is WSGI middleware, so it also covers the answers that Flask gives itself.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from api.web.request_metrics import RequestMetrics
 
-#: What is logged and counted as the route of an address that is none.
+#: The route in log and metrics of an address without a route.
 NO_ROUTE: Final = "(none)"
-#: Request ids of clients are taken over when they look like ids.
+#: Request ids of clients that are used as they are.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}", re.ASCII)
 
 _COMMON_HEADERS: Final = [("X-Content-Type-Options", "nosniff")]
-#: Nobody is told where a link was found; a page with forms says otherwise, or browsers hide their origin from us.
+#: Links do not reveal the page that they stand on. Pages with forms differ: otherwise browsers would omit the Origin.
 _NO_REFERRER: Final = ("Referrer-Policy", "no-referrer")
-#: Of an answer for programs; a page brings the policy that it needs.
+#: The policy of an answer for programs. A page brings its own.
 _NO_PAGE: Final = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 _PRIVATE: Final = [_NO_PAGE, ("Cache-Control", "no-store")]
 
@@ -39,18 +39,18 @@ log = structlog.get_logger()
 
 
 class AccessLog:
-    """The application, watched."""
+    """The application with a log line and metrics for each request."""
 
     def __init__(self, application: WSGIApplication, metrics: RequestMetrics) -> None:
         self._application = application
         self._metrics = metrics
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request, and tell of it."""
+        """Answer one request, then log and count it."""
         deadline.begin()
         started = time.perf_counter()
-        asked_id: str = environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = asked_id if _SANE_ID.fullmatch(asked_id) else f"{random.getrandbits(64):016x}"
+        sent_id: str = environ.get("HTTP_X_REQUEST_ID", "")
+        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else f"{random.getrandbits(64):016x}"
         status = 500
 
         def start(
@@ -66,9 +66,9 @@ class AccessLog:
                 headers.extend(_PRIVATE)
             elif not any(name == _NO_PAGE[0] for name, _ in headers):
                 headers.append(_NO_PAGE)
-            standing = environ.get(RATE_LIMIT_HEADERS)
-            if standing is not None:
-                headers.extend(standing)
+            rate_limit_headers = environ.get(RATE_LIMIT_HEADERS)
+            if rate_limit_headers is not None:
+                headers.extend(rate_limit_headers)
             return start_response(line, headers, exc_info)
 
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)

@@ -1,8 +1,8 @@
 """
-Who calls: bearer keys (RFC 6750), recognised by their digest.
+Authentication by bearer keys (RFC 6750), which are stored as digests.
 
-Answers of the database are kept for a moment, so that a busy key costs one query every half second and a
-revoked one stops working within a second. Who uses a key too often, or fails to sign in too often, is told so.
+A key that was found valid is cached. So a busy key costs one query every half second, and a revoked key stops
+working within a second. Limits apply to the requests of each key and to the failed sign-ins of each address.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from processor.storage.connections import Connection
 if TYPE_CHECKING:
     from uuid import UUID
 
-#: For how long a key that was found valid is believed, in seconds.
-FRESH_SECONDS: Final = 0.5
-#: While one thread asks again, the others go on with what is known, up to this age in seconds.
-STALE_SECONDS: Final = 0.9
-#: Keys remembered by one process.
-REMEMBERED_KEYS_MAX: Final = 10_000
-#: Which keys were used is written so often, in seconds: a little less often than it may be.
-NOTING_SECONDS: Final = keys.USE_PAUSE.total_seconds() + 1
+#: The age at which one thread looks a cached key up again.
+REFRESH_SECONDS: Final = 0.5
+#: The age up to which the other threads use the cached key meanwhile.
+CACHE_SECONDS_MAX: Final = 0.9
+#: Keys in the cache of one process.
+CACHED_KEYS_MAX: Final = 10_000
+#: The interval at which the used keys are written: a little longer than the shortest that the database accepts.
+USE_INTERVAL_SECONDS: Final = keys.USE_PAUSE.total_seconds() + 1
 
 CLIENTS: Final = frozenset({"client", "admin"})
 OPERATORS: Final = frozenset({"operator", "admin"})
@@ -39,22 +39,22 @@ ALL_ROLES: Final = frozenset({"client", "operator", "admin"})
 
 
 @dataclass(slots=True)
-class _Known:
-    """A key that was valid when it was last asked for."""
+class _CachedKey:
+    """A key that was valid when it was last looked up."""
 
     caller: Caller
-    asked_at: float
-    #: How many requests it may still make.
+    looked_up_at: float
+    #: The requests that the key may still make.
     bucket: Bucket
-    being_asked: bool = False
+    is_refreshing: bool = False
 
 
 class Authenticator:
     """
-    Recognises keys. `lend` gives a connection for one query. `start` lets it note the use of keys, `stop` ends that.
+    Authenticates keys. `lend` returns a connection for one query. `start` and `stop` control the recording of uses.
 
-    A key that this process knows is never refused for what others at its address do; one that it does not know is
-    not even looked up for an address that has failed too often.
+    Failed sign-ins from an address never affect a cached key. A key that is not cached is refused without a query
+    when too many sign-ins from its address have failed.
     """
 
     def __init__(
@@ -64,26 +64,28 @@ class Authenticator:
         failures_per_minute: int,
     ) -> None:
         self._lend = lend
-        self._known: dict[bytes, _Known] = {}
+        self._cache: dict[bytes, _CachedKey] = {}
         self._lock = threading.Lock()
         self._limit = Limit("key", requests_per_second, KEY_WINDOW_SECONDS)
         self._failures = FailedSignIns(failures_per_minute)
         self._used: set[UUID] = set()
         self._stopping = threading.Event()
-        self._noting = threading.Thread(target=self._note_uses, name="key uses", daemon=True)
+        self._recording = threading.Thread(target=self._record_uses, name="key uses", daemon=True)
 
     def start(self) -> None:
-        """Begin to note which keys are used."""
-        self._noting.start()
+        """Start recording which keys are used."""
+        self._recording.start()
 
     def stop(self) -> None:
-        """Note the last ones, and end."""
+        """Record the last uses, and stop."""
         self._stopping.set()
-        self._noting.join()
+        self._recording.join()
 
     def caller(self, environ: dict[str, Any]) -> Caller:
         """
-        Who sent this request, by its header Authorization. Raises Unauthorized, RateLimited, DatabaseUnavailable.
+        Authenticate a request by its header Authorization.
+
+        Raises Unauthorized, RateLimited, DatabaseUnavailable.
         """
         authorization = environ.get("HTTP_AUTHORIZATION")
         if authorization is None:
@@ -96,61 +98,67 @@ class Authenticator:
 
     def sign_in(self, key: str, environ: dict[str, Any]) -> Caller:
         """
-        Whose key this is, which came with this request. Raises Unauthorized, RateLimited, DatabaseUnavailable.
+        Authenticate the key that came with a request.
+
+        Raises Unauthorized, RateLimited, DatabaseUnavailable.
         """
         if not keys.looks_like_key(key):
             self._failures.count(environ.get("REMOTE_ADDR", ""), environ)
             raise Unauthorized(_NO_KEY)
         digest = keys.digest_of(key)
-        known = self._known.get(digest)
-        if known is None:
-            self._failures.refuse_if_spent(environ.get("REMOTE_ADDR", ""), environ)
-            known = self._ask(digest, None, environ)
+        cached = self._cache.get(digest)
+        if cached is None:
+            self._failures.refuse_if_exhausted(environ.get("REMOTE_ADDR", ""), environ)
+            cached = self._look_up(digest, None, environ)
         else:
-            age = time.monotonic() - known.asked_at
-            if age >= FRESH_SECONDS and (age >= STALE_SECONDS or self._takes_over(known)):
-                known = self._ask(digest, known, environ)
-        bucket = known.bucket
+            age = time.monotonic() - cached.looked_up_at
+            if age >= REFRESH_SECONDS and (age >= CACHE_SECONDS_MAX or self._begins_refresh(cached)):
+                cached = self._look_up(digest, cached, environ)
+        bucket = cached.bucket
         allowed = self._limit.take(bucket)
         environ[RATE_LIMIT_HEADERS] = self._limit.headers(bucket)
         if not allowed:
-            raise self._limit.refusal(bucket, "this key makes more requests than it may")
-        return known.caller
+            raise self._limit.refusal(bucket, "this key has reached its limit of requests")
+        return cached.caller
 
     def note_use(self, caller: Caller) -> None:
-        """The key was used without being sent: by a session that it began."""
+        """Record a use of a key by a session that was started with it."""
         with self._lock:
             self._used.add(caller.key_id)
 
-    def _takes_over(self, known: _Known) -> bool:
-        """Whether this thread is the one to ask again."""
+    def _begins_refresh(self, cached: _CachedKey) -> bool:
+        """Return whether this thread is the one that looks the key up again."""
         with self._lock:
-            if known.being_asked:
+            if cached.is_refreshing:
                 return False
-            known.being_asked = True
+            cached.is_refreshing = True
             return True
 
-    def _ask(self, digest: bytes, before: _Known | None, environ: dict[str, Any]) -> _Known:
-        asked_at = time.monotonic()
+    def _look_up(self, digest: bytes, before: _CachedKey | None, environ: dict[str, Any]) -> _CachedKey:
+        looked_up_at = time.monotonic()
         with self._lend() as connection:
             caller = keys.authenticate(connection, digest)
         if caller is None:
-            self._known.pop(digest, None)
+            self._cache.pop(digest, None)
             self._failures.count(environ.get("REMOTE_ADDR", ""), environ)
             raise Unauthorized("the key is unknown, has expired or was revoked")
-        if len(self._known) >= REMEMBERED_KEYS_MAX:
-            self._known.clear()
-        known = _Known(caller, asked_at, self._limit.bucket() if before is None else before.bucket)
-        self._known[digest] = known
+        if len(self._cache) >= CACHED_KEYS_MAX:
+            self._cache.clear()
+        cached = _CachedKey(caller, looked_up_at, self._limit.bucket() if before is None else before.bucket)
+        self._cache[digest] = cached
         with self._lock:
             self._used.add(caller.key_id)
-        return known
+        return cached
 
-    def _note_uses(self) -> None:
-        """Beside the requests; what could not be written is soon written again, for a key that is in use."""
+    def _record_uses(self) -> None:
+        """
+        Write the used keys, on a thread of its own.
+
+        A write that fails is not repeated: a key in use is soon recorded again.
+        """
         stopping = False
         while not stopping:
-            stopping = self._stopping.wait(NOTING_SECONDS)
+            stopping = self._stopping.wait(USE_INTERVAL_SECONDS)
             with self._lock:
                 used, self._used = self._used, set()
             if used:

@@ -1,9 +1,9 @@
 """
-How long a request may wait for what is away, in all: whatever it needs, one thing after the other, its 503 comes
-within three seconds.
+The deadline of an HTTP request: the total time that it may wait for unavailable dependencies.
 
-Each request has its own, on its own thread. Only what it waits for a database counts: not a slow client, a race of
-the lab, or what is waited for on purpose (`Prefer: wait`).
+So a 503 comes within three seconds, however many dependencies the request waits for, one after the other. Each
+request has its own deadline, on its own thread. Only waits for the database count. A slow client, a race of the lab
+and `Prefer: wait` do not.
 """
 
 import contextlib
@@ -12,24 +12,26 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
-#: All the waits of one request together, in seconds.
+#: The total of all waits of one request.
 DEADLINE_SECONDS: Final = 2.7
 
-#: None: this thread acts for no request in particular.
-_left: ContextVar[float | None] = ContextVar("patience_left", default=None)
+#: None on a thread that acts for no request.
+_remaining: ContextVar[float | None] = ContextVar("remaining_seconds", default=None)
 
 
 def begin() -> None:
-    """A request has come, or has waited for what it wanted to wait for."""
-    _left.set(DEADLINE_SECONDS)
+    """Start a new deadline: a request has arrived, or a wait that it asked for is over."""
+    _remaining.set(DEADLINE_SECONDS)
 
 
 @contextlib.contextmanager
 def remaining() -> Iterator[float]:
     """
-    The seconds that are left for one wait; what it takes of them is gone. Whoever is no request has all of them.
+    Return the seconds that one wait may take, and subtract its duration from the deadline afterwards.
+
+    On a thread that acts for no request, each wait has the whole deadline.
     """
-    left = _left.get()
+    left = _remaining.get()
     if left is None:
         yield DEADLINE_SECONDS
         return
@@ -37,4 +39,4 @@ def remaining() -> Iterator[float]:
     try:
         yield left
     finally:
-        _left.set(max(0.0, left - (time.monotonic() - began)))
+        _remaining.set(max(0.0, left - (time.monotonic() - began)))

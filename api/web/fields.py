@@ -1,8 +1,8 @@
 """
-What clients may send, as types: the field types that bodies and query parameters share, and their base class.
+The field types that bodies and query parameters share, and their base class.
 
-The models of each noun stand in its own file; the OpenAPI document is generated from the same models that
-check the input. Values are taken strictly: "5" and 5.0 are no integers, true is none either.
+The models of each noun stand in its own module. The OpenAPI document is generated from the models that check the
+input. Types are strict: "5", 5.0 and true are not integers.
 """
 
 import json
@@ -14,20 +14,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from processor.domain.model import MAX_QUANTITY
 
-#: `metadata` as compact JSON in UTF-8 has at most so many bytes.
+#: The size limit of `metadata`, as compact JSON in UTF-8.
 METADATA_BYTES_MAX = 4096
-#: Free text (destination, unit, reason) has at most so many characters.
+#: The limit of free text (destination, unit, reason).
 TEXT_CHARACTERS_MAX = 1024
-#: What resources, accounts and clients may be called.
+#: The ids of resources, accounts and clients.
 ID_PATTERN = r"^[A-Za-z0-9._:~@-]{1,128}$"
-#: Printable ASCII, as HTTP headers carry it.
+#: An idempotency key: printable ASCII, as HTTP headers carry it.
 KEY_PATTERN = r"^[ -~]{1,255}$"
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def parse_time(value: object) -> datetime:
-    """An RFC 3339 time with its offset, as UTC. Raises ValueError."""
+    """Return an RFC 3339 time with an offset as UTC. Raises ValueError."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
@@ -35,7 +35,7 @@ def parse_time(value: object) -> datetime:
     try:
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("is no time that exists") from None
+        raise ValueError("is not a time that exists") from None
 
 
 def _small(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -49,9 +49,9 @@ Id = Annotated[str, Field(pattern=ID_PATTERN, examples=["coupon:BLACKFRIDAY"])]
 Account = Annotated[str, Field(pattern=ID_PATTERN, examples=["u_42"])]
 Amount = Annotated[
     int,
-    Field(ge=1, le=MAX_QUANTITY, description="Whole units of the resource; money in minor units."),
+    Field(ge=1, le=MAX_QUANTITY, description="In whole units of the resource; money in minor units."),
 ]
-#: From zero: what a resource begins with, an overdraft, a threshold.
+#: A quantity that may be zero: what a resource begins with, an overdraft, a threshold.
 Quantity = Annotated[int, Field(ge=0, le=MAX_QUANTITY)]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
 Timestamp = Annotated[
@@ -65,7 +65,7 @@ Metadata = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "description": f"Anything you like, at most {METADATA_BYTES_MAX} bytes of JSON.",
+            "description": f"Any object of at most {METADATA_BYTES_MAX} bytes of JSON.",
             "examples": [{"order": "A-17"}],
         }
     ),
@@ -74,14 +74,14 @@ IdempotencyKey = Annotated[str, Field(pattern=KEY_PATTERN, examples=["order-A-17
 
 
 class Body(BaseModel):
-    """The base of what is sent: strict, and an unknown field is a mistake worth telling."""
+    """The base of bodies and query parameters: strict, without unknown fields."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def optional(description: str | None = None) -> Any:
     """
-    A field that may be left out, and then is None. Sent as null it is refused: null is no value of its type.
+    Declare a field that may be left out, and is None then. A null is refused: it is not a value of the type.
     """
     return Field(default=None, description=description)
 

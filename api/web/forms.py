@@ -1,5 +1,5 @@
 """
-Forms of pages: read within bounds, and refused when another site sent them.
+Forms of pages: read within limits, and refused when they come from another site.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from api.web.problems import BodyTooLarge, Forbidden, Malformed, UnsupportedMedi
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: A form has at most so many bytes and fields.
+#: The limits of one form.
 FORM_BYTES_MAX: Final = 64 * 1024
 FORM_FIELDS_MAX: Final = 200
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 
 def refuse_foreign(environ: Mapping[str, Any]) -> None:
-    """Raises Forbidden when the browser says that another site sent this form."""
+    """Refuse a form that another site has sent, by the headers of the browser. Raises Forbidden."""
     site = environ.get("HTTP_SEC_FETCH_SITE")
     origin = environ.get("HTTP_ORIGIN")
     host = environ.get("HTTP_HOST", "")
     if site not in (None, "same-origin", "none") or (
         site is None and origin is not None and origin.partition("://")[2] != host
     ):
-        raise Forbidden("this form was sent from another site: nothing was done")
+        raise Forbidden("this form comes from another site: nothing was done")
 
 
 def read_form(environ: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The fields that were sent. Raises BodyTooLarge, UnsupportedMediaType, Malformed."""
+    """Return the fields that were sent. Raises BodyTooLarge, UnsupportedMediaType, Malformed."""
     if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != _FORM_TYPE:
         raise UnsupportedMediaType(f"a form is sent as {_FORM_TYPE}")
     raw: bytes = environ["wsgi.input"].read(FORM_BYTES_MAX + 1)

@@ -1,7 +1,7 @@
 """
 The Idempotency-Key header: bare, or quoted as a structured field string (RFC 8941, 3.3.3).
 
-Both ways name the same key. What the key does is the intake's business.
+Both forms name the same key. Intake gives the key its effect.
 """
 
 import re
@@ -10,9 +10,9 @@ from typing import Final
 from api.web.fields import KEY_PATTERN
 from api.web.problems import IdempotencyKeyMissing, Invalid
 
-#: The header has at most so many characters: a key of 255, quoted, each character escaped.
+#: The limit of the header: a quoted key of 255 characters, each of them escaped.
 HEADER_CHARACTERS_MAX: Final = 512
-#: For the OpenAPI document: bare, or a quoted string (RFC 9651, 3.3.3).
+#: The header in the OpenAPI document: bare, or a quoted string (RFC 9651, 3.3.3).
 HEADER_PATTERN: Final = r'^([!#-~][ -~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$'
 
 _KEY = re.compile(KEY_PATTERN)
@@ -21,7 +21,11 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 def read_key(header: str | None) -> str:
-    """The key itself. Raises IdempotencyKeyMissing, or Invalid when it is not 1 to 255 printable characters."""
+    """
+    Return the key that a header has.
+
+    Raises IdempotencyKeyMissing, or Invalid if the key is not 1 to 255 printable characters.
+    """
     if header is None or not (text := header.strip()):
         raise IdempotencyKeyMissing("the header Idempotency-Key is missing")
     if text.startswith('"'):

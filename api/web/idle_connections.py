@@ -1,8 +1,9 @@
 """
-Connections that get no answer. Granian bounds the time that a head may take, and an idle connection with it, but not
-that of a body: whoever sends one byte now and then, or reads none of the answer, would keep his place for ever.
+Connections that get no answer are closed.
 
-Linux tells of each connection when something was last sent on it; elsewhere nobody looks, and a proxy must.
+Granian limits the time of a request's head, and of an idle connection, but not the time of a body. So a client that
+sends one byte now and then, or never reads the answer, would keep its connection for ever. Linux reports when data
+was last sent on a connection. On other systems a proxy must close such connections.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from typing import Final
 
 import structlog
 
-#: A connection on which so long nothing was sent is closed, in seconds: longer than an idle one, a head, a wait by
-#: request and the slowest statement take one after the other.
+#: A connection on which nothing was sent for longer is closed. This exceeds the sum of the limits of an idle
+#: connection, a head, `Prefer: wait` and the slowest statement.
 UNANSWERED_SECONDS: Final = 60.0
-#: How often we look, in seconds.
+#: The interval between two checks.
 INTERVAL_SECONDS: Final = 5.0
-#: Where `tcpi_last_data_sent`, in milliseconds, stands in the kernel's `struct tcp_info`: after eight bytes and nine
-#: numbers of four (include/uapi/linux/tcp.h).
+#: The place of `tcpi_last_data_sent`, in milliseconds, in the kernel's `struct tcp_info` (include/uapi/linux/tcp.h).
+#: Eight bytes and nine numbers of four bytes precede it.
 LAST_DATA_SENT: Final = struct.Struct("=44xI")
 
 log = structlog.get_logger()
 
 
 def watch(port: int) -> None:
-    """Close them, on a thread of its own, for as long as the process lives."""
+    """Start a thread that closes them as long as the process runs."""
     if sys.platform == "linux":
         threading.Thread(target=_keep_closing, args=(port,), name="connections", daemon=True).start()
 
 
 def close_unanswered(port: int, seconds: float) -> int:
-    """Close the connections to our port on which nothing was sent for so long. Returns how many there were."""
+    """Close the connections to this port on which nothing was sent for that time. Returns their number."""
     open_now = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
     return sum(_close_if_unanswered(descriptor, port, seconds) for descriptor in open_now)
 
@@ -52,7 +53,7 @@ def _keep_closing(port: int) -> None:
 
 def _close_if_unanswered(descriptor: int, port: int, seconds: float) -> bool:
     try:
-        ours = os.dup(descriptor)  # whatever becomes of that number meanwhile
+        ours = os.dup(descriptor)  # the number may be reused meanwhile
     except OSError:
         return False
     if not stat.S_ISSOCK(os.fstat(ours).st_mode):
@@ -62,11 +63,11 @@ def _close_if_unanswered(descriptor: int, port: int, seconds: float) -> bool:
         if connection.family not in (socket.AF_INET, socket.AF_INET6):
             return False
         try:
-            connection.getpeername()  # one that listens has none
+            connection.getpeername()  # a listening socket has none
             if connection.getsockname()[1] != port:
                 return False
-            told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_SENT.size)
-            [last_sent_ms] = LAST_DATA_SENT.unpack(told)
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_SENT.size)
+            [last_sent_ms] = LAST_DATA_SENT.unpack(info)
             if last_sent_ms < seconds * 1_000:
                 return False
             connection.shutdown(socket.SHUT_RDWR)

@@ -1,9 +1,9 @@
 """
-`Prefer: wait=N` (RFC 7240): holds an answer back until a request is final.
+`Prefer: wait=N` (RFC 7240) delays an answer until a request is final.
 
-A waiter sleeps until the worker announces the request, and looks for itself twice a second in case the
-announcement got lost. One that came before the waiter took its place is remembered for a while, so that nobody
-has to look before there is something to be seen. Nothing here decides what is final; nothing outlives the process.
+A waiter sleeps until the worker announces the request, and reads it twice a second in case the announcement was
+lost. An announcement that comes before its waiter is kept for a while, so that the waiter reads at once. This module
+does not decide which state is final, and keeps nothing beyond the process.
 """
 
 import re
@@ -14,14 +14,14 @@ from collections.abc import Set as AbstractSet
 from typing import Final, TypeVar
 from uuid import UUID
 
-#: Nobody waits longer, in seconds.
+#: The longest wait; more counts as this.
 WAIT_SECONDS_MAX: Final = 20
-#: Answers held back at once by one process; each occupies a thread. More are answered at once.
+#: The waits in one process at the same time; each occupies a thread. Beyond it, requests are answered at once.
 WAITERS_MAX: Final = 192
-#: How long a lost announcement goes unnoticed, in seconds.
+#: The delay that a lost announcement causes at most.
 LOOK_INTERVAL_SECONDS: Final = 0.5
-#: For how long announcements are remembered at the least, in seconds, and how many at the most: from the moment a
-#: request is durable until its waiter has taken its place, milliseconds pass. Whoever misses one looks for itself.
+#: Announcements are kept for at least this time, and at most in this number. A waiter registers within milliseconds
+#: after its request is durable; one that misses its announcement reads the request itself.
 REMEMBERED_SECONDS: Final = 2.0
 REMEMBERED_MAX: Final = 50_000
 
@@ -31,7 +31,7 @@ Seen = TypeVar("Seen")
 
 
 def read_preference(header: str | None) -> int | None:
-    """How many seconds the client would wait; None: not at all. What is not understood is ignored."""
+    """Return the seconds that the client wants to wait, or None. Other preferences are ignored."""
     for preference in (header or "").split(","):
         if found := _WAIT.fullmatch(preference):
             return min(int(found[1]), WAIT_SECONDS_MAX)
@@ -39,15 +39,15 @@ def read_preference(header: str | None) -> int | None:
 
 
 class Waiters:
-    """Who waits for which request, in this process."""
+    """The waits of this process, by request."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: Requests are known by the bytes of their ids here: of the many that are announced, few are waited for.
+        #: Keys are the bytes of request ids, since most announced requests have no waiter.
         self._waiting: dict[bytes, list[threading.Event]] = {}
         self._count = 0
         self._stopping = False
-        #: What was announced lately, and in the time before that.
+        #: The announcements of the current period and of the period before.
         self._announced: set[bytes] = set()
         self._announced_before: set[bytes] = set()
         self._remembered_at = time.monotonic()
@@ -61,8 +61,9 @@ class Waiters:
         is_over: Callable[[Seen], bool],
     ) -> tuple[Seen, bool]:
         """
-        Look, each time there may be something new, until what is seen is over, or the time is. `seen` is what was
-        seen just now. Returns what was seen last, and whether the wait was granted.
+        Call `look` at each announcement until `is_over` accepts its result, or the time is up.
+
+        `seen` is the result at the start. Returns the last result, and whether the wait was granted.
         """
         event = self._enter(request_id.bytes)
         if event is None:
@@ -83,7 +84,7 @@ class Waiters:
 
     def wake(self, request_ids: AbstractSet[bytes]) -> None:
         """
-        These requests have changed: whoever waits for them looks now, and who comes a little late, too. Ids as bytes.
+        Wake the waiters of changed requests, also those that register a little later. Ids are bytes.
         """
         with self._lock:
             self._remember(request_ids)
@@ -100,19 +101,19 @@ class Waiters:
         self._announced.update(request_ids)
 
     def wake_all(self) -> None:
-        """Announcements may have been missed: everybody looks now."""
+        """Wake all waiters, because announcements may have been lost."""
         with self._lock:
             events = [event for waiting in self._waiting.values() for event in waiting]
         for event in events:
             event.set()
 
     def stop(self) -> None:
-        """The process ends: everybody is answered now, and nobody waits any more."""
+        """End all waits, and grant no more: the process is stopping."""
         self._stopping = True
         self.wake_all()
 
     def count(self) -> int:
-        """How many wait, for the metrics."""
+        """Return the number of waits, for the metrics."""
         return self._count
 
     def _enter(self, request_id: bytes) -> threading.Event | None:

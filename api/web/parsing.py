@@ -1,8 +1,8 @@
 """
-From bytes to a checked model. Tells two mistakes apart: not JSON (400), and JSON of the wrong shape (422).
+From bytes to a checked model. Input that is not JSON is a 400, and JSON of the wrong shape is a 422.
 
-JSON is read by RFC 8259 and a little stricter, as I-JSON (RFC 7493) advises: a name occurs once in an object,
-no lone surrogates, no NUL, no number beyond what a double holds, limited depth.
+JSON follows RFC 8259 with the limits of I-JSON (RFC 7493). A name occurs once in an object, and there are no lone
+surrogates. NUL and numbers beyond the range of a double are refused, and the depth is limited.
 """
 
 import json
@@ -10,18 +10,19 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
-from api.web.problems import Invalid, Malformed
+from api.web.problems import Invalid, Malformed, NotFound
 
-#: Objects and arrays nest at most so deep.
+#: The depth to which objects and arrays nest.
 DEPTH_MAX = 32
-#: A whole number of so many characters is one that a double holds the size of.
+#: The digits of a whole number that is certainly within the range of a double.
 DIGITS_SURE_TO_FIT = 308
-#: An answer names at most so many mistakes.
+#: The mistakes that one answer names.
 ERRORS_MAX = 50
-#: A name from the body is repeated in an error up to so many characters.
+#: The characters of a name from the body that an error repeats.
 ECHO_CHARACTERS_MAX = 64
 
 _UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
@@ -31,8 +32,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def parse_json(raw: bytes) -> Any:
     """
-    The parsed body. Raises Malformed when it is not JSON, Invalid when it is JSON that could not be stored
-    or told back as it came.
+    Parse a body.
+
+    Raises Malformed if it is not JSON, and Invalid if it is JSON that cannot be stored and returned unchanged.
     """
     try:
         parsed = _DECODER.decode(raw.decode())
@@ -44,22 +46,33 @@ def parse_json(raw: bytes) -> Any:
         ) from None
     except RecursionError:
         raise Invalid.at("", f"nests deeper than {DEPTH_MAX} levels") from None
-    # Most bodies can hold neither: no escape to hide a surrogate in, not enough brackets to be deep.
+    # Most bodies can have neither: a surrogate needs an escape, and depth needs many brackets.
     if b"\\u" in raw or (raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and _is_deeper(parsed, DEPTH_MAX)):
         _inspect(parsed, "", DEPTH_MAX)
     return parsed
 
 
 def validate(model: type[Model], parsed: Any) -> Model:
-    """The model, checked. Raises Invalid, with a JSON pointer to each mistake."""
+    """Check a parsed body. Raises Invalid with a JSON pointer to each mistake."""
     try:
         return model.model_validate(parsed)
     except ValidationError as fault:
         raise Invalid([explain(error) for error in fault.errors(include_url=False)[:ERRORS_MAX]]) from None
 
 
+def read_id(text: str, noun: str) -> UUID:
+    """Return the id of a noun in an address. Raises NotFound for any other text."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        raise NotFound(f"there is no such {noun}") from None
+    if str(found) != text.lower():
+        raise NotFound(f"there is no such {noun}")
+    return found
+
+
 def parse_query(model: type[Model], values: Mapping[str, list[str]]) -> Model:
-    """Query parameters, each given once. Raises Invalid that names the parameter."""
+    """Check query parameters, each given once. Raises Invalid, which names the parameter."""
     repeated = [name for name, found in values.items() if len(found) > 1]
     if repeated:
         raise Invalid([_query_error(name, "is given more than once") for name in repeated[:ERRORS_MAX]])
@@ -75,7 +88,7 @@ def _query_error(name: str, detail: str) -> dict[str, str]:
 
 
 def explain(error: Any) -> dict[str, str]:
-    """A mistake that pydantic found, as a pointer (RFC 6901) and words."""
+    """Return a mistake that pydantic found as a pointer (RFC 6901) and a sentence."""
     pointer = "".join(f"/{_escape(part)}" for part in error["loc"])
     match error["type"]:
         case "extra_forbidden":
@@ -99,7 +112,11 @@ def _escape(part: int | str) -> str:
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether it nests deeper than so many levels; without saying where, so that a long list costs little."""
+    """
+    Return whether a value nests deeper than that.
+
+    It does not return the place, so that a long list costs little.
+    """
     if depth == 0:
         return True
     inner = value.values() if isinstance(value, dict) else value
@@ -143,7 +160,7 @@ def _whole(digits: str) -> int:
 
 
 def _refuse_constant(name: str) -> None:
-    raise Malformed(f"the body is not JSON: {name} is no number")
+    raise Malformed(f"the body is not JSON: {name} is not a number")
 
 
 _DECODER = json.JSONDecoder(

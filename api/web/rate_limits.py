@@ -1,9 +1,9 @@
 """
-How often: requests of each key, and sign-ins that fail from each address.
+Limits on the requests of each key, and on the failed sign-ins from each address.
 
-Buckets in the memory of one process, refilled evenly: each process of several counts for itself, and what is
-counted is gone with it. That guards the process, and needs nobody else. What is left is told as RateLimit and
-RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11).
+The buckets are in the memory of one process and refill evenly. Each process counts for itself and starts anew. That
+protects the process, and depends on no other one. The headers RateLimit and RateLimit-Policy state the limits
+(draft-ietf-httpapi-ratelimit-headers-11).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Final
 
 from api.web.problems import RateLimited
 
-#: The key of the WSGI environment under which the headers are left that tell how much is left.
-RATE_LIMIT_HEADERS: Final = "teller.standing"
-#: The window of a key's limit, in seconds: so much can also come at once.
+#: The key of the WSGI environment that has these headers.
+RATE_LIMIT_HEADERS: Final = "teller.rate_limit_headers"
+#: The window of a key's limit. The quota of a window may also come at once.
 KEY_WINDOW_SECONDS: Final = 1
-#: The window of failed sign-ins, in seconds.
+#: The window of failed sign-ins.
 SIGN_IN_WINDOW_SECONDS: Final = 60
-#: Addresses remembered by one process for their failed sign-ins.
+#: The addresses with failed sign-ins that one process keeps.
 ADDRESSES_MAX: Final = 10_000
-#: Who has an IPv6 address has so many bits of network to choose others from.
+#: The network of one IPv6 client, which can use every address in it.
 IPV6_PREFIX_BITS: Final = 64
 
 Headers = list[tuple[str, str]]
 
 
 class Bucket:
-    """What is left of a limit, and since when."""
+    """The rest of a quota, and the time at which it was computed."""
 
     __slots__ = ("left", "since")
 
@@ -42,8 +42,10 @@ class Bucket:
 
 class Limit:
     """
-    So many within a window, for whoever has a bucket of it. Threads that take from one bucket at the same instant
-    may be counted as one: a limit is no ledger, and a lock would cost more than it counts.
+    A quota within a window, for each bucket.
+
+    Takes of several threads from one bucket at the same instant may count as one. Exact counts would need a lock,
+    which costs more than they are worth.
     """
 
     def __init__(self, name: str, quota: int, window_seconds: int) -> None:
@@ -53,11 +55,11 @@ class Limit:
         self._policy = ("RateLimit-Policy", f'"{name}";q={quota};w={window_seconds}')
 
     def bucket(self) -> Bucket:
-        """A full one."""
+        """Return a full bucket."""
         return Bucket(self._quota, time.monotonic())
 
     def take(self, bucket: Bucket) -> bool:
-        """One of it, if there is one left."""
+        """Take one from the quota. Returns whether there was one."""
         now = time.monotonic()
         left = min(bucket.left + (now - bucket.since) * self._per_second, self._quota)
         bucket.since = now
@@ -68,20 +70,20 @@ class Limit:
         return True
 
     def is_full(self, bucket: Bucket) -> bool:
-        """Whether all of it is there again: then it need not be remembered."""
+        """Return whether the bucket is full again, and so need not be kept."""
         return bucket.left + (time.monotonic() - bucket.since) * self._per_second >= self._quota
 
     def is_empty(self, bucket: Bucket) -> bool:
-        """Whether nothing could be taken now."""
+        """Return whether nothing can be taken now."""
         return bucket.left + (time.monotonic() - bucket.since) * self._per_second < 1.0
 
     def headers(self, bucket: Bucket) -> Headers:
-        """What is left, and in how many seconds there is one more."""
+        """Return the headers with the rest of the quota and the seconds until there is one more."""
         left = f"r={int(bucket.left)};t={self._seconds_to_one_more(bucket)}"
         return [self._policy, ("RateLimit", f'"{self._name}";{left}')]
 
     def refusal(self, bucket: Bucket, detail: str) -> RateLimited:
-        """Too many: says after how many seconds there is one again, as `headers` does."""
+        """Return the error with the seconds until there is one more, as in `headers`."""
         return RateLimited(detail, self._seconds_to_one_more(bucket))
 
     def _seconds_to_one_more(self, bucket: Bucket) -> int:
@@ -89,23 +91,23 @@ class Limit:
 
 
 class FailedSignIns:
-    """Sign-ins that failed, by the address that they came from: no more than `quota` in a minute."""
+    """Failed sign-ins by address: at most `quota` in a minute."""
 
     def __init__(self, quota: int) -> None:
         self.limit = Limit("sign-in", quota, SIGN_IN_WINDOW_SECONDS)
         self._buckets: dict[str, Bucket] = {}
         self._lock = threading.Lock()
 
-    def refuse_if_spent(self, address: str, standing: dict[str, object]) -> None:
-        """Raises RateLimited when this address has failed too often."""
+    def refuse_if_exhausted(self, address: str, environ: dict[str, object]) -> None:
+        """Raise RateLimited if the quota of this address is used up."""
         with self._lock:
             bucket = self._buckets.get(network_of(address))
         if bucket is not None and self.limit.is_empty(bucket):
-            standing[RATE_LIMIT_HEADERS] = self.limit.headers(bucket)
+            environ[RATE_LIMIT_HEADERS] = self.limit.headers(bucket)
             raise self.limit.refusal(bucket, _TOO_MANY)
 
-    def count(self, address: str, standing: dict[str, object]) -> None:
-        """One more has failed. Raises RateLimited when it was one too many."""
+    def count(self, address: str, environ: dict[str, object]) -> None:
+        """Count a failed sign-in. Raises RateLimited if the quota was used up already."""
         network = network_of(address)
         with self._lock:
             bucket = self._buckets.get(network)
@@ -114,12 +116,12 @@ class FailedSignIns:
                     self._forget()
                 bucket = self._buckets[network] = self.limit.bucket()
             taken = self.limit.take(bucket)
-        standing[RATE_LIMIT_HEADERS] = self.limit.headers(bucket)
+        environ[RATE_LIMIT_HEADERS] = self.limit.headers(bucket)
         if not taken:
             raise self.limit.refusal(bucket, _TOO_MANY)
 
     def _forget(self) -> None:
-        """Those who have done nothing for a while; or, when there are none, everybody: memory has its limit, too."""
+        """Drop the full buckets, or all of them if none is full: memory is limited, too."""
         kept = {name: bucket for name, bucket in self._buckets.items() if not self.limit.is_full(bucket)}
         self._buckets = kept if len(kept) < ADDRESSES_MAX else {}
 
@@ -128,7 +130,7 @@ _TOO_MANY: Final = "too many sign-ins from this address have failed"
 
 
 def network_of(address: str) -> str:
-    """An IPv4 address itself, of an IPv6 address its network: its owner has all of that."""
+    """Return an IPv4 address unchanged, and the network of an IPv6 address."""
     if ":" not in address:
         return address
     try:

@@ -1,9 +1,9 @@
 """
-Routes as data: what a noun offers, who may use it, what it takes and what it answers.
+Routes as data: address, roles, input and answers.
 
-A noun's file declares its routes with a decorator. The same declaration checks the input before the view is
-called and becomes the OpenAPI document, so the two cannot differ. A view gets a Call and returns an Answer;
-what goes wrong it raises as a TellerError.
+The module of a noun declares its routes with a decorator. The same declaration checks the input before the view is
+called, and becomes the OpenAPI document, so the two cannot differ. A view takes a Call and returns an Answer, or
+raises a TellerError.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
 from urllib.parse import parse_qs
-from uuid import UUID
 
 import pydantic_core
 from flask import Response, request
@@ -20,7 +19,7 @@ from flask import Response, request
 from api.web import parsing
 from api.web.auth import ALL_ROLES
 from api.web.fields import NoQuery
-from api.web.problems import BodyTooLarge, Forbidden, NotFound, UnsupportedMediaType
+from api.web.problems import BodyTooLarge, Forbidden, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +35,9 @@ if TYPE_CHECKING:
     from processor.intake.intake import Receipt, Submission
     from processor.storage.connections import Connection
 
-#: A body has at most so many bytes.
+#: The limit of a body.
 BODY_BYTES_MAX: Final = 1024 * 1024
-#: The key of the WSGI environment under which route, client and problem are left for the log.
+#: The keys of the WSGI environment that have route, client and problem for the log.
 ROUTE: Final = "teller.route"
 CLIENT: Final = "teller.client"
 PROBLEM: Final = "teller.problem"
@@ -49,7 +48,7 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class Services(Protocol):
-    """The part of the process's services that is needed before a view is called, and by every POST."""
+    """The services that a call needs before its view, and that every POST needs."""
 
     @property
     def keys(self) -> Authenticator:
@@ -71,28 +70,28 @@ ServicesT = TypeVar("ServicesT", bound=Services)
 
 @dataclass(slots=True)
 class Call(Generic[ServicesT]):
-    """One HTTP request on its way to a view, checked as its route says."""
+    """One HTTP request, checked by the declaration of its route."""
 
     services: ServicesT
     environ: Mapping[str, Any]
-    #: Who calls; views of public routes do not look.
+    #: The client that calls. Views of public routes must not use it.
     caller: Caller
     #: The checked body and query, of the types that the route names.
     body: Any = None
     query: Any = None
-    #: The body as it was sent, parsed: what fingerprints are made of; and byte by byte: what is signed.
+    #: The parsed body as it was sent, for the fingerprint, and its bytes, for a signature.
     sent: Any = None
     raw: bytes = b""
 
     def header(self, name: str) -> str | None:
-        """A header of the request; `name` as CGI spells it, such as HTTP_PREFER."""
+        """Return a header of the request. `name` is spelled as in CGI, such as HTTP_PREFER."""
         value: str | None = self.environ.get(name)
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a view answers: a document for JSON, or text of a type of its own."""
+    """The answer of a view: a document for JSON, or text of another type."""
 
     document: Mapping[str, Any] | str | bytes | None = None
     status: int = 200
@@ -121,10 +120,10 @@ class Route:
     summary: str
     description: str
     view: Callable[..., Answer]
-    #: Who may; empty: everybody, without a key.
+    #: The roles that may use it. Empty: the route is public and needs no key.
     roles: frozenset[str]
     body: type[BaseModel] | None
-    #: A body may be left out.
+    #: Whether the body may be left out.
     body_optional: bool
     query: type[BaseModel]
     answers: Mapping[int, AnswerDoc]
@@ -133,7 +132,7 @@ class Route:
     request_headers: tuple[str, ...]
 
     def check(self, services: ServicesT) -> Call[ServicesT]:
-        """The request that Flask has at hand, checked: key, role, query, body. Raises TellerErrors."""
+        """Check key, role, query and body of Flask's current request. Raises a TellerError."""
         environ = request.environ
         call = Call(services, environ, None)  # type: ignore[arg-type]  # public routes have no caller
         if self.roles:
@@ -161,7 +160,11 @@ class Route:
 
 
 def _read(environ: Mapping[str, Any]) -> bytes:
-    """The body, also a chunked one: the server ends its stream where the body ends. Raises BodyTooLarge."""
+    """
+    Read a body, also a chunked one, whose stream the server ends.
+
+    Raises BodyTooLarge.
+    """
     announced = environ.get("CONTENT_LENGTH") or "0"
     if announced.isdecimal() and int(announced) <= BODY_BYTES_MAX:
         raw: bytes = environ["wsgi.input"].read(BODY_BYTES_MAX + 1)
@@ -171,7 +174,7 @@ def _read(environ: Mapping[str, Any]) -> bytes:
 
 
 def _refuse_other_types(content_type: str | None) -> None:
-    """No type at all is taken as JSON; one that says something else is a mistake worth telling."""
+    """Raise UnsupportedMediaType for a type other than JSON. A body without a type counts as JSON."""
     if content_type and content_type != "application/json":
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
@@ -198,7 +201,11 @@ class Routes:
         problems: tuple[type[TellerError], ...] = (),
         request_headers: tuple[str, ...] = (),
     ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-        """Declare a view; the first line of its docstring is the summary, the rest the description."""
+        """
+        Declare a view.
+
+        The first line of its docstring is the summary in the OpenAPI document, and the rest is the description.
+        """
 
         def declare(view: Callable[..., Answer]) -> Callable[..., Answer]:
             summary, _, description = (view.__doc__ or "").strip().partition("\n\n")
@@ -227,25 +234,27 @@ class Routes:
 
 class RawResponse(Response):
     """
-    A response that is complete as it stands. What Flask's own works out for each (a Location from an IRI, the
-    headers that a 304 may have) costs a tenth of the hot path, and is known here.
+    A response that Flask sends without changes.
+
+    Flask's own class computes a Location from an IRI and filters the headers of a 304 each time. That would cost a
+    tenth of the hot path.
     """
 
     def __init__(
         self, body: bytes, status: int, headers: list[tuple[str, str]]
-    ) -> None:  # not super's: see above
+    ) -> None:  # does not call super's, see above
         self._line = _STATUS_LINES[status]
         self._body = body
         self._headers = headers
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """Send it."""
+        """Send the response."""
         start_response(self._line, self._headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [self._body]
 
 
 def respond(answer: Answer) -> Response:
-    """An Answer as an HTTP response."""
+    """Return an Answer as an HTTP response."""
     headers = list(answer.headers.items())
     document = answer.document
     if document is None:
@@ -257,14 +266,3 @@ def respond(answer: Answer) -> Response:
     headers.append(("Content-Type", answer.content_type))
     headers.append(("Content-Length", str(len(body))))
     return RawResponse(body, answer.status, headers)
-
-
-def request_id(text: str) -> UUID:
-    """The id of a request in an address. Raises NotFound: what is no id names nothing."""
-    try:
-        found = UUID(text)
-    except ValueError:
-        raise NotFound("there is no such request") from None
-    if str(found) != text.lower():
-        raise NotFound("there is no such request")
-    return found

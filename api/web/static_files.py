@@ -1,5 +1,7 @@
 """
-Styles and scripts, from memory, under addresses that name their content: a browser may keep them for ever.
+Styles and scripts, served from memory.
+
+An address has the digest of the content, so a browser may cache the file for ever.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ _TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-#: Where they are served.
+#: The address below which they are served.
 ADDRESS: Final = "/admin/static"
-#: Characters of the digest in an address.
+#: The length of the digest in an address.
 DIGEST_CHARACTERS: Final = 12
 
 
@@ -35,7 +37,7 @@ class _File:
 
 
 class Files:
-    """All files of `api/static/console/` that a browser may have."""
+    """The files of `api/static/console/` that are served."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = {
@@ -49,19 +51,21 @@ class Files:
 
     @classmethod
     def load(cls) -> Files:
-        """Those that are installed."""
+        """Load the installed files."""
         folder = importlib.resources.files("api").joinpath("static", "console")
         found = [file for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES]
         return cls({file.name: file.read_bytes() for file in found})
 
     def address(self, name: str) -> str:
-        """Where a page finds a file, as it is now."""
+        """Return the address of the present version of a file."""
         return f"{ADDRESS}/{self._files[name].digest}/{name}"
 
     def answer(self, digest: str, name: str) -> Response | None:
         """
-        A file; None: there is none of this name. One of another version is answered, too, and not to be kept: two
-        versions of Teller may serve one page while the newer one is rolled out.
+        Return a file, or None if there is none of this name.
+
+        The digest may be that of another version, because two versions of Teller may serve one page during an
+        upgrade. Browsers must not cache that answer.
         """
         file = self._files.get(name)
         if file is None:

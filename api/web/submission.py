@@ -1,7 +1,7 @@
 """
-Making a request, the same for every noun: key, fingerprint, intake, wait, answer.
+How a POST makes a request, the same for every noun: key, fingerprint, intake, wait, answer.
 
-The hot path of the API. A body knows how to become a Submission; everything else is here.
+This is the hot path of the API. The body of a noun converts itself into a Submission; all other steps are here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ problems.declare(
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who asks, under which key, and the digest of what was sent."""
+    """The caller, its idempotency key, and the digest of the body."""
 
     caller: Caller
     idempotency_key: str
@@ -65,7 +65,7 @@ class Origin:
         details: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Submission:
-        """What intake takes in."""
+        """Return the submission for intake."""
         return Submission(
             client_id=self.caller.client,
             key_id=self.caller.key_id,
@@ -89,11 +89,10 @@ def accept(
     make: Callable[[Origin], Submission] | None = None,
 ) -> Answer:
     """
-    Make the request that the call's body asks for, and answer with it as the contract says.
+    Make the request of the call's body, and return the answer with it.
 
-    Where the address names the resource, the body does not: `resource` then is part of what the key stands
-    for, and `make` makes the submission. A PATCH may come without a key, for only POSTs need one; it is then
-    a request of its own each time.
+    Where the address names the resource, the body does not: then the fingerprint includes `resource`, and `make`
+    makes the submission. A PATCH needs no key; without one, each call makes a new request.
     """
     header = call.header("HTTP_IDEMPOTENCY_KEY")
     if header is None and call.environ["REQUEST_METHOD"] == "PATCH":
@@ -123,8 +122,9 @@ def wait_for(
     call: Call[ServicesT], record: RequestRecord, position: int | None, seconds: int, headers: dict[str, str]
 ) -> tuple[RequestRecord, int | None]:
     """
-    The request (and its position) once it is over, or after that many seconds; says so in the headers when it
-    was waited for.
+    Wait until the request is final, or until the time is up. Returns the request and its position.
+
+    Adds a header if the wait was granted.
     """
     seen, applied = (record, position), True
     if not record.is_final:
@@ -137,11 +137,11 @@ def wait_for(
 
 
 def _look(call: Call[ServicesT], request_id: UUID) -> tuple[RequestRecord, int | None]:
-    deadline.begin()  # it waited on purpose until now
+    deadline.begin()  # the wait until now was asked for
     with call.services.connection() as connection:
         return requests.read_request(connection, request_id, None)
 
 
 def etag(record: RequestRecord, position: int | None) -> str:
-    """Names one representation: a position moves while the version stays."""
+    """Return the ETag of one representation. A position changes while the version stays."""
     return f'"{record.version}"' if position is None else f'"{record.version}-{position}"'

@@ -42,7 +42,7 @@ UNSPEAKABLE: Final = (
     "no NUL and no lone surrogate",
     "holds a number that is too large",
     "characters before the @",
-    "is no time that exists",
+    "is not a time that exists",
     "bytes of JSON, this is",
     "starts_at must be before ends_at",
     "there is no gateway named sms",
