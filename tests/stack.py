@@ -360,7 +360,8 @@ class Stack:
             client.http.close()
         for process in self.processes:
             process.kill()
-        self.owner.close()
+        if "owner" in self.__dict__:
+            self.owner.close()
 
     def __enter__(self) -> Self:
         return self

@@ -59,6 +59,9 @@ class Deadline:
         self._began = time.monotonic()
         self._waited = _waits_for_cpu()
 
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s (and {self.waited():.1f} s in which threads waited for a CPU)"
+
     @property
     def passed(self) -> float:
         """The seconds since the beginning."""
@@ -83,9 +86,7 @@ class Deadline:
         Fail if the time is over. Returns the seconds that passed.
         """
         passed = self.passed
-        assert self.is_met(passed), (
-            f"{passed:.2f} s, promised {self.seconds} s + {self.waited():.2f} s of load"
-        )
+        assert self.is_met(passed), f"after {passed:.2f} s, and not within {self}"
         return passed
 
     def until(self, condition: Callable[[], Any]) -> float:

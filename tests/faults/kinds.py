@@ -19,7 +19,10 @@ from processor.errors import DatabaseUnavailable
 from processor.storage import connections
 from tests.faults import degraded
 from tests.faults.run import SOON_SECONDS, TAKEOVER_SECONDS
-from tests.faults.system import MOVED_CLOCK, NOT_ALONE, PARTITIONS, TELLER
+from tests.faults.system import MOVED_CLOCK, NOT_ALONE, is_behind
+from tests.servers import PARTITIONS
+from tests.stack import TELLER
+from tests.waiting import Deadline
 
 if TYPE_CHECKING:
     import random
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 
     from teller.embedded.postgres import Postgres
     from teller.embedded.valkey import Valkey
-    from tests.faults.parts import Part
     from tests.faults.run import Run
+    from tests.stack import Process
 
 #: Time until a killed process is back and has decided its waiting work, in seconds. Python's start takes some
 #: of it.
@@ -48,60 +51,60 @@ Fault = "Callable[[Run, random.Random], str]"
 def kill_worker(run: Run, chance: random.Random) -> str:
     """Kill a worker with -9. Another one takes over its partitions."""
     worker = _worker_beside_others(run, chance)
-    pid, since = worker.pid, time.monotonic()
+    pid, takeover = worker.pid, Deadline(TAKEOVER_SECONDS)
     os.kill(pid, signal.SIGKILL)
-    return f"worker {pid} killed; {run.must_decide(since, TAKEOVER_SECONDS, 'again')}"
+    return f"worker {pid} killed; {run.must_decide(takeover, 'again')}"
 
 
 def stop_worker(run: Run, chance: random.Random) -> str:
     """Suspend a worker for longer than its lease, then let it continue."""
     worker = _worker_beside_others(run, chance)
     with _stopped([worker.pid]):
-        since = time.monotonic()
-        meanwhile = run.must_decide(since, TAKEOVER_SECONDS, "by others")
-        run.system.pause(max(0.0, since + STOPPED_SECONDS - time.monotonic()))
-        seconds = time.monotonic() - since
-    after = run.must_decide(None, SOON_SECONDS, "afterwards")
+        takeover = Deadline(TAKEOVER_SECONDS)
+        meanwhile = run.must_decide(takeover, "by others")
+        run.system.pause(max(0.0, STOPPED_SECONDS - takeover.passed))
+        seconds = takeover.passed
+    after = run.must_decide(SOON_SECONDS, "afterwards")
     return f"worker {worker.pid} stopped for {seconds:.0f} s; {meanwhile}; {after}"
 
 
 def end_worker(run: Run, chance: random.Random) -> str:
     """End a worker with SIGTERM. It hands over at once."""
     worker = _worker_beside_others(run, chance)
-    worker.end()
-    worker.wanted = True
-    return f"worker {worker.pid} ended; {run.must_decide(None, SOON_SECONDS, 'by others')}"
+    run.system.end(worker)
+    run.system.expected.append(worker)
+    return f"worker {worker.pid} ended; {run.must_decide(SOON_SECONDS, 'by others')}"
 
 
 def kill_api(run: Run, chance: random.Random) -> str:
     """Kill an API with -9, either its main process or the one that serves."""
-    api = chance.choice(run.system.living("api"))
-    pid, since = chance.choice(api.pids()), time.monotonic()
+    api = chance.choice(run.system.expected_of("api"))
+    pid, restart = chance.choice(api.pids()), Deadline(RESTART_SECONDS)
     os.kill(pid, signal.SIGKILL)
-    return f"API {pid} killed; {run.must_decide(since, RESTART_SECONDS, 'again')}"
+    return f"API {pid} killed; {run.must_decide(restart, 'again')}"
 
 
 def stop_api(run: Run, chance: random.Random) -> str:
     """Suspend an API in the middle of its requests."""
-    api = chance.choice(run.system.living("api"))
+    api = chance.choice(run.system.expected_of("api"))
     with run.load.standstill.lasting(), _stopped(api.pids()):
         run.system.pause(seconds := chance.uniform(2, 6))
-    return f"API {api.pid} stopped for {seconds:.0f} s; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
+    return f"API {api.pid} stopped for {seconds:.0f} s; {run.must_decide(SOON_SECONDS, 'afterwards')}"
 
 
 def kill_courier(run: Run, chance: random.Random) -> str:
     """Kill the courier with -9 in the middle of its calls."""
-    [courier] = run.system.living("courier")
+    [courier] = run.system.expected_of("courier")
     pid = courier.pid
     os.kill(pid, signal.SIGKILL)
-    return f"courier {pid} killed; {run.must_decide(None, SOON_SECONDS, 'meanwhile')}"
+    return f"courier {pid} killed; {run.must_decide(SOON_SECONDS, 'meanwhile')}"
 
 
 def stop_courier(run: Run, chance: random.Random) -> str:
     """Suspend the courier for longer than its leases."""
-    [courier] = run.system.living("courier")
+    [courier] = run.system.expected_of("courier")
     with _stopped([courier.pid]):
-        decided = run.must_decide(None, SOON_SECONDS, "meanwhile")
+        decided = run.must_decide(SOON_SECONDS, "meanwhile")
         run.system.pause(seconds := chance.uniform(5, 8))
     return f"courier {courier.pid} stopped for {seconds:.0f} s; {decided}"
 
@@ -111,13 +114,13 @@ def kill_valkey(run: Run, chance: random.Random) -> str:
     system = run.system
     pid = _pid(run, system.valkey)
     degraded.be_ready(run)
-    system.wanted.remove(system.valkey)
+    system.expected.remove(system.valkey)
     os.kill(pid, signal.SIGKILL)
     system.pause(chance.uniform(0, 1))
-    without = f"{run.must_decide(None, SOON_SECONDS, 'without it')}, {degraded.without_redis(run)}"
-    system.wanted.append(system.valkey)
+    without = f"{run.must_decide(SOON_SECONDS, 'without it')}, {degraded.without_redis(run)}"
+    system.expected.insert(0, system.valkey)
     system.until(system.valkey.alive)
-    return f"Valkey {pid} killed; {without}; {run.must_decide(None, SOON_SECONDS, 'with it')}"
+    return f"Valkey {pid} killed; {without}; {run.must_decide(SOON_SECONDS, 'with it')}"
 
 
 def stop_valkey(run: Run, chance: random.Random) -> str:
@@ -125,8 +128,8 @@ def stop_valkey(run: Run, chance: random.Random) -> str:
     pid = _pid(run, run.system.valkey)
     with _stopped([pid]):
         run.system.pause(chance.uniform(0.2, 2))
-        without = run.must_decide(None, SOON_SECONDS, "without it")
-    return f"Valkey {pid} stopped; {without}; {run.must_decide(None, SOON_SECONDS, 'with it')}"
+        without = run.must_decide(SOON_SECONDS, "without it")
+    return f"Valkey {pid} stopped; {without}; {run.must_decide(SOON_SECONDS, 'with it')}"
 
 
 def flush_valkey(run: Run, chance: random.Random) -> str:
@@ -139,7 +142,7 @@ def flush_valkey(run: Run, chance: random.Random) -> str:
             with contextlib.suppress(redis.RedisError):  # a server that is not back yet is empty, too
                 client.flushall()
             run.system.pause(0.02)
-    return f"FLUSHALL {times} times; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
+    return f"FLUSHALL {times} times; {run.must_decide(SOON_SECONDS, 'afterwards')}"
 
 
 def kill_postgres(run: Run, chance: random.Random) -> str:
@@ -147,17 +150,17 @@ def kill_postgres(run: Run, chance: random.Random) -> str:
     system = run.system
     pid = _pid(run, system.postgres)
     degraded.be_ready(run)
-    system.wanted.remove(system.postgres)
+    system.expected.remove(system.postgres)
     sent, killed_at = chance.choice([signal.SIGQUIT, signal.SIGKILL]), time.monotonic()
     os.kill(pid, sent)
     system.until(lambda: not system.postgres.alive())
     outage = degraded.without_postgres(run)
     system.pause(chance.uniform(0, 3))
-    system.wanted.insert(0, system.postgres)
+    system.expected.insert(0, system.postgres)
     system.until(lambda: system.query("SELECT 1") is not None)
-    since = time.monotonic()
-    again = run.must_decide(since, TAKEOVER_SECONDS, "again")
-    return f"PostgreSQL {pid} {sent.name}, unavailable for {since - killed_at:.1f} s; {outage}; {again}"
+    seconds = time.monotonic() - killed_at
+    again = run.must_decide(Deadline(TAKEOVER_SECONDS), "again")
+    return f"PostgreSQL {pid} {sent.name}, unavailable for {seconds:.1f} s; {outage}; {again}"
 
 
 def stop_postgres(run: Run, chance: random.Random) -> str:
@@ -168,9 +171,9 @@ def stop_postgres(run: Run, chance: random.Random) -> str:
     with _stopped([pid]), _stopped(_with_children(pid)):  # first the process that starts others
         outage = degraded.without_postgres(run)
         run.system.pause(chance.uniform(0, 3))
-    since = time.monotonic()
-    again = run.must_decide(since, TAKEOVER_SECONDS, "again")
-    return f"PostgreSQL {pid} stopped for {since - began:.0f} s; {outage}; {again}"
+    seconds = time.monotonic() - began
+    again = run.must_decide(Deadline(TAKEOVER_SECONDS), "again")
+    return f"PostgreSQL {pid} stopped for {seconds:.0f} s; {outage}; {again}"
 
 
 def lose_commits(run: Run, chance: random.Random) -> str:
@@ -179,7 +182,7 @@ def lose_commits(run: Run, chance: random.Random) -> str:
     for proxy in proxies:
         proxy.losses = [chance.choice(["answer", "answer", "commit"]) for _ in range(chance.randint(1, 6))]
         proxy.cuts = 0
-    decided = run.must_decide(None, TAKEOVER_SECONDS, "all the same")
+    decided = run.must_decide(TAKEOVER_SECONDS, "all the same")
     end = time.monotonic() + TAKEOVER_SECONDS
     run.system.until(lambda: time.monotonic() > end or not any(proxy.losses for proxy in proxies))
     for proxy in proxies:
@@ -191,17 +194,17 @@ def cut_off_host(run: Run, chance: random.Random) -> str:
     """Cut some workers off from PostgreSQL in both directions. Others take over."""
     run.system.until(run.system.is_shared_by_all)
     proxy = chance.choice(run.system.worker_proxies)
-    cut_off = [part for part in run.system.living("worker") if run.system.is_behind(part, proxy)]
-    others = len(run.system.living("worker")) - len(cut_off)
+    cut_off = [part for part in run.system.expected_of("worker") if is_behind(part, proxy)]
+    others = len(run.system.expected_of("worker")) - len(cut_off)
     proxy.freeze()
-    since = time.monotonic()
+    takeover = Deadline(TAKEOVER_SECONDS)
     try:
-        decided = run.must_decide(since, TAKEOVER_SECONDS, "by others") if others else "no worker is left"
-        run.system.pause(max(0.0, since + chance.uniform(4, 8) - time.monotonic()))
+        decided = run.must_decide(takeover, "by others") if others else "no worker is left"
+        run.system.pause(max(0.0, chance.uniform(4, 8) - takeover.passed))
     finally:
         proxy.thaw()
-    seconds = time.monotonic() - since
-    after = run.must_decide(time.monotonic(), TAKEOVER_SECONDS, "afterwards")
+    seconds = takeover.passed
+    after = run.must_decide(Deadline(TAKEOVER_SECONDS), "afterwards")
     return f"{len(cut_off)} workers cut off for {seconds:.0f} s; {decided}; {after}"
 
 
@@ -228,7 +231,7 @@ def drain_as_foreigner(run: Run, chance: random.Random) -> str:
     run.system.pause(FOREIGN_SECONDS)
     over.set()
     run.system.until(lambda: not any(foreigner.is_alive() for foreigner in foreigners))
-    return f"foreign processes drained {taken} rows; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
+    return f"foreign processes drained {taken} rows; {run.must_decide(SOON_SECONDS, 'afterwards')}"
 
 
 def move_clock(run: Run, chance: random.Random) -> str:
@@ -239,13 +242,13 @@ def move_clock(run: Run, chance: random.Random) -> str:
 
 def move_clock_of(kind: str, shift: int, run: Run, chance: random.Random) -> str:
     """Shift the clock of a process of this kind by `shift` seconds."""
-    part = chance.choice(run.system.living(kind))
+    part = chance.choice(run.system.expected_of(kind))
     sound = part.arguments, part.environment
     _restart(run, part, [*MOVED_CLOCK, kind], {**part.environment, "CLOCK_SHIFT_SECONDS": str(shift)})
-    decided = run.must_decide(time.monotonic(), RESTART_SECONDS, "meanwhile")
+    decided = run.must_decide(Deadline(RESTART_SECONDS), "meanwhile")
     run.system.pause(chance.uniform(1, 3))
     _restart(run, part, [*TELLER, kind], sound[1])
-    after = run.must_decide(time.monotonic(), RESTART_SECONDS, "afterwards")
+    after = run.must_decide(Deadline(RESTART_SECONDS), "afterwards")
     return f"clock of the {kind} {shift:+d} s; {decided}; {after}"
 
 
@@ -254,51 +257,51 @@ def scale_workers(run: Run, chance: random.Random) -> str:
     system = run.system
     decided = []
     system.until(system.is_shared_by_all)
-    began = run.now()
-    for _ in range(len(system.living("worker")) - 1):
-        system.living("worker")[-1].end()
-        decided.append(run.must_decide(None, TAKEOVER_SECONDS, "by fewer"))
-    while len(system.living("worker")) < 4:
+    began, limit = run.now(), Deadline(TAKEOVER_SECONDS)
+    for _ in range(len(system.expected_of("worker")) - 1):
+        system.end(system.expected_of("worker")[-1])
+        decided.append(run.must_decide(TAKEOVER_SECONDS, "by fewer"))
+    while len(system.expected_of("worker")) < 4:
         system.add_worker()
-        decided.append(run.must_decide(None, TAKEOVER_SECONDS, "by more"))
+        decided.append(run.must_decide(TAKEOVER_SECONDS, "by more"))
     system.until(system.is_shared_by_all)
-    while len(system.living("worker")) > 1:
-        chance.choice(system.living("worker")).end()
-        decided.append(run.must_decide(None, TAKEOVER_SECONDS, "by fewer"))
+    while len(system.expected_of("worker")) > 1:
+        system.end(chance.choice(system.expected_of("worker")))
+        decided.append(run.must_decide(TAKEOVER_SECONDS, "by fewer"))
     system.add_worker()
     slowest = max(decided, key=lambda line: float(line.rpartition(" after ")[2].split()[0]))
-    return f"workers 1 → 4 → 1; at the slowest {slowest}; {run.must_not_wait(began, TAKEOVER_SECONDS)}"
+    return f"workers 1 → 4 → 1; at the slowest {slowest}; {run.must_not_wait(began, limit)}"
 
 
 def cut_power(run: Run, chance: random.Random) -> str:
     """Kill everything at the same moment."""
     system = run.system
     servers = [(server, _pid(run, server)) for server in (system.postgres, system.valkey)]
-    for part in system.parts:
-        if part.alive():
-            os.kill(part.pid, signal.SIGKILL)
+    for process in system.processes:
+        if process.alive():
+            os.kill(process.pid, signal.SIGKILL)
     for _, leader in servers:
         for pid in _with_children(leader):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    since = time.monotonic()
+    restart = Deadline(POWER_SECONDS)
     system.until(lambda: all(server.pid != before for server, before in servers))  # dead, or back already
-    return f"everything killed; {run.must_decide(since, POWER_SECONDS, 'again')}"
+    return f"everything killed; {run.must_decide(restart, 'again')}"
 
 
-def _worker_beside_others(run: Run, chance: random.Random) -> Part:
+def _worker_beside_others(run: Run, chance: random.Random) -> Process:
     """
     Choose a worker once all have started. Workers that an earlier fault ended could not take over from it.
     """
     run.system.until(run.system.is_shared_by_all)
-    return chance.choice(run.system.living("worker"))
+    return chance.choice(run.system.expected_of("worker"))
 
 
-def _restart(run: Run, part: Part, arguments: Sequence[str], environment: object) -> None:
+def _restart(run: Run, part: Process, arguments: Sequence[str], environment: object) -> None:
     part.arguments, part.environment = arguments, environment  # type: ignore[assignment] # the same mapping, extended
     before = part.starts
-    part.end(kill=True)
-    part.wanted = True
+    run.system.end(part, kill=True)
+    run.system.expected.append(part)
     run.system.until(lambda: part.starts > before)
 
 

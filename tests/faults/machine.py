@@ -13,10 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Final
 
 from tests.faults.run import SOON_SECONDS, TAKEOVER_SECONDS
+from tests.waiting import Deadline
 
 if TYPE_CHECKING:
     import random
@@ -71,8 +71,7 @@ def fill_postgres_disk(run: Run, chance: random.Random) -> str:
     """Let PostgreSQL write nothing more. Clients get an answer, and afterwards everything continues."""
     with _full(run.system.home / "postgres"):
         run.system.pause(seconds := chance.uniform(1, 5))
-    since = time.monotonic()
-    again = run.must_decide(since, TAKEOVER_SECONDS, "again")
+    again = run.must_decide(Deadline(TAKEOVER_SECONDS), "again")
     return f"disk of PostgreSQL full for {seconds:.0f} s; {again}"
 
 
@@ -80,8 +79,8 @@ def fill_valkey_disk(run: Run, chance: random.Random) -> str:
     """Let Valkey write nothing more, so that it refuses commands. The sweep finds the work."""
     with _full(run.system.home / "valkey"):
         run.system.pause(chance.uniform(1, 4))
-        without = run.must_decide(None, SOON_SECONDS, "meanwhile")
-    return f"disk of Valkey full; {without}; {run.must_decide(None, SOON_SECONDS, 'afterwards')}"
+        without = run.must_decide(SOON_SECONDS, "meanwhile")
+    return f"disk of Valkey full; {without}; {run.must_decide(SOON_SECONDS, 'afterwards')}"
 
 
 @contextlib.contextmanager
@@ -151,18 +150,18 @@ def cut_cable(run: Run, chance: random.Random) -> str:
     try:
         listening = system.second_host(HERE, POSTGRES_PORT, REDIS_PORT)
         with listening as environment:
-            far = system.add_part("worker", environment, prefix=host.prefix)
+            far = system.add("worker", environment, host.prefix)
             system.until(lambda: _owned_by(run, far.pid) > 0)
             owned = _owned_by(run, far.pid)
             host.pull_cable()
-            since = time.monotonic()
-            decided = run.must_decide(since, TAKEOVER_SECONDS, "by the other host")
-            system.pause(max(0.0, since + chance.uniform(4, 8) - time.monotonic()))
+            takeover = Deadline(TAKEOVER_SECONDS)
+            decided = run.must_decide(takeover, "by the other host")
+            system.pause(max(0.0, chance.uniform(4, 8) - takeover.passed))
             host.plug_cable()
-            seconds = time.monotonic() - since
-            after = run.must_decide(time.monotonic(), TAKEOVER_SECONDS, "afterwards")
-            far.end()
-        system.parts.remove(far)
+            seconds = takeover.passed
+            after = run.must_decide(Deadline(TAKEOVER_SECONDS), "afterwards")
+            system.end(far)
+        system.processes.remove(far)
     finally:
         host.close()
     return f"a host with {owned} partitions cut off for {seconds:.0f} s; {decided}; {after}"

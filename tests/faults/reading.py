@@ -11,7 +11,7 @@ from tests.faults.clients import Http
 from tests.faults.history import Delivery, Entry, History, Resource, State, Stored
 
 if TYPE_CHECKING:
-    from tests.faults.system import System
+    from tests.faults.system import FaultStack
 
 #: The number of newest requests that are also read over HTTP.
 SHOWN_MAX = 3_000
@@ -36,7 +36,7 @@ NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 DELIVERIES = "SELECT request_id::text, version, type, webhook_id::text, status FROM deliveries ORDER BY id"
 
 
-def read_back(system: System, bank: Counter[str]) -> History:
+def read_back(system: FaultStack, bank: Counter[str]) -> History:
     """Read everything except the observations of clients and subscribers."""
     requests = {row[0]: Stored(*row) for row in _rows(system, REQUESTS)}
     for request, *state in _rows(system, STATES):
@@ -58,13 +58,13 @@ def read_back(system: System, bank: Counter[str]) -> History:
     )
 
 
-def _rows(system: System, query: str) -> list[Any]:
+def _rows(system: FaultStack, query: str) -> list[Any]:
     rows = system.query(query)
     assert rows is not None, "PostgreSQL is unavailable"
     return rows
 
 
-def _shown(system: System) -> list[dict[str, Any]]:
+def _shown(system: FaultStack) -> list[dict[str, Any]]:
     """Return the newest requests, as an admin sees them."""
     reader = Http(system.ports, system.admin)
     found: list[dict[str, Any]] = []

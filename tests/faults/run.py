@@ -15,7 +15,9 @@ from tests.faults.history import History, Subscriber
 from tests.faults.load import Load
 from tests.faults.outside import outside
 from tests.faults.reading import read_back
-from tests.faults.system import PARTITIONS, System
+from tests.faults.system import FaultStack
+from tests.servers import PARTITIONS
+from tests.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +56,7 @@ WITH hurried AS (
 class Run:
     """A system with its load. `problems` has the violations so far, one line each."""
 
-    def __init__(self, system: System, load: Load, bank: Bank, hook: Hook) -> None:
+    def __init__(self, system: FaultStack, load: Load, bank: Bank, hook: Hook) -> None:
         self.system = system
         self.load = load
         self.bank = bank
@@ -65,12 +67,12 @@ class Run:
 
     # ------------------------------------------------------------ time until the next decision
 
-    def probe(self) -> tuple[float, float]:
+    def probe(self, seconds: float) -> Deadline:
         """
-        Send one request to each partition.
+        Send one request to each partition, and wait until all are decided.
 
-        Returns the monotonic times of their acceptance and of the last decision. Raises AssertionError after
-        a long time.
+        Returns the deadline of `seconds` that began with their acceptance. Raises AssertionError after a long
+        time.
         """
         prober, found = self.load.prober, list[str]()
         prober.deadline = time.monotonic() + ACCEPT_SECONDS
@@ -81,32 +83,30 @@ class Run:
         asking.start()
         self.system.until(lambda: not asking.is_alive(), 2 * ACCEPT_SECONDS)
         assert found, f"not accepted within {ACCEPT_SECONDS:.0f} s"
-        accepted = time.monotonic()
+        deadline = Deadline(seconds)
         self.system.until(lambda: self._are_decided(found))
-        return accepted, time.monotonic()
+        return deadline
 
-    def must_decide(self, since: float | None, bound: float, condition: str) -> str:
+    def must_decide(self, limit: Deadline | float, condition: str) -> str:
         """
-        Check that one request of each partition is decided within `bound` seconds of `since`, or of its
-        acceptance.
+        Check that one request of each partition is decided in time.
 
-        Returns a description. A decision that took longer is a problem.
+        The limit is a deadline that has begun, or the seconds from the acceptance of the requests. Returns a
+        description. A decision that took longer is a problem.
         """
         try:
-            accepted, decided = self.probe()
+            accepted = self.probe(limit.seconds if isinstance(limit, Deadline) else limit)
         except AssertionError as fault:
             self.problems.append(
                 f"not_decided_again {condition}: {fault}; {self.system.last_words('worker')}"
             )
             return f"NOT decided again: {fault}"
-        took = decided - (accepted if since is None else since)
-        if took > bound:
-            self.problems.append(
-                f"decided_late {condition}: after {took:.1f} s, and not within {bound:.0f} s"
-            )
-        return (
-            f"{'LATE: ' if took > bound else ''}decided {condition} after {took:.2f} s (within {bound:.0f})"
-        )
+        deadline = limit if isinstance(limit, Deadline) else accepted
+        took, is_met = deadline.passed, deadline.is_met()
+        if not is_met:
+            self.problems.append(f"decided_late {condition}: after {took:.1f} s, and not within {deadline}")
+        late = "" if is_met else "LATE: "
+        return f"{late}decided {condition} after {took:.2f} s (within {deadline.seconds:.0f})"
 
     def now(self) -> object:
         """Return the time of the clock that dates requests and decisions."""
@@ -114,18 +114,16 @@ class Run:
         assert rows, "PostgreSQL is unavailable"
         return rows[0][0]
 
-    def must_not_wait(self, since: object, bound: float) -> str:
+    def must_not_wait(self, since: object, limit: Deadline) -> str:
         """
-        Check that no request accepted since then waited longer than `bound` seconds. Returns a description.
+        Check that no request accepted since then waited longer than the limit. Returns a description.
         """
         rows = self.system.query(LONGEST_WAIT, since)
         assert rows, "PostgreSQL is unavailable"
         [(waited, request)] = rows
-        if waited > bound:
-            self.problems.append(
-                f"decided_late {request}: after {waited:.1f} s, and not within {bound:.0f} s"
-            )
-        return f"no request waited for more than {waited:.2f} s (within {bound:.0f})"
+        if not limit.is_met(waited):
+            self.problems.append(f"decided_late {request}: after {waited:.1f} s, and not within {limit}")
+        return f"no request waited for more than {waited:.2f} s (within {limit.seconds:.0f})"
 
     def _are_decided(self, requests: list[str]) -> bool:
         rows = self.system.query(
@@ -172,9 +170,9 @@ class Run:
 def running(home: Path, seed: int, people: int, workers: int = 2) -> Iterator[Run]:
     """Run a system in an empty home, with its resources and its subscriber, before any client starts."""
     with outside() as (bank, bank_url, hook, hook_url):
-        system = System(home, bank_url, workers)
+        system = FaultStack(home, bank_url, workers)
         try:
-            system.start()
+            system.begin()
             load = Load(system.ports, system.client, system.admin, seed, people)
             registered = load.prober.http.call("POST", "/v1/webhooks", {"url": hook_url})
             assert registered.status == 201, registered

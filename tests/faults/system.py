@@ -1,9 +1,9 @@
 """
-The system for the faults: PostgreSQL, Valkey, two APIs, workers and a courier, each a child process.
+The system that the faults are made to: PostgreSQL, Valkey, two APIs, workers and a courier.
 
-A process that dies and should run is started again, as `teller up` does (tests/flow/test_up.py tests that
-one). APIs, workers and the courier connect to PostgreSQL through proxies. Everything is in a new home, also a
-copy of the code, so that later changes of the sources have no effect. All processes end with this one.
+A process that dies and is expected is started again, as `teller up` does (tests/flow/test_up.py tests that).
+APIs, workers and the courier reach PostgreSQL through proxies. The home also holds a copy of the code: a process
+that is started again runs the same code as before. Everything ends with the tests.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import contextlib
 import http.client
 import os
 import secrets
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,22 +32,24 @@ from teller.embedded import home as homes
 from teller.embedded import postgres, valkey
 from teller.embedded.postgres import Postgres
 from teller.embedded.valkey import Valkey
-from tests.faults.parts import Part, sources
 from tests.faults.proxy import SOCKET_NAME, Proxy
+from tests.servers import PARTITIONS
+from tests.stack import TELLER, TOP, Process, Stack, bare_environment
+from tests.waiting import TIMEOUT_SECONDS, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-TELLER = ("-P", "-m", "teller")
 MOVED_CLOCK = ("-P", "-m", "tests.faults.moved_clock")
-PARTITIONS = 64
-#: Part of a batch's message when another transaction changed its partition: the lock did not hold.
+#: The error of a batch that did not have its partition for itself: the lock did not hold.
 NOT_ALONE = "changed while the batch was under way"
-#: Time limit for everything else, in seconds.
-WAIT_SECONDS = 30.0
-#: Interval between two checks for dead processes, in seconds.
+#: The code of the processes.
+SOURCES = ("teller", "api", "lab", "workers", "processor", "schema.sql", "tests/faults")
+#: A process that was asked to stop is killed after this, in seconds.
+STOP_SECONDS = 8.0
+#: The pause between two looks at the processes, in seconds.
 LOOK_SECONDS = 0.02
-#: Settings that end gateway calls soon: tries, first pause and time limit in seconds.
+#: A gateway call fails soon here: tries, first pause and timeout in seconds.
 GATEWAY = {
     "TELLER_GATEWAY_TRIES": "3",
     "TELLER_GATEWAY_BACKOFF_SECONDS": "0.2",
@@ -57,58 +59,52 @@ GATEWAY = {
 
 @dataclass(frozen=True)
 class Caller:
-    """A client with its key."""
+    """A client and its key."""
 
     client: str
     key: str
 
 
-@dataclass
-class System:
-    """The system between `start` and `close`. The main thread calls `mend` meanwhile."""
+class FaultStack(Stack):
+    """The servers and processes. After `begin` the main thread lets them run with `pause` or `until`."""
 
-    home: Path
-    gateway_url: str
-    workers_at_first: int = 2
-    parts: list[Part] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        homes.prepare(self.home)
-        self.postgres, self.valkey = Postgres(self.home), Valkey(self.home)
-        #: The servers that should run.
-        self.wanted: list[Postgres | Valkey] = [self.postgres, self.valkey]
-        self.ports: list[int] = []
-        self._mended_at = 0.0
-        self._urls = postgres.environment(self.home)
+    def __init__(self, home: Path, gateway_url: str, workers_at_first: int = 2) -> None:
+        homes.prepare(home)
+        self._urls = postgres.environment(home)
         self.owner_url = self._urls["DATABASE_URL"]
-        self.redis_url = valkey.environment(self.home)["REDIS_URL"]
-        socket_path = homes.run_directory(self.home) / "postgres" / SOCKET_NAME
-        self.api_proxy = Proxy(self.home / "pa", socket_path)
-        self.courier_proxy = Proxy(self.home / "pc", socket_path)
-        #: Proxies that workers use in turn.
-        self.worker_proxies = [Proxy(self.home / name, socket_path) for name in ("pw0", "pw1")]
-        self.environment = {
-            "PYTHONPATH": str(sources(self.home / "code")),
-            "TELLER_HOME": str(self.home),
-            "TELLER_SECRET": secrets.token_hex(),
-            "TELLER_GATEWAY_SECRET": "whsec_" + "c2VjcmV0" * 4,
-            "TELLER_GATEWAYS": f"bank={self.gateway_url},sandbox=builtin",
-            "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
-            "REDIS_URL": self.redis_url,
-            **GATEWAY,
-            **self._urls,
-        }
-        self.environment["TELLER_API_DATABASE_URL"] = self.through(self.api_proxy, "teller_api")
-        self.environment["TELLER_COURIER_DATABASE_URL"] = self.through(self.courier_proxy, "teller_courier")
-
-    def through(self, proxy: Proxy, role: str) -> str:
-        """Return the URL of the database for this role, through a proxy."""
-        return f"postgresql:///{postgres.OWNER}?host={proxy.directory}&user={role}"
+        self.redis_url = valkey.environment(home)["REDIS_URL"]
+        socket_path = homes.run_directory(home) / "postgres" / SOCKET_NAME
+        self.api_proxy = Proxy(home / "pa", socket_path)
+        self.courier_proxy = Proxy(home / "pc", socket_path)
+        #: Each worker goes through one of these.
+        self.worker_proxies = [Proxy(home / name, socket_path) for name in ("pw0", "pw1")]
+        super().__init__(
+            {
+                "PYTHONPATH": str(_copy_of_sources(home / "code")),
+                "TELLER_HOME": str(home),
+                "TELLER_SECRET": secrets.token_hex(),
+                "TELLER_GATEWAY_SECRET": "whsec_" + "c2VjcmV0" * 4,
+                "TELLER_GATEWAYS": f"bank={gateway_url},sandbox=builtin",
+                "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
+                "REDIS_URL": self.redis_url,
+                **GATEWAY,
+                **self._urls,
+                "TELLER_API_DATABASE_URL": through(self.api_proxy, "teller_api"),
+                "TELLER_COURIER_DATABASE_URL": through(self.courier_proxy, "teller_courier"),
+            },
+            home / "log",
+        )
+        self._workers_at_first = workers_at_first
+        self.postgres, self.valkey = Postgres(home), Valkey(home)
+        #: The servers and processes that are started again when they die.
+        self.expected: list[Postgres | Valkey | Process] = [self.postgres, self.valkey]
 
     # ------------------------------------------------------------ start and end
 
-    def start(self) -> None:
-        """Start everything. Returns when it is ready."""
+    def begin(self) -> None:
+        """
+        Start everything. Returns when all is ready.
+        """
         self.postgres.start()
         self.valkey.start()
         migrations.migrate(self.owner_url, PARTITIONS)
@@ -116,48 +112,45 @@ class System:
             made = [keys.create_key(connection, role, role) for role in ("admin", "client")]
         self.admin, self.client = (Caller(one.client, one.key) for one in made)
         for _ in range(2):
-            self.ports.append(_free_port())
-            self.add_part("api", {"TELLER_PORT": str(self.ports[-1])})
+            self.ports.append(free_port())
+            self.add("api", {"TELLER_PORT": str(self.ports[-1])})
         # The first API serves the sandbox.
-        self.add_part("courier", {"TELLER_PORT": str(self.ports[0])})
-        for _ in range(self.workers_at_first):
+        self.add("courier", {"TELLER_PORT": str(self.ports[0])})
+        for _ in range(self._workers_at_first):
             self.add_worker()
         self.until(lambda: all(self.is_ready(port) for port in self.ports))
         self.until(self.is_shared)
 
-    def add_worker(self) -> Part:
-        """Start one more worker, through the proxy that has fewer."""
-        workers = self.living("worker")
-        proxy = min(self.worker_proxies, key=lambda one: sum(self.is_behind(part, one) for part in workers))
-        return self.add_part("worker", {"TELLER_WORKER_DATABASE_URL": self.through(proxy, "teller_worker")})
+    def add(self, part: str, environment: Mapping[str, str], prefix: Sequence[str] = ()) -> Process:
+        """
+        Start a process of a part, and expect it to run.
+        """
+        process = self.start(part, prefix=prefix, **environment)
+        self.expected.append(process)
+        return process
 
-    def is_behind(self, worker: Part, proxy: Proxy) -> bool:
-        """Return whether a worker connects through this proxy."""
-        return str(proxy.directory) in worker.environment["TELLER_WORKER_DATABASE_URL"]
+    def add_worker(self) -> Process:
+        """
+        Start a worker, through the proxy that has fewer.
+        """
+        workers = self.expected_of("worker")
+        proxy = min(self.worker_proxies, key=lambda one: sum(is_behind(worker, one) for worker in workers))
+        return self.add("worker", {"TELLER_WORKER_DATABASE_URL": through(proxy, "teller_worker")})
 
-    def add_part(
-        self,
-        kind: str,
-        environment: Mapping[str, str] | None = None,
-        program: Sequence[str] = TELLER,
-        prefix: Sequence[str] = (),
-    ) -> Part:
-        """Start one more process of this kind."""
-        log = self.home / "log" / f"{kind}-{len(self.parts)}.log"
-        part = Part(kind, [*program, kind], {**self.environment, **(environment or {})}, log, prefix)
-        self.parts.append(part)
-        part.start()
-        return part
+    def end(self, process: Process, *, kill: bool = False) -> None:
+        """
+        Stop or kill a process, and do not expect it to run. Returns when it is gone.
+        """
+        self.expected.remove(process)
+        if process.child is not None:
+            process.child.stop(0 if kill else STOP_SECONDS)
 
     def close(self) -> None:
-        """End everything, in any state."""
-        for part in self.parts:
-            part.wanted = False
-        for part in self.parts:
-            if part.child is not None and part.alive():
-                part.child.process.kill()
-        for part in self.parts:
-            part.end(kill=True)
+        """
+        End everything, in whatever state it is.
+        """
+        self.expected.clear()
+        super().close()
         for server in (self.valkey, self.postgres):
             with contextlib.suppress(ProcessLookupError):
                 if server.pid is not None:
@@ -169,8 +162,7 @@ class System:
     @contextlib.contextmanager
     def second_host(self, address: str, postgres_port: int, redis_port: int) -> Iterator[dict[str, str]]:
         """
-        Open PostgreSQL and Redis on TCP while the block runs. Yields the settings of a worker on another
-        host.
+        Let PostgreSQL and Redis be reached over TCP. Yields the variables of a worker on another host.
         """
         sockets = homes.run_directory(self.home)
         proxies = []
@@ -191,34 +183,39 @@ class System:
             for proxy in proxies:
                 proxy.close()
 
-    # ------------------------------------------------------------ supervision
+    # ------------------------------------------------------------ while it runs
 
-    def living(self, name: str) -> list[Part]:
-        """Return the parts of this name that should run."""
-        return [part for part in self.parts if part.name == name and part.wanted]
+    def expected_of(self, part: str) -> list[Process]:
+        """
+        Return the processes of a part that are expected to run.
+        """
+        return [one for one in self.expected if isinstance(one, Process) and one.part == part]
 
     def mend(self) -> None:
-        """Start each dead process that should run. Must run in the main thread."""
-        for server in self.wanted:
-            if not server.alive():
+        """
+        Start what has died and is expected to run. In the main thread.
+        """
+        for one in self.expected:
+            if not one.alive():
                 with contextlib.suppress(ServerError):
-                    server.start()
-        for part in self.parts:
-            if part.wanted and not part.alive():
-                part.start()
+                    one.start()
 
-    def _unavailable(self) -> str:
-        """Describe the processes that should run and do not."""
-        missing = [
-            one.name
-            for one in (*self.wanted, *(part for part in self.parts if part.wanted))
-            if not one.alive()
+    def _dead(self) -> str:
+        """
+        Return a text that names what is expected to run and does not.
+        """
+        dead = [
+            one.part if isinstance(one, Process) else one.name for one in self.expected if not one.alive()
         ]
-        return f"; not running: {', '.join(missing)}" if missing else ""
+        return f"; not running: {', '.join(dead)}" if dead else ""
 
     def restore(self) -> None:
-        """Undo what an interrupted fault may have left."""
-        self.wanted = [self.postgres, self.valkey]
+        """
+        Undo what a fault may have left behind that ended in its middle.
+        """
+        for server in (self.valkey, self.postgres):
+            if server not in self.expected:
+                self.expected.insert(0, server)
         for proxy in (self.api_proxy, self.courier_proxy, *self.worker_proxies):
             proxy.losses, proxy.delay_seconds = [], 0.0
             proxy.thaw()
@@ -230,11 +227,11 @@ class System:
             self.mend()
             time.sleep(min(left, LOOK_SECONDS))
 
-    def until(self, condition: Callable[[], Any], within: float = WAIT_SECONDS) -> float:
+    def until(self, condition: Callable[[], Any], within: float = TIMEOUT_SECONDS) -> float:
         """Let the system run until this holds. Returns the seconds. Raises AssertionError after `within`."""
         began = time.monotonic()
         while not condition():
-            assert time.monotonic() - began < within, f"not within {within:.0f} s{self._unavailable()}"
+            assert time.monotonic() - began < within, f"not within {within:.0f} s{self._dead()}"
             self.mend()
             time.sleep(LOOK_SECONDS)
         return time.monotonic() - began
@@ -261,7 +258,9 @@ class System:
             "SELECT DISTINCT w.pid FROM ownership o JOIN workers w ON w.id = o.worker_id"
             " WHERE w.alive_until > clock_timestamp()"
         )
-        return rows is not None and {part.pid for part in self.living("worker")} <= {pid for (pid,) in rows}
+        return rows is not None and {part.pid for part in self.expected_of("worker")} <= {
+            pid for (pid,) in rows
+        }
 
     def query(self, text: str, *parameters: object) -> list[tuple[Any, ...]] | None:
         """Return the rows of a query as the owner, or None if PostgreSQL is unavailable."""
@@ -281,7 +280,7 @@ class System:
         done = subprocess.run(
             [sys.executable, *TELLER, "verify"],
             check=False,
-            env={**os.environ, **self.environment},
+            env={**bare_environment(), **self.environment},
             capture_output=True,
             text=True,
         )
@@ -293,7 +292,7 @@ class System:
         """Return the last warning of any part of this name, as a possible reason."""
         warned = [
             f"{part.log.name}: {line[:100]} … {line[-300:]}"
-            for part in self.living(name)
+            for part in self.expected_of(name)
             for line in part.log.read_text(errors="replace").splitlines()
             if '"level": "warning"' in line or '"level": "error"' in line
         ]
@@ -303,14 +302,30 @@ class System:
         """Return the log lines of unexpected faults."""
         return [
             f"{part.log.name}: {line[-400:]}"
-            for part in self.parts
+            for part in self.processes
             for line in part.log.read_text(errors="replace").splitlines()
             if '"exception"' in line or line.startswith("Traceback") or NOT_ALONE in line
         ]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def through(proxy: Proxy, role: str) -> str:
+    """
+    Return the URL of the database for this role, through a proxy.
+    """
+    return f"postgresql:///{postgres.OWNER}?host={proxy.directory}&user={role}"
+
+
+def is_behind(worker: Process, proxy: Proxy) -> bool:
+    """
+    Say whether a worker goes through this proxy.
+    """
+    return str(proxy.directory) in worker.environment["TELLER_WORKER_DATABASE_URL"]
+
+
+def _copy_of_sources(to: Path) -> Path:
+    for name in SOURCES:
+        if (TOP / name).is_dir():
+            shutil.copytree(TOP / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(TOP / name, to / name)
+    return to

@@ -79,7 +79,7 @@ def test_21_the_api_is_killed_between_its_commit_and_its_notification(run: Run, 
     Requests that it committed without a notification are decided within 2 s.
     """
     system, proxy = run.system, run.system.api_proxy
-    apis = [pid for api in system.living("api") for pid in api.pids()]
+    apis = [pid for api in system.expected_of("api") for pid in api.pids()]
 
     def kill() -> None:
         """Kill both APIs, because either may have committed."""
@@ -153,6 +153,6 @@ def test_workers_are_notified_after_the_commit(run: Run, round_number: int) -> N
     system = run.system
     system.api_proxy.delay_seconds = 0.3
     try:
-        assert run.must_decide(None, 0.9, "while commits are slow").startswith("decided")
+        assert run.must_decide(0.9, "while commits are slow").startswith("decided")
     finally:
         system.api_proxy.delay_seconds = 0.0
