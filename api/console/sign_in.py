@@ -58,9 +58,7 @@ def begin(visit: Visit) -> Page | Redirect:
     if caller.role not in OPERATORS:
         return _form(wanted, "This is a client's key. The console is for keys of operators and admins.", 403)
     with visit.services.connection() as connection:
-        token = sessions.begin(connection, caller)
-        if visit.session is not None:
-            sessions.end(connection, visit.session.digest)
+        token = sessions.begin(connection, caller, visit.session)
     if token is None:
         return _form(wanted, "This key was revoked a moment ago.", 401)
     return Redirect(wanted, headers=(security.session_cookie(visit.environ, token),))
@@ -71,7 +69,7 @@ def end(visit: Visit) -> Redirect:
     """The session is over, here and everywhere."""
     assert visit.session is not None  # noqa: S101 - the page has roles
     with visit.services.connection() as connection:
-        sessions.end(connection, visit.session.digest)
+        sessions.end(connection, visit.session)
     return Redirect(
         ADDRESS,
         Notice("You are signed out."),

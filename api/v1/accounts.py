@@ -74,7 +74,7 @@ def put_account(call: Call, account: str) -> Answer:
     if body.email is not None and body.email.index("@") > LOCAL_CHARACTERS_MAX:
         raise Invalid.at("/email", f"must have at most {LOCAL_CHARACTERS_MAX} characters before the @")
     with call.services.connection() as connection:
-        changed = accounts.set_email(connection, call.caller.client, account, body.email)
+        changed = accounts.set_email(connection, account, body.email, call.caller)
     call.services.doorbell.notify_couriers()
     return Answer(changed.document())
 

@@ -1,3 +1,3 @@
 """
-What belongs to a client: keys, console sessions, accounts, webhooks and one-time codes.
+The belongings of a client: keys, console sessions, accounts, webhooks and one-time codes.
 """

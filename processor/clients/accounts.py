@@ -1,10 +1,12 @@
 """
-Accounts: how to reach the person behind one. An account belongs to its client: two clients' `u_42` are two.
+Accounts: the e-mail address of the person behind each. An account belongs to its client: two clients' `u_42` are two.
 """
 
 from datetime import datetime
 from typing import NamedTuple
 
+from processor.clients.keys import Caller
+from processor.records import audit
 from processor.records.documents import Document, timestamp
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
@@ -13,25 +15,27 @@ SQL = statements.beside(__file__)
 
 
 class Account(NamedTuple):
-    """An account of a client that somebody has said something about."""
+    """An account of a client, with its e-mail address."""
 
     name: str
-    #: None: told by nobody's mail.
+    #: None: its requests send no mail.
     email: str | None
     updated_at: datetime
 
     def document(self) -> Document:
-        """The account as its client sees it."""
+        """Return the account as its client sees it."""
         return {"account": self.name, "email": self.email, "updated_at": timestamp(self.updated_at)}
 
 
-def set_email(connection: Connection, client: str, name: str, email: str | None) -> Account:
+def set_email(connection: Connection, name: str, email: str | None, by: Caller) -> Account:
     """
-    Keep an address that the caller has checked; None takes it away. The one before, if it was another, will be told:
-    that is written in the same transaction. Raises DatabaseUnavailable.
+    Set the address of an account of the caller's client, or remove it. The address was checked before.
+
+    The same transaction writes a notice to the previous address, if that was another, and an operator's audit line.
+    Raises DatabaseUnavailable.
     """
     parameters = {
-        "client": client,
+        "client": by.client,
         "name": name,
         "email": email,
         "became": None if email is None else masked(email),
@@ -39,18 +43,21 @@ def set_email(connection: Connection, client: str, name: str, email: str | None)
     with connections.faults(), connection.transaction():
         connection.execute(SQL["lock_account"], parameters)
         [row] = connection.execute(SQL["set_email"], parameters).fetchall()
+        if by.is_operator:
+            detail = {"client": by.client, "account": name, "email": parameters["became"]}
+            audit.note(connection, by.actor, "account_email_set", None, None, detail)
     return Account(*row)
 
 
 def masked(email: str) -> str:
-    """An address as others may see it: enough to recognise one's own, too little to write to it."""
+    """Mask an address: its owner recognises it, and others cannot write to it."""
     local, _, host = email.rpartition("@")
     name, _, top = host.rpartition(".")
     return f"{local[0]}***@{name[0]}***.{top}" if name else f"{local[0]}***@{top[0]}***"
 
 
 def read(connection: Connection, client: str, name: str) -> Account | None:
-    """What is known of an account; None: nothing. Raises DatabaseUnavailable."""
+    """Return an account of a client, or None if none has an address. Raises DatabaseUnavailable."""
     with connections.faults():
         row = connection.execute(SQL["read_account"], {"client": client, "name": name}).fetchone()
     return None if row is None else Account(*row)

@@ -1,15 +1,15 @@
--- Accounts: how to reach the person behind one.
+-- Accounts and their e-mail addresses.
 
 -- lock_account --
--- Whoever sets an account's address waits here for those before him, also when there is no account yet.
+-- Concurrent changes of an account wait here for each other, also if there is no account yet.
 INSERT INTO accounts AS a (client_id, name)
 VALUES (%(client)s, %(name)s)
     ON CONFLICT (client_id, name) DO UPDATE
    SET updated_at = a.updated_at;
 
 -- set_email --
--- Once the row is locked, so that no address between two others is lost: with the change, what the one before is told.
-WITH told AS (
+-- Under the lock of the row, so that each previous address gets its notice.
+WITH notice AS (
     INSERT INTO address_changes (client_id, account, email, became)
     SELECT client_id, name, email, %(became)s
       FROM accounts

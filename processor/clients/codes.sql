@@ -42,8 +42,8 @@ UPDATE codes
 RETURNING expires_at, created_at + make_interval(secs => %(cooldown_seconds)s);
 
 -- read_refusal --
--- The seconds until the turn of the destination is free; whether the client's destination is locked for the day; and
--- the seconds until the end of the day.
+-- The seconds until the turn of the destination is free. Then whether the client's destination is locked for the day,
+-- and the seconds until the end of the day.
 SELECT coalesce((SELECT extract(epoch FROM t.taken_at - clock_timestamp())::float8 + %(cooldown_seconds)s
                    FROM code_turns t WHERE t.destination = %(destination)s), 0),
        EXISTS (SELECT FROM code_guesses g

@@ -1,8 +1,8 @@
 """
-API keys and the clients they belong to: made, listed, revoked, recognised.
+API keys, and the clients they belong to.
 
-A key is shown once, when it is made; the database keeps its SHA-256. The key has 256 bits of chance, so a plain
-digest is enough: there is nothing to guess. Each act leaves a line in the audit, in the same transaction.
+A key is shown once, when it is made. The database keeps its SHA-256. A key has 256 random bits, so a plain digest
+is enough. Each change writes its audit line in the same transaction.
 """
 
 import hashlib
@@ -15,11 +15,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from processor.errors import TellerError
 from processor.ids import new_id
-from processor.records.documents import timestamp
+from processor.records import audit
+from processor.records.documents import Document, timestamp
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
@@ -27,35 +26,35 @@ SQL = statements.beside(__file__)
 
 Role = Literal["client", "operator", "admin"]
 
-#: What a key begins with, so that people and secret scanners recognise it.
+#: The prefix of each key, by which people and secret scanners recognise it.
 PREFIX: Final = "teller_"
-#: Bytes of chance in a key; base64 makes 43 characters of them.
+#: Random bytes in a key; base64 makes 43 characters of them.
 KEY_BYTES: Final = 32
-#: A key's name has at most so many characters.
+#: The longest name of a key.
 NAME_CHARACTERS_MAX: Final = 128
-#: No key expires later than so long from now: ten years.
+#: The longest life of a key that expires: ten years.
 LIFETIME_MAX: Final = timedelta(days=3652)
-#: The last use of a key is written at most so often.
+#: The least time between two writes of a key's last use.
 USE_PAUSE: Final = timedelta(minutes=1)
 
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}", re.ASCII)
 
 
 class KeyRefused(TellerError):
-    """A key that cannot be made as asked; the message says why."""
+    """The key cannot be made; the message gives the reason."""
 
     code = "key_refused"
 
 
 class KeyNotFound(TellerError):
-    """There is no key of this id."""
+    """No key has this id."""
 
     code = "key_not_found"
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """A new key; `key` is the secret, told this once."""
+    """A new key. `key` is the secret, which is readable only here."""
 
     id: UUID
     client: str
@@ -65,7 +64,7 @@ class CreatedKey:
     expires_at: datetime | None = None
 
     def document(self) -> dict[str, Any]:
-        """What the command line prints as JSON; when it expires, only if it does."""
+        """Return the JSON of the command line. `expires_at` is in it only if the key expires."""
         document = {
             "id": str(self.id),
             "client": self.client,
@@ -78,7 +77,7 @@ class CreatedKey:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that was made, without its secret."""
+    """A key without its secret."""
 
     id: UUID
     client: str
@@ -87,11 +86,11 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    #: To the minute.
+    #: Exact to the minute.
     last_used_at: datetime | None
 
     def document(self) -> dict[str, Any]:
-        """What the command line prints as JSON."""
+        """Return the JSON of the command line."""
         return {
             "id": str(self.id),
             "client": self.client,
@@ -106,7 +105,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a valid key says it is."""
+    """The holder of a valid key, who calls the API, the console or the command line."""
 
     key_id: UUID
     client: str
@@ -115,17 +114,17 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
-        """Whether it acts for those who run Teller, not for a client."""
+        """Whether it has the role operator or admin."""
         return self.role != "client"
 
     @property
     def sees(self) -> str | None:
-        """Whose things it sees: its own client's, or, for those who run Teller, everybody's (None)."""
+        """The client whose objects it sees. None: those of all clients, for operators and admins."""
         return self.client if self.role == "client" else None
 
     @property
     def actor(self) -> str:
-        """What histories and the audit call it."""
+        """The name in histories and in the audit."""
         return f"{self.client} ({self.role} {self.name})"
 
 
@@ -139,15 +138,16 @@ def create_key(
     actor: str = "command line",
 ) -> CreatedKey:
     """
-    Make a key, with a client of its own or as a second key of an existing one; it works for its lifetime, or until
-    it is revoked. Raises KeyRefused.
+    Make a key of an existing client, or with a client of its own.
+
+    The key is valid for its lifetime, or until it is revoked. Raises KeyRefused, DatabaseUnavailable.
     """
     if role not in get_args(Role):
         raise KeyRefused(f"there is no role {role}: it is client, operator or admin")
     if not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
         raise KeyRefused(f"a key's name has 1 to {NAME_CHARACTERS_MAX} printable characters")
     if lifetime is not None and not timedelta(0) < lifetime <= LIFETIME_MAX:
-        raise KeyRefused(f"a key lives for longer than nothing and at most {LIFETIME_MAX.days} days")
+        raise KeyRefused(f"the life of a key is more than nothing and at most {LIFETIME_MAX.days} days")
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
     client = client_id if client_id is not None else f"client-{secrets.token_hex(6)}"
     key_id = new_id()
@@ -166,15 +166,15 @@ def create_key(
         }
         [(expires_at,)] = connection.execute(SQL["insert_key"], parameters).fetchall()
         created = CreatedKey(key_id, client, name, role, key, expires_at)  # type: ignore[arg-type]  # checked above
-        detail: dict[str, str | None] = {"client": client, "name": name, "role": role}
+        detail: Document = {"key": str(key_id), "client": client, "name": name, "role": role}
         if expires_at is not None:
             detail["expires_at"] = timestamp(expires_at)
-        _record(connection, actor, "key_created", key_id, detail)
+        audit.note(connection, actor, "key_created", None, None, detail)
     return created
 
 
 def list_keys(connection: Connection) -> list[Key]:
-    """Every key that was ever made, newest first."""
+    """List every key that was ever made, newest first. Raises DatabaseUnavailable."""
     with connections.faults():
         return [Key(*row) for row in connection.execute(SQL["list_keys"]).fetchall()]
 
@@ -183,7 +183,9 @@ def revoke_key(
     connection: Connection, key_id: UUID, *, actor: str = "command line", reason: str | None = None
 ) -> bool:
     """
-    Revoke a key; it stops working within a second. Returns whether it was valid until now. Raises KeyNotFound.
+    Revoke a key. It stops working within a second.
+
+    Returns whether it was valid until now. Raises KeyNotFound, DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
         rows = connection.execute(SQL["revoke_key"], {"id": key_id}).fetchall()
@@ -191,12 +193,12 @@ def revoke_key(
             raise KeyNotFound(f"there is no key {key_id}")
         [(was_valid,)] = rows
         if was_valid:
-            _record(connection, actor, "key_revoked", key_id, {}, reason)
+            audit.note(connection, actor, "key_revoked", None, reason, {"key": str(key_id)})
     return bool(was_valid)
 
 
 def authenticate(connection: Connection, digest: bytes) -> Caller | None:
-    """Whose key has this digest; None: nobody's, or one that was revoked or has expired."""
+    """Return the holder of the key with this digest, or None if no valid key has it."""
     row = connection.execute(SQL["find_key"], {"digest": digest}).fetchone()
     if row is None or not hmac.compare_digest(row[4], digest):
         return None
@@ -204,33 +206,16 @@ def authenticate(connection: Connection, digest: bytes) -> Caller | None:
 
 
 def note_uses(connection: Connection, key_ids: Collection[UUID]) -> None:
-    """These keys were used just now: kept to the minute, so a busy key costs one write a minute."""
+    """Note that these keys were used. A busy key costs one write a minute. Raises DatabaseUnavailable."""
     with connections.faults():
         connection.execute(SQL["note_uses"], {"ids": list(key_ids), "pause": USE_PAUSE})
 
 
 def digest_of(key: str) -> bytes:
-    """What the database keeps of a key: the SHA-256 of all of it."""
+    """Return the SHA-256 of a key, which the database keeps."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def looks_like_key(text: str) -> bool:
-    """Whether it has the form of a key; what has not is nobody's."""
+    """Return whether a text has the form of a key."""
     return _KEY.fullmatch(text) is not None
-
-
-def _record(
-    connection: Connection,
-    actor: str,
-    action: str,
-    key_id: UUID,
-    detail: dict[str, str | None],
-    reason: str | None = None,
-) -> None:
-    parameters = {
-        "actor": actor,
-        "action": action,
-        "reason": reason,
-        "detail": Jsonb({"key": str(key_id)} | detail),
-    }
-    connection.execute(SQL["insert_audit"], parameters)

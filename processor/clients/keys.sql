@@ -7,19 +7,18 @@ INSERT INTO clients (id) VALUES (%(id)s);
 SELECT FROM clients WHERE id = %(id)s;
 
 -- insert_key --
--- It lives from now on, by the clock of the database; without a lifetime, until it is revoked.
+-- Its life begins now, by the clock of the database. Without a lifetime it ends when it is revoked.
 INSERT INTO api_keys (id, client_id, name, role, digest, expires_at)
 VALUES (%(id)s, %(client)s, %(name)s, %(role)s, %(digest)s, clock_timestamp() + %(lifetime)s::interval)
 RETURNING expires_at;
 
 -- list_keys --
--- Every key that was ever made, newest first.
 SELECT id, client_id, name, role, created_at, expires_at, revoked_at, last_used_at
   FROM api_keys
  ORDER BY id DESC;
 
 -- revoke_key --
--- Revoking twice keeps the first time. Returns whether it was valid until now.
+-- A second revocation keeps the time of the first. Returns whether the key was valid until now.
 UPDATE api_keys k
    SET revoked_at = coalesce(k.revoked_at, clock_timestamp())
   FROM (SELECT id, revoked_at IS NULL AS valid FROM api_keys WHERE id = %(id)s FOR UPDATE) AS before
@@ -27,7 +26,7 @@ UPDATE api_keys k
 RETURNING before.valid;
 
 -- find_key --
--- Whose key has this digest, unless it was revoked or has expired.
+-- Returns no row if the key was revoked or has expired.
 SELECT id, client_id, name, role, digest
   FROM api_keys
  WHERE digest = %(digest)s
@@ -35,7 +34,7 @@ SELECT id, client_id, name, role, digest
    AND (expires_at IS NULL OR expires_at > clock_timestamp());
 
 -- note_uses --
--- These keys were used: written once a minute, however many processes say so. Sorted, so that they do not deadlock.
+-- Writes each key at most once a minute. Sorted, so that processes do not deadlock.
 UPDATE api_keys
    SET last_used_at = clock_timestamp()
  WHERE id IN (SELECT id
@@ -44,7 +43,3 @@ UPDATE api_keys
                  AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - %(pause)s::interval)
                ORDER BY id
                  FOR NO KEY UPDATE);
-
--- insert_audit --
-INSERT INTO audit (actor, action, reason, detail)
-VALUES (%(actor)s, %(action)s, %(reason)s, %(detail)s);

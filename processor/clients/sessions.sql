@@ -1,7 +1,7 @@
 -- Sign-ins at the console. Only digests of session tokens are ever here.
 
 -- begin --
--- A session of a key that is valid now: never longer than the key itself. Nothing, when the key is none any more.
+-- The session ends with its key at the latest. Returns no row if the key is no longer valid.
 INSERT INTO console_sessions (digest, key_id, expires_at)
 SELECT %(digest)s, id, least(clock_timestamp() + %(lifetime)s::interval, expires_at)
   FROM api_keys
@@ -11,12 +11,12 @@ SELECT %(digest)s, id, least(clock_timestamp() + %(lifetime)s::interval, expires
 RETURNING expires_at;
 
 -- sweep --
--- Those that are over, a few at a time.
+-- Deletes some expired sessions.
 DELETE FROM console_sessions
  WHERE digest IN (SELECT digest FROM console_sessions WHERE expires_at <= clock_timestamp() LIMIT %(most)s);
 
 -- find --
--- Whose session this is, while both it and its key are valid.
+-- Returns no row unless both the session and its key are valid.
 SELECT k.id, k.client_id, k.name, k.role, s.expires_at
   FROM console_sessions s
   JOIN api_keys k ON k.id = s.key_id

@@ -1,7 +1,7 @@
 """
-What is read back of requests, resources and entries, and the JSON documents of the contract.
+Records of requests, resources and entries, and their JSON documents.
 
-The same documents go to clients and into webhooks, so there is one place that makes them.
+Clients, webhooks and the command line get the same documents.
 """
 
 import functools
@@ -20,12 +20,12 @@ RESOURCE_COLUMNS: Final = SQL["resource_columns"]
 ENTRY_COLUMNS: Final = SQL["entry_columns"]
 
 Document = dict[str, Any]
-#: What was accepted or decided together shares its time.
+#: Timestamps whose text is cached. Requests that are accepted or decided together share their time.
 MOMENTS_REMEMBERED: Final = 64
 
 
 def timestamp(moment: datetime | None) -> str | None:
-    """RFC 3339 in UTC with `Z`, to the microsecond: what PostgreSQL keeps, so that it can be asked for again."""
+    """Format a time as RFC 3339 in UTC with `Z`, to the microsecond, which is the precision of PostgreSQL."""
     return None if moment is None else _written(moment.astimezone(UTC))
 
 
@@ -61,11 +61,11 @@ class RequestRecord(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Whether waiting any longer can bring nothing new by itself (`failed` waits for an admin)."""
+        """Whether the request keeps its status until an operator acts."""
         return self.status in FINAL_STATUSES or self.status == "failed"
 
     def document(self) -> Document:
-        """The request as the contract shows it."""
+        """Return the request as the API shows it."""
         error: Document | None = None
         if self.code is not None:
             error = {"code": self.code} | ({"reason": self.reason} if self.reason is not None else {})
@@ -117,7 +117,7 @@ class ResourceRecord(NamedTuple):
     closed_at: datetime | None
 
     def document(self) -> Document:
-        """The resource as the contract shows it."""
+        """Return the resource as the API shows it."""
         fields: Document = self._asdict()
         fields["client"] = fields.pop("client_id")
         fields["metadata"] = self.metadata or {}
@@ -140,7 +140,7 @@ class EntryRecord(NamedTuple):
     created_at: datetime
 
     def document(self) -> Document:
-        """The entry as the contract shows it."""
+        """Return the entry as the API shows it."""
         return {
             "resource": self.resource_id,
             "version": self.version,
@@ -155,5 +155,5 @@ class EntryRecord(NamedTuple):
 
 
 def message_id(request_id: UUID, version: int) -> str:
-    """The name of the event that a request came into this state."""
+    """Return the id of the notification about this state of a request."""
     return f"msg_{request_id.hex}_{version}"

@@ -1,4 +1,4 @@
--- A request with its present state, as `processor/records/documents.py` reads it.
+-- The columns and tables of the records, for the queries of other modules.
 
 -- request_columns --
 r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.metadata, r.details, r.apply_before, r.refund_of,

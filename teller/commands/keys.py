@@ -13,7 +13,7 @@ import click
 from processor.clients import keys as api_keys
 from teller.arguments import identifier
 from teller.printing import Command, Group, as_json, show, table
-from teller.reach import reached
+from teller.reach import operator, reached
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -71,7 +71,9 @@ def create(name: str, role: str, client: str | None, expires: timedelta | None) 
     curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/requests
     """  # noqa: D301 - \b is how click is told to leave lines as they are
     with reached() as (connection, _):
-        created = api_keys.create_key(connection, name, role, client, lifetime=expires)
+        created = api_keys.create_key(
+            connection, name, role, client, lifetime=expires, actor=operator().actor
+        )
     show(created.document(), lambda: created.key)
     if not as_json():
         click.echo(f"{role} key {created.id} of client {created.client}; it is shown this once", err=True)
@@ -112,7 +114,7 @@ def revoke(key: UUID) -> None:
     Revoke the key ID: it stops working within a second. Its client and that client's requests stay.
     """
     with reached() as (connection, _):
-        was_valid = api_keys.revoke_key(connection, key)
+        was_valid = api_keys.revoke_key(connection, key, actor=operator().actor)
     show(
         {"id": str(key), "revoked": was_valid},
         lambda: f"{'revoked' if was_valid else 'was revoked already:'} {key}",

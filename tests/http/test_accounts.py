@@ -7,10 +7,12 @@ from __future__ import annotations
 import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 
 from processor.clients import accounts
+from processor.clients.keys import Caller
 from processor.storage import connections
 
 if TYPE_CHECKING:
@@ -90,17 +92,36 @@ def test_who_keeps_his_address_is_told_nothing(teller: Teller) -> None:
     assert teller.client.get("/v1/accounts/u").json["email"] == "Ada@Example.COM"
 
 
+def test_an_operators_change_is_in_the_audit_with_the_address_masked(teller: Teller) -> None:
+    """
+    A client's own change is not.
+    """
+    assert teller.client.put("/v1/accounts/ada", {"email": "ada@example.com"}).status_code == 200
+    assert teller.admin.put("/v1/accounts/ada", {"email": "mallory@example.com"}).status_code == 200
+    assert teller.admin.put("/v1/accounts/ada", {"email": None}).status_code == 200
+
+    lines = [
+        (one["actor"], one["detail"])
+        for one in teller.admin.get("/v1/admin/audit").json["data"]
+        if one["action"] == "account_email_set"
+    ]
+    admin = f"{teller.admin.id} (admin admin)"
+    whose = {"client": teller.admin.id, "account": "ada"}
+    assert lines == [(admin, whose | {"email": None}), (admin, whose | {"email": "m***@e***.com"})]
+
+
 def test_of_changes_at_the_same_instant_no_address_is_forgotten(teller: Teller) -> None:
     """
     Twenty addresses at once for a new account: each but the last one is told, of the one that came after it.
     """
     addresses = [f"{letter}@example.com" for letter in "abcdefghijklmnopqrst"]
     barrier = threading.Barrier(len(addresses))
+    caller = Caller(UUID(int=1), teller.client.id, "shop", "client")
 
     def change(address: str) -> None:
         with connections.connect(teller.settings.api_database_url, application_name="test api") as connection:
             barrier.wait()
-            accounts.set_email(connection, teller.client.id, "u", address)
+            accounts.set_email(connection, "u", address, caller)
 
     threads = [threading.Thread(target=change, args=(address,)) for address in addresses]
     for thread in threads:

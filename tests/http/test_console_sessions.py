@@ -153,6 +153,14 @@ def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> 
     assert leaving.browser.get_cookie("teller_session", path="/admin") is None
     leaving.browser.set_cookie("teller_session", kept.value, path="/admin")
     assert is_asked(leaving)
+    lines = [
+        one for one in teller.admin.get("/v1/admin/audit").json["data"] if one["action"] != "key_created"
+    ]
+    assert [(one["actor"].partition(" ")[0], one["action"]) for one in lines] == [
+        (teller.operator.id, "signed_out"),
+        (teller.operator.id, "signed_in"),
+        (teller.operator.id, "signed_in"),
+    ]
 
 
 def test_a_session_never_outlives_a_key_that_expires_sooner(teller: Teller) -> None:

@@ -5,11 +5,13 @@ The mail to an address that an account no longer has: once, whatever dies meanwh
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 import structlog
 
 from processor.clients import accounts
+from processor.clients.keys import Caller
 from processor.outbox import address_notices, deliveries, tries
 from processor.storage import connections
 from tests.flow.courier.mail_server import parse
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
     from tests.flow.courier.till import Till
 
 
+SHOP = Caller(UUID(int=1), "shop", "shop", "client")
+
+
 def change(till: Till, *addresses: str | None, account: str = "ada") -> None:
     """As the API does it, with its rights."""
     with connections.connect(till.settings.api_database_url, application_name="test api") as connection:
         for address in addresses:
-            accounts.set_email(connection, "shop", account, address)
+            accounts.set_email(connection, account, address, SHOP)
 
 
 def left(till: Till) -> int:
