@@ -1,5 +1,5 @@
 """
-`teller failed`: parked requests, seen, sent back into their queues, or refunded.
+`teller failed`: list and show failed requests, replay or refund them.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 @click.group(cls=Group)
 def failed() -> None:
     """
-    See parked requests, and replay or refund them.
+    List failed requests, and replay or refund them.
 
-    A request is parked when Teller could not finish it, or when its gateway's answer is unknown. Nothing is lost, and
-    what it holds stays held. A replay tries it as if it were new, and can never take twice; a refund gives back.
+    A request fails when Teller could not finish it, or when its gateway's answer is unknown. Nothing is lost, and its
+    hold stays open. A replay tries it as if it were new, and can never take twice. A refund gives back.
     """
 
 
 @failed.command("list", cls=Command)
-@click.option("--resource", type=identifier, metavar="ID", help="Only those after this resource.")
+@click.option("--resource", type=identifier, metavar="ID", help="Only requests of this resource.")
 @click.option(
     "--limit",
     type=click.IntRange(1, requests.LIMIT_MAX),
     default=requests.LIMIT,
     show_default=True,
-    help="How many, at most.",
+    help="The greatest number of rows.",
 )
 def list_(resource: str | None, limit: int) -> None:
     """
-    List parked requests, newest first.
+    List failed requests, newest first.
     """
     with reached() as (connection, _):
         wanted = RequestFilter(status="failed", resource=resource)
@@ -61,7 +61,7 @@ def list_(resource: str | None, limit: int) -> None:
 @click.argument("request", metavar="ID", type=click.UUID)
 def show_(request: UUID) -> None:
     """
-    Show the request ID, its history, what went wrong, and each call of its gateway.
+    Show the request ID, its history, its error, and each call of its gateway.
     """
     with reached() as (connection, _):
         document = requests.read(connection, request)
@@ -77,25 +77,27 @@ def show_(request: UUID) -> None:
 @failed.command(cls=Command)
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.UUID)
 @click.option(
-    "--all", "every", is_flag=True, help="All that are parked, or those that --code and --resource name."
+    "--all", "every", is_flag=True, help="All failed requests, or those that --code and --resource select."
 )
 @click.option(
-    "--code", metavar="CODE", help="With --all: only those that failed so, like gateway_unreachable."
+    "--code", metavar="CODE", help="With --all: only requests with this code, such as gateway_unreachable."
 )
-@click.option("--resource", type=identifier, metavar="ID", help="With --all: only those after this resource.")
-@click.option("--reason", "why", required=True, type=reason, metavar="TEXT", help="Why; kept in the audit.")
-@click.option("--dry-run", is_flag=True, help="With --all: only say how many there are.")
+@click.option("--resource", type=identifier, metavar="ID", help="With --all: only requests of this resource.")
+@click.option(
+    "--reason", "why", required=True, type=reason, metavar="TEXT", help="The reason, which the audit keeps."
+)
+@click.option("--dry-run", is_flag=True, help="With --all: only print how many match.")
 def replay(
     ids: tuple[UUID, ...], every: bool, code: str | None, resource: str | None, why: str, dry_run: bool
 ) -> int:
     """
-    Send parked requests to the end of their queues, to be tried as if they were new.
+    Send failed requests to the end of their queues, to be tried as if they were new.
 
     \b
     teller failed replay --all --code gateway_unreachable --reason "bank is back" --dry-run
-    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    """  # noqa: D301 - \b makes click keep the lines
     if bool(ids) == every:
-        raise click.UsageError("name the requests, or say --all")
+        raise click.UsageError("name the requests, or use --all")
     if not every and (code or resource or dry_run):
         raise click.UsageError("--code, --resource and --dry-run go with --all")
     if code is not None and not code.isprintable():
@@ -110,7 +112,7 @@ def replay(
         ring(settings, done.partitions)
     wanted = done.matched if every else len(set(ids))
     if not every and done.matched == 0:
-        raise NotFailed("not parked, so not replayed: see teller failed list")
+        raise NotFailed("none of them is failed, so none was replayed; see teller failed list")
     show(
         {"matched": done.matched, "replayed": len(done.sent)},
         lambda: f"{done.matched} would be replayed" if dry_run else f"replayed {len(done.sent)} of {wanted}",
@@ -120,10 +122,14 @@ def replay(
 
 @failed.command(cls=Command)
 @click.argument("request", metavar="ID", type=click.UUID)
-@click.option("--reason", "why", required=True, type=reason, metavar="TEXT", help="Why; kept in the audit.")
+@click.option(
+    "--reason", "why", required=True, type=reason, metavar="TEXT", help="The reason, which the audit keeps."
+)
 def refund(request: UUID, why: str) -> None:
     """
-    Give back all that the request ID holds or has taken. Decided in its turn, as a request of its own.
+    Give back all that the request ID holds or has taken.
+
+    The refund is a request of its own, and is decided in its turn.
     """
     with reached() as (connection, settings):
         asked = failed_requests.refund(connection, request, None, why, operator(), f"refund-{uuid.uuid4()}")

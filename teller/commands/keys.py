@@ -1,5 +1,5 @@
 """
-`teller keys`: API keys, made, listed, revoked.
+`teller keys`: make, list and revoke API keys.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-#: What a lifetime may be counted in.
+#: The units of a lifetime.
 UNITS: Final = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 _LIFETIME = re.compile(r"([0-9]{1,9})([dhm])", re.ASCII)
 
 
 def lifetime(value: str) -> timedelta:
-    """A number of days, hours or minutes, as 90d, 12h or 30m."""
+    """Parse a number of days, hours or minutes, such as 90d, 12h or 30m."""
     found = _LIFETIME.fullmatch(value)
     if found is None:
         raise click.BadParameter("a lifetime is a number of days, hours or minutes: 90d, 12h, 30m")
     try:
         return int(found[1]) * UNITS[found[2]]
     except OverflowError:
-        raise click.BadParameter("that is longer than any key lives") from None
+        raise click.BadParameter("that is longer than any lifetime") from None
 
 
 @click.group(cls=Group)
@@ -48,28 +48,28 @@ def keys() -> None:
 @keys.command(cls=Command)
 @click.argument("name")
 @click.option(
-    "--role", required=True, type=click.Choice(get_args(api_keys.Role)), help="What the key may do."
+    "--role", required=True, type=click.Choice(get_args(api_keys.Role)), help="The rights of the key."
 )
 @click.option(
     "--client",
     type=identifier,
     metavar="ID",
-    help="Make a second key of this client. Without: a client of its own.",
+    help="Make a second key of this client. Without it, the key has a client of its own.",
 )
 @click.option(
     "--expires",
     type=lifetime,
     metavar="90d|12h|30m",
-    help="How long it works, in days, hours or minutes. Without: until it is revoked.",
+    help="The lifetime in days, hours or minutes. Without it, the key works until it is revoked.",
 )
 def create(name: str, role: str, client: str | None, expires: timedelta | None) -> None:
     """
-    Make a key called NAME, and print it: this once, only its digest is kept.
+    Make a key called NAME, and print it once. Only its digest is stored.
 
     \b
     KEY=$(teller keys create shop --role client)
     curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/requests
-    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    """  # noqa: D301 - \b makes click keep the lines
     with reached() as (connection, _):
         created = api_keys.create_key(
             connection, name, role, client, lifetime=expires, actor=operator().actor
@@ -82,7 +82,7 @@ def create(name: str, role: str, client: str | None, expires: timedelta | None) 
 @keys.command("list", cls=Command)
 def list_() -> None:
     """
-    List all keys that were ever made, newest first, without their secrets.
+    List all keys, revoked ones included, newest first, without their secrets.
     """
     with reached() as (connection, _):
         found = api_keys.list_keys(connection)
@@ -111,7 +111,7 @@ def list_() -> None:
 @click.argument("key", metavar="ID", type=click.UUID)
 def revoke(key: UUID) -> None:
     """
-    Revoke the key ID: it stops working within a second. Its client and that client's requests stay.
+    Revoke the key ID. It stops working within a second; its client and that client's requests stay.
     """
     with reached() as (connection, _):
         was_valid = api_keys.revoke_key(connection, key, actor=operator().actor)

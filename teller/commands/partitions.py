@@ -1,5 +1,5 @@
 """
-`teller partitions`: who drains which, what waits, pause and resume.
+`teller partitions`: list partitions with their workers and backlogs, pause and resume them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
 
 
-@click.group(cls=Group, short_help="See the lanes, pause and resume them.")
+@click.group(cls=Group, short_help="List partitions, pause and resume them.")
 def partitions() -> None:
     """
-    See the lanes that requests are decided in, pause and resume them.
+    List the partitions in which requests are decided, pause and resume them.
     """
 
 
 @partitions.command("list", cls=Command)
 def list_() -> None:
     """
-    List all partitions: the worker that drains each (host:pid), how much waits for how long, and which are paused.
+    List all partitions: the worker of each (host:pid), its backlog, the age of the oldest row, and pauses.
     """
     with reached() as (connection, _):
         found = ownership.list_partitions(connection)
@@ -40,7 +40,7 @@ def list_() -> None:
             [
                 (
                     one.id,
-                    one.owner or "nobody",
+                    one.owner or "none",
                     one.backlog,
                     None if one.oldest_seconds is None else f"{one.oldest_seconds:.1f} s",
                     "paused" if one.paused else None,
@@ -55,9 +55,9 @@ def list_() -> None:
 @click.argument("partition", metavar="N", type=click.IntRange(min=0))
 def pause(partition: int) -> None:
     """
-    Let partition N accept, but decide nothing, until it is resumed.
+    Stop the decisions of partition N until it is resumed. It still accepts requests.
 
-    Returns when no batch of it is under way.
+    Returns when its last batch has ended.
     """
     with reached() as (connection, _):
         changed = pauses.pause(connection, partition, operator())
@@ -69,7 +69,7 @@ def pause(partition: int) -> None:
 @click.argument("partition", metavar="N", type=click.IntRange(min=0))
 def resume(partition: int) -> None:
     """
-    Let partition N decide again: first what was accepted meanwhile, in order.
+    Resume the decisions of partition N, in the order of acceptance.
     """
     with reached() as (connection, settings):
         changed = pauses.resume(connection, partition, operator())

@@ -1,5 +1,5 @@
 """
-`teller race`: many users, one thing, the same instant; against a database with each protection, or against any URL.
+`teller race`: many users want one thing at the same instant, in a database with each strategy, or at any URL.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ STOCK: Final = 1
 METHOD: Final = "POST"
 ACCEPTED: Final = "200,201,202"
 EVERY: Final = "all"
-#: As whom we speak to PostgreSQL.
+#: The application name of its connections.
 NAME: Final = "teller race"
-#: What a user's request is made of already, and cannot be said again.
+#: Headers that follow from the rest of a request, and cannot be given.
 _OURS: Final = frozenset({"content-length", "transfer-encoding", "connection"})
 
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*:\s*(.*)", re.ASCII)
@@ -50,7 +50,7 @@ _METHOD = re.compile(r"[A-Za-z]{1,32}", re.ASCII)
 
 def _method(value: str) -> str:
     if not _METHOD.fullmatch(value):
-        raise click.BadParameter("a method is a word, like POST")
+        raise click.BadParameter("a method is a word, such as POST")
     return value.upper()
 
 
@@ -59,7 +59,7 @@ def _url(value: str) -> str:
         parts = urlsplit(value)
         parts.port  # noqa: B018 - reading it is the check
     except ValueError:
-        raise click.BadParameter("this is no URL") from None
+        raise click.BadParameter("this is not a URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not value.isprintable() or " " in value:
         raise click.BadParameter("a URL begins with http:// or https:// and names a host")
     return value
@@ -69,46 +69,49 @@ def _body(value: str) -> str:
     try:
         json.loads(value.replace("{n}", "1"))
     except ValueError as fault:
-        raise click.BadParameter(f"this is no JSON: {fault}") from None
+        raise click.BadParameter(f"this is not JSON: {fault}") from None
     return value
 
 
 def _header(value: str) -> tuple[str, str]:
     found = _HEADER.fullmatch(value.strip())
     if not found or not found[2].isprintable() or not found[2].isascii():
-        raise click.BadParameter("a header is a name, a colon and a value, like 'Authorization: Bearer abc'")
+        raise click.BadParameter(
+            "a header is a name, a colon and a value, such as 'Authorization: Bearer abc'"
+        )
     if found[1].lower() in _OURS:
-        raise click.BadParameter(f"{found[1]} is worked out from the rest")
+        raise click.BadParameter(f"{found[1]} follows from the rest of the request")
     return found[1], found[2]
 
 
 def _statuses(value: str) -> frozenset[int]:
     if not re.fullmatch(r"\s*[1-5][0-9]{2}\s*(,\s*[1-5][0-9]{2}\s*)*", value, re.ASCII):
-        raise click.BadParameter("statuses are numbers from 100 to 599 with commas between, like 200,201")
+        raise click.BadParameter("statuses are numbers from 100 to 599 with commas between, such as 200,201")
     return frozenset(int(status) for status in value.split(","))
 
 
-@click.command(cls=Command, short_help="See a race, and see it prevented; here, or at any URL.")
+@click.command(cls=Command, short_help="Show a race and its prevention, here or at any URL.")
 @click.option(
     "--users",
     type=click.IntRange(1, USERS_MAX),
     default=USERS,
     show_default=True,
-    help="How many, at the same instant; each with a connection of its own.",
+    help="Number of users at the same instant, each with its own connection.",
 )
-@click.option(
-    "--stock", type=click.IntRange(1, STOCK_MAX), show_default=str(STOCK), help="How many there are."
-)
+@click.option("--stock", type=click.IntRange(1, STOCK_MAX), show_default=str(STOCK), help="Number of pieces.")
 @click.option(
     "--strategy",
     type=click.Choice([*STRATEGIES, EVERY]),
     show_default=EVERY,
-    help="What keeps them apart: naive is the textbook without protection, queue is Teller.",
+    help="The protection: naive is the textbook without any, queue is Teller.",
 )
-@click.option("--url", type=_url, metavar="URL", help="Race against this endpoint, anybody's.")
+@click.option("--url", type=_url, metavar="URL", help="Race against this endpoint.")
 @click.option("--method", type=_method, metavar="METHOD", show_default=METHOD, help="With --url.")
 @click.option(
-    "--body", type=_body, metavar="JSON", help="With --url: what each sends. {n} and {uuid} are filled in."
+    "--body",
+    type=_body,
+    metavar="JSON",
+    help="With --url: the body of each request. {n} and {uuid} are replaced.",
 )
 @click.option(
     "--header",
@@ -116,7 +119,7 @@ def _statuses(value: str) -> frozenset[int]:
     type=_header,
     multiple=True,
     metavar="'K: V'",
-    help="With --url, as often as needed. {n} and {uuid} are filled in.",
+    help="With --url, any number of times. {n} and {uuid} are replaced.",
 )
 @click.option(
     "--accept-status",
@@ -130,7 +133,7 @@ def _statuses(value: str) -> frozenset[int]:
     "--accept-text",
     "text",
     metavar="TEXT",
-    help='With --url: a success has this in its answer, too, like \'"status":"completed"\'.',
+    help='With --url: the answer of a success contains this, such as \'"status":"completed"\'.',
 )
 @click.option(
     "--expect", type=click.IntRange(0), metavar="N", help="With --url: more successes than this are a race."
@@ -143,20 +146,21 @@ def race(
     **about_url: Any,
 ) -> int:
     """
-    Many users want the same thing at the same instant: who lets more through than there are?
+    Let many users want the same thing at the same instant, and count the approvals.
 
-    Without --url: real connections to a real database, once for each strategy, in tables that are there for this
-    alone. The naive one is there to be seen failing; exit status 1 when another one lets a race through.
+    Without --url, the race runs once for each strategy, with real connections to a real database, in tables of its
+    own. The naive strategy is expected to fail. The exit status is 1 if another one approves too many.
 
-    With --url: the same against any endpoint. All connect first (for 10 s at most); then all but the last byte of
-    each body is sent at one instant, and half a second later the last bytes at another. Answers may take 30 s;
-    redirects are not followed. {n} in URL, body and headers is the number of the user, {uuid} another one each time.
-    Exit status 1 when more than --expect succeed.
+    With --url, the race runs against any endpoint. All users connect first, within 10 s. Each request is sent at one
+    instant except its last byte, which follows half a second later at another instant. Answers may take 30 s, and
+    redirects are not followed. In URL, body and headers, {n} is the number of the
+    user, and {uuid} is new each time.
+    The exit status is 1 if more than --expect succeed.
 
     \b
     teller race --users 50 --stock 1
     teller race --url http://localhost:5000/redeem --body '{"user": {n}}' --expect 1
-    """  # noqa: D301 - \b is how click is told to leave lines as they are
+    """  # noqa: D301 - \b makes click keep the lines
     if url is None:
         if given := [name for name, value in about_url.items() if value not in (None, ())]:
             raise click.UsageError(f"{_option(given[0])} goes with --url")
@@ -164,7 +168,7 @@ def race(
     if stock is not None or strategy is not None:
         raise click.UsageError(f"--{'stock' if stock is not None else 'strategy'} does not go with --url")
     if about_url["expect"] is None:
-        raise click.UsageError("--url needs --expect: how many may succeed")
+        raise click.UsageError("--url needs --expect, the number that may succeed")
     return _race_there(url, users, **about_url)
 
 
@@ -178,8 +182,8 @@ def _race_here(users: int, stock: int, wanted: str) -> int:
     names = list(STRATEGIES) if wanted == EVERY else [wanted]
     outcomes: list[Outcome] = []
     paused: Outcome | None = None
-    said = not as_json() and drawing.is_terminal()
-    if said:
+    is_drawn = not as_json() and drawing.is_terminal()
+    if is_drawn:
         click.echo(drawing.heading(users, stock))
     with (
         _reached(needs_redis="redislock" in names) as settings,
@@ -187,7 +191,7 @@ def _race_here(users: int, stock: int, wanted: str) -> int:
     ):
         for name in names:
             outcomes.append(_race_with(settings, opened, name, users, stock))
-            if said:
+            if is_drawn:
                 click.echo(drawing.outcome(outcomes[-1]))
         if "redislock" in names:
             paused = paused_holder.demonstrate(opened)
@@ -211,8 +215,8 @@ def _race_with(settings: Settings, opened: Arena, name: str, users: int, stock: 
 @contextlib.contextmanager
 def _reached(*, needs_redis: bool) -> Iterator[Settings]:
     """
-    Complete settings for a migrated database. Where there was no Teller yet, there is one afterwards: to see a race
-    is what many do first.
+    Complete the settings for a migrated database. A race is often the first command, so the embedded database is
+    created if there is none yet.
     """
     log.configure(logging.WARNING)
     settings = Settings.from_environment(os.environ)
@@ -225,7 +229,7 @@ def _reached(*, needs_redis: bool) -> Iterator[Settings]:
 
 @contextlib.contextmanager
 def _counter(settings: Settings) -> Iterator[tellers_queue.Counter]:
-    """Where users ask Teller: workers decide if there are any, else we do, as a worker does."""
+    """Provide the intake of the users. Workers decide if any run; otherwise this process does, as a worker does."""
     with contextlib.ExitStack() as opened:
 
         def connect(url: str) -> connections.Connection:
@@ -242,13 +246,13 @@ def _counter(settings: Settings) -> Iterator[tellers_queue.Counter]:
         doorbell: Doorbell | None = None
         if not tellers_queue.has_workers(control):
             worker = connect(settings.worker_database_url)
-            drain = lambda partition: batch.drain_once(worker, partition)  # noqa: E731 - it is the one or the other
+            drain = lambda partition: batch.drain_once(worker, partition)  # noqa: E731 - one of two drains
         elif not settings.embeds_valkey or valkey.is_ready(settings.home):
             doorbell = Doorbell(settings.redis_url)
             opened.callback(doorbell.close)
 
         def accepted(work: Iterable[int]) -> None:
-            if doorbell is not None:  # without it the sweep finds out
+            if doorbell is not None:  # without it the sweep finds the work
                 doorbell.notify_all(work)
 
         intake = Intake(

@@ -1,5 +1,5 @@
 """
-What `teller race` shows to people: a mark for each user, a table, bars; plain columns for a pipe.
+The output of `teller race`: a mark for each user, a table and bars on a terminal, plain columns for a pipe.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from lab.outcomes import Outcome
     from teller.printing import Cell
 
-#: One user: approved, refused, no answer.
+#: The mark of a user: approved, refused, no answer.
 APPROVED: Final = "✓"
 REFUSED: Final = "·"
 FAILED: Final = "!"
 #: Bars are drawn in eighths of a character.
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
-#: A wider terminal does not get longer bars, in characters.
+#: The longest bar, in characters.
 BAR_CHARACTERS_MAX: Final = 60
 LABEL_CHARACTERS: Final = max(map(len, STRATEGIES)) + 2
 GREEN, RED = "green", "red"
 
 
 def is_terminal() -> bool:
-    """Whether somebody looks; else the output is for awk and the like."""
+    """Return whether the output is a terminal; otherwise it is for programs."""
     return sys.stdout.isatty()
 
 
 def heading(users: int, stock: int) -> str:
-    """What is going to happen."""
+    """Format the heading of a race."""
     pieces = "1 piece" if stock == 1 else f"{stock} pieces"
     people = "1 user" if users == 1 else f"{users} users"
     key = f"{APPROVED} approved   {REFUSED} refused   {FAILED} no answer"
@@ -50,7 +50,7 @@ def heading(users: int, stock: int) -> str:
 
 
 def outcome(one: Outcome) -> str:
-    """One strategy: how it works, what each user got, and what that means."""
+    """Format one strategy: its description, the result of each user, and the verdict."""
     strategy = STRATEGIES[one.strategy]
     colour = RED if one.race else GREEN
     title = click.style(one.strategy.ljust(LABEL_CHARACTERS), bold=True)
@@ -66,7 +66,7 @@ def outcome(one: Outcome) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], paused: Outcome | None) -> str:
-    """All of them next to each other."""
+    """Format all strategies side by side."""
     rows: list[Sequence[Cell]] = [
         (one.strategy, one.approved, one.final, f"{one.duration_ms:.0f} ms", one.verdict())
         for one in outcomes
@@ -85,7 +85,7 @@ def summary(outcomes: Sequence[Outcome], paused: Outcome | None) -> str:
 
 
 def replies(call: Call, verdict: Verdict) -> str:
-    """A race against a URL: who succeeded, what was answered how often, and the verdict."""
+    """Format a race against a URL: the successes, the count of each answer, and the verdict."""
     words = click.style(verdict.words(), fg=RED if verdict.race else GREEN, bold=True)
     if not is_terminal():
         rows = [(one.user, one.status, f"{one.ms:.1f}", one.succeeded, one.error) for one in verdict.replies]
@@ -117,7 +117,7 @@ def _marks(one: Outcome) -> str:
 
 
 def _coloured(marks: str, colour: str) -> str:
-    """Approvals in the colour of the verdict, the others dim."""
+    """Colour the marks: approvals by the verdict, the others dim."""
     return "".join(
         click.style(mark, fg=colour, bold=True)
         if mark == APPROVED
@@ -128,24 +128,24 @@ def _coloured(marks: str, colour: str) -> str:
 
 def _why(one: Outcome) -> str:
     moment = one.moment()
-    said = one.verdict()
+    text = one.verdict()
     if moment is not None:
-        said += f". {len(moment.readers)} users read {moment.value}, and each of them took it from there"
+        text += f". {len(moment.readers)} users read {moment.value}, and each of them took it from there"
     errors = sorted({clean(result.error) for result in one.results if result.error})
-    return ". ".join([said, *errors[:1]])
+    return ". ".join([text, *errors[:1]])
 
 
 def _paused(one: Outcome) -> str:
     title = click.style("redislock, its holder paused for longer than the lock lasts", bold=True)
     text = (
-        f"{one.verdict()}. Expected: the second user got the lock when it ran out, and took the last piece; the first"
-        " one went on as if it still had it."
+        f"{one.verdict()}. This is expected. The second user got the lock when it expired, and took the last piece."
+        " The first user continued as if it still had the lock."
     )
     return "\n".join([title, *textwrap.wrap(text, _columns())])
 
 
 def _bars(outcomes: Sequence[Outcome]) -> str:
-    """How many were approved; what is more than there were, in red."""
+    """Draw the approvals of each strategy; those beyond the stock are red."""
     stock = outcomes[0].stock
     most = max(one.approved for one in outcomes) or 1
     room = min(BAR_CHARACTERS_MAX, _columns() - LABEL_CHARACTERS - len(str(most)) - 1)

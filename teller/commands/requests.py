@@ -1,5 +1,5 @@
 """
-`teller requests`: what was asked, what became of it, and the wish to withdraw it.
+`teller requests`: list, show and cancel requests of all clients.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from processor.records.documents import Document, RequestRecord
     from processor.storage.connections import Connection
 
-#: Requests shown when nothing is said, and at most.
+#: Rows of a list by default, and at most.
 LIMIT: Final = 20
 LIMIT_MAX: Final = 1_000
-#: Ledger lines of one request that are shown.
+#: Entries of one request that are shown.
 ENTRIES_MAX: Final = 100
 
 
@@ -38,12 +38,18 @@ def requests() -> None:
 
 
 @requests.command("list", cls=Command)
-@click.option("--status", type=click.Choice(STATUSES), help="Only those that have this status now.")
-@click.option("--kind", type=click.Choice(REQUEST_KINDS), help="Only those of this kind.")
-@click.option("--resource", type=identifier, metavar="ID", help="Only those after this resource.")
-@click.option("--account", type=identifier, metavar="ID", help="Only those of this account, of any client.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only requests with this status.")
+@click.option("--kind", type=click.Choice(REQUEST_KINDS), help="Only requests of this kind.")
+@click.option("--resource", type=identifier, metavar="ID", help="Only requests of this resource.")
 @click.option(
-    "--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT, show_default=True, help="How many, at most."
+    "--account", type=identifier, metavar="ID", help="Only requests of this account, of any client."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, LIMIT_MAX),
+    default=LIMIT,
+    show_default=True,
+    help="The greatest number of rows.",
 )
 def list_(
     status: str | None, kind: str | None, resource: str | None, account: str | None, limit: int
@@ -61,7 +67,7 @@ def list_(
 @click.argument("request", metavar="ID", type=click.UUID)
 def show_(request: UUID) -> None:
     """
-    Show the request ID as it is now, its history, and what it took and gave.
+    Show the request ID as it is now, its history, and its entries.
     """
     with reached() as (connection, _):
         document = read(connection, request)
@@ -98,7 +104,7 @@ def read(connection: Connection, request: UUID) -> Document:
 
 
 def listing(rows: list[RequestRecord]) -> str:
-    """Requests, a line each."""
+    """Format requests, one line each."""
     return table(
         ("id", "kind", "status", "why", "resource", "account", "amount", "created"),
         [
@@ -118,7 +124,7 @@ def listing(rows: list[RequestRecord]) -> str:
 
 
 def describe(document: Document) -> str:
-    """A request, its history, and its entries."""
+    """Format a request, its history, and its entries."""
     shown = [(name, _cell(value)) for name, value in document.items() if name not in ("events", "entries")]
     history = [
         (event["at"], event["status"], event["stage"], event["actor"], event["detail"])
@@ -143,7 +149,7 @@ def describe(document: Document) -> str:
 
 
 def _cell(value: Any) -> Cell:
-    """Empty objects say nothing to people."""
+    """Convert a value for printing. Returns None for an empty object, which is left out."""
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False) if value else None
     return value if isinstance(value, int | None) else str(value)

@@ -1,5 +1,5 @@
 """
-`teller verify`: is what is stored what follows from the entries?
+`teller verify`: compare all stored state with the entries.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
     from processor.verify.checks import Counts, Discrepancy, Progress
 
-#: Erases the bar, before a discrepancy is written in its place; the bar is drawn again below.
+#: Erases the progress bar before a discrepancy is written; the bar is drawn again below it.
 ERASE_LINE: Final = "\r\x1b[K"
-#: Without a terminal, a line says how far it is, so often, in seconds.
+#: Interval of progress lines where the output is not a terminal, in seconds.
 LINE_SECONDS: Final = 1.0
 
 
-@click.command(cls=Command, short_help="Derive all balances anew, and compare.")
+@click.command(cls=Command, short_help="Derive all balances again and compare them.")
 def verify() -> int:
     """
-    Derive every balance, hold, count and status anew from the entries, and compare with what is stored.
+    Derive every balance, hold, count and status from the entries, and compare them with the stored ones.
 
-    Works while everything runs: it looks at one moment, and only reads. One line for each discrepancy on standard
-    output; exit status 1 when there is one.
+    It can run at any time: it reads one snapshot and changes nothing. It prints one line for each discrepancy on
+    standard output. The exit status is 1 if there is any.
     """
     found: list[Discrepancy] = []
     with reached(statement_timeout_ms=None) as (connection, _), _progress() as progress:
@@ -52,7 +52,7 @@ def verify() -> int:
         "discrepancies": [one._asdict() for one in found],
     }
     if as_json() or not run.found:
-        show(document, lambda: f"all is as it must be: {_named(counts)}")
+        show(document, lambda: f"OK: everything adds up ({_named(counts)})")
     else:
         click.echo(f"{run.found} discrepancies among {_named(counts)}", err=True)
     return 1 if run.found else 0
@@ -64,7 +64,7 @@ def _named(counts: Counts) -> str:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """Says on standard error how far it is: a bar on a terminal, else a line now and then, for people alone."""
+    """Show progress on standard error: a bar on a terminal, otherwise a line each second, and none with --json."""
     if sys.stderr.isatty():
         shown = 0
         with click.progressbar(length=100, label="verifying", file=sys.stderr) as bar:
@@ -79,12 +79,12 @@ def _progress() -> Iterator[Progress]:
             click.echo(ERASE_LINE, err=True, nl=False)
         return
 
-    said_at = time.monotonic()
+    printed_at = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
-        nonlocal said_at
-        if not as_json() and time.monotonic() - said_at >= LINE_SECONDS:
-            said_at = time.monotonic()
+    def report(done: int, total: int) -> None:
+        nonlocal printed_at
+        if not as_json() and time.monotonic() - printed_at >= LINE_SECONDS:
+            printed_at = time.monotonic()
             click.echo(f"verifying: {100 * done // total} %", err=True)
 
-    yield tell
+    yield report

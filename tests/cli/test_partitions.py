@@ -26,7 +26,7 @@ def test_all_partitions_are_listed_with_what_waits(teller: Callable[..., Said], 
     assert [one["id"] for one in listed] == list(range(64))
     assert [one["id"] for one in listed if one["backlog"]] == [partition]
     assert listed[partition]["oldest_seconds"] > 0
-    assert rows[partition][:3] == [str(partition), "nobody", "2"]
+    assert rows[partition][:3] == [str(partition), "none", "2"]
 
 
 def test_a_paused_partition_decides_nothing_until_it_is_resumed(
