@@ -125,7 +125,7 @@ def test_a_terminal_gets_a_table_and_bars(
     bars = {line.split()[0]: line for line in lines if "█" in line}
     assert list(bars) == list(STRATEGIES)
     assert bars["atomic"].endswith(" 2")
-    assert "Expected:" in " ".join(lines)
+    assert "This is expected." in " ".join(lines)
 
 
 @pytest.mark.parametrize(
