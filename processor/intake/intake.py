@@ -1,8 +1,8 @@
 """
 Intake: makes requests durable, many at a time, and answers each.
 
-The concurrent requests of one API process share one INSERT, made by one writer thread: the more there
-are, the bigger the groups. Writes `requests` and `inbox`, nothing else; never decides anything.
+The concurrent requests of one API process share one INSERT of one writer thread. More requests make larger groups.
+Intake writes `requests`, `inbox` and audit lines. It decides nothing.
 """
 
 import hashlib
@@ -28,15 +28,15 @@ from processor.records.documents import RequestRecord
 from processor.storage import arrays, connections, statements
 from processor.storage.connections import Connection
 
-#: Requests in one INSERT at the most (a batch of the API counts as its items, and is never split).
+#: Requests in one INSERT. All items of one call are in the same INSERT, so a group may be larger by one call.
 GROUP_LIMIT: Final = 1_000
-#: How long a caller waits for its group before it is told that nothing is known.
+#: The longest wait of a caller for its group. The outcome is unknown after it.
 ANSWER_TIMEOUT_SECONDS: Final = 2.8
 
-# Its form never changes: the fingerprints of all requests were made with it.
+# Its form never changes: the fingerprints of all stored requests use it.
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
-# What says that a value cannot be stored: PostgreSQL refuses it, or it cannot even be written as UTF-8.
+# Faults of a value: PostgreSQL refuses it, or UTF-8 cannot express it.
 _REFUSED: Final = (DataError, IntegrityError, UnicodeEncodeError)
 
 SQL = {
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class Submission(NamedTuple):
-    """One request as the API hands it in, already validated. `fingerprint` is the SHA-256 of its body."""
+    """One request, already validated. `fingerprint` is the SHA-256 of its body."""
 
     client_id: str
     key_id: UUID
@@ -71,7 +71,7 @@ class Submission(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """The answer to one submission: the request (durable), or the problem with it (nothing is stored)."""
+    """The answer to one submission: the durable request, or the problem for which nothing is stored."""
 
     request: RequestRecord | None = None
     replayed: bool = False
@@ -80,7 +80,7 @@ class Receipt(NamedTuple):
 
 @dataclass(slots=True)
 class _Asked:
-    """One submission on its way through the writer."""
+    """One submission in the writer."""
 
     submission: Submission
     id: UUID
@@ -91,13 +91,14 @@ class _Asked:
 @dataclass(slots=True)
 class _Call:
     """
-    All that one caller handed in. It waits for `done` to be released: a plain lock, since a Future wakes a
-    thread twice, and waking threads is most of what accepting costs.
+    The submissions of one caller, which waits for the release of `done`.
+
+    `done` is a plain lock. A Future wakes a thread twice, and waking threads is most of the cost of accepting.
     """
 
     asked: list[_Asked]
     done: threading.Lock = field(default_factory=threading.Lock)
-    #: Nobody waits any more: what is not written yet needs not be.
+    #: The caller no longer waits, so the writer may skip this call.
     given_up: bool = False
     fault: DatabaseUnavailable | None = None
 
@@ -105,15 +106,16 @@ class _Call:
         self.done.acquire()
 
     def answer(self, fault: DatabaseUnavailable | None = None) -> None:
-        """The receipts are there; or nothing is known, because of the fault."""
+        """Release the caller: its receipts are there, or the outcome is unknown because of the fault."""
         self.fault = fault
         self.done.release()
 
 
 def fingerprint(kind: str, body: dict[str, Any]) -> bytes:
     """
-    SHA-256 over the kind and the body as canonical JSON (sorted keys, no spaces): tells a repetition
-    of a request from a reuse of its key.
+    Return the SHA-256 of the kind and the body, as canonical JSON with sorted keys and no spaces.
+
+    It separates a repetition of a request from a reuse of its key.
     """
     return hashlib.sha256(_CANONICAL.encode([kind, body]).encode()).digest()
 
@@ -131,8 +133,8 @@ class Intake:
         accepted: Callable[[Iterable[int]], None],
     ) -> None:
         """
-        `accepted` is called after each commit with the partitions that have new work, from the writer's
-        thread: it must not block. `backlog_limit` is how many inbox rows a partition may have waiting.
+        `accepted` is called after each commit with the partitions that have new work. It must not block, for it runs
+        in the writer's thread. `backlog_limit` is the number of inbox rows from which a partition is saturated.
         """
         self._connect = connect
         self._saturation = Saturation(connect, backlog_limit)
@@ -151,21 +153,21 @@ class Intake:
         self._saturation.start()
 
     def stop(self) -> None:
-        """Finish what was handed in, and end."""
+        """Write the submissions that were handed in, and end."""
         self._saturation.stop()
         self._calls.put(None)
         self._writer.join(ANSWER_TIMEOUT_SECONDS)
 
     def alive(self) -> bool:
-        """False when the writer has died: the process is of no use any more and must be restarted."""
+        """Return False if the writer has died; the process must then be restarted."""
         return self._writer.is_alive()
 
     def accept(self, submissions: Sequence[Submission], within_seconds: float | None = None) -> list[Receipt]:
         """
-        Make requests durable; returns when they are, with a receipt for each, in order.
+        Make requests durable. Returns a receipt for each, in order.
 
-        Raises DatabaseUnavailable when that is not known, at the latest after ANSWER_TIMEOUT_SECONDS or
-        `within_seconds`: the same submission with the same key finds out.
+        Raises DatabaseUnavailable if the outcome is unknown, at the latest after ANSWER_TIMEOUT_SECONDS or
+        `within_seconds`. A repetition with the same key returns the outcome.
         """
         asked = [
             _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
@@ -201,7 +203,7 @@ class Intake:
         self._forget_connection()
 
     def _next_group(self) -> list[_Call]:
-        """The calls that wait, up to GROUP_LIMIT requests; blocks for the first. Empty: stop."""
+        """Take the waiting calls, up to GROUP_LIMIT requests. Blocks for the first. Returns [] to stop."""
         first = self._calls.get()
         if first is None:
             return []
@@ -225,7 +227,7 @@ class Intake:
         try:
             self._write(group)
         except _REFUSED:
-            for one in group:  # one of them is what PostgreSQL refuses: the others must not suffer for it
+            for one in group:  # PostgreSQL refuses one of them, and the others are valid
                 self._write_alone(one)
         self.groups += 1
         self.requests += len(group)
@@ -259,7 +261,7 @@ class Intake:
             self._answer_others(self._connection, others)
 
     def _insert(self, connection: Connection, group: list[_Asked]) -> dict[UUID, datetime]:
-        """The ids of those that were the first with their key, and when they were accepted: all at once."""
+        """Insert a group. Returns the time of acceptance of each request that was the first with its key."""
         if not group:
             return {}
         audited = [one for one in group if one.submission.audit is not None]
@@ -278,7 +280,7 @@ class Intake:
         return dict.fromkeys(ids, accepted_at)
 
     def _answer_others(self, connection: Connection, others: list[_Asked]) -> None:
-        """Those that were asked before get what was accepted then; new ones are here when there is no room."""
+        """Answer repetitions with the first request of their key, and new requests with PartitionSaturated."""
         keys = {
             "client_ids": [one.submission.client_id for one in others],
             "idempotency_keys": [one.submission.idempotency_key for one in others],
@@ -312,7 +314,7 @@ def _keyed(columns: tuple[Any, ...]) -> tuple[str, bytes, RequestRecord]:
 
 
 def _columns(group: list[_Asked]) -> dict[str, Any]:
-    """The group as one list for each column of `accept_requests`."""
+    """Return the group as one list for each column of `accept_requests`."""
     submissions = [one.submission for one in group]
     return {
         "id": [one.id for one in group],
@@ -333,7 +335,7 @@ def _columns(group: list[_Asked]) -> dict[str, Any]:
 
 
 def _audit_columns(audited: list[_Asked]) -> dict[str, Any]:
-    """The audit lines of the group as one list for each column; each names the new request by its kind."""
+    """Return the audit lines of a group as one list for each column. Each detail names the new request."""
     lines = [one.submission.audit for one in audited if one.submission.audit is not None]
     return {
         "audit_of": [one.id for one in audited],

@@ -1,10 +1,10 @@
--- Accepting requests: the one thing that the API writes on its hot path.
+-- Acceptance of requests: the only write on the API's hot path.
 
 -- accept_requests --
--- Store a group of requests and their inbox rows in one statement, so in one transaction. Requests go in
--- sorted by (client, key), so that groups of several processes that share keys cannot deadlock; inbox rows
--- in order of arrival. Returns how many of them were the first with their key, and when they were all accepted: mostly
--- all, and if not, a later statement has to tell which.
+-- Stores a group of requests and their inbox rows in one statement, so in one transaction. Requests are inserted in the
+-- order of client and key, so that groups of several processes with the same keys cannot deadlock. Inbox rows are
+-- inserted in the order of arrival. Returns the time of acceptance, and the number of requests that were the first with
+-- their key. If that is not all of them, read_accepted returns which.
 WITH asked AS (
     SELECT *
       FROM unnest(%(id)b::uuid[], %(client_id)b::text[], %(created_by)b::uuid[], %(idempotency_key)b::text[],
@@ -45,13 +45,12 @@ SELECT count(*), now()
 )
 
 -- read_accepted --
--- Which of these are there.
 SELECT id
   FROM requests
  WHERE id = ANY(%(ids)b::uuid[]);
 
 -- read_by_keys --
--- The requests that were first to use these keys, with the fingerprints of their bodies.
+-- The first requests with these keys, and the fingerprints of their bodies.
 SELECT r.idempotency_key, r.fingerprint, {request_columns}
   FROM {request_tables}
  WHERE (r.client_id, r.idempotency_key) IN (SELECT * FROM unnest(%(client_ids)b::text[], %(idempotency_keys)b::text[]));

@@ -1,7 +1,7 @@
 """
-Saturation: which partitions have as much waiting as they may, so that intake can say no.
+Saturation: the partitions whose backlog has reached its limit, so that intake refuses more requests for them.
 
-Looks off the request path, so that accepting costs the same however much waits.
+A thread of its own measures it, so that the cost of accepting does not grow with the backlog.
 """
 
 import threading
@@ -15,11 +15,11 @@ from processor.errors import DatabaseUnavailable
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: How often it looks, in seconds, and the part of the time it may spend on looking.
+#: The pause between two measurements, and the share of time that measuring may take.
 INTERVAL_SECONDS: Final = 1.0
 SHARE_OF_TIME: Final = 0.1
-#: Bytes of the smallest inbox row with its header and line pointer: the inbox has at most its size divided by
-#: this many rows.
+#: The size of the smallest inbox row with its header and line pointer. The size of the inbox divided by it is the
+#: largest number of rows.
 SMALLEST_INBOX_ROW_BYTES: Final = 76
 
 SQL = statements.beside(__file__)
@@ -40,11 +40,11 @@ class Saturation:
         self.partitions: frozenset[int] = frozenset()
 
     def start(self) -> None:
-        """Begin to look; once."""
+        """Start the thread; once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the thread."""
         self._stopping.set()
 
     def _run(self) -> None:
@@ -56,7 +56,7 @@ class Saturation:
                     self._connection = self._connection or self._connect()
                     self.partitions = _saturated(self._connection, self._backlog_limit)
             except DatabaseUnavailable:
-                self._forget_connection()  # whoever accepts finds out, too
+                self._forget_connection()  # accepting fails too, and reports it
             except Exception:
                 log.exception("saturation_fault")
                 self._forget_connection()
@@ -70,7 +70,7 @@ class Saturation:
 
 
 def _saturated(connection: Connection, limit: int) -> frozenset[int]:
-    """Reads the inbox only when its size says that a partition could be over the limit."""
+    """Return the saturated partitions. Reads the inbox only if its size allows one."""
     [(at_most,)] = connection.execute(
         SQL["estimate_inbox"], {"row_bytes": SMALLEST_INBOX_ROW_BYTES}
     ).fetchall()

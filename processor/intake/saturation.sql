@@ -1,11 +1,11 @@
--- How much waits: for a thread of its own, off the request path.
+-- The backlog of each partition, for the thread that measures it.
 
 -- read_backlogs --
--- How much waits in each partition that has work. Reads the whole inbox: for the gauge's own thread.
+-- Reads the whole inbox.
 SELECT partition, count(*)
   FROM inbox
  GROUP BY partition;
 
 -- estimate_inbox --
--- How many inbox rows there can be at the most, without reading them: pages times the rows that fit in one.
+-- The largest possible number of inbox rows, from the size of the table.
 SELECT pg_relation_size('inbox') / %(row_bytes)s;
