@@ -164,7 +164,7 @@ def race(call: Call, users: int, wanted: Wanted) -> Verdict:
 
 
 @dataclass(slots=True)
-class _Gate:
+class Gate:
     """Where users wait for each other."""
 
     pending: set[int]
@@ -200,8 +200,8 @@ class _Start:
     """Two gates: all are connected; all have sent what comes before the last byte."""
 
     def __init__(self, users: int) -> None:
-        self.connected = _Gate(set(range(1, users + 1)))
-        self.ready = _Gate(set(range(1, users + 1)), SETTLE_SECONDS)
+        self.connected = Gate(set(range(1, users + 1)))
+        self.ready = Gate(set(range(1, users + 1)), SETTLE_SECONDS)
 
     def count_out(self, user: int) -> None:
         """Nobody waits for this one any more: it has failed, or is through."""

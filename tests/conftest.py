@@ -13,7 +13,7 @@ import structlog
 
 from processor.settings import Settings
 from tests import servers as test_servers
-from tests.servers import Clones, Database
+from tests.servers import NEWEST, OLDEST, Clones, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,11 +26,6 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-
-#: What `postgres` is when a test says nothing.
-NEWEST = "embedded"
-#: An installed PostgreSQL 15, for tests/store.
-OLDEST = "15"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,8 +30,12 @@ from teller.embedded.servers import serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+#: The embedded PostgreSQL, which a test uses unless it names another.
+NEWEST = "embedded"
+#: An installed PostgreSQL 15.
+OLDEST = "15"
 #: Where the oldest PostgreSQL that Teller supports is usually installed; never looked up on PATH.
-OLDEST = (
+OLDEST_PLACES = (
     Path("/usr/lib/postgresql/15/bin"),
     Path("/usr/pgsql-15/bin"),
     Path("/usr/local/pgsql-15/bin"),
@@ -160,7 +164,7 @@ def embedded() -> Iterator[Settings]:
 
 def find_oldest() -> Path | None:
     """The binaries of an installed PostgreSQL 15."""
-    return next((path for path in OLDEST if (path / "initdb").exists()), None)
+    return next((path for path in OLDEST_PLACES if (path / "initdb").exists()), None)
 
 
 @contextlib.contextmanager

@@ -92,6 +92,10 @@ class Waiters:
         for event in events:
             event.set()
 
+    def remembered(self) -> int:
+        """Return the number of announcements in memory."""
+        return len(self._announced) + len(self._announced_before)
+
     def _remember(self, request_ids: AbstractSet[bytes]) -> None:
         now = time.monotonic()
         is_full = len(self._announced) + len(request_ids) > REMEMBERED_MAX

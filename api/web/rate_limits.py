@@ -120,6 +120,10 @@ class FailedSignIns:
         if not taken:
             raise self.limit.refusal(bucket, _TOO_MANY)
 
+    def remembered(self) -> int:
+        """Return the number of networks in memory."""
+        return len(self._buckets)
+
     def _forget(self) -> None:
         """Drop the full buckets, or all of them if none is full: memory is limited, too."""
         kept = {name: bucket for name, bucket in self._buckets.items() if not self.limit.is_full(bucket)}

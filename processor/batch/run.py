@@ -36,7 +36,7 @@ IDLE_TIMEOUT_MS: Final = 10_000
 #: Characters of a traceback that are kept: the end of it, where the fault is.
 TRACE_LIMIT: Final = 8_000
 
-_LOCK: Final = {
+LOCK_PARAMETERS: Final = {
     "lock_class": connections.LOCK_CLASS,
     "statement_ms": STATEMENT_TIMEOUT_MS,
     "lock_ms": LOCK_TIMEOUT_MS,
@@ -115,7 +115,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
     """One transaction. `refusal` is why the first row cannot be written: it is parked instead of decided."""
     with connection.pipeline() as pipeline, connection.transaction():
         execute = store.executor(connection)
-        locked = execute("lock_partition", _LOCK | {"partition": partition})
+        locked = execute("lock_partition", LOCK_PARAMETERS | {"partition": partition})
         inbox = execute("take_inbox", {"partition": partition, "batch_limit": limit})
         # After the take, for the clock: nothing is decided at an earlier time than it was asked.
         state = execute("read_partition", {"partition": partition})

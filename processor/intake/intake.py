@@ -197,6 +197,7 @@ class Intake:
                 for call in calls:
                     call.answer(fault)
             except BaseException as fault:
+                self._forget_connection()
                 for call in calls:
                     call.answer(DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
                 raise

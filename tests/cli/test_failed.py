@@ -13,7 +13,7 @@ from tests.servers import PARTITIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Said
+    from tests.cli.said import Said
     from tests.store.store import Store
 
     Park = Callable[[str], uuid.UUID]

@@ -16,7 +16,7 @@ from processor.storage import connections as db
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Said
+    from tests.cli.said import Said
     from tests.servers import Database
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from processor.settings import Settings
-    from tests.cli.conftest import Said
+    from tests.cli.said import Said
     from tests.store.store import Store
 
 #: A race is a matter of luck: so many tries without one are none.

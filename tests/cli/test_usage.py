@@ -18,7 +18,7 @@ from tests.servers import temporary_home
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Said
+    from tests.cli.said import Said
 
 MISUSES = (
     ("nonsense",),

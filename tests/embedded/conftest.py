@@ -13,12 +13,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.embedded.holding import Holder, stream_of
 from tests.servers import temporary_home
 
 if TYPE_CHECKING:
@@ -28,29 +28,6 @@ TOP = Path(__file__).parents[2]
 HOLDER = Path(__file__).with_name("holder.py")
 #: Whom we become when we are root and a test wants an ordinary user.
 ORDINARY_USER = "nobody"
-
-
-@dataclass
-class Holder:
-    """A Teller that runs, and what it said of its servers."""
-
-    process: subprocess.Popen[str]
-    where: dict[str, Any]
-
-    @property
-    def error(self) -> str:
-        """Its one line, if it gave up."""
-        return str(self.where.get("error", ""))
-
-    def kill(self) -> None:
-        """As kill -9: it has no time to stop anything."""
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> None:
-        """As a command that is done."""
-        _stream(self.process.stdin).close()
-        assert self.process.wait(20) == 0
 
 
 @functools.cache
@@ -106,7 +83,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Holder]]:
                 )
             )
             running.callback(process.kill)
-            return Holder(process, json.loads(_stream(process.stdout).readline()))
+            return Holder(process, json.loads(stream_of(process.stdout).readline()))
 
         yield run
 
@@ -128,8 +105,3 @@ def _environment(home: Path) -> dict[str, str]:
         "PYTHONPATH": f"{TOP}:{packages}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-
-
-def _stream(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream

@@ -152,7 +152,7 @@ def test_binaries_that_the_account_cannot_read_are_copied(
     """
     With a virtual environment under /root, the copy in home has all that the server needs.
     """
-    monkeypatch.setattr(postgres, "_runs", lambda _binaries, _account: False)
+    monkeypatch.setattr(postgres, "can_run", lambda _binaries, _account: False)
     homes.prepare(home)
     server = Postgres(home)
 

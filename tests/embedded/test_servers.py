@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.embedded.conftest import Holder
+    from tests.embedded.holding import Holder
 
     Start = Callable[..., Holder]
 

@@ -71,7 +71,7 @@ def main() -> int:
             return WRONG_USAGE
         with machinery.pop_all(), running(home, seed, PEOPLE) as run:
             run.load.start()
-            done = _inject(run, kinds, seed, seconds, most)
+            done = inject(run, kinds, seed, seconds, most)
             click.echo("no more faults; open work comes to its end, and everything is checked")
             run.settle()
             problems = run.judge()
@@ -113,7 +113,7 @@ def plan(kinds: Sequence[Kind], seed: int) -> Iterator[tuple[Kind, random.Random
             yield kind, random.Random(chance.getrandbits(64))
 
 
-def _inject(run: Run, kinds: list[Kind], seed: int, seconds: float, most: int) -> int:
+def inject(run: Run, kinds: list[Kind], seed: int, seconds: float, most: int) -> int:
     """Inject the faults and print a line for each. Returns their number."""
     began = time.monotonic()
     bar = click.progressbar(length=1_000, label="faults", file=sys.stderr) if sys.stderr.isatty() else None

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.faults.__main__ import INTERRUPTED, _inject, plan
+from tests.faults.__main__ import INTERRUPTED, inject, plan
 from tests.faults.kinds import EVERYWHERE
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def test_a_fault_that_fails_is_a_violation_and_the_run_goes_on() -> None:
     def never_ends(_run: Run, _chance: random.Random) -> str:
         raise AssertionError("not within 30 s")
 
-    assert _inject(run, [never_ends], 1, 60.0, 2) == 2
+    assert inject(run, [never_ends], 1, 60.0, 2) == 2
 
     assert run.problems == ["fault_failed never_ends: AssertionError('not within 30 s')"] * 2
     assert run.system.restore.call_count == 2

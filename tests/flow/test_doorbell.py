@@ -15,8 +15,9 @@ import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
+from redis.commands.core import Script
 
-from tests.waiting import eventually
+from tests.waiting import TIMEOUT_SECONDS, eventually
 from workers.doorbell import ring as module
 from workers.doorbell.announcements import Announcements
 from workers.doorbell.ring import Doorbell
@@ -46,19 +47,13 @@ def bell(redis_url: str) -> Iterator[Doorbell]:
     made.close()
 
 
-def quiet(bell: Doorbell) -> bool:
-    """Everything that was to be rung is."""
-    with bell._changed:
-        return not bell._busy and not bell._has_work()
-
-
 def test_a_burst_is_one_message(bell: Doorbell, client: redis.Redis) -> None:
     """
     A thousand rings from ten threads, whether they meet in the ringer or at the marker, are one message.
     """
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(bell.notify, [7] * 1_000))
-    eventually(lambda: quiet(bell))
+    assert bell.flush(TIMEOUT_SECONDS)
 
     assert client.llen(QUEUE) == 1
     assert client.hlen(f"{QUEUE}.msgs") == 1
@@ -73,7 +68,7 @@ def test_two_processes_that_ring_put_one_message(bell: Doorbell, redis_url: str,
     bell.notify(7)
     other.notify(7)
     other.close()
-    eventually(lambda: quiet(bell))
+    assert bell.flush(TIMEOUT_SECONDS)
 
     assert client.llen(QUEUE) == 1
 
@@ -96,7 +91,7 @@ def test_nothing_piles_up_without_a_worker(bell: Doorbell, client: redis.Redis) 
     """
     for _ in range(10):
         bell.notify(7)
-        eventually(lambda: quiet(bell))
+        assert bell.flush(TIMEOUT_SECONDS)
         client.delete("teller:rung:7")  # as after a second
 
     assert client.llen(QUEUE) == module.MESSAGES_WAITING_MAX
@@ -213,7 +208,7 @@ def test_a_redis_that_is_gone_is_counted_and_rung_when_it_is_back(
     What was rung meanwhile is left to the sweep; the next ring gets through.
     """
     with monkeypatch.context() as patch:
-        patch.setattr(bell, "_send", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("gone")))
+        patch.setattr(Script, "__call__", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("gone")))
         bell.notify(7)
         eventually(lambda: bell.faults == 1)
     assert client.llen(QUEUE) == 0

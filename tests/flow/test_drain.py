@@ -14,11 +14,12 @@ from tests.store.store import open_store
 from workers.doorbell.ring import Doorbell
 from workers.worker.assignments import Assignments
 from workers.worker.drain import Drainer
-from workers.worker.main import WorkerProcess
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable
+
+    import pytest
 
     from processor.storage.connections import Connection
     from tests.servers import Database
@@ -71,15 +72,15 @@ def test_who_is_told_of_a_batch_finds_what_it_decided(database: Database) -> Non
     assert bell.due == [3]
 
 
-def test_the_bell_is_answered_before_the_look() -> None:
+def test_a_doorbell_is_acknowledged_before_the_drain_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Who rings during the look rings anew: answered afterwards, that ring would be taken for one that was heard.
+    A commit during the drain notifies again. After the drain, the acknowledgement would swallow that notification.
     """
-    done = Mock()
-    done.drain.return_value = (0, False)
-    worker = object.__new__(WorkerProcess)
-    worker._doorbell = worker._drainer = done
+    calls = Mock()
+    calls.drain.return_value = (0, False)
+    drainer = Drainer(Mock(), Assignments(), calls)
+    monkeypatch.setattr(drainer, "drain", calls.drain)
 
-    worker._drain(7)
+    drainer.answer(7)
 
-    assert done.mock_calls == [call.acknowledge(7), call.drain(7)]
+    assert calls.mock_calls == [call.acknowledge(7), call.drain(7)]

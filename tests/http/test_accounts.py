@@ -16,7 +16,7 @@ from processor.clients.keys import Caller
 from processor.storage import connections
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 
 def test_an_account_has_the_address_that_was_set_last(teller: Teller) -> None:

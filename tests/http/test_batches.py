@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 
 def item(key: str, kind: str = "redemption", **fields: Any) -> dict[str, Any]:

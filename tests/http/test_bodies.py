@@ -12,7 +12,7 @@ import pytest
 from processor.domain.model import MAX_QUANTITY
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Reply, Teller
+    from tests.http.teller import Reply, Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 DEEP = "[" * 40 + "]" * 40

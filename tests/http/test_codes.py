@@ -20,7 +20,7 @@ from processor.storage import connections
 
 if TYPE_CHECKING:
     from processor.outbox.code_messages import CodeMessage
-    from tests.http.conftest import Client, Reply, Teller
+    from tests.http.teller import Client, Reply, Teller
 
 ADA = "ada@example.com"
 

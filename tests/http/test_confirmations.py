@@ -19,7 +19,7 @@ from processor.verify.checks import verify
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.http.conftest import Client, Reply, Teller
+    from tests.http.teller import Client, Reply, Teller
 
 ADA = "Ada@example.com"
 

@@ -13,10 +13,10 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 SCRIPT = "<script>alert(1)</script>"
 

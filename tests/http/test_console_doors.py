@@ -20,12 +20,12 @@ from processor.ids import new_id
 from processor.operations import bulk_actions
 from processor.reading.failed import FailedFilter
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.http.conftest import Client, Teller
+    from tests.http.teller import Client, Teller
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Failed requests at the console: found by a filter, looked at, replayed and refun
 
 from __future__ import annotations
 
-import html
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,12 @@ from processor.domain.rules import DECIDE
 from processor.gateways.protocol import Answer
 from processor.operations import bulk_actions
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor, audited, fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 YES = Answer("done", 200, reference="T-1")
 SCRIPT = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -40,16 +39,6 @@ def bank(teller: Teller) -> Teller:
 def listed(page: str) -> list[str]:
     """The requests that can be ticked, in their order."""
     return re.findall(r'name="id" value="([0-9a-f-]{36})" aria-label', page)
-
-
-def fields(page: str, action: str) -> dict[str, str | list[str]]:
-    """The hidden fields of the form that goes there; a field that is there many times is a list."""
-    [form] = re.findall(rf'<form[^>]* action="{re.escape(action)}">(.*?)</form>', page, re.DOTALL)
-    found: dict[str, list[str]] = {}
-    for name, value in re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form):
-        found.setdefault(name, []).append(html.unescape(value))
-    found.pop("csrf")
-    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 def counted(page: str) -> str:
@@ -72,14 +61,6 @@ def figure(page: str, label: str) -> str | None:
     """A figure of the page."""
     found = re.search(rf'<dt>{label}</dt><dd><span class="big">([^<]*)</span>', page)
     return None if found is None else found[1]
-
-
-def audit(teller: Teller, action: str) -> list[tuple[str, str | None, str | None]]:
-    """Who did this, why, and with which request, oldest first."""
-    lines = teller.admin.get("/v1/admin/audit?limit=100").json["data"]
-    return [
-        (line["actor"], line["reason"], line["request"]) for line in lines[::-1] if line["action"] == action
-    ]
 
 
 # ---------------------------------------------------------------- found
@@ -163,7 +144,7 @@ def test_all_that_match_are_previewed_and_replayed(bank: Teller) -> None:
     assert "Replay 2 failed requests?" in preview
     assert figure(preview, "Requests") == "2"
     assert figure(preview, "Sum") == "30"
-    assert audit(bank, "replay") == []
+    assert audited(bank, "replay") == []
 
     where = act(visitor, "replay", "&resource=bank")
 
@@ -179,8 +160,8 @@ def test_all_that_match_are_previewed_and_replayed(bank: Teller) -> None:
     assert "hx-trigger" not in page
     assert [bank.status(one) for one in [*asked, other]] == ["completed", "completed", "gateway_unreachable"]
     actor = f"{bank.operator.id} (operator operator)"
-    assert audit(bank, "replay") == [(actor, REASON, one) for one in asked]
-    assert audit(bank, "bulk_replay") == [(actor, REASON, None)]
+    assert audited(bank, "replay") == [(actor, REASON, one) for one in asked]
+    assert audited(bank, "bulk_replay") == [(actor, REASON, None)]
 
 
 def test_what_fails_again_is_said_to(bank: Teller) -> None:
@@ -211,7 +192,7 @@ def test_what_fails_after_the_preview_is_not_concerned(bank: Teller) -> None:
 
     visitor.send("/admin/failed/replay", form | {"reason": REASON})
 
-    assert [line[2] for line in audit(bank, "replay")] == [first]
+    assert [line[2] for line in audited(bank, "replay")] == [first]
     bank.drain()
     assert bank.status(later) == "gateway_unreachable"
 
@@ -232,7 +213,7 @@ def test_a_form_that_is_sent_twice_begins_once(bank: Teller) -> None:
     assert len({answer.location for answer in answers}) == 1
     bank.drain()
     assert bank.quantities("bank") == (1_000, 0)
-    assert len(audit(bank, "refund")) == 3
+    assert len(audited(bank, "refund")) == 3
     page = visitor.get(str(answers[0].location)).text
     assert figure(page, "Given back") == "3"
 
@@ -250,7 +231,7 @@ def test_selected_ones_alone_are_previewed_and_done(bank: Teller) -> None:
     form = fields(preview, "/admin/failed/replay") | {"reason": REASON}
     visitor.send("/admin/failed/replay", form)
 
-    assert {line[2] for line in audit(bank, "replay")} == {first, third}
+    assert {line[2] for line in audited(bank, "replay")} == {first, third}
     assert visitor.send("/admin/failed/preview", {"action": "replay"}).location == "/admin/failed"
     assert visitor.send("/admin/failed/preview", {"action": "replay", "id": [second] * 51}).status == 422
     assert visitor.send("/admin/failed/preview", {"action": "replay", "id": "x"}).status == 404
@@ -268,7 +249,7 @@ def test_refunds_of_many_are_an_admins(bank: Teller) -> None:
     form = fields(admin.get("/admin/failed/preview?action=refund").text, "/admin/failed/refund")
     assert operator.send("/admin/failed/refund", form | {"reason": "x"}).status == 403
     assert admin.send("/admin/failed/refund", form).status == 422
-    assert audit(bank, "refund") == []
+    assert audited(bank, "refund") == []
 
 
 def part_by_part(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -294,7 +275,7 @@ def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: py
     page = visitor.get(where).text
     assert page.count("not sent") == 3
     assert f"stopped by {bank.operator.id} (operator operator)" in page
-    assert [line[2] for line in audit(bank, "replay")] == asked[:2]
+    assert [line[2] for line in audited(bank, "replay")] == asked[:2]
     assert not bulk_runner.do_part(bank.services, where_id(where))
 
 
@@ -313,7 +294,7 @@ def test_an_action_ends_with_the_key_that_began_it(bank: Teller, monkeypatch: py
 
     page = Visitor.signed_in(bank, bank.admin).get(where).text
     assert "2 of 4, stopped by the end of the key that began it" in page
-    assert len(audit(bank, "replay")) == 2
+    assert len(audited(bank, "replay")) == 2
 
 
 def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +320,7 @@ def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: py
 
     page = visitor.get(where).text
     assert (figure(page, "Sent"), figure(page, "Not sent"), page.count("left alone")) == ("6", "1", 1)
-    assert sorted(str(line[2]) for line in audit(bank, "replay")) == sorted(asked)
+    assert sorted(str(line[2]) for line in audited(bank, "replay")) == sorted(asked)
 
 
 def test_while_somebody_is_at_it_nobody_else_is(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +373,7 @@ def test_a_part_that_breaks_is_done_again_and_nothing_twice(
 
     bank.drain()
     assert bank.quantities("bank") == (1_000, 0)
-    assert len(audit(bank, "refund")) == 3
+    assert len(audited(bank, "refund")) == 3
     assert figure(visitor.get(where).text, "Given back") == "3"
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from processor.clients import keys
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 KEY = re.compile(r"teller_[A-Za-z0-9_-]{43}")
 SCRIPT = "<script>alert(1)</script>"

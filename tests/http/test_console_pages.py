@@ -18,11 +18,11 @@ from processor.gateways.protocol import Answer
 from processor.ids import new_id
 from processor.reading import overview as overview_queries
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 #: What a browser would run, if it were not escaped.
 SCRIPT = "<script>alert(1)</script>"

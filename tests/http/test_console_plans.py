@@ -25,11 +25,9 @@ from processor.reading import request_detail
 from processor.reading import webhooks as webhook_queries
 from processor.records import audit
 from processor.storage import connections
-from tests.conftest import NEWEST, OLDEST
-from tests.http.conftest import Client, Teller
-from tests.http.console_visitors import Visitor
-from tests.http.test_console_failed import fields
-from tests.servers import find_oldest
+from tests.http.teller import Client, Teller
+from tests.http.visitor import Visitor, fields
+from tests.servers import NEWEST, OLDEST, find_oldest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

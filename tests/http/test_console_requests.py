@@ -14,11 +14,10 @@ from processor.clients import webhooks
 from processor.domain.rules import DECIDE
 from processor.gateways.protocol import Answer
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
-from tests.http.test_console_failed import audit, fields
+from tests.http.visitor import Visitor, audited, fields
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 YES = Answer("done", 200, reference="T-1")
 UNKNOWN = Answer("unknown", 503, error="answered 503")
@@ -131,7 +130,7 @@ def test_a_refund_that_is_clicked_twice_is_one(bank: Teller) -> None:
 
     assert {answer.status for answer in answers} == {303}
     assert bank.quantities("vault") == (997, 0)
-    assert audit(bank, "refund") == [(f"{bank.admin.id} (admin admin)", "a mistake", asked)]
+    assert audited(bank, "refund") == [(f"{bank.admin.id} (admin admin)", "a mistake", asked)]
     page = visitor.get(f"/admin/requests/{asked}").text
     [refund] = set(re.findall(r'<div><a href="/admin/requests/([0-9a-f-]{36})">2</a>', page))
     assert (
@@ -192,7 +191,10 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
 
     assert "somebody of another one must say so" in admin.get(str(refused.location)).text
     assert [bank.status(one) for one in (first, second, own)] == ["completed", "denied", "processing"]
-    assert [line[1] for line in audit(bank, "approve") + audit(bank, "deny")] == ["he called us", "too much"]
+    assert [line[1] for line in audited(bank, "approve") + audited(bank, "deny")] == [
+        "he called us",
+        "too much",
+    ]
     late = admin.send(f"/admin/requests/{first}/deny", {"reason": "too late"})
     assert "Somebody was quicker" in admin.get(str(late.location)).text
 

@@ -16,10 +16,10 @@ import pytest
 from api import create_app
 from api.console.pages import local_path
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Client, Teller
+    from tests.http.teller import Client, Teller
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -12,14 +12,14 @@ import pytest
 from processor.clients import webhooks
 from processor.operations import resends
 from processor.storage import connections
-from tests.http.console_visitors import Visitor
+from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from processor.clients.webhooks import Webhook
     from processor.storage.connections import Connection
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+")
 SCRIPT = "<script>alert(1)</script>"

@@ -21,7 +21,7 @@ from processor.storage import connections
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.http.conftest import Client, Reply, Teller
+    from tests.http.teller import Client, Reply, Teller
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "2"))
 SEED: Final = int(os.environ.get("FUZZ_SEED", "20261122"))

@@ -16,7 +16,7 @@ from api.web import access_log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 #: In an address: NUL, line ends, an escape for terminals, quotes, a way out of a directory, a format.
 HOSTILE = (

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import create_app
-from api.lab import runs
-from lab import kept
+from lab import arena, kept
 from lab.outcomes import Outcome, Step, UserResult
 from processor.storage import connections
+from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -190,18 +190,18 @@ def test_one_run_at_a_time(
     Who comes meanwhile is told to come again; afterwards the way is free.
     """
     racing, done = threading.Event(), threading.Event()
-    race = runs.Runner._run
+    opened = arena.opened
 
-    def slowly(runner: runs.Runner, choice: runs.Choice) -> dict[str, Any]:
+    def open_slowly(*urls: str) -> Any:
         racing.set()
-        assert done.wait(60)
-        return race(runner, choice)
+        assert done.wait(TIMEOUT_SECONDS)
+        return opened(*urls)
 
-    monkeypatch.setattr(runs.Runner, "_run", slowly)
+    monkeypatch.setattr(arena, "opened", open_slowly)
     answers: list[TestResponse] = []
     first = threading.Thread(target=lambda: answers.append(run(application.test_client())))
     first.start()
-    assert racing.wait(60)
+    assert racing.wait(TIMEOUT_SECONDS)
 
     refused = run(browser)
     done.set()

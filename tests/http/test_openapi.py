@@ -16,7 +16,7 @@ from api.app import ROUTES
 from api.web.problems import PROBLEMS, type_of
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Reply, Teller
+    from tests.http.teller import Reply, Teller
 
 DOCUMENT = openapi_document()
 #: For people, and no part of the API.

@@ -5,7 +5,9 @@ What those who run Teller see: partitions, health, metrics, logs, and errors tha
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +19,19 @@ import pytest
 import structlog
 
 from api import create_app
-from api.web import deadline, routing
+from api.web import deadline
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable
-from processor.intake import intake
 from processor.reading import requests as stored_requests
-from processor.storage import connections
-from tests.http.conftest import Client
+from processor.storage import arrays, connections
+from tests.http.teller import Client
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from processor.settings import Settings
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 
 #: A resource of another partition than "a".
@@ -235,16 +237,25 @@ def test_what_is_not_waited_for_a_database_costs_no_patience(
     """
     A client who is slow to send, or a race of the lab, may take as long as they do: the database is there.
     """
-    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.5)
-    read = routing._read
+    deadline_seconds = 0.5
+    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", deadline_seconds)
 
-    def read_slowly(environ: Mapping[str, Any]) -> bytes:
-        time.sleep(1)
-        return read(environ)
+    class SlowBody(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            time.sleep(2 * deadline_seconds)
+            return super().read(size)
 
-    monkeypatch.setattr(routing, "_read", read_slowly)
+    body = json.dumps({"resource": "a", "account": "u"}).encode()
+    answer = teller.client.call(
+        "POST",
+        "/v1/redemptions",
+        input_stream=SlowBody(body),
+        content_length=len(body),
+        content_type="application/json",
+        headers={"Idempotency-Key": "slow"},
+    )
 
-    assert teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
+    assert answer.status_code == 202
 
 
 def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: Settings) -> None:
@@ -290,9 +301,9 @@ def test_a_dead_writer_is_told_by_healthz(teller: Teller, monkeypatch: pytest.Mo
     def die(*_: Any) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(intake.Intake, "_write_calls", die)
+    monkeypatch.setattr(arrays, "packed", die)
     answer = teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
-    teller.services.intake._writer.join(5)
+    eventually(lambda: not teller.services.intake.alive())
 
     assert answer.status_code == 503
     health = teller.client.get("/healthz")

@@ -14,7 +14,7 @@ from processor.domain.rules import DECIDE
 from processor.gateways.protocol import Answer
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 YES = Answer("done", 200, reference="T-1")
 UNKNOWN = Answer("unknown", 503, reason="answered 503")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Client, Teller
+    from tests.http.teller import Client, Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 

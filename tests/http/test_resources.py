@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 AMPLE = {
     "unit": "EUR",

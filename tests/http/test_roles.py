@@ -20,7 +20,7 @@ from processor.storage import connections
 if TYPE_CHECKING:
     from flask import Flask
 
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 
 def test_everything_under_v1_needs_a_key() -> None:

@@ -16,12 +16,12 @@ import pytest
 
 from api import create_app
 from processor.gateways import sandbox, signatures
-from tests.http.conftest import Client
+from tests.http.teller import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.http.conftest import Reply, Teller
+    from tests.http.teller import Reply, Teller
 
 PATH = "/sandbox/gateway"
 #: The id of a request that there is not.

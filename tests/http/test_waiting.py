@@ -18,7 +18,7 @@ from workers.doorbell.ring import Doorbell
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 
@@ -257,4 +257,4 @@ def test_announcements_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPa
     for _ in range(100):
         waiters.wake({uuid.uuid4().bytes for _ in range(5)})
 
-    assert len(waiters._announced) + len(waiters._announced_before) <= 20
+    assert waiters.remembered() <= 20

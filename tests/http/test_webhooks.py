@@ -21,12 +21,12 @@ from processor.clients.webhooks import WEBHOOKS_MAX
 from processor.outbox import deliveries
 from processor.outbox.tries import SendResult
 from processor.storage import connections
-from tests.http.conftest import Client
+from tests.http.teller import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.http.conftest import Teller
+    from tests.http.teller import Teller
 
 PUBLIC = "8.8.8.8"
 URL = f"https://{PUBLIC}/hook?token=hush"

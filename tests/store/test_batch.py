@@ -219,7 +219,7 @@ def test_a_statement_that_takes_too_long_is_found_and_fails(
         " $$ BEGIN IF NEW.account = 'slow' THEN PERFORM pg_sleep(5); END IF; RETURN NEW; END $$;"
         "CREATE TRIGGER test_dawdle BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION dawdle();"
     )
-    monkeypatch.setitem(batch._LOCK, "statement_ms", 150)
+    monkeypatch.setitem(batch.LOCK_PARAMETERS, "statement_ms", 150)
     store.open("sneaker")
     asked = store.accept(*(store.redeems("sneaker", name) for name in ("ada", "slow", "bob")))
 

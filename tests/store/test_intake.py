@@ -19,6 +19,7 @@ from processor.batch import run as batch
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, RequestNotFound
 from processor.intake import commands, intake, saturation
+from processor.intake.intake import Intake
 from processor.storage import connections
 from tests.servers import PARTITIONS
 from tests.store.store import NO_LIMIT, accepted_id, at_once, intake_of, started, worker_connection
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from processor.intake.commands import Recorded
-    from processor.intake.intake import Intake, Receipt, Submission
+    from processor.intake.intake import Receipt, Submission
+    from processor.storage.connections import Connection
     from tests.store.store import Store
 
 #: Time limit for the answer that the database is unavailable, in seconds.
@@ -318,7 +320,13 @@ def test_stopping_finishes_submitted_requests(store: Store) -> None:
     """
     Each caller that submitted before the stop gets its answer, and the connection is closed.
     """
-    one = intake_of(store.database)
+    made: list[Connection] = []
+
+    def connect() -> Connection:
+        made.append(connections.connect(store.database.api_url, application_name="test intake"))
+        return made[-1]
+
+    one = Intake(connect, PARTITIONS, NO_LIMIT, lambda _: None)
     one.start()
     results = at_once(*(_accepting(one, store.redeems("sneaker", f"u{n}")) for n in range(20)))
 
@@ -326,7 +334,8 @@ def test_stopping_finishes_submitted_requests(store: Store) -> None:
 
     assert all(_only(result).request for result in results)
     assert not one.alive()
-    assert one._connection is None
+    assert made
+    assert all(connection.closed for connection in made)
 
 
 # ---------------------------------------------------------------- doorbells, commands, saturation

@@ -6,9 +6,14 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 from workers.worker import assignments as module
 from workers.worker.assignments import Assignments
+
+if TYPE_CHECKING:
+    import pytest
 
 A_WHILE = 60.0
 
@@ -92,15 +97,15 @@ def test_idle_partitions_are_surrendered_first_and_busy_ones_between_batches() -
     assert assignments.surrendered() == {1, 2, 3}
 
 
-def test_a_drain_without_progress_is_stalled() -> None:
+def test_a_drain_without_progress_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The time since the last batch counts, not the time since the beginning.
     """
     assignments = assignments_of(7, 8)
     assignments.enter(7)
     assignments.enter(8)
-    long_ago = time.monotonic() - module.STALLED_AFTER_SECONDS
-    assignments._busy.update({7: long_ago, 8: long_ago})
+    later = time.monotonic() + module.STALLED_AFTER_SECONDS
+    monkeypatch.setattr(module, "time", Mock(monotonic=lambda: later))
     assignments.progress(8)
 
     assert assignments.stalled() == [7]

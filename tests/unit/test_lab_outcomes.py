@@ -177,7 +177,7 @@ def test_users_are_released_when_all_are_ready_or_have_failed() -> None:
     """
 
     async def story() -> list[bool]:
-        gate = endpoint._Gate({1, 2, 3})
+        gate = endpoint.Gate({1, 2, 3})
         waiting = [asyncio.create_task(gate.wait(user)) for user in (1, 2)]
         seen = []
         for failed in (1, 3):

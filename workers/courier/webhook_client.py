@@ -53,7 +53,7 @@ class WebhookClient:
                 keepalive_timeout=KEEPALIVE_SECONDS,
                 ssl=ssl.create_default_context(),
                 use_dns_cache=False,
-                resolver=_Resolver(allow_private=allow_private),
+                resolver=Resolver(allow_private=allow_private),
                 socket_factory=None if allow_private else _public_socket,
             ),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
@@ -106,7 +106,7 @@ async def _drain(content: aiohttp.StreamReader) -> None:
             return
 
 
-class _Resolver(AbstractResolver):
+class Resolver(AbstractResolver):
     """The resolver of the system, on a thread for each name. It refuses private addresses."""
 
     def __init__(self, *, allow_private: bool) -> None:

@@ -142,10 +142,15 @@ class Doorbell:
         """
         self._attempt(lambda: self._client.delete(_marker(partition)))
 
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until all notifications are sent, or have failed. Returns False if the time is over before."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._busy or self._has_work()), timeout_seconds)
+
     def close(self) -> None:
         """Send the remaining notifications within CLOSE_TIMEOUT_SECONDS, and close the connections."""
+        self.flush(CLOSE_TIMEOUT_SECONDS)
         with self._changed:
-            self._changed.wait_for(lambda: not (self._busy or self._has_work()), CLOSE_TIMEOUT_SECONDS)
             self._closing = True
             self._changed.notify_all()
         self._client.close()

@@ -54,6 +54,18 @@ class Drainer:
         self._own = threading.local()
         self._stopping = threading.Event()
 
+    def answer(self, partition: int) -> None:
+        """
+        Drain a partition after a doorbell: the actor.
+
+        A second doorbell is harmless, because an empty inbox is a no-op.
+        A partition that is no longer held is left to its new owner, which drains it when it claims it.
+        """
+        self._doorbell.acknowledge(partition)  # before the drain reads: a later commit notifies again
+        _, more = self.drain(partition)
+        if more:  # other partitions get their turn, and a stop does not wait
+            self._doorbell.notify(partition)
+
     def drain(self, partition: int) -> tuple[int, bool]:
         """
         Apply the inbox of a partition. An empty inbox and a partition that is not held are no fault.

@@ -111,7 +111,7 @@ class WorkerProcess:
         )
         # One actor for all queues: the message names the queue, its argument the partition.
         dramatiq.actor(queue_name=min(self._broker.queues), actor_name=ACTOR_NAME, broker=self._broker)(
-            self._drain
+            self._drainer.answer
         )
         self._dramatiq = dramatiq.Worker(
             self._broker, worker_threads=DRAIN_THREADS, worker_timeout=DRAMATIQ_IDLE_MS
@@ -139,17 +139,6 @@ class WorkerProcess:
         self._sweep.stop()
         self._dramatiq.stop(timeout=int(DRAMATIQ_END_SECONDS * 1_000))
         log.info("worker_stopped")
-
-    def _drain(self, partition: int) -> None:
-        """
-        Drain a partition: the actor. A second doorbell is harmless, because an empty inbox is a no-op.
-
-        A partition that is no longer held is left to its new owner, which drains it when it claims it.
-        """
-        self._doorbell.acknowledge(partition)  # before the drain reads: a later commit notifies again
-        _, more = self._drainer.drain(partition)
-        if more:  # other partitions get their turn, and a stop does not wait
-            self._doorbell.notify(partition)
 
     def _gain(self, gained: set[int], waiting: list[int]) -> None:
         self._sweep.take(waiting)

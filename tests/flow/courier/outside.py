@@ -67,7 +67,7 @@ class Outside:
         self.closing.wait(HANG_SECONDS)
 
     @contextlib.contextmanager
-    def _taken(self, call: Call) -> Iterator[None]:
+    def taken(self, call: Call) -> Iterator[None]:
         with self._lock:
             self.calls.append(call)
             self.under_way += 1
@@ -90,7 +90,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         call = Call(self.path, headers, body, time.monotonic())
-        with self.server.outside._taken(call):
+        with self.server.outside.taken(call):
             reply = self.server.outside.behave(call, self)
         if reply is not None:
             status, more, said = reply if isinstance(reply, tuple) else (reply, {}, b"")

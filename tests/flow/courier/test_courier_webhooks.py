@@ -304,7 +304,7 @@ def test_one_inside_address_of_a_name_is_enough_to_refuse_it(monkeypatch: pytest
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
     with pytest.raises(AddressRefused):
-        asyncio.run(webhook_client._Resolver(allow_private=False).resolve("both.example", 443))
+        asyncio.run(webhook_client.Resolver(allow_private=False).resolve("both.example", 443))
 
 
 def test_plain_http_is_refused_again_when_connecting(till: Till) -> None:

@@ -4,6 +4,7 @@ People at the console, without a browser: a cookie, forms with their token, page
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import Headers
     from werkzeug.test import Client as Browser
 
-    from tests.http.conftest import Client, Teller
+    from tests.http.teller import Client, Teller
 
 _TOKEN = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
 
@@ -75,3 +76,21 @@ class Visitor:
             address, method=method, data=form, headers=named, content_type=content_type
         )
         return Seen(answer.status_code, answer.headers, answer.text)
+
+
+def fields(page: str, action: str) -> dict[str, str | list[str]]:
+    """The hidden fields of the form that goes there; a field that is there many times is a list."""
+    [form] = re.findall(rf'<form[^>]* action="{re.escape(action)}">(.*?)</form>', page, re.DOTALL)
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form):
+        found.setdefault(name, []).append(html.unescape(value))
+    found.pop("csrf")
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def audited(teller: Teller, action: str) -> list[tuple[str, str | None, str | None]]:
+    """Who did this, why, and with which request, oldest first."""
+    lines = teller.admin.get("/v1/admin/audit?limit=100").json["data"]
+    return [
+        (line["actor"], line["reason"], line["request"]) for line in lines[::-1] if line["action"] == action
+    ]

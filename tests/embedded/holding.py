@@ -1,0 +1,42 @@
+"""
+A process that holds the embedded servers, which `holder.py` runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
+
+
+@dataclass
+class Holder:
+    """A Teller that runs, and what it said of its servers."""
+
+    process: subprocess.Popen[str]
+    where: dict[str, Any]
+
+    @property
+    def error(self) -> str:
+        """Its one line, if it gave up."""
+        return str(self.where.get("error", ""))
+
+    def kill(self) -> None:
+        """As kill -9: it has no time to stop anything."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        """As a command that is done."""
+        stream_of(self.process.stdin).close()
+        assert self.process.wait(20) == 0
+
+
+def stream_of(stream: IO[str] | None) -> IO[str]:
+    """
+    Return a stream that was asked for.
+    """
+    assert stream is not None
+    return stream
