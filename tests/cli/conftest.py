@@ -1,5 +1,5 @@
 """
-The commands as a person types them, in this process, on a database of the test's own.
+The commands, run in the process of the test on a database of the test's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from processor import log
 from processor.domain.partitioning import partition_of
 from teller.root import main
-from tests.cli.said import Said
+from tests.cli.result import Result
 from tests.servers import PARTITIONS
 from tests.store.store import open_store
 
@@ -29,35 +29,36 @@ if TYPE_CHECKING:
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
     """
-    A Teller without processes: the test hands in and drains.
+    A Teller without processes. The test submits requests and runs the batches.
     """
     with open_store(database) as opened:
         yield opened
 
 
 @pytest.fixture
-def speak(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def run_teller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """
-    `speak("keys", "list")` is `teller keys list`, in the environment that `monkeypatch` has made.
+    `run_teller("keys", "list")` is `teller keys list`, in the environment that `monkeypatch` made.
     """
-    monkeypatch.setattr(log, "configure", lambda *_: None)  # the log is the whole process's, and so pytest's
+    # Logging is configured once for the process, which belongs to pytest.
+    monkeypatch.setattr(log, "configure", lambda *_: None)
 
-    def run(*arguments: str) -> Said:
+    def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["teller", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
         assert isinstance(ended.value.code, int)
-        return Said(ended.value.code, out, err)
+        return Result(ended.value.code, out, err)
 
     return run
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    An environment without a setting of Teller's.
+    An environment without any setting of Teller.
     """
     for name in os.environ:
         if name.startswith(("TELLER_", "DATABASE_URL", "REDIS_URL")):
@@ -66,14 +67,17 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def teller(
-    settings: Settings, outside: None, speak: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Said]:
+    settings: Settings,
+    clean_environment: None,
+    run_teller: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Result]:
     """
-    As `speak`, with DATABASE_URL and REDIS_URL set to those of the test.
+    As `run_teller`, with DATABASE_URL and REDIS_URL set to those of the test.
     """
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
-    return speak
+    return run_teller
 
 
 @pytest.fixture
@@ -90,9 +94,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def park(store: Store) -> Callable[[str], uuid.UUID]:
+def fail_request(store: Store) -> Callable[[str], uuid.UUID]:
     """
-    `park("ticket")`: a request after this resource, whose gateway was misconfigured.
+    `fail_request("ticket")` returns a failed request for this resource, whose gateway was misconfigured.
     """
 
     def one(resource: str) -> uuid.UUID:

@@ -1,5 +1,5 @@
 """
-Parked requests from the command line: listed, shown, replayed, refunded.
+Failed requests on the command line: list, show, replay, refund.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from tests.servers import PARTITIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.said import Said
+    from tests.cli.result import Result
     from tests.store.store import Store
 
-    Park = Callable[[str], uuid.UUID]
+    FailRequest = Callable[[str], uuid.UUID]
 
 
-def test_parked_requests_are_listed_and_shown(teller: Callable[..., Said], park: Park, store: Store) -> None:
+def test_failed_requests_are_listed_and_shown(
+    teller: Callable[..., Result], fail_request: FailRequest, store: Store
+) -> None:
     """
-    Only those; shown with the calls of the gateway that came to nothing.
+    The list has only failed requests. Each is shown with its calls to the gateway.
     """
     store.open("stock")
-    first, second = park("ticket"), park("voucher")
+    first, second = fail_request("ticket"), fail_request("voucher")
     token = uuid.uuid4()
     store.owner.execute(
         "INSERT INTO attempts (request_id, token, ended_at, status, outcome, error)"
@@ -40,17 +42,17 @@ def test_parked_requests_are_listed_and_shown(teller: Callable[..., Said], park:
     assert "no such address" in teller("failed", "show", str(first)).out
 
 
-def test_a_replay_sends_a_parked_request_back_into_its_queue(
-    teller: Callable[..., Said], park: Park, store: Store
+def test_a_replay_returns_a_failed_request_to_its_queue(
+    teller: Callable[..., Result], fail_request: FailRequest, store: Store
 ) -> None:
     """
-    The reason is in the audit; the effect is armed again when the batch comes to it.
+    A replay writes its reason to the audit, and the next batch makes the effect due again.
     """
-    request = park("ticket")
+    request = fail_request("ticket")
 
-    said = teller("failed", "replay", str(request), "--reason", "key renewed", "--json")
+    printed = teller("failed", "replay", str(request), "--reason", "key renewed", "--json")
 
-    assert said.document == {"matched": 1, "replayed": 1}
+    assert printed.document == {"matched": 1, "replayed": 1}
     assert (
         store.one("SELECT reason FROM audit WHERE request_id = %s AND action = 'replay'", request)
         == "key renewed"
@@ -59,25 +61,27 @@ def test_a_replay_sends_a_parked_request_back_into_its_queue(
     assert store.one("SELECT due_at IS NOT NULL FROM effects WHERE request_id = %s", request)
 
 
-def test_a_replay_of_what_is_not_parked_is_a_failure(teller: Callable[..., Said], park: Park) -> None:
+def test_a_replay_of_a_request_that_did_not_fail_is_refused(
+    teller: Callable[..., Result], fail_request: FailRequest
+) -> None:
     """
-    Alone it is refused; beside one that is parked, that one goes, and the status tells.
+    A request that did not fail is refused. Among several requests, the failed ones are replayed and the status is 1.
     """
-    stranger = str(uuid.uuid4())
+    unknown_id = str(uuid.uuid4())
 
-    teller("failed", "replay", stranger, "--reason", "r", "--json").refuses(1, "not_failed")
-    both = teller("failed", "replay", stranger, str(park("ticket")), "--reason", "r")
+    teller("failed", "replay", unknown_id, "--reason", "r", "--json").refuses(1, "not_failed")
+    both = teller("failed", "replay", unknown_id, str(fail_request("ticket")), "--reason", "r")
     assert (both.status, both.out) == (1, "replayed 1 of 2\n")
 
 
 def test_all_that_match_are_replayed_and_a_dry_run_only_counts(
-    teller: Callable[..., Said], park: Park, store: Store
+    teller: Callable[..., Result], fail_request: FailRequest, store: Store
 ) -> None:
     """
-    Filters by code and resource; nothing that matches is nothing to complain about.
+    A replay takes filters for code and resource. A filter that matches no request is not an error.
     """
     for resource in ("ticket", "ticket", "voucher"):
-        park(resource)
+        fail_request(resource)
 
     def replay(*filters: str) -> tuple[int, int]:
         document = teller("failed", "replay", "--all", "--reason", "r", *filters, "--json").document
@@ -90,11 +94,13 @@ def test_all_that_match_are_replayed_and_a_dry_run_only_counts(
     assert replay("--code", "gateway_misconfigured") == (3, 2)
 
 
-def test_a_refund_is_a_request_of_its_own(teller: Callable[..., Said], park: Park, store: Store) -> None:
+def test_a_refund_is_a_request_of_its_own(
+    teller: Callable[..., Result], fail_request: FailRequest, store: Store
+) -> None:
     """
-    Decided in its turn: the hold is released, and the parked request is refunded.
+    A batch decides the refund: the hold is released, and the failed request becomes refunded.
     """
-    request = park("ticket")
+    request = fail_request("ticket")
     assert store.available("ticket") == 9
 
     document = teller("failed", "refund", str(request), "--reason", "never sent", "--json").document
@@ -107,5 +113,7 @@ def test_a_refund_is_a_request_of_its_own(teller: Callable[..., Said], park: Par
     assert store.one("SELECT partition FROM requests WHERE kind = 'refund'") == partition_of(
         "ticket", PARTITIONS
     )
-    stranger = str(uuid.uuid4())
-    assert stranger in teller("failed", "refund", stranger, "--reason", "r", "--json").refuses(1, "not_found")
+    unknown_id = str(uuid.uuid4())
+    assert unknown_id in teller("failed", "refund", unknown_id, "--reason", "r", "--json").refuses(
+        1, "not_found"
+    )

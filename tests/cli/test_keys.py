@@ -1,5 +1,5 @@
 """
-Keys from the command line: made, shown once, listed, revoked.
+Keys on the command line: create, show once, list, revoke.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from processor.storage import connections as db
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.said import Said
+    from tests.cli.result import Result
     from tests.servers import Database
 
 
-def caller(database: Database, key: str) -> keys.Caller | None:
-    """Whom the API would take it for."""
+def authenticate(database: Database, key: str) -> keys.Caller | None:
+    """Return the caller for which the API takes this key."""
     with db.connect(database.url, application_name="test") as connection:
         return keys.authenticate(connection, keys.digest_of(key))
 
 
 def test_a_new_key_is_all_that_is_printed_and_it_works(
-    teller: Callable[..., Said], database: Database
+    teller: Callable[..., Result], database: Database
 ) -> None:
     """
-    `KEY=$(teller keys create …)` is the key of a client of its own; the rest is said on standard error.
+    `KEY=$(teller keys create …)` is the key of a new client. All other text goes to standard error.
     """
-    said = teller("keys", "create", "shop", "--role", "client")
+    printed = teller("keys", "create", "shop", "--role", "client")
 
-    assert said.status == 0
-    who = caller(database, said.out.removesuffix("\n"))
-    assert who is not None
-    assert (who.name, who.role) == ("shop", "client")
-    assert who.client in said.err
-    assert said.out.strip() not in said.err
+    assert printed.status == 0
+    caller = authenticate(database, printed.out.removesuffix("\n"))
+    assert caller is not None
+    assert (caller.name, caller.role) == ("shop", "client")
+    assert caller.client in printed.err
+    assert printed.out.strip() not in printed.err
 
 
-def test_a_second_key_of_a_client(teller: Callable[..., Said], database: Database) -> None:
+def test_a_second_key_of_a_client(teller: Callable[..., Result], database: Database) -> None:
     """
-    With --client it belongs to that client; a client that nobody knows is refused.
+    With --client the key belongs to that client. An unknown client is refused.
     """
     first = teller("keys", "create", "shop", "--role", "client", "--json").document
     second = teller(
@@ -57,9 +57,9 @@ def test_a_second_key_of_a_client(teller: Callable[..., Said], database: Databas
     assert "nobody" in refused.refuses(1, "key_refused")
 
 
-def test_listed_keys_show_everything_but_the_key(teller: Callable[..., Said]) -> None:
+def test_listed_keys_show_everything_but_the_key(teller: Callable[..., Result]) -> None:
     """
-    Newest first, as lines of columns in a pipe, as one document for programs; the secret is in neither.
+    Keys are listed newest first, as columns in a pipe or as one JSON document. Neither contains the secret.
     """
     made = [
         teller("keys", "create", name, "--role", name, "--json").document for name in ("operator", "admin")
@@ -74,24 +74,24 @@ def test_listed_keys_show_everything_but_the_key(teller: Callable[..., Said]) ->
     assert not any(key["key"] in text.out + str(document) for key in made)
 
 
-def test_a_revoked_key_is_nobodys(teller: Callable[..., Said], database: Database) -> None:
+def test_a_revoked_key_authenticates_no_caller(teller: Callable[..., Result], database: Database) -> None:
     """
-    Revoking twice is harmless; revoking what isn't there is a failure.
+    Revoking twice is harmless. Revoking an unknown key is an error.
     """
     made = teller("keys", "create", "shop", "--role", "client", "--json").document
 
     assert teller("keys", "revoke", made["id"], "--json").document == {"id": made["id"], "revoked": True}
     assert teller("keys", "revoke", made["id"], "--json").document == {"id": made["id"], "revoked": False}
 
-    assert caller(database, made["key"]) is None
+    assert authenticate(database, made["key"]) is None
     assert teller("keys", "list").rows[0][5] != ""
-    stranger = str(uuid.uuid4())
-    assert stranger in teller("keys", "revoke", stranger, "--json").refuses(1, "key_not_found")
+    unknown_id = str(uuid.uuid4())
+    assert unknown_id in teller("keys", "revoke", unknown_id, "--json").refuses(1, "key_not_found")
 
 
-def test_a_name_that_a_terminal_would_obey_is_refused(teller: Callable[..., Said]) -> None:
+def test_a_name_with_control_characters_is_refused(teller: Callable[..., Result]) -> None:
     """
-    Names are printable; nothing is made.
+    Names are printable, so that no name changes the terminal. A refused name creates no key.
     """
     teller("keys", "create", "\x1b[31mred", "--role", "client", "--json").refuses(1, "key_refused")
     teller("keys", "create", "", "--role", "client", "--json").refuses(1, "key_refused")
@@ -99,9 +99,9 @@ def test_a_name_that_a_terminal_would_obey_is_refused(teller: Callable[..., Said
     assert teller("keys", "list").out == ""
 
 
-def test_a_key_that_expires_says_when(teller: Callable[..., Said], database: Database) -> None:
+def test_an_expiry_is_shown_when_a_key_has_one(teller: Callable[..., Result], database: Database) -> None:
     """
-    In days, hours or minutes; told in both forms and in the list; one without says nothing of it.
+    The expiry is given in days, hours or minutes. It is shown after creation and in the list, in both formats.
     """
     made = teller("keys", "create", "shop", "--role", "client", "--expires", "90d", "--json").document
     plain = teller("keys", "create", "shop", "--role", "client", "--json").document
@@ -113,16 +113,16 @@ def test_a_key_that_expires_says_when(teller: Callable[..., Said], database: Dat
     assert (listed["expires_at"], listed["last_used_at"]) == (None, None)
     assert first["expires_at"] == made["expires_at"]
     assert teller("keys", "list").rows[1][6] != ""
-    assert caller(database, made["key"]) is not None
+    assert authenticate(database, made["key"]) is not None
 
 
 @pytest.mark.parametrize("lifetime", ["0d", "4000d", "999999999d", "90", "-1d", "1w", "", "9" * 40 + "d"])
-def test_a_lifetime_that_makes_no_sense_makes_no_key(teller: Callable[..., Said], lifetime: str) -> None:
+def test_an_invalid_lifetime_creates_no_key(teller: Callable[..., Result], lifetime: str) -> None:
     """
-    One line says why.
+    An invalid lifetime is an error of one line.
     """
-    said = teller("keys", "create", "shop", "--role", "client", f"--expires={lifetime}", "--json")
+    printed = teller("keys", "create", "shop", "--role", "client", f"--expires={lifetime}", "--json")
 
-    assert said.status in (1, 2)
-    assert len(said.err.splitlines()) == 1
+    assert printed.status in (1, 2)
+    assert len(printed.err.splitlines()) == 1
     assert teller("keys", "list").out == ""

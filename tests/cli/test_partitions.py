@@ -1,5 +1,5 @@
 """
-Partitions from the command line: listed, paused, resumed.
+Partitions on the command line: list, pause, resume.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.said import Said
+    from tests.cli.result import Result
     from tests.store.store import Store
 
 
-def test_all_partitions_are_listed_with_what_waits(teller: Callable[..., Said], store: Store) -> None:
+def test_all_partitions_are_listed_with_their_backlog(teller: Callable[..., Result], store: Store) -> None:
     """
-    One line each, in order; one that has work says how much and for how long.
+    Each partition has one line, in order. A partition with a backlog shows its size and its age.
     """
     partition = store.open("seat")
     store.accept(store.redeems("seat", "ada"), store.redeems("seat", "bob"))
@@ -30,10 +30,10 @@ def test_all_partitions_are_listed_with_what_waits(teller: Callable[..., Said], 
 
 
 def test_a_paused_partition_decides_nothing_until_it_is_resumed(
-    teller: Callable[..., Said], store: Store
+    teller: Callable[..., Result], store: Store
 ) -> None:
     """
-    Pausing twice is harmless, and so is resuming twice.
+    A paused partition decides nothing until it is resumed. Pausing twice is harmless, and so is resuming twice.
     """
     partition = store.open("seat")
     number = str(partition)
@@ -50,9 +50,9 @@ def test_a_paused_partition_decides_nothing_until_it_is_resumed(
     assert store.statuses([waiting]) == ["completed"]
 
 
-def test_a_partition_that_is_not_there_is_a_failure(teller: Callable[..., Said]) -> None:
+def test_an_unknown_partition_is_an_error(teller: Callable[..., Result]) -> None:
     """
-    64 partitions are numbered 0 to 63; a number beyond all bounds is no accident either.
+    The 64 partitions have the numbers 0 to 63. Any other number, however large, is an error of one line.
     """
     for number in ("64", "99999", "123456789012345678901234567890"):
         for verb in ("pause", "resume"):

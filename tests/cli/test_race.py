@@ -1,5 +1,5 @@
 """
-`teller race`: what it prints, how it ends, and what it refuses; against the lab's own tables, and against any URL.
+`teller race`: its output, exit status and refusals, on the lab's own tables and against any URL.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from processor.settings import Settings
-    from tests.cli.said import Said
+    from tests.cli.result import Result
     from tests.store.store import Store
 
-#: A race is a matter of luck: so many tries without one are none.
+#: Races depend on timing. A strategy without one in this number of tries is taken as safe.
 TRIES = 20
 USERS = 12
 
 
-def strategies_of(said: Said) -> dict[str, Any]:
-    """The documents of a run, by strategy."""
-    return {one["strategy"]: one for one in said.document["strategies"]}
+def strategies_of(printed: Result) -> dict[str, Any]:
+    """Return the documents of a run by strategy."""
+    return {one["strategy"]: one for one in printed.document["strategies"]}
 
 
-def test_all_strategies_as_json(store: Store, teller: Callable[..., Said]) -> None:
+def test_all_strategies_as_json(store: Store, teller: Callable[..., Result]) -> None:
     """
-    Exactly the contract's shape, with more in it; those that hold hold, without workers and with the exit status 0.
+    The document has the promised fields. The safe strategies hold without workers, and the exit status is 0.
     """
-    said = teller("race", "--users", "50", "--stock", "3", "--json")
+    printed = teller("race", "--users", "50", "--stock", "3", "--json")
 
-    assert (said.status, said.err) == (0, "")
-    found = strategies_of(said)
+    assert (printed.status, printed.err) == (0, "")
+    found = strategies_of(printed)
     assert list(found) == list(STRATEGIES) == ["naive", "atomic", "rowlock", "redislock", "queue"]
     for one in found.values():
         assert (one["users"], one["stock"]) == (50, 3)
@@ -58,25 +58,25 @@ def test_all_strategies_as_json(store: Store, teller: Callable[..., Said]) -> No
     assert store.waiting() == 0
 
 
-def test_the_textbook_may_fail_without_failing_the_command(teller: Callable[..., Said]) -> None:
+def test_a_race_of_the_naive_strategy_is_no_error(teller: Callable[..., Result]) -> None:
     """
-    It is there to be seen failing: within a few tries it does, and the exit status stays 0.
+    The naive strategy exists to show a race. It has one within a few tries, and the exit status stays 0.
     """
-    said = [teller("race", "--strategy", "naive", "--json") for _ in range(3)]
+    printed = [teller("race", "--strategy", "naive", "--json") for _ in range(3)]
 
-    assert {one.status for one in said} == {0}
-    assert any(strategies_of(one)["naive"]["race"] for one in said)
+    assert {one.status for one in printed} == {0}
+    assert any(strategies_of(one)["naive"]["race"] for one in printed)
 
 
-def test_a_protection_that_fails_is_exit_status_1(
-    teller: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+def test_a_race_of_a_safe_strategy_is_exit_status_1(
+    teller: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The row lock without FOR UPDATE is the textbook again: printed, and told by the exit status.
+    The row lock without FOR UPDATE is as unsafe as the naive strategy. The race is printed, and the status is 1.
     """
     monkeypatch.setitem(strategies.SQL, "read_quantity_for_update", strategies.SQL["read_quantity"])
 
-    said = next(
+    printed = next(
         (
             one
             for one in (teller("race", "--strategy", "rowlock", "--json") for _ in range(TRIES))
@@ -85,18 +85,18 @@ def test_a_protection_that_fails_is_exit_status_1(
         None,
     )
 
-    assert said is not None
-    assert said.status == 1
-    assert strategies_of(said)["rowlock"]["race"] is True
+    assert printed is not None
+    assert printed.status == 1
+    assert strategies_of(printed)["rowlock"]["race"] is True
 
 
-def test_a_pipe_gets_one_line_a_strategy(teller: Callable[..., Said]) -> None:
+def test_a_pipe_gets_one_line_for_each_strategy(teller: Callable[..., Result]) -> None:
     """
-    Tabs, no colours: the numbers, the verdict, and a mark for each user.
+    A line has no colours. Its columns are the numbers, the verdict, and a mark for each user.
     """
-    said = teller("race", "--users", "5", "--strategy", "atomic")
+    printed = teller("race", "--users", "5", "--strategy", "atomic")
 
-    [[strategy, approved, final, time, verdict, marks]] = said.rows
+    [[strategy, approved, final, time, verdict, marks]] = printed.rows
     assert (strategy, approved, final, verdict) == ("atomic", "1", "0", "holds: 1 approved, 0 left")
     assert time.endswith(" ms")
     assert sorted(marks) == sorted("✓····")
@@ -104,17 +104,17 @@ def test_a_pipe_gets_one_line_a_strategy(teller: Callable[..., Said]) -> None:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_terminal_gets_a_table_and_bars(
-    teller: Callable[..., Said], terminal: Callable[[int], None], columns: int
+    teller: Callable[..., Result], terminal: Callable[[int], None], columns: int
 ) -> None:
     """
-    Each strategy with a mark for each user, then a table, bars, and what is expected to fail; nothing is wider.
+    A terminal gets a mark for each user, a table, bars and the expected race. No line exceeds its width.
     """
     terminal(columns)
 
-    said = teller("race", "--users", "100", "--stock", "2")
+    printed = teller("race", "--users", "100", "--stock", "2")
 
-    lines = click.unstyle(said.out).splitlines()
-    assert said.status == 0
+    lines = click.unstyle(printed.out).splitlines()
+    assert printed.status == 0
     assert lines[0] == "100 users, 2 pieces, the same instant"
     assert max(map(len, lines)) <= columns
     assert sum(line.count(race_drawing.APPROVED) for line in lines[2:] if "users" not in line) >= 4 * 2
@@ -159,35 +159,37 @@ def test_a_terminal_gets_a_table_and_bars(
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_one_line_and_status_2(speak: Callable[..., Said], words: tuple[str, ...]) -> None:
-    """
-    Nothing is run before the words make sense.
-    """
-    said = speak("race", *words)
-
-    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
-    assert said.err.startswith("teller: ")
-
-
-def test_a_partition_that_nobody_decides_is_one_line(
-    teller: Callable[..., Said], store: Store, monkeypatch: pytest.MonkeyPatch
+def test_wrong_usage_is_one_line_and_status_2(
+    run_teller: Callable[..., Result], words: tuple[str, ...]
 ) -> None:
     """
-    Where all partitions are paused there is no verdict about Teller's queue.
+    Wrong arguments are refused before a race starts.
+    """
+    printed = run_teller("race", *words)
+
+    assert (printed.status, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert printed.err.startswith("teller: ")
+
+
+def test_a_queue_without_decisions_is_one_line(
+    teller: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    If all partitions are paused, there is no verdict about Teller's queue.
     """
     monkeypatch.setattr("lab.tellers_queue.PATIENCE_SECONDS", 0.2)
     store.owner.execute("INSERT INTO pauses (partition, actor) SELECT id, 'test' FROM partitions")
 
-    said = teller("race", "--strategy", "queue", "--users", "2", "--json")
+    printed = teller("race", "--strategy", "queue", "--users", "2", "--json")
 
-    assert "paused" in said.refuses(1, "not_decided")
+    assert "paused" in printed.refuses(1, "not_decided")
 
 
 def test_too_many_users_for_postgresql_is_one_line(
-    teller: Callable[..., Said], store: Store, monkeypatch: pytest.MonkeyPatch
+    teller: Callable[..., Result], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It says how many connections there are.
+    The error has the number of available connections.
     """
     monkeypatch.setitem(strategies.SQL, "count_room", "SELECT 7")
 
@@ -196,11 +198,11 @@ def test_too_many_users_for_postgresql_is_one_line(
     )
 
 
-def test_without_redis_only_its_lock_is_in_vain(
-    teller: Callable[..., Said], settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_without_redis_only_its_lock_fails(
+    teller: Callable[..., Result], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The others need none.
+    The other strategies run without Redis.
     """
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
 
@@ -213,20 +215,20 @@ def test_without_redis_only_its_lock_is_in_vain(
 # ---------------------------------------------------------------- against any URL
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 256
 
 
-class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is given
+class SilentHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - named by the base class
         pass
 
 
 @dataclass
 class Shop:
     """
-    Sells one piece at each address, at `/racy` after everybody who is expected has looked how many there are.
+    Sells one piece at each address. At `/racy` it answers after all expected users have read the stock.
     """
 
     url: str = ""
@@ -236,10 +238,10 @@ class Shop:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.everybody = threading.Barrier(self.expected)
+        self.all_users = threading.Barrier(self.expected)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer."""
+        """Answer a request."""
         path = environ["PATH_INFO"]
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode()
         with self.lock:
@@ -247,7 +249,7 @@ class Shop:
         match path:
             case "/racy":
                 left = self.stock[path]
-                self.everybody.wait(60)  # only those who are here at the same time get any further
+                self.all_users.wait(60)  # until all users have read the stock
                 self.stock[path] = left - 1
                 start_response("200 OK" if left else "409 Conflict", [])
                 return [b'{"sold": true}' if left else b"{}"]
@@ -272,10 +274,10 @@ class Shop:
 @pytest.fixture
 def shop() -> Iterator[Shop]:
     """
-    A shop on a port of its own.
+    A shop on its own port.
     """
     open_shop = Shop()
-    server = make_server("127.0.0.1", 0, open_shop, server_class=_Server, handler_class=_Silent)
+    server = make_server("127.0.0.1", 0, open_shop, server_class=Server, handler_class=SilentHandler)
     open_shop.url = f"http://127.0.0.1:{server.server_port}"
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     serving.start()
@@ -287,18 +289,18 @@ def shop() -> Iterator[Shop]:
             serving.join()
 
 
-def test_a_racy_endpoint_is_found_out(shop: Shop, speak: Callable[..., Said]) -> None:
+def test_a_racy_endpoint_is_detected(shop: Shop, run_teller: Callable[..., Result]) -> None:
     """
-    All are there at the same time, or nobody would be answered; each is told yes, and the exit status is 1.
+    All calls arrive at the same time, or none would be answered. All succeed, so the exit status is 1.
     """
-    said = speak(
+    printed = run_teller(
         "race",
         *("--url", f"{shop.url}/racy", "--users", str(USERS), "--expect", "1", "--json"),
         *("--body", '{"user": {n}, "of": {}}', "--header", "Idempotency-Key: {uuid}"),
     )
 
-    assert (said.status, said.err) == (1, "")
-    document = said.document
+    assert (printed.status, printed.err) == (1, "")
+    document = printed.document
     assert (document["users"], document["succeeded"], document["expect"], document["race"]) == (
         USERS,
         USERS,
@@ -315,46 +317,50 @@ def test_a_racy_endpoint_is_found_out(shop: Shop, speak: Callable[..., Said]) ->
     assert len(set(keys)) == USERS
 
 
-def test_without_a_body_all_come_together_too(shop: Shop, speak: Callable[..., Said]) -> None:
+def test_calls_without_a_body_arrive_together_too(shop: Shop, run_teller: Callable[..., Result]) -> None:
     """
-    There is no last byte to hold back: all connect first, and then ask.
+    Without a body there is no last byte to hold back. All calls connect first, and then send.
     """
-    said = speak(
+    printed = run_teller(
         "race", "--url", f"{shop.url}/racy", "--users", str(USERS), "--expect", "1", "--method", "delete"
     )
 
-    assert said.status == 1
-    assert said.out.splitlines()[-1] == f"RACE: {USERS} of {USERS} succeeded where 1 was expected"
+    assert printed.status == 1
+    assert printed.out.splitlines()[-1] == f"RACE: {USERS} of {USERS} succeeded where 1 was expected"
     assert {method for method, _, _ in shop.seen} == {"DELETE"}
 
 
 def test_a_safe_endpoint_passes(
-    shop: Shop, speak: Callable[..., Said], terminal: Callable[[int], None]
+    shop: Shop, run_teller: Callable[..., Result], terminal: Callable[[int], None]
 ) -> None:
     """
-    It answers 200 to all; which of them is a yes is in the answer.
+    The endpoint answers 200 to all calls. A text in the answer marks the one that succeeded.
     """
     terminal(80)
     arguments = ("race", "--url", f"{shop.url}/safe", "--body", "{}", "--expect", "1")
 
-    said = speak(*arguments, "--accept-text", '"sold": true')
-    counted_by_status = speak(*arguments)
+    printed = run_teller(*arguments, "--accept-text", '"sold": true')
+    counted_by_status = run_teller(*arguments)
 
-    lines = click.unstyle(said.out).splitlines()
-    assert said.status == 0
+    lines = click.unstyle(printed.out).splitlines()
+    assert printed.status == 0
     assert lines[-1] == "no race: 1 of 50 succeeded, 1 was expected at the most"
     assert sum(line.count(race_drawing.APPROVED) for line in lines[3:]) == 1
     assert counted_by_status.status == 1
 
 
-def test_statuses_redirects_and_long_answers(shop: Shop, speak: Callable[..., Said]) -> None:
+def test_redirects_and_long_and_empty_answers_are_reported(
+    shop: Shop, run_teller: Callable[..., Result]
+) -> None:
     """
-    A redirect is an answer of its own, of a huge one only the beginning is read, an empty one is one.
+    A redirect is not followed, a long answer is cut, and an empty answer may count as a success.
     """
 
     def ask(path: str, *more: str) -> tuple[int, Any]:
-        said = speak("race", "--url", shop.url + path, "--users", "3", "--expect", "3", "--json", *more)
-        return said.status, said.document["results"][0]
+        printed = run_teller(
+            "race", "--url", shop.url + path, "--users", "3", "--expect", "3", "--json", *more
+        )
+        return printed.status, printed.document["results"][0]
 
     status, result = ask("/moved", "--method", "GET")
     assert (status, result["status"], result["succeeded"]) == (0, 302, False)
@@ -366,30 +372,30 @@ def test_statuses_redirects_and_long_answers(shop: Shop, speak: Callable[..., Sa
     assert (status, result["status"], result["succeeded"]) == (0, 404, False)
 
 
-def test_an_endpoint_that_cannot_be_reached_is_no_verdict(speak: Callable[..., Said]) -> None:
+def test_an_unreachable_endpoint_gives_no_verdict(run_teller: Callable[..., Result]) -> None:
     """
-    One line, exit status 1: nothing is known about races.
+    If no call is answered, the command prints one line and ends with status 1.
     """
     arguments = ("race", "--url", "http://127.0.0.1:1/", "--users", "3", "--expect", "1")
 
-    assert "none of 3 calls was answered: no connection" in speak(*arguments, "--json").refuses(
+    assert "none of 3 calls was answered: no connection" in run_teller(*arguments, "--json").refuses(
         1, "endpoint_unreachable"
     )
-    assert speak(*arguments).err.count("\n") == 1
+    assert run_teller(*arguments).err.count("\n") == 1
 
 
-def test_an_endpoint_that_does_not_answer_is_given_up(
-    speak: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+def test_an_endpoint_that_does_not_answer_times_out(
+    run_teller: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Whoever takes the connection and says nothing has not answered.
+    An endpoint that accepts a connection and does not answer counts as unreachable.
     """
     monkeypatch.setattr(endpoint, "ANSWER_SECONDS", 0.2)
-    with make_server("127.0.0.1", 0, Shop()) as deaf:  # it listens, and nobody serves
-        said = speak(
+    with make_server("127.0.0.1", 0, Shop()) as silent:  # it listens, but does not serve
+        printed = run_teller(
             "race",
             "--url",
-            f"http://127.0.0.1:{deaf.server_port}/",
+            f"http://127.0.0.1:{silent.server_port}/",
             "--users",
             "2",
             "--expect",
@@ -397,4 +403,4 @@ def test_an_endpoint_that_does_not_answer_is_given_up(
             "--json",
         )
 
-    assert "no answer within 0 s" in said.refuses(1, "endpoint_unreachable")
+    assert "no answer within 0 s" in printed.refuses(1, "endpoint_unreachable")

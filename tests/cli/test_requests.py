@@ -1,5 +1,5 @@
 """
-Requests from the command line: listed, shown, cancelled.
+Requests on the command line: list, show, cancel.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.said import Said
+    from tests.cli.result import Result
     from tests.store.store import Store
 
 
 @pytest.fixture
 def sold_out(store: Store) -> list[uuid.UUID]:
     """
-    A resource of one; the first request has it, the second was refused, the third still waits.
+    Three requests for a resource of one: the first completed, the second was rejected, the third is queued.
     """
     store.open("seat", available=1)
     decided = store.accept(store.redeems("seat", "ada"), store.redeems("seat", "bob"))
@@ -32,10 +32,10 @@ def sold_out(store: Store) -> list[uuid.UUID]:
 
 
 def test_requests_are_listed_newest_first_and_filtered(
-    teller: Callable[..., Said], sold_out: list[uuid.UUID]
+    teller: Callable[..., Result], sold_out: list[uuid.UUID]
 ) -> None:
     """
-    Each filter leaves what it names; the text and the document have the same requests.
+    Each filter selects the requests that it names. Text and JSON list the same requests.
     """
     first, second, third = map(str, sold_out)
 
@@ -53,11 +53,11 @@ def test_requests_are_listed_newest_first_and_filtered(
     assert listed("--resource", "seat", "--kind", "redemption", "--account", "bob") == [second]
 
 
-def test_a_request_is_shown_with_its_history_and_what_it_took(
-    teller: Callable[..., Said], sold_out: list[uuid.UUID]
+def test_a_request_is_shown_with_its_events_and_entries(
+    teller: Callable[..., Result], sold_out: list[uuid.UUID]
 ) -> None:
     """
-    The document of the contract, its client, the events and the entries; of one that waits, its position.
+    A request is shown with its client, events and entries. A queued request also has a position.
     """
     taken, refused, waiting = (teller("requests", "show", str(one), "--json").document for one in sold_out)
 
@@ -71,10 +71,10 @@ def test_a_request_is_shown_with_its_history_and_what_it_took(
 
 
 def test_a_cancelled_request_is_withdrawn_in_its_turn(
-    teller: Callable[..., Said], sold_out: list[uuid.UUID], store: Store
+    teller: Callable[..., Result], sold_out: list[uuid.UUID], store: Store
 ) -> None:
     """
-    The wish is recorded, and the batch heeds it; what is decided cannot be cancelled any more.
+    A cancel records a command, and the batch applies it. A decided request can no longer be cancelled.
     """
     waiting = str(sold_out[2])
 
@@ -87,10 +87,10 @@ def test_a_cancelled_request_is_withdrawn_in_its_turn(
 
 
 def test_a_cancel_names_the_account_and_the_host_in_the_audit(
-    teller: Callable[..., Said], sold_out: list[uuid.UUID], store: Store
+    teller: Callable[..., Result], sold_out: list[uuid.UUID], store: Store
 ) -> None:
     """
-    With the reason that was given.
+    The audit line of a cancel has the operating system's account, the host and the given reason.
     """
     assert teller("requests", "cancel", str(sold_out[2]), "--reason", "fraud").status == 0
 
@@ -100,21 +100,21 @@ def test_a_cancel_names_the_account_and_the_host_in_the_audit(
     ]
 
 
-def test_a_request_that_is_not_there_is_a_failure(teller: Callable[..., Said]) -> None:
+def test_an_unknown_request_is_an_error(teller: Callable[..., Result]) -> None:
     """
-    Shown or cancelled: one line with its id.
+    Showing or cancelling an unknown request is an error of one line with its id.
     """
-    stranger = str(uuid.uuid4())
+    unknown_id = str(uuid.uuid4())
 
-    assert stranger in teller("requests", "show", stranger, "--json").refuses(1, "not_found")
-    assert stranger in teller("requests", "cancel", stranger, "--json").refuses(1, "not_found")
+    assert unknown_id in teller("requests", "show", unknown_id, "--json").refuses(1, "not_found")
+    assert unknown_id in teller("requests", "cancel", unknown_id, "--json").refuses(1, "not_found")
 
 
 def test_a_table_on_a_terminal_has_a_heading_and_fits(
-    teller: Callable[..., Said], terminal: Callable[[int], None], store: Store
+    teller: Callable[..., Result], terminal: Callable[[int], None], store: Store
 ) -> None:
     """
-    Columns are aligned; where it is narrow the widest cells are cut, but never the id; into a pipe, nothing is cut.
+    A terminal gets aligned columns. The widest cells are cut to its width, but never the id. A pipe gets whole cells.
     """
     long = "ticket:" + "x" * 100
     store.open(long)
@@ -132,10 +132,10 @@ def test_a_table_on_a_terminal_has_a_heading_and_fits(
 
 
 def test_an_empty_table_says_so_on_a_terminal_alone(
-    teller: Callable[..., Said], terminal: Callable[[int], None]
+    teller: Callable[..., Result], terminal: Callable[[int], None]
 ) -> None:
     """
-    A person reads "none", a pipe gets nothing.
+    An empty list prints "none" on a terminal, and nothing into a pipe.
     """
     assert teller("requests", "list").out == ""
     terminal(80)

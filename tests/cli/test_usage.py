@@ -1,5 +1,5 @@
 """
-How every command ends: its exit status, and one line for whatever went wrong, for people or as JSON.
+The end of every command: its exit status, and one line for each error, as text or as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.servers import temporary_home
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.said import Said
+    from tests.cli.result import Result
 
 MISUSES = (
     ("nonsense",),
@@ -48,40 +48,44 @@ MISUSES = (
 
 
 @pytest.mark.parametrize("words", MISUSES, ids=" ".join)
-def test_wrong_usage_is_one_line_and_status_2(speak: Callable[..., Said], words: tuple[str, ...]) -> None:
+def test_wrong_usage_is_one_line_and_status_2(
+    run_teller: Callable[..., Result], words: tuple[str, ...]
+) -> None:
     """
-    Nothing is looked at before the words make sense; the line says what is wrong and where help is.
+    Wrong arguments are refused before any other work. The line names the error and mentions --help.
     """
-    said = speak(*words)
+    printed = run_teller(*words)
 
-    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
-    assert said.err.startswith("teller: ")
-    assert "--help" in said.err
-    assert speak(*words, "--json").refuses(2, "usage") in said.err
+    assert (printed.status, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert printed.err.startswith("teller: ")
+    assert "--help" in printed.err
+    assert run_teller(*words, "--json").refuses(2, "usage") in printed.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_and_takes_json(speak: Callable[..., Said], command: str) -> None:
+def test_every_command_explains_itself_and_takes_json(
+    run_teller: Callable[..., Result], command: str
+) -> None:
     """
-    --help says what it does; each command, or each of a group's, has --json.
+    --help describes each command. Each command, and each command of a group, has --json.
     """
-    said = speak(command, "--help")
-    assert (said.status, said.err) == (0, "")
+    printed = run_teller(command, "--help")
+    assert (printed.status, printed.err) == (0, "")
 
-    listed = said.out.partition("Commands:\n")[2]
+    listed = printed.out.partition("Commands:\n")[2]
     inner = [line.split()[0] for line in listed.splitlines()]
-    texts = [speak(command, word, "--help").out for word in inner] or [said.out]
+    texts = [run_teller(command, word, "--help").out for word in inner] or [printed.out]
     assert all("--json" in text for text in texts)
 
 
-def test_without_a_command_it_shows_them_all(speak: Callable[..., Said]) -> None:
+def test_teller_without_a_command_lists_all_commands(run_teller: Callable[..., Result]) -> None:
     """
-    `teller` alone is wrong usage, and helps: on standard error, for it is no answer.
+    `teller` alone is wrong usage, so the list of commands goes to standard error.
     """
-    said = speak()
+    printed = run_teller()
 
-    assert (said.status, said.out) == (2, "")
-    assert all(f"  {command}" in said.err for command in COMMANDS)
+    assert (printed.status, printed.out) == (2, "")
+    assert all(f"  {command}" in printed.err for command in COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -97,50 +101,50 @@ def test_without_a_command_it_shows_them_all(speak: Callable[..., Said]) -> None
 @pytest.mark.parametrize(
     "command", [("up",), ("api",), ("worker",), ("courier",), ("migrate",), ("keys", "list")]
 )
-def test_a_setting_that_makes_no_sense_is_named(
-    outside: None,
-    speak: Callable[..., Said],
+def test_an_invalid_setting_is_named(
+    clean_environment: None,
+    run_teller: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
     value: str,
     command: tuple[str, ...],
 ) -> None:
     """
-    Status 1 and one line with the variable, without a password that may stand in it; nothing is made.
+    An invalid setting ends with status 1 and one line with the variable, but no password. No home is created.
     """
     with temporary_home() as home:
-        # Where the settings are right after all, there must be no Teller to be found.
+        # Commands that do not read the setting must find no running Teller.
         monkeypatch.setenv("TELLER_HOME", str(home / "none"))
         monkeypatch.setenv(variable, value)
-        said = speak(*command)
+        printed = run_teller(*command)
 
-        assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
-        assert variable in said.err
-        assert "hidden" not in said.err
+        assert (printed.status, printed.out, printed.err.count("\n")) == (1, "", 1)
+        assert variable in printed.err
+        assert "hidden" not in printed.err
         assert not (home / "none").exists()
 
 
-def test_a_home_without_a_teller_is_told_and_left_alone(
-    outside: None, speak: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+def test_a_home_without_a_teller_is_reported_and_not_changed(
+    clean_environment: None, run_teller: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A command that only looks makes no database: it says what to do.
+    A command that only reads creates no database. The error suggests `teller up`.
     """
     with temporary_home() as home:
         monkeypatch.setenv("TELLER_HOME", str(home))
 
-        detail = speak("requests", "list", "--json").refuses(1, "schema_mismatch")
+        detail = run_teller("requests", "list", "--json").refuses(1, "schema_mismatch")
 
         assert str(home) in detail
         assert "teller up" in detail
         assert list(home.iterdir()) == []
 
 
-def test_a_database_that_is_away_is_told_without_its_password(
-    teller: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+def test_an_unavailable_database_is_reported_without_its_password(
+    teller: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    One line that names DATABASE_URL.
+    The error is one line that names DATABASE_URL and hides the password.
     """
     monkeypatch.setenv("DATABASE_URL", "postgresql://ada:secret@127.0.0.1:1/teller")
 
@@ -151,10 +155,10 @@ def test_a_database_that_is_away_is_told_without_its_password(
 
 
 def test_an_older_database_is_refused_until_it_is_migrated(
-    teller: Callable[..., Said], version_2: str, monkeypatch: pytest.MonkeyPatch
+    teller: Callable[..., Result], version_2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    `teller migrate` prints one line for each migration; before it, every command says to run it.
+    `teller migrate` prints one line for each migration. Until then, every command reports that it must be run.
     """
     monkeypatch.setenv("DATABASE_URL", version_2)
     refusal = teller("verify", "--json").refuses(1, "schema_mismatch")
@@ -172,10 +176,10 @@ def test_an_older_database_is_refused_until_it_is_migrated(
 
 
 def test_migrations_are_listed_in_json(
-    teller: Callable[..., Said], version_2: str, monkeypatch: pytest.MonkeyPatch
+    teller: Callable[..., Result], version_2: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    With `--json` there is one document, with the names of the migrations.
+    With `--json` there is one document with the names of the migrations.
     """
     monkeypatch.setenv("DATABASE_URL", version_2)
 
@@ -185,11 +189,11 @@ def test_migrations_are_listed_in_json(
     }
 
 
-def test_a_database_without_the_schema_is_told_what_to_do(
-    teller: Callable[..., Said], empty_database: str, monkeypatch: pytest.MonkeyPatch
+def test_a_database_without_the_schema_is_refused_until_it_is_migrated(
+    teller: Callable[..., Result], empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    And after `teller migrate` it works; migrating again changes nothing; with other partitions it is refused.
+    `teller migrate` makes the schema, and a second run changes nothing. Another number of partitions is refused.
     """
     monkeypatch.setenv("DATABASE_URL", empty_database)
     assert "teller migrate" in teller("keys", "list", "--json").refuses(1, "schema_mismatch")
@@ -210,19 +214,21 @@ def test_a_database_without_the_schema_is_told_what_to_do(
     assert "made with 64" in teller("migrate", "--json").refuses(1, "schema_mismatch")
 
 
-def test_the_openapi_document_needs_nothing_else(outside: None, speak: Callable[..., Said]) -> None:
+def test_the_openapi_document_needs_no_setting(
+    clean_environment: None, run_teller: Callable[..., Result]
+) -> None:
     """
-    It is printed without a database, as JSON, whether or not it is asked for as JSON.
+    `teller openapi` prints JSON without a database, with or without --json.
     """
-    said = speak("openapi")
+    printed = run_teller("openapi")
 
-    assert json.loads(said.out)["openapi"].startswith("3.1")
-    assert speak("openapi", "--json").document == json.loads(said.out)
+    assert json.loads(printed.out)["openapi"].startswith("3.1")
+    assert run_teller("openapi", "--json").document == json.loads(printed.out)
 
 
-def test_a_reader_that_has_seen_enough_is_no_accident() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     """
-    `teller openapi | head -c 1` ends quietly.
+    `teller openapi | head -c 1` ends without a message.
     """
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "teller", "openapi"],

@@ -1,5 +1,5 @@
 """
-`teller verify`: silent about what is right, and a line for each thing that isn't.
+`teller verify`: one line for a correct database, and one line for each discrepancy otherwise.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.said import Said
+    from tests.cli.result import Result
     from tests.store.store import Store
 
 
-def test_what_is_right_is_said_in_one_line(teller: Callable[..., Said], store: Store) -> None:
+def test_a_correct_database_is_reported_in_one_line(teller: Callable[..., Result], store: Store) -> None:
     """
-    Status 0, and how much was looked at.
+    Without a discrepancy the status is 0, and the line has the number of checked rows.
     """
     store.open("seat")
 
@@ -26,9 +26,9 @@ def test_what_is_right_is_said_in_one_line(teller: Callable[..., Said], store: S
     assert (document["ok"], document["discrepancies"], document["checked"]["entries"]) == (True, [], 1)
 
 
-def test_each_discrepancy_is_a_line_and_the_status_is_1(teller: Callable[..., Said], store: Store) -> None:
+def test_each_discrepancy_is_a_line_and_the_status_is_1(teller: Callable[..., Result], store: Store) -> None:
     """
-    Two balances changed behind Teller's back: both are named, in the text and in the document.
+    Two balances that were changed in the database are named in the text and in the JSON document.
     """
     for name in ("pool-a", "pool-b", "pool-c"):
         store.open(name)

@@ -10,8 +10,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command did."""
+class Result:
+    """The result of a command."""
 
     status: int
     out: str
@@ -19,17 +19,17 @@ class Said:
 
     @property
     def document(self) -> Any:
-        """Its one line of JSON."""
+        """The only line of the output, which is JSON."""
         [line] = self.out.splitlines()
         return json.loads(line)
 
     @property
     def rows(self) -> list[list[str]]:
-        """What it printed into a pipe, by line and column."""
+        """The output in a pipe, by line and column."""
         return [line.split("\t") for line in self.out.splitlines()]
 
     def refuses(self, status: int, code: str) -> str:
-        """It failed with this status, said nothing on standard output, and this one JSON line: its detail."""
+        """Check that the command failed with this status and one JSON line on standard error. Returns its detail."""
         assert (self.status, self.out) == (status, "")
         [line] = self.err.splitlines()
         error = json.loads(line)["error"]
