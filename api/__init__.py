@@ -1,8 +1,8 @@
 """
-The HTTP side: parses, authenticates, accepts, and answers; never changes a resource or a request.
+The HTTP side. It checks input, authenticates, accepts requests and answers, and never changes a resource or request.
 
-One file for each noun; `app.create_app` puts them together, `server.serve` serves them. May be imported by the
-command line alone. Imports `processor`, and of `workers` the doorbell.
+`v1` has one module for each noun, `web` what they share. `app.create_app` joins them and `server.serve` serves them.
+Only the command line imports this package. It imports `processor`, `lab` and `workers.doorbell`.
 """
 
 from api.app import create_app, openapi_document

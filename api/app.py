@@ -1,7 +1,7 @@
 """
-The Flask application: all nouns, and what holds for each of their routes.
+The Flask application: all nouns, and the code around each of their routes.
 
-Flask finds the view and nothing more: input is checked by `routing`, errors become problems by `problems`.
+Flask only finds the view. `routing` checks the input, and `problems` converts errors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from processor.settings import Settings
 
-#: A new noun is one file, and its place in this list: the order of the OpenAPI document.
+#: All nouns, in the order of the OpenAPI document. A new noun is one module and its place here.
 NOUNS: Final = (
     resources,
     redemptions,
@@ -68,32 +68,33 @@ NOUNS: Final = (
 )
 ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
 
-#: Requests worked on at once, once they were read; those that wait by `Prefer: wait` are at most WAITERS_MAX of them.
-ANSWERS_AT_ONCE: Final = 256
+#: Requests in views at the same time. Those in `Prefer: wait` count, too, and are at most WAITERS_MAX.
+VIEWS_AT_ONCE: Final = 256
 
 log = structlog.get_logger()
 
 
 def create_app(settings: Settings, services: Services | None = None) -> Flask:
     """
-    The application, with its threads and connections: call it in the process that serves. The caller closes
-    `app.extensions["teller"]`, its Services.
+    Create the application with its threads and connections, in the process that serves.
+
+    The caller closes `app.extensions["teller"]`, which are its Services.
     """
     services = services or Services.start(settings)
     app = Flask("api", static_folder=None)
-    app.url_map.merge_slashes = False  # an address is what it says, and redirects have no problem+json
+    app.url_map.merge_slashes = False  # no redirects: they have no problem+json
     app.extensions["teller"] = services
     metrics.register(
         services.metrics.registry, services.intake, services.waiters, services.doorbell, services.gauges
     )
-    app.before_request(_refuse_other_spellings)
+    app.before_request(_refuse_double_slash)
     pages.install(app, openapi_document())
-    at_work = threading.Semaphore(ANSWERS_AT_ONCE)
+    slots = threading.Semaphore(VIEWS_AT_ONCE)
     for route in ROUTES:
         app.add_url_rule(
             route.path,
             endpoint=f"{route.method} {route.path}",
-            view_func=_handler(route, services, at_work),
+            view_func=_handler(route, services, slots),
             methods=[route.method],
             provide_automatic_options=False,
         )
@@ -106,12 +107,16 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
 
 
 def openapi_document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of all routes."""
+    """Return the OpenAPI 3.1 document of all routes."""
     return openapi.document(ROUTES)
 
 
-def _handler(route: Route, services: Services, at_work: threading.Semaphore) -> Callable[..., Response]:
-    """What Flask calls for a route. Whoever is slow to send his body is not at work yet."""
+def _handler(route: Route, services: Services, slots: threading.Semaphore) -> Callable[..., Response]:
+    """
+    Return the function that Flask calls for a route.
+
+    A request takes a slot once its body is read, so slow clients occupy none.
+    """
     view = route.view
     path = route.path
 
@@ -119,7 +124,7 @@ def _handler(route: Route, services: Services, at_work: threading.Semaphore) -> 
         request.environ[ROUTE] = path
         try:
             call = route.check(services)
-            with at_work:
+            with slots:
                 return respond(view(call, **names))
         except CursorInvalid as error:
             return _refuse(Invalid.at("/cursor", f"query parameter cursor {error}"))
@@ -129,14 +134,18 @@ def _handler(route: Route, services: Services, at_work: threading.Semaphore) -> 
     return handle
 
 
-def _refuse_other_spellings() -> Response | None:
-    """Flask takes //v1 for /v1. Others, who let pass or bar by the address, do not, and neither do our headers."""
-    is_other = request.environ["PATH_INFO"].startswith("//")
-    return problems.answer_http(HTTPStatus.NOT_FOUND, {}) if is_other else None
+def _refuse_double_slash() -> Response | None:
+    """
+    Refuse an address that begins with two slashes.
+
+    Flask reads //v1 as /v1. Proxies that filter by address do not, and neither does the choice of headers here.
+    """
+    has_two = request.environ["PATH_INFO"].startswith("//")
+    return problems.answer_http(HTTPStatus.NOT_FOUND, {}) if has_two else None
 
 
 def _refuse(error: TellerError) -> Response:
-    """A problem, and a word about it in the request's log line; those of ours say more."""
+    """Return a problem and note it for the log line. The note on a fault of the server has more details."""
     status = problems.status_of(error)
     request.environ[PROBLEM] = (
         error.code if status < HTTPStatus.INTERNAL_SERVER_ERROR else f"{error.code}: {error}"

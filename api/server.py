@@ -1,8 +1,8 @@
 """
-Serving: Granian in front of the application.
+Granian serves the application.
 
-The main process only watches; a worker process holds the application, so pools and threads begin after the
-fork. A worker that dies is started again, one whose main process dies ends with it.
+The main process only supervises. A serving process has the application, so pools and threads start after the fork. A
+serving process that dies is restarted, and it ends when its main process dies.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from api.app import create_app
 from api.web import idle_connections
 from api.web.long_poll import WAITERS_MAX
 from processor.errors import DatabaseUnavailable, TellerError
-from processor.gateways import names as gateways
+from processor.gateways.names import names as gateway_names
 from processor.settings import Settings
-from processor.storage import connections as database
-from processor.storage import migrations
+from processor.storage import connections, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,45 +40,46 @@ if TYPE_CHECKING:
 
     from api.services import Services
 
-#: Processes that serve. One is enough for two cores, and keeps the groups of intake large.
+#: Serving processes. One is enough for two cores, and keeps the groups of intake large.
 WORKERS: Final = 1
-#: Connections open at once; whoever comes later waits until one of them is closed, also when all of them are idle.
-#: Fewer than the file descriptors that a process usually may have, which are 1,024.
+#: Open connections. A further client waits until one of them is closed, even if all are idle. The usual limit of file
+#: descriptors of a process is 1,024.
 CONNECTIONS_MAX: Final = 900
-#: One for each connection, since a body is waited for in one, and for those that wait for an answer that nobody waits
-#: for any more. They are made when they are needed.
+#: Threads, started on demand. Each connection needs one while its body is read. The others are for waits whose client
+#: has disconnected.
 THREADS: Final = CONNECTIONS_MAX + WAITERS_MAX
-#: The buffer for a request's head, in bytes: twice as much is never read, and answered 431.
+#: The buffer for a request's head. A head of twice that size is answered 431.
 HEAD_BYTES_MAX: Final = 64 * 1024
-#: How long a client may take to send a request's head, in milliseconds.
+#: The time in which a client must send a request's head.
 HEAD_TIMEOUT_MS: Final = 10_000
-#: Requests in flight have so long to be answered when the process is told to stop, in seconds.
+#: The time for requests in flight when the process stops.
 STOP_TIMEOUT_SECONDS: Final = 4
-#: How often a worker looks whether its main process and its intake live, in seconds.
+#: The interval between two checks of the main process and of intake.
 WATCH_INTERVAL_SECONDS: Final = 0.5
-#: How long a worker whose intake died goes on, to answer what it has at hand and `/healthz` with a 500, in seconds.
+#: The time between the death of intake and the end of the process, for answers and a 500 of `/healthz`.
 DYING_SECONDS: Final = 1.0
-#: New objects after which the garbage collector looks at them: those of some hundred requests.
+#: New objects before the garbage collector runs: those of some hundred requests.
 GARBAGE_OBJECTS: Final = 20_000
-#: prctl(2): the signal a process gets when the thread that made it ends.
+#: prctl(2): the signal that a process gets when its parent thread ends.
 PR_SET_PDEATHSIG: Final = 1
 
 log = structlog.get_logger()
 
 
 class PortTaken(TellerError):
-    """Somebody else listens where we should."""
+    """Another process listens on this port."""
 
     code = "port_taken"
 
 
 def serve(settings: Settings) -> int:
     """
-    Serve until SIGINT or SIGTERM; returns the exit status. Raises PortTaken, SettingsError, SchemaError when it
-    cannot start.
+    Serve until SIGINT or SIGTERM. Returns the exit status.
+
+    Raises PortTaken, SettingsError, SchemaError if it cannot start.
     """
     _check_port(settings)
-    gateways.names(settings)
+    gateway_names(settings)
     _check_schema(settings)
     server = Server(
         "api",
@@ -96,7 +96,7 @@ def serve(settings: Settings) -> int:
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_TIMEOUT_SECONDS,
     )
-    # By value, for where processes are not forked but made anew.
+    # By value, because some systems start new processes instead of a fork.
     environment = {**os.environ, **settings.environment()}
     load = functools.partial(load_application, environment, os.getpid())
     try:
@@ -107,14 +107,14 @@ def serve(settings: Settings) -> int:
 
 
 def load_application(environment: Mapping[str, str], parent: int) -> Flask:
-    """The application, in the worker's main thread, with what ends it in time."""
+    """Create the application in the main thread of a serving process, with its watchdogs."""
     _die_with(parent)
     application = create_app(Settings.from_environment(environment))
     services: Services = application.extensions["teller"]
     _stop_waiting_on_signals(services)
     idle_connections.watch(services.settings.port)
     threading.Thread(target=_watch, args=(services, parent), name="watch", daemon=True).start()
-    # What is here now stays: the collector need not walk it again, nor run after every few requests.
+    # The objects up to here stay, so the collector need not visit them again, nor run often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
@@ -122,7 +122,7 @@ def load_application(environment: Mapping[str, str], parent: int) -> Flask:
 
 
 def _check_port(settings: Settings) -> None:
-    """Granian shares a port with whoever else listens there; we would rather not start."""
+    """Raise PortTaken if another process listens on the port, which Granian would share."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -135,17 +135,17 @@ def _check_port(settings: Settings) -> None:
 
 
 def _check_schema(settings: Settings) -> None:
-    """A database that is away may come back; one of another schema will not change by itself."""
+    """Raise SchemaError for a database with another schema. A database that is unavailable may return."""
     try:
-        connection = database.connect(settings.api_database_url, application_name="teller api")
-        with contextlib.closing(connection), database.faults():
+        connection = connections.connect(settings.api_database_url, application_name="teller api")
+        with contextlib.closing(connection), connections.faults():
             migrations.check_partitions(migrations.read_installation(connection), settings.partitions)
     except DatabaseUnavailable as fault:
         log.warning("database_unavailable", detail=str(fault))
 
 
 def _die_with(parent: int) -> None:
-    """On Linux the kernel kills us when the main process is gone, whatever we are at; elsewhere `_watch` does."""
+    """Ask Linux to kill this process when the main process ends. On other systems `_watch` does."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -154,16 +154,17 @@ def _die_with(parent: int) -> None:
 
 def _stop_waiting_on_signals(services: Services) -> None:
     """
-    Answer everybody who waits as soon as the process is told to stop: the server waits for them. Its own
-    handlers come later and replace ours, so we listen to what Python's C handler writes for any of them.
+    End all waits as soon as a signal stops the process, because the server waits for their answers.
+
+    Granian installs its own handlers later. So a thread reads the bytes that Python's C handler writes.
     """
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
-        with told, heard:
-            while heard.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+        with sender, receiver:
+            while receiver.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
                 pass
             services.waiters.stop()
 

@@ -1,7 +1,7 @@
 """
-What the requests of one API process share: pool, intake, keys, waiters, doorbell, metrics.
+The services of one API process: pool, intake, keys, waiters, doorbell, metrics.
 
-Made in the process that serves, after the fork: it has connections and threads.
+They have connections and threads, so they are started in the process that serves, after the fork.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from api.web.auth import Authenticator
 from api.web.long_poll import Waiters
 from api.web.request_metrics import RequestMetrics
 from processor.errors import DatabaseUnavailable, SchemaError
-from processor.gateways import names as gateways
+from processor.gateways.names import names as gateway_names
 from processor.intake.intake import Intake, Receipt, Submission
 from processor.reading import requests
 from processor.storage import connections, migrations
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from processor.storage.connections import Connection, Pool
 
-#: Connections of one process for reads; intake has its own. Reads are short: more would only queue in PostgreSQL.
+#: Connections for reads; intake has its own. Reads are short, so more would only queue in PostgreSQL.
 POOL_CONNECTIONS: Final = 8
-#: No read of the API takes longer, in milliseconds.
+#: The limit of one read of the API.
 STATEMENT_TIMEOUT_MS: Final = 2_500
-#: An insert of intake that takes longer is given up, and its callers told to try again, in milliseconds.
+#: The limit of one insert of intake. Beyond it, callers get a 503.
 INTAKE_TIMEOUT_MS: Final = 2_500
-#: That timeout is PostgreSQL's; one that says nothing at all is given up so much later, in seconds.
-SILENCE_SECONDS: Final = 0.5
-#: A Redis that takes longer to answer counts as away.
+#: PostgreSQL applies that limit. Without any answer, intake gives up this much later.
+ANSWER_MARGIN_SECONDS: Final = 0.5
+#: A Redis that takes longer to answer counts as unavailable.
 REDIS_TIMEOUT_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """See the module. `close` ends its threads and connections."""
+    """The services of one process. `close` ends their threads and connections."""
 
     settings: Settings
     pool: Pool
@@ -56,7 +56,7 @@ class Services:
     waiters: Waiters
     doorbell: Doorbell
     announcements: Announcements
-    #: For the question whether Redis answers, alone.
+    #: Used only to check that Redis answers.
     redis: Redis
     metrics: RequestMetrics
     #: The gateways that resources may name.
@@ -64,7 +64,11 @@ class Services:
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
-        """Open everything. Needs neither PostgreSQL nor Redis to be there yet. Raises SettingsError."""
+        """
+        Start all services. PostgreSQL and Redis need not be available yet.
+
+        Raises SettingsError.
+        """
         url = settings.api_database_url
         pool = connections.open_pool(
             url,
@@ -95,7 +99,7 @@ class Services:
                 socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
             ),
             metrics=RequestMetrics(),
-            gateways=gateways.names(settings),
+            gateways=gateway_names(settings),
         )
         intake.start()
         services.keys.start()
@@ -104,25 +108,28 @@ class Services:
 
     def connection(self) -> contextlib.AbstractContextManager[Connection]:
         """
-        A connection for a few statements, within the patience that the request has left. Raises DatabaseUnavailable.
+        Lend a connection for a few statements, within the deadline of the request.
+
+        Raises DatabaseUnavailable.
         """
         return _lend(self.pool)
 
     def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
         """
-        Make requests durable (`Intake.accept`), within the patience that the request has left. Raises
-        DatabaseUnavailable.
+        Make requests durable (`Intake.accept`), within the deadline of the HTTP request.
+
+        Raises DatabaseUnavailable.
         """
         with deadline.remaining() as seconds:
             return self.intake.accept(submissions, seconds)
 
     def request(self, request_id: UUID) -> RequestRecord:
-        """Any client's request as it is now. Raises RequestNotFound, DatabaseUnavailable."""
+        """Return a request of any client. Raises RequestNotFound, DatabaseUnavailable."""
         with self.connection() as connection:
             return requests.read_request(connection, request_id, None)[0]
 
     def gauges(self) -> Gauges | None:
-        """What somebody should look at, for the metrics. None: the database is unavailable."""
+        """Return the gauges for the metrics, or None if the database is unavailable."""
         try:
             with self.connection() as connection:
                 return requests.read_gauges(connection)
@@ -130,7 +137,7 @@ class Services:
             return None
 
     def close(self) -> None:
-        """Answer who waits, finish what was accepted, and end."""
+        """End all waits, finish accepted requests, and stop."""
         self.waiters.stop()
         self.intake.stop()
         self.keys.stop()
@@ -148,14 +155,15 @@ def _lend(pool: Pool) -> Iterator[Connection]:
 
 def _connect_to_own(url: str, partitions: int) -> Connection:
     """
-    A connection for intake, to a database that was made with as many partitions as we hash into: a request
-    in the wrong partition would be decided out of turn.
+    Connect intake to a database with the expected number of partitions.
+
+    With another number, requests would enter the wrong partitions and be decided out of order.
     """
     connection = connections.connect(
         url,
         application_name="teller api intake",
         statement_timeout_ms=INTAKE_TIMEOUT_MS,
-        answer_timeout_seconds=INTAKE_TIMEOUT_MS / 1_000 + SILENCE_SECONDS,
+        answer_timeout_seconds=INTAKE_TIMEOUT_MS / 1_000 + ANSWER_MARGIN_SECONDS,
     )
     try:
         with connections.faults():

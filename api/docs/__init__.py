@@ -1,3 +1,3 @@
 """
-The OpenAPI document, `/docs` and the pages that explain problems.
+The OpenAPI document, the page `/docs`, and the pages that explain problems.
 """

@@ -1,5 +1,5 @@
 """
-The OpenAPI 3.1 document, made from the routes and the models that check the input.
+The OpenAPI 3.1 document, generated from the routes and from the models that check the input.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _NAMES_IN_PATHS = re.compile(r"<(\w+)>")
 
 DESCRIPTION: Final = """\
 Requests for the same limited thing are decided one after the other. Each POST that makes a request answers 202 \
-once it is durable; then `GET /v1/requests/{id}` tells how it ended, or the header `Prefer: wait=N` waits for it. \
-Errors are problem+json (RFC 9457). Every list is newest first, with `limit` and `cursor`."""
+once the request is durable. Then `GET /v1/requests/{id}` returns the result, and the header `Prefer: wait=N` waits \
+for it. Errors are problem+json (RFC 9457). Every list is newest first, with `limit` and `cursor`."""
 
 _PATH_PARAMETERS: Final[dict[str, tuple[str, Json]]] = {
     "request": ("The id of a request.", {"type": "string", "format": "uuid"}),
@@ -52,7 +52,7 @@ _PATH_PARAMETERS: Final[dict[str, tuple[str, Json]]] = {
     "webhook": ("The id of a webhook.", {"type": "string", "format": "uuid"}),
     "delivery": ("The number of a delivery.", {"type": "integer", "minimum": 1}),
     "partition": ("The number of a partition, from 0.", {"type": "integer", "minimum": 0}),
-    "slug": ("What the `type` of a problem ends with.", {"type": "string", "pattern": "^[a-z-]+$"}),
+    "slug": ("The last part of the `type` of a problem.", {"type": "string", "pattern": "^[a-z-]+$"}),
 }
 
 _IDEMPOTENCY_KEY: Final[Json] = {
@@ -66,20 +66,21 @@ _REQUEST_HEADERS: Final[dict[str, Json]] = {
         "name": "Idempotency-Key",
         "in": "header",
         "required": True,
-        "description": "One key for one intent, the same with every retry: it then happens once. Bare or quoted.",
+        "description": "One key for each intended request, the same with every retry. The request is made once. "
+        "Bare or quoted.",
         "schema": _IDEMPOTENCY_KEY,
         "example": "order-A-17",
     },
     "IdempotencyKeyOptional": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "As for a POST, but it may be left out.",
+        "description": "As for a POST, but optional.",
         "schema": _IDEMPOTENCY_KEY,
     },
     "Prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": f"`wait=N`: answer when the request is final, or after N seconds, at most"
+        "description": f"`wait=N`: the answer comes when the request is final, or after N seconds. The maximum is"
         f" {long_poll.WAIT_SECONDS_MAX}.",
         "schema": {"type": "string"},
         "example": "wait=5",
@@ -87,48 +88,48 @@ _REQUEST_HEADERS: Final[dict[str, Json]] = {
     "IfNoneMatch": {
         "name": "If-None-Match",
         "in": "header",
-        "description": "An ETag: 304 when nothing has changed since.",
+        "description": "An ETag. The answer is 304 if the request is unchanged since.",
         "schema": {"type": "string"},
     },
 }
 
 _RESPONSE_HEADERS: Final[dict[str, Json]] = {
-    "Location": {"description": "Where the request can be read.", "schema": {"type": "string"}},
+    "Location": {"description": "The address of the request.", "schema": {"type": "string"}},
     "Retry-After": {
-        "description": "Seconds after which to look or try again.",
+        "description": "Seconds after which to read or try again.",
         "schema": {"type": "integer"},
     },
-    "ETag": {"description": "Names this state of the request.", "schema": {"type": "string"}},
+    "ETag": {"description": "The identifier of this state of the request.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {
-        "description": "`true`: the key was used before, with the same body; nothing happened twice.",
+        "description": "`true`: the key was used before with the same body, and nothing was done twice.",
         "schema": {"type": "string", "const": "true"},
     },
     "Preference-Applied": {
-        "description": "`wait=N`: the wait was granted. Missing: too many were waiting.",
+        "description": "`wait=N`: the wait was granted. Missing: too many requests were waiting.",
         "schema": {"type": "string"},
     },
-    "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "The authentication scheme.", "schema": {"type": "string"}},
     "RateLimit-Policy": {
-        "description": "How many requests (q) your key may make in how many seconds (w): "
+        "description": "The number of requests (q) that your key may make in a window of w seconds. See "
         "draft-ietf-httpapi-ratelimit-headers-11.",
         "schema": {"type": "string"},
         "example": '"key";q=20000;w=1',
     },
     "RateLimit": {
-        "description": "How many are left (r), and in how many seconds there is one more (t).",
+        "description": "The number of requests left (r), and the seconds until there is one more (t).",
         "schema": {"type": "string"},
         "example": '"key";r=19999;t=1',
     },
-    "Allow": {"description": "What the address takes.", "schema": {"type": "string"}},
+    "Allow": {"description": "The methods of the address.", "schema": {"type": "string"}},
 }
 
 
-#: What each answer to a valid key has.
-_STANDING_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
+#: The headers of each answer to a valid key.
+_RATE_LIMIT_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
 
 
 def document(routes: Iterable[Route]) -> Json:
-    """All of it, as JSON."""
+    """Return the document for these routes, as JSON."""
     routes = tuple(routes)
     schemas = _Schemas(routes)
     paths: dict[str, Json] = defaultdict(dict)
@@ -157,23 +158,25 @@ def document(routes: Iterable[Route]) -> Json:
 
 
 class _Schemas:
-    """The models of all routes as JSON schemas, under their names."""
+    """The models of all routes as JSON schemas, by name."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
-        sent = {route.body: None for route in routes if route.body}
-        shown = {answer.model: None for route in routes for answer in route.answers.values() if answer.model}
-        shown[Problem] = None
-        inputs = [(model, "validation") for model in sent]
-        outputs = [(model, "serialization") for model in shown]
+        bodies = {route.body: None for route in routes if route.body}
+        answers = {
+            answer.model: None for route in routes for answer in route.answers.values() if answer.model
+        }
+        answers[Problem] = None
+        inputs = [(model, "validation") for model in bodies]
+        outputs = [(model, "serialization") for model in answers]
         self._found, definitions = models_json_schema([*inputs, *outputs], ref_template=_SCHEMA)  # type: ignore[list-item]  # the modes are literals
         self.definitions: Json = _without_null_defaults(definitions["$defs"])
 
-    def sent(self, model: type[BaseModel]) -> Json:
-        """What a body must be."""
+    def of_body(self, model: type[BaseModel]) -> Json:
+        """Return the schema of a body."""
         return self._found[model, "validation"]
 
-    def shown(self, model: type[BaseModel]) -> Json:
-        """What an answer is."""
+    def of_answer(self, model: type[BaseModel]) -> Json:
+        """Return the schema of an answer."""
         return self._found[model, "serialization"]
 
 
@@ -190,7 +193,7 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
     if route.body is not None:
         operation["requestBody"] = {
             "required": not route.body_optional,
-            "content": {"application/json": {"schema": schemas.sent(route.body)}},
+            "content": {"application/json": {"schema": schemas.of_body(route.body)}},
         }
     return operation
 
@@ -198,7 +201,7 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
 def _described(route: Route) -> str:
     if not route.roles or route.roles == ALL_ROLES:
         return route.description
-    return f"{route.description} For: {', '.join(sorted(route.roles))}."
+    return f"{route.description} Roles: {', '.join(sorted(route.roles))}."
 
 
 def _parameters(route: Route) -> list[Json]:
@@ -220,8 +223,8 @@ def _parameters(route: Route) -> list[Json]:
 
 
 def _responses(route: Route, schemas: _Schemas) -> Json:
-    standing = _STANDING_HEADERS if route.roles else ()
-    responses = {str(status): _shown(shown, schemas, standing) for status, shown in route.answers.items()}
+    shared = _RATE_LIMIT_HEADERS if route.roles else ()
+    responses = {str(status): _response(answer, schemas, shared) for status, answer in route.answers.items()}
     for status, codes in _problems_of(route).items():
         response = responses.setdefault(
             str(status),
@@ -230,19 +233,19 @@ def _responses(route: Route, schemas: _Schemas) -> Json:
                 "headers": _headers(_PROBLEM_HEADERS.get(status, ())),
             },
         )
-        response.setdefault("content", {})[PROBLEM_JSON] = {"schema": schemas.shown(Problem)}
+        response.setdefault("content", {})[PROBLEM_JSON] = {"schema": schemas.of_answer(Problem)}
     return dict(sorted(responses.items()))
 
 
 _PROBLEM_HEADERS: Final = {
     401: ("WWW-Authenticate",),
-    429: ("Retry-After", *_STANDING_HEADERS),
+    429: ("Retry-After", *_RATE_LIMIT_HEADERS),
     503: ("Retry-After",),
 }
 
 
 def _problems_of(route: Route) -> dict[int, list[str]]:
-    """The codes of everything that can go wrong, by status."""
+    """Return the codes of all problems of a route, by status."""
     codes = [problem.code for problem in route.problems]
     if route.roles:
         codes += [Unauthorized.code, RateLimited.code, Invalid.code, DatabaseUnavailable.code]
@@ -257,14 +260,14 @@ def _problems_of(route: Route) -> dict[int, list[str]]:
     return by_status
 
 
-def _shown(shown: AnswerDoc, schemas: _Schemas, standing: tuple[str, ...]) -> Json:
-    response: Json = {"description": shown.description}
-    if shown.headers or standing:
-        response["headers"] = _headers((*shown.headers, *standing))
-    if shown.model is not None:
-        response["content"] = {shown.content_type: {"schema": schemas.shown(shown.model)}}
-    elif shown.content_type != "application/json":
-        response["content"] = {shown.content_type: {"schema": {"type": "string"}}}
+def _response(answer: AnswerDoc, schemas: _Schemas, shared_headers: tuple[str, ...]) -> Json:
+    response: Json = {"description": answer.description}
+    if answer.headers or shared_headers:
+        response["headers"] = _headers((*answer.headers, *shared_headers))
+    if answer.model is not None:
+        response["content"] = {answer.content_type: {"schema": schemas.of_answer(answer.model)}}
+    elif answer.content_type != "application/json":
+        response["content"] = {answer.content_type: {"schema": {"type": "string"}}}
     return response
 
 
@@ -274,7 +277,7 @@ def _headers(names: Iterable[str]) -> Json:
 
 def _without_null_defaults(schema: Any) -> Any:
     """
-    "May be left out" is not "null by default": null is refused where the type has none.
+    Remove the default null of optional fields, which may be left out but do not accept null.
     """
     if isinstance(schema, list):
         return [_without_null_defaults(inner) for inner in schema]

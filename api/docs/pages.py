@@ -1,7 +1,7 @@
 """
-Pages about the API: the OpenAPI document, the same for people, and what each problem means.
+Pages about the API: the OpenAPI document, its page for readers, and a page for each problem.
 
-Rendered here from the document alone: they load nothing from anywhere else.
+The pages are rendered from the document, and load nothing from another address.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 routes = Routes("Documentation")
 
 HTML: Final = "text/html; charset=utf-8"
-#: Pages hold no scripts and load nothing; the one style in them is the one whose digest this names.
+#: Pages have no scripts and load nothing. Their one style has the digest that stands here.
 POLICY: Final = (
     "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -42,7 +42,7 @@ _TICKED = re.compile(r"`([^`]+)`")
 
 
 def install(app: Flask, document: dict[str, Any]) -> None:
-    """Make the pages that never change, once."""
+    """Render the pages that never change."""
     app.jinja_env.filters["ticks"] = _ticks
     app.jinja_env.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     app.jinja_env.globals["resolve"] = lambda node: _resolve(document, node)
@@ -64,9 +64,9 @@ def install(app: Flask, document: dict[str, Any]) -> None:
 )
 def openapi_json(_call: Call) -> Answer:
     """
-    Get this document.
+    Read the OpenAPI document.
 
-    OpenAPI 3.1.
+    The document of all routes, in OpenAPI 3.1.
     """
     return Answer(current_app.extensions[_DOCUMENT])
 
@@ -74,9 +74,9 @@ def openapi_json(_call: Call) -> Answer:
 @routes.add("GET", "/docs", roles=PUBLIC, answers={200: AnswerDoc("A page.", content_type="text/html")})
 def docs(_call: Call) -> Answer:
     """
-    Read about the API.
+    Read the documentation.
 
-    This document as a page.
+    The OpenAPI document as a page.
     """
     return Answer(current_app.extensions[_PAGE], headers=_headers(), content_type=HTML)
 
@@ -85,14 +85,14 @@ def docs(_call: Call) -> Answer:
     "GET",
     "/problems/<slug>",
     roles=PUBLIC,
-    answers={200: AnswerDoc("A page; as plain text when that is preferred.", content_type="text/html")},
+    answers={200: AnswerDoc("A page, or plain text if the client prefers it.", content_type="text/html")},
     problems=(NotFound,),
 )
 def explain_problem(_call: Call, slug: str) -> Answer:
     """
-    Read what a problem means.
+    Read the explanation of a problem.
 
-    The `type` of every problem leads here.
+    The `type` of every problem is the address of its page.
     """
     code = slug.replace("-", "_")
     kind = PROBLEMS.get(code)
@@ -108,13 +108,14 @@ def explain_problem(_call: Call, slug: str) -> Answer:
 
 def _style() -> str:
     """
-    The colours of the console, which are the first rules of its stylesheet, and the rest of `docs.css`. Inside the
-    page: the way to /admin may be closed to those who may read this.
+    Return the colours of the console, which are the first rules of its stylesheet, with the rules of `docs.css`.
+
+    The style is inside the page, because a proxy may block /admin for the readers of this page.
     """
     folder = importlib.resources.files("api").joinpath("static")
     console = folder.joinpath("console", "console.css").read_text()
     colours, mark, _ = console.partition("/* The colours end here. */\n")
-    assert mark, "console.css says where its colours end"  # noqa: S101 - our own file
+    assert mark, "console.css marks the end of its colours"  # noqa: S101 - our own file
     return colours + folder.joinpath("docs.css").read_text()
 
 
@@ -130,12 +131,12 @@ def _problems() -> list[dict[str, Any]]:
 
 
 def _ticks(text: str) -> Markup:
-    """Words in backticks as code."""
+    """Return a text with its words in backticks as code."""
     return Markup(_TICKED.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped just before
 
 
 def _resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """What a $ref leads to."""
+    """Return the object that a $ref names."""
     while "$ref" in node:
         found: Any = document
         for part in node["$ref"].removeprefix("#/").split("/"):
@@ -145,7 +146,7 @@ def _resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _type_of(schema: dict[str, Any]) -> str:
-    """The type of a field in a few words."""
+    """Return the type of a field in a few words."""
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "const" in schema:

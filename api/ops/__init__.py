@@ -1,3 +1,3 @@
 """
-Health and metrics.
+Health and metrics of one API process.
 """

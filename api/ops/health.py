@@ -1,5 +1,5 @@
 """
-Health, for whoever watches over the process: alive, ready, counted.
+Health checks and metrics, for the supervisor of the process.
 """
 
 from typing import Literal
@@ -41,15 +41,15 @@ class Life(BaseModel):
     "/healthz",
     roles=frozenset(),
     answers={
-        200: AnswerDoc("It lives.", Life),
-        500: AnswerDoc("Its writer has died: it ends, to be started again.", Life),
+        200: AnswerDoc("The process is alive.", Life),
+        500: AnswerDoc("The intake thread has died. The process ends and is restarted.", Life),
     },
 )
 def healthz(call: Call) -> Answer:
     """
-    Tell whether the process lives.
+    Check whether the process is alive.
 
-    Asks nobody else: PostgreSQL may be away while it lives.
+    Depends on no other process, such as PostgreSQL.
     """
     alive = call.services.intake.alive()
     return Answer({"status": "ok" if alive else "dying"}, 200 if alive else 500)
@@ -60,15 +60,16 @@ def healthz(call: Call) -> Answer:
     "/readyz",
     roles=frozenset(),
     answers={
-        200: AnswerDoc("It can do its work.", Readiness),
-        503: AnswerDoc("It cannot.", Unreadiness, headers=("Retry-After",)),
+        200: AnswerDoc("The process can accept requests.", Readiness),
+        503: AnswerDoc("The process cannot accept requests.", Unreadiness, headers=("Retry-After",)),
     },
 )
 def readyz(call: Call) -> Answer:
     """
-    Tell whether it can do its work.
+    Check whether the process can accept requests.
 
-    PostgreSQL must be there, with the schema that this version needs. Without Redis it works, a little slower.
+    PostgreSQL must be available, with the schema that this version needs. Without Redis, requests are accepted and
+    decided more slowly.
     """
     degraded = [] if _redis_answers(call) else ["redis"]
     try:
@@ -91,10 +92,10 @@ def readyz(call: Call) -> Answer:
 )
 def metrics(call: Call) -> Answer:
     """
-    Count what this process did.
+    Read the metrics.
 
-    HTTP requests by route and status, latencies, intake, waits of this process; and what somebody should look at in
-    all of Teller: parked requests, deliveries that wait, gateways that are left alone.
+    For this process: HTTP requests by route and status, latencies, intake and waits. For all of Teller, the numbers
+    that operators watch: failed requests, pending deliveries and suspended gateways.
     """
     return Answer(call.services.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 

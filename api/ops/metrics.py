@@ -1,5 +1,5 @@
 """
-What Prometheus may know about one API process beside its HTTP requests.
+The metrics of one API process beside its HTTP requests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from processor.reading.requests import Gauges
     from workers.doorbell.ring import Doorbell
 
-#: What was counted in the database is told again for so long, in seconds: anybody may ask for it.
+#: The time for which counts from the database are reused, because `/metrics` is public.
 GAUGES_FRESH_SECONDS: Final = 1.0
 
 
@@ -34,14 +34,16 @@ def register(
     read_gauges: Callable[[], Gauges | None],
 ) -> None:
     """
-    Add the counts of this process, and what `read_gauges` finds in the database (None: it is unavailable).
+    Add the metrics of this process, and those that `read_gauges` reads.
+
+    `read_gauges` returns None if the database is unavailable.
     """
-    registry.register(_Counted(intake, waiters, doorbell))
-    registry.register(_Stored(read_gauges))
+    registry.register(_ProcessCollector(intake, waiters, doorbell))
+    registry.register(_DatabaseCollector(read_gauges))
 
 
-class _Counted(Collector):
-    """What others count already."""
+class _ProcessCollector(Collector):
+    """Counts that other modules keep."""
 
     def __init__(self, intake: Intake, waiters: Waiters, doorbell: Doorbell) -> None:
         self._intake = intake
@@ -51,26 +53,26 @@ class _Counted(Collector):
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
             "teller_intake_requests",
-            "Requests handed to intake, repetitions included.",
+            "Requests passed to intake, including repeated ones.",
             self._intake.requests,
         )
         yield CounterMetricFamily(
             "teller_intake_groups",
-            "INSERTs that they shared: requests / groups is the group size.",
+            "INSERTs of intake: requests / groups is the mean group size.",
             self._intake.groups,
         )
         yield GaugeMetricFamily(
-            "teller_waiting_answers", "Answers held back by Prefer: wait.", self._waiters.count()
+            "teller_waiting_answers", "Answers delayed by Prefer: wait.", self._waiters.count()
         )
         yield CounterMetricFamily(
             "teller_doorbell_faults",
-            "Doorbells that Redis did not take; the sweep sees to what they told of.",
+            "Wake-ups that Redis refused; the sweep finds the work instead.",
             self._doorbell.faults,
         )
 
 
-class _Stored(Collector):
-    """What the database counts for all processes."""
+class _DatabaseCollector(Collector):
+    """Counts for all processes, from the database."""
 
     def __init__(self, read: Callable[[], Gauges | None]) -> None:
         self._read = read
@@ -79,26 +81,28 @@ class _Stored(Collector):
         self._read_at = -GAUGES_FRESH_SECONDS
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering asks no database."""
+        """Return nothing, so that registration needs no database."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._latest()
         if gauges is None:
             return
-        yield GaugeMetricFamily("teller_parked_requests", "Requests that wait for an admin.", gauges.parked)
+        yield GaugeMetricFamily(
+            "teller_parked_requests", "Failed requests, which an admin must replay or refund.", gauges.parked
+        )
         yield CounterMetricFamily(
             "teller_paid_after_refund",
-            "Requests whose gateway paid after what they held was given back: look at each.",
+            "Requests whose gateway paid after their hold was released: check each.",
             gauges.paid_after_refund,
         )
         yield GaugeMetricFamily(
             "teller_deliveries_pending",
-            "Webhook deliveries and mails that are still to be made.",
+            "Pending webhook deliveries and e-mails.",
             gauges.deliveries_pending,
         )
         breakers = GaugeMetricFamily(
-            "teller_gateway_breaker_open", "1: the gateway is left alone for a moment.", labels=["gateway"]
+            "teller_gateway_breaker_open", "1: calls of the gateway are suspended.", labels=["gateway"]
         )
         for gateway, is_open in sorted(gauges.breakers.items()):
             breakers.add_metric([gateway], float(is_open))

@@ -1,3 +1,3 @@
 """
-One module for each noun under `/v1`.
+The nouns of the API, one module each: routes, models of bodies and answers, problems.
 """

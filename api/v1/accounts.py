@@ -1,5 +1,5 @@
 """
-Accounts: how to reach the person behind one. Each client has its own.
+Accounts: the e-mail address of each. An account belongs to its client.
 """
 
 import re
@@ -14,14 +14,14 @@ from api.web.problems import Invalid, NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import accounts
 
-#: An address as mail can carry it anywhere: a dot-atom (RFC 5322, 3.2.3), and the name of a host.
+#: An address that every mail system accepts: a dot-atom (RFC 5322, 3.2.3), and the name of a host.
 EMAIL_PATTERN: Final = (
     r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
     r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 )
-#: The longest address that mail can carry (RFC 5321, 4.5.3.1.3 without its brackets), in characters.
+#: The longest address in mail (RFC 5321, 4.5.3.1.3, without the brackets).
 EMAIL_CHARACTERS_MAX: Final = 254
-#: The longest part before the @ (RFC 5321, 4.5.3.1.1), in characters.
+#: The longest part before the @ (RFC 5321, 4.5.3.1.1).
 LOCAL_CHARACTERS_MAX: Final = 64
 
 _ID = re.compile(ID_PATTERN)
@@ -38,7 +38,7 @@ class Account(BaseModel):
 
 
 class Contact(Body):
-    """How to reach the person behind an account."""
+    """The address for notifications about the requests of an account."""
 
     email: (
         Annotated[
@@ -51,7 +51,7 @@ class Contact(Body):
             ),
         ]
         | None
-    ) = Field(description="Also told by e-mail what becomes of its requests; null: no more.")
+    ) = Field(description="Receives an e-mail when a request of the account is final; null: no e-mails.")
 
 
 @routes.add(
@@ -59,14 +59,14 @@ class Contact(Body):
     "/v1/accounts/<account>",
     roles=CLIENTS,
     body=Contact,
-    answers={200: AnswerDoc("As it is now.", Account)},
+    answers={200: AnswerDoc("The account with its new address.", Account)},
 )
 def put_account(call: Call, account: str) -> Answer:
     """
     Set the e-mail address of an account.
 
-    Of your own client's account of that name: another client's is another one. The address before, if it was
-    another, is told of the change by e-mail, with the new one masked.
+    Applies to your client's account of that name; other clients may have accounts of the same name. A previous
+    address is notified of the change by e-mail, in which the new address is masked.
     """
     if not _ID.fullmatch(account):
         raise Invalid.at("", f"the name of the account must match {ID_PATTERN}")
@@ -83,19 +83,19 @@ def put_account(call: Call, account: str) -> Answer:
     "GET",
     "/v1/accounts/<account>",
     roles=CLIENTS,
-    answers={200: AnswerDoc("As it is now.", Account)},
+    answers={200: AnswerDoc("The account.", Account)},
     problems=(NotFound,),
 )
 def get_account(call: Call, account: str) -> Answer:
     """
     Read the e-mail address of an account.
 
-    Of your own client's account of that name, once one was set.
+    Applies to your client's account of that name, if its address was ever set.
     """
     found = None
     if _ID.fullmatch(account):
         with call.services.connection() as connection:
             found = accounts.read(connection, call.caller.client, account)
     if found is None:
-        raise NotFound("nothing is known of this account")
+        raise NotFound("there is no such account, or its address was never set")
     return Answer(found.document())

@@ -1,19 +1,18 @@
 """
-Withdrawals that wait: confirmed with a code by whoever asked, approved or denied by somebody of another client.
+Withdrawals that wait for a code or for an approval.
 
-Nothing is decided here: each is a word for the inbox.
+The client that made a withdrawal confirms it with a code. An admin or operator of another client approves or denies
+it. Each route records a command, which the worker decides.
 """
 
-from typing import Any
-
 from api.services import Call
-from api.v1.codes import CodeSent, Typed
+from api.v1.codes import Code, CodeSent
 from api.v1.requests import RECORDED
 from api.web import problems, submission
 from api.web.auth import CLIENTS, OPERATORS
 from api.web.fields import Body, Nothing, Text, optional
 from api.web.parsing import read_id
-from api.web.problems import RETRY_AFTER_SECONDS, NotFound
+from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
 from processor.intake.commands import Recorded
@@ -48,19 +47,19 @@ problems.declare(
 
 
 class Confirmation(Body):
-    """The code that the account was sent."""
+    """The code that was sent to the account."""
 
-    code: Typed
+    code: Code
 
 
 class Approval(Body):
-    """Why it is right."""
+    """The reason for an approval."""
 
     reason: Text = optional()
 
 
 class Denial(Body):
-    """Why it must not be."""
+    """The reason for a denial."""
 
     reason: Text
 
@@ -77,7 +76,7 @@ def confirm(call: Call, request: str) -> Answer:
     """
     Confirm a withdrawal with its code.
 
-    It is then decided like a new one, in the place that it gets now. Wrong tries are counted.
+    The withdrawal joins the end of its queue and is decided like a new one. Wrong codes are counted.
     """
     named = read_id(request, "request")
     body: Confirmation = call.body
@@ -92,14 +91,14 @@ def confirm(call: Call, request: str) -> Answer:
     roles=CLIENTS,
     body=Nothing,
     body_optional=True,
-    answers={202: AnswerDoc("It will be sent.", CodeSent)},
+    answers={202: AnswerDoc("The code will be sent.", CodeSent)},
     problems=(NotFound, NotAwaitingConfirmation, CodeCooldown, CodeLocked),
 )
 def send_code_again(call: Call, request: str) -> Answer:
     """
     Send the code of a withdrawal again.
 
-    A new one, to the account's e-mail address; the one before is invalid.
+    A new code goes to the account's e-mail address. It replaces the code before.
     """
     named = read_id(request, "request")
     with call.services.connection() as connection:
@@ -121,7 +120,8 @@ def approve_request(call: Call, request: str) -> Answer:
     """
     Approve a withdrawal.
 
-    It is then decided like a new one, in the place that it gets now. By a client other than the one that asked.
+    The withdrawal joins the end of its queue and is decided like a new one. Your key must belong to another client
+    than the one that made it.
     """
     named = read_id(request, "request")
     body: Approval = call.body
@@ -142,7 +142,8 @@ def deny_request(call: Call, request: str) -> Answer:
     """
     Deny a withdrawal.
 
-    It is rejected, `denied`, with your reason. By a client other than the one that asked.
+    The withdrawal is rejected with the code `denied` and your reason. Your key must belong to another client than the
+    one that made it.
     """
     named = read_id(request, "request")
     body: Denial = call.body
@@ -153,9 +154,4 @@ def deny_request(call: Call, request: str) -> Answer:
 
 def _recorded(call: Call, record: RequestRecord, command: Recorded) -> Answer:
     call.services.doorbell.notify(command.partition)
-    headers: dict[str, Any] = {
-        "Location": f"/v1/requests/{record.id}",
-        "Retry-After": str(RETRY_AFTER_SECONDS),
-        "ETag": submission.etag(record, None),
-    }
-    return Answer(record.document(), 202, headers)
+    return submission.recorded(record)

@@ -1,5 +1,5 @@
 """
-The audit, for those who run Teller: who did what, when and why.
+The audit, for operators and admins: each action with its actor, time and reason.
 """
 
 from typing import Any
@@ -44,8 +44,8 @@ def list_audit(call: Call) -> Answer:
     """
     Read the audit.
 
-    Keys made and revoked, partitions paused and resumed, requests replayed and refunded, webhooks changed: what was
-    done beyond making requests.
+    Has every action beyond the making of requests. Examples are keys that were created or revoked, partitions that
+    were paused, requests that were replayed or refunded, and webhooks that were changed.
     """
     part: Page = call.query
     with call.services.connection() as connection:

@@ -1,5 +1,5 @@
 """
-Batches: up to a thousand requests in one call, each accepted or refused on its own, all stored together.
+Batches: up to a thousand requests in one call. Each is accepted or refused on its own; all are stored together.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from processor.errors import TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.records.documents import Document
 
-#: A batch has at most so many requests: one group of intake.
+#: The requests in one batch, which intake stores as one group.
 REQUESTS_MAX: Final = 1_000
 
 routes = Routes("Batches")
@@ -86,7 +86,7 @@ _KINDS: Final = {
 
 
 class Batch(Body):
-    """Requests, each checked on its own: here only that there is a list of them."""
+    """A list of requests. The view checks each of them on its own."""
 
     requests: Annotated[
         list[SkipValidation[Annotated[Item, Field(discriminator="kind")]]],
@@ -104,8 +104,8 @@ def submit_batch(call: Call) -> Answer:
     """
     Make many requests in one call.
 
-    Each item is accepted or refused on its own, and has an idempotency key of its own in place of the header;
-    the same item sent alone or in another batch is the same request.
+    Each item is accepted or refused on its own. It has its own idempotency key in place of the header. The same item,
+    sent alone or in another batch, is the same request.
     """
     outcomes: list[Submission | TellerError] = [_read(call.caller, item) for item in call.sent["requests"]]
     submissions = [one for one in outcomes if isinstance(one, Submission)]
@@ -117,7 +117,7 @@ def submit_batch(call: Call) -> Answer:
 
 
 def _read(caller: Caller, item: Any) -> Submission | TellerError:
-    """One item as intake takes it, or why not."""
+    """Return the submission of one item, or the error that refuses it."""
     try:
         if not isinstance(item, dict):
             raise Invalid.at("", "must be an object")

@@ -1,7 +1,7 @@
 """
-One-time codes, for whatever a client wants to be sure of: sent to a person, and typed in once.
+One-time codes: a client has one sent to a person, who enters it once.
 
-The code itself is in no answer, no address and no log: it goes to its destination alone.
+The code itself appears in no answer, address or log. It is sent to its destination alone.
 """
 
 from typing import Annotated, Final, Literal
@@ -62,11 +62,11 @@ class CodeVerified(BaseModel):
     verified: Literal[True]
 
 
-#: A telephone number as E.164 writes it.
+#: A telephone number in the form of E.164.
 PHONE_PATTERN: Final = r"\+[1-9][0-9]{6,14}"
-#: A purpose has at most so many characters, none of them a control character.
+#: A purpose has no control characters.
 PURPOSE_PATTERN: Final = r"^[^\x00-\x1f\x7f]{1,128}$"
-#: The gateway that sends text messages, where one of that name is set up.
+#: The name of the gateway that sends text messages, if one is set up.
 SMS: Final = "sms"
 
 Destination = Annotated[
@@ -80,42 +80,42 @@ Destination = Annotated[
     ),
 ]
 Purpose = Annotated[str, Field(pattern=PURPOSE_PATTERN, examples=["sign-in"])]
-Typed = Annotated[str, Field(pattern=r"^[0-9]{6}$", examples=["493817"])]
+Code = Annotated[str, Field(pattern=r"^[0-9]{6}$", examples=["493817"])]
 
 
-class CodeWanted(Body):
-    """Who is to be sent a code."""
+class CodeDestination(Body):
+    """The destination of a one-time code."""
 
     destination: Destination
     purpose: Purpose = optional(
-        "Codes of different purposes stand beside each other; left out: one of its own."
+        "Codes of different purposes are independent. Left out: a purpose without a name."
     )
 
 
-class CodeTyped(Body):
-    """What somebody typed in."""
+class CodeAttempt(Body):
+    """The code that a person entered."""
 
     destination: Destination
-    purpose: Purpose = optional("The one that the code was asked for with.")
-    code: Typed
+    purpose: Purpose = optional("The purpose for which the code was sent.")
+    code: Code
 
 
 @routes.add(
     "POST",
     "/v1/codes",
     roles=CLIENTS,
-    body=CodeWanted,
-    answers={202: AnswerDoc("It will be sent.", CodeSent)},
+    body=CodeDestination,
+    answers={202: AnswerDoc("The code will be sent.", CodeSent)},
     problems=(CodeCooldown, CodeLocked),
 )
 def ask_for_code(call: Call) -> Answer:
     """
     Send a one-time code.
 
-    Six digits. One in a while for each destination, whoever asks. It replaces the last one of your client for the
-    same destination and purpose.
+    The code has six digits. Each destination gets at most one code in `TELLER_CODE_COOLDOWN_SECONDS`, from all
+    clients together. The new code replaces your client's last one for the same destination and purpose.
     """
-    body: CodeWanted = call.body
+    body: CodeDestination = call.body
     _refuse_unreachable(call, body.destination)
     with call.services.connection() as connection:
         asked = codes.request_code(
@@ -129,17 +129,18 @@ def ask_for_code(call: Call) -> Answer:
     "POST",
     "/v1/codes/verify",
     roles=CLIENTS,
-    body=CodeTyped,
-    answers={200: AnswerDoc("It was right, and is used up.", CodeVerified)},
+    body=CodeAttempt,
+    answers={200: AnswerDoc("The code was right, and is used now.", CodeVerified)},
     problems=(CodeInvalid, CodeLocked),
 )
 def verify_code(call: Call) -> Answer:
     """
     Verify a one-time code.
 
-    Once: then, or when it is wrong, expired or replaced, it is invalid. Wrong tries are counted.
+    A code can be verified once. After that it is invalid, like a code that is wrong, expired or replaced. Wrong
+    codes are counted.
     """
-    body: CodeTyped = call.body
+    body: CodeAttempt = call.body
     _refuse_unreachable(call, body.destination)
     with call.services.connection() as connection:
         codes.verify(
@@ -156,6 +157,6 @@ def verify_code(call: Call) -> Answer:
 def _refuse_unreachable(call: Call, destination: str) -> None:
     if "@" not in destination:
         if SMS not in call.services.gateways:
-            raise Invalid.at("/destination", f"is no e-mail address, and there is no gateway named {SMS}")
+            raise Invalid.at("/destination", f"is not an e-mail address, and there is no gateway named {SMS}")
     elif destination.index("@") > LOCAL_CHARACTERS_MAX:
         raise Invalid.at("/destination", f"must have at most {LOCAL_CHARACTERS_MAX} characters before the @")

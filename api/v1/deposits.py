@@ -1,5 +1,5 @@
 """
-Deposits: a top-up, a restock.
+Deposits: a resource gets more, as by a top-up or a restock.
 """
 
 from api.services import Call
@@ -22,7 +22,7 @@ class Deposit(Body):
     metadata: Metadata = optional()
 
     def submission(self, origin: Origin) -> Submission:
-        """What intake takes in."""
+        """Return the submission for intake."""
         return origin.submission("deposit", self.resource, amount=self.amount, metadata=self.metadata)
 
 
@@ -39,6 +39,6 @@ def deposit(call: Call) -> Answer:
     """
     Put more into a resource.
 
-    A top-up of money or points, a restock of items.
+    For example a top-up of money or points, or a restock of items.
     """
     return submission.accept(call, "deposit")

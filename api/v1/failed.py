@@ -1,7 +1,7 @@
 """
-Parked requests, for those who run Teller: seen with what went wrong, sent back into their queues, or refunded.
+Failed requests, for operators and admins: read with their faults, replayed or refunded.
 
-Nothing is decided here: a replay is a wish in the inbox, a refund is a request of its own.
+A replay is a command in the inbox, and a refund is a request of its own. The worker decides both.
 """
 
 from typing import Annotated
@@ -15,7 +15,7 @@ from api.web.auth import ADMINS, OPERATORS
 from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
-from api.web.problems import RETRY_AFTER_SECONDS, NotFound
+from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
 from processor.domain.model import Outcome
@@ -25,7 +25,7 @@ from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts, requests
 from processor.reading.requests import RequestFilter
 
-routes = Routes("Parked requests")
+routes = Routes("Failed requests")
 
 problems.declare(
     NotFailed.code,
@@ -65,52 +65,52 @@ FailureCode = Annotated[str, Field(pattern=r"^[a-z_]{1,64}$", examples=["gateway
 ResourceId = Annotated[str, Field(pattern=ID_PATTERN)]
 
 
-class Parked(Page):
-    """Which of the parked requests, and which part of them."""
+class FailedQuery(Page):
+    """The failed requests that a client asks for."""
 
     code: FailureCode = optional()
     resource: ResourceId = optional()
 
 
 class Replay(Body):
-    """Why a request is tried again."""
+    """The reason for a replay."""
 
     reason: Text
 
 
 class Replays(Replay):
-    """Which parked requests are tried again, and why."""
+    """The failed requests that are replayed, and the reason."""
 
-    code: FailureCode = optional("Those that failed so; left out: all.")
-    resource: ResourceId = optional("Those after this resource; left out: all.")
-    dry_run: bool = Field(default=False, description="Only say how many there are.")
+    code: FailureCode = optional("The `error.code` of the requests. Left out: all codes.")
+    resource: ResourceId = optional("The resource of the requests. Left out: all resources.")
+    dry_run: bool = Field(default=False, description="Count the requests without replaying them.")
 
 
 class Refund(Body):
-    """Why something is given back, and how much of it."""
+    """The reason for a refund, and its amount."""
 
     reason: Text
-    amount: Amount = optional("Left out: all that is left. What is held goes back whole, or not at all.")
+    amount: Amount = optional("Left out: the whole rest. A hold can only be released as a whole.")
 
 
 @routes.add(
     "GET",
     "/v1/admin/failed",
     roles=OPERATORS,
-    query=Parked,
+    query=FailedQuery,
     answers={200: AnswerDoc("Newest first.", RequestList)},
 )
 def list_failed(call: Call) -> Answer:
     """
-    List parked requests.
+    List failed requests.
 
-    Those that Teller could not finish, or whose gateway's answer is unknown. Nothing is lost, and what they hold
-    stays held, until they are replayed or refunded.
+    Teller could not finish these requests, or the gateway's answer is unknown. Nothing is lost. Their holds remain
+    until they are replayed or refunded.
     """
-    wanted: Parked = call.query
-    which = RequestFilter("failed", resource=wanted.resource, code=wanted.code)
+    query: FailedQuery = call.query
+    which = RequestFilter("failed", resource=query.resource, code=query.code)
     with call.services.connection() as connection:
-        page = requests.list_requests(connection, None, which, wanted.limit, wanted.cursor)
+        page = requests.list_requests(connection, None, which, query.limit, query.cursor)
     return Answer(listed(page))
 
 
@@ -118,14 +118,14 @@ def list_failed(call: Call) -> Answer:
     "GET",
     "/v1/admin/requests/<request>",
     roles=OPERATORS,
-    answers={200: AnswerDoc("As it is now.", InspectedRequest)},
+    answers={200: AnswerDoc("The request.", InspectedRequest)},
     problems=(NotFound,),
 )
 def inspect_request(call: Call, request: str) -> Answer:
     """
-    Read a request with what went wrong.
+    Read a request with its faults.
 
-    The traceback, if it was parked by a fault in deciding it, and each call of its gateway, oldest first.
+    Includes the traceback if a fault occurred while it was decided, and each call of its gateway, oldest first.
     """
     named = read_id(request, "request")
     record = call.services.request(named)
@@ -145,22 +145,17 @@ def inspect_request(call: Call, request: str) -> Answer:
 )
 def replay_request(call: Call, request: str) -> Answer:
     """
-    Replay a parked request.
+    Replay a failed request.
 
-    Sends it to the end of its queue, to be tried as if it were new. It keeps its id and can never take twice;
-    saying it twice is saying it once.
+    Moves it to the end of its queue, where it is decided as if it were new. It keeps its id and can never take twice.
+    A second replay before that has no effect.
     """
     named = read_id(request, "request")
     body: Replay = call.body
     with call.services.connection() as connection:
         record, replayed = failed_requests.replay(connection, named, call.caller, body.reason)
     call.services.doorbell.notify_all(replayed.partitions)
-    headers = {
-        "Location": f"/v1/requests/{named}",
-        "Retry-After": str(RETRY_AFTER_SECONDS),
-        "ETag": submission.etag(record, None),
-    }
-    return Answer(record.document(), 202, headers)
+    return submission.recorded(record)
 
 
 @routes.add(
@@ -168,14 +163,14 @@ def replay_request(call: Call, request: str) -> Answer:
     "/v1/admin/replay",
     roles=OPERATORS,
     body=Replays,
-    answers={200: AnswerDoc("How many match, and how many were sent back.", Replayed)},
+    answers={200: AnswerDoc("How many match, and how many were replayed now.", Replayed)},
 )
 def replay_requests(call: Call) -> Answer:
     """
-    Replay all parked requests that match.
+    Replay all failed requests that match.
 
-    Those of one resource are decided in the order in which they were decided at first. One that is on its way
-    already matches, and is not sent twice. With `dry_run` nothing is sent.
+    The requests of one resource are decided in the order of their first decisions. A request whose replay is queued
+    already also matches, and is not replayed twice. With `dry_run` nothing is replayed.
     """
     body: Replays = call.body
     with call.services.connection() as connection:
@@ -199,8 +194,8 @@ def refund_request(call: Call, request: str) -> Answer:
     """
     Refund a request.
 
-    A request of kind `refund`, decided in its turn: of a parked one it releases what is held, of a completed one
-    it gives back all that is left or `amount` of it. Rejected when that would be more than was taken.
+    Makes a request of kind `refund`, which is decided in its turn. For a failed request it releases the hold. For a
+    completed request it gives back `amount`, or the whole rest. It is rejected if that exceeds what was taken.
     """
     named = read_id(request, "request")
     body: Refund = call.body

@@ -1,5 +1,5 @@
 """
-Partitions, for those who run Teller: who drains them, what waits, pause and resume.
+Partitions, for operators and admins: owner and backlog of each, pause and resume.
 """
 
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from processor.cluster import ownership
 from processor.operations import pauses
 from processor.records.documents import Document
 
-#: A partition's number has at most so many digits.
+#: The digits of a partition's number.
 DIGITS_MAX: Final = 4
 
 routes = Routes("Partitions")
@@ -38,9 +38,9 @@ class PartitionList(AllOf[Partition]):
 
 
 class Pausing(Body):
-    """Why."""
+    """The reason for a pause or its end."""
 
-    reason: Text = optional("Kept in the audit.")
+    reason: Text = optional("The audit keeps it.")
 
 
 @routes.add(
@@ -53,7 +53,7 @@ def list_partitions(call: Call) -> Answer:
     """
     List partitions.
 
-    Owner, what waits, the age of the oldest in seconds, and whether it is paused.
+    Each with its owner, its backlog, the age of its oldest row in seconds, and whether it is paused.
     """
     with call.services.connection() as connection:
         return Answer({"data": [asdict(one) for one in ownership.list_partitions(connection)]})
@@ -65,14 +65,14 @@ def list_partitions(call: Call) -> Answer:
     roles=OPERATORS,
     body=Pausing,
     body_optional=True,
-    answers={200: AnswerDoc("It is paused, and no batch of it is under way.", Partition)},
+    answers={200: AnswerDoc("The partition is paused, and no batch with it is running.", Partition)},
     problems=(NotFound,),
 )
 def pause_partition(call: Call, partition: str) -> Answer:
     """
     Pause a partition.
 
-    It goes on accepting, and decides nothing until it is resumed.
+    Requests are still accepted, but not decided until the partition is resumed.
     """
     number = _number(partition)
     body: Pausing = call.body
@@ -87,14 +87,14 @@ def pause_partition(call: Call, partition: str) -> Answer:
     roles=OPERATORS,
     body=Pausing,
     body_optional=True,
-    answers={200: AnswerDoc("It decides again.", Partition)},
+    answers={200: AnswerDoc("The partition is no longer paused.", Partition)},
     problems=(NotFound,),
 )
 def resume_partition(call: Call, partition: str) -> Answer:
     """
     Resume a partition.
 
-    What was accepted meanwhile is decided, in order.
+    Requests that were accepted meanwhile are decided in order.
     """
     number = _number(partition)
     body: Pausing = call.body

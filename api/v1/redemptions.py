@@ -20,11 +20,11 @@ class Redemption(Body):
     resource: Id
     account: Account
     amount: Amount = 1
-    apply_before: Timestamp = optional("Not decided by then: rejected, `deadline_passed`.")
+    apply_before: Timestamp = optional("A request that is decided later is rejected with `deadline_passed`.")
     metadata: Metadata = optional()
 
     def submission(self, origin: Origin) -> Submission:
-        """What intake takes in."""
+        """Return the submission for intake."""
         return origin.submission(
             "redemption",
             self.resource,
@@ -48,6 +48,6 @@ def redeem(call: Call) -> Answer:
     """
     Redeem a resource.
 
-    A coupon, an item of stock, a seat, points: an account takes an amount of it, 1 if nothing is said.
+    An account takes an amount of the resource, 1 by default. Examples are a coupon, an item of stock, a seat, points.
     """
     return submission.accept(call, "redemption")

@@ -1,5 +1,5 @@
 """
-Requests: how they are, how they came to be so, and the wish to cancel one.
+Requests: state, ledger lines and history of each, and its cancellation.
 """
 
 from typing import Annotated, Any, Final
@@ -12,7 +12,7 @@ from api.web import long_poll, problems, submission
 from api.web.fields import ID_PATTERN, Body, Text, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
-from api.web.problems import RETRY_AFTER_SECONDS, Invalid, NotFound
+from api.web.problems import Invalid, NotFound
 from api.web.responses import AllOf, ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.model import EntryKind, RequestKind, Stage, Status
@@ -130,8 +130,8 @@ RECORDED: Final = {
 }
 
 
-class Wanted(Page):
-    """Which requests, and which part of them."""
+class RequestQuery(Page):
+    """The requests that a client asks for."""
 
     status: Status = optional()
     kind: RequestKind = optional()
@@ -149,8 +149,10 @@ class Cancellation(Body):
     "GET",
     "/v1/requests/<request>",
     answers={
-        200: AnswerDoc("As it is now.", Request, headers=("ETag", "Preference-Applied")),
-        304: AnswerDoc("As `If-None-Match` has it.", headers=("ETag", "Preference-Applied")),
+        200: AnswerDoc("The request.", Request, headers=("ETag", "Preference-Applied")),
+        304: AnswerDoc(
+            "Unchanged since the `ETag` in `If-None-Match`.", headers=("ETag", "Preference-Applied")
+        ),
     },
     problems=(NotFound,),
     request_headers=("Prefer", "IfNoneMatch"),
@@ -159,7 +161,7 @@ def get_request(call: Call, request: str) -> Answer:
     """
     Read a request.
 
-    While it is queued, `position` says how many of its partition are ahead.
+    While it is queued, `position` is the number of requests of its partition before it.
     """
     named = read_id(request, "request")
     record, position = _read(call, named)
@@ -179,19 +181,19 @@ def get_request(call: Call, request: str) -> Answer:
 @routes.add(
     "GET",
     "/v1/requests",
-    query=Wanted,
+    query=RequestQuery,
     answers={200: AnswerDoc("Newest first.", RequestList)},
 )
 def list_requests(call: Call) -> Answer:
     """
     List requests.
 
-    A client sees its own; operators and admins see all.
+    A client gets its own requests. Operators and admins get those of all clients.
     """
-    wanted: Wanted = call.query
-    which = RequestFilter(wanted.status, wanted.kind, wanted.resource, wanted.account)
+    query: RequestQuery = call.query
+    which = RequestFilter(query.status, query.kind, query.resource, query.account)
     with call.services.connection() as connection:
-        page = requests.list_requests(connection, call.caller.sees, which, wanted.limit, wanted.cursor)
+        page = requests.list_requests(connection, call.caller.sees, which, query.limit, query.cursor)
     return Answer(listed(page))
 
 
@@ -204,9 +206,9 @@ def list_requests(call: Call) -> Answer:
 )
 def list_request_entries(call: Call, request: str) -> Answer:
     """
-    Read what a request took and gave.
+    Read the ledger lines of a request.
 
-    The ledger lines of this request, of all resources that it touches.
+    Includes those of all resources that it changed.
     """
     named = read_id(request, "request")
     part: Page = call.query
@@ -226,7 +228,7 @@ def list_events(call: Call, request: str) -> Answer:
     """
     Read the history of a request.
 
-    Each state that it came to, when, and by whom.
+    Each state that it entered, with time and actor.
     """
     named = read_id(request, "request")
     _read(call, named)
@@ -256,12 +258,7 @@ def cancel(call: Call, request: str) -> Answer:
     with call.services.connection() as connection:
         record, command = cancellations.cancel(connection, named, call.caller, body.reason)
     call.services.doorbell.notify(command.partition)
-    headers = {
-        "Location": f"/v1/requests/{named}",
-        "Retry-After": str(RETRY_AFTER_SECONDS),
-        "ETag": submission.etag(record, None),
-    }
-    return Answer(record.document(), 202, headers)
+    return submission.recorded(record)
 
 
 def _read(call: Call, named: UUID) -> tuple[RequestRecord, int | None]:
@@ -270,7 +267,7 @@ def _read(call: Call, named: UUID) -> tuple[RequestRecord, int | None]:
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether the client has this representation (RFC 9110, 13.1.2: compared weakly)."""
+    """Return whether the client has this representation, by weak comparison (RFC 9110, 13.1.2)."""
     if if_none_match is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]

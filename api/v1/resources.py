@@ -1,5 +1,5 @@
 """
-Resources: limited things. Opened, amended and closed by requests like any other; read here.
+Resources: the limited things. Requests open, amend and close them.
 """
 
 import re
@@ -69,17 +69,17 @@ class ResourceList(ListOf[Resource]):
 
 
 class Rules(Body):
-    """What a resource lives by."""
+    """The rules of a resource."""
 
-    unit: Text = optional("What is counted: EUR, points, pieces.")
-    overdraft: Quantity = optional("How far below zero `available` may go; 0 if nothing is said.")
-    per_account_limit: Amount = optional("How much an account may have taken or hold in all.")
-    starts_at: Timestamp = optional("Nothing is taken before.")
-    ends_at: Timestamp = optional("Nothing is taken from then on.")
-    gateway: Text = optional("Held at first, taken when this gateway says yes.")
+    unit: Text = optional("The unit of amounts, such as EUR, points or pieces.")
+    overdraft: Quantity = optional("How far `available` may fall below zero. The default is 0.")
+    per_account_limit: Amount = optional("The total that one account may have taken or hold.")
+    starts_at: Timestamp = optional("Earlier requests are rejected.")
+    ends_at: Timestamp = optional("Requests from then on are rejected.")
+    gateway: Text = optional("An amount is held first, and taken when this gateway has accepted.")
     confirm_above: Quantity = optional("Withdrawals above this wait for a code.")
     approve_above: Quantity = optional("Withdrawals above this wait for an approval.")
-    client: Id = optional("It exists for this client alone.")
+    client: Id = optional("Only this client can use the resource.")
     metadata: Metadata = optional()
 
     @model_validator(mode="after")
@@ -97,7 +97,7 @@ class Opening(Rules):
     available: Quantity
 
     def submission(self, origin: Origin) -> Submission:
-        """What intake takes in."""
+        """Return the submission for intake."""
         return origin.submission(
             "opening",
             self.id,
@@ -108,7 +108,7 @@ class Opening(Rules):
 
 
 class Amendment(Body):
-    """The rules that change; those that may be absent are taken away by null."""
+    """The rules that change. A null removes a rule that may be absent."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"minProperties": 1})
 
@@ -132,16 +132,16 @@ class Amendment(Body):
         return self
 
 
-class ResourceFilter(Page):
-    """Which resources, and which part of them."""
+class ResourceQuery(Page):
+    """The resources that a client asks for."""
 
     kind: ResourceKind = optional()
 
 
 class Moment(Body):
-    """When."""
+    """The time whose state a client asks for."""
 
-    at: Timestamp = optional("What it was then.")
+    at: Timestamp = optional("The time of the state. Left out: now.")
 
 
 @routes.add(
@@ -157,7 +157,7 @@ def open_resource(call: Call) -> Answer:
     """
     Open a resource.
 
-    A request like any other: one of the same name is found in its turn, and rejected with `resource_exists`.
+    Makes a request of kind `opening`. If the resource exists already, it is rejected with `resource_exists`.
     """
     _check_gateway(call)
     return submission.accept(call, "opening")
@@ -176,7 +176,7 @@ def amend_resource(call: Call, resource: str) -> Answer:
     """
     Change the rules of a resource.
 
-    A request of kind `amendment`, decided in its turn. The idempotency key may be left out.
+    Makes a request of kind `amendment`, which is decided in its turn. The idempotency key may be left out.
     """
     _check_id(resource)
     _check_gateway(call)
@@ -206,7 +206,7 @@ def close_resource(call: Call, resource: str) -> Answer:
     """
     Close a resource.
 
-    What was accepted before is still decided; what comes after is rejected with `resource_closed`.
+    Requests that were accepted before are still decided. Later ones are rejected with `resource_closed`.
     """
     _check_id(resource)
     return submission.accept(
@@ -217,18 +217,18 @@ def close_resource(call: Call, resource: str) -> Answer:
 @routes.add(
     "GET",
     "/v1/resources",
-    query=ResourceFilter,
+    query=ResourceQuery,
     answers={200: AnswerDoc("Newest first.", ResourceList)},
 )
 def list_resources(call: Call) -> Answer:
     """
     List resources.
 
-    A client sees those that are for all, and its own.
+    A client gets its own resources, and those that all clients can use.
     """
-    wanted: ResourceFilter = call.query
+    query: ResourceQuery = call.query
     with call.services.connection() as connection:
-        page = requests.list_resources(connection, call.caller.sees, wanted.kind, wanted.limit, wanted.cursor)
+        page = requests.list_resources(connection, call.caller.sees, query.kind, query.limit, query.cursor)
     return Answer(listed(page))
 
 
@@ -236,14 +236,14 @@ def list_resources(call: Call) -> Answer:
     "GET",
     "/v1/resources/<resource>",
     query=Moment,
-    answers={200: AnswerDoc("What it is, or what it was.", Resource)},
+    answers={200: AnswerDoc("The resource, now or at that time.", Resource)},
     problems=(NotFound,),
 )
 def get_resource(call: Call, resource: str) -> Answer:
     """
     Read a resource.
 
-    With `at`, what it was then: quantities from its ledger, rules from its amendments.
+    With `at`, the state at that time: quantities from its ledger, and rules from its amendments.
     """
     _check_id(resource)
     moment: Moment = call.query
@@ -266,7 +266,7 @@ def list_resource_entries(call: Call, resource: str) -> Answer:
     """
     Read the ledger of a resource.
 
-    Of a resource that is for all, a client sees the entries of its own requests.
+    If all clients can use the resource, a client gets the entries of its own requests.
     """
     _check_id(resource)
     part: Page = call.query
@@ -277,7 +277,7 @@ def list_resource_entries(call: Call, resource: str) -> Answer:
 
 
 def _details(rules: "Rules | Amendment") -> dict[str, Any]:
-    """The rules that were sent, by the contract's names, as a request keeps them."""
+    """Return the rules that were sent, as a request stores them."""
     sent = {name: getattr(rules, name) for name in RULES if name in rules.model_fields_set}
     times = {name: timestamp(sent[name]) for name in ("starts_at", "ends_at") if name in sent}
     return sent | times
@@ -297,4 +297,4 @@ def _check_id(resource: str) -> None:
 def _check_gateway(call: Call) -> None:
     rules: Opening | Amendment = call.body
     if rules.gateway is not None and rules.gateway not in call.services.gateways:
-        raise Invalid.at("/gateway", "is not the name of a gateway that is set up here")
+        raise Invalid.at("/gateway", "is not the name of a configured gateway")

@@ -61,7 +61,9 @@ class SandboxPast(AllOf[SandboxCall]):
 
 class Order(BaseModel):
     """
-    What is to be done. Only the destination matters here; what else comes is taken as it is, for a 422 would be a no.
+    The order that a gateway receives.
+
+    The sandbox reads the destination alone and accepts all other values: its 422 would mean a definite no.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
@@ -73,14 +75,14 @@ class Order(BaseModel):
     amount: Any = None
     destination: Any = Field(
         default=None,
-        description="`decline`, `unavailable`, `flaky`, `slow`; anything else is paid at once.",
+        description="`decline`, `unavailable`, `flaky` or `slow`. Any other order is paid at once.",
         examples=["flaky"],
     )
     metadata: Any = None
 
 
 class Past(Body):
-    """Of which request."""
+    """The request whose calls a client asks for."""
 
     request: str = Field(description="The id of a request.", json_schema_extra={"format": "uuid"})
 
@@ -91,9 +93,9 @@ class Past(Body):
     roles=frozenset(),
     body=Order,
     answers={
-        200: AnswerDoc("Paid, now or before.", SandboxPayout),
-        422: AnswerDoc("Declined: a definite no.", SandboxRefusal),
-        503: AnswerDoc("Unavailable: nothing is known.", SandboxRefusal, headers=("Retry-After",)),
+        200: AnswerDoc("Paid, by this call or an earlier one.", SandboxPayout),
+        422: AnswerDoc("Declined for good.", SandboxRefusal),
+        503: AnswerDoc("Unavailable; the outcome is unknown.", SandboxRefusal, headers=("Retry-After",)),
     },
     problems=(
         BodyTooLarge,
@@ -109,10 +111,11 @@ class Past(Body):
 )
 def call_sandbox(call: Call) -> Answer:
     """
-    Be a gateway.
+    Pay as a gateway.
 
-    Answers by `destination`: `decline` 422, `unavailable` 503 always, `flaky` 503 twice and then 200, `slow` after
-    3 s, anything else 200. Pays once for each Idempotency-Key, the id of a request. Signed like a webhook's delivery.
+    `destination` selects the answer: `decline` 422, `unavailable` always 503, `flaky` 503 twice and then 200, `slow`
+    200 after 3 s. Every other destination gets 200. The gateway pays once for each Idempotency-Key, which is the id
+    of a request. Calls are signed like the delivery of a webhook.
     """
     _refuse_if_not_served(call)
     key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
@@ -137,9 +140,9 @@ def call_sandbox(call: Call) -> Answer:
 )
 def list_sandbox_calls(call: Call) -> Answer:
     """
-    Read what the sandbox gateway was asked.
+    Read the calls of the sandbox gateway.
 
-    The calls it saw for one request, and the payouts it really made: one, or none.
+    Has the calls for one request, and the number of payouts, which is one or none.
     """
     _refuse_if_not_served(call)
     past: Past = call.query
@@ -156,7 +159,7 @@ def _refuse_if_not_served(call: Call) -> None:
 
 
 def _refuse_unsigned(call: Call, key: str) -> None:
-    """The signature is over the message's id, which the courier makes the same as the key."""
+    """Check the signature, which covers the message id. The courier uses the idempotency key as that id."""
     settings = call.services.settings
     signed = signatures.is_signed(
         call.header("HTTP_WEBHOOK_ID") or "",

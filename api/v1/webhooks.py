@@ -1,5 +1,5 @@
 """
-Webhooks: where a client is told of its requests; registered, rotated, deleted, and what became of each delivery.
+Webhooks: the addresses that are notified of a client's requests, and their deliveries.
 """
 
 import threading
@@ -27,11 +27,11 @@ from processor.operations import resends
 from processor.operations.resends import WebhookDisabled
 from processor.records.documents import Document
 
-#: How long a registration waits for the name service, in seconds.
+#: The time that a registration waits for the name service.
 LOOKUP_SECONDS: Final = 3.0
-#: Names looked up at once by one process.
+#: The names that one process looks up at the same time.
 LOOKUPS_AT_ONCE: Final = 8
-#: A delivery's number has at most so many digits.
+#: The digits of a delivery's number.
 DIGITS_MAX: Final = 18
 
 EventType = Literal[
@@ -135,7 +135,7 @@ def _once_each(events: list[EventType]) -> list[EventType]:
 
 
 class Registration(Body):
-    """Where a client wants to be told, and of what."""
+    """The address of a new webhook, and its event types."""
 
     url: Annotated[str, Field(min_length=1, max_length=addresses.URL_CHARACTERS_MAX)] = Field(
         description="A public https address.", examples=["https://shop.example/teller"]
@@ -144,7 +144,7 @@ class Registration(Body):
         list[EventType],
         Field(min_length=1, json_schema_extra={"uniqueItems": True}),
         AfterValidator(_once_each),
-    ] = optional("The types it wants; left out: all.")
+    ] = optional("The event types that are sent to it. Left out: all.")
 
 
 @routes.add(
@@ -152,14 +152,19 @@ class Registration(Body):
     "/v1/webhooks",
     roles=CLIENTS,
     body=Registration,
-    answers={201: AnswerDoc("With its secret, shown this once.", NewWebhook, headers=("Location",))},
+    answers={
+        201: AnswerDoc(
+            "The webhook with its secret, which is shown this once.", NewWebhook, headers=("Location",)
+        )
+    },
     problems=(WebhookAddressRefused, TooManyWebhooks, NameServiceTimeout),
 )
 def register_webhook(call: Call) -> Answer:
     """
     Register a webhook.
 
-    It is told of the requests of its client by POSTs after Standard Webhooks, signed with `secret`.
+    It receives a POST for each event of its client's requests. These follow Standard Webhooks and are signed with
+    `secret`.
     """
     body: Registration = call.body
     _check_address(body.url, allow_private=call.services.settings.allow_private_webhooks)
@@ -182,7 +187,7 @@ def list_webhooks(call: Call) -> Answer:
     """
     List webhooks.
 
-    A client sees its own; operators and admins see all.
+    A client gets its own webhooks. Operators and admins get those of all clients.
     """
     part: Page = call.query
     with call.services.connection() as connection:
@@ -193,14 +198,14 @@ def list_webhooks(call: Call) -> Answer:
 @routes.add(
     "GET",
     "/v1/webhooks/<webhook>",
-    answers={200: AnswerDoc("As it is now.", Webhook)},
+    answers={200: AnswerDoc("The webhook.", Webhook)},
     problems=(NotFound,),
 )
 def get_webhook(call: Call, webhook: str) -> Answer:
     """
     Read a webhook.
 
-    Without its secret. One that answered 410 is disabled.
+    The answer does not have its secret. A webhook that answered 410 is disabled.
     """
     return Answer(_read(call, read_id(webhook, "webhook")))
 
@@ -209,14 +214,14 @@ def get_webhook(call: Call, webhook: str) -> Answer:
     "DELETE",
     "/v1/webhooks/<webhook>",
     roles=CLIENTS,
-    answers={204: AnswerDoc("It is told nothing more.")},
+    answers={204: AnswerDoc("The webhook is deleted and receives nothing more.")},
     problems=(NotFound,),
 )
 def delete_webhook(call: Call, webhook: str) -> Answer:
     """
     Delete a webhook.
 
-    What was still to be delivered to it is not.
+    Pending deliveries to it are dropped.
     """
     named = read_id(webhook, "webhook")
     with call.services.connection() as connection:
@@ -230,14 +235,14 @@ def delete_webhook(call: Call, webhook: str) -> Answer:
     roles=CLIENTS,
     body=Nothing,
     body_optional=True,
-    answers={200: AnswerDoc("With its new secret, shown this once.", NewWebhook)},
+    answers={200: AnswerDoc("The webhook with its new secret, which is shown this once.", NewWebhook)},
     problems=(NotFound,),
 )
 def rotate_webhook(call: Call, webhook: str) -> Answer:
     """
     Rotate the secret of a webhook.
 
-    For a day the old secret signs as well, so that you can change over.
+    For one day, deliveries are signed with the old secret as well, so that receivers can change over.
     """
     named = read_id(webhook, "webhook")
     with call.services.connection() as connection:
@@ -256,7 +261,7 @@ def list_deliveries(call: Call, webhook: str) -> Answer:
     """
     List the deliveries of a webhook.
 
-    What it is told of which request, how often that was tried, and what it answered last.
+    Each with its request and event type, its number of tries, and the last answer.
     """
     named = read_id(webhook, "webhook")
     part: Page = call.query
@@ -272,14 +277,15 @@ def list_deliveries(call: Call, webhook: str) -> Answer:
     roles=CLIENTS,
     body=Nothing,
     body_optional=True,
-    answers={202: AnswerDoc("It is due now.", Delivery)},
+    answers={202: AnswerDoc("The delivery is due now.", Delivery)},
     problems=(NotFound, WebhookDisabled),
 )
 def resend_delivery(call: Call, delivery: str) -> Answer:
     """
-    Deliver once more.
+    Resend a delivery.
 
-    Whatever became of it before, with the same `webhook-id` and body, and with all its tries ahead of it.
+    Works for every delivery, whether it has succeeded or failed. It keeps its `webhook-id` and body, and is tried as
+    often as a new one.
     """
     if not (delivery.isascii() and delivery.isdecimal() and len(delivery) <= DIGITS_MAX):
         raise NotFound("there is no such delivery")
@@ -291,7 +297,8 @@ def resend_delivery(call: Call, delivery: str) -> Answer:
 
 def _check_address(url: str, *, allow_private: bool) -> None:
     """
-    Refuse what deliveries may not go to. On a thread of its own, for a name service may keep us waiting for long.
+    Refuse an address that deliveries may not go to, on a thread of its own, since the name service may be slow.
+
     Raises WebhookAddressRefused, NameServiceTimeout.
     """
     if not _lookups.acquire(timeout=LOOKUP_SECONDS):
@@ -301,7 +308,7 @@ def _check_address(url: str, *, allow_private: bool) -> None:
     def check() -> None:
         try:
             addresses.check_webhook(url, allow_private=allow_private)
-        except BaseException as fault:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as fault:  # noqa: BLE001 - the waiting thread raises it again
             checked.set_exception(fault)
         else:
             checked.set_result(None)

@@ -20,12 +20,12 @@ class Withdrawal(Body):
     resource: Id
     account: Account
     amount: Amount
-    destination: Text = optional("Where it goes, as the gateway of the resource understands it.")
-    apply_before: Timestamp = optional("Not decided by then: rejected, `deadline_passed`.")
+    destination: Text = optional("The recipient, in the form that the gateway of the resource expects.")
+    apply_before: Timestamp = optional("A request that is decided later is rejected with `deadline_passed`.")
     metadata: Metadata = optional()
 
     def submission(self, origin: Origin) -> Submission:
-        """What intake takes in."""
+        """Return the submission for intake."""
         return origin.submission(
             "withdrawal",
             self.resource,
@@ -50,6 +50,6 @@ def withdraw(call: Call) -> Answer:
     """
     Withdraw money.
 
-    From a resource without a gateway it is taken at once.
+    A resource without a gateway is debited at once. With a gateway, the amount is held until the gateway answers.
     """
     return submission.accept(call, "withdrawal")

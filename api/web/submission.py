@@ -118,6 +118,16 @@ def accept(
     return Answer(record.document(), 200 if final else 202, headers)
 
 
+def recorded(record: RequestRecord) -> Answer:
+    """Return the answer of a route that has recorded a command about a request."""
+    headers = {
+        "Location": f"/v1/requests/{record.id}",
+        "Retry-After": str(RETRY_AFTER_SECONDS),
+        "ETag": etag(record, None),
+    }
+    return Answer(record.document(), 202, headers)
+
+
 def wait_for(
     call: Call[ServicesT], record: RequestRecord, position: int | None, seconds: int, headers: dict[str, str]
 ) -> tuple[RequestRecord, int | None]:
