@@ -23,7 +23,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server import Server
 
-from api.app import ANSWERS_AT_ONCE
+from api.app import VIEWS_AT_ONCE
 from bench import processes, system
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def main() -> None:
         port=int(sys.argv[1]),
         interface=Interfaces.WSGI,
         workers=1,
-        blocking_threads=ANSWERS_AT_ONCE,
+        blocking_threads=VIEWS_AT_ONCE,
         http=HTTPModes.http1,
         websockets=False,
         log_level=LogLevels.error,

@@ -21,7 +21,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 
-from api.app import ANSWERS_AT_ONCE
+from api.app import VIEWS_AT_ONCE
 from api.web import idle_connections
 from processor.clients import keys
 from processor.storage import connections as database
@@ -167,7 +167,7 @@ def test_whoever_is_slow_to_send_his_bodies_keeps_nobody_else_waiting(server: Ru
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     head = "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 1000\r\n\r\n{{"
     with contextlib.ExitStack() as slow:
-        for number in range(ANSWERS_AT_ONCE + 50):
+        for number in range(VIEWS_AT_ONCE + 50):
             path = "/sandbox/gateway" if number % 3 == 0 else "/v1/redemptions"
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(head.format(path, server.key).encode())
