@@ -1,9 +1,14 @@
 """
-The race lab: the same race again and again, each time with another protection, against a real database.
+The race lab: the same race with one protection after another, against a real database.
 
-`strategies` are what programs do, `arena` lets many users do it at the same instant, `tellers_queue` is Teller's own
-way through the real intake, `paused_holder` shows how a lock with an expiry fails, `endpoint` races against any URL.
-`outcomes` is pure: what came of a race, and when it happened. `kept` keeps results for the page.
+strategies      the ways in which programs take a piece
+arena           starts many users at the same instant
+tellers_queue   Teller's strategy, through the real intake
+paused_holder   shows how a lock with an expiry fails
+endpoint        races against any URL
+outcomes        the result of a race, with its steps (pure)
+stored_results  keeps results for the page
 
-Touches tables of its own (`lab_…`) and, for Teller's way, asks like any client. The command line and the page use it.
+The lab uses its own tables (`lab_…`). Teller's strategy makes requests like any client. The command line and the page
+`/lab` use this package. It imports `processor` alone.
 """

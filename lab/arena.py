@@ -1,7 +1,7 @@
 """
-Where the races are run: a connection for each user, a barrier, and everybody let go at the same instant.
+The arena runs races: each user has a connection, and a barrier releases all of them at the same instant.
 
-Leaves nothing behind: what a race puts into the database is removed when it is over or called off.
+A race removes its rows from the database when it is over or cancelled.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
-#: More users need more threads and connections than one process and a usual PostgreSQL have to spare.
+#: The users of one race. Each needs a thread and a connection, which a process and a usual PostgreSQL can spare.
 USERS_MAX: Final = 200
-#: More pieces than any number of users can take would show nothing.
+#: The stock of one race, far beyond the number of users.
 STOCK_MAX: Final = 1_000_000
-#: No statement of a race takes longer, waits for locks included, in milliseconds.
+#: The limit of one statement of a race, including waits for locks.
 STATEMENT_TIMEOUT_MS: Final = 30_000
-#: A Redis that takes longer to answer counts as away, in seconds.
+#: A Redis that takes longer to answer counts as unavailable.
 REDIS_TIMEOUT_SECONDS: Final = 5.0
-#: How long all users may take to get ready, and to leave when the race is called off, in seconds.
+#: The time in which all users must be ready, and the time in which they must leave a cancelled race.
 READY_SECONDS: Final = 10.0
 LEAVE_SECONDS: Final = 1.0
-#: Between two looks whether they have left, in seconds.
+#: The interval between two checks whether they have left.
 LEAVE_PAUSE_SECONDS: Final = 0.05
 
 
 class TooManyUsers(TellerError):
-    """PostgreSQL does not take as many connections as there are users."""
+    """PostgreSQL accepts fewer connections than there are users."""
 
     code = "too_many_users"
 
 
 class RedisUnavailable(TellerError):
-    """The Redis lock was asked for, and Redis does not answer."""
+    """The race needs the Redis lock, and Redis does not answer."""
 
     code = "redis_unavailable"
 
 
 class NotReady(TellerError):
-    """The machine is too busy for so many users."""
+    """The machine is too busy for this number of users."""
 
     code = "users_not_ready"
 
 
 class Crowd:
     """
-    Users, each a thread, let go at the same instant: when all of them are ready. `clock` counts from then.
+    Users as threads. They are released at the same instant, when all of them are ready. `clock` starts then.
     """
 
     def __init__(self, acts: Sequence[Callable[[Crowd], None]]) -> None:
@@ -73,24 +73,24 @@ class Crowd:
             threading.Thread(target=self._take_part, args=(act,), name=f"user-{number}", daemon=True)
             for number, act in enumerate(acts, 1)
         ]
-        #: Set when the race is called off.
-        self.called_off = threading.Event()
+        #: Set when the race is cancelled.
+        self.cancelled = threading.Event()
 
     def clock(self) -> float:
-        """Milliseconds since all were let go."""
+        """Return the milliseconds since the release."""
         return (time.perf_counter() - self._released) * 1000
 
     def start(self) -> None:
-        """Let them get ready, and go."""
+        """Start the users."""
         for thread in self._threads:
             thread.start()
 
     def busy(self) -> bool:
-        """Whether somebody is still at it."""
+        """Return whether a user is still running."""
         return any(thread.is_alive() for thread in self._threads)
 
     def join(self) -> None:
-        """Until everybody is done. Raises NotReady when they never were let go."""
+        """Wait until all users are done. Raises NotReady if they were not released."""
         for thread in self._threads:
             thread.join()
         if self._barrier.broken:
@@ -98,12 +98,13 @@ class Crowd:
                 f"{len(self._threads)} users were not ready within {READY_SECONDS:.0f} s: try fewer"
             )
 
-    def call_off(self, interrupt: Callable[[], None] = lambda: None) -> None:
+    def cancel(self, interrupt: Callable[[], None] = lambda: None) -> None:
         """
-        Send everybody home, and wait a moment for them. `interrupt` is called again and again: who is between two
-        waits when it is called once, would not be woken.
+        Cancel the race, and wait a moment for its users.
+
+        `interrupt` is called repeatedly: one call would miss a user that is between two waits.
         """
-        self.called_off.set()
+        self.cancelled.set()
         self._barrier.abort()
         end = time.monotonic() + LEAVE_SECONDS
         while self.busy() and time.monotonic() < end:
@@ -120,7 +121,7 @@ class Crowd:
 
 
 class Arena:
-    """See the module. Use `opened`."""
+    """Runs races. `opened` creates one."""
 
     def __init__(self, url: str, redis: Redis, control: Connection) -> None:
         self._url = url
@@ -130,31 +131,33 @@ class Arena:
 
     def race(self, strategy: str, turns: Sequence[Callable[[Turn], None]], stock: int) -> Outcome:
         """
-        One race: each of the turns is a user's. Raises TooManyUsers, NotReady, DatabaseUnavailable.
+        Run one race with a user for each turn.
+
+        Raises TooManyUsers, NotReady, DatabaseUnavailable.
         """
-        self._make_room(len(turns))
+        self._open_connections(len(turns))
         results = [UserResult(number) for number in range(1, len(turns) + 1)]
         with self._thing(stock) as thing:
-            everybody = zip(turns, results, self._connections, strict=False)  # kept connections may be more
-            crowd = Crowd([functools.partial(self._act, thing, *one) for one in everybody])
+            users = zip(turns, results, self._connections, strict=False)  # an earlier race may have had more
+            crowd = Crowd([functools.partial(self._act, thing, *user) for user in users])
             try:
                 crowd.start()
                 crowd.join()
             except BaseException:
-                crowd.call_off(self._interrupt)
+                crowd.cancel(self._interrupt)
                 raise
-            [(final, approved)] = self._control.execute(SQL["read_books"], {"thing": thing}).fetchall()
+            [(final, approved)] = self._control.execute(SQL["read_outcome"], {"thing": thing}).fetchall()
         return Outcome(strategy, stock, approved, final, results)
 
     def need_redis(self) -> None:
-        """Raises RedisUnavailable when Redis does not answer."""
+        """Check that Redis answers. Raises RedisUnavailable."""
         try:
             self._redis.ping()
         except RedisError as fault:
             raise RedisUnavailable(f"Redis does not answer: {connections.first_line(fault)}") from fault
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         for connection in self._connections:
             connection.close()
 
@@ -166,22 +169,22 @@ class Arena:
         connection: Connection,
         crowd: Crowd,
     ) -> None:
-        """One user's turn; what goes wrong is that user's result, and nothing was approved then."""
+        """Run the turn of one user. An error becomes the result of that user, without an approval."""
         try:
-            turn(Turn(result, thing, connection, self._redis, crowd.clock, crowd.called_off))
+            turn(Turn(result, thing, connection, self._redis, crowd.clock, crowd.cancelled))
         except (psycopg.Error, RedisError, TellerError) as fault:
             result.approved = False
             result.error = connections.first_line(fault)
 
-    def _make_room(self, users: int) -> None:
-        """A connection for each user, kept for the next race."""
+    def _open_connections(self, users: int) -> None:
+        """Open a connection for each user. The next race uses them again."""
         missing = users - len(self._connections)
         if missing <= 0:
             return
-        [(room,)] = self._control.execute(SQL["count_room"]).fetchall()
-        if missing > room:
+        [(free,)] = self._control.execute(SQL["count_free_connections"]).fetchall()
+        if missing > free:
             raise TooManyUsers(
-                f"{users} users need as many connections, and PostgreSQL has {max(0, room)} left (max_connections)"
+                f"{users} users need as many connections, and PostgreSQL has {max(0, free)} left (max_connections)"
             )
         for _ in range(missing):
             self._connections.append(_connect(self._url))
@@ -189,7 +192,7 @@ class Arena:
     @contextlib.contextmanager
     def _thing(self, stock: int) -> Iterator[UUID]:
         thing = new_id()
-        self._control.execute(SQL["remove_forgotten"])
+        self._control.execute(SQL["remove_abandoned"])
         self._control.execute(SQL["put_thing"], {"thing": thing, "quantity": stock})
         try:
             yield thing
@@ -197,7 +200,7 @@ class Arena:
             self._control.execute(SQL["remove"], {"thing": thing})
 
     def _interrupt(self) -> None:
-        """Whoever waits in PostgreSQL waits no more."""
+        """End all waits in PostgreSQL."""
         for connection in self._connections:
             with contextlib.suppress(psycopg.Error):
                 connection.cancel_safe(timeout=LEAVE_SECONDS)
@@ -205,7 +208,7 @@ class Arena:
 
 @contextlib.contextmanager
 def opened(url: str, redis_url: str) -> Iterator[Arena]:
-    """An arena on a database and a Redis. Raises DatabaseUnavailable."""
+    """Open an arena on a database and a Redis. Raises DatabaseUnavailable."""
     with (
         contextlib.closing(_connect(url)) as control,
         contextlib.closing(

@@ -1,9 +1,9 @@
 """
-A race against any endpoint: connections first, then all requests at the same instant, and what each was answered.
+A race against any endpoint: first the connections, then all requests at the same instant.
 
-A request with a body is sent in two: all but its last byte at one instant, and the last byte at a second one. So a
-server that acts on the head alone is tried, and one that reads the body first, too. Follows no redirect, uses no
-proxy, reads little of an answer.
+A request with a body is sent in two parts. All but its last byte goes at one instant, and the last byte at a second
+one. So the race works for servers that act on the head alone, and for those that first read the body. It follows no
+redirect, uses no proxy, and reads only the beginning of an answer.
 """
 
 from __future__ import annotations
@@ -25,32 +25,36 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import SimpleNamespace
 
-#: How long all connections together may take, TLS included, in seconds; who is not connected then, stays behind.
+#: The time for all connections, including TLS. Users without a connection are then left behind.
 CONNECT_SECONDS: Final = 10.0
-#: How long it may then take until all but the last bytes are sent, in seconds.
+#: The time in which all but the last bytes must be sent.
 SEND_SECONDS: Final = 5.0
-#: Between that and the instant, in seconds: what was sent shall have arrived, also at a server whose queue of
-#: connections overflowed, which gets it a second time only after some tenths of a second. Linux resets a connection
-#: whose last byte comes before the others.
+#: The pause before the last bytes, in which all others arrive. A server whose queue of connections overflowed gets
+#: them only when TCP sends them again, after some tenths of a second. Linux resets a connection whose last byte
+#: arrives before the others.
 SETTLE_SECONDS: Final = 0.5
-#: How long an answer may take, in seconds, from the instant at which all were let go.
+#: The time for an answer, from the release.
 ANSWER_SECONDS: Final = 30.0
-#: How long the rest of an answer is read when its status is there, in seconds.
+#: The time in which the body of an answer is read.
 BODY_SECONDS: Final = 5.0
-#: What is read of an answer, in bytes, and kept of it, in characters.
+#: The part of an answer that is read, and the part that is kept.
 BODY_BYTES_MAX: Final = 64 * 1024
 BODY_CHARACTERS_KEPT: Final = 200
 
 
 class EndpointUnreachable(TellerError):
-    """Not one of the calls was answered: nothing is known about races."""
+    """None of the calls was answered, so there is no result."""
 
     code = "endpoint_unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What each user sends. `{n}` (1 for the first user) and `{uuid}` (another one each time) are filled in."""
+    """
+    The call of each user.
+
+    `{n}` stands for the number of the user, from 1, and each `{uuid}` for a new UUID.
+    """
 
     url: str
     method: str
@@ -58,7 +62,7 @@ class Call:
     headers: Mapping[str, str]
 
     def of(self, user: int) -> Call:
-        """The call of one user."""
+        """Return the call of one user."""
 
         def fill(text: str) -> str:
             text = text.replace("{n}", str(user))
@@ -72,29 +76,29 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What counts as success: one of these statuses and, if given, this text in the answer."""
+class Success:
+    """The condition of a successful call: one of these statuses and, if given, this text in the answer."""
 
     statuses: frozenset[int]
     text: str | None = None
-    #: More successes than this are a race.
+    #: A race is more than this number of successful calls.
     expect: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one user was answered; `ms` counts from the instant at which all were let go."""
+    """The answer to one user. `ms` counts from the release."""
 
     user: int
     ms: float
     status: int | None = None
     succeeded: bool = False
-    #: How the answer begins.
+    #: The beginning of the answer.
     body: str = ""
     error: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the JSON of this reply."""
         return {
             "user": self.user,
             "status": self.status,
@@ -107,28 +111,28 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All answers, and what they say."""
+    """All answers, and the conclusion."""
 
     replies: list[Reply]
     expect: int
 
     @property
     def succeeded(self) -> int:
-        """How many calls succeeded."""
+        """Return the number of successful calls."""
         return sum(reply.succeeded for reply in self.replies)
 
     @property
     def race(self) -> bool:
-        """More succeeded than should."""
+        """Return whether more calls succeeded than expected."""
         return self.succeeded > self.expect
 
     @property
     def unanswered(self) -> int:
-        """How many calls got no answer."""
+        """Return the number of calls without an answer."""
         return sum(reply.status is None for reply in self.replies)
 
     def words(self) -> str:
-        """One line."""
+        """Return the verdict in one line."""
         expected = f"{self.expect} {'was' if self.expect == 1 else 'were'} expected"
         if self.race:
             return f"RACE: {self.succeeded} of {len(self.replies)} succeeded where {expected}"
@@ -138,7 +142,7 @@ class Verdict:
         return f"no race: {self.succeeded} of {len(self.replies)} succeeded, {expected} at the most{lost}"
 
     def document(self) -> dict[str, Any]:
-        """As the contract has it, and the verdict in words."""
+        """Return the JSON of the verdict."""
         return {
             "users": len(self.replies),
             "succeeded": self.succeeded,
@@ -149,11 +153,11 @@ class Verdict:
         }
 
 
-def race(call: Call, users: int, wanted: Wanted) -> Verdict:
+def race(call: Call, users: int, success: Success) -> Verdict:
     """
-    One race. Raises EndpointUnreachable when nobody was answered.
+    Run one race. Raises EndpointUnreachable if no call was answered.
     """
-    verdict = Verdict(asyncio.run(_race(call, users, wanted)), wanted.expect)
+    verdict = Verdict(asyncio.run(_race(call, users, success)), success.expect)
     if verdict.unanswered == users:
         first = verdict.replies[0].error
         alike = all(reply.error == first for reply in verdict.replies)
@@ -165,61 +169,61 @@ def race(call: Call, users: int, wanted: Wanted) -> Verdict:
 
 @dataclass(slots=True)
 class Gate:
-    """Where users wait for each other."""
+    """A barrier at which users wait for each other."""
 
     pending: set[int]
-    #: It opens so long after the last one came.
+    #: The time between the arrival of the last user and the release.
     settle_seconds: float = 0.0
     released: asyncio.Event = field(default_factory=asyncio.Event)
     released_at: float = 0.0
 
     async def wait(self, user: int) -> None:
-        """Ready: on until all the others are, too."""
+        """Arrive, and wait for the release."""
         self.count_out(user)
         await self.released.wait()
 
     def count_out(self, user: int) -> None:
-        """Nobody waits for this one any more: it is ready, or has failed."""
+        """Stop waiting for this user, which has arrived or failed."""
         if user in self.pending:
             self.pending.discard(user)
             if not self.pending:
                 asyncio.get_running_loop().call_later(self.settle_seconds, self.release)
 
     def release(self) -> None:
-        """Let all go who are ready."""
+        """Release all users that have arrived."""
         if not self.released.is_set():
             self.released_at = time.perf_counter()
             self.released.set()
 
     def ms(self) -> float:
-        """Milliseconds since then; 0 before."""
+        """Return the milliseconds since the release, or 0 before it."""
         return (time.perf_counter() - self.released_at) * 1000 if self.released.is_set() else 0.0
 
 
 class _Start:
-    """Two gates: all are connected; all have sent what comes before the last byte."""
+    """Two gates: one for the connections, and one for all but the last byte."""
 
     def __init__(self, users: int) -> None:
         self.connected = Gate(set(range(1, users + 1)))
         self.ready = Gate(set(range(1, users + 1)), SETTLE_SECONDS)
 
     def count_out(self, user: int) -> None:
-        """Nobody waits for this one any more: it has failed, or is through."""
+        """Stop waiting for this user, which has failed or is done."""
         self.connected.count_out(user)
         self.ready.count_out(user)
 
     def ms(self) -> float:
-        """Milliseconds since the second gate opened; of an answer that did not wait for it, since the first."""
+        """Return the milliseconds since the release of the second gate, or of the first if that one is closed."""
         return (self.ready if self.ready.released.is_set() else self.connected).ms()
 
     def release_in_time(self) -> None:
-        """Who is late is not waited for."""
+        """Schedule the release of both gates, in case users are late."""
         loop = asyncio.get_running_loop()
         loop.call_later(CONNECT_SECONDS, self.connected.release)
         loop.call_later(CONNECT_SECONDS + SEND_SECONDS, self.ready.release)
 
 
-async def _race(call: Call, users: int, wanted: Wanted) -> list[Reply]:
+async def _race(call: Call, users: int, success: Success) -> list[Reply]:
     start = _Start(users)
     trace = aiohttp.TraceConfig()
 
@@ -239,12 +243,14 @@ async def _race(call: Call, users: int, wanted: Wanted) -> list[Reply]:
     ) as session:
         start.release_in_time()
         return await asyncio.gather(
-            *(_ask(session, call.of(user), user, start, wanted) for user in range(1, users + 1))
+            *(_ask(session, call.of(user), user, start, success) for user in range(1, users + 1))
         )
 
 
-async def _ask(session: aiohttp.ClientSession, call: Call, user: int, start: _Start, wanted: Wanted) -> Reply:
-    asking = asyncio.create_task(_send(session, call, user, start, wanted))
+async def _ask(
+    session: aiohttp.ClientSession, call: Call, user: int, start: _Start, success: Success
+) -> Reply:
+    asking = asyncio.create_task(_send(session, call, user, start, success))
     try:
         released = asyncio.create_task(start.ready.released.wait())
         await asyncio.wait([asking, released], return_when="FIRST_COMPLETED")
@@ -260,10 +266,10 @@ async def _ask(session: aiohttp.ClientSession, call: Call, user: int, start: _St
 
 
 async def _send(
-    session: aiohttp.ClientSession, call: Call, user: int, start: _Start, wanted: Wanted
+    session: aiohttp.ClientSession, call: Call, user: int, start: _Start, success: Success
 ) -> Reply:
     async def slowly(body: bytes) -> AsyncIterator[bytes]:
-        """All but the last byte, and that one when everybody is there."""
+        """Yield all but the last byte, and that one when all users are ready."""
         if body[:-1]:
             yield body[:-1]
         await start.ready.wait(user)
@@ -279,12 +285,12 @@ async def _send(
         call.method, call.url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=user
     ) as response:
         text = await _read(response)
-        succeeded = response.status in wanted.statuses and (wanted.text is None or wanted.text in text)
+        succeeded = response.status in success.statuses and (success.text is None or success.text in text)
         return Reply(user, start.ms(), response.status, succeeded, text[:BODY_CHARACTERS_KEPT])
 
 
 async def _read(response: aiohttp.ClientResponse) -> str:
-    """The beginning of an answer: of a longer one the rest is not waited for, and a broken end is an end."""
+    """Return the beginning of an answer. The rest of a long answer is not read, and a broken one ends there."""
     parts, size = [], 0
     with contextlib.suppress(aiohttp.ClientPayloadError, TimeoutError):
         async with asyncio.timeout(BODY_SECONDS):

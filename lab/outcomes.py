@@ -1,7 +1,7 @@
 """
-What came of a race: each user's steps on one clock, how many were approved, what is left, and the verdict.
+The outcome of a race: the steps of each user on one clock, the approvals, the rest of the stock, and the verdict.
 
-Pure. Times are milliseconds since the instant at which all users were let go.
+Pure. Times are milliseconds since the release of all users.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: read: asks the database how many there are. check: looks whether that is enough. write: takes one and notes the
-#: approval. commit: makes it so. wait: for a lock. pause: does nothing, holding a lock. accept: is told 202. queue:
-#: waits for its turn.
+#: read     read the quantity from the database
+#: check    compare it with the piece that is asked for
+#: write    take a piece and store the approval
+#: commit   commit the transaction
+#: wait     wait for a lock
+#: pause    do nothing while holding a lock
+#: accept   wait for the 202
+#: queue    wait for the decision
 StepName = Literal["read", "check", "write", "commit", "wait", "pause", "accept", "queue"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that a user did, and when."""
+    """One step of a user, with its times."""
 
     name: StepName
     start_ms: float
@@ -26,26 +31,26 @@ class Step:
 
 @dataclass(slots=True)
 class UserResult:
-    """What one user got, and its way there."""
+    """The result of one user, and its steps."""
 
     user: int
     approved: bool = False
-    #: The quantity that it read; None where it did not look for itself.
+    #: The quantity that it read. None if its strategy does not read.
     seen: int | None = None
     steps: list[Step] = field(default_factory=list)
-    #: Why it was refused, where that has a name.
+    #: The code of the refusal, if there is one.
     code: str | None = None
-    #: What went wrong, if it was neither approved nor refused.
+    #: The fault, if it was neither approved nor refused.
     error: str | None = None
-    #: The number of the decision within its partition, in Teller's queue.
+    #: In Teller's queue, the number of the decision within its partition.
     sequence: int | None = None
 
     def step(self, name: StepName) -> Step | None:
-        """The first step of that name."""
+        """Return the first step of that name, or None."""
         return next((step for step in self.steps if step.name == name), None)
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the JSON of this result."""
         return {
             "user": self.user,
             "approved": self.approved,
@@ -61,7 +66,7 @@ class UserResult:
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> UserResult:
-        """What `document` made."""
+        """Return the result from the JSON of `document`."""
         fields = {name: document[name] for name in ("user", "approved", "seen", "code", "error", "sequence")}
         steps = [Step(step["step"], step["start_ms"], step["end_ms"]) for step in document["steps"]]
         return cls(**fields, steps=steps)
@@ -69,18 +74,18 @@ class UserResult:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a race was lost: these users read the same quantity, and each took from it."""
+    """The moment of a race: these users read the same quantity, and each took a piece of it."""
 
     value: int
-    #: In the order in which they had read.
+    #: In the order of their reads.
     readers: list[int]
-    #: When the first of them had written: whoever read the same, did so before.
+    #: The first commit of them. All of them had read before it.
     written_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One race. `approved` and `final` are what the database says, not what the users were told."""
+    """One race. `approved` and `final` are read from the database, not from the users' answers."""
 
     strategy: str
     stock: int
@@ -90,26 +95,26 @@ class Outcome:
 
     @property
     def users(self) -> int:
-        """How many took part."""
+        """Return the number of users."""
         return len(self.results)
 
     @property
     def race(self) -> bool:
-        """More were approved than there were, or what is left is not what was not taken."""
+        """Return whether more pieces were approved than there were, or the rest of the stock is wrong."""
         return self.approved > self.stock or self.final != self.stock - self.approved
 
     @property
     def failed(self) -> int:
-        """How many got no answer."""
+        """Return the number of users without an answer."""
         return sum(result.error is not None for result in self.results)
 
     @property
     def duration_ms(self) -> float:
-        """From the instant at which all were let go to the end of the last step."""
+        """Return the time from the release to the end of the last step."""
         return max((step.end_ms for result in self.results for step in result.steps), default=0.0)
 
     def moment(self) -> Moment | None:
-        """The moment of the race; None when there was none, or nobody read for himself."""
+        """Return the moment of the race, or None if there was no race or no user read the quantity."""
         readers: dict[int, list[tuple[float, int]]] = {}
         written: dict[int, float] = {}
         for result in self.results:
@@ -123,7 +128,7 @@ class Outcome:
         return Moment(value, [user for _, user in sorted(readers[value])], written[value])
 
     def verdict(self) -> str:
-        """In words, one line without a full stop."""
+        """Return the verdict in one line, without a full stop."""
         if self.approved > self.stock:
             return (
                 f"RACE: {self.approved} approved, there {'was' if self.stock == 1 else 'were'} {self.stock}"
@@ -134,7 +139,7 @@ class Outcome:
         return f"holds: {self.approved} approved, {self.final} left{lost}"
 
     def document(self) -> dict[str, Any]:
-        """As the contract has it, and the verdict."""
+        """Return the JSON of this outcome."""
         return {
             "strategy": self.strategy,
             "users": self.users,
@@ -149,7 +154,7 @@ class Outcome:
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Outcome:
-        """What `document` made."""
+        """Return the outcome from the JSON of `document`."""
         results = [UserResult.read(result) for result in document["results"]]
         fields = {name: document[name] for name in ("strategy", "stock", "approved", "final")}
         return cls(**fields, results=results)

@@ -1,8 +1,8 @@
 """
-How a lock with an expiry fails: its holder is paused for longer than the lock lasts, and does not know.
+How a lock with an expiry fails: its holder is paused for longer than the lock lasts, and goes on unaware of that.
 
-The pause is what a garbage collection, a stopped machine or a slow disk would be. It is staged, and lasts until the
-other one is done; the race that follows is real, and expected.
+The pause stands for a garbage collection, a stopped machine or a slow disk. It is staged, and lasts until the other
+user is done. The race that follows is real and expected.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from lab import strategies
-from lab.strategies import LOCK_PATIENCE_SECONDS, Turn
+from lab.strategies import LOCK_TIMEOUT_SECONDS, Turn
 
 if TYPE_CHECKING:
     from lab.arena import Arena
     from lab.outcomes import Outcome
 
-#: The lock of this demonstration runs out after so long, in seconds.
+#: The expiry of the lock in this demonstration.
 EXPIRY_SECONDS: Final = 0.05
 
 
 def demonstrate(arena: Arena) -> Outcome:
     """
-    Two users, one piece, a Redis lock used as it should be: both are approved. Raises as `Arena.race`.
+    Race two users for one piece with a correctly used Redis lock, so that both are approved.
+
+    Raises the same errors as `Arena.race`.
     """
     holds, other_is_done = threading.Event(), threading.Event()
 
@@ -46,7 +48,7 @@ def demonstrate(arena: Arena) -> Outcome:
 
 
 def _wait(event: threading.Event, turn: Turn) -> None:
-    """For the event, unless the race is called off."""
-    for _ in range(int(LOCK_PATIENCE_SECONDS / strategies.LOCK_PAUSE_SECONDS)):
-        if event.wait(strategies.LOCK_PAUSE_SECONDS) or turn.called_off.is_set():
+    """Wait for the event, or until the race is cancelled."""
+    for _ in range(int(LOCK_TIMEOUT_SECONDS / strategies.LOCK_PAUSE_SECONDS)):
+        if event.wait(strategies.LOCK_PAUSE_SECONDS) or turn.cancelled.is_set():
             return

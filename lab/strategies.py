@@ -1,8 +1,8 @@
 """
-What a program can do when many users want the same thing: one function a strategy, each a user's whole turn.
+The strategies of programs when many users want the same thing. Each is a function for the whole turn of one user.
 
-Each takes one piece if there is one, and notes the approval. They differ in what keeps two of them apart. Teller's
-own way is not here: it is asked like by any client (`tellers_queue`).
+A turn takes one piece if there is one, and stores the approval. The strategies differ in how they keep two turns
+apart. Teller's strategy stands in `tellers_queue`, because it makes requests like any client.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
-#: A Redis lock runs out by itself after so long, in seconds, in case its holder is no more.
+#: The expiry of a Redis lock, in case its holder dies.
 LOCK_EXPIRY_SECONDS: Final = 10.0
-#: Between two tries to get the lock, in seconds.
+#: The pause between two tries to get the lock.
 LOCK_PAUSE_SECONDS: Final = 0.01
-#: Who does not get the lock for so long gives up, in seconds.
-LOCK_PATIENCE_SECONDS: Final = 30.0
+#: The time after which a user gives up waiting for the lock.
+LOCK_TIMEOUT_SECONDS: Final = 30.0
 
 SQL: Final = statements.beside(__file__)
 
 
 class LockNotGranted(TellerError):
-    """A user waited for the Redis lock in vain."""
+    """A user did not get the Redis lock in time."""
 
     code = "lock_not_granted"
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One user's turn: who it is, what it is after, and its own connection."""
+    """The turn of one user, with its own connection."""
 
     result: UserResult
     thing: UUID
     connection: Connection
     redis: Redis
-    #: Milliseconds since all were let go.
+    #: Milliseconds since the release.
     clock: Callable[[], float]
-    #: Set when the race is called off.
-    called_off: threading.Event
+    #: Set when the race is cancelled.
+    cancelled: threading.Event
 
     @contextlib.contextmanager
     def step(self, name: StepName) -> Iterator[None]:
-        """What happens inside is one step."""
+        """Record the block as one step."""
         started = self.clock()
         try:
             yield
@@ -67,47 +67,47 @@ class Turn:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """A transaction of the database's default isolation, READ COMMITTED; its commit is a step."""
+        """Run the block in a transaction (READ COMMITTED), and record its commit as a step."""
         with self.connection.transaction():
             yield
             started = self.clock()
         self.result.steps.append(Step("commit", started, self.clock()))
 
     def read(self, query: str = "read_quantity") -> int:
-        """How many there are."""
+        """Read the quantity."""
         [(quantity,)] = self.connection.execute(SQL[query], {"thing": self.thing}).fetchall()
         self.result.seen = quantity
         return int(quantity)
 
     def write(self, quantity: int) -> None:
-        """So many are left."""
+        """Write the quantity."""
         self.connection.execute(SQL["write_quantity"], {"thing": self.thing, "quantity": quantity})
 
     def take_one(self) -> bool:
-        """Take one if there is one, in one statement."""
+        """Take a piece if there is one, in one statement. Returns whether there was one."""
         return self.connection.execute(SQL["take_one"], {"thing": self.thing}).rowcount == 1
 
     def approve(self) -> None:
-        """Note that the user may have one."""
+        """Store the approval of the user."""
         self.connection.execute(SQL["approve"], {"thing": self.thing, "user": self.result.user})
         self.result.approved = True
 
 
 def naive(turn: Turn) -> None:
-    """Read how many there are, check in the program, write what it worked out: as in the textbook."""
+    """Read the quantity, check it in the program, and write the difference, as in textbooks."""
     with turn.transaction():
         _read_check_write(turn)
 
 
 def atomic(turn: Turn) -> None:
-    """Check and write in one statement; who changed a row was approved."""
+    """Check and write in one statement. The user is approved if it changed a row."""
     with turn.transaction(), turn.step("write"):
         if turn.take_one():
             turn.approve()
 
 
 def rowlock(turn: Turn) -> None:
-    """As the textbook, but the read locks the row until the end of the transaction."""
+    """Work as in textbooks, but lock the row from the read until the end of the transaction."""
     with turn.transaction():
         with turn.step("wait"):
             quantity = turn.read("read_quantity_for_update")
@@ -118,20 +118,22 @@ def redislock(
     turn: Turn, expiry_seconds: float = LOCK_EXPIRY_SECONDS, after_read: Callable[[], None] | None = None
 ) -> None:
     """
-    As the textbook, while holding a lock in Redis: SET NX PX with a token of one's own, released by a script that
-    deletes only one's own. `after_read` is called between read and check, for those who want to see it fail.
+    Work as in textbooks, while holding a lock in Redis.
+
+    The lock is set by SET NX PX with its own token, and released by a script that deletes only that token.
+    `after_read` is called between read and check, to demonstrate how the lock fails.
     """
     lock = turn.redis.lock(f"teller:lab:{turn.thing}", timeout=expiry_seconds, thread_local=False)
     with turn.step("wait"):
-        end = time.monotonic() + LOCK_PATIENCE_SECONDS
+        end = time.monotonic() + LOCK_TIMEOUT_SECONDS
         while not lock.acquire(blocking=False):
-            if turn.called_off.wait(LOCK_PAUSE_SECONDS) or time.monotonic() > end:
+            if turn.cancelled.wait(LOCK_PAUSE_SECONDS) or time.monotonic() > end:
                 raise LockNotGranted("did not get the lock")
     try:
         with turn.transaction():
             _read_check_write(turn, after_read)
     finally:
-        with contextlib.suppress(LockNotOwnedError):  # it ran out: it is another's now, and left alone
+        with contextlib.suppress(LockNotOwnedError):  # it expired, and another user may hold it now
             lock.release()
 
 
@@ -155,15 +157,15 @@ def _check_write(turn: Turn, quantity: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A strategy as people choose it."""
+    """A strategy and its description."""
 
     name: str
     title: str
-    #: How it works, in one line.
-    words: str
-    #: Whether it is expected to let nobody through who should not be; one that is not is there to be seen failing.
+    #: One line on how it works.
+    method: str
+    #: Whether it should prevent races. The others demonstrate them.
     holds: bool
-    #: A user's turn; None: Teller's own way.
+    #: The turn of one user. None for Teller's queue.
     turn: Callable[[Turn], None] | None
 
 
@@ -173,7 +175,7 @@ STRATEGIES: Final = {
         Strategy(
             "naive",
             "no protection",
-            "read how many there are, check in the program, write the difference",
+            "read the quantity, check it in the program, write the difference",
             holds=False,
             turn=naive,
         ),
@@ -187,21 +189,21 @@ STRATEGIES: Final = {
         Strategy(
             "rowlock",
             "row lock",
-            "SELECT … FOR UPDATE: the next one waits until the row is free",
+            "SELECT … FOR UPDATE: the next user waits until the row is unlocked",
             holds=True,
             turn=rowlock,
         ),
         Strategy(
             "redislock",
             "Redis lock",
-            "SET NX PX with a token, released by its owner alone: the next one asks again and again",
+            "SET NX PX with a token, released by its owner alone: the next user retries until it is free",
             holds=True,
             turn=redislock,
         ),
         Strategy(
             "queue",
             "Teller's queue",
-            "accepted at once, decided one after the other by whoever has the partition",
+            "accepted at once, and decided one after the other by the worker that owns the partition",
             holds=True,
             turn=None,
         ),

@@ -1,7 +1,7 @@
 """
-Teller's own way: a real resource, asked for through the real intake, decided by whoever has its partition.
+Teller's strategy: a real resource and real requests, which the owner of the partition decides.
 
-What it leaves in the ledger stays there, as everything in it does; the resource is closed when the race is over.
+The resource is closed when the race is over. Its entries stay in the ledger, like all entries.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
     from processor.intake.intake import Receipt
     from processor.storage.connections import Connection
 
-#: As whom the lab asks: the resource exists for this client alone.
+#: The client of the lab, which alone can use the resource of a race.
 CLIENT: Final = "race-lab"
 KEY: Final = UUID(int=0)
-#: Between two looks at what is decided, in seconds.
-LOOK_SECONDS: Final = 0.002
-#: What is not decided after so long will not be: its partition is paused, or no worker lives. In seconds.
-PATIENCE_SECONDS: Final = 20.0
+#: The pause between two reads of the decisions.
+POLL_SECONDS: Final = 0.002
+#: The time for decisions. A request that takes longer is in a paused partition, or no worker is running.
+DECISION_TIMEOUT_SECONDS: Final = 20.0
 
 
 class NotDecided(TellerError):
-    """The requests of a race were accepted, and nobody decided them."""
+    """The requests of a race were accepted, but not decided."""
 
     code = "not_decided"
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
+class QueueAccess:
     """
-    Where users ask: an intake, a connection to look with, and, where no worker is at work, a way to decide what
-    waits in a partition.
+    The access to Teller's queue: intake, and a connection that reads decisions.
+
+    Where no worker is running, `drain` decides the requests of a partition.
     """
 
     accept: Callable[[Sequence[Submission]], list[Receipt]]
@@ -56,35 +57,35 @@ class Counter:
 
 
 def has_workers(connection: Connection) -> bool:
-    """Whether somebody lives who decides."""
+    """Return whether a worker is running."""
     return connection.execute(SQL["count_workers"]).fetchall() != [(0,)]
 
 
-def race(counter: Counter, users: int, stock: int) -> Outcome:
+def race(queue: QueueAccess, users: int, stock: int) -> Outcome:
     """
-    One race. Raises DatabaseUnavailable, NotDecided, NotReady, and what intake refuses with.
+    Run one race. Raises DatabaseUnavailable, NotDecided, NotReady, and the errors of intake.
     """
     resource = f"lab:{uuid.uuid4()}"
-    look = _Look(counter, partition_of(resource, counter.partitions))
+    decisions = _Decisions(queue, partition_of(resource, queue.partitions))
     opening = _submission("opening", resource, None, stock, {"kind": "stock", "client": CLIENT})
-    look.wait_for([_accept(counter, opening)])
+    decisions.wait_for([_accept(queue, opening)])
     try:
-        results = _ask(counter, look, resource, users)
-        books = counter.connection.execute(SQL["read_ledger"], {"resource": resource})
-        [(final, approved)] = books.fetchall()
+        results = _ask(queue, decisions, resource, users)
+        ledger = queue.connection.execute(SQL["read_ledger"], {"resource": resource})
+        [(final, approved)] = ledger.fetchall()
     finally:
-        look.once([_accept(counter, _submission("closing", resource, None, None, None))])
+        decisions.read([_accept(queue, _submission("closing", resource, None, None, None))])
     return Outcome("queue", stock, approved, final, results)
 
 
-def _ask(counter: Counter, look: _Look, resource: str, users: int) -> list[UserResult]:
+def _ask(queue: QueueAccess, decisions: _Decisions, resource: str, users: int) -> list[UserResult]:
     results = [UserResult(number) for number in range(1, users + 1)]
     requests: dict[UUID, UserResult] = {}
 
     def ask(result: UserResult, crowd: Crowd) -> None:
         started = crowd.clock()
         try:
-            asked = _accept(counter, _submission("redemption", resource, f"user-{result.user}", 1, None))
+            asked = _accept(queue, _submission("redemption", resource, f"user-{result.user}", 1, None))
         except TellerError as fault:
             result.error = str(fault)
         else:
@@ -94,60 +95,64 @@ def _ask(counter: Counter, look: _Look, resource: str, users: int) -> list[UserR
     crowd = Crowd([functools.partial(ask, result) for result in results])
 
     def note(request: UUID) -> None:
-        result, (status, code, sequence) = requests[request], look.decided[request]
+        result, (status, code, sequence) = requests[request], decisions.decided[request]
         result.approved, result.code, result.sequence = status == "completed", code, sequence
         result.steps.append(Step("queue", result.steps[0].end_ms, crowd.clock()))
 
     try:
         crowd.start()
         while crowd.busy():
-            look.once(list(requests), note)
-            time.sleep(LOOK_SECONDS)
+            decisions.read(list(requests), note)
+            time.sleep(POLL_SECONDS)
         crowd.join()
-        look.wait_for(list(requests), note)
+        decisions.wait_for(list(requests), note)
     except BaseException:
-        crowd.call_off()
+        crowd.cancel()
         raise
     return results
 
 
-class _Look:
-    """What is decided, as far as we have looked; decides it ourselves where nobody else does."""
+class _Decisions:
+    """The decisions that were read so far. Drains the partition where no worker does."""
 
-    def __init__(self, counter: Counter, partition: int) -> None:
-        self._counter = counter
+    def __init__(self, queue: QueueAccess, partition: int) -> None:
+        self._queue = queue
         self._partition = partition
         #: Status, code and sequence of each request.
         self.decided: dict[UUID, tuple[str, str | None, int]] = {}
 
-    def once(self, requests: Sequence[UUID], note: Callable[[UUID], None] = lambda _: None) -> bool:
-        """Look; `note` is told of each that is decided now. Whether all are."""
-        if self._counter.drain is not None:
-            self._counter.drain(self._partition)
+    def read(self, requests: Sequence[UUID], note: Callable[[UUID], None] = lambda _: None) -> bool:
+        """
+        Read new decisions, and pass each to `note`.
+
+        Returns whether all requests are decided.
+        """
+        if self._queue.drain is not None:
+            self._queue.drain(self._partition)
         open_ones = [request for request in requests if request not in self.decided]
         if open_ones:
-            rows = self._counter.connection.execute(SQL["read_decisions"], {"requests": open_ones})
+            rows = self._queue.connection.execute(SQL["read_decisions"], {"requests": open_ones})
             for request, *decision in rows.fetchall():
                 self.decided[request] = (decision[0], decision[1], decision[2])
                 note(request)
         return all(request in self.decided for request in requests)
 
     def wait_for(self, requests: Sequence[UUID], note: Callable[[UUID], None] = lambda _: None) -> None:
-        """Until all are decided. Raises NotDecided."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not self.once(requests, note):
+        """Wait until all requests are decided. Raises NotDecided."""
+        end = time.monotonic() + DECISION_TIMEOUT_SECONDS
+        while not self.read(requests, note):
             if time.monotonic() > end:
                 raise NotDecided(
-                    f"partition {self._partition} decided nothing for {PATIENCE_SECONDS:.0f} s: is it paused, or is"
-                    " no worker running?"
+                    f"partition {self._partition} decided nothing for {DECISION_TIMEOUT_SECONDS:.0f} s: is it paused,"
+                    " or is no worker running?"
                 )
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
-def _accept(counter: Counter, submission: Submission) -> UUID:
-    """The id of the request, which is durable."""
+def _accept(queue: QueueAccess, submission: Submission) -> UUID:
+    """Make a durable request. Returns its id."""
     with connections.faults():
-        [receipt] = counter.accept([submission])
+        [receipt] = queue.accept([submission])
     if receipt.request is None:
         raise receipt.problem or DatabaseUnavailable("intake gave no reason")
     return receipt.request.id

@@ -1,5 +1,5 @@
 """
-The page at /lab: a form, and what came of it. It works without JavaScript, and has none.
+The page at /lab: a form and the result of a run. It has no JavaScript.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HEADERS: Final = (
             "base-uri 'none'; frame-ancestors 'none'"
         ),
     ),
-    # Not no-referrer: a form would then come with the origin "null".
+    # With no-referrer, browsers would send the form with the origin "null".
     ("Referrer-Policy", "same-origin"),
     ("X-Frame-Options", "DENY"),
     ("Cache-Control", "no-store"),
@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 def install(app: Flask, services: Services) -> None:
-    """Add the lab to an application, where it is switched on; else its addresses are none."""
+    """Add the lab to an application if it is switched on."""
     if not services.settings.lab:
         return
     page = _Page(services)
@@ -70,7 +70,7 @@ def install(app: Flask, services: Services) -> None:
 
 
 class _Page:
-    """What Flask calls."""
+    """The views of the page."""
 
     def __init__(self, services: Services) -> None:
         self._runner = Runner(services)
@@ -93,7 +93,7 @@ class _Page:
         self._template = environment.get_template("lab.html")
 
     def handler(self, path: str, view: Callable[..., Response]) -> Callable[..., Response]:
-        """The view; whatever goes wrong is said on the page."""
+        """Return the function that Flask calls for a view. It shows errors on the page."""
 
         def handle(**names: str) -> Response:
             request.environ[ROUTE] = path
@@ -109,11 +109,11 @@ class _Page:
         return handle
 
     def show_form(self) -> Response:
-        """The form alone."""
+        """Show the form alone."""
         return self._respond(Choice())
 
     def run(self) -> Response:
-        """Run what was chosen, and lead to the result: loading that page again runs nothing."""
+        """Run the chosen race, and redirect to its result. A reload of that page runs nothing."""
         forms.refuse_foreign(request.environ)
         choice, wrong = read_choice(forms.read_form(request.environ))
         if wrong:
@@ -131,13 +131,13 @@ class _Page:
         return RawResponse(b"", HTTPStatus.SEE_OTHER, headers)
 
     def show_run(self, run: str) -> Response:
-        """The form, and what came of it."""
+        """Show the form and the result of a run."""
         try:
             found = self._runner.read(UUID(run))
         except ValueError:
             found = None
         if found is None:
-            raise NotFound("this run is not kept any more: only the latest are")
+            raise NotFound("this run is no longer stored: only the latest are")
         return self._respond(found.choice, run=found)
 
     def _respond(
@@ -156,7 +156,7 @@ class _Page:
 
 
 def _status_of(fault: TellerError) -> int:
-    """What the lab itself refuses with is no problem of the API's; the others are."""
+    """Return the status of an error. Errors of the lab itself are not problems of the API."""
     if isinstance(fault, AnotherRunIsUnderWay):
         return HTTPStatus.CONFLICT
     if fault.code in problems.PROBLEMS:

@@ -1,8 +1,8 @@
 """
 A run of the page: the race without protection and the race with it, one after the other, on the server.
 
-As `teller_api`, in the lab's own tables; Teller's queue is asked through the intake of this process, and decided by
-the workers. One run at a time in each process: it is public where it is on.
+A run uses the role `teller_api` and the lab's own tables. For Teller's queue it uses the intake of this process, and
+the workers decide. Each process runs one race at a time, because the page is public where it is on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lab import arena, kept, paused_holder, tellers_queue
+from lab import arena, paused_holder, stored_results, tellers_queue
 from lab.outcomes import Outcome
 from lab.strategies import STRATEGIES
 from processor.errors import TellerError
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
     from api.services import Services
 
-#: More users are for `teller race`: each is a thread of this process and a connection.
+#: Each user is a thread of this process and a connection. `teller race` allows more.
 USERS_MAX: Final = 50
-#: More pieces than this and nobody goes without.
+#: With more pieces, every user would get one.
 STOCK_MAX: Final = 50
 UNPROTECTED: Final = "naive"
 PROTECTIONS: Final = tuple(name for name, strategy in STRATEGIES.items() if strategy.holds)
 
 
 class AnotherRunIsUnderWay(TellerError):
-    """Somebody else's race is being run by this process."""
+    """Another race is running in this process."""
 
     code = "lab_busy"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What somebody wants to see."""
+    """The choices of the form."""
 
     users: int = USERS_MAX
     stock: int = 1
@@ -50,32 +50,34 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was seen."""
+    """The result of a run."""
 
     choice: Choice
     unprotected: Outcome
     protected: Outcome
-    #: With a Redis lock: the same when its holder is paused.
+    #: With a Redis lock, also the race in which its holder is paused.
     paused: Outcome | None
     at: datetime
 
     @property
     def steps(self) -> set[str]:
-        """What users did, for the legend."""
+        """Return the names of all steps, for the legend."""
         sides = [side for side in (self.unprotected, self.protected, self.paused) if side is not None]
         return {step.name for side in sides for result in side.results for step in result.steps}
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Lets one run at a time happen."""
+    """Runs one race at a time."""
 
     services: Services
     _busy: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, choice: Choice) -> UUID:
         """
-        Run it; returns where the result is kept. Raises AnotherRunIsUnderWay, and what the lab raises.
+        Run a race. Returns the id of the stored result.
+
+        Raises AnotherRunIsUnderWay and the errors of the lab.
         """
         if not self._busy.acquire(blocking=False):
             raise AnotherRunIsUnderWay("another run is under way here: try again in a second")
@@ -84,12 +86,12 @@ class Runner:
         finally:
             self._busy.release()
         with self.services.connection() as connection:
-            return kept.save(connection, document)
+            return stored_results.save(connection, document)
 
     def read(self, run: UUID) -> Run | None:
-        """A run that is kept."""
+        """Return a stored run, or None."""
         with self.services.connection() as connection:
-            found = kept.read(connection, run)
+            found = stored_results.read(connection, run)
         if found is None:
             return None
         document = found.document
@@ -122,14 +124,14 @@ class Runner:
             statement_timeout_ms=arena.STATEMENT_TIMEOUT_MS,
         )
         with contextlib.closing(connecting) as connection, connections.faults():
-            counter = tellers_queue.Counter(intake.accept, connection, settings.partitions)
+            queue = tellers_queue.QueueAccess(intake.accept, connection, settings.partitions)
             if not tellers_queue.has_workers(connection):
-                raise tellers_queue.NotDecided("no worker is running, so nobody would decide")
-            return tellers_queue.race(counter, choice.users, choice.stock)
+                raise tellers_queue.NotDecided("no worker is running to decide the requests")
+            return tellers_queue.race(queue, choice.users, choice.stock)
 
 
 def read_choice(form: Mapping[str, list[str]]) -> tuple[Choice, dict[str, str]]:
-    """What was chosen, and what is wrong with it, by field."""
+    """Return the choices of a form, and its mistakes by field."""
     wrong: dict[str, str] = {}
 
     def whole(name: str, most: int, default: int) -> int:
@@ -151,5 +153,5 @@ def read_choice(form: Mapping[str, list[str]]) -> tuple[Choice, dict[str, str]]:
 
 def _race(opened: arena.Arena, name: str, choice: Choice) -> Outcome:
     turn = STRATEGIES[name].turn
-    assert turn is not None  # noqa: S101 - Teller's own way has none, and is not raced here
+    assert turn is not None  # noqa: S101 - only Teller's queue has none, and it is raced elsewhere
     return opened.race(name, [turn] * choice.users, choice.stock)

@@ -1,7 +1,7 @@
 """
-Where each step of a race is drawn: a lane for each user, time from left to right.
+The places of the steps in the drawing of a race: a row for each user, with time from left to right.
 
-Pure. Widths are percentages of the place that there is, heights are pixels: text keeps its size on any screen.
+Pure. Widths are percentages of the available width. Heights are pixels, so that text keeps its size on any screen.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ if TYPE_CHECKING:
 
     from lab.outcomes import Outcome, Step, UserResult
 
-#: Above the lanes, for what is said about a moment; below them, for the times. In pixels.
+#: The space above the rows for labels, and below them for times.
 HEAD_PIXELS: Final = 22
 FOOT_PIXELS: Final = 22
-#: Few users have higher lanes.
-LANE_PIXELS: Final = 13
-LANE_PIXELS_FEW: Final = 26
+#: The height of a row, and of a row when there are few users.
+ROW_PIXELS: Final = 13
+ROW_PIXELS_FEW: Final = 26
 FEW: Final = 12
-#: What is left free to the right of the last step, in percent.
+#: The free space to the right of the last step.
 MARGIN_PERCENT: Final = 2.0
-#: A step is at least so wide, in percent, or it would not be seen.
+#: The width of a step, so that it is visible.
 WIDTH_PERCENT_MIN: Final = 0.7
-#: Between two ticks of the axis there are at least so many percent.
+#: The distance of two ticks of the axis.
 TICK_PERCENT_MIN: Final = 18.0
-#: Decisions that lie further apart were made by different batches, in milliseconds.
+#: Decisions that are further apart belong to different batches.
 BATCH_GAP_MS: Final = 0.5
-#: Not more batches than this are marked: they would hide what they are about.
+#: The marked batches. More marks would cover the drawing.
 BATCHES_MAX: Final = 6
+#: The width of a label.
+LABEL_PERCENT: Final = 30.0
 
-#: What is said about a moment needs so much room, in percent.
-WORDS_PERCENT: Final = 30.0
-
-#: What is drawn as a line instead of a bar: nothing is done, somebody waits.
+#: Steps in which a user only waits. They are lines instead of bars.
 WAITING: Final = frozenset({"wait", "queue", "pause"})
 
 
@@ -47,57 +46,57 @@ class Bar:
     left: float
     width: float
     waiting: bool
-    #: For whoever points at it.
+    #: The tooltip.
     title: str
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """One user's."""
+class Row:
+    """The row of one user."""
 
     result: UserResult
     top: int
     bars: list[Bar]
     end: float
-    #: Whether it read what the others read, and took it, too.
+    #: Whether it read the same quantity as others, and took a piece, too.
     raced: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment that matters, as a line through all lanes."""
+    """A line through all rows at one moment."""
 
     left: float
-    words: str
-    #: Where the words stand: `start` to the right of the line, `end` to the left of it.
+    label: str
+    #: The side of the label: `start` is to the right of the line, `end` to the left.
     anchor: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """All that the template needs to draw a race."""
+    """The drawing of a race, for the template."""
 
-    lanes: list[Lane]
-    lane_pixels: int
+    rows: list[Row]
+    row_pixels: int
     height: int
     ticks: list[tuple[float, str]]
-    #: Until here everybody who raced had read: the moment of the race, in percent.
+    #: The moment of the race in percent. Until then all users in the race had read.
     danger: float | None
     marks: list[Mark]
 
 
 def draw(outcome: Outcome) -> Drawing:
-    """A race as it is drawn; those who got on first are above."""
+    """Draw a race, with the first users at the top."""
     longest = max(outcome.duration_ms, 0.001)
     moment = outcome.moment()
     raced = set(moment.readers) if moment else set()
-    pixels = LANE_PIXELS_FEW if outcome.users <= FEW else LANE_PIXELS
+    pixels = ROW_PIXELS_FEW if outcome.users <= FEW else ROW_PIXELS
 
     def at(ms: float) -> float:
         return round(ms / longest * (100 - MARGIN_PERCENT), 2)
 
-    lanes = [
-        Lane(
+    rows = [
+        Row(
             result,
             HEAD_PIXELS + number * pixels,
             [_bar(step, result, at(step.start_ms), at(step.end_ms)) for step in result.steps],
@@ -109,15 +108,15 @@ def draw(outcome: Outcome) -> Drawing:
     marks = []
     if moment:
         marks.append(_mark(at(moment.written_ms), "the first has written"))
-    said_at = -WORDS_PERCENT
+    labelled_at = -LABEL_PERCENT
     for ms, decided in _batches(outcome):
-        has_room = decided > 1 and at(ms) - said_at >= WORDS_PERCENT
-        said_at = at(ms) if has_room else said_at
+        has_room = decided > 1 and at(ms) - labelled_at >= LABEL_PERCENT
+        labelled_at = at(ms) if has_room else labelled_at
         marks.append(_mark(at(ms), f"batch of {decided}" if has_room else ""))
     return Drawing(
-        lanes,
+        rows,
         pixels,
-        HEAD_PIXELS + len(lanes) * pixels + FOOT_PIXELS,
+        HEAD_PIXELS + len(rows) * pixels + FOOT_PIXELS,
         [(at(ms), f"{ms:g} ms") for ms in _ticks(longest)],
         at(moment.written_ms) if moment else None,
         marks,
@@ -125,7 +124,7 @@ def draw(outcome: Outcome) -> Drawing:
 
 
 def _turn(result: UserResult) -> tuple[float, float]:
-    """Whose turn it was: by the number of the decision, else by the end of the first step."""
+    """Return the sort key of a user: the number of its decision, or the end of its first step."""
     if result.sequence is not None:
         return result.sequence, 0.0
     return 0.0, result.steps[0].end_ms if result.steps else float("inf")
@@ -137,12 +136,12 @@ def _bar(step: Step, result: UserResult, left: float, right: float) -> Bar:
     return Bar(step.name, left, max(round(right - left, 2), WIDTH_PERCENT_MIN), step.name in WAITING, title)
 
 
-def _mark(left: float, words: str) -> Mark:
-    return Mark(left, words, "start" if left < 50 else "end")  # noqa: PLR2004 - where there is more room
+def _mark(left: float, label: str) -> Mark:
+    return Mark(left, label, "start" if left < 50 else "end")  # noqa: PLR2004 - where there is more room
 
 
 def _batches(outcome: Outcome) -> Sequence[tuple[float, int]]:
-    """When Teller decided, and how many at once; nothing when that was too often to be drawn."""
+    """Return the times and sizes of Teller's batches, or nothing if they are too many to be drawn."""
     ends = sorted(step.end_ms for result in outcome.results if (step := result.step("queue")))
     batches: list[list[float]] = []
     for end in ends:
@@ -154,7 +153,7 @@ def _batches(outcome: Outcome) -> Sequence[tuple[float, int]]:
 
 
 def _ticks(longest: float) -> list[float]:
-    """Round times, not too close together."""
+    """Return round times that are far enough apart."""
     step = 0.1
     while step / longest * 100 < TICK_PERCENT_MIN:
         step *= 2.5 if f"{step:e}"[0] == "2" else 2

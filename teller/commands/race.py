@@ -205,8 +205,8 @@ def _race_here(users: int, stock: int, wanted: str) -> int:
 def _race_with(settings: Settings, opened: Arena, name: str, users: int, stock: int) -> Outcome:
     turn = STRATEGIES[name].turn
     if turn is None:
-        with _counter(settings) as counter:
-            return tellers_queue.race(counter, users, stock)
+        with _queue_access(settings) as queue:
+            return tellers_queue.race(queue, users, stock)
     if name == "redislock":
         opened.need_redis()
     return opened.race(name, [turn] * users, stock)
@@ -228,7 +228,7 @@ def _reached(*, needs_redis: bool) -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def _counter(settings: Settings) -> Iterator[tellers_queue.Counter]:
+def _queue_access(settings: Settings) -> Iterator[tellers_queue.QueueAccess]:
     """Provide the intake of the users. Workers decide if any run; otherwise this process does, as a worker does."""
     with contextlib.ExitStack() as opened:
 
@@ -263,7 +263,7 @@ def _counter(settings: Settings) -> Iterator[tellers_queue.Counter]:
         )
         intake.start()
         opened.callback(intake.stop)
-        yield tellers_queue.Counter(intake.accept, control, partitions, drain)
+        yield tellers_queue.QueueAccess(intake.accept, control, partitions, drain)
 
 
 def _race_there(
@@ -280,7 +280,7 @@ def _race_there(
     if body is not None and not any(name.lower() == "content-type" for name in sent):
         sent["Content-Type"] = "application/json"
     call = endpoint.Call(url, method or METHOD, body, sent)
-    wanted = endpoint.Wanted(statuses or _statuses(ACCEPTED), text, expect)
-    verdict = endpoint.race(call, users, wanted)
+    success = endpoint.Success(statuses or _statuses(ACCEPTED), text, expect)
+    verdict = endpoint.race(call, users, success)
     show(verdict.document(), lambda: drawing.replies(call, verdict))
     return int(verdict.race)

@@ -58,7 +58,7 @@ def outcome(one: Outcome) -> str:
         title + click.style(part, dim=True)
         if number == 0
         else " " * LABEL_CHARACTERS + click.style(part, dim=True)
-        for number, part in enumerate(_wrap(strategy.words))
+        for number, part in enumerate(_wrap(strategy.method))
     ]
     lines += [" " * LABEL_CHARACTERS + _coloured(part, colour) for part in _wrap(_marks(one))]
     lines += [" " * LABEL_CHARACTERS + part for part in _wrap(_why(one))]

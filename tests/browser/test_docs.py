@@ -28,7 +28,7 @@ def test_pages_are_for_everybody(stack: BrowserStack, look: str) -> None:
         check_fits(page)
         screenshot(page, f"docs-{look}")
         page.goto("/problems/idempotency-key-reused")
-        assert page.get_by_role("heading", name="What to do").is_visible()
+        assert page.get_by_role("heading", name="Remedy").is_visible()
         check_accessible(page)
         check_fits(page)
         screenshot(page, f"problem-{look}")

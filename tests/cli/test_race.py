@@ -177,7 +177,7 @@ def test_a_queue_without_decisions_is_one_line(
     """
     If all partitions are paused, there is no verdict about Teller's queue.
     """
-    monkeypatch.setattr("lab.tellers_queue.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("lab.tellers_queue.DECISION_TIMEOUT_SECONDS", 0.2)
     store.owner.execute("INSERT INTO pauses (partition, actor) SELECT id, 'test' FROM partitions")
 
     printed = teller("race", "--strategy", "queue", "--users", "2", "--json")
@@ -191,7 +191,7 @@ def test_too_many_users_for_postgresql_is_one_line(
     """
     The error has the number of available connections.
     """
-    monkeypatch.setitem(strategies.SQL, "count_room", "SELECT 7")
+    monkeypatch.setitem(strategies.SQL, "count_free_connections", "SELECT 7")
 
     assert "PostgreSQL has 7 left" in teller("race", "--strategy", "naive", "--json").refuses(
         1, "too_many_users"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import create_app
-from lab import arena, kept
+from lab import arena, stored_results
 from lab.outcomes import Outcome, Step, UserResult
 from processor.storage import connections
 from tests.waiting import TIMEOUT_SECONDS
@@ -86,7 +86,7 @@ def test_a_run_leads_to_its_result(browser: FlaskClient, settings: Settings) -> 
     assert answer.status_code == 303
     page = browser.get(answer.headers["Location"]).get_data(as_text=True)
     assert "With a conditional update" in page
-    assert "2 users were told yes, 5 were told no, 0 left." in page
+    assert "2 users approved, 5 refused, 0 left." in page
     assert page == browser.get(answer.headers["Location"]).get_data(as_text=True)
     assert runs_kept(settings) == 1
 
@@ -248,7 +248,7 @@ def test_what_went_wrong_is_shown_as_text(browser: FlaskClient, settings: Settin
     side = Outcome("atomic", 1, 0, 1, [result]).document()
     document = {"choice": {"users": 1, "stock": 1, "protection": "atomic"}, "sides": [side, side, side]}
     with connections.connect(settings.database_url, application_name="test") as connection:
-        saved = kept.save(connection, document)
+        saved = stored_results.save(connection, document)
 
     page = browser.get(f"/lab/runs/{saved}").get_data(as_text=True)
 

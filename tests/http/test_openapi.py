@@ -145,7 +145,7 @@ def test_every_problem_is_explained_at_its_address(teller: Teller) -> None:
         assert text.headers["Content-Type"] == "text/plain; charset=utf-8"
         assert all(words in text.data.decode() for words in (kind.title, kind.explanation, kind.remedy))
         assert code in page.data.decode()
-        assert "What to do" in page.data.decode()
+        assert "Remedy" in page.data.decode()
     assert teller.client.get("/problems/unheard-of").status_code == 404
     assert teller.client.get("/problems/not_found").status_code == 404
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab import arena, kept, paused_holder, strategies, tellers_queue
+from lab import arena, paused_holder, stored_results, strategies, tellers_queue
 from lab.strategies import STRATEGIES
 from processor.batch import run as batch
 from processor.errors import TellerError
@@ -246,7 +246,7 @@ def test_more_users_than_connections_is_one_line(opened: Arena) -> None:
 
 
 def test_users_that_were_never_released_give_no_verdict(
-    opened: Arena, counter: tellers_queue.Counter, owner: Connection, monkeypatch: pytest.MonkeyPatch
+    opened: Arena, counter: tellers_queue.QueueAccess, owner: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A machine too busy for this many users reports it. It does not report success because no user started.
@@ -293,7 +293,7 @@ def test_without_redis_the_message_names_it(settings: Settings) -> None:
 
 
 @pytest.fixture
-def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.Counter]:
+def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.QueueAccess]:
     """
     A queue where users submit requests, and only this fixture decides.
     """
@@ -303,12 +303,12 @@ def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.Co
         contextlib.closing(_connect(settings.worker_database_url)) as worker,
     ):
         drain: Callable[[int], object] = lambda partition: batch.drain_once(worker, partition)  # noqa: E731
-        yield tellers_queue.Counter(intake.accept, control, PARTITIONS, drain)
+        yield tellers_queue.QueueAccess(intake.accept, control, PARTITIONS, drain)
 
 
 @pytest.mark.parametrize("stock", [1, 7])
 def test_tellers_queue_approves_exactly_the_stock(
-    counter: tellers_queue.Counter, owner: Connection, stock: int
+    counter: tellers_queue.QueueAccess, owner: Connection, stock: int
 ) -> None:
     """
     The first in the queue get the items. The requests are real and in the ledger, and none waits afterwards.
@@ -327,19 +327,19 @@ def test_tellers_queue_approves_exactly_the_stock(
 
 
 def test_a_queue_without_a_worker_is_abandoned(
-    counter: tellers_queue.Counter, monkeypatch: pytest.MonkeyPatch
+    counter: tellers_queue.QueueAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A paused partition, or no worker, ends in one line without a verdict.
     """
-    monkeypatch.setattr(tellers_queue, "PATIENCE_SECONDS", 0.1)
-    undecided = tellers_queue.Counter(counter.accept, counter.connection, counter.partitions)
+    monkeypatch.setattr(tellers_queue, "DECISION_TIMEOUT_SECONDS", 0.1)
+    undecided = tellers_queue.QueueAccess(counter.accept, counter.connection, counter.partitions)
 
     with pytest.raises(tellers_queue.NotDecided, match="is it paused, or is no worker running"):
         tellers_queue.race(undecided, 2, 1)
 
 
-def test_a_user_refused_by_intake_gets_the_error(counter: tellers_queue.Counter) -> None:
+def test_a_user_refused_by_intake_gets_the_error(counter: tellers_queue.QueueAccess) -> None:
     """
     The others are decided, and the verdict counts the users without an answer.
     """
@@ -351,7 +351,7 @@ def test_a_user_refused_by_intake_gets_the_error(counter: tellers_queue.Counter)
         return accept(submissions)
 
     outcome = tellers_queue.race(
-        tellers_queue.Counter(refusing, counter.connection, counter.partitions, counter.drain), 3, 5
+        tellers_queue.QueueAccess(refusing, counter.connection, counter.partitions, counter.drain), 3, 5
     )
 
     assert (outcome.approved, outcome.final, outcome.failed) == (2, 3, 1)
@@ -368,10 +368,10 @@ def test_only_the_latest_results_are_kept(
     """
     The oldest results are removed, and the others read back as saved.
     """
-    monkeypatch.setattr(kept, "RESULTS_MAX", 3)
+    monkeypatch.setattr(stored_results, "RESULTS_MAX", 3)
     with contextlib.closing(_connect(settings.api_database_url)) as connection:
-        saved = [kept.save(connection, {"n": number}) for number in range(5)]
-        found = [kept.read(connection, one) for one in saved]
+        saved = [stored_results.save(connection, {"n": number}) for number in range(5)]
+        found = [stored_results.read(connection, one) for one in saved]
 
     assert [one and one.document for one in found] == [None, None, {"n": 2}, {"n": 3}, {"n": 4}]
     assert owner.execute("SELECT count(*) FROM lab_results").fetchall() == [(3,)]

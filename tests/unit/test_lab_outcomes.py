@@ -98,11 +98,11 @@ def test_rows_are_drawn_in_the_order_of_first_steps() -> None:
     """
     drawing = timelines.draw(RACE)
 
-    assert [row.result.user for row in drawing.lanes] == [2, 1, 4, 3]
-    assert [row.raced for row in drawing.lanes] == [True, True, True, False]
-    assert max(row.end for row in drawing.lanes) == 100 - timelines.MARGIN_PERCENT
-    assert min(bar.width for row in drawing.lanes for bar in row.bars) == timelines.WIDTH_PERCENT_MIN
-    assert [(mark.left, mark.words) for mark in drawing.marks] == [(39.2, "the first has written")]
+    assert [row.result.user for row in drawing.rows] == [2, 1, 4, 3]
+    assert [row.raced for row in drawing.rows] == [True, True, True, False]
+    assert max(row.end for row in drawing.rows) == 100 - timelines.MARGIN_PERCENT
+    assert min(bar.width for row in drawing.rows for bar in row.bars) == timelines.WIDTH_PERCENT_MIN
+    assert [(mark.left, mark.label) for mark in drawing.marks] == [(39.2, "the first has written")]
     assert drawing.danger == 39.2
     assert drawing.ticks[0] == (0.0, "0 ms")
     assert all(left <= 100 for left, _ in drawing.ticks)
@@ -119,8 +119,8 @@ def test_batches_are_marked_where_there_is_room() -> None:
     ]
     drawing = timelines.draw(Outcome("queue", 1, 0, 1, results))
 
-    assert [mark.words for mark in drawing.marks] == ["batch of 2", "batch of 3", ""]
-    assert [row.result.user for row in drawing.lanes] == [6, 5, 4, 3, 2, 1]
+    assert [mark.label for mark in drawing.marks] == ["batch of 2", "batch of 3", ""]
+    assert [row.result.user for row in drawing.rows] == [6, 5, 4, 3, 2, 1]
 
 
 def test_a_race_in_which_nothing_happened_can_be_drawn() -> None:
@@ -129,7 +129,7 @@ def test_a_race_in_which_nothing_happened_can_be_drawn() -> None:
     """
     drawing = timelines.draw(Outcome("naive", 1, 0, 1, [UserResult(1, error="gone")]))
 
-    assert [row.bars for row in drawing.lanes] == [[]]
+    assert [row.bars for row in drawing.rows] == [[]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """
-Results of the lab's page, so that a run has an address. Only the latest are kept.
+Results of the lab's page, so that each run has an address. Only the latest are kept.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
     from processor.storage.connections import Connection
 
-#: How many are kept.
+#: The number of results that are kept.
 RESULTS_MAX: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A result, and when it was."""
+class StoredResult:
+    """A result with its time."""
 
     document: dict[str, Any]
     at: datetime
 
 
 def save(connection: Connection, document: dict[str, Any]) -> UUID:
-    """Keep a result; returns its id. Older ones go."""
+    """Store a result and delete the oldest ones. Returns its id."""
     result = new_id()
     with connections.faults(), connection.transaction():
         connection.execute(SQL["save_result"], {"id": result, "document": Jsonb(document)})
@@ -40,8 +40,8 @@ def save(connection: Connection, document: dict[str, Any]) -> UUID:
     return result
 
 
-def read(connection: Connection, result: UUID) -> Kept | None:
-    """A result; None when it is not kept (any more)."""
+def read(connection: Connection, result: UUID) -> StoredResult | None:
+    """Return a result, or None if it is not stored (or no longer)."""
     with connections.faults():
         rows = connection.execute(SQL["read_result"], {"id": result}).fetchall()
-    return Kept(*rows[0]) if rows else None
+    return StoredResult(*rows[0]) if rows else None
