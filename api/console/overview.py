@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from processor.reading.overview import Lane, Pulse
+    from processor.reading.overview import PartitionSummary, Pulse
 
 #: What waits for longer is worth a look, and for longer than that something is wrong, in seconds.
 HOT_SECONDS: Final = 2.0
@@ -51,9 +51,9 @@ def overview(visit: Visit) -> Page:
         {
             "now": now,
             "latest": latest,
-            "capped": any(lane.backlog >= overview_queries.BACKLOG_MAX for lane in pulse.lanes),
-            "cells": [(lane, state_of(lane)) for lane in pulse.lanes],
-            "workers": workers_of(pulse.lanes),
+            "capped": any(lane.backlog >= overview_queries.BACKLOG_MAX for lane in pulse.partitions),
+            "cells": [(lane, state_of(lane)) for lane in pulse.partitions],
+            "workers": workers_of(pulse.partitions),
             "matters": matters_of(pulse),
             "charts": {
                 "accepted": _chart("Accepted per second", [(r.at, r.accepted) for r in flow]),
@@ -67,7 +67,7 @@ def overview(visit: Visit) -> Page:
     )
 
 
-def state_of(lane: Lane) -> str:
+def state_of(lane: PartitionSummary) -> str:
     """How a partition looks: paused, stuck, hot, warm or idle; the first that applies."""
     waiting_seconds = lane.oldest_seconds or 0.0
     if lane.paused:
@@ -79,14 +79,14 @@ def state_of(lane: Lane) -> str:
     return "warm" if lane.backlog else "idle"
 
 
-def workers_of(lanes: Sequence[Lane]) -> dict[str, int]:
+def workers_of(lanes: Sequence[PartitionSummary]) -> dict[str, int]:
     """Which workers live, and how many partitions each drains."""
     return dict(sorted(Counter(lane.owner for lane in lanes if lane.owner and lane.owner_alive).items()))
 
 
 def matters_of(pulse: Pulse) -> list[Matter]:
     """What somebody should look at, the worst first."""
-    found = [*_of_the_requests(pulse), *_of_the_partitions(pulse.lanes)]
+    found = [*_of_the_requests(pulse), *_of_the_partitions(pulse.partitions)]
     return sorted(found, key=lambda matter: matter.tone != "bad")
 
 
@@ -95,7 +95,7 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
     if paid := gauges.paid_after_refund:
         what = "One request was" if paid == 1 else f"{bounded(paid)} requests were"
         yield Matter("bad", f"{what} paid by a gateway after what was held had been given back.")
-    if parked := gauges.parked:
+    if parked := gauges.failed:
         what = "One request has" if parked == 1 else f"{bounded(parked)} requests have"
         yield Matter("bad", f"{what} failed: to be replayed or refunded.", f"{ROOT}/failed")
     if approvals := pulse.badges.approvals:
@@ -110,7 +110,7 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
             yield Matter("wait", f"The gateway {gateway} does not answer, and is left alone for a moment.")
 
 
-def _of_the_partitions(lanes: Sequence[Lane]) -> Iterator[Matter]:
+def _of_the_partitions(lanes: Sequence[PartitionSummary]) -> Iterator[Matter]:
     in_state: dict[str, list[int]] = {}
     for lane in lanes:
         in_state.setdefault(state_of(lane), []).append(lane.id)

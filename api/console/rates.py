@@ -84,14 +84,14 @@ class Rates:
 
 def sample_of(pulse: Pulse) -> Sample:
     """The sums over all partitions."""
-    decided = sum(lane.decided for lane in pulse.lanes)
+    decided = sum(lane.decided for lane in pulse.partitions)
     return Sample(
         pulse.at.timestamp(),
-        decided + sum(lane.undecided for lane in pulse.lanes),
+        decided + sum(lane.undecided for lane in pulse.partitions),
         decided,
-        sum(lane.backlog for lane in pulse.lanes),
-        max((lane.oldest_seconds or 0.0 for lane in pulse.lanes), default=0.0),
-        pulse.gauges.parked,
+        sum(lane.backlog for lane in pulse.partitions),
+        max((lane.oldest_seconds or 0.0 for lane in pulse.partitions), default=0.0),
+        pulse.gauges.failed,
         pulse.held,
     )
 

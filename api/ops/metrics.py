@@ -89,7 +89,7 @@ class _DatabaseCollector(Collector):
         if gauges is None:
             return
         yield GaugeMetricFamily(
-            "teller_parked_requests", "Failed requests, which an admin must replay or refund.", gauges.parked
+            "teller_parked_requests", "Failed requests, which an admin must replay or refund.", gauges.failed
         )
         yield CounterMetricFamily(
             "teller_paid_after_refund",

@@ -1,3 +1,3 @@
 """
-Reads for the API, the console and the command line. Nothing here changes anything.
+Reads for the API, the console and the command line. Nothing here writes.
 """

@@ -1,5 +1,5 @@
 """
-What went wrong with a failed request: the calls of its gateway, and the traceback.
+The causes of a failure: the calls of the gateway, and the traceback.
 """
 
 from datetime import datetime
@@ -23,19 +23,19 @@ class Attempt(NamedTuple):
     error: str | None
 
     def document(self) -> Document:
-        """The attempt as admins see it."""
+        """Return the call as operators see it."""
         fields: Document = self._asdict()
         return fields | {"started_at": timestamp(self.started_at), "ended_at": timestamp(self.ended_at)}
 
 
 def read_trace(connection: Connection, request_id: UUID) -> str | None:
-    """The traceback of a parked request, for admins alone. Raises DatabaseUnavailable."""
+    """Return the traceback of a failed request, or None. Raises DatabaseUnavailable."""
     with connections.faults():
         row = connection.execute(SQL["read_trace"], {"id": request_id}).fetchone()
     return None if row is None else row[0]
 
 
 def read_attempts(connection: Connection, request_id: UUID) -> list[Attempt]:
-    """The calls of its gateway, oldest first. Raises DatabaseUnavailable."""
+    """List the calls of its gateway, oldest first. Raises DatabaseUnavailable."""
     with connections.faults():
         return [Attempt(*row) for row in connection.execute(SQL["read_attempts"], {"id": request_id})]

@@ -1,8 +1,7 @@
 """
-Parked requests as people look for them: which match, how many they are, and what they add up to.
+Failed requests that match a filter: the list, their number and their sums.
 
-Reads only, for those who see everything. What a filter matches costs as much as there are failed requests, never as
-much as there are requests.
+For operators, who see all clients. The cost grows with the number of failed requests, not with that of all requests.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,79 +26,79 @@ SQL = {
 
 @dataclass(frozen=True, slots=True)
 class FailedFilter:
-    """Which parked requests; None: all."""
+    """The failed requests that a list shows; None: all."""
 
     code: str | None = None
     resource: str | None = None
     account: str | None = None
     client: str | None = None
-    #: They failed from this moment on, and before that one.
+    #: They failed from `since` on, and before `until`.
     since: datetime | None = None
     until: datetime | None = None
-    #: They had failed by then: what fails while somebody reads a preview is not in it.
+    #: They had failed by this time. A preview excludes later failures.
     seen: datetime | None = None
-    #: These alone.
+    #: Only these.
     ids: tuple[UUID, ...] | None = None
 
     def conditions(self) -> str:
-        """Only what is asked for, so that each has the plan that its index gives it."""
+        """Return the conditions in use, so that the planner picks the index of each."""
         asked = [SQL[f"filter_{name}"] for name, value in asdict(self).items() if value is not None]
         return "\n       AND ".join([SQL["filter_failed"], *asked])
 
     def parameters(self) -> dict[str, Any]:
-        """The values for the conditions."""
+        """Return the values for the conditions."""
         return asdict(self) | {"ids": None if self.ids is None else list(self.ids)}
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """How many requests of one sort, and what they add up to."""
+    """The number of requests with one code, unit or resource, and their sum."""
 
     #: A code or a resource.
     name: str | None
     unit: str | None
     requests: int
-    #: Those of them that have an amount.
+    #: The requests that have an amount.
     counted: int
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What all requests that match come to."""
+    """The number and the sums of all requests that match."""
 
     requests: int
-    #: How many resources they are of.
+    #: The number of their resources.
     resources: int
     codes: list[Sum]
     units: list[Sum]
-    #: The NAMED_MAX resources with most of them.
+    #: The NAMED_MAX resources with the most of them.
     largest: list[Sum]
 
 
 def list_failed(
-    connection: Connection, wanted: FailedFilter, limit: int, cursor: str | None
+    connection: Connection, chosen: FailedFilter, limit: int, cursor: str | None
 ) -> Page[RequestRecord]:
-    """Those that match, the last to fail first. Raises CursorInvalid, DatabaseUnavailable."""
+    """List the requests that match; the last to fail is first. Raises CursorInvalid, DatabaseUnavailable."""
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, UUID)
-    conditions = wanted.conditions()
+    conditions = chosen.conditions()
     if cursor is not None:
         conditions += "\n       AND " + SQL["filter_before"]
-    parameters = wanted.parameters() | {"before_at": before_at, "before_id": before_id, "limit": limit + 1}
+    parameters = chosen.parameters() | {"before_at": before_at, "before_id": before_id, "limit": limit + 1}
     with connections.faults():
         rows = connection.execute(SQL["list_failed"].replace("{filters}", conditions), parameters).fetchall()
     found = [RequestRecord(*row) for row in rows]
     return page(found, limit, lambda one: ("" if one.at is None else one.at.isoformat(), str(one.id)))
 
 
-def sum_up(connection: Connection, wanted: FailedFilter) -> Summary:
-    """The exact number of those that match, and their sums. Raises DatabaseUnavailable."""
-    statement = SQL["sum_up"].replace("{filters}", wanted.conditions())
+def sum_up(connection: Connection, chosen: FailedFilter) -> Summary:
+    """Count and sum the requests that match. Raises DatabaseUnavailable."""
+    statement = SQL["sum_up"].replace("{filters}", chosen.conditions())
     parts: dict[str, list[Sum]] = {"code": [], "unit": [], "resource": []}
     resources = 0
     with connections.faults(), connection.transaction():
         connection.execute(SQL["plan_for_many"])
-        rows = connection.execute(statement, wanted.parameters() | {"limit": NAMED_MAX}).fetchall()
+        rows = connection.execute(statement, chosen.parameters() | {"limit": NAMED_MAX}).fetchall()
     for part, name, unit, requests, counted, amount in rows:
         if part == "resources":
             resources = int(requests)

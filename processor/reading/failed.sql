@@ -1,8 +1,7 @@
--- Parked requests as the console shows them: the list, and what all that match come to. However many requests there
--- are, only those that are failed are looked at: the index has them alone, and each request is found by its key.
+-- Failed requests: the list, and the sums. The index has only failed requests, and each request is found by its key.
 
 -- list_failed --
--- Those that failed last come first.
+-- The last to fail is first.
 SELECT {request_columns}
   FROM decisions d
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = d.request_id LIMIT 1) AS r
@@ -11,14 +10,14 @@ SELECT {request_columns}
  LIMIT %(limit)s;
 
 -- plan_for_many --
--- For the next statement of this transaction: it looks up many rows, each once and by its key, even where they are most
--- of what there is now. Compiling it would take longer than it does, and what it groups fits into memory.
+-- Settings for the next statement of this transaction. It looks up many rows, each once and by its key, even if they are
+-- most of the table. Compiling the statement would take longer than running it, and its groups fit into memory.
 SELECT set_config('jit', 'off', true), set_config('enable_memoize', 'off', true),
        set_config('enable_seqscan', 'off', true), set_config('work_mem', '64MB', true);
 
 -- sum_up --
--- All that match, counted and added up: by code, by unit, and for the resources with most of them. A request without
--- an amount of its own is counted, and adds nothing.
+-- The number and the sum by code, by unit, and for the resources with the most requests. A request without an amount is
+-- counted, and adds nothing.
 WITH groups AS MATERIALIZED (
     SELECT d.code, r.resource_id, count(*) AS requests, count(r.amount) AS counted, sum(r.amount) AS amount
       FROM decisions d

@@ -1,7 +1,7 @@
 """
-Keys as the console shows them: without their secrets, a page at a time, and what hangs on each.
+Keys for the console: pages of them without their secrets, and the effects of a revocation.
 
-Making and revoking them is in `keys.py`.
+`clients/keys.py` makes and revokes keys.
 """
 
 from typing import Any, Final, Literal, NamedTuple
@@ -12,9 +12,9 @@ from processor.records.pages import Page, page, read_cursor
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: What hangs on a key is counted up to here.
+#: The limit of each count in Beside.
 COUNTED_MAX: Final = 100
-#: Clients to choose from.
+#: Clients that the form for a new key offers.
 CLIENTS_MAX: Final = 200
 
 KeyState = Literal["valid", "expired", "revoked"]
@@ -23,12 +23,12 @@ SQL = statements.beside(__file__)
 
 
 class Beside(NamedTuple):
-    """What hangs on a key; each counted up to COUNTED_MAX."""
+    """The other keys and the sessions that a revocation matters to, each counted up to COUNTED_MAX."""
 
     #: Other valid keys of its client, and other valid keys of admins.
     of_client: int
     of_admins: int
-    #: Who is signed in at the console with it.
+    #: Sessions of the console that this key began.
     sessions: int
 
 
@@ -40,10 +40,10 @@ def list_keys(
     limit: int,
     cursor: str | None,
 ) -> Page[Key]:
-    """Keys that were ever made, newest first. Raises CursorInvalid, DatabaseUnavailable."""
+    """List keys, newest first. Raises CursorInvalid, DatabaseUnavailable."""
     [before] = read_cursor(cursor, UUID)
     parameters: dict[str, Any] = {"client": client, "role": role, "before": before}
-    # Only the conditions that are asked for, so that each has the plan that its index gives it.
+    # Only the conditions in use, so that the planner picks the index of each.
     filters = [SQL[f"filter_{name}"] for name, value in parameters.items() if value is not None]
     filters += [] if state is None else [SQL[f"filter_{state}"]]
     statement = SQL["list_keys"].replace("{filters}", " AND ".join(filters) or "true")
@@ -53,14 +53,14 @@ def list_keys(
 
 
 def read_key(connection: Connection, key_id: UUID) -> Key | None:
-    """One of them. Raises DatabaseUnavailable."""
+    """Return a key, or None. Raises DatabaseUnavailable."""
     with connections.faults():
         row = connection.execute(SQL["read_key"], {"id": key_id}).fetchone()
     return None if row is None else Key(*row)
 
 
 def read_beside(connection: Connection, key: Key) -> Beside:
-    """What hangs on it. Raises DatabaseUnavailable."""
+    """Count the other keys and the sessions. Raises DatabaseUnavailable."""
     parameters = {"id": key.id, "client": key.client, "most": COUNTED_MAX}
     with connections.faults():
         [row] = connection.execute(SQL["count_others"], parameters).fetchall()
@@ -68,13 +68,13 @@ def read_beside(connection: Connection, key: Key) -> Beside:
 
 
 def find_clients(connection: Connection) -> list[str]:
-    """The newest clients, to choose from. Raises DatabaseUnavailable."""
+    """List the newest clients. Raises DatabaseUnavailable."""
     with connections.faults():
         rows = connection.execute(SQL["find_clients"], {"limit": CLIENTS_MAX}).fetchall()
     return [client for (client,) in rows]
 
 
 def is_client(connection: Connection, client: str) -> bool:
-    """Whether there is one of this id. Raises DatabaseUnavailable."""
+    """Return whether a client has this id. Raises DatabaseUnavailable."""
     with connections.faults():
         return connection.execute(SQL["find_client"], {"id": client}).fetchone() is not None

@@ -1,4 +1,4 @@
--- Keys for the console. Never a digest of one.
+-- Keys for the console, without their digests.
 
 -- list_keys --
 -- Newest first.
@@ -32,7 +32,7 @@ SELECT id, client_id, name, role, created_at, expires_at, revoked_at, last_used_
  WHERE id = %(id)s;
 
 -- count_others --
--- What else is valid beside a key: keys of its client, keys of admins (each up to a limit); and its open sessions.
+-- The other valid keys of its client, the other valid keys of admins, and its sessions, each up to a limit.
 SELECT (SELECT count(*) FROM (SELECT FROM api_keys
                                WHERE client_id = %(client)s AND id <> %(id)s AND revoked_at IS NULL
                                  AND (expires_at IS NULL OR expires_at > clock_timestamp())
@@ -46,7 +46,6 @@ SELECT (SELECT count(*) FROM (SELECT FROM api_keys
                                LIMIT %(most)s) AS sessions);
 
 -- find_clients --
--- Clients to choose from, the newest first.
 SELECT id FROM clients ORDER BY created_at DESC, id LIMIT %(limit)s;
 
 -- find_client --

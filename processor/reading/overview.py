@@ -1,8 +1,8 @@
 """
-What the console shows beyond what the API reads: the lanes, who waits in them and why, the way of a balance, search.
+The overview of the console: partitions and their inboxes, the course of a balance, and search.
 
-Reads only, for those who see everything; each function one or a few statements on a connection that the caller
-lends. Counts end at a limit, so that no page costs more as the backlog and the past grow.
+For operators, who see all clients. Counts end at a limit, so the cost of a page does not grow with the backlog or
+with the number of old requests.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from processor.reading.requests import Gauges
     from processor.storage.connections import Connection
 
-#: Badges count up to here.
+#: The limit of a badge.
 BADGE_MAX: Final = 100
-#: Rows that wait are counted up to here for each partition.
+#: The limit of the backlog of one partition.
 BACKLOG_MAX: Final = 100_000
-#: Of a partition's line, so many rows are looked at: what stands further back is not told apart.
+#: Inbox rows of a partition that a page reads. The rows behind them are not broken down.
 LINE_MAX: Final = 2_000
-#: Of a resource's requests, so many are looked at: what is held is seldom old.
+#: The newest requests of a resource that are searched for holds, which are seldom old.
 RECENT_MAX: Final = 1_000
-#: Hits that a search shows of each sort.
+#: The hits of each sort that a search shows.
 HITS_MAX: Final = 20
 
 _ID = re.compile(r"[A-Za-z0-9._:~@-]{1,128}", re.ASCII)
@@ -54,23 +54,23 @@ SQL = {name: _completed(text) for name, text in statements.beside(__file__).item
 
 
 class Badges(NamedTuple):
-    """What somebody should look at, each counted up to BADGE_MAX."""
+    """Counts for the navigation, each up to BADGE_MAX."""
 
     failed: int
     approvals: int
 
 
-class Lane(NamedTuple):
-    """A partition at a glance."""
+class PartitionSummary(NamedTuple):
+    """A partition, its owner and its backlog."""
 
     id: int
-    #: How many requests it has decided, ever.
+    #: The number of requests that it has decided, ever.
     decided: int
     host: str | None
     pid: int | None
-    #: None: nobody owns it.
+    #: None: no worker owns it.
     owner_alive: bool | None
-    #: Rows that wait, and those among them that are first decisions; up to BACKLOG_MAX.
+    #: Rows in the inbox, and the first decisions among them, up to BACKLOG_MAX.
     backlog: int
     undecided: int
     oldest_seconds: float | None
@@ -78,24 +78,24 @@ class Lane(NamedTuple):
 
     @property
     def owner(self) -> str | None:
-        """`host:pid` of who should drain it."""
+        """`host:pid` of its worker."""
         return None if self.host is None else f"{self.host}:{self.pid}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """All lanes at one moment, and what else somebody should know then."""
+    """All partitions and the gauges, at one time."""
 
     at: datetime
-    lanes: list[Lane]
+    partitions: list[PartitionSummary]
     gauges: Gauges
-    #: Counted up to queries.GAUGE_MAX.
+    #: Counted up to `requests.GAUGE_MAX`.
     held: int
     badges: Badges
 
 
 class PartitionState(NamedTuple):
-    """A partition with who should drain it, and who paused it."""
+    """A partition, its owner, and its pause."""
 
     id: int
     decided: int
@@ -103,24 +103,24 @@ class PartitionState(NamedTuple):
     host: str | None
     pid: int | None
     alive_until: datetime | None
-    #: None: nobody owns it.
+    #: None: no worker owns it.
     owner_alive: bool | None
     owned_since: datetime
     paused_since: datetime | None
     paused_by: str | None
-    #: Workers that live, of all partitions.
+    #: Workers with a valid lease, of all partitions.
     living: int
-    #: Rows that wait, counted up to BACKLOG_MAX.
+    #: Rows in the inbox, up to BACKLOG_MAX.
     backlog: int
 
     @property
     def owner(self) -> str | None:
-        """`host:pid` of who should drain it."""
+        """`host:pid` of its worker."""
         return None if self.host is None else f"{self.host}:{self.pid}"
 
 
 class Standing(NamedTuple):
-    """A resource in a partition's line."""
+    """The rows of one resource in the inbox of a partition."""
 
     resource_id: str
     rows: int
@@ -130,9 +130,9 @@ class Standing(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """One row of a partition's line."""
+    """One row of the inbox of a partition."""
 
-    #: From 1: the next.
+    #: Counted from 1, the next row.
     place: int
     verb: str
     leg: int
@@ -150,17 +150,17 @@ class Line:
 
     rows: int
     resources: int
-    #: Those with most rows first.
+    #: The resource with the most rows is first.
     standings: list[Standing]
 
     @property
     def is_cut(self) -> bool:
-        """Whether more may stand behind."""
+        """Whether the inbox may have more rows."""
         return self.rows >= LINE_MAX
 
 
 class BalancePoint(NamedTuple):
-    """What a resource had after one of its entries."""
+    """The quantities of a resource after one of its entries."""
 
     version: int
     at: datetime
@@ -169,26 +169,26 @@ class BalancePoint(NamedTuple):
 
 
 def read_badges(connection: Connection) -> Badges:
-    """For the navigation."""
+    """Count for the navigation."""
     return Badges(*_one(connection, "read_badges", most=BADGE_MAX))
 
 
 def read_pulse(connection: Connection) -> Pulse:
-    """How all partitions are."""
+    """Read all partitions and the gauges."""
     gauges = stored_requests.read_gauges(connection)
     held, at = _one(connection, "count_held", most=stored_requests.GAUGE_MAX)
-    lanes = [Lane(*row) for row in _all(connection, "read_lanes", most=BACKLOG_MAX)]
-    return Pulse(at, lanes, gauges, held, read_badges(connection))
+    partitions = [PartitionSummary(*row) for row in _all(connection, "read_partitions", most=BACKLOG_MAX)]
+    return Pulse(at, partitions, gauges, held, read_badges(connection))
 
 
 def read_partition(connection: Connection, partition: int) -> PartitionState | None:
-    """One of them; None: there is none of this number."""
+    """Return a partition, or None."""
     rows = _all(connection, "read_partition", partition=partition, most=BACKLOG_MAX)
     return PartitionState(*rows[0]) if rows else None
 
 
 def read_line(connection: Connection, partition: int, limit: int) -> Line:
-    """Who stands in a partition's line; `limit`: that many resources."""
+    """Read the inbox of a partition by resource, at most `limit` resources."""
     found = _all(connection, "read_line", partition=partition, most=LINE_MAX, limit=limit)
     rows, resources = found[0][-2:] if found else (0, 0)
     return Line(rows, resources, [Standing(*row[:-2]) for row in found])
@@ -197,7 +197,7 @@ def read_line(connection: Connection, partition: int, limit: int) -> Line:
 def read_waiting(
     connection: Connection, partition: int, resource: str | None, limit: int
 ) -> tuple[list[Waiting], int]:
-    """What a partition does next, for one resource or for all of them; and how many these are, up to LINE_MAX."""
+    """Read the next rows of a partition, for one resource or for all, and count them up to LINE_MAX."""
     rows = _all(
         connection,
         "read_waiting_in_line",
@@ -210,26 +210,26 @@ def read_waiting(
 
 
 def count_held(connection: Connection, resource: str) -> tuple[int, int]:
-    """Of its newest RECENT_MAX requests: how many wait for a gateway's answer, and how many are parked."""
+    """Count, among the newest RECENT_MAX requests, those that wait for a gateway and those that failed."""
     held, failed = _one(connection, "count_held_of", resource=resource, most=RECENT_MAX)
     return held, failed
 
 
 def read_breaker(connection: Connection, gateway: str) -> datetime | None:
-    """Until when a gateway is left alone, if it is."""
+    """Return the time until which a gateway is not called, or None."""
     rows = _all(connection, "read_breaker", gateway=gateway)
     return rows[0][0] if rows else None
 
 
 def read_balance(connection: Connection, resource: str, limit: int) -> list[BalancePoint]:
-    """What it had after each of its last entries, oldest first."""
+    """Read the quantities after each of the last entries, oldest first."""
     return [BalancePoint(*row) for row in _all(connection, "read_balance", resource=resource, limit=limit)]
 
 
 def list_resources(
     connection: Connection, kind: str | None, limit: int, cursor: str | None
 ) -> Page[ResourceRecord]:
-    """Resources of a kind or all, newest first. Raises CursorInvalid."""
+    """List resources of a kind (None: of all), newest first. Raises CursorInvalid."""
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, str)
     parameters = {"kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
     filters = [SQL["filter_kind"]] if kind is not None else []
@@ -243,7 +243,7 @@ def list_resources(
 
 
 def find_resources(connection: Connection, text: str) -> list[ResourceRecord]:
-    """Those whose id begins so."""
+    """Find resources by the beginning of their id."""
     if not _ID.fullmatch(text):
         return []
     pattern = _LIKE.sub(r"\\\1", text) + "%"
@@ -253,12 +253,12 @@ def find_resources(connection: Connection, text: str) -> list[ResourceRecord]:
 
 
 def find_by_key(connection: Connection, key: str) -> list[RequestRecord]:
-    """The requests that came with this idempotency key: each client may have one."""
+    """Find requests by their idempotency key. Each client may have one."""
     return [RequestRecord(*row) for row in _all(connection, "find_by_key", key=key, limit=HITS_MAX)]
 
 
 def find_by_account(connection: Connection, account: str) -> list[RequestRecord]:
-    """The newest requests of accounts of this name, whichever client's."""
+    """Find the newest requests of accounts with this name, of all clients."""
     if not _ID.fullmatch(account):
         return []
     rows = _all(connection, "find_by_account", account=account, limit=HITS_MAX)

@@ -1,16 +1,15 @@
--- What the console shows, to those who see everything. Every count ends at a limit, every row is found by an index.
+-- The overview of the console. Each count ends at a limit, and each row is found by an index.
 
 -- read_badges --
--- What somebody should look at, for the navigation. Each in the order of its index: without an order, the planner may
--- hope to find them soon in the table itself, and be wrong.
+-- Each count is in the order of its index. Without an order the planner may scan the table, in vain.
 SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed'
-                               ORDER BY request_id LIMIT %(most)s) AS parked),
+                               ORDER BY request_id LIMIT %(most)s) AS failed),
        (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND stage = 'awaiting_approval'
                                ORDER BY request_id LIMIT %(most)s) AS waiting);
 
--- read_lanes --
--- Every partition: how far it is, what waits (up to a limit for each), and who should drain it. A first decision
--- that is still to be made has a row with the verb decide, so decided and undecided together are all accepted.
+-- read_partitions --
+-- Each partition with its progress, its backlog up to a limit, and its owner. A request without its first decision has a
+-- row with the verb decide, so decided and undecided together are all accepted requests.
 SELECT p.id, p.sequence, w.host, w.pid, w.alive_until > clock_timestamp(), i.backlog, i.undecided,
        extract(epoch FROM clock_timestamp() - oldest.created_at)::float8, x.since IS NOT NULL
   FROM partitions p
@@ -24,13 +23,12 @@ SELECT p.id, p.sequence, w.host, w.pid, w.alive_until > clock_timestamp(), i.bac
  ORDER BY p.id;
 
 -- count_held --
--- What the gateways still have to answer, up to a limit; and the time of the database.
+-- The number of effects without an answer, up to a limit, and the time of the database.
 SELECT (SELECT count(*) FROM (SELECT FROM effects WHERE due_at IS NOT NULL
                                ORDER BY gateway, due_at LIMIT %(most)s) AS held),
        clock_timestamp();
 
 -- read_partition --
--- One partition, with who should drain it and who paused it.
 SELECT p.id, p.sequence, p.drained_at, w.host, w.pid, w.alive_until, w.alive_until > clock_timestamp(), o.since,
        x.since, x.actor,
        (SELECT count(*) FROM workers living WHERE living.alive_until > clock_timestamp()),
@@ -42,8 +40,8 @@ SELECT p.id, p.sequence, p.drained_at, w.host, w.pid, w.alive_until, w.alive_unt
  WHERE p.id = %(partition)s;
 
 -- read_line --
--- What a partition does next: the first rows of its inbox, up to a limit, by resource. `first` is the place of a
--- resource's first row in that line, from 1; last come the rows and the resources of all of it.
+-- The first rows of the inbox of a partition, up to a limit, by resource. `first` is the place of a resource's first row,
+-- from 1. The last columns count all rows and all resources.
 WITH line AS (
     SELECT row_number() OVER (ORDER BY i.seq) AS place, i.created_at, r.resource_id
       FROM (SELECT seq, request_id, created_at FROM inbox WHERE partition = %(partition)s
@@ -57,7 +55,7 @@ SELECT resource_id, count(*), min(place), min(created_at), (sum(count(*)) OVER (
  LIMIT %(limit)s;
 
 -- read_waiting_in_line --
--- What in that line is for a resource (NULL: for any), the next first, each with its place; and how many these are.
+-- The same rows for one resource (NULL: for all), the next row first, and their number.
 SELECT place, verb, leg, created_at, request_id, kind, account, amount, resource_id, count(*) OVER ()
   FROM (SELECT row_number() OVER (ORDER BY i.seq) AS place, i.verb, i.leg, i.created_at, i.request_id, r.kind,
                r.account, r.amount, r.resource_id
@@ -69,7 +67,7 @@ SELECT place, verb, leg, created_at, request_id, kind, account, amount, resource
  LIMIT %(limit)s;
 
 -- count_held_of --
--- Of the newest requests of a resource: how many hold and wait for a gateway's answer, and how many are parked.
+-- Among the newest requests of a resource, those that wait for a gateway, and those that failed.
 SELECT count(*) FILTER (WHERE d.stage = 'settling'), count(*) FILTER (WHERE d.status = 'failed')
   FROM (SELECT id FROM requests WHERE resource_id = %(resource)s ORDER BY id DESC LIMIT %(most)s) AS r
   JOIN decisions d ON d.request_id = r.id AND d.current AND (d.stage = 'settling' OR d.status = 'failed');
@@ -98,7 +96,6 @@ kind = %(kind)s
 (created_at, id) < (%(before_at)s, %(before_id)s)
 
 -- find_resources --
--- Those whose id is this, or begins so.
 SELECT {resource_columns}
   FROM resources
  WHERE id LIKE %(pattern)s
@@ -106,7 +103,7 @@ SELECT {resource_columns}
  LIMIT %(limit)s;
 
 -- find_by_key --
--- The requests that came with this idempotency key, one of each client at the most.
+-- At most one request of each client.
 SELECT {request_columns}
   FROM clients c
  CROSS JOIN LATERAL (SELECT * FROM requests r WHERE r.client_id = c.id AND r.idempotency_key = %(key)s LIMIT 1) AS r
@@ -115,7 +112,7 @@ SELECT {request_columns}
  LIMIT %(limit)s;
 
 -- find_by_account --
--- The newest requests of the accounts of this name, of each client.
+-- The newest requests of each client.
 SELECT {request_columns}
   FROM clients c
  CROSS JOIN LATERAL (SELECT * FROM requests r WHERE r.client_id = c.id AND r.account = %(account)s

@@ -1,7 +1,5 @@
 """
-One request as those who run Teller see it, with all that belongs to it; and the requests that wait for their word.
-
-Reads only.
+One request with all its records, for operators; and the requests that wait for an approval.
 """
 
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from processor.records.pages import Page, page, read_cursor
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Entries, deliveries, refunds and lines of the audit that are read of one request.
+#: Entries, deliveries and refunds that are read of one request.
 SHOWN_MAX: Final = 50
 
 SQL = {
@@ -32,7 +30,7 @@ SQL = {
 
 
 class StateThen(NamedTuple):
-    """A state that a request came to."""
+    """A state in the history of a request."""
 
     version: int
     at: datetime
@@ -44,12 +42,12 @@ class StateThen(NamedTuple):
     refunded: int
     actor: str
     detail: str | None
-    #: The traceback of what went wrong.
+    #: The traceback of a fault.
     trace: str | None
 
 
 class Word(NamedTuple):
-    """What was said about a request, and is not decided yet."""
+    """A command in the inbox that is not decided yet."""
 
     verb: str
     at: datetime
@@ -57,7 +55,7 @@ class Word(NamedTuple):
 
 
 class EffectState(NamedTuple):
-    """What a gateway is asked to do for a request."""
+    """The effect of a request, and its progress."""
 
     gateway: str
     due_at: datetime | None
@@ -70,7 +68,7 @@ class EffectState(NamedTuple):
 
 
 class CameFrom(NamedTuple):
-    """Who sent a request: the idempotency key, and the API key."""
+    """The idempotency key and the API key of a request."""
 
     idempotency_key: str
     key_id: UUID | None
@@ -80,13 +78,13 @@ class CameFrom(NamedTuple):
 
 
 class Telling(NamedTuple):
-    """Somebody who was told of a request, or is to be."""
+    """A notification about a request, pending or sent."""
 
     id: int
     type: str
     version: int
     webhook_id: UUID | None
-    #: None: by e-mail, or the webhook was deleted.
+    #: None: an e-mail, or the webhook was deleted.
     url: str | None
     is_disabled: bool
     email: str | None
@@ -100,25 +98,25 @@ class Telling(NamedTuple):
 
 
 class Awaiting(NamedTuple):
-    """A request that waits for another person's approval."""
+    """A request that waits for an approval."""
 
     unit: str | None
     approve_above: int | None
-    #: The name of the API key that asked.
+    #: The name of the API key that made the request.
     asked_by: str | None
     request: RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A request, and all that belongs to it."""
+    """A request and its records."""
 
     request: RequestRecord
-    #: How many requests of its partition are ahead of it, while it is queued.
+    #: The number of rows ahead of it in its partition, while it is queued.
     position: int | None
     came_from: CameFrom
     resource: ResourceRecord | None
-    #: Each that it came to after its acceptance, oldest first.
+    #: The states after its acceptance, oldest first.
     states: list[StateThen]
     words: list[Word]
     effect: EffectState | None
@@ -131,17 +129,17 @@ class Inspection:
 
     @property
     def trace(self) -> str | None:
-        """The traceback of the fault that parked it, if it is parked by one now."""
+        """The traceback of its last state, if a fault led to that."""
         return self.states[-1].trace if self.states else None
 
     @property
     def is_paid_after_refund(self) -> bool:
-        """The gateway says that it paid, after what was held went back."""
+        """Whether the gateway reported a payment after the hold was released."""
         return any(state.detail == PAID_AFTER_REFUND for state in self.states)
 
     @property
     def on_its_way(self) -> frozenset[str]:
-        """The verbs that wait in the inbox for it."""
+        """The verbs of its rows in the inbox."""
         return frozenset(word.verb for word in self.words)
 
 
@@ -170,7 +168,7 @@ def inspect(connection: Connection, request_id: UUID, said: list[AuditRecord]) -
 
 
 def list_awaiting(connection: Connection, limit: int, cursor: str | None) -> Page[Awaiting]:
-    """Those that wait for approval, the oldest first. Raises CursorInvalid, DatabaseUnavailable."""
+    """List the requests that wait for an approval, oldest first. Raises CursorInvalid, DatabaseUnavailable."""
     [after] = read_cursor(cursor, UUID)
     with connections.faults():
         rows = _all(connection, "list_awaiting", after=after, limit=limit + 1)

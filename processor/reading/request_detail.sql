@@ -1,22 +1,19 @@
--- One request as those who run Teller see it: all that belongs to it, each found by an index; and the requests that
--- wait for somebody's word.
+-- The records of one request, each found by an index; and the requests that wait for an approval.
 
 -- read_states --
--- Each state it came to, oldest first.
+-- Oldest first.
 SELECT version, at, status, stage, code, reason, reference, refunded, actor, detail, trace
   FROM decisions
  WHERE request_id = %(id)s
  ORDER BY version;
 
 -- read_words --
--- What was said about it and is not decided yet.
 SELECT verb, created_at, payload ->> 'actor'
   FROM inbox
  WHERE request_id = %(id)s
  ORDER BY seq;
 
 -- read_effect --
--- What its gateway is asked to do, and how far that is.
 SELECT gateway, due_at, tries, leased_until IS NOT NULL AND leased_until > clock_timestamp(), outcome, reference, reason,
        voided_at
   FROM effects
@@ -25,19 +22,18 @@ SELECT gateway, due_at, tries, leased_until IS NOT NULL AND leased_until > clock
  LIMIT 1;
 
 -- is_holding --
--- Whether something is set aside for it that was neither taken nor given back.
+-- Whether it has a hold that was neither captured nor released.
 SELECT EXISTS (SELECT FROM entries WHERE request_id = %(id)s AND kind = 'hold')
        AND NOT EXISTS (SELECT FROM entries WHERE request_id = %(id)s AND kind IN ('capture', 'release'));
 
 -- read_origin --
--- Under which idempotency key it came, with whose API key.
 SELECT r.idempotency_key, k.id, k.client_id, k.name, k.role
   FROM requests r
   LEFT JOIN api_keys k ON k.id = r.created_by
  WHERE r.id = %(id)s;
 
 -- list_refunds --
--- The refunds of a request, newest first.
+-- Newest first.
 SELECT {request_columns}
   FROM {request_tables}
  WHERE r.refund_of = %(id)s
@@ -45,7 +41,7 @@ SELECT {request_columns}
  LIMIT %(limit)s;
 
 -- list_deliveries --
--- Who was told of it, or is to be, the first first.
+-- Oldest first.
 SELECT d.id, d.type, d.version, d.webhook_id, w.url, w.disabled_at IS NOT NULL, d.email, d.status, d.tries, d.due_at,
        d.last_status, d.last_error, d.created_at, d.delivered_at
   FROM deliveries d
@@ -55,7 +51,7 @@ SELECT d.id, d.type, d.version, d.webhook_id, w.url, w.disabled_at IS NOT NULL, 
  LIMIT %(limit)s;
 
 -- list_awaiting --
--- Who waits for another person's approval, for the longest first.
+-- The request that has waited longest is first.
 SELECT t.unit, t.approve_above, k.name, {request_columns}
   FROM (SELECT * FROM decisions
          WHERE current AND stage = 'awaiting_approval'

@@ -1,9 +1,8 @@
 """
-All that the API reads: requests, their entries and history, resources, the audit.
+Requests, their entries and events, resources, and gauges.
 
-Reads only, each one statement on a connection that the caller lends. `client` is whose eyes it is seen with:
-None sees everything, a client sees its own (and resources that are for all); what it may not see does not
-exist for it. Lists are newest first, with cursors that stay right while new rows come in.
+`client` is the reader. A client sees its own objects and the resources for all; None sees everything.
+Other objects do not exist for it. Lists are newest first, and their cursors stay valid while rows are added.
 """
 
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from processor.records.pages import Page, identifier, page, read_cursor, row_num
 from processor.storage import statements
 from processor.storage.connections import Connection
 
-#: `position` is exact up to here; whatever is further back is said to be here.
+#: The limit of `position`. It is exact below.
 POSITION_MAX: Final = 1_000
-#: What the metrics count in the database, they count up to here.
+#: The limit of each gauge.
 GAUGE_MAX: Final = 10_000
 
 
@@ -44,24 +43,24 @@ SQL = {name: _completed(text) for name, text in statements.beside(__file__).item
 
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
-    """Which requests a list shows; None: all."""
+    """The requests that a list shows; None: all."""
 
     status: str | None = None
     kind: str | None = None
     resource: str | None = None
     account: str | None = None
-    #: Why it failed, was rejected, cancelled or refunded.
+    #: The code of its failure, rejection, cancellation or refund.
     code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What somebody should look at, each counted up to GAUGE_MAX."""
+    """Counts that may need an operator, each up to GAUGE_MAX."""
 
-    parked: int
+    failed: int
     paid_after_refund: int
     deliveries_pending: int
-    #: Gateway → whether its circuit breaker is open.
+    #: For each gateway, whether its circuit breaker is open.
     breakers: dict[str, bool]
 
 
@@ -82,27 +81,27 @@ def read_request(
 
 
 def list_requests(
-    connection: Connection, client: str | None, wanted: RequestFilter, limit: int, cursor: str | None
+    connection: Connection, client: str | None, chosen: RequestFilter, limit: int, cursor: str | None
 ) -> Page[RequestRecord]:
-    """Requests, newest first. Raises CursorInvalid."""
+    """List requests, newest first. Raises CursorInvalid."""
     [before] = read_cursor(cursor, UUID)
     parameters: dict[str, Any] = {
         "client": client,
         "before": before,
-        "kind": wanted.kind,
-        "resource": wanted.resource,
-        "account": wanted.account,
-        "code": wanted.code,
+        "kind": chosen.kind,
+        "resource": chosen.resource,
+        "account": chosen.account,
+        "code": chosen.code,
     }
-    # Only the conditions that are asked for, so that each has the plan that its index gives it.
+    # Only the conditions in use, so that the planner picks the index of each.
     filters = [SQL[f"filter_{name}"] for name, value in parameters.items() if value is not None]
-    if wanted.status == "processing":
+    if chosen.status == "processing":
         filters += [SQL["filter_processing"], SQL["filter_processing_check"]]
-    elif wanted.status is not None:
+    elif chosen.status is not None:
         filters.append(SQL["filter_status"])
     statement = SQL["list_requests"].replace("{filters}", "\n   AND ".join(filters) or "true")
     rows = connection.execute(
-        statement, parameters | {"status": wanted.status, "limit": limit + 1}
+        statement, parameters | {"status": chosen.status, "limit": limit + 1}
     ).fetchall()
     return page([RequestRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
@@ -110,7 +109,7 @@ def list_requests(
 def list_request_entries(
     connection: Connection, request_id: UUID, limit: int, cursor: str | None
 ) -> Page[EntryRecord]:
-    """The ledger lines of a request that the caller has found visible. Raises CursorInvalid."""
+    """List the entries of a request. The caller has checked that it may see the request. Raises CursorInvalid."""
     before_at, before_resource, before_version = read_cursor(
         cursor, datetime.fromisoformat, identifier, row_number
     )
@@ -132,7 +131,7 @@ def list_request_entries(
 
 
 def read_events(connection: Connection, request_id: UUID, *, traces: bool) -> list[Document]:
-    """The history of a request that the caller has found visible, oldest first; `traces`: with tracebacks."""
+    """List the events of a request, oldest first. The caller has checked that it may see the request."""
     rows = connection.execute(SQL["read_events"], {"id": request_id, "traces": traces}).fetchall()
     return [
         {"at": timestamp(at), "status": status, "stage": stage, "actor": actor, "detail": detail}
@@ -142,7 +141,7 @@ def read_events(connection: Connection, request_id: UUID, *, traces: bool) -> li
 
 
 def read_resource(connection: Connection, resource_id: str, client: str | None) -> ResourceRecord | None:
-    """A resource as it is now."""
+    """Return a resource as it is now, or None."""
     row = connection.execute(SQL["read_resource"], {"id": resource_id, "client": client}).fetchone()
     return None if row is None else ResourceRecord(*row)
 
@@ -151,8 +150,9 @@ def read_resource_at(
     connection: Connection, resource_id: str, client: str | None, at: datetime
 ) -> ResourceRecord | None:
     """
-    A resource as it was at a time, quantities from its entries, rules from its opening and its amendments.
-    None also when it did not exist yet. Who may see it is decided by what it is now.
+    Return a resource as it was at a time, or None if it did not exist then.
+
+    Quantities come from its entries, and rules from its opening and its amendments. Its present client may see it.
     """
     now = read_resource(connection, resource_id, client)
     if now is None or now.created_at > at:
@@ -172,7 +172,7 @@ def read_resource_at(
 def list_resources(
     connection: Connection, client: str | None, kind: str | None, limit: int, cursor: str | None
 ) -> Page[ResourceRecord]:
-    """Resources that are for all or for this client, newest first. Raises CursorInvalid."""
+    """List the resources for all and for this client, newest first. Raises CursorInvalid."""
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
     rows = connection.execute(
         SQL["list_resources"],
@@ -187,8 +187,9 @@ def list_resource_entries(
     connection: Connection, resource: ResourceRecord, client: str | None, limit: int, cursor: str | None
 ) -> Page[EntryRecord]:
     """
-    The ledger of a resource, newest first. Of a resource that is for all, a client sees the lines of its own
-    requests. Raises CursorInvalid.
+    List the entries of a resource, newest first. If the resource is for all, a client sees those of its own requests.
+
+    Raises CursorInvalid.
     """
     [before] = read_cursor(cursor, row_number)
     sees_all = client is None or resource.client_id == client
@@ -200,6 +201,6 @@ def list_resource_entries(
 
 
 def read_gauges(connection: Connection) -> Gauges:
-    """What somebody should look at; each from an index that holds nothing else."""
+    """Read the gauges, each from a partial index."""
     [row] = connection.execute(SQL["read_gauges"], {"most": GAUGE_MAX}).fetchall()
     return Gauges(*row)

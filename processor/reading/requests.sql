@@ -1,9 +1,8 @@
--- All that the API reads. Every query of what belongs to a client takes %(client)s and shows that client's
--- own alone; NULL sees all. {…} are the select lists of records.sql.
+-- Requests, entries, events, resources and gauges. %(client)s is the reader, and sees its own objects; NULL sees all.
+-- {…} are the select lists of records/documents.sql.
 
 -- read_request --
--- One request as it is now, and how much is ahead of it while nothing is decided: exact up to the limit.
--- One statement, so both are of the same instant.
+-- A request as it is now, and its position while it is undecided, exact up to the limit. Both are of the same instant.
 SELECT {request_columns},
        CASE WHEN d.request_id IS NULL THEN
             (SELECT count(*)
@@ -21,7 +20,7 @@ SELECT {request_columns},
    AND (%(client)s::text IS NULL OR r.client_id = %(client)s);
 
 -- list_requests --
--- Newest first. Undecided requests have no decision yet, but an inbox row: the inbox is short, the past is long.
+-- Newest first. Undecided requests are found by their inbox rows, for the inbox is short.
 SELECT {request_columns}
   FROM {request_tables}
  WHERE {filters}
@@ -58,7 +57,7 @@ coalesce(d.status, 'processing') = 'processing'
 d.status = %(status)s
 
 -- list_request_entries --
--- The ledger lines of one request, newest first.
+-- Newest first.
 SELECT {entry_columns}
   FROM entries e
  WHERE e.request_id = %(id)s
@@ -68,7 +67,7 @@ SELECT {entry_columns}
  LIMIT %(limit)s;
 
 -- read_events --
--- The history of a request: its acceptance, and each state it came to. Traces are for those who run Teller.
+-- The acceptance of a request, and each of its states.
 SELECT r.created_at, 'processing', 'queued', r.client_id, 'accepted', NULL::text, 1
   FROM requests r
  WHERE r.id = %(id)s
@@ -85,7 +84,7 @@ SELECT {resource_columns}
    AND (%(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s);
 
 -- read_state_at --
--- What a resource had after its last entry of a time.
+-- The quantities after the last entry up to a time.
 SELECT version, available, held
   FROM entries
  WHERE resource_id = %(id)s
@@ -94,7 +93,7 @@ SELECT version, available, held
  LIMIT 1;
 
 -- read_rules_until --
--- What set the rules of a resource until a time: its opening and the amendments after it, in their order.
+-- The opening and the amendments of a resource up to a time, in order.
 SELECT r.details
   FROM requests r
   JOIN decisions d ON d.request_id = r.id AND d.current AND d.status = 'completed'
@@ -113,7 +112,7 @@ SELECT {resource_columns}
  LIMIT %(limit)s;
 
 -- list_resource_entries --
--- The ledger of a resource, newest first.
+-- Newest first.
 SELECT {entry_columns}
   FROM entries e
  WHERE e.resource_id = %(id)s
@@ -122,7 +121,7 @@ SELECT {entry_columns}
  LIMIT %(limit)s;
 
 -- list_own_resource_entries --
--- Of a resource that is for all: the ledger lines of one client's requests, newest first.
+-- The entries of one client's requests, newest first.
 SELECT {entry_columns}
   FROM entries e
   JOIN requests r ON r.id = e.request_id AND r.client_id = %(client)s
@@ -132,8 +131,8 @@ SELECT {entry_columns}
  LIMIT %(limit)s;
 
 -- read_gauges --
--- What somebody should look at, each counted up to a limit.
-SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed' LIMIT %(most)s) AS parked),
+-- Each count ends at a limit.
+SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = 'failed' LIMIT %(most)s) AS failed),
        (SELECT count(*) FROM (SELECT FROM decisions WHERE detail = 'paid_after_refund' LIMIT %(most)s) AS paid),
        (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL
                               UNION ALL SELECT FROM fanouts, unnest(request_ids)

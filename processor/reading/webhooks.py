@@ -1,7 +1,5 @@
 """
-Webhooks as the console shows them: of all clients, with how their deliveries fare; and sending again what failed.
-
-What a webhook's owner may do with it is in `webhooks.py`.
+Webhooks of all clients and their deliveries, for the console.
 """
 
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: Deliveries whose status tells how a webhook fares.
+#: The newest deliveries of a webhook, whose statuses a list shows.
 RECENT_MAX: Final = 20
-#: Batches' news looked through for what is still to become deliveries.
+#: Fanouts that are searched for notifications of a webhook.
 FANOUTS_MAX: Final = 100
-#: What failed is counted up to here: exactly, for all practical purposes.
+#: The limit of the count of failed deliveries.
 FAILED_MAX: Final = 1_000_000
 
 _STATUSES: Final[tuple[DeliveryStatus, ...]] = ("pending", "delivered", "failed")
@@ -39,39 +37,39 @@ SQL = {name: _completed(text) for name, text in statements.beside(__file__).item
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A webhook, and what became of its newest deliveries."""
+    """A webhook, and the statuses of its newest deliveries."""
 
     webhook: Webhook
-    #: Of the newest RECENT_MAX, the newest first.
+    #: At most RECENT_MAX, the newest first.
     statuses: list[DeliveryStatus]
     newest_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A delivery, and whether a courier has it in hand."""
+class ListedDelivery:
+    """A delivery, and whether a courier is sending it."""
 
     delivery: Delivery
     is_under_way: bool
 
 
 class Counts(NamedTuple):
-    """How much is to be delivered to a webhook, and how much could not be."""
+    """Counts of the deliveries of a webhook."""
 
     #: Up to GAUGE_MAX.
     pending: int
-    #: Up to FAILED_MAX, the oldest first.
+    #: Up to FAILED_MAX.
     failed: int
-    #: The newest of those; None: there is none.
+    #: The number of the newest failed delivery, if any.
     newest_failed: int | None
-    #: News of batches that no courier has made deliveries of yet.
-    unfolded: int
+    #: Notifications in fanouts that no courier has expanded into deliveries yet.
+    to_expand: int
 
 
 def list_webhooks(
     connection: Connection, client: str | None, limit: int, cursor: str | None, *, only_disabled: bool
 ) -> Page[Listed]:
-    """Webhooks of a client or of all, newest first. Raises CursorInvalid, DatabaseUnavailable."""
+    """List webhooks of a client (None: of all), newest first. Raises CursorInvalid, DatabaseUnavailable."""
     [before] = read_cursor(cursor, UUID)
     filters = [SQL["filter_client"]] if client is not None else []
     filters += [SQL["filter_disabled"]] if only_disabled else []
@@ -89,8 +87,12 @@ def list_webhooks(
 
 def list_deliveries(
     connection: Connection, webhook: UUID, status: DeliveryStatus | None, limit: int, cursor: str | None
-) -> Page[Told]:
-    """A webhook's deliveries of a status or of all, newest first. Raises CursorInvalid, DatabaseUnavailable."""
+) -> Page[ListedDelivery]:
+    """
+    List deliveries of a webhook with a status (None: all), newest first.
+
+    Raises CursorInvalid, DatabaseUnavailable.
+    """
     [before] = read_cursor(cursor, row_number)
     parameters: dict[str, Any] = {
         "id": webhook,
@@ -100,12 +102,12 @@ def list_deliveries(
     }
     with connections.faults():
         rows = connection.execute(SQL["list_deliveries"], parameters).fetchall()
-    told = [Told(Delivery(*columns), is_under_way) for *columns, is_under_way in rows]
-    return page(told, limit, lambda one: (str(one.delivery.id),))
+    listed = [ListedDelivery(Delivery(*columns), is_under_way) for *columns, is_under_way in rows]
+    return page(listed, limit, lambda one: (str(one.delivery.id),))
 
 
 def count_deliveries(connection: Connection, webhook: UUID) -> Counts:
-    """How much waits, and how much failed. Raises DatabaseUnavailable."""
+    """Count the deliveries of a webhook. Raises DatabaseUnavailable."""
     parameters = {
         "id": webhook,
         "most": GAUGE_MAX,

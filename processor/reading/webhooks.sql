@@ -1,8 +1,8 @@
--- Webhooks and their deliveries for the console: of all clients. A list of deliveries is made of one list for each
--- status, each a step in the index, so that it costs the same whatever most of them are.
+-- Webhooks and deliveries of all clients. A list of deliveries merges one list for each status, each an index range. So
+-- its cost does not depend on the share of each status.
 
 -- list_webhooks --
--- Newest first, each with what became of its newest deliveries, the newest of them first.
+-- Newest first, each with the statuses of its newest deliveries.
 WITH found AS (
     SELECT {webhook_columns}
       FROM webhooks
@@ -37,7 +37,7 @@ disabled_at IS NOT NULL
 id < %(before)s
 
 -- list_deliveries --
--- Newest first, and whether a courier has each in hand.
+-- Newest first, and whether a courier is sending each.
 SELECT {delivery_columns}, d.token IS NOT NULL AND d.due_at > now()
   FROM unnest(%(statuses)s::text[]) AS s(status)
  CROSS JOIN LATERAL (SELECT *
@@ -51,8 +51,8 @@ SELECT {delivery_columns}, d.token IS NOT NULL AND d.due_at > now()
  LIMIT %(limit)s;
 
 -- count_deliveries --
--- What is still to be delivered; what failed, and the newest of that; and what of the oldest fanouts is still to become
--- deliveries. Each up to a limit.
+-- The pending deliveries, the failed ones, the newest of those, and the notifications in the oldest fanouts. Each count
+-- ends at a limit.
 SELECT (SELECT count(*) FROM (SELECT FROM deliveries WHERE webhook_id = %(id)s AND status = 'pending'
                                LIMIT %(most)s) AS open),
        failed.number, failed.newest,

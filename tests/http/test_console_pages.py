@@ -102,7 +102,7 @@ def test_a_partition_that_nobody_drains_is_stuck(teller: Teller, visitor: Visito
 
     assert f'id="p{home}" class="stuck"' in stuck
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        [lane] = [one for one in overview_queries.read_pulse(connection).lanes if one.id == home]
+        [lane] = [one for one in overview_queries.read_pulse(connection).partitions if one.id == home]
     assert (lane.owner, lane.owner_alive, lane.backlog, lane.undecided) == ("host:4711", True, 1, 1)
     assert state_of(lane) == "warm"
     assert state_of(lane._replace(oldest_seconds=5.0)) == "hot"
@@ -124,7 +124,7 @@ def test_accepted_and_decided_are_counters_of_the_database(teller: Teller) -> No
     teller.client.post(f"/v1/requests/{asked}/cancel")
 
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        lanes = overview_queries.read_pulse(connection).lanes
+        lanes = overview_queries.read_pulse(connection).partitions
         [(accepted,)] = connection.execute("SELECT count(*) FROM requests").fetchall()
 
     assert sum(lane.undecided for lane in lanes) == 4

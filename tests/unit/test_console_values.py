@@ -13,7 +13,7 @@ import pytest
 
 from api.console import charts, formats
 from api.console.rates import FRESH_SECONDS, GAP_SECONDS, WINDOW_SECONDS, Rates, Sample, rates_of
-from processor.reading.overview import Badges, Lane, Pulse
+from processor.reading.overview import Badges, PartitionSummary, Pulse
 from processor.reading.requests import Gauges
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ START = datetime(2026, 11, 22, 4, tzinfo=UTC)
 
 def pulse(seconds: float, *, decided: int, undecided: int) -> Pulse:
     """Return a reading of one partition, `seconds` after the start."""
-    partition = Lane(0, decided, "host", 1, True, undecided, undecided, 1.0 if undecided else None, False)
+    partition = PartitionSummary(
+        0, decided, "host", 1, True, undecided, undecided, 1.0 if undecided else None, False
+    )
     return Pulse(START + timedelta(seconds=seconds), [partition], Gauges(0, 0, 0, {}), 0, Badges(0, 0))
 
 
