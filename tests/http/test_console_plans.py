@@ -17,7 +17,7 @@ import pytest
 
 from api import create_app
 from processor.clients import keys
-from processor.operations import bulk_actions
+from processor.operations import bulk_actions, resends
 from processor.reading import failed as failed_queries
 from processor.reading import keys as key_queries
 from processor.reading import overview as overview_queries
@@ -58,6 +58,7 @@ MODULES: Final = (
     webhook_queries,
     failed_queries,
     request_detail,
+    resends,
 )
 ACTION: Final = "00000000-0000-7000-8000-000000000001"
 
@@ -108,10 +109,9 @@ class Explainer:
 
     def named(self, statement: str) -> str | None:
         """Which of them this is; its filters are filled in."""
-        for name, text in self.statements.items():
-            if statement.startswith(text.partition("{filters}")[0]):
-                return name
-        return None
+        beginnings = {name: text.partition("{filters}")[0] for name, text in self.statements.items()}
+        found = [name for name, beginning in beginnings.items() if statement.startswith(beginning)]
+        return max(found, key=lambda name: len(beginnings[name]), default=None)
 
     def execute(self, connection: Any, query: Any, params: Any = None, **options: Any) -> Any:
         """In the place of a connection's own."""
@@ -217,4 +217,6 @@ def send_forms(visitor: Visitor) -> None:
     assert made.status == 200, made.text
     hook = "/admin/webhooks/00000000-0000-7000-8000-000000000001"
     resent = visitor.send(f"{hook}/resend", {"reason": "x", "newest": "1000000"})
+    assert resent.status == 303, resent.text
+    resent = visitor.send("/admin/deliveries/1/resend")
     assert resent.status == 303, resent.text
