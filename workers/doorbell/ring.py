@@ -42,8 +42,11 @@ NAMESPACE: Final = "dramatiq"
 MARKER_TTL_MS: Final = 1_000
 #: The messages that wait in a queue. The second replaces one that a worker fetched and lost.
 MESSAGES_WAITING_MAX: Final = 2
-#: The longest time that a caller waits for Redis, in seconds, to connect and to get an answer.
-TIMEOUT_SECONDS: Final = 0.1
+#: The longest time to connect, or to wait for the answer to a command, in seconds. Only the sending thread and the
+#: first acknowledgement of an outage wait for it, so it can be long enough for a Redis that is busy or far away.
+TIMEOUT_SECONDS: Final = 1.0
+#: The interval between two tests of a Redis that is unavailable, while there is nothing to send, in seconds.
+PROBE_SECONDS: Final = 0.5
 #: The ids that wait to be announced. Older ones are dropped, and their clients find the decision when they next read.
 ANNOUNCEMENTS_MAX: Final = 50_000
 #: The time that `close` waits for notifications that are not sent yet, in seconds.
@@ -82,8 +85,8 @@ class Doorbell:
     def __init__(self, redis_url: str) -> None:
         self._client = redis.Redis.from_url(
             redis_url,
-            socket_timeout=TIMEOUT_SECONDS / 2,
-            socket_connect_timeout=TIMEOUT_SECONDS / 2,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
             # A connection that a restarted Redis has closed is opened again once. A time-out is not retried.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
@@ -93,12 +96,15 @@ class Doorbell:
         self._decided: list[uuid.UUID] = []
         self._ownership_changed = False
         self._couriers_needed = False
+        #: An acknowledgement failed, so the sending thread must find out when Redis is available again.
+        self._must_probe = False
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
         #: The rounds and acknowledgements that failed since the process started.
         self.faults = 0
-        self._is_unavailable = False
+        #: The last round or acknowledgement failed.
+        self.is_unavailable = False
 
     def notify(self, partition: int) -> None:
         """Notify the worker of a partition that has work. Called after the commit. Returns at once."""
@@ -138,9 +144,15 @@ class Doorbell:
         """
         Let the next commit of a partition notify again. Called before the drain reads its inbox.
 
-        Afterwards, a commit between the read and the acknowledgement would be taken for one that was read.
+        Afterwards, a commit between the read and the acknowledgement would be taken for one that was read. Waits for
+        at most TIMEOUT_SECONDS, and not at all while Redis is unavailable: then the sweep finds the next commit.
         """
-        self._attempt(lambda: self._client.delete(_marker(partition)))
+        if self.is_unavailable:
+            return
+        if not self._attempt(lambda: self._client.delete(_marker(partition))):
+            with self._changed:
+                self._must_probe = True
+                self._wake_sender()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all notifications are sent, or have failed. Returns False if the time is over before."""
@@ -168,14 +180,22 @@ class Doorbell:
             self._changed.notify_all()
 
     def _has_work(self) -> bool:
-        return bool(self._partitions or self._decided or self._ownership_changed or self._couriers_needed)
+        return bool(
+            self._partitions
+            or self._decided
+            or self._ownership_changed
+            or self._couriers_needed
+            or self._must_probe
+        )
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._closing or self._has_work())
+                self._changed.wait_for(
+                    lambda: self._closing or self._has_work(), PROBE_SECONDS if self.is_unavailable else None
+                )
                 if self._closing:
                     return
                 self._busy = True
@@ -183,6 +203,7 @@ class Doorbell:
                 decided, self._decided = self._decided, []
                 ownership_changed, self._ownership_changed = self._ownership_changed, False
                 couriers_needed, self._couriers_needed = self._couriers_needed, False
+                self._must_probe = False
             self._attempt(lambda: self._send(partitions, decided, ownership_changed, couriers_needed))  # noqa: B023 - called at once
             time.sleep(REST_SECONDS)
 
@@ -193,6 +214,8 @@ class Doorbell:
         ownership_changed: bool,
         couriers_needed: bool,
     ) -> None:
+        if self.is_unavailable:
+            self._client.ping()  # with nothing to send, too: then the round only tests Redis
         if decided:
             self._client.publish(DECIDED_CHANNEL, b"".join(request_id.bytes for request_id in decided))
         if partitions:
@@ -209,19 +232,20 @@ class Doorbell:
         if couriers_needed:
             self._client.publish(COURIER_CHANNEL, b"due")
 
-    def _attempt(self, act: Callable[[], Any]) -> None:
-        """Run an act of Redis. A fault is counted, and the first of an outage is logged."""
+    def _attempt(self, act: Callable[[], Any]) -> bool:
+        """Run an act of Redis. Returns False for a fault, which is counted; the first of an outage is logged."""
         try:
             act()
         except (redis.RedisError, OSError) as fault:
             self.faults += 1
-            if not self._is_unavailable:
-                self._is_unavailable = True
+            if not self.is_unavailable:
+                self.is_unavailable = True
                 log.warning("doorbell_fault", fault=str(fault))
-        else:
-            if self._is_unavailable:
-                self._is_unavailable = False
-                log.info("doorbell_available", faults=self.faults)
+            return False
+        if self.is_unavailable:
+            self.is_unavailable = False
+            log.info("doorbell_available", faults=self.faults)
+        return True
 
 
 def _marker(partition: int) -> str:

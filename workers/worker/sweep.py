@@ -36,8 +36,9 @@ INTERVAL_WITHOUT_WAKE_UPS_SECONDS: Final = 0.1
 #: The least rest after a look, as a multiple of the time that the look took. A look is expensive where dead rows pile
 #: up.
 REST_PER_LOOK: Final = 10
-#: The longest such rest, in seconds. A look also takes long if the process was suspended or its connection was dead.
-REST_SECONDS_MAX: Final = 1.0
+#: The longest such rest, in seconds. A look also takes long if the process was suspended, its connection was dead, or
+#: the machine is busy. A request whose notification was lost waits for NEGLECTED_AFTER_SECONDS, this rest and a look.
+REST_SECONDS_MAX: Final = 0.5
 #: The threads that drain the partitions found.
 THREADS: Final = 2
 #: The interval between two deletions of old codes, in seconds.
