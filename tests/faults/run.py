@@ -87,6 +87,14 @@ class Run:
         self.system.until(lambda: self._are_decided(found))
         return deadline
 
+    def probe_one(self, partition: int) -> None:
+        """Send one request to this partition until it is accepted."""
+        prober = self.load.prober
+        prober.deadline = time.monotonic() + ACCEPT_SECONDS
+        prober.send_items(
+            [("redemption", {"resource": self.probes[partition], "account": "probe", "amount": 1})]
+        )
+
     def must_decide(self, limit: Deadline | float, condition: str) -> str:
         """
         Check that one request of each partition is decided in time.
