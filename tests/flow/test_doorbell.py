@@ -200,7 +200,7 @@ def test_a_redis_that_never_answers_holds_up_no_commit_and_one_acknowledgement(
 
     bell.acknowledge(7)
     assert bell.is_unavailable
-    monkeypatch.setattr(bell._client, "delete", lambda _: pytest.fail("it waits for Redis again"))
+    monkeypatch.setattr(redis.Redis, "delete", lambda *_: pytest.fail("it waits for Redis again"))
     bell.acknowledge(7)
 
     eventually(lambda: bell.faults >= 2)
@@ -212,8 +212,8 @@ def test_a_doorbell_finds_out_that_redis_is_available_again(bell: Doorbell) -> N
     Also while there is nothing to send: a worker without work would otherwise sweep at its fast pace for ever.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bell._client, "delete", lambda _: (_ for _ in ()).throw(redis.TimeoutError("silent")))
-        patch.setattr(bell._client, "ping", lambda: (_ for _ in ()).throw(redis.TimeoutError("silent")))
+        patch.setattr(redis.Redis, "delete", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
+        patch.setattr(redis.Redis, "ping", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
         bell.acknowledge(7)
         eventually(lambda: bell.faults >= 3)
         assert bell.is_unavailable

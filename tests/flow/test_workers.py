@@ -68,16 +68,16 @@ def lock_is_held(installation: WorkerStack, partition: int) -> bool:
     return bool(held)
 
 
-def test_a_worker_decides_what_was_rung_for(installation: WorkerStack) -> None:
+def test_a_worker_decides_the_partitions_that_it_is_notified_of(installation: WorkerStack) -> None:
     """
-    One worker alone owns everything; a request in each partition is decided without the sweep's help.
+    One worker owns all partitions, and its sweep finds nothing. A request in each partition is decided once.
     """
-    [worker] = installation.start_workers(1)
+    [worker] = installation.start_workers(1, sweeps=False)
+    eventually(lambda: worker.events("worker_ready"))  # its claims have led to their batches
 
     installation.until_decided(installation.submit(everywhere()))
 
-    assert worker.events("swept") == []
-    assert sum(event["decided"] for event in worker.events("batch_applied")) == PARTITIONS
+    eventually(lambda: sum(event["decided"] for event in worker.events("batch_applied")) == PARTITIONS)
 
 
 def test_what_waited_before_the_worker_came_is_decided_at_once(installation: WorkerStack) -> None:
@@ -214,7 +214,8 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
 
 def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, installation: WorkerStack) -> None:
     """
-    It is there and says nothing, which is worse than being gone: the sweep still decides within two seconds.
+    Redis accepts connections and never answers. The sweep decides within 2.5 s at first. After the first notification
+    has failed, it decides within 1 s.
     """
     [worker] = installation.start_workers(1)
     installation.until_decided(installation.submit(everywhere("before")))
@@ -222,6 +223,8 @@ def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, instal
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         installation.until_decided(installation.submit(everywhere("silent")), within=2.5)
+        eventually(lambda: worker.events("doorbell_fault"))
+        installation.until_decided(installation.submit(everywhere("still silent")), within=1.0)
         stopping = Deadline(STOP_SECONDS)
         worker.stop()
         stopping.check()
@@ -312,7 +315,7 @@ def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: WorkerSt
     """
     SIGTERM in mid-batch: the batch is finished, the other owns everything within a second of it, all within 5 s.
     """
-    survivor, leaving = installation.start_workers(2)
+    survivor, leaving = installation.start_workers(2, sweeps=False)
     partition = installation.partitions_of(leaving)[0]
     with in_mid_batch(installation, partition):
         ids = installation.submit(resources_in(partition, 5))
@@ -327,7 +330,6 @@ def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: WorkerSt
     assert leaving.wait() == 0
     assert [event["taken"] for event in leaving.events("batch_applied")] == [5]
     assert leaving.events("batch_left_behind") == []
-    assert survivor.events("swept") == []
 
 
 def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: WorkerStack) -> None:

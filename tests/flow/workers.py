@@ -11,7 +11,7 @@ from processor.domain.partitioning import partition_of
 from processor.intake.intake import Intake, Submission
 from processor.storage import connections
 from tests.servers import PARTITIONS
-from tests.stack import Process, Stack
+from tests.stack import TOP, Process, Stack
 from tests.waiting import Deadline, eventually
 from workers.doorbell.ring import Doorbell
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: More than the rows of any test.
 BACKLOG_LIMIT = 1_000_000
+#: The command line, in a process whose sweep finds nothing neglected.
+WITHOUT_SWEEP = ["-P", "-m", "tests.flow.without_sweep"]
 
 
 class WorkerStack(Stack):
@@ -42,17 +44,19 @@ class WorkerStack(Stack):
         self.environment = {**self.environment, "REDIS_URL": url}
         self.bell = Doorbell(url)
 
-    def start_worker(self) -> Process:
+    def start_worker(self, *, sweeps: bool = True) -> Process:
         """
-        Start a worker. Returns before it is ready.
+        Start a worker. Returns before it is ready. Without the sweep, only notifications and claims lead to batches.
         """
-        return self.start("worker")
+        if sweeps:
+            return self.start("worker")
+        return self.start("worker", program=WITHOUT_SWEEP, PYTHONPATH=str(TOP))
 
-    def start_workers(self, count: int) -> list[Process]:
+    def start_workers(self, count: int, *, sweeps: bool = True) -> list[Process]:
         """
         Start workers. Returns when all workers own even shares of the partitions.
         """
-        started = [self.start_worker() for _ in range(count)]
+        started = [self.start_worker(sweeps=sweeps) for _ in range(count)]
         self.until_shared()
         return started
 
