@@ -42,8 +42,8 @@ NAMESPACE: Final = "dramatiq"
 MARKER_TTL_MS: Final = 1_000
 #: The messages that wait in a queue. The second replaces one that a worker fetched and lost.
 MESSAGES_WAITING_MAX: Final = 2
-#: The longest time to connect, or to wait for the answer to a command, in seconds. Only the sending thread and the
-#: first acknowledgement of an outage wait for it, so it can be long enough for a Redis that is busy or far away.
+#: The longest time to connect, or to wait for the answer to a command, in seconds. A Redis that is busy or in another
+#: region is in time. Only the sending thread and the first acknowledgement of an outage wait for it.
 TIMEOUT_SECONDS: Final = 1.0
 #: The interval between two tests of a Redis that is unavailable, while there is nothing to send, in seconds.
 PROBE_SECONDS: Final = 0.5
