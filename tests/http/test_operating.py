@@ -25,13 +25,13 @@ from processor.errors import DatabaseUnavailable
 from processor.reading import requests as stored_requests
 from processor.storage import arrays, connections
 from tests.http.teller import Client
-from tests.waiting import eventually
+from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from processor.settings import Settings
-    from tests.http.teller import Teller
+    from tests.http.teller import Reply, Teller
 
 
 #: A resource of another partition than "a".
@@ -100,8 +100,7 @@ def test_without_redis_it_is_ready_and_accepts_but_degraded(settings: Settings, 
         client = Client(application, teller.client.key, teller.client.id)
         assert client.get("/readyz").json == {"degraded": ["redis"]}
         assert client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
-        while application.extensions["teller"].doorbell.faults == 0:
-            time.sleep(0.01)
+        eventually(lambda: application.extensions["teller"].doorbell.faults)
         assert faults_told(client) >= 1
     finally:
         application.extensions["teller"].close()
@@ -125,11 +124,11 @@ def test_without_postgresql_everything_is_503_within_three_seconds(
     try:
         client = Client(application, teller.client.key, teller.client.id)
         for method, path in (("GET", "/v1/requests"), ("POST", "/v1/redemptions"), ("GET", "/readyz")):
-            started = time.monotonic()
+            limit = Deadline(3)
             answer = client.call(method, path)
             assert answer.status_code == 503
             assert answer.headers["Retry-After"] == "1"
-            assert time.monotonic() - started < 3
+            limit.check()
         assert client.get("/v1/requests").json["code"] == "database_unavailable"
         assert client.get("/readyz").json == {"missing": ["postgresql"], "degraded": []}
         assert client.get("/healthz").status_code == 200
@@ -177,14 +176,14 @@ def test_a_postgresql_that_says_nothing_is_503_within_three_seconds_too(
             answer = who.get(paths[number % len(paths)])
         return answer.status_code, answer.headers.get("Retry-After"), time.monotonic() - began
 
+    limit = Deadline(3.5)
     with ThreadPoolExecutor(50) as threads:
         with silent_postgres(settings.database_url):
             answers = [answer for _ in range(2) for answer in threads.map(ask, range(50))]
-        resumed = time.monotonic()
-        while ask(0)[0] != 202 or ask(1)[0] != 200:
-            assert time.monotonic() - resumed < 5
+        Deadline(5).until(lambda: ask(0)[0] == 202 and ask(1)[0] == 200)
     assert {(status, retry) for status, retry, _ in answers} == {(503, "1")}
-    assert max(seconds for *_, seconds in answers) < 3.5
+    slowest = max(seconds for *_, seconds in answers)
+    assert limit.is_met(slowest), f"{slowest:.2f} s, and not within {limit}"
 
 
 def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
@@ -197,16 +196,14 @@ def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
     owner = connections.connect(settings.database_url, application_name="test owner")
     with ThreadPoolExecutor(1) as threads, owner, owner.transaction():
         owner.execute("LOCK TABLE requests")
-        began = time.monotonic()
+        limit = Deadline(3.5)
         asked = threads.submit(teller.client.get, "/v1/requests")
-        while not owner.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
-            assert time.monotonic() - began < 5
+        eventually(lambda: owner.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
         with silent_postgres(settings.database_url):
             answer = asked.result()
-            seconds = time.monotonic() - began
+            limit.check()
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    assert seconds < 3.5
 
 
 def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Teller) -> None:
@@ -220,15 +217,14 @@ def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Tel
         requests.execute("LOCK TABLE requests")
         with keys.transaction():
             keys.execute("LOCK TABLE api_keys")
-            began = time.monotonic()
+            limit = Deadline(3.5)
             asked = threads.submit(teller.other.post, "/v1/redemptions", {"resource": "a", "account": "u"})
             time.sleep(2)
             assert not asked.done()
         answer = asked.result()
-        seconds = time.monotonic() - began
+        assert limit.check() > 2
 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    assert 2 < seconds < 3.5
 
 
 def test_what_is_not_waited_for_a_database_costs_no_patience(
@@ -315,14 +311,14 @@ def test_a_saturated_partition_answers_503_and_stores_nothing(settings: Settings
     As soon as the gauge sees it; another partition goes on accepting, and an item of a batch says it for itself.
     """
     application = create_app(replace(settings, backlog_limit=3))
+
+    def redeem() -> Reply:
+        return client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+
     try:
         client = Client(application, teller.client.key, teller.client.id)
-        end = time.monotonic() + 10
-        while (
-            answer := client.post("/v1/redemptions", {"resource": "a", "account": "u"})
-        ).status_code == 202:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        eventually(lambda: redeem().status_code != 202)
+        answer = redeem()
         assert (answer.status_code, answer.json["code"]) == (503, "partition_saturated")
         assert answer.headers["Retry-After"] == "1"
         assert client.post("/v1/redemptions", {"resource": ELSEWHERE, "account": "u"}).status_code == 202

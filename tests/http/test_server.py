@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -24,40 +23,24 @@ import pytest
 from api.app import VIEWS_AT_ONCE
 from api.web import idle_connections
 from processor.clients import keys
-from processor.storage import connections as database
+from tests.stack import Process, Stack, bare_environment
+from tests.waiting import TIMEOUT_SECONDS, Deadline, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from processor.settings import Settings
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
-SERVE = """
-import os, sys
-from api.server import serve
-from processor import log
-from processor.settings import Settings
-log.configure()
-sys.exit(serve(Settings.from_environment(os.environ)))
-"""
-#: How long anything here may take to happen, in seconds.
-PATIENCE = 10
-
-
-def until(happened: Callable[[], bool]) -> float:
-    """How long it took, in seconds."""
-    started = time.monotonic()
-    while not happened():
-        assert time.monotonic() - started < PATIENCE
-        time.sleep(0.02)
-    return time.monotonic() - started
+#: The time in which a connection gets no answer before it is closed, in seconds.
+SILENCE_SECONDS = 1.0
 
 
 @dataclass
 class Running:
-    """A server, and how to call it."""
+    """An API process, and a client that calls it."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     url: str
     key: str
 
@@ -71,31 +54,37 @@ class Running:
         ]
         return worker
 
+    @property
+    def port(self) -> int:
+        """The port on which it listens."""
+        return int(self.process.environment["TELLER_PORT"])
+
     def post(self, key: str, **headers: str) -> httpx.Response:
-        """A redemption."""
+        """
+        Make a redemption.
+        """
         sent = {"Authorization": f"Bearer {self.key}", "Idempotency-Key": key, **headers}
-        return httpx.post(f"{self.url}/v1/redemptions", json=REDEMPTION, headers=sent, timeout=30)
+        return httpx.post(
+            f"{self.url}/v1/redemptions", json=REDEMPTION, headers=sent, timeout=TIMEOUT_SECONDS
+        )
 
-    def answers(self) -> bool:
-        """Whether it is there."""
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz").status_code == 200
-        return False
-
-
-def environment(settings: Settings, port: int) -> dict[str, str]:
-    """What a server of its own needs to know."""
-    return {**os.environ, **settings.environment(), "TELLER_PORT": str(port)}
+    def get(self, path: str) -> httpx.Response:
+        """
+        Read a path without a key.
+        """
+        return httpx.get(f"{self.url}{path}", timeout=TIMEOUT_SECONDS)
 
 
 def fail_to_start(environ: dict[str, str], *options: str) -> str:
-    """What `teller api` says that ends at once with status 1."""
+    """
+    Start `teller api`, which ends at once with status 1. Returns its standard error.
+    """
     ended = subprocess.run(
         [Path(sys.executable).with_name("teller"), "api", *options],
-        env=environ,
+        env={**bare_environment(), **environ},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -103,28 +92,21 @@ def fail_to_start(environ: dict[str, str], *options: str) -> str:
 
 
 @pytest.fixture
-def port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-        return found
+def stack(settings: Settings, tmp_path: Path) -> Iterator[Stack]:
+    """
+    Processes on the database of the test.
+    """
+    with Stack(settings.environment(), tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
-def server(settings: Settings, port: int) -> Iterator[Running]:
-    """A server that answers."""
-    with database.connect(settings.database_url, application_name="test") as connection:
-        key = keys.create_key(connection, "client", "client").key
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE], env=environment(settings, port), stderr=subprocess.DEVNULL
-    ) as process:
-        running = Running(process, f"http://127.0.0.1:{port}", key)
-        try:
-            until(running.answers)
-            yield running
-        finally:
-            process.terminate()
+def server(stack: Stack) -> Running:
+    """
+    An API that is ready, and a client.
+    """
+    process = stack.start_api()
+    return Running(process, stack.url, stack.new_client("client").key.key)
 
 
 def test_the_same_request_fifty_times_at_once_over_http_is_one_request(server: Running) -> None:
@@ -164,7 +146,7 @@ def test_whoever_is_slow_to_send_his_bodies_keeps_nobody_else_waiting(server: Ru
     """
     More of them than are worked on at once, some with a key and some without: others are answered as ever.
     """
-    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    address = ("127.0.0.1", server.port)
     head = "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 1000\r\n\r\n{{"
     with contextlib.ExitStack() as slow:
         for number in range(VIEWS_AT_ONCE + 50):
@@ -174,7 +156,7 @@ def test_whoever_is_slow_to_send_his_bodies_keeps_nobody_else_waiting(server: Ru
         with ThreadPoolExecutor(50) as people:
             answers = list(people.map(lambda number: server.post(f"quick-{number}"), range(50)))
         assert {answer.status_code for answer in answers} == {202}
-        assert server.answers()
+        assert server.get("/readyz").status_code == 200
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when something was last sent")
@@ -197,10 +179,10 @@ def test_a_connection_that_gets_no_answer_is_closed() -> None:
         ):
             for _ in range(10):
                 silent.send(b"x")
-                time.sleep(0.05)
+                time.sleep(SILENCE_SECONDS / 10)
             to_answered.send(b"y")
-            assert idle_connections.close_unanswered(port, 0.4) == 1
-            silent.settimeout(5)
+            assert idle_connections.close_unanswered(port, SILENCE_SECONDS * 0.9) == 1
+            silent.settimeout(TIMEOUT_SECONDS)
             assert silent.recv(1) == b""
             assert answered.recv(1) == b"y"
             for one, another in ((answered, to_answered), (other, to_other)):
@@ -217,15 +199,14 @@ def test_a_stop_answers_what_is_in_flight_within_five_seconds(server: Running) -
     worker = server.worker
     with ThreadPoolExecutor(5) as people:
         answers = [people.submit(server.post, f"k{n}", Prefer="wait=20") for n in range(5)]
-        until(lambda: "teller_waiting_answers 5.0" in httpx.get(f"{server.url}/metrics").text)
-        server.process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
+        eventually(lambda: "teller_waiting_answers 5.0" in server.get("/metrics").text)
+        server.process.send(signal.SIGTERM)
+        limit = Deadline(5)
         statuses = [answer.result().status_code for answer in answers]
-        server.process.wait(PATIENCE)
+        assert server.process.wait() == 0
+        limit.check()
 
     assert statuses == [202] * 5
-    assert time.monotonic() - started < 5
-    assert server.process.returncode == 0
     assert not worker.is_running()
 
 
@@ -241,7 +222,7 @@ def test_a_killed_worker_is_started_again(server: Running) -> None:
             return bool(server.post("k").json()["id"] == first)
         return False
 
-    assert until(accepts_again) < 4
+    Deadline(4).until(accepts_again)
 
 
 def test_the_worker_does_not_outlive_a_killed_main_process(server: Running) -> None:
@@ -251,65 +232,52 @@ def test_the_worker_does_not_outlive_a_killed_main_process(server: Running) -> N
     worker = server.worker
     server.process.kill()
 
-    assert until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE) < 2
+    Deadline(2).until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_taken_port_is_told_in_one_line(settings: Settings, server: Running, port: int) -> None:
+def test_a_taken_port_is_reported_in_one_line(stack: Stack, server: Running) -> None:
     """
-    Exit status 1, and the first server goes on.
+    Exit status 1, and the first server continues.
     """
-    said = fail_to_start(environment(settings, port))
+    environ = {**stack.environment, "TELLER_PORT": str(server.port)}
+    line = fail_to_start(environ)
 
-    assert said == (
-        f"teller: cannot listen on 127.0.0.1:{port}: Address already in use (TELLER_HOST, TELLER_PORT)\n"
+    assert line == (
+        f"teller: cannot listen on 127.0.0.1:{server.port}: Address already in use (TELLER_HOST, TELLER_PORT)\n"
     )
-    told = json.loads(fail_to_start(environment(settings, port), "--json"))["error"]
-    assert (told["code"], told["detail"]) == ("port_taken", said.removeprefix("teller: ").strip())
-    assert server.answers()
+    error = json.loads(fail_to_start(environ, "--json"))["error"]
+    assert (error["code"], error["detail"]) == ("port_taken", line.removeprefix("teller: ").strip())
+    assert server.get("/readyz").status_code == 200
 
 
-def test_a_database_without_the_schema_is_told_in_one_line(
-    settings: Settings, empty_database: str, port: int
-) -> None:
+def test_a_database_without_the_schema_is_reported_in_one_line(stack: Stack, empty_database: str) -> None:
     """
-    Exit status 1: it will not change by itself.
+    Exit status 1, because only an operator can change that.
     """
-    environ = {**environment(settings, port), "TELLER_API_DATABASE_URL": empty_database}
+    environ = {**stack.environment, "TELLER_API_DATABASE_URL": empty_database}
 
-    said = "the database has no Teller schema yet: run `teller migrate`"
-    assert fail_to_start(environ) == f"teller: {said}\n"
+    detail = "the database has no Teller schema yet: run `teller migrate`"
+    assert fail_to_start(environ) == f"teller: {detail}\n"
     assert json.loads(fail_to_start(environ, "--json")) == {
-        "error": {"code": "schema_mismatch", "detail": said}
+        "error": {"code": "schema_mismatch", "detail": detail}
     }
 
 
-def test_a_key_is_revoked_within_a_second_in_every_process(
-    settings: Settings, server: Running, port: int
-) -> None:
+def test_a_key_is_revoked_within_a_second_in_every_process(stack: Stack, server: Running) -> None:
     """
-    Two API processes that both know the key and are busy with it: a second after it was revoked neither does.
+    Two API processes have cached the key and answer its calls. A second after the revocation both refuse it.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        other_port = probe.getsockname()[1]
-    addresses = [f"http://127.0.0.1:{number}" for number in (port, other_port)]
-    with (
-        subprocess.Popen(
-            [sys.executable, "-c", SERVE], env=environment(settings, other_port), stderr=subprocess.DEVNULL
-        ) as process,
-        httpx.Client(headers={"Authorization": f"Bearer {server.key}"}) as client,
-    ):
-        try:
-            until(Running(process, addresses[1], server.key).answers)
+    stack.start_api()
+    addresses = [f"http://127.0.0.1:{port}" for port in stack.ports]
+    headers = {"Authorization": f"Bearer {server.key}"}
+    with httpx.Client(headers=headers, timeout=TIMEOUT_SECONDS) as client:
 
-            def statuses() -> list[int]:
-                return [client.get(f"{address}/v1/requests").status_code for address in addresses]
+        def statuses() -> list[int]:
+            return [client.get(f"{address}/v1/requests").status_code for address in addresses]
 
+        assert statuses() == [200, 200]
+        with stack.connect() as connection:
+            [key] = keys.list_keys(connection)
             assert statuses() == [200, 200]
-            with database.connect(settings.database_url, application_name="test") as connection:
-                [key] = keys.list_keys(connection)
-                assert statuses() == [200, 200]
-                keys.revoke_key(connection, key.id)
-            assert until(lambda: statuses() == [401, 401]) < 1
-        finally:
-            process.terminate()
+            keys.revoke_key(connection, key.id)
+        Deadline(1).until(lambda: statuses() == [401, 401])
