@@ -368,6 +368,13 @@ def test_only_an_operators_cancel_has_a_reason_and_an_audit_line(teller: Teller)
     [line] = [one for one in teller.admin.get("/v1/admin/audit").json["data"] if one["action"] == "cancel"]
     assert (line["request"], line["reason"]) == (operators, "fraud")
     assert line["actor"] == f"{teller.operator.id} (operator operator)"
+    by_client, by_operator = (
+        teller.client.get(f"/v1/requests/{one}").json["error"] for one in (own, operators)
+    )
+    assert by_client == {"code": "cancelled_by_client"}
+    assert by_operator == {"code": "cancelled_by_operator", "reason": "fraud"}
+    last = teller.client.get(f"/v1/requests/{operators}/events").json["data"][-1]
+    assert (last["status"], last["actor"]) == ("cancelled", line["actor"])
 
 
 def test_apply_before_is_kept_and_comes_back_in_utc(teller: Teller) -> None:

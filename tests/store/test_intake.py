@@ -20,9 +20,10 @@ from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, RequestNotFound
 from processor.intake import commands, intake, saturation
 from processor.intake.intake import Intake
+from processor.records.audit import AuditLine
 from processor.storage import connections
 from tests.servers import PARTITIONS
-from tests.store.store import NO_LIMIT, accepted_id, at_once, intake_of, started, worker_connection
+from tests.store.store import NO_LIMIT, OPERATOR, accepted_id, at_once, intake_of, started, worker_connection
 
 if TYPE_CHECKING:
     import uuid
@@ -68,6 +69,38 @@ def test_the_same_key_at_once_makes_one_request(store: Store) -> None:
     assert sorted(answer.replayed for answer in answers) == [False] + [True] * 49
     assert len({accepted_id(answer) for answer in answers}) == 1
     assert (store.one("SELECT count(*) FROM requests"), store.waiting()) == (1, 1)
+
+
+def test_an_audit_line_is_written_with_its_request_and_not_with_a_repetition(store: Store) -> None:
+    """
+    In a group with requests that carry none. The detail names the new request by its kind.
+    """
+    store.open("sneaker")
+    [taken] = store.accept(store.redeems("sneaker", "ada"))
+    store.drain("sneaker")
+    line = AuditLine(OPERATOR.actor, "refund", taken, "a mistake", {"amount": 1})
+    refund = store.asks("refund", "sneaker", None, 1, key="r")._replace(refund_of=taken, audit=line)
+
+    receipts = store.intake.accept([store.redeems("sneaker", "bob"), refund, refund])
+    again = store.intake.accept([refund])
+
+    assert [receipt.replayed for receipt in (*receipts, *again)] == [False, False, True, True]
+    made = accepted_id(receipts[1])
+    lines = store.owner.execute("SELECT actor, action, request_id, reason, detail FROM audit").fetchall()
+    assert lines == [(*line[:4], {"refund": str(made), "amount": 1})]
+
+
+def test_a_group_without_audit_lines_has_no_statement_for_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Ordinary requests pay nothing for the audit.
+    """
+    monkeypatch.setattr(intake, "ACCEPT_AND_AUDIT", "refused by PostgreSQL")
+
+    [accepted] = store.intake.accept([store.redeems("sneaker", "ada")])
+
+    assert accepted.request is not None
 
 
 def test_a_repetition_returns_its_request_as_it_is_now(store: Store) -> None:
