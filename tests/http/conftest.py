@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def teller(settings: Settings) -> Iterator[Teller]:
-    """A Teller without a server and without workers: what is decided, the test decides."""
+    """A Teller without a server and without workers. The test runs the batches."""
     made = {}
     with connections.connect(settings.database_url, application_name="test") as connection:
         for name, role in (

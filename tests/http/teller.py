@@ -1,5 +1,5 @@
 """
-The real application on a real database, through Flask's test client; and a worker that the test drives by hand.
+The real application on a real database, through Flask's test client. The test acts as its worker and courier.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """A response."""
 
     status_code: int
     headers: Headers
@@ -41,7 +41,7 @@ class Reply:
 
 @dataclass
 class Client:
-    """Calls the API with one key, and with a fresh idempotency key for each POST that does not bring its own."""
+    """A caller with one key. Each POST gets a fresh idempotency key, unless the test gives one."""
 
     application: Flask
     key: str
@@ -49,7 +49,7 @@ class Client:
     headers: dict[str, str] = field(default_factory=dict)
 
     def call(self, method: str, path: str, **arguments: Any) -> Reply:
-        """Any call; `headers` are added to the key's."""
+        """Call the API. `headers` are added to those of the key."""
         headers = {"Authorization": f"Bearer {self.key}", **self.headers, **arguments.pop("headers", {})}
         # A header that is None is not sent.
         sent = {name: value for name, value in headers.items() if value is not None}
@@ -57,33 +57,33 @@ class Client:
         return Reply(answer.status_code, answer.headers, answer.data, answer.get_json(silent=True))
 
     def get(self, path: str, **headers: str) -> Reply:
-        """A GET."""
+        """Send a GET."""
         return self.call(
             "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
 
     def post(self, path: str, body: Any = None, key: str | None = None, **headers: str) -> Reply:
-        """A POST of JSON."""
+        """Send a POST of JSON."""
         extra = {name.replace("_", "-"): value for name, value in headers.items()}
         extra["Idempotency-Key"] = key if key is not None else f"test-{next(_numbers)}"
         return self.call("POST", path, json=body, headers=extra)
 
     def patch(self, path: str, body: Any, **headers: str) -> Reply:
-        """A PATCH of JSON, without an idempotency key."""
+        """Send a PATCH of JSON, without an idempotency key."""
         return self.call("PATCH", path, json=body, headers=headers)
 
     def put(self, path: str, body: Any) -> Reply:
-        """A PUT of JSON."""
+        """Send a PUT of JSON."""
         return self.call("PUT", path, json=body)
 
     def delete(self, path: str) -> Reply:
-        """A DELETE."""
+        """Send a DELETE."""
         return self.call("DELETE", path)
 
 
 @dataclass
 class Teller:
-    """The application and its people."""
+    """The application and its callers."""
 
     application: Flask
     settings: Settings
@@ -94,12 +94,12 @@ class Teller:
 
     @property
     def services(self) -> Services:
-        """What the application holds."""
+        """The services of the application."""
         services: Services = self.application.extensions["teller"]
         return services
 
     def drain(self, limit: int = batch.BATCH_LIMIT) -> list[Any]:
-        """Decide what waits, as a worker does, `limit` of each partition; returns the ids."""
+        """Run a batch on each partition, as a worker does, with at most `limit` rows. Returns the decided ids."""
         decided: list[Any] = []
         with connections.connect(
             self.settings.worker_database_url, application_name="test worker"
@@ -110,7 +110,7 @@ class Teller:
         return decided
 
     def open(self, resource: str, kind: str = "stock", available: int = 10, **rules: Any) -> None:
-        """A resource that is there."""
+        """Open a resource and decide it."""
         answer = self.admin.post(
             "/v1/resources", {"id": resource, "kind": kind, "available": available, **rules}
         )
@@ -118,7 +118,7 @@ class Teller:
         self.drain()
 
     def withdraw(self, resource: str, amount: int = 10, account: str = "u") -> str:
-        """A withdrawal that is decided; where there is a gateway, it is held. Returns its id."""
+        """Submit a withdrawal and decide it. With a gateway it is then on hold. Returns its id."""
         body = {"resource": resource, "account": account, "amount": amount}
         answer = self.client.post("/v1/withdrawals", body)
         assert answer.status_code == 202, answer.json
@@ -127,8 +127,8 @@ class Teller:
 
     def call_gateway(self, *answers: Answer) -> None:
         """
-        What waits for the sandbox is called as a courier does, once for each answer; the last one stands. Then there
-        are deliveries of what is to be told.
+        Call the sandbox as a courier does, once for each answer. The last answer is final. Afterwards the
+        notifications of these requests are deliveries.
         """
         with connections.connect(
             self.settings.courier_database_url, application_name="test courier"
@@ -146,8 +146,9 @@ class Teller:
     @contextlib.contextmanager
     def stopped_courier(self) -> Iterator[Callable[[Answer], None]]:
         """
-        A courier that called the sandbox, and is stopped for longer than its lease. What it gives tells what it was
-        answered, when it goes on.
+        Run a courier that calls the sandbox and then stops for longer than its lease.
+
+        Yields a function with which the courier continues and records the answer.
         """
         with (
             connections.connect(self.settings.database_url, application_name="test") as owner,
@@ -159,23 +160,25 @@ class Teller:
             claim = gateway_calls.claim(courier, "sandbox", gateway_calls.CALLS_AT_ONCE, 100, 1.0)
             owner.execute("UPDATE effects SET due_at = now(), leased_until = now() WHERE token IS NOT NULL")
 
-            def go_on(answer: Answer) -> None:
+            def record(answer: Answer) -> None:
                 gateway_calls.record(courier, [CallResult(one, answer, None) for one in claim.effects])
 
-            yield go_on
+            yield record
 
-    def park(self, resource: str, amount: int = 10, outcome: Outcome = "unknown", account: str = "u") -> str:
-        """A withdrawal whose gateway did not tell what became of it. Returns its id."""
+    def fail_withdrawal(
+        self, resource: str, amount: int = 10, outcome: Outcome = "unknown", account: str = "u"
+    ) -> str:
+        """Submit a withdrawal whose gateway does not report the outcome, so that it fails. Returns its id."""
         asked = self.withdraw(resource, amount, account)
         self.call_gateway(Answer(outcome, 503, reason="answered 503"))
         return asked
 
     def status(self, request: str) -> str:
-        """How a request is; what was refused, or could not be finished, by its code."""
+        """Return the status of a request, or its error code if it has one."""
         document = self.admin.get(f"/v1/requests/{request}").json
         return str(document["error"]["code"] if document["error"] else document["status"])
 
     def quantities(self, resource: str) -> tuple[int, int]:
-        """Available and held."""
+        """Return the available and the held quantity."""
         document = self.admin.get(f"/v1/resources/{resource}").json
         return document["available"], document["held"]

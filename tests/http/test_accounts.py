@@ -1,5 +1,5 @@
 """
-Accounts: how to reach the person behind one.
+Accounts: the address of the person behind an account, and the notice to the old address of a change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def test_an_account_has_the_address_that_was_set_last(teller: Teller) -> None:
     """
-    Each client has its own accounts: another one's u_42 is somebody else.
+    Each client has its own accounts. The same name at another client is another account.
     """
     set_first = teller.client.put("/v1/accounts/u_42", {"email": "ada@example.com"})
     teller.client.put("/v1/accounts/u_42", {"email": "ada@example.org"})
@@ -34,14 +34,14 @@ def test_an_account_has_the_address_that_was_set_last(teller: Teller) -> None:
     assert teller.other.get("/v1/accounts/u_42").json["email"] == "bob@example.com"
     assert teller.admin.get("/v1/accounts/u_42").status_code == 404
 
-    taken_away = teller.client.put("/v1/accounts/u_42", {"email": None})
-    assert taken_away.json["email"] is None
+    removed = teller.client.put("/v1/accounts/u_42", {"email": None})
+    assert removed.json["email"] is None
     assert teller.client.get("/v1/accounts/u_42").json["email"] is None
 
 
-def test_who_has_an_address_is_written_to(teller: Teller) -> None:
+def test_an_account_with_an_address_gets_a_mail(teller: Teller) -> None:
     """
-    The mail is in the same transaction as the change: as soon as it is decided, it is waiting.
+    A decision and its mail are written in one transaction. Accounts without an address get no mail.
     """
     teller.open("a")
     teller.client.put("/v1/accounts/ada", {"email": "ada@example.com"})
@@ -55,31 +55,31 @@ def test_who_has_an_address_is_written_to(teller: Teller) -> None:
     assert rows == [("ada@example.com", "request.completed")]
 
 
-def waiting(teller: Teller) -> list[tuple[Any, ...]]:
-    """Who is still to be told that his address is no longer one, oldest first."""
+def notices(teller: Teller) -> list[tuple[Any, ...]]:
+    """Return the notices to former addresses that are not sent yet, oldest first."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         return connection.execute(
             "SELECT client_id, account, email, became FROM address_changes ORDER BY changed_at"
         ).fetchall()
 
 
-def test_the_old_address_is_told_of_a_change_and_not_of_the_new_one(teller: Teller) -> None:
+def test_each_change_of_an_address_is_a_notice_to_the_old_one(teller: Teller) -> None:
     """
-    When it was changed or taken away, each time; enough of the new one to recognise it, too little to write to it.
+    A changed or removed address gets a notice. The notice shows the new address masked.
     """
     for email in ("ada@example.com", "countess@lovelace.example.org", None, "a@b", "ada@example.com"):
         assert teller.client.put("/v1/accounts/u_42", {"email": email}).status_code == 200
 
-    assert waiting(teller) == [
+    assert notices(teller) == [
         (teller.client.id, "u_42", "ada@example.com", "c***@l***.org"),
         (teller.client.id, "u_42", "countess@lovelace.example.org", None),
         (teller.client.id, "u_42", "a@b", "a***@e***.com"),
     ]
 
 
-def test_who_keeps_his_address_is_told_nothing(teller: Teller) -> None:
+def test_an_unchanged_address_gets_no_notice(teller: Teller) -> None:
     """
-    Set again, written otherwise, refused, new, another client's of the same name: nothing was changed.
+    There is no notice for a first address, the same address, a refused one, or another client's account.
     """
     teller.client.put("/v1/accounts/u", {"email": None})
     for email in ("ada@example.com", "ada@example.com", "Ada@Example.COM", "nonsense"):
@@ -88,13 +88,13 @@ def test_who_keeps_his_address_is_told_nothing(teller: Teller) -> None:
     teller.operator.put("/v1/accounts/u", {"email": "bob@example.com"})
     teller.client.get("/v1/accounts/u")
 
-    assert waiting(teller) == []
+    assert notices(teller) == []
     assert teller.client.get("/v1/accounts/u").json["email"] == "Ada@Example.COM"
 
 
 def test_an_operators_change_is_in_the_audit_with_the_address_masked(teller: Teller) -> None:
     """
-    A client's own change is not.
+    The audit has an operator's change of an address, masked, but not the change of a client.
     """
     assert teller.client.put("/v1/accounts/ada", {"email": "ada@example.com"}).status_code == 200
     assert teller.admin.put("/v1/accounts/ada", {"email": "mallory@example.com"}).status_code == 200
@@ -110,9 +110,9 @@ def test_an_operators_change_is_in_the_audit_with_the_address_masked(teller: Tel
     assert lines == [(admin, whose | {"email": None}), (admin, whose | {"email": "m***@e***.com"})]
 
 
-def test_of_changes_at_the_same_instant_no_address_is_forgotten(teller: Teller) -> None:
+def test_changes_at_the_same_instant_leave_no_address_without_a_notice(teller: Teller) -> None:
     """
-    Twenty addresses at once for a new account: each but the last one is told, of the one that came after it.
+    When twenty addresses are set at once, each but the last gets a notice of its successor.
     """
     addresses = [f"{letter}@example.com" for letter in "abcdefghijklmnopqrst"]
     barrier = threading.Barrier(len(addresses))
@@ -129,17 +129,17 @@ def test_of_changes_at_the_same_instant_no_address_is_forgotten(teller: Teller) 
     for thread in threads:
         thread.join()
 
-    told = waiting(teller)
+    found = notices(teller)
     last = teller.client.get("/v1/accounts/u").json["email"]
-    assert sorted([row[2] for row in told] + [last]) == addresses
-    assert [row[3] for row in told] == [
-        accounts.masked(after) for _, after in pairwise([*(r[2] for r in told), last])
+    assert sorted([row[2] for row in found] + [last]) == addresses
+    assert [row[3] for row in found] == [
+        accounts.masked(after) for _, after in pairwise([*(r[2] for r in found), last])
     ]
 
 
-def test_a_change_that_cannot_be_told_is_not_made(teller: Teller) -> None:
+def test_a_change_without_a_notice_is_not_made(teller: Teller) -> None:
     """
-    One transaction: when the word to the old address cannot be written, the address is as before.
+    Change and notice are one transaction. If the notice cannot be written, the address stays.
     """
     teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
@@ -159,9 +159,9 @@ def test_a_change_that_cannot_be_told_is_not_made(teller: Teller) -> None:
         "a@" + ".".join(["b" * 63] * 3 + ["c" * 60]),
     ],
 )
-def test_what_mail_can_carry_is_an_address(teller: Teller, email: str) -> None:
+def test_an_address_that_mail_can_carry_is_accepted(teller: Teller, email: str) -> None:
     """
-    Up to the longest ones.
+    Addresses up to the greatest length are accepted.
     """
     assert teller.client.put("/v1/accounts/u", {"email": email}).json["email"] == email
 
@@ -195,9 +195,9 @@ def test_what_mail_can_carry_is_an_address(teller: Teller, email: str) -> None:
         *(7, True, ["ada@example.com"], {}),
     ],
 )
-def test_what_is_no_address_is_refused(teller: Teller, email: Any) -> None:
+def test_an_invalid_address_is_refused(teller: Teller, email: Any) -> None:
     """
-    422, and the address is as before.
+    An invalid address returns 422, and the old address stays.
     """
     teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
 
@@ -210,16 +210,16 @@ def test_what_is_no_address_is_refused(teller: Teller, email: Any) -> None:
 @pytest.mark.parametrize("body", [{}, [], {"email": "a@b", "name": "x"}, {"mail": "a@b"}])
 def test_an_account_has_an_address_and_nothing_else(teller: Teller, body: Any) -> None:
     """
-    422 for what is missing and for what is unknown.
+    A missing or an unknown field returns 422.
     """
     assert teller.client.put("/v1/accounts/u", body).status_code == 422
     assert teller.client.get("/v1/accounts/u").status_code == 404
 
 
 @pytest.mark.parametrize("name", ["a b", "ä", "a" * 129, "a%00b"])
-def test_what_is_no_name_of_an_account_is_refused(teller: Teller, name: str) -> None:
+def test_an_invalid_name_of_an_account_is_refused(teller: Teller, name: str) -> None:
     """
-    It can neither be set nor found.
+    An invalid name returns 422 when it is set, and 404 when it is read.
     """
     assert teller.client.put(f"/v1/accounts/{name}", {"email": "a@b"}).status_code == 422
     assert teller.client.get(f"/v1/accounts/{name}").status_code == 404

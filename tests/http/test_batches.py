@@ -1,5 +1,5 @@
 """
-`POST /v1/batches`: many requests in one call, each on its own.
+`POST /v1/batches`: many requests in one call, each with a result of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def item(key: str, kind: str = "redemption", **fields: Any) -> dict[str, Any]:
-    """An item that is good unless `fields` says otherwise."""
+    """Return an item, valid unless `fields` make it otherwise."""
     body = {"kind": kind, "idempotency_key": key, "resource": "sneaker", "account": "u_42"}
     return {name: value for name, value in {**body, **fields}.items() if value is not None}
 
 
 def send(teller: Teller, *items: Any) -> list[dict[str, Any]]:
-    """A batch, and its results."""
+    """Send a batch. Returns its results."""
     answer = teller.client.post("/v1/batches", {"requests": list(items)})
     assert answer.status_code == 202, answer.json
     results: list[dict[str, Any]] = answer.json["results"]
@@ -28,7 +28,7 @@ def send(teller: Teller, *items: Any) -> list[dict[str, Any]]:
 
 def test_each_item_is_accepted_or_refused_on_its_own(teller: Teller) -> None:
     """
-    The good ones are stored and the bad ones say why, in order; pointers are relative to the item.
+    Valid items are stored and invalid ones refused, in order. Pointers are relative to the item.
     """
     results = send(
         teller,
@@ -61,7 +61,7 @@ def test_each_item_is_accepted_or_refused_on_its_own(teller: Teller) -> None:
 
 def test_a_key_means_the_same_in_a_batch_and_alone(teller: Teller) -> None:
     """
-    In both directions, and twice in the same batch.
+    An idempotency key works across batches and single requests, and within one batch.
     """
     body = {"resource": "sneaker", "account": "u_42"}
     alone = teller.client.post("/v1/redemptions", body, key="alone").json["id"]
@@ -79,9 +79,9 @@ def test_a_key_means_the_same_in_a_batch_and_alone(teller: Teller) -> None:
     assert again.json["id"] == first["request"]["id"]
 
 
-def test_a_replayed_item_that_is_final_says_200(teller: Teller) -> None:
+def test_a_replayed_item_that_is_final_is_200(teller: Teller) -> None:
     """
-    As it would alone.
+    A replayed item has the status that it would have alone.
     """
     teller.open("sneaker")
     send(teller, item("1"))
@@ -94,7 +94,7 @@ def test_a_replayed_item_that_is_final_says_200(teller: Teller) -> None:
 
 def test_a_batch_of_a_thousand_is_decided_in_its_order(teller: Teller) -> None:
     """
-    The first ten get the ten that there are.
+    The first ten of a thousand items complete if there are ten pieces.
     """
     teller.open("sneaker", available=10)
     results = send(teller, *(item(f"k{i}", account=f"u{i}") for i in range(1_000)))
@@ -118,7 +118,7 @@ def test_a_batch_of_a_thousand_is_decided_in_its_order(teller: Teller) -> None:
 )
 def test_an_envelope_of_the_wrong_shape_refuses_all(teller: Teller, body: Any) -> None:
     """
-    422 for the whole, and nothing is stored.
+    An invalid envelope returns 422 for the whole batch, and no item is stored.
     """
     answer = teller.client.post("/v1/batches", body)
 

@@ -1,5 +1,5 @@
 """
-Bad input: one clear problem, and nothing is stored.
+Invalid input: one clear problem, and nothing is stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEEP = "[" * 40 + "]" * 40
 
 
 def refuse(teller: Teller, answer: Reply, status: int, code: str) -> dict[str, Any]:
-    """It is this problem, in full, and nothing was stored."""
+    """Check that the answer is this problem in full, and that nothing was stored. Returns the problem."""
     assert (answer.status_code, answer.json["code"]) == (status, code), answer.json
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert {"type", "title", "status", "detail", "code"} <= set(answer.json)
@@ -30,8 +30,8 @@ def refuse(teller: Teller, answer: Reply, status: int, code: str) -> dict[str, A
     return problem
 
 
-def post_raw(teller: Teller, raw: bytes, content_type: str | None = "application/json") -> Reply:
-    """Bytes as they are."""
+def send_raw(teller: Teller, raw: bytes, content_type: str | None = "application/json") -> Reply:
+    """Send bytes without encoding them."""
     headers = {"Idempotency-Key": "k"}
     return teller.client.call("POST", "/v1/redemptions", data=raw, content_type=content_type, headers=headers)
 
@@ -51,11 +51,11 @@ def post_raw(teller: Teller, raw: bytes, content_type: str | None = "application
         b'{"resource": "a", "account": "b"} trailing',
     ],
 )
-def test_what_is_not_json_is_malformed(teller: Teller, raw: bytes) -> None:
+def test_a_body_that_is_not_json_is_malformed(teller: Teller, raw: bytes) -> None:
     """
-    400, whatever is wrong with it.
+    A body that is not JSON returns 400.
     """
-    refuse(teller, post_raw(teller, raw), 400, "malformed")
+    refuse(teller, send_raw(teller, raw), 400, "malformed")
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_what_is_not_json_is_malformed(teller: Teller, raw: bytes) -> None:
         ),
     ],
 )
-def test_json_that_cannot_be_kept_as_it_is_is_invalid(
+def test_json_that_cannot_be_stored_unchanged_is_invalid(
     teller: Teller, raw: bytes, pointer: str | None
 ) -> None:
     """
-    422 with a pointer: repeated names, lone surrogates, NUL, numbers beyond a double, too deep.
+    Repeated names, lone surrogates, NUL, numbers beyond a double and deep nesting return 422 with a pointer.
     """
-    problem = refuse(teller, post_raw(teller, raw), 422, "invalid")
+    problem = refuse(teller, send_raw(teller, raw), 422, "invalid")
 
     if pointer is not None:
         assert problem["errors"][0]["pointer"] == pointer
@@ -125,7 +125,7 @@ def test_json_that_cannot_be_kept_as_it_is_is_invalid(
 )
 def test_values_are_taken_strictly(teller: Teller, change: dict[str, Any], pointer: str) -> None:
     """
-    Wrong types, values out of range and unknown fields, each with a pointer to it.
+    Wrong types, values out of range and unknown fields return 422 with a pointer.
     """
     answer = teller.client.post("/v1/redemptions", {**REDEMPTION, **change})
 
@@ -133,9 +133,9 @@ def test_values_are_taken_strictly(teller: Teller, change: dict[str, Any], point
     assert [error["pointer"] for error in problem["errors"]] == [pointer]
 
 
-def test_the_largest_values_are_taken(teller: Teller) -> None:
+def test_the_largest_values_are_accepted(teller: Teller) -> None:
     """
-    The ends of each range belong to it.
+    The ends of each range are valid.
     """
     body = {
         "resource": "A-z0.9_:~@" + "a" * 118,
@@ -151,7 +151,7 @@ def test_the_largest_values_are_taken(teller: Teller) -> None:
 
 def test_every_mistake_is_named(teller: Teller) -> None:
     """
-    Several mistakes come back together.
+    All mistakes of a body are returned together.
     """
     answer = teller.client.post("/v1/withdrawals", {"resource": "", "amount": 0, "extra": 1})
 
@@ -174,11 +174,11 @@ def test_every_mistake_is_named(teller: Teller) -> None:
         ("application/x-www-form-urlencoded", False),
     ],
 )
-def test_a_body_is_json_or_says_nothing(teller: Teller, content_type: str | None, taken: bool) -> None:
+def test_a_body_is_json_or_has_no_content_type(teller: Teller, content_type: str | None, taken: bool) -> None:
     """
-    No content type is taken as JSON; another one is a 415.
+    A body without a content type is read as JSON. Any type that is not JSON returns 415.
     """
-    answer = post_raw(teller, json.dumps(REDEMPTION).encode(), content_type)
+    answer = send_raw(teller, json.dumps(REDEMPTION).encode(), content_type)
 
     if taken:
         assert answer.status_code == 202
@@ -188,12 +188,12 @@ def test_a_body_is_json_or_says_nothing(teller: Teller, content_type: str | None
 
 def test_a_body_has_at_most_a_mebibyte(teller: Teller) -> None:
     """
-    One byte more is 413; a mebibyte of spaces around a good body is fine.
+    A mebibyte is accepted, also if spaces fill it. One byte more returns 413.
     """
     body = json.dumps(REDEMPTION).encode()
 
-    assert post_raw(teller, body.ljust(1024 * 1024)).status_code == 202
-    assert post_raw(teller, body.ljust(1024 * 1024 + 1)).json["code"] == "body_too_large"
+    assert send_raw(teller, body.ljust(1024 * 1024)).status_code == 202
+    assert send_raw(teller, body.ljust(1024 * 1024 + 1)).json["code"] == "body_too_large"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_body_has_at_most_a_mebibyte(teller: Teller) -> None:
 )
 def test_query_parameters_are_taken_strictly(teller: Teller, path: str, pointer: str) -> None:
     """
-    Unknown, repeated and senseless ones are named.
+    Unknown, repeated and invalid parameters return 422 with the parameter's name.
     """
     problem = refuse(teller, teller.admin.get(path), 422, "invalid")
 
@@ -251,7 +251,7 @@ def test_a_resource_is_checked_when_it_is_opened(
     teller: Teller, change: dict[str, Any], pointer: str
 ) -> None:
     """
-    Rules that make no sense are refused at once, not in the queue.
+    Invalid rules are refused by the API, before the request is queued.
     """
     problem = refuse(teller, teller.admin.post("/v1/resources", {**RESOURCE, **change}), 422, "invalid")
 
@@ -269,9 +269,11 @@ def test_a_resource_is_checked_when_it_is_opened(
         ({"gateway": "nobody"}, "/gateway"),
     ],
 )
-def test_what_a_resource_is_cannot_be_amended(teller: Teller, change: dict[str, Any], pointer: str) -> None:
+def test_only_rules_of_a_resource_can_be_amended(
+    teller: Teller, change: dict[str, Any], pointer: str
+) -> None:
     """
-    Its id, kind and quantity are no rules; and something must change.
+    The id, kind and quantity cannot be amended. An amendment must change something.
     """
     problem = refuse(teller, teller.admin.patch("/v1/resources/a", change), 422, "invalid")
 

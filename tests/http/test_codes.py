@@ -1,5 +1,5 @@
 """
-One-time codes over HTTP: one at a time for each destination, right once, and few guesses.
+One-time codes over HTTP: one at a time for each destination, valid once, with few guesses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ADA = "ada@example.com"
 
 
 def claim(teller: Teller) -> list[CodeMessage]:
-    """What a courier would send now."""
+    """Claim the codes that are due, as a courier does, and record them as sent."""
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
@@ -36,36 +36,36 @@ def claim(teller: Teller) -> list[CodeMessage]:
 
 
 def sent(teller: Teller) -> str:
-    """The digits of the one code that is to be sent now."""
+    """Return the digits of the only code that is due."""
     [delivery] = claim(teller)
     return delivery.digits
 
 
 def wrong(right: str) -> str:
-    """Another code."""
+    """Return another code."""
     return f"{(int(right) + 1) % 1_000_000:06}"
 
 
-def verify(who: Client, code: str, destination: str = ADA, **more: Any) -> Reply:
-    """Type it in."""
-    return who.post("/v1/codes/verify", {"destination": destination, "code": code, **more})
+def verify(client: Client, code: str, destination: str = ADA, **more: Any) -> Reply:
+    """Verify a code."""
+    return client.post("/v1/codes/verify", {"destination": destination, "code": code, **more})
 
 
 def own(teller: Teller, statement: str, *parameters: object) -> Any:
-    """As the owner of the database."""
+    """Execute a statement as the owner of the database. Returns its rows, if any."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         cursor = connection.execute(statement.encode(), parameters)
         return cursor.fetchall() if cursor.description else None
 
 
 def cool_down(teller: Teller) -> None:
-    """The cooldown of all destinations is over."""
+    """End the cooldown of all destinations."""
     own(teller, "UPDATE code_turns SET taken_at = taken_at - interval '60 s'")
 
 
-def test_a_code_is_right_once(teller: Teller) -> None:
+def test_a_code_is_valid_once(teller: Teller) -> None:
     """
-    Asked for, sent, typed in; the second time it is used.
+    A code is requested, sent and verified. Verifying it again fails.
     """
     asked = teller.client.post("/v1/codes", {"destination": ADA})
     code = sent(teller)
@@ -80,9 +80,9 @@ def test_a_code_is_right_once(teller: Teller) -> None:
     assert claim(teller) == []
 
 
-def test_a_wrong_code_says_how_often_it_may_still_be_tried_and_the_fifth_kills_it(teller: Teller) -> None:
+def test_a_wrong_code_returns_the_remaining_attempts_and_the_fifth_ends_it(teller: Teller) -> None:
     """
-    4, 3, 2, 1, 0; then the right one is refused, too.
+    The remaining attempts go from 4 to 0. Then the right code is refused, too.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     code = sent(teller)
@@ -94,9 +94,9 @@ def test_a_wrong_code_says_how_often_it_may_still_be_tried_and_the_fifth_kills_i
     assert verify(teller.client, code).json["attempts_remaining"] == 0
 
 
-def test_one_code_a_minute_for_each_destination_whoever_asks_for_whatever(teller: Teller) -> None:
+def test_a_destination_gets_one_code_a_minute(teller: Teller) -> None:
     """
-    Another client, another purpose, other letters: the same mailbox. Refused with the seconds to wait.
+    The cooldown holds for all clients, purposes and spellings of one mailbox. A refusal has the seconds to wait.
     """
     first = teller.client.post("/v1/codes", {"destination": ADA})
     others = [
@@ -114,9 +114,9 @@ def test_one_code_a_minute_for_each_destination_whoever_asks_for_whatever(teller
     assert len(claim(teller)) == 2
 
 
-def test_of_fifty_who_ask_at_once_one_gets_a_code(teller: Teller) -> None:
+def test_one_of_fifty_simultaneous_calls_gets_a_code(teller: Teller) -> None:
     """
-    Scenario 9 within one process: one 202, the others 429.
+    One call returns 202 and the others 429.
     """
     with ThreadPoolExecutor(50) as crowd:
         answers = list(
@@ -124,13 +124,13 @@ def test_of_fifty_who_ask_at_once_one_gets_a_code(teller: Teller) -> None:
         )
 
     assert answers.count(202) == 1
-    assert set(answers) <= {202, 429, 503}  # 503: a busy machine; they got nothing
+    assert set(answers) <= {202, 429, 503}  # 503 on a busy machine, without a code
     assert len(claim(teller)) == 1
 
 
 def test_a_new_code_replaces_the_old_one(teller: Teller) -> None:
     """
-    Scenario 11: after the cooldown, the old one is invalid and the new one works.
+    After the cooldown a new code is valid, and the old one is invalid.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     old = sent(teller)
@@ -144,7 +144,7 @@ def test_a_new_code_replaces_the_old_one(teller: Teller) -> None:
 
 def test_a_code_that_was_replaced_before_it_was_sent_is_not_sent(teller: Teller) -> None:
     """
-    The row of a code is its delivery: there is never a mail with a code that is already invalid.
+    A code and its delivery are one row, so a replaced code is never sent.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     cool_down(teller)
@@ -153,9 +153,9 @@ def test_a_code_that_was_replaced_before_it_was_sent_is_not_sent(teller: Teller)
     assert verify(teller.client, sent(teller)).status_code == 200
 
 
-def test_a_code_is_for_its_client_and_its_purpose_alone(teller: Teller) -> None:
+def test_a_code_is_valid_for_its_client_and_purpose_alone(teller: Teller) -> None:
     """
-    Another client, or another purpose, has nothing to be right about.
+    Another client, or another purpose, cannot verify the code.
     """
     teller.client.post("/v1/codes", {"destination": ADA, "purpose": "sign-in"})
     code = sent(teller)
@@ -168,7 +168,7 @@ def test_a_code_is_for_its_client_and_its_purpose_alone(teller: Teller) -> None:
 
 def test_a_code_expires(teller: Teller) -> None:
     """
-    After TELLER_CODE_TTL_SECONDS, it is as if it had never been.
+    A code is invalid after TELLER_CODE_TTL_SECONDS.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     code = sent(teller)
@@ -177,20 +177,22 @@ def test_a_code_expires(teller: Teller) -> None:
     assert verify(teller.client, code).json["code"] == "code_invalid"
 
 
-def test_of_fifty_guesses_at_once_five_are_compared(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_of_fifty_simultaneous_guesses_are_compared(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    Each is counted before it is compared, and waits for those before it: the sixth is not looked at, right or wrong.
+    Each guess is counted before it is compared, one after the other. The sixth is refused without a comparison.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     code = sent(teller)
     compared = []
     compare = hmac.compare_digest
 
-    def watched(one: bytes, other: bytes) -> bool:
+    def counted(one: bytes, other: bytes) -> bool:
         compared.append(other)
         return compare(one, other)
 
-    monkeypatch.setattr(hmac, "compare_digest", watched)
+    monkeypatch.setattr(hmac, "compare_digest", counted)
 
     with ThreadPoolExecutor(50) as crowd:
         answers = list(crowd.map(lambda _: verify(teller.client, wrong(code)), range(50)))
@@ -198,7 +200,7 @@ def test_of_fifty_guesses_at_once_five_are_compared(teller: Teller, monkeypatch:
     assert len(compared) == 5
     remaining = [answer.json["attempts_remaining"] for answer in answers if answer.status_code == 422]
     assert sorted(left for left in remaining if left) == [1, 2, 3, 4]
-    assert len(remaining) <= 20  # that many are counted; on a busy machine some of them are told 503
+    assert len(remaining) <= 20  # counted guesses; on a busy machine some return 503
     assert {answer.json["code"] for answer in answers} <= {
         "code_invalid",
         "code_locked",
@@ -207,9 +209,9 @@ def test_of_fifty_guesses_at_once_five_are_compared(teller: Teller, monkeypatch:
     assert verify(teller.client, code).status_code in (422, 429)
 
 
-def test_of_fifty_who_type_the_right_code_at_once_one_is_told_so(teller: Teller) -> None:
+def test_one_of_fifty_simultaneous_right_codes_is_accepted(teller: Teller) -> None:
     """
-    Single use at any concurrency; and those who come second have not guessed: nothing is locked.
+    A code is valid once at any concurrency. A second right code is not a wrong guess.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     code = sent(teller)
@@ -220,13 +222,13 @@ def test_of_fifty_who_type_the_right_code_at_once_one_is_told_so(teller: Teller)
         ]
 
     assert answers.count(200) == 1
-    assert set(answers) <= {200, 422, 503}  # 503: a busy machine; they got nothing
+    assert set(answers) <= {200, 422, 503}  # 503 on a busy machine, without a result
     assert own(teller, "SELECT wrong FROM code_guesses") == [(0,)]
 
 
-def test_twenty_wrong_tries_in_a_day_lock_the_destination_for_that_client(teller: Teller) -> None:
+def test_twenty_wrong_guesses_in_a_day_lock_the_destination_for_that_client(teller: Teller) -> None:
     """
-    Neither try nor new code until tomorrow; another client, and another destination, go on.
+    A locked destination gets neither guesses nor codes until the next day. Other clients are not affected.
     """
     code = ""
     for _ in range(4):
@@ -266,9 +268,9 @@ def test_twenty_wrong_tries_in_a_day_lock_the_destination_for_that_client(teller
         {"destination": ADA, "code": "123456"},
     ],
 )
-def test_what_cannot_be_written_to_is_refused(teller: Teller, body: dict[str, Any]) -> None:
+def test_an_invalid_destination_or_purpose_is_refused(teller: Teller, body: dict[str, Any]) -> None:
     """
-    Nothing is taken or counted; a telephone number needs a gateway named sms.
+    An invalid destination starts no cooldown. A telephone number needs a gateway named `sms`.
     """
     answer = teller.client.post("/v1/codes", body)
 
@@ -279,9 +281,9 @@ def test_what_cannot_be_written_to_is_refused(teller: Teller, body: dict[str, An
 @pytest.mark.parametrize(
     "code", ["", "12345", "1234567", "12345x", "\uff11\uff12\uff13\uff14\uff15\uff16", 123456, None]
 )
-def test_what_is_no_code_is_refused_and_not_counted(teller: Teller, code: object) -> None:
+def test_an_invalid_code_is_refused_and_not_counted(teller: Teller, code: object) -> None:
     """
-    Six digits as text, or it is not a try.
+    A guess is a text of six digits. Anything else is refused and does not count.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     answer = teller.client.post("/v1/codes/verify", {"destination": ADA, "code": code})
@@ -292,7 +294,7 @@ def test_what_is_no_code_is_refused_and_not_counted(teller: Teller, code: object
 
 def test_the_digits_are_nowhere_in_the_database_and_need_the_secret(teller: Teller) -> None:
     """
-    They follow from the id with TELLER_SECRET, and from nothing without it.
+    The digits are derived from the id with TELLER_SECRET, and are stored nowhere.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     [delivery] = claim(teller)
@@ -303,11 +305,9 @@ def test_the_digits_are_nowhere_in_the_database_and_need_the_secret(teller: Tell
     assert codes.digits_of("another secret", delivery.id) != delivery.digits
 
 
-def test_a_try_that_could_not_be_answered_was_counted_or_told_nothing(
-    teller: Teller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guess_without_an_answer_is_not_counted(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The answer is made after the commit: a fault in between leaves the count as it was, and says nothing.
+    The count is committed before the answer. A fault before the commit leaves the count unchanged.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     code = sent(teller)
@@ -326,9 +326,9 @@ def test_a_try_that_could_not_be_answered_was_counted_or_told_nothing(
     assert verify(teller.client, wrong(code)).json["attempts_remaining"] == 4
 
 
-def test_what_is_long_over_is_forgotten(teller: Teller) -> None:
+def test_old_codes_cooldowns_and_guesses_are_deleted(teller: Teller) -> None:
     """
-    Codes, turns and guesses of the day before yesterday; what can still matter stays.
+    Rows from before yesterday are deleted. Rows that still have an effect stay.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     verify(teller.client, wrong(sent(teller)))
@@ -347,9 +347,9 @@ def test_what_is_long_over_is_forgotten(teller: Teller) -> None:
     assert own(teller, "SELECT count(*) FROM code_guesses") == [(0,)]
 
 
-def test_a_code_that_cannot_be_sent_is_tried_again_and_then_given_up(teller: Teller) -> None:
+def test_a_code_that_cannot_be_sent_is_retried_a_limited_number_of_times(teller: Teller) -> None:
     """
-    A schedule with an end; a code that was used meanwhile is not sent any more.
+    A code is retried on a schedule with an end, and is still valid after the last try.
     """
     teller.client.post("/v1/codes", {"destination": ADA})
     settings = replace(teller.settings, code_ttl_seconds=3_600.0)
@@ -365,9 +365,9 @@ def test_a_code_that_cannot_be_sent_is_tried_again_and_then_given_up(teller: Tel
     assert verify(teller.client, claimed_digits(teller)).status_code == 200
 
 
-def test_a_courier_knows_when_it_has_to_look_again(teller: Teller) -> None:
+def test_the_next_due_time_of_codes_is_exact(teller: Teller) -> None:
     """
-    Never, while there is nothing to send: it must not look in vain a hundred times a second.
+    Without a code to send there is no due time, so that the courier does not poll.
     """
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
@@ -387,6 +387,6 @@ def test_a_courier_knows_when_it_has_to_look_again(teller: Teller) -> None:
 
 
 def claimed_digits(teller: Teller) -> str:
-    """Of the one code there is."""
+    """Return the digits of the only code."""
     [(code_id,)] = own(teller, "SELECT id FROM codes")
     return codes.digits_of(teller.settings.secret, code_id)

@@ -109,7 +109,7 @@ class House:
             "<resource>": lambda: "bank",
             "<partition>": lambda: "7",
             "<request>": lambda: self.teller.withdraw("bank"),
-            "<parked>": lambda: self.teller.park("bank"),
+            "<parked>": lambda: self.teller.fail_withdrawal("bank"),
             "<awaiting>": lambda: self.teller.withdraw("vault"),
             "<webhook>": self.make_webhook,
             "<delivery>": self.make_delivery,

@@ -71,9 +71,9 @@ def test_the_filter_finds_by_code_resource_account_client_and_time(bank: Teller)
     Each alone and together, the last to fail first, with the exact number and sum; the filter is in the address.
     """
     bank.open("till", "balance", 1_000, gateway="sandbox", unit="GBP")
-    first = bank.park("bank", 10, account="ada")
-    second = bank.park("till", 20, account="ada")
-    third = bank.park("bank", 30, "misconfigured", account="bob")
+    first = bank.fail_withdrawal("bank", 10, account="ada")
+    second = bank.fail_withdrawal("till", 20, account="ada")
+    third = bank.fail_withdrawal("bank", 30, "misconfigured", account="bob")
     middle = bank.admin.get(f"/v1/requests/{second}/events").json["data"][-1]["at"]
     visitor = Visitor.signed_in(bank, bank.operator)
 
@@ -103,7 +103,7 @@ def test_a_list_that_is_longer_has_parts(bank: Teller, monkeypatch: pytest.Monke
     The way to the older ones keeps the filter, and shows each request once.
     """
     monkeypatch.setattr("api.console.failed.LISTED", 2)
-    asked = [bank.park("bank", 1) for _ in range(3)]
+    asked = [bank.fail_withdrawal("bank", 1) for _ in range(3)]
     visitor = Visitor.signed_in(bank, bank.operator)
     first = visitor.get("/admin/failed?resource=bank").text
     [cursor] = re.findall(r'name="cursor" value="([^"]+)"', first)
@@ -137,8 +137,8 @@ def test_all_that_match_are_previewed_and_replayed(bank: Teller) -> None:
     the person's own name in the audit, and the page tells what became of each.
     """
     bank.open("till", "balance", 1_000, gateway="sandbox")
-    asked = [bank.park("bank", 10), bank.park("bank", 20)]
-    other = bank.park("till", 40)
+    asked = [bank.fail_withdrawal("bank", 10), bank.fail_withdrawal("bank", 20)]
+    other = bank.fail_withdrawal("till", 40)
     visitor = Visitor.signed_in(bank, bank.operator)
     preview = visitor.get("/admin/failed/preview?action=replay&resource=bank").text
     assert "Replay 2 failed requests?" in preview
@@ -168,7 +168,7 @@ def test_what_fails_again_is_said_to(bank: Teller) -> None:
     """
     A replay whose gateway is still away counts as failed again, not as waiting.
     """
-    asked = bank.park("bank", 10)
+    asked = bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
     bank.drain()
@@ -185,10 +185,10 @@ def test_what_fails_after_the_preview_is_not_concerned(bank: Teller) -> None:
     """
     The number that was shown is the number that is done.
     """
-    first = bank.park("bank", 10)
+    first = bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.operator)
     form = fields(visitor.get("/admin/failed/preview?action=replay").text, "/admin/failed/replay")
-    later = bank.park("bank", 20)
+    later = bank.fail_withdrawal("bank", 20)
 
     visitor.send("/admin/failed/replay", form | {"reason": REASON})
 
@@ -202,7 +202,7 @@ def test_a_form_that_is_sent_twice_begins_once(bank: Teller) -> None:
     A double click on the button: both lead to the same action, and each request is sent once.
     """
     for _ in range(3):
-        bank.park("bank", 10)
+        bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.admin)
     form = fields(visitor.get("/admin/failed/preview?action=refund").text, "/admin/failed/refund")
     form["reason"] = REASON
@@ -222,7 +222,7 @@ def test_selected_ones_alone_are_previewed_and_done(bank: Teller) -> None:
     """
     Those that were ticked; nothing ticked is told so, and more than a page of them is refused.
     """
-    first, second, third = (bank.park("bank", amount) for amount in (1, 2, 4))
+    first, second, third = (bank.fail_withdrawal("bank", amount) for amount in (1, 2, 4))
     visitor = Visitor.signed_in(bank, bank.operator)
     preview = visitor.send("/admin/failed/preview", {"action": "replay", "id": [first, third]}).text
     assert figure(preview, "Requests") == "2"
@@ -241,7 +241,7 @@ def test_refunds_of_many_are_an_admins(bank: Teller) -> None:
     """
     An operator is not shown the way, and is refused on it; nothing is done without a reason.
     """
-    bank.park("bank", 10)
+    bank.fail_withdrawal("bank", 10)
     operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
     assert "action=refund" not in operator.get("/admin/failed").text
     assert "action=refund" in admin.get("/admin/failed").text
@@ -263,7 +263,7 @@ def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: py
     The form answers after the first part. Stopped, no more is sent; what was sent takes its way.
     """
     part_by_part(monkeypatch, 2)
-    asked = [bank.park("bank", 1) for _ in range(5)]
+    asked = [bank.fail_withdrawal("bank", 1) for _ in range(5)]
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
     page = visitor.get(where).text
@@ -285,7 +285,7 @@ def test_an_action_ends_with_the_key_that_began_it(bank: Teller, monkeypatch: py
     """
     part_by_part(monkeypatch, 2)
     for _ in range(4):
-        bank.park("bank", 1)
+        bank.fail_withdrawal("bank", 1)
     where = act(Visitor.signed_in(bank, bank.operator), "replay")
     with connections.connect(bank.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET revoked_at = now() WHERE client_id = %s", (bank.operator.id,))
@@ -302,7 +302,7 @@ def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: py
     Two processes at the same action, and a replay by hand in between: each request is sent once.
     """
     part_by_part(monkeypatch, 2)
-    asked = [bank.park("bank", 1) for _ in range(7)]
+    asked = [bank.fail_withdrawal("bank", 1) for _ in range(7)]
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
     assert (
@@ -329,7 +329,7 @@ def test_while_somebody_is_at_it_nobody_else_is(bank: Teller, monkeypatch: pytes
     """
     part_by_part(monkeypatch, 2)
     for _ in range(4):
-        bank.park("bank", 1)
+        bank.fail_withdrawal("bank", 1)
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
     with (
@@ -352,7 +352,7 @@ def test_a_part_that_breaks_is_done_again_and_nothing_twice(
     """
     part_by_part(monkeypatch, 10)
     for _ in range(3):
-        bank.park("bank", 1)
+        bank.fail_withdrawal("bank", 1)
     visitor = Visitor.signed_in(bank, bank.admin)
     preview = visitor.get("/admin/failed/preview?action=refund").text
     form = fields(preview, "/admin/failed/refund") | {"reason": REASON}
@@ -383,7 +383,7 @@ def test_the_rest_goes_on_behind_the_page(bank: Teller, monkeypatch: pytest.Monk
     """
     monkeypatch.setattr(bulk_actions, "PART_LIMIT", 2)
     for _ in range(5):
-        bank.park("bank", 1)
+        bank.fail_withdrawal("bank", 1)
     visitor = Visitor.signed_in(bank, bank.operator)
 
     where = act(visitor, "replay")

@@ -69,7 +69,7 @@ def test_the_overview_counts_what_waits_and_what_failed(teller: Teller, visitor:
     """
     teller.open("bank", "balance", 1_000, gateway="sandbox")
     teller.open("shelf")
-    teller.park("bank")
+    teller.fail_withdrawal("bank")
     teller.withdraw("bank")
     for _ in range(2):
         teller.client.post("/v1/redemptions", {"resource": "shelf", "account": "u"})
@@ -264,7 +264,7 @@ def test_a_resource_says_why_it_does_not_move(teller: Teller, visitor: Visitor) 
     assert "It is closed: requests are rejected" in said("gone")
     assert "UTC requests are rejected with not_started" in said("morrow")
 
-    teller.park("bank")
+    teller.fail_withdrawal("bank")
     assert "One request is parked: they have failed" in said("bank")
     assert 'href="/admin/failed?resource=bank"' in visitor.get("/admin/resources/bank").text
     teller.withdraw("bank")

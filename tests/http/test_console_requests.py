@@ -85,7 +85,7 @@ def test_only_what_is_possible_is_offered(bank: Teller) -> None:
     By what it is, by role, and by whose it is; what is not offered is refused, or does nothing.
     """
     operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
-    parked = bank.park("bank", 10)
+    parked = bank.fail_withdrawal("bank", 10)
     awaiting = bank.withdraw("vault", 10)
     settling = bank.withdraw("bank", 10)
     done = bank.withdraw("vault", 5)
@@ -144,7 +144,7 @@ def test_a_parked_one_is_refunded_once_and_then_offered_no_more(bank: Teller) ->
     """
     What it held is back; while the refund is on its way there is no second form.
     """
-    asked = bank.park("bank", 10)
+    asked = bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.admin)
     form = fields(visitor.get(f"/admin/requests/{asked}").text, f"/admin/requests/{asked}/refund")
     visitor.send(f"/admin/requests/{asked}/refund", form | {"reason": "never paid"})

@@ -125,7 +125,7 @@ class House:
         self.teller.open("vault", "balance", 10_000, approve_above=5)
         assert self.teller.client.put("/v1/accounts/u", {"email": "ada@example.com"}).status_code == 200
         self.hook = self.webhook()
-        self.parked = self.teller.park("bank")
+        self.parked = self.teller.fail_withdrawal("bank")
         [self.delivery] = self.teller.client.get(f"/v1/webhooks/{self.hook}/deliveries").json["data"]
 
     def webhook(self) -> str:
@@ -142,7 +142,7 @@ class House:
             "<resource>": lambda: "own",
             "<account>": lambda: "u",
             "<request>": self.redemption,
-            "<parked>": lambda: self.teller.park("bank"),
+            "<parked>": lambda: self.teller.fail_withdrawal("bank"),
             "<awaiting>": lambda: self.teller.withdraw("vault"),
             "<webhook>": self.webhook,
             "<delivery>": lambda: str(self.delivery["id"]),
@@ -328,7 +328,7 @@ def test_nobody_is_told_of_another_clients_requests(house: House) -> None:
     house.teller.other.put("/v1/accounts/u", {"email": "eve@example.com"})
     theirs = house.teller.other.post("/v1/webhooks", WEBHOOK).json["id"]
 
-    house.teller.park("bank")
+    house.teller.fail_withdrawal("bank")
 
     assert house.teller.other.get(f"/v1/webhooks/{theirs}/deliveries").json["data"] == []
     with connections.connect(house.teller.settings.database_url, application_name="test") as connection:

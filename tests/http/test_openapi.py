@@ -109,7 +109,7 @@ def test_answers_about_money_that_leaves_are_what_the_document_says(teller: Tell
     made = teller.client.post("/v1/webhooks", {"url": "https://8.8.8.8/", "events": ["request.failed"]})
     webhook = f"/v1/webhooks/{made.json['id']}"
     account = teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
-    parked = teller.park("bank")
+    parked = teller.fail_withdrawal("bank")
     deliveries = teller.client.get(f"{webhook}/deliveries")
     resend = f"/v1/deliveries/{deliveries.json['data'][0]['id']}/resend"
     path, named = f"/v1/admin/requests/{parked}", "/v1/admin/requests/{request}"

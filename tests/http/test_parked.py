@@ -47,9 +47,9 @@ def test_parked_requests_are_listed_by_code_and_resource(teller: Teller) -> None
     """
     teller.open("a", "balance", 100, gateway="sandbox")
     teller.open("b", "balance", 100, gateway="sandbox")
-    first = teller.park("a")
-    second = teller.park("b")
-    third = teller.park("a", outcome="misconfigured")
+    first = teller.fail_withdrawal("a")
+    second = teller.fail_withdrawal("b")
+    third = teller.fail_withdrawal("a", outcome="misconfigured")
     teller.withdraw("a")
 
     def listed(query: str) -> list[str]:
@@ -123,7 +123,7 @@ def test_a_replayed_request_is_tried_as_if_it_were_new(bank: Teller) -> None:
     202 with the request as it is; then the gateway is asked again, with the same key, and pays once. Who did it and
     why is in the audit.
     """
-    asked = bank.park("bank", 30)
+    asked = bank.fail_withdrawal("bank", 30)
     assert bank.quantities("bank") == (70, 30)
 
     answer = bank.operator.post(f"/v1/admin/requests/{asked}/replay", REASON)
@@ -148,7 +148,7 @@ def test_replaying_twice_at_once_is_replaying_once(bank: Teller) -> None:
     """
     Twenty at the same instant: all are told 202, one is done, and one is in the audit.
     """
-    asked = bank.park("bank")
+    asked = bank.fail_withdrawal("bank")
     together = threading.Barrier(20)
 
     def replay(_: int) -> int:
@@ -190,9 +190,9 @@ def test_all_that_match_are_replayed_in_their_order(teller: Teller) -> None:
     """
     teller.open("a", "balance", 100, gateway="sandbox")
     teller.open("b", "balance", 100, gateway="sandbox")
-    asked = [teller.park("a") for _ in range(3)]
-    elsewhere = teller.park("b")
-    wrong = teller.park("a", outcome="misconfigured")
+    asked = [teller.fail_withdrawal("a") for _ in range(3)]
+    elsewhere = teller.fail_withdrawal("b")
+    wrong = teller.fail_withdrawal("a", outcome="misconfigured")
     which = {"code": "gateway_unreachable", "resource": "a", **REASON}
 
     tried = teller.operator.post("/v1/admin/replay", {**which, "dry_run": True})
@@ -366,7 +366,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
     """
     422 with a pointer to the mistake.
     """
-    asked = bank.park("bank")
+    asked = bank.fail_withdrawal("bank")
     before = bank.admin.get(f"/v1/requests/{asked}").json
 
     answer = bank.admin.post(f"/v1/admin/{path.format(id=asked)}", body)

@@ -486,7 +486,7 @@ def test_what_waits_to_be_delivered_is_counted(teller: Teller) -> None:
     register(teller.client)
     redeem(teller, 3)
     teller.open("bank", "balance", 100, gateway="sandbox")
-    teller.park("bank")
+    teller.fail_withdrawal("bank")
 
     lines = teller.client.get("/metrics").data.decode().splitlines()
 
