@@ -30,25 +30,35 @@ _DECLINED = frozenset({400, 402, 422})
 _MISCONFIGURED = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 410})
 
 
+def open_session(timeout_seconds: float | None, **connector: Any) -> aiohttp.ClientSession:
+    """
+    Open a session for signed POSTs, inside the event loop.
+
+    It keeps no cookies and decompresses nothing, and uses TLS with the certificates of the system. `connector` has
+    further parameters of the TCPConnector.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context(), **connector
+        ),
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={
+            "User-Agent": "teller",
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+        },
+    )
+
+
 class HttpGateway:
     """A gateway at one URL. It is made inside the event loop."""
 
     def __init__(self, url: str, key: bytes) -> None:
         self._url = url
         self._key = key
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context()
-            ),
-            timeout=aiohttp.ClientTimeout(total=None),  # the courier has a timeout for each call
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "User-Agent": "teller",
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-            },
-        )
+        self._session = open_session(None, limit=CONNECTIONS_MAX)  # the courier has a timeout for each call
 
     async def perform(self, order: Order) -> Answer:
         """Send the order. Returns the outcome by the status of the answer (`outcome_of`)."""

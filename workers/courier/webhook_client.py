@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from processor.gateways import addresses, signatures
 from processor.gateways.addresses import AddressRefused, WebhookAddressRefused
-from processor.gateways.http import KEEPALIVE_SECONDS
+from processor.gateways.http import open_session
 from processor.outbox import tries
 from processor.outbox.deliveries import PAUSES_SECONDS
 from workers.courier.database_thread import in_thread
@@ -47,23 +46,12 @@ class WebhookClient:
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS_MAX,
-                keepalive_timeout=KEEPALIVE_SECONDS,
-                ssl=ssl.create_default_context(),
-                use_dns_cache=False,
-                resolver=Resolver(allow_private=allow_private),
-                socket_factory=None if allow_private else _public_socket,
-            ),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "User-Agent": "teller",
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-            },
+        self._session = open_session(
+            TIMEOUT_SECONDS,
+            limit=CONNECTIONS_MAX,
+            use_dns_cache=False,
+            resolver=Resolver(allow_private=allow_private),
+            socket_factory=None if allow_private else _public_socket,
         )
 
     async def send(self, delivery: WebhookDelivery) -> SendResult[WebhookDelivery]:
