@@ -1,5 +1,5 @@
 """
-The doorbell: coalesced, bounded, harmless when Redis is away, and a message that any Dramatiq understands.
+The doorbell: coalesced, bounded, harmless without Redis, and a message that any Dramatiq understands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUEUE = "dramatiq:partition-07"
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """
-    Sees what is in Redis.
+    A client that reads the keys in Redis.
     """
     with redis.Redis.from_url(redis_url) as connected:
         yield connected
@@ -43,16 +43,25 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def bell(redis_url: str) -> Iterator[Doorbell]:
     """
-    As the API has it.
+    A doorbell as the API has it.
     """
-    made = Doorbell(redis_url)
-    yield made
-    made.close()
+    opened = Doorbell(redis_url)
+    yield opened
+    opened.close()
 
 
+@pytest.fixture
+def lasting_markers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Markers that no slow machine outlives.
+    """
+    monkeypatch.setattr(module, "MARKER_TTL_MS", 600_000)
+
+
+@pytest.mark.usefixtures("lasting_markers")
 def test_a_burst_is_one_message(bell: Doorbell, client: redis.Redis) -> None:
     """
-    A thousand rings from ten threads, whether they meet in the ringer or at the marker, are one message.
+    A thousand notifications from ten threads are one message. They meet in the sending thread or at the marker.
     """
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(bell.notify, [7] * 1_000))
@@ -63,9 +72,12 @@ def test_a_burst_is_one_message(bell: Doorbell, client: redis.Redis) -> None:
     assert bell.faults == 0
 
 
-def test_two_processes_that_ring_put_one_message(bell: Doorbell, redis_url: str, client: redis.Redis) -> None:
+@pytest.mark.usefixtures("lasting_markers")
+def test_two_processes_that_notify_put_one_message(
+    bell: Doorbell, redis_url: str, client: redis.Redis
+) -> None:
     """
-    What coalesces is in Redis, not in a process.
+    The marker that coalesces them is in Redis, not in a process.
     """
     other = Doorbell(redis_url)
     bell.notify(7)
@@ -76,9 +88,9 @@ def test_two_processes_that_ring_put_one_message(bell: Doorbell, redis_url: str,
     assert client.llen(QUEUE) == 1
 
 
-def test_after_the_answer_it_rings_again(bell: Doorbell, client: redis.Redis) -> None:
+def test_a_commit_after_the_acknowledgement_notifies_again(bell: Doorbell, client: redis.Redis) -> None:
     """
-    Who commits after the drain looked must be heard.
+    The drain may have read the inbox before that commit.
     """
     bell.notify(7)
     eventually(lambda: client.llen(QUEUE) == 1)
@@ -90,7 +102,7 @@ def test_after_the_answer_it_rings_again(bell: Doorbell, client: redis.Redis) ->
 
 def test_nothing_piles_up_without_a_worker(bell: Doorbell, client: redis.Redis) -> None:
     """
-    Each second without an answer lets one more ring through: two wait, and no more.
+    Each second without an acknowledgement lets one more notification through. At most two messages wait.
     """
     for _ in range(10):
         bell.notify(7)
@@ -103,12 +115,18 @@ def test_nothing_piles_up_without_a_worker(bell: Doorbell, client: redis.Redis) 
 
 def test_the_marker_is_gone_after_a_second(bell: Doorbell, client: redis.Redis) -> None:
     """
-    A message that was lost, silences a partition for no longer.
+    A lost message silences a partition for no longer.
     """
-    bell.notify(7)
-    eventually(lambda: client.exists("teller:rung:7"))
+    remaining_ms: list[int] = []
 
-    assert 0 < client.pttl("teller:rung:7") <= 1_000
+    def is_marked() -> bool:
+        bell.notify(7)  # again, if a slow machine has outlived the marker
+        remaining_ms.append(client.pttl("teller:rung:7"))
+        return remaining_ms[-1] > 0
+
+    eventually(is_marked)
+
+    assert remaining_ms[-1] <= 1_000
 
 
 def test_any_dramatiq_worker_understands_it(bell: Doorbell, redis_url: str) -> None:
@@ -131,55 +149,55 @@ def test_any_dramatiq_worker_understands_it(bell: Doorbell, redis_url: str) -> N
 
 def test_the_name_of_the_queue_is_published_after_the_message(bell: Doorbell, client: redis.Redis) -> None:
     """
-    Who wakes by it finds the message.
+    A consumer that the name wakes finds the message.
     """
     with client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
         subscription.subscribe(module.WAKE_CHANNEL)
-        assert subscription.get_message(timeout=5)
+        assert subscription.get_message(timeout=TIMEOUT_SECONDS)
         bell.notify(7)
-        heard = subscription.get_message(timeout=5)
+        published = subscription.get_message(timeout=TIMEOUT_SECONDS)
 
-    assert heard is not None
-    assert heard["data"] == b"partition-07"
+    assert published is not None
+    assert published["data"] == b"partition-07"
     assert client.llen(QUEUE) == 1
 
 
 def test_decided_requests_are_announced(bell: Doorbell, redis_url: str) -> None:
     """
-    Whoever listens hears exactly the ids, however many.
+    A listener receives exactly the ids, at any number.
     """
-    heard: set[bytes] = set()
+    received: set[bytes] = set()
     connected = threading.Event()
-    announcements = Announcements(redis_url, heard.update, connected.set)
+    announcements = Announcements(redis_url, received.update, connected.set)
     announcements.start()
-    assert connected.wait(5)
+    assert connected.wait(TIMEOUT_SECONDS)
     ids = {uuid.uuid4() for _ in range(2_000)}
 
     bell.announce(ids)
 
-    eventually(lambda: heard == {one.bytes for one in ids})
+    eventually(lambda: received == {one.bytes for one in ids})
     announcements.stop()
 
 
-def test_who_listens_is_told_when_the_line_stands_again(redis_url: str, client: redis.Redis) -> None:
+def test_a_listener_is_notified_of_each_connection(redis_url: str, client: redis.Redis) -> None:
     """
-    What was announced while the line was broken is lost: it must look for itself.
+    Announcements without a connection are lost, so its owner must read the state.
     """
     connected = threading.Semaphore(0)
     announcements = Announcements(redis_url, lambda _: None, connected.release)
     announcements.start()
-    assert connected.acquire(timeout=5)
+    assert connected.acquire(timeout=TIMEOUT_SECONDS)
 
     client.client_kill_filter(_type="pubsub")
 
-    assert connected.acquire(timeout=2)
+    assert connected.acquire(timeout=TIMEOUT_SECONDS)
     announcements.stop()
 
 
 @pytest.fixture
 def silent_redis() -> Iterator[str]:
     """
-    Accepts connections and never answers: worse than one that is gone.
+    A Redis that accepts connections and never answers, which is worse than one that is gone.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
@@ -191,12 +209,11 @@ def test_a_redis_that_never_answers_holds_up_no_commit_and_one_acknowledgement(
     """
     Notifications wait for nothing. The first acknowledgement waits for the time-out, and later ones do not connect.
     """
-    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.2)
     bell = Doorbell(silent_redis)
     for partition in range(64):
         bell.notify(partition)
     bell.announce([uuid.uuid4()])
-    assert bell.faults == 0  # each of them came back before the first time-out
+    assert bell.faults == 0  # all calls returned before the first time-out
 
     bell.acknowledge(7)
     assert bell.is_unavailable
@@ -273,11 +290,11 @@ def test_a_distant_redis_is_used_as_well(distant_redis: str, client: redis.Redis
     bell.close()
 
 
-def test_a_redis_that_is_gone_is_counted_and_rung_when_it_is_back(
+def test_a_fault_of_redis_is_counted_and_the_next_notification_is_sent(
     bell: Doorbell, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    What was rung meanwhile is left to the sweep; the next ring gets through.
+    The failed notification is left to the sweep.
     """
     with monkeypatch.context() as patch:
         patch.setattr(Script, "__call__", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("gone")))

@@ -1,5 +1,5 @@
 """
-Draining: who rings while we look is heard, and who is told of a batch finds it, for it is committed by then.
+Draining: a notification during a drain is not lost, and notifications of a batch come after its commit.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from tests.servers import Database
 
 
-class ReadingBell(Doorbell):
-    """Rings nobody; whoever it would ring for looks at once, on a connection of their own."""
+class ReadingDoorbell(Doorbell):
+    """Sends nothing. It reads what each receiver would read, on another connection."""
 
     def __init__(self, reader: Connection) -> None:
         super().__init__("redis://nowhere.invalid")
         self._reader = reader
-        #: Of those announced: which were decided already, and which were not.
+        #: The announced requests that were decided, and those that were not.
         self.found: set[uuid.UUID] = set()
         self.missed: set[uuid.UUID] = set()
-        #: Gateway calls that couriers found each time they were rung for.
+        #: The gateway calls that were due at each notification of couriers.
         self.due: list[int] = []
 
     def announce(self, request_ids: Iterable[uuid.UUID]) -> None:
-        """A client that waits looks at its request."""
+        """Read the requests, as clients that wait do."""
         announced = set(request_ids)
         rows = self._reader.execute(
             "SELECT request_id FROM decisions WHERE request_id = ANY(%s)", [list(announced)]
@@ -48,14 +48,14 @@ class ReadingBell(Doorbell):
         self.missed |= announced - decided
 
     def notify_couriers(self) -> None:
-        """A courier looks for what is due."""
+        """Read the effects that are due, as a courier does."""
         rows = self._reader.execute("SELECT count(*) FROM effects WHERE due_at <= clock_timestamp()")
         self.due += (count for (count,) in rows)
 
 
-def test_who_is_told_of_a_batch_finds_what_it_decided(database: Database) -> None:
+def test_a_batch_is_committed_before_its_notifications(database: Database) -> None:
     """
-    Clients that wait and couriers look once when they are woken: a bell before the commit wakes them for nothing.
+    Clients that wait and couriers read once for each notification. One before the commit would find nothing.
     """
     with (
         open_store(database) as store,
@@ -63,13 +63,13 @@ def test_who_is_told_of_a_batch_finds_what_it_decided(database: Database) -> Non
     ):
         partition = store.open("cash", kind="balance", gateway="bank")
         asked = store.accept(*(store.asks("withdrawal", "cash", f"u{n}", 1) for n in range(3)))
-        assignments, bell = Assignments(), ReadingBell(reader)
+        assignments, doorbell = Assignments(), ReadingDoorbell(reader)
         assignments.hold({partition}, time.monotonic() + 60)
 
-        assert Drainer(lambda: store.worker, assignments, bell).drain(partition) == (3, False)
+        assert Drainer(lambda: store.worker, assignments, doorbell).drain(partition) == (3, False)
 
-    assert (bell.found, bell.missed) == (set(asked), set())
-    assert bell.due == [3]
+    assert (doorbell.found, doorbell.missed) == (set(asked), set())
+    assert doorbell.due == [3]
 
 
 def test_a_doorbell_is_acknowledged_before_the_drain_reads(monkeypatch: pytest.MonkeyPatch) -> None:
