@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: The limit of a wait for an event that a working system brings about, in seconds. No test measures it.
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 90.0
 #: The pause between two looks at a condition, in seconds.
 LOOK_SECONDS = 0.01
 

@@ -69,6 +69,13 @@ class Payments(Stack):
         """
         return self.start("courier", TELLER_PORT=str(self.ports[0]), **changes)
 
+    def restart_courier(self) -> None:
+        """
+        Start the courier again. Returns when it works, so that it can be stopped in order.
+        """
+        self.courier.start()
+        eventually(lambda: len(self.courier.events("courier_started")) == self.courier.starts)
+
     @contextlib.contextmanager
     def slow_courier(self) -> Iterator[Process]:
         """

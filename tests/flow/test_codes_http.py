@@ -328,7 +328,7 @@ def test_a_telephone_number_is_reached_through_the_gateway_named_sms(stack: Paym
     finally:
         api.stop()
         courier.kill()
-        stack.courier.start()
+        stack.restart_courier()
     assert not any(says_code(path.read_text(), code) for path in stack.logs.glob("*.log"))
 
 

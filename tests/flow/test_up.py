@@ -10,10 +10,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +19,18 @@ import pytest
 
 from teller.embedded import keys as kept_keys
 from tests.servers import temporary_home
+from tests.stack import TELLER, bare_environment
+from tests.waiting import TIMEOUT_SECONDS, Deadline, eventually, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-TELLER = [sys.executable, "-P", "-m", "teller"]
+COMMAND = [sys.executable, *TELLER]
 #: Promised: who dies is started again within so many seconds.
 RESTART_SECONDS = 2.0
 #: Promised: a stop takes no longer, in seconds.
 STOP_SECONDS = 10.0
-#: Nothing else takes longer, unless something is broken, in seconds.
-PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -53,27 +51,11 @@ def processes() -> list[Seen]:
     return [Seen(int(row[0]), int(row[1]), row[3]) for row in rows if len(row) == 4 and row[2][0] != "Z"]
 
 
-def eventually(condition: Callable[[], Any], within: float = PATIENCE_SECONDS) -> float:
-    """Returns after how many seconds the condition held; fails after `within`."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within, f"not within {within} s"
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
 def environment(home: Path) -> dict[str, str]:
-    """Ours, without any setting of Teller's but the home."""
-    given = ("TELLER_", "DATABASE_URL", "REDIS_URL")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(given)}
-    return {**ours, "TELLER_HOME": str(home)}
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    Return the environment of the tests with this home, and no other variable of Teller.
+    """
+    return {**bare_environment(), "TELLER_HOME": str(home)}
 
 
 class Up:
@@ -85,7 +67,7 @@ class Up:
         self.log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*TELLER, "up", "--port", str(port), "--workers", "2"],
+                [*COMMAND, "up", "--port", str(port), "--workers", "2"],
                 env=environment(home),
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -113,7 +95,7 @@ class Up:
 
     def call(self, method: str, path: str, body: Any = None, key: str = "none") -> tuple[int, Any]:
         """One HTTP request as the first admin; status and JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         headers = {
             "Authorization": f"Bearer {kept_keys.read(self.home)['TELLER_ADMIN_KEY']}",
             "Content-Type": "application/json",
@@ -141,12 +123,12 @@ class Up:
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One command, to its end."""
     return subprocess.run(
-        [*TELLER, *arguments],
+        [*COMMAND, *arguments],
         check=False,
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
 
 
@@ -224,8 +206,8 @@ def test_a_part_that_is_killed_is_started_again_within_two_seconds(system: Up, p
 
     os.kill(before[0], signal.SIGKILL)
 
-    eventually(
-        lambda: len(now := system.started(part)) == len(before) and before[0] not in now, RESTART_SECONDS
+    Deadline(RESTART_SECONDS).until(
+        lambda: len(now := system.started(part)) == len(before) and before[0] not in now
     )
     eventually(lambda: system.opens(f"after{part.replace('/', '-').replace(' ', '-')}"))
 
@@ -243,7 +225,7 @@ def test_the_process_that_serves_is_replaced_within_two_seconds(system: Up) -> N
         apis = system.started("teller api")
         return any(one.parent in apis and one.pid != serving for one in system.tree())
 
-    eventually(replaced, RESTART_SECONDS)
+    Deadline(RESTART_SECONDS).until(replaced)
     eventually(lambda: system.opens("after-serving"))
 
 
@@ -302,7 +284,7 @@ def test_a_stop_leaves_nothing_a_kill_leaves_nothing_and_what_was_there_is_there
             assert found
             typed = {"destination": "ada@example.com", "code": found[1]}
             assert third.call("POST", "/v1/codes/verify", typed) == (200, {"verified": True})
-            assert eventually(lambda: third.opens("after")) < RESTART_SECONDS
+            Deadline(RESTART_SECONDS).until(lambda: third.opens("after"))
             assert kept_keys.read(home) == keys
             stop(third, signal.SIGTERM)
 
@@ -310,10 +292,10 @@ def test_a_stop_leaves_nothing_a_kill_leaves_nothing_and_what_was_there_is_there
 def stop(up: Up, signal_number: signal.Signals) -> None:
     """Asked to stop, it does so in time, with status 0, and leaves no process."""
     everything = up.tree()
-    began = time.monotonic()
+    limit = Deadline(STOP_SECONDS)
     up.process.send_signal(signal_number)
-    assert up.process.wait(STOP_SECONDS) == 0, up.log.read_text()
-    assert time.monotonic() - began < STOP_SECONDS
+    assert up.process.wait(TIMEOUT_SECONDS) == 0, up.log.read_text()
+    limit.check()
     assert alive(everything) == []
 
 
@@ -322,12 +304,12 @@ def test_another_number_of_partitions_is_refused_in_one_line(system: Up) -> None
     The number is fixed for the life of a database: a start with another one changes nothing and says so.
     """
     refused = subprocess.run(
-        [*TELLER, "migrate"],
+        [*COMMAND, "migrate"],
         check=False,
         env={**environment(system.home), "TELLER_PARTITIONS": "8"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
 
     assert refused.returncode == 1

@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook
 from processor.gateways.protocol import Answer, Order
 from processor.outbox import gateway_calls
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
-from tests.waiting import eventually
+from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -376,19 +376,28 @@ def test_the_breaker_stops_hammering_and_fails_nothing(till: Till, monkeypatch: 
     """
     A gateway that is down is left alone but for a probe; when it is back, all is paid, each once.
     """
+    open_seconds = 0.3
     monkeypatch.setattr(gateway_calls, "BREAKER_OPENS_AFTER", 10)
-    monkeypatch.setattr(gateway_calls, "BREAKER_OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(gateway_calls, "BREAKER_OPEN_SECONDS", open_seconds)
+
+    def probes_since(began: float) -> int:
+        """
+        Return the most probes that the open breaker allows, with one at each end.
+        """
+        return int((time.monotonic() - began) / open_seconds) + 2
+
     till.outside.behave = lambda _call, _handler: 503
     asked = till.withdraw(60)
     till.start(gateway_tries=50, gateway_backoff_seconds=0.02)
 
     eventually(lambda: till.store.one("SELECT count(*) FROM gateways WHERE open_until IS NOT NULL"))
-    called = len(till.outside.calls)
+    began, called = time.monotonic(), len(till.outside.calls)
     time.sleep(1.0)
-    assert len(till.outside.calls) - called <= 60 + 5  # what was under way, and a few probes
-    settled_down = len(till.outside.calls)
+    assert len(till.outside.calls) - called <= 60 + probes_since(began)  # 60 were under way
+    began, settled_down = time.monotonic(), len(till.outside.calls)
     time.sleep(1.0)
-    assert 1 <= len(till.outside.calls) - settled_down <= 5
+    eventually(lambda: len(till.outside.calls) > settled_down)
+    assert len(till.outside.calls) - settled_down <= probes_since(began)
     till.drain()
     assert till.store.one("SELECT count(*) FROM decisions WHERE current AND status = 'failed'") == 0
 
@@ -471,17 +480,17 @@ def test_a_ring_wakes_a_courier_at_once(till: Till) -> None:
 
     bell = Doorbell(till.settings.redis_url)
     till.start()
-    took = []
+    in_time = 0
     for _ in range(5):
         time.sleep(0.25)
         asked = till.withdraw()
-        began = time.monotonic()
+        limit = Deadline(0.2)
         bell.notify_couriers()
         eventually(lambda asked=asked: any(call.key == str(asked[0]) for call in till.outside.calls))  # type: ignore[misc]
-        took.append(time.monotonic() - began)
+        in_time += limit.is_met()
     bell.close()
 
-    assert sorted(took)[2] < 0.2
+    assert in_time >= 3
 
 
 def test_no_secret_is_logged(till: Till) -> None:
@@ -514,7 +523,9 @@ def test_it_stops_within_seconds_whatever_is_under_way(till: Till) -> None:
     courier = till.start(gateway_timeout_seconds=60.0)
     eventually(lambda: len(till.outside.calls) == 3)
 
-    assert courier.stop() < 5.0
+    limit = Deadline(5.0)
+    courier.stop()
+    limit.check()
 
     till.outside.behave = lambda _call, _handler: 200
     till.lapse()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from processor.outbox import deliveries as outbox
 from tests.stack import TELLER, Process
-from tests.waiting import TIMEOUT_SECONDS, eventually
+from tests.waiting import TIMEOUT_SECONDS, Deadline
 from workers.courier.main import work
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ class RunningCourier:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def stop(self) -> float:
-        """Returns how many seconds it took."""
-        began = time.monotonic()
+    def stop(self) -> None:
+        """
+        Ask it to stop, and wait for its end. Raises its fault.
+        """
         while self._stop is None and self._thread.is_alive():
             time.sleep(0.01)
         if self._loop is not None and self._stop is not None:
@@ -53,7 +54,6 @@ class RunningCourier:
         assert not self._thread.is_alive(), "the courier does not end"
         if self._fault is not None:
             raise self._fault
-        return time.monotonic() - began
 
     def _run(self) -> None:
         async def run() -> None:
@@ -144,13 +144,15 @@ class Till:
     def until(
         self, asked: Sequence[uuid.UUID], gateway: str = "bank", within: float = TIMEOUT_SECONDS
     ) -> list[str | None]:
-        """Drain until nobody is asked any more; returns what became of them."""
+        """
+        Drain until none of these requests is processing, within a promised time. Returns their outcomes.
+        """
 
         def settled() -> bool:
             self.drain(gateway)
             return all(state and state.status != "processing" for state in self.store.decided(asked))
 
-        eventually(settled, within)
+        Deadline(within).until(settled)
         return self.store.statuses(asked)
 
     def balance(self, gateway: str = "bank") -> tuple[int, int]:
