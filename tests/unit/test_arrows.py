@@ -17,7 +17,13 @@ PACKAGES: Final = ("teller", "api", "lab", "workers", "processor")
 #: The program that `make lint` runs.
 LINT_IMPORTS: Final = Path(sys.executable).with_name("lint-imports")
 
-STRAYS: Final = ("processor/strays.py", "api/strays.py", "api/web/strays.py", "processor/batch/strays.py")
+STRAYS: Final = (
+    "processor/strays.py",
+    "api/strays.py",
+    "api/web/strays.py",
+    "processor/batch/strays.py",
+    "workers/courier/strays.py",
+)
 #: A module that imports another one above it, or beside it.
 ARROWS: Final = (
     ("processor.domain.ledger", "processor.intake.intake"),
@@ -27,10 +33,14 @@ ARROWS: Final = (
     ("processor.batch.worksheet", "processor.batch.store"),
     ("processor.ids", "workers.doorbell.ring"),
     ("workers.doorbell.ring", "api.services"),
+    ("workers.doorbell.ring", "workers.courier.main"),
+    ("workers.worker.drain", "workers.courier.main"),
+    ("workers.courier.deliveries", "workers.courier.gateway_calls"),
     ("lab.arena", "workers.worker.main"),
     ("api.lab.runs", "workers.courier.main"),
     ("api.web.fields", "api.v1.requests"),
     ("api.web.fields", "api.web.routing"),
+    ("api.web.problems", "processor.clients.codes"),
     ("api.v1.accounts", "api.console.pages"),
     ("api.services", "api.app"),
     ("api.docs.pages", "teller.root"),
