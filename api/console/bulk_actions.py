@@ -12,9 +12,9 @@ from pydantic import Field
 from api.console import bulk_runner
 from api.console.failed import Filter, Moment, named
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
-from api.web.auth import ADMINS
 from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
 from api.web.problems import Forbidden, NotFound
+from processor.domain.roles import ADMINS
 from processor.operations import bulk_actions
 from processor.operations.bulk_actions import Action, BulkAction, Results
 from processor.reading.failed import FailedFilter

@@ -13,11 +13,11 @@ from pydantic import Field
 
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.console.sign_in import ADDRESS as SIGN_IN
-from api.web.auth import ADMINS
 from api.web.fields import Body, Id, Text, optional
 from api.web.problems import Invalid, NotFound
 from processor.clients import keys
 from processor.clients.keys import NAME_CHARACTERS_MAX, Key, KeyRefused, Role
+from processor.domain.roles import ADMINS
 from processor.reading import keys as key_queries
 from processor.reading.keys import KeyState
 from processor.storage.connections import Connection

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from api.console.bulk_runner import Runner
 from api.console.rates import Rates
 from api.web import parsing
-from api.web.auth import OPERATORS
 from api.web.fields import NoQuery
 from api.web.problems import Invalid
+from processor.domain.roles import OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

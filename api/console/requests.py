@@ -11,11 +11,12 @@ from pydantic import BeforeValidator, Field
 
 from api.console import timeline
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.web.auth import ADMINS
 from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
 from api.web.parsing import read_id
 from processor.clients.keys import Caller
-from processor.domain.model import MAX_QUANTITY, RequestKind
+from processor.domain.kinds import KINDS
+from processor.domain.model import MAX_QUANTITY
+from processor.domain.roles import ADMINS
 from processor.errors import TellerError
 from processor.ids import new_id
 from processor.intake.commands import Recorded
@@ -30,8 +31,6 @@ from processor.records.audit import AuditFilter
 from processor.records.documents import RequestRecord
 from processor.storage.connections import Connection
 
-#: Kinds that take something, which can be given back.
-KINDS_THAT_TAKE: Final[frozenset[RequestKind]] = frozenset({"redemption", "withdrawal", "reservation"})
 #: The stages in which a command to cancel can still come in time.
 CANCELLABLE_STAGES: Final = cancellations.CANCELLABLE_STAGES - {"held"}
 #: Lines of the audit that are shown.
@@ -107,7 +106,7 @@ def possible(found: Inspection, client: str, *, may_refund: bool) -> Possible:
 def _left(found: Inspection) -> tuple[int | None, str | None]:
     """How much can be given back; or why not, where somebody may wonder."""
     one, effect = found.request, found.effect
-    if one.kind not in KINDS_THAT_TAKE or one.status not in ("completed", "failed"):
+    if not KINDS[one.kind].refundable or one.status not in ("completed", "failed"):
         return None, None
     if any(refund.status == "processing" for refund in found.refunds):
         return None, "A refund of it is on its way."

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from api.console import security
 from api.console.pages import PUBLIC, ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.web.auth import OPERATORS
 from api.web.fields import Body, optional
 from api.web.problems import Unauthorized
 from processor.clients import sessions
+from processor.domain.roles import OPERATORS
 
 ADDRESS: Final = f"{ROOT}/sign-in"
 

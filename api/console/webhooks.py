@@ -11,11 +11,11 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field
 
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.web.auth import ADMINS
 from api.web.fields import TEXT_CHARACTERS_MAX, Body, Id, Text, optional
 from api.web.problems import NotFound
 from processor.clients import webhooks
 from processor.clients.webhooks import Webhook
+from processor.domain.roles import ADMINS
 from processor.operations import resends
 from processor.outbox.tries import DeliveryStatus
 from processor.reading import webhooks as webhook_queries

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from api.web import idempotency, long_poll
-from api.web.auth import ALL_ROLES
 from api.web.fields import ID_PATTERN
 from api.web.problems import (
     PROBLEM_JSON,
@@ -26,6 +25,7 @@ from api.web.problems import (
     UnsupportedMediaType,
 )
 from api.web.responses import Problem
+from processor.domain.roles import ALL_ROLES
 from processor.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:

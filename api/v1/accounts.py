@@ -8,11 +8,11 @@ from typing import Annotated, Final
 from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
-from api.web.auth import CLIENTS
 from api.web.fields import ID_PATTERN, Body
 from api.web.problems import Invalid, NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import accounts
+from processor.domain.roles import CLIENTS
 
 #: An address that every mail system accepts: a dot-atom (RFC 5322, 3.2.3), and the name of a host.
 EMAIL_PATTERN: Final = (

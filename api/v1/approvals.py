@@ -9,12 +9,12 @@ from api.services import Call
 from api.v1.codes import Code, CodeSent
 from api.v1.requests import RECORDED
 from api.web import problems, submission
-from api.web.auth import CLIENTS, OPERATORS
 from api.web.fields import Body, Nothing, Text, optional
 from api.web.parsing import read_id
 from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
+from processor.domain.roles import CLIENTS, OPERATORS
 from processor.intake.commands import Recorded
 from processor.operations import approvals
 from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, NotAwaitingConfirmation

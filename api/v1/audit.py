@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel
 
 from api.services import Call
-from api.web.auth import OPERATORS
 from api.web.pagination import Page, listed
 from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
+from processor.domain.roles import OPERATORS
 from processor.records import audit
 from processor.records.audit import AuditFilter
 

@@ -13,7 +13,6 @@ from api.v1.redemptions import Redemption
 from api.v1.requests import Request
 from api.v1.withdrawals import Withdrawal
 from api.web import parsing, problems
-from api.web.auth import CLIENTS, OPERATORS
 from api.web.fields import Body, IdempotencyKey
 from api.web.problems import Forbidden, IdempotencyKeyMissing, Invalid
 from api.web.responses import Problem
@@ -21,6 +20,7 @@ from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
 from processor.clients.keys import Caller
 from processor.domain.model import FINAL_STATUSES
+from processor.domain.roles import CLIENTS, OPERATORS
 from processor.errors import TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.records.documents import Document

@@ -11,12 +11,12 @@ from pydantic import AwareDatetime, BaseModel, Field
 from api.services import Call
 from api.v1.accounts import EMAIL_CHARACTERS_MAX, EMAIL_PATTERN, LOCAL_CHARACTERS_MAX
 from api.web import problems
-from api.web.auth import CLIENTS
 from api.web.fields import Body, optional
 from api.web.problems import Invalid
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import codes
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
+from processor.domain.roles import CLIENTS
 
 routes = Routes("Codes")
 

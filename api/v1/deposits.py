@@ -5,10 +5,10 @@ Deposits: a resource gets more, as by a top-up or a restock.
 from api.services import Call
 from api.v1.requests import ACCEPTED
 from api.web import submission
-from api.web.auth import OPERATORS
 from api.web.fields import Amount, Body, Id, Metadata, optional
 from api.web.routing import Answer, Routes
 from api.web.submission import Origin
+from processor.domain.roles import OPERATORS
 from processor.intake.intake import Submission
 
 routes = Routes("Deposits")

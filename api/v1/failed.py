@@ -11,7 +11,6 @@ from pydantic import AwareDatetime, BaseModel, Field
 from api.services import Call
 from api.v1.requests import ACCEPTED, RECORDED, Request, RequestList
 from api.web import problems, submission
-from api.web.auth import ADMINS, OPERATORS
 from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
@@ -19,6 +18,7 @@ from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
 from processor.domain.model import Outcome
+from processor.domain.roles import ADMINS, OPERATORS
 from processor.intake.intake import Submission
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed

@@ -8,12 +8,12 @@ from typing import Final
 from pydantic import BaseModel
 
 from api.services import Call
-from api.web.auth import OPERATORS
 from api.web.fields import Body, Text, optional
 from api.web.problems import NotFound
 from api.web.responses import AllOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.cluster import ownership
+from processor.domain.roles import OPERATORS
 from processor.operations import pauses
 from processor.records.documents import Document
 

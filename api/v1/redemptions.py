@@ -5,10 +5,10 @@ Redemptions: an account takes some of a resource.
 from api.services import Call
 from api.v1.requests import ACCEPTED
 from api.web import submission
-from api.web.auth import CLIENTS
 from api.web.fields import Account, Amount, Body, Id, Metadata, Timestamp, optional
 from api.web.routing import Answer, Routes
 from api.web.submission import Origin
+from processor.domain.roles import CLIENTS
 from processor.intake.intake import Submission
 
 routes = Routes("Redemptions")

@@ -9,13 +9,14 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
 from api.web import long_poll, problems, submission
-from api.web.fields import ID_PATTERN, Body, Text, optional
+from api.web.fields import ID_PATTERN, Body, OneOf, Text, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
 from api.web.problems import Invalid, NotFound
 from api.web.responses import AllOf, ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
-from processor.domain.model import EntryKind, RequestKind, Stage, Status
+from processor.domain.kinds import KINDS
+from processor.domain.model import EntryKind, Stage, Status
 from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable
 from processor.reading import requests
@@ -33,11 +34,16 @@ problems.declare(
 )
 
 
+RequestKind = Annotated[str, OneOf(KINDS)]
+
+
 class Error(BaseModel):
     """The reason why a request was rejected, cancelled or refunded, or failed."""
 
     code: str = Field(examples=["out_of_stock"])
-    reason: str | None = Field(default=None, description="The reason that the gateway gave.")
+    reason: str | None = Field(
+        default=None, description="The reason that the gateway, the approver or the operator gave."
+    )
 
 
 class Request(BaseModel):

@@ -10,7 +10,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from api.services import Call
 from api.v1.requests import ACCEPTED, EntryList
 from api.web import submission
-from api.web.auth import ADMINS
 from api.web.fields import (
     ID_PATTERN,
     Amount,
@@ -29,6 +28,7 @@ from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
 from processor.domain.model import ResourceKind
+from processor.domain.roles import ADMINS
 from processor.domain.rules.amendments import RULES
 from processor.intake.intake import Submission
 from processor.reading import requests

@@ -12,7 +12,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.services import Call
 from api.web import idempotency
-from api.web.auth import OPERATORS
 from api.web.fields import Body
 from api.web.problems import (
     RETRY_AFTER_SECONDS,
@@ -26,6 +25,7 @@ from api.web.problems import (
 )
 from api.web.responses import AllOf
 from api.web.routing import Answer, AnswerDoc, Routes
+from processor.domain.roles import OPERATORS
 from processor.errors import DatabaseUnavailable
 from processor.gateways import sandbox, signatures
 from processor.records.documents import timestamp

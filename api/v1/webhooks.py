@@ -11,7 +11,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from api.services import Call
 from api.web import problems
-from api.web.auth import CLIENTS
 from api.web.fields import Body, Nothing, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
@@ -20,6 +19,7 @@ from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients import webhooks
 from processor.clients.webhooks import WEBHOOKS_MAX, TooManyWebhooks
+from processor.domain.roles import CLIENTS
 from processor.errors import TellerError
 from processor.gateways import addresses
 from processor.gateways.addresses import WebhookAddressRefused

@@ -32,11 +32,6 @@ CACHED_KEYS_MAX: Final = 10_000
 #: The interval at which the used keys are written: a little longer than the shortest that the database accepts.
 USE_INTERVAL_SECONDS: Final = keys.USE_PAUSE.total_seconds() + 1
 
-CLIENTS: Final = frozenset({"client", "admin"})
-OPERATORS: Final = frozenset({"operator", "admin"})
-ADMINS: Final = frozenset({"admin"})
-ALL_ROLES: Final = frozenset({"client", "operator", "admin"})
-
 
 @dataclass(slots=True)
 class _CachedKey:

@@ -7,10 +7,20 @@ input. Types are strict: "5", 5.0 and true are not integers.
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from processor.domain.model import MAX_QUANTITY
 
@@ -71,6 +81,17 @@ Metadata = Annotated[
     ),
 ]
 IdempotencyKey = Annotated[str, Field(pattern=KEY_PATTERN, examples=["order-A-17"])]
+
+
+class OneOf:
+    """An annotation of a string field that takes one of some words, as a Literal does."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of a Literal of these words."""
+        return core_schema.literal_schema(self.words)
 
 
 class Body(BaseModel):

@@ -17,9 +17,9 @@ import pydantic_core
 from flask import Response, request
 
 from api.web import parsing
-from api.web.auth import ALL_ROLES
 from api.web.fields import NoQuery
 from api.web.problems import BodyTooLarge, Forbidden, UnsupportedMediaType
+from processor.domain.roles import ALL_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

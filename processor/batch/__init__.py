@@ -1,5 +1,5 @@
 """
-One batch: take the inbox rows of a partition, decide them in memory, write them as sets, in one transaction.
+One batch: takes the inbox rows of a partition, decides them in memory, and writes them as sets, in one transaction.
 
-`run` is the transaction, `snapshot` what is read, `worksheet` the pure decisions, `store` the SQL around them.
+`run` has the transaction, `snapshot` the rows that were read, `worksheet` the pure decisions, and `store` the SQL.
 """

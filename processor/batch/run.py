@@ -1,9 +1,9 @@
 """
 One batch of one partition: the oldest inbox rows, decided in order and written as sets, in one transaction.
 
-This is the only code that changes resources, usages, entries and decisions. It reads everything once,
-decides in memory (`processor/domain`), and writes everything once. Nothing here knows of
-queues: the caller notifies the partitions of the follow-ups after the commit.
+This is the only code that changes resources, usages, entries and decisions. It reads everything once, decides in
+memory (`worksheet`), and writes everything once. It does not use the queues: the caller notifies the partitions of
+the follow-ups after the commit.
 """
 
 import time
@@ -24,16 +24,15 @@ from processor.errors import DatabaseUnavailable
 from processor.storage import connections
 from processor.storage.connections import Connection
 
-#: Inbox rows applied in one transaction: enough that the round trips do not matter, few enough to be quick.
+#: Inbox rows of one transaction, at most. More would not be faster, and would delay the first decision.
 BATCH_LIMIT: Final = 2_000
-#: Rows after which what was decided is sent to be written, while the next ones are decided: enough that a
-#: statement is worth it, few enough that PostgreSQL has not long to wait for the first.
+#: Rows that are decided before their decisions are sent to PostgreSQL, which writes them while the next are decided.
 PART_ROWS: Final = 250
-#: How long one statement of a batch, its wait for the partition's lock, and a pause between two statements may take.
+#: Limits of one statement of a batch, its wait for the partition's lock, and a pause between two statements.
 STATEMENT_TIMEOUT_MS: Final = 10_000
 LOCK_TIMEOUT_MS: Final = 5_000
 IDLE_TIMEOUT_MS: Final = 10_000
-#: Characters of a traceback that are kept: the end of it, where the fault is.
+#: Characters of a traceback that are kept, from its end.
 TRACE_LIMIT: Final = 8_000
 
 LOCK_PARAMETERS: Final = {
@@ -44,8 +43,7 @@ LOCK_PARAMETERS: Final = {
 }
 
 
-# What says that a row cannot be written: PostgreSQL refuses it, or it cannot even be sent. Everything else says
-# something about the connection or the schema.
+# Faults of a row: PostgreSQL refuses it, or it cannot be sent. All other faults are of the connection or the schema.
 _UNWRITABLE: Final = (
     DataError,
     IntegrityError,
@@ -58,7 +56,7 @@ _UNWRITABLE: Final = (
 
 
 class _Unwritable(Exception):
-    """PostgreSQL refused what the batch wanted to write; the cause says why."""
+    """PostgreSQL refused a row of the batch; the cause is the fault."""
 
     def __init__(self, taken: int, fault: Exception) -> None:
         self.taken = taken
@@ -67,19 +65,19 @@ class _Unwritable(Exception):
 
 @dataclass(slots=True)
 class BatchReport:
-    """What one batch did, for the log and for whoever drains."""
+    """The result of one batch, for the log and for the drain."""
 
     partition: int
     taken: int = 0
-    #: Whether there may be more: the batch was full, or cut short. What is committed later rings again.
+    #: Whether more rows may wait: the batch was full, or cut short. Later commits send their own notification.
     more: bool = False
     rejected: int = 0
-    parked: int = 0
+    failed: int = 0
     paused: bool = False
     duration_ms: float = 0.0
     decided: list[UUID] = field(default_factory=list)
     follow_ups: set[int] = field(default_factory=set)
-    #: Whether couriers have something to do now.
+    #: Whether couriers have new work.
     for_couriers: bool = False
     paid_after_refund: list[UUID] = field(default_factory=list)
 
@@ -88,9 +86,11 @@ def drain_once(connection: Connection, partition: int, limit: int = BATCH_LIMIT)
     """
     Apply up to `limit` inbox rows of a partition, the oldest first, in one transaction.
 
-    A row that PostgreSQL refuses (SQLSTATE class 22 or 23, or a statement timeout) is found by halving
-    the batch, and parked. Raises DatabaseUnavailable on a fault of the infrastructure, with nothing
-    applied or, when the answer to the COMMIT was lost, everything: a fresh read tells.
+    A row that PostgreSQL refuses (SQLSTATE class 22 or 23, or a statement timeout) is found by halving the batch. Its
+    request is marked as failed.
+
+    Raises DatabaseUnavailable on a fault of the infrastructure. Nothing was applied then, or everything if only the
+    answer to the COMMIT was lost. The next batch reads again in either case.
     """
     started = time.perf_counter()
     refusal: str | None = None
@@ -99,9 +99,10 @@ def drain_once(connection: Connection, partition: int, limit: int = BATCH_LIMIT)
             with connections.faults():
                 report = _apply(connection, partition, limit, refusal)
         except _Unwritable as unwritable:
-            if refusal is not None:  # whoever drains waits before it tries again
+            if refusal is not None:  # the drain pauses before it tries again
+                line = connections.first_line(unwritable.fault)
                 raise DatabaseUnavailable(
-                    f"a request can be neither decided nor parked: {connections.first_line(unwritable.fault)}"
+                    f"a request can be neither decided nor marked as failed: {line}"
                 ) from unwritable
             limit = unwritable.taken // 2
             if limit == 0:
@@ -112,12 +113,12 @@ def drain_once(connection: Connection, partition: int, limit: int = BATCH_LIMIT)
 
 
 def _apply(connection: Connection, partition: int, limit: int, refusal: str | None) -> BatchReport:
-    """One transaction. `refusal` is why the first row cannot be written: it is parked instead of decided."""
+    """Apply one transaction. With a `refusal`, the first row could not be written, and its request fails instead."""
     with connection.pipeline() as pipeline, connection.transaction():
         execute = store.executor(connection)
         locked = execute("lock_partition", LOCK_PARAMETERS | {"partition": partition})
         inbox = execute("take_inbox", {"partition": partition, "batch_limit": limit})
-        # After the take, for the clock: nothing is decided at an earlier time than it was asked.
+        # After the take, because of the clock: no request is decided at an earlier time than it was accepted.
         state = execute("read_partition", {"partition": partition})
         [(*_, settled_xid)] = locked.fetchall()
         [(now, sequence, paused, cancels)] = state.fetchall()
@@ -134,7 +135,7 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
             now,
             sequence,
             {UUID(request): CancelCommand.of(payload) for request, payload in (cancels or {}).items()},
-            doubt=refusal is not None,
+            recheck=refusal is not None,
         )
         writer = store.Writer(execute, sheet)
         try:
@@ -149,22 +150,23 @@ def _apply(connection: Connection, partition: int, limit: int, refusal: str | No
         taken=len(done),
         more=len(rows) == limit or len(done) < len(rows),
         rejected=sheet.rejected,
-        parked=sheet.parked,
+        failed=sheet.failed,
         decided=sheet.decided,
-        for_couriers=bool(sheet.new_effects or sheet.rearmed or sheet.deliveries or sheet.codes),
+        for_couriers=bool(sheet.new_effects or sheet.retried or sheet.deliveries or sheet.codes),
         paid_after_refund=sheet.paid_after_refund,
     )
 
 
 def _decide(sheet: Worksheet, rows: list[Row], refusal: str | None, writer: Writer) -> list[Row]:
     """
-    Decide each row in order, and have what is decided written along the way; returns those rows that were,
-    which can be fewer: the sheet asks for a fresh read when a row changes what the others need to know.
+    Decide the rows in order, and send their decisions to PostgreSQL in parts.
+
+    Returns the rows that were decided. It stops early if the rows that follow need a new snapshot.
     """
     done = rows
     for count, row in enumerate(rows, start=1):
         _decide_one(sheet, row, refusal)
-        if sheet.stale:
+        if sheet.needs_reload:
             done = rows[:count]
             break
         if count % PART_ROWS == 0:
@@ -174,17 +176,17 @@ def _decide(sheet: Worksheet, rows: list[Row], refusal: str | None, writer: Writ
 
 
 def _decide_one(sheet: Worksheet, row: Row, refusal: str | None) -> None:
-    """A fault in deciding one request parks that one, and the others go on."""
+    """Decide one row. If its rule raises, its request fails, and the batch goes on."""
     try:
         if refusal is None:
             sheet.decide(row)
         else:
-            sheet.park(row, refusal)
-    except Exception as fault:  # noqa: BLE001  # whatever a rule raises is about this one request
-        sheet.park(row, _trace(fault))
+            sheet.fail(row, refusal)
+    except Exception as fault:  # noqa: BLE001  # any fault of a rule is of this one request
+        sheet.fail(row, _trace(fault))
 
 
 def _trace(fault: Exception) -> str:
-    """The end of a traceback, with what PostgreSQL cannot store (NUL, lone surrogates) as escapes."""
+    """Return the end of a traceback, with escapes for what PostgreSQL cannot store: NUL, lone surrogates."""
     text = "".join(traceback.format_exception(fault))[-TRACE_LIMIT:]
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -1,7 +1,7 @@
 """
-What a batch reads, as types: its inbox rows, and everything that they can touch.
+The snapshot of a batch: its inbox rows, and everything that they can touch.
 
-Pure data, between the database (`worksheet_store`) and the decisions (`worksheet`).
+Pure data, between the database (`store`) and the decisions (`worksheet`).
 """
 
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from uuid import UUID
 
 from processor.domain.model import TELLER, Canceller, Effect, Entry, Request, Resource, State
 
-#: What an account has used of a resource, by (resource, client, account).
+#: The key of an account's usage of a resource: (resource, client, account).
 UsageKey = tuple[str, str, str]
 
 
 class Row(NamedTuple):
-    """One inbox row, with the request that it is about."""
+    """One inbox row, with its request."""
 
     seq: int
     verb: str
@@ -46,7 +46,7 @@ class CancelCommand(NamedTuple):
 
 
 class Webhook(NamedTuple):
-    """Where a client wants to be told, and of what (None: of everything)."""
+    """An address that receives a client's events. `events` are the types that are sent; None: all."""
 
     client_id: str
     id: UUID
@@ -54,7 +54,7 @@ class Webhook(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """One who is to be told of a new state of a request: by webhook or by e-mail."""
+    """One notification of a new state of a request, by webhook or by e-mail."""
 
     request_id: UUID
     version: int
@@ -64,37 +64,37 @@ class Delivery(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """The part of a worksheet that is written for each row."""
+    """A part of a worksheet: the entries and states of some rows."""
 
     entries: list[Entry]
     states: list[State]
-    #: The states in the database that are not current any more, by request.
+    #: The states in the database that are no longer current, by request.
     superseded: dict[UUID, State]
-    #: Those of `states` that are not current: a later one of them is.
+    #: Those of `states` that a later one of them has replaced.
     outdated: list[State]
 
     def is_current(self, state: State) -> bool:
-        """Whether the request has come no further within this part."""
+        """Return whether no later state of the request is in this part."""
         return not self.outdated or all(state is not one for one in self.outdated)
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """What the batch read, and what its decisions have made of it so far."""
+    """The rows that the batch read, as its decisions have changed them so far."""
 
     resources: dict[str, Resource]
     usages: dict[UsageKey, int]
-    #: The present state of the requests that were decided before, in this batch or earlier.
+    #: The current states of requests that were decided before, in this batch or earlier.
     states: dict[UUID, State]
     #: The commands to cancel that wait in the inbox, by request: they count as soon as its turn comes.
     cancels: dict[UUID, CancelCommand]
-    #: What the refunds of this batch are to give back.
+    #: The requests that the refunds of this batch give back.
     originals: dict[UUID, Request] = field(default_factory=dict)
     effects: dict[UUID, Effect] = field(default_factory=dict)
     #: Requests whose hold is neither captured nor released.
     holding: set[UUID] = field(default_factory=set)
     webhooks: dict[str, list[Webhook]] = field(default_factory=dict)
-    #: Requests that wait for a code whose time is over.
+    #: Requests that wait for a code whose lifetime is over.
     lapsed: set[UUID] = field(default_factory=set)
     #: E-mail addresses by (client, account).
     contacts: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """
-The worksheet of a batch in PostgreSQL: reads what the rows can touch, and writes what was decided, as sets.
+The worksheet of a batch in PostgreSQL: reads the snapshot, and writes the decisions, as sets.
 
-Every function here runs in the transaction and the pipeline of `processor/batch/run.py`, and none of them
-commits. What was decided of the first rows is written while the next rows are decided.
+Every function runs in the transaction and the pipeline of `processor/batch/run.py`, and none commits. The decisions
+of the first rows are written while the next rows are decided.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from processor.storage import arrays, statements
 from processor.storage.connections import Connection
 
 SQL = statements.beside(__file__)
-#: Where the fields begin that a plain state does not have, and what they are then.
+#: The first field that has its default in a plain state, and the defaults from there on.
 _PLAIN_FROM: Final = State._fields.index("version")
 _PLAIN: Final = tuple(State._field_defaults[name] for name in State._fields[_PLAIN_FROM:])
 
@@ -32,7 +32,9 @@ Execute = Callable[[str, Mapping[str, Any]], Rows]
 
 
 def executor(connection: Connection) -> Execute:
-    """Run a named query of the batch; in a pipeline it returns at once, and its rows wait in the cursor."""
+    """
+    Return a function that runs a named query of the batch. In a pipeline it returns before the rows are there.
+    """
 
     def execute(name: str, parameters: Mapping[str, Any]) -> Cursor[tuple[Any, ...]]:
         statement = SQL[name]
@@ -49,44 +51,47 @@ def read(
     sequence: int,
     cancels: dict[UUID, CancelCommand],
     *,
-    doubt: bool = False,
+    recheck: bool = False,
 ) -> Worksheet:
     """
-    Everything that the rows can touch, in one or two round trips. `doubt`: they could not be written, so
-    it is looked up, too, whether what is to be decided is decided already.
+    Read everything that the rows can touch, in one or two round trips.
+
+    `recheck`: the rows could not be written before, so the states of all their requests are read, too.
     """
     requests = [row.request for row in rows]
     resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
     listeners_read = _ask_for_listeners(execute, requests)
 
-    known = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
-    _note_listeners(known, listeners_read)
-    _read_usages(execute, known, requests)
-    _read_history(execute, known, rows, doubt=doubt)
-    return Worksheet(partition, now, sequence, known)
+    snapshot = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
+    _note_listeners(snapshot, listeners_read)
+    _read_usages(execute, snapshot, requests)
+    _read_history(execute, snapshot, rows, recheck=recheck)
+    return Worksheet(partition, now, sequence, snapshot)
 
 
 def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> Rows:
-    """Who is to be told of these requests: webhooks, and addresses of accounts."""
+    """Send the query for the webhooks and addresses that are notified of these requests."""
     owners = {(request.client_id, request.account) for request in requests}
     clients = list({client for client, _ in owners})
     accounts = list({account for _, account in owners if account is not None})
     return execute("read_listeners", {"client_ids": clients, "accounts": accounts})
 
 
-def _note_listeners(known: Snapshot, listeners_read: Rows) -> None:
+def _note_listeners(snapshot: Snapshot, listeners_read: Rows) -> None:
     webhooks: dict[str, list[Webhook]] = {}
     for client, account, webhook, events, email in listeners_read:
         if webhook is None:
-            known.contacts[client, account] = email
+            snapshot.contacts[client, account] = email
         else:
             webhooks.setdefault(client, []).append(Webhook(client, webhook, events))
-    known.webhooks |= webhooks
+    snapshot.webhooks |= webhooks
 
 
-def _read_usages(execute: Execute, known: Snapshot, requests: list[Request]) -> None:
-    """What the accounts have used so far of the resources that limit it."""
-    limited = {resource.id for resource in known.resources.values() if resource.per_account_limit is not None}
+def _read_usages(execute: Execute, snapshot: Snapshot, requests: list[Request]) -> None:
+    """Read the usages of the accounts, for resources with a per-account limit."""
+    limited = {
+        resource.id for resource in snapshot.resources.values() if resource.per_account_limit is not None
+    }
     keys = {
         (request.resource_id, request.client_id, request.account)
         for request in requests
@@ -94,44 +99,44 @@ def _read_usages(execute: Execute, known: Snapshot, requests: list[Request]) -> 
     }
     if keys:
         read = execute("read_usages", _columns(keys, ("resource_ids", "client_ids", "accounts")))
-        known.usages = {(resource, client, account): used for resource, client, account, used in read}
+        snapshot.usages = {(resource, client, account): used for resource, client, account, used in read}
 
 
-def _read_history(execute: Execute, known: Snapshot, rows: list[Row], *, doubt: bool) -> None:
-    """How the requests stand that were decided before: those with a later word on them, and those to be refunded."""
+def _read_history(execute: Execute, snapshot: Snapshot, rows: list[Row], *, recheck: bool) -> None:
+    """Read the states of requests that were decided before: those with a later command, and those to be refunded."""
     refunded = [row.request.refund_of for row in rows if row.request.refund_of is not None]
-    ids = [row.request.id for row in rows if doubt or row.verb != "decide"] + refunded
+    ids = [row.request.id for row in rows if recheck or row.verb != "decide"] + refunded
     if not ids:
         return
-    effects_read = execute("read_effects", {"ids": ids})  # first: a courier that is calling is waited for
+    effects_read = execute("read_effects", {"ids": ids})  # first: it waits for a courier that claims one
     states_read = execute("read_states", {"ids": ids})
     holds_read = execute("read_open_holds", {"ids": ids})
     expiring = [row.request.id for row in rows if row.verb == "expire"]
     lapsed_read = execute("read_lapsed", {"ids": expiring}) if expiring else ()
     originals_read = execute("read_originals", {"ids": refunded})
-    known.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
-    known.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
-    known.holding = {request_id for (request_id,) in holds_read}
-    known.lapsed = {request_id for (request_id,) in lapsed_read}
-    known.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
-    if known.originals:
-        _note_listeners(known, _ask_for_listeners(execute, known.originals.values()))
-    _read_usages(execute, known, [*known.originals.values(), *(row.request for row in rows)])
+    snapshot.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
+    snapshot.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
+    snapshot.holding = {request_id for (request_id,) in holds_read}
+    snapshot.lapsed = {request_id for (request_id,) in lapsed_read}
+    snapshot.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
+    if snapshot.originals:
+        _note_listeners(snapshot, _ask_for_listeners(execute, snapshot.originals.values()))
+    _read_usages(execute, snapshot, [*snapshot.originals.values(), *(row.request for row in rows)])
 
 
 class Writer:
     """
-    Writes one worksheet. `part` after each part, `rest` at the end; `check` once all of it has been answered.
+    Writes one worksheet: `part` after each part, `rest` at the end, and `check` after the pipeline was synced.
     """
 
     def __init__(self, execute: Execute, sheet: Worksheet) -> None:
         self._execute = execute
         self._sheet = sheet
-        #: What must have hit exactly so many rows, and what it is.
+        #: Statements with the number of rows that each must have changed, and the name of such a row.
         self._expected: list[tuple[Cursor[tuple[Any, ...]], int, str]] = []
 
     def part(self, decided: Decided) -> None:
-        """The entries and states of some rows; PostgreSQL is busy with them when this returns."""
+        """Send the entries and states of some rows. It returns while PostgreSQL writes them."""
         if decided.entries:
             self._execute("insert_entries", _columns(decided.entries, Entry._fields))
         before = [(state.request_id, state.version) for state in decided.superseded.values()]
@@ -153,8 +158,9 @@ class Writer:
 
     def rest(self, done: list[Row], settled_xid: int) -> None:
         """
-        What the rows have made of resources and usages, what couriers have to do, and the end of the rows. All
-        transactions before `settled_xid` had ended when the rows were taken.
+        Write resources, usages, the work of the couriers, and the end of the inbox rows.
+
+        All transactions before `settled_xid` had ended when the rows were taken.
         """
         self._resources()
         self._usages()
@@ -171,8 +177,9 @@ class Writer:
 
     def check(self) -> None:
         """
-        That everything hit what was read. Raises DatabaseUnavailable: somebody else changed it, and a
-        fresh read decides anew.
+        Check that every statement changed the rows that were read.
+
+        Raises DatabaseUnavailable if another transaction changed one of them: the next batch reads again.
         """
         for cursor, rows, what in self._expected:
             if cursor.rowcount != rows:
@@ -181,7 +188,7 @@ class Writer:
                 )
 
     def _resources(self) -> None:
-        sheet, resources = self._sheet, self._sheet.known.resources
+        sheet, resources = self._sheet, self._sheet.snapshot.resources
         for resource_id in sheet.opened:
             fields = _fields(resources[resource_id])
             self._execute("insert_resource", fields | {"partition": sheet.partition})
@@ -199,11 +206,11 @@ class Writer:
             )
 
     def _usages(self) -> None:
-        sheet, resources = self._sheet, self._sheet.known.resources
+        sheet, resources = self._sheet, self._sheet.snapshot.resources
         usages = [
             (*key, used, max(used, resources[key[0]].per_account_limit or 0) if limit is None else limit)
             for key, used, limit in (
-                (key, sheet.known.usages[key], limit) for key, limit in sheet.moved_usages.items()
+                (key, sheet.snapshot.usages[key], limit) for key, limit in sheet.moved_usages.items()
             )
         ]
         if usages:
@@ -214,13 +221,13 @@ class Writer:
             self._execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
 
     def _consequences(self) -> None:
-        """What the couriers have to do."""
+        """Write the work of the couriers."""
         sheet = self._sheet
         if sheet.new_effects:
             columns = _columns(sheet.new_effects, ("request_ids", "gateways"))
             self._execute("insert_effects", columns | {"partition": sheet.partition, "now": sheet.now})
-        if sheet.rearmed:
-            self._execute("rearm_effects", {"ids": sheet.rearmed, "now": sheet.now})
+        if sheet.retried:
+            self._execute("retry_effects", {"ids": sheet.retried, "now": sheet.now})
         if sheet.voided:
             self._execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
         begun = [(request_id, *where) for request_id, where in sheet.codes.items() if where is not None]
@@ -233,7 +240,7 @@ class Writer:
         self._deliveries()
 
     def _deliveries(self) -> None:
-        """Who is told: one row for each webhook, however much it is told of; one for each e-mail."""
+        """Write the notifications: one row for each webhook and batch, and one for each e-mail."""
         mails = []
         fanouts: dict[UUID, list[Delivery]] = {}
         for delivery in self._sheet.deliveries:
@@ -243,8 +250,10 @@ class Writer:
                 fanouts.setdefault(delivery.webhook_id, []).append(delivery)
         if mails:
             self._execute("insert_mails", _columns(mails, ("request_id", "version", "type", "email")))
-        for webhook_id, told in fanouts.items():
-            columns = _columns(((one.request_id, one.version) for one in told), ("request_ids", "versions"))
+        for webhook_id, notified in fanouts.items():
+            columns = _columns(
+                ((one.request_id, one.version) for one in notified), ("request_ids", "versions")
+            )
             self._execute("insert_fanout", columns | {"webhook_id": webhook_id})
 
 
@@ -254,6 +263,6 @@ def _fields(resource: Resource) -> dict[str, Any]:
 
 
 def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:
-    """Rows as one list for each column: what `unnest` takes."""
+    """Return rows as one list for each column, as `unnest` takes them."""
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return dict(zip(names, columns, strict=True))

@@ -1,12 +1,10 @@
--- Reading and writing one batch of one partition. Everything here runs in the transaction of
--- `processor/batch/run.py`, after the partition's lock.
+-- The statements of one batch of one partition, in the transaction of `processor/batch/run.py`.
 
 -- lock_partition --
--- One batch at a time for each partition; waits. Ends with the transaction, so it works behind
--- PgBouncer and dies with its connection. A statement of its own: those after it see what was
--- committed before the lock was ours. The timeouts, in milliseconds, are the second net: nothing in
--- a batch may wait for ever, and this not for longer than its lock. Returns the transaction before which
--- all have ended: what they inserted, the take sees.
+-- Waits for the lock that allows one batch at a time for each partition. It ends with the transaction, so it works
+-- behind PgBouncer and ends with its connection. It is a statement of its own: later statements see everything that was
+-- committed before the lock was granted. The timeouts, in milliseconds, limit every wait of the batch. Returns the
+-- oldest transaction that has not ended: the take sees the rows of all before it.
 SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
        set_config('lock_timeout', %(lock_ms)s::text, true),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true),
@@ -52,20 +50,20 @@ SELECT u.resource_id, u.client_id, u.account, u.used
   JOIN usages u USING (resource_id, client_id, account);
 
 -- read_states --
--- The present states of requests that were decided before.
+-- The current states of requests that were decided before.
 SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor
   FROM decisions
  WHERE request_id = ANY(%(ids)b::uuid[])
    AND current;
 
 -- read_originals --
--- What is to be refunded.
+-- The requests that refunds give back.
 SELECT id, client_id, kind, resource_id, account, amount, apply_before, details, refund_of
   FROM requests
  WHERE id = ANY(%(ids)b::uuid[]);
 
 -- read_effects --
--- What gateways were asked for these requests, locked against a courier that would call one now.
+-- The effects of these requests, locked against a courier that would call a gateway now.
 SELECT request_id, gateway, outcome, reference, reason,
        leased_until IS NOT NULL AND leased_until > clock_timestamp(), due_at IS NOT NULL, voided_at IS NOT NULL
   FROM effects
@@ -74,7 +72,7 @@ SELECT request_id, gateway, outcome, reference, reason,
    FOR UPDATE;
 
 -- read_open_holds --
--- Which of these requests hold something that was neither captured nor released.
+-- The requests among these that have an open hold, neither captured nor released.
 SELECT request_id
   FROM entries
  WHERE request_id = ANY(%(ids)b::uuid[])
@@ -82,7 +80,7 @@ SELECT request_id
 HAVING count(*) FILTER (WHERE kind = 'hold') > count(*) FILTER (WHERE kind IN ('capture', 'release'));
 
 -- read_lapsed --
--- Which of these wait for a code whose time is over, locked against one that would be sent now.
+-- The requests among these whose code has expired, locked against a code that would be sent now.
 SELECT request_id
   FROM codes
  WHERE request_id = ANY(%(ids)b::uuid[])
@@ -93,7 +91,7 @@ SELECT request_id
    FOR UPDATE;
 
 -- read_listeners --
--- Who is to be told: the webhooks of these clients, and the addresses of these accounts.
+-- The webhooks of these clients, and the addresses of these accounts.
 SELECT client_id, NULL, id, events, NULL
   FROM webhooks
  WHERE client_id = ANY(%(client_ids)b::text[])
@@ -121,7 +119,7 @@ UPDATE resources
  WHERE id = %(id)s;
 
 -- update_resources --
--- The state after the batch, if it is still as it was read: the lock says so, and this says it again.
+-- The quantities after the batch. The version is compared although the lock already protects the row.
 UPDATE resources r
    SET available = v.available, held = v.held, version = v.version, digest = v.digest, last_entry_at = v.last_entry_at
   FROM unnest(%(ids)b::text[], %(versions_before)b::bigint[], %(availables)b::bigint[], %(helds)b::bigint[],
@@ -139,8 +137,8 @@ SELECT *
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
 
 -- rebuild_usages --
--- What each account has taken or holds of a resource that gets a limit only now, from its entries. What a
--- refund gives back counts for the account that it was taken by.
+-- The usage of each account of a resource that got its first limit, from its entries. A refund reduces the usage of the
+-- account that had taken.
 INSERT INTO usages (resource_id, client_id, account, used, "limit")
 SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
   FROM (SELECT e.resource_id, coalesce(original.client_id, r.client_id) AS client_id, e.account,
@@ -164,7 +162,7 @@ SELECT *
               %(created_at)b::timestamptz[], %(digest)b::bytea[]);
 
 -- supersede_states --
--- Found one by one and updated where they lie: else the planner may read all decisions there are.
+-- The rows are found one by one and updated by their place, because the planner would otherwise read all decisions.
 UPDATE decisions
    SET current = false
  WHERE ctid = ANY(ARRAY(SELECT d.place
@@ -177,7 +175,7 @@ UPDATE decisions
                                               LIMIT 1) d));
 
 -- insert_plain_states --
--- First states that say no more than what was decided and why.
+-- First states with defaults in all fields after `code` and `sequence`.
 INSERT INTO decisions (request_id, status, code, sequence, version, refunded, decided_at, at, actor)
 SELECT v.*, 2, 0, %(now)s, %(now)s, %(actor)s
   FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[]) AS v;
@@ -196,8 +194,8 @@ INSERT INTO effects (request_id, partition, gateway, created_at, due_at)
 SELECT v.request_id, %(partition)s, v.gateway, %(now)s, %(now)s
   FROM unnest(%(request_ids)b::uuid[], %(gateways)b::text[]) AS v(request_id, gateway);
 
--- rearm_effects --
--- Asked again from the first try on, unless there is a definite answer by now.
+-- retry_effects --
+-- Due again with all tries ahead, unless a definite answer has come meanwhile.
 UPDATE effects
    SET due_at = %(now)s, tries = 0, outcome = NULL, reason = NULL
  WHERE request_id = ANY(%(ids)b::uuid[])
@@ -205,13 +203,13 @@ UPDATE effects
    AND outcome IS DISTINCT FROM 'declined';
 
 -- void_effects --
--- Never to be called again: what was held is back.
+-- No further calls: the hold was released.
 UPDATE effects
    SET due_at = NULL, voided_at = %(now)s
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_codes --
--- A code for each request that began to wait for one. It is sent when its destination may be written to.
+-- A code for each request that began to wait for one. It is sent as soon as its destination has no cooldown.
 INSERT INTO codes (id, client_id, destination, request_id, created_at, has_turn, due_at)
 SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, false, %(now)s
   FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(destinations)b::text[])
@@ -221,18 +219,18 @@ SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, fal
                   expires_at = NULL, used_at = NULL, has_turn = false, due_at = excluded.due_at, tries = 0, token = NULL;
 
 -- delete_codes --
--- Of requests that do not wait for one any more.
+-- The codes of requests that no longer wait for one.
 DELETE FROM codes
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_mails --
--- Who is told by e-mail.
+-- The notifications by e-mail.
 INSERT INTO deliveries (request_id, version, type, email)
 SELECT *
   FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(email)b::text[]);
 
 -- insert_fanout --
--- All that one webhook is told of this batch, as one row; a courier makes deliveries of it.
+-- All notifications of this batch for one webhook, as one row. A courier expands it into deliveries.
 INSERT INTO fanouts (webhook_id, request_ids, versions)
 VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
 

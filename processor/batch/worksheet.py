@@ -1,8 +1,8 @@
 """
-The worksheet of one batch: what was read of the partition, and what is to be written, in memory.
+The worksheet of one batch: the snapshot that was read, and the changes to write, in memory.
 
-Pure: the batch reads it from PostgreSQL and writes it back; here rows are decided, one after the other,
-against resources, usages and states as the rows before them left them.
+Pure. Rows are decided here one after the other. Each row sees resources, usages and states as the rows before it left
+them. `store` reads the snapshot from PostgreSQL and writes the changes back.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,7 @@ from uuid import UUID
 
 from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, UsageKey
 from processor.domain import ledger
+from processor.domain.kinds import KINDS
 from processor.domain.model import (
     Amend,
     Await,
@@ -23,121 +24,121 @@ from processor.domain.model import (
     Decision,
     Entry,
     EntryKind,
+    Fail,
     GiveBack,
     Hold,
     Nothing,
     Open,
     PaidAfterRefund,
-    Park,
-    Rearm,
     Rejected,
     Release,
     ReleaseHeld,
     Request,
     Resource,
+    RetryEffect,
     Stage,
     State,
     Status,
     Unsettled,
 )
-from processor.domain.rules import DECIDE, cancellations, refunds, replays, settling, waiting, withdrawals
+from processor.domain.rules import cancellations, refunds, replays, settling, waiting
 
-#: What histories say of a row that let a request go on.
-_OCCASIONS: Final = {"confirm": "confirmed", "approve": "approved", "deny": "denied"}
-_PARKED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
+#: The words of the history for commands that let a request go on.
+_TRIGGERS: Final = {"confirm": "confirmed", "approve": "approved", "deny": "denied"}
+_FAILED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
 
 
 @dataclass(slots=True)
 class Worksheet:
-    """What one batch knows and what it has decided so far."""
+    """The snapshot of one batch, and its decisions so far."""
 
     partition: int
     now: datetime
     #: The number of the partition's last decision.
     sequence: int
-    known: Snapshot
+    snapshot: Snapshot
 
     entries: list[Entry] = field(default_factory=list)
     new_states: list[State] = field(default_factory=list)
-    #: The states in the database that are not current any more, by request.
+    #: The states in the database that are no longer current, by request.
     superseded: dict[UUID, State] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
     amended: set[str] = field(default_factory=set)
     #: Versions of the moved resources before the batch.
     versions_before: dict[str, int] = field(default_factory=dict)
-    #: Usages that changed, each with the limit when its account last took; None when it only gave back.
+    #: Usages that changed, each with the limit when its account last took; None if it only gave back.
     moved_usages: dict[UsageKey, int | None] = field(default_factory=dict)
-    #: The resource that gets a per-account limit only now: usages must be counted before the next row is decided.
+    #: The resource that got its first per-account limit. Its usages are counted before the next row is decided.
     newly_limited: str | None = None
-    #: Requests that a gateway is to be asked for, with its name; to be asked again; never to be asked any more.
+    #: Requests with a new effect, each with the name of its gateway.
     new_effects: list[tuple[UUID, str]] = field(default_factory=list)
-    rearmed: list[UUID] = field(default_factory=list)
+    #: Requests whose effect is tried again from the start.
+    retried: list[UUID] = field(default_factory=list)
+    #: Requests whose gateway must not be called again.
     voided: list[UUID] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
-    #: Requests that began to wait for a code, with where it goes, or that do not wait for one any more (None).
+    #: Requests that began to wait for a code, with its client and destination; None: the wait is over.
     codes: dict[UUID, tuple[str, str] | None] = field(default_factory=dict)
-    #: Requests whose gateway paid after what they held was released: for the alert.
+    #: Requests whose gateway paid after a refund released their hold, for the alert.
     paid_after_refund: list[UUID] = field(default_factory=list)
     rejected: int = 0
-    parked: int = 0
-    #: The requests that have a new state, from the flushes so far.
+    failed: int = 0
+    #: Requests with a new state, from all flushes so far.
     decided: list[UUID] = field(default_factory=list)
-    #: What the row under way did to the request, for its history.
-    _occasion: str | None = None
-    #: New states that were current for a while only: the same part has the next one.
+    #: The command that is being applied, in the words of the history.
+    _trigger: str | None = None
+    #: New states that a later state of the same part has replaced.
     outdated: list[State] = field(default_factory=list)
 
     def flush(self) -> Decided:
-        """
-        What was decided since the last flush, to be written while the next rows are decided.
-        """
+        """Return the decisions since the last flush. They are written while the next rows are decided."""
         decided = Decided(self.entries, self.new_states, self.superseded, self.outdated)
         self.decided += (state.request_id for state in self.new_states)
         self.entries, self.new_states, self.superseded, self.outdated = [], [], {}, []
         return decided
 
     @property
-    def stale(self) -> bool:
-        """The rows that follow need a fresh read."""
+    def needs_reload(self) -> bool:
+        """Whether the rows that follow need a new snapshot."""
         return self.newly_limited is not None
 
     def decide(self, row: Row) -> None:
-        """
-        Decide one row and note what follows. An exception leaves everything noted so far as it was.
-        """
-        self._occasion = _OCCASIONS.get(row.verb)
+        """Decide one row, and note the changes. After an exception the changes of the rows before it are intact."""
+        self._trigger = _TRIGGERS.get(row.verb)
         cancel = self._cancel_of(row)
         if cancel is None:
             self._apply(row.request, self._decision(row), row.actor)
         else:
-            state = self.known.states.get(row.request.id)
+            state = self.snapshot.states.get(row.request.id)
             self._apply(row.request, cancellations.decide(state, cancel.by, cancel.reason), cancel.actor)
 
-    def park(self, row: Row, trace: str) -> None:
-        """
-        Let the request wait for an admin, and the others go on. What is final stays as it is.
-        """
-        state = self.known.states.get(row.request.id)
+    def fail(self, row: Row, trace: str) -> None:
+        """Mark the request as failed, until an admin replays or refunds it. A final status stays."""
+        state = self.snapshot.states.get(row.request.id)
         if state is None or not state.is_final:
-            self._apply(row.request, Park("processor_error", trace), row.actor)
+            self._apply(row.request, Fail("processor_error", trace), row.actor)
 
-    # ------------------------------------------------------------ what follows
+    # ------------------------------------------------------------ decisions
 
     def _cancel_of(self, row: Row) -> CancelCommand | None:
         """Return the command that withdraws the request of this row: the row itself, or one that waits behind it."""
         if row.verb == "cancel":
             return CancelCommand.of(row.payload)
-        return self.known.cancels.get(row.request.id) if row.verb == "decide" and self.known.cancels else None
+        return (
+            self.snapshot.cancels.get(row.request.id)
+            if row.verb == "decide" and self.snapshot.cancels
+            else None
+        )
 
     def _decision(self, row: Row) -> Decision:
         request = row.request
         if row.verb == "decide":
             return self._as_new(request)
-        known = self.known
+        snapshot = self.snapshot
         state, effect, holding = (
-            known.states.get(request.id),
-            known.effects.get(request.id),
-            request.id in known.holding,
+            snapshot.states.get(request.id),
+            snapshot.effects.get(request.id),
+            request.id in snapshot.holding,
         )
         match row.verb:
             case "settle":
@@ -147,32 +148,39 @@ class Worksheet:
                 return self._as_new(request) if decision is None else decision
             case "confirm" | "approve" | "deny" | "expire":
                 reason = (row.payload or {}).get("reason")
-                decision = waiting.decide(row.verb, state, reason, has_lapsed=request.id in known.lapsed)
+                decision = waiting.end(row.verb, state, reason, has_lapsed=request.id in snapshot.lapsed)
                 return self._as_new(request, waiting.ENDS[row.verb]) if decision is None else decision
             case _:
                 raise NotImplementedError(f"no rule for the verb {row.verb}")
 
     def _as_new(self, request: Request, passed: Stage | None = None) -> Decision:
-        """`passed`: what it waited for until now."""
-        known = self.known
+        """
+        Decide a request by the rule of its kind. `passed` is the stage that it has just left.
+
+        Raises NotImplementedError for a kind without a rule.
+        """
+        snapshot = self.snapshot
         original = request.refund_of
         if original is not None:
             return refunds.decide(
                 request,
-                known.originals.get(original),
-                known.states.get(original),
-                known.effects.get(original),
-                original in known.holding,
+                snapshot.originals.get(original),
+                snapshot.states.get(original),
+                snapshot.effects.get(original),
+                original in snapshot.holding,
             )
-        resource = known.resources.get(request.resource_id)
+        resource = snapshot.resources.get(request.resource_id)
         used = 0
         if resource is not None and resource.per_account_limit is not None and request.account is not None:
-            used = known.usages.get((resource.id, request.client_id, request.account), 0)
-        decision = DECIDE[request.kind](request, resource, used, self.now)
+            used = snapshot.usages.get((resource.id, request.client_id, request.account), 0)
+        rule = KINDS[request.kind].rule
+        if rule is None:
+            raise NotImplementedError(f"no rule for the kind {request.kind}")
+        decision = rule(request, resource, used, self.now)
         if resource is None or (resource.confirm_above is None and resource.approve_above is None):
             return decision
-        has_contact = (request.client_id, request.account or "") in known.contacts
-        return withdrawals.guard(decision, request, resource, passed, has_contact=has_contact)
+        has_contact = (request.client_id, request.account or "") in snapshot.contacts
+        return waiting.begin(decision, request, resource, passed, has_contact=has_contact)
 
     def _apply(self, request: Request, decision: Decision, actor: str) -> None:  # noqa: C901, PLR0912, PLR0915  # a table
         match decision:
@@ -186,7 +194,7 @@ class Worksheet:
                 self._await(request, stage, actor)
             case Hold(quantity, gateway):
                 self._post(request, "hold", quantity)
-                self.known.holding.add(request.id)
+                self.snapshot.holding.add(request.id)
                 self.new_effects.append((request.id, gateway))
                 self._state(
                     request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked"
@@ -197,13 +205,13 @@ class Worksheet:
             case Release(code, reason):
                 self._end_hold(request, "release")
                 self._state(request, "refunded", actor, code=code, reason=reason, refunded=request.quantity)
-            case Rearm():
-                self.rearmed.append(request.id)
+            case RetryEffect():
+                self.retried.append(request.id)
                 self._state(
                     request, "processing", actor, stage="settling", detail="the gateway is asked again"
                 )
             case Unsettled(code, reason):
-                self.parked += 1
+                self.failed += 1
                 self._state(
                     request,
                     "failed",
@@ -225,48 +233,48 @@ class Worksheet:
                 self._open(request, resource, quantity)
                 self._state(request, "completed", actor)
             case Amend(changes):
-                self._amend(self.known.resources[request.resource_id], changes)
+                self._amend(self.snapshot.resources[request.resource_id], changes)
                 self._state(request, "completed", actor)
             case Close():
-                self._amend(self.known.resources[request.resource_id], {"closed_at": self.now})
+                self._amend(self.snapshot.resources[request.resource_id], {"closed_at": self.now})
                 self._state(request, "completed", actor)
             case Cancel(code, detail, reason):
                 self._state(request, "cancelled", actor, code=code, detail=detail, reason=reason)
-            case Park(code, trace):
-                self.parked += 1
-                self._state(request, "failed", actor, code=code, detail=_PARKED, trace=trace)
+            case Fail(code, trace):
+                self.failed += 1
+                self._state(request, "failed", actor, code=code, detail=_FAILED, trace=trace)
             case Nothing():
                 pass
 
     # ------------------------------------------------------------ resources
 
     def _post(self, request: Request, kind: EntryKind, quantity: int, by: Request | None = None) -> None:
-        """One ledger entry for the account and resource of `request`, written in the name of `by`."""
-        known = self.known
-        resource = known.resources[request.resource_id]
+        """Write one ledger entry for the account and resource of `request`, in the name of `by` if it is given."""
+        snapshot = self.snapshot
+        resource = snapshot.resources[request.resource_id]
         before = resource.version
         name = request.id if by is None else by.id
         self.entries.append(ledger.post(resource, kind, name, request.account, quantity, self.now))
         self.versions_before.setdefault(resource.id, before)
         if resource.per_account_limit is not None and request.account is not None:
             key = (resource.id, request.client_id, request.account)
-            known.usages[key] = max(0, known.usages.get(key, 0) + ledger.USES[kind] * quantity)
+            snapshot.usages[key] = max(0, snapshot.usages.get(key, 0) + ledger.USES[kind] * quantity)
             took = ledger.USES[kind] > 0
             self.moved_usages[key] = resource.per_account_limit if took else self.moved_usages.get(key)
 
     def _end_hold(self, request: Request, kind: EntryKind) -> None:
         self._post(request, kind, request.quantity)
-        self.known.holding.discard(request.id)
+        self.snapshot.holding.discard(request.id)
 
     def _open(self, request: Request, resource: Resource, quantity: int) -> None:
-        if quantity > 0:  # first: when it fails, there is no resource
+        if quantity > 0:  # first: if it fails, there is no resource
             self.entries.append(ledger.post(resource, "credit", request.id, None, quantity, self.now))
-        self.known.resources[resource.id] = resource
+        self.snapshot.resources[resource.id] = resource
         self.opened.append(resource.id)
 
     def _amend(self, resource: Resource, changes: dict[str, Any]) -> None:
-        amended = replace(resource, **changes)  # whole or not at all: a name that is none changes nothing
-        self.known.resources[resource.id] = amended
+        amended = replace(resource, **changes)  # all of it or nothing: an unknown name raises
+        self.snapshot.resources[resource.id] = amended
         self.amended.add(resource.id)
         if resource.per_account_limit is None and amended.per_account_limit is not None:
             self.newly_limited = resource.id
@@ -275,7 +283,7 @@ class Worksheet:
 
     def _await(self, request: Request, stage: Stage, actor: str) -> None:
         if stage == "awaiting_confirmation":
-            email = self.known.contacts[request.client_id, request.account or ""]
+            email = self.snapshot.contacts[request.client_id, request.account or ""]
             self._state(request, "processing", actor, stage=stage, detail="waits for its code")
             self.codes[request.id] = (request.client_id, email.lower())
         else:
@@ -286,8 +294,8 @@ class Worksheet:
     # ------------------------------------------------------------ refunds
 
     def _give_back(self, refund: Request, quantity: int, whole: bool, actor: str) -> None:
-        original = self.known.originals[refund.refund_of]  # type: ignore[index]  # the rule saw that there is one
-        before = self.known.states[original.id]
+        original = self.snapshot.originals[refund.refund_of]  # type: ignore[index]  # the rule found it
+        before = self.snapshot.states[original.id]
         self._post(original, "credit", quantity, by=refund)
         self._state(
             original,
@@ -301,7 +309,7 @@ class Worksheet:
         self._state(refund, "completed", actor)
 
     def _release_held(self, refund: Request, actor: str) -> None:
-        original = self.known.originals[refund.refund_of]  # type: ignore[index]  # the rule saw that there is one
+        original = self.snapshot.originals[refund.refund_of]  # type: ignore[index]  # the rule found it
         self._end_hold(original, "release")
         self.voided.append(original.id)
         self._state(
@@ -310,12 +318,12 @@ class Worksheet:
             actor,
             code="refunded_by_admin",
             refunded=original.quantity,
-            detail=f"what was held is back, by refund {refund.id}",
+            detail=f"the hold was released by refund {refund.id}",
         )
         self._state(refund, "completed", actor)
 
     def _note_paid_after_refund(self, request: Request, actor: str, reference: str | None) -> None:
-        before = self.known.states[request.id]
+        before = self.snapshot.states[request.id]
         self.paid_after_refund.append(request.id)
         self._state(
             request,
@@ -328,7 +336,7 @@ class Worksheet:
             detail=settling.PAID_AFTER_REFUND,
         )
 
-    # ------------------------------------------------------------ states, and who is told
+    # ------------------------------------------------------------ states and notifications
 
     def _state(
         self,
@@ -344,20 +352,20 @@ class Worksheet:
         detail: str | None = None,
         trace: str | None = None,
     ) -> None:
-        before = self.known.states.get(request.id)
+        before = self.snapshot.states.get(request.id)
         if before is None:
             self.sequence += 1
             version, sequence, decided_at = 2, self.sequence, self.now
         else:
             if any(before is state for state in self.new_states):
                 self.outdated.append(before)
-            else:  # it was read, or flushed: the database has it
+            else:  # the database has it: it was read, or flushed
                 self.superseded[request.id] = before
             version, sequence, decided_at = before.version + 1, before.sequence, before.decided_at
             if before.stage == "awaiting_confirmation":
                 self.codes[request.id] = None
-        if self._occasion is not None and trace is None:
-            detail = self._occasion if detail is None else f"{self._occasion}; {detail}"
+        if self._trigger is not None and trace is None:
+            detail = self._trigger if detail is None else f"{self._trigger}; {detail}"
         state = State(
             request.id,
             status,
@@ -373,23 +381,21 @@ class Worksheet:
             trace,
             actor,
         )
-        self.known.states[request.id] = state
+        self.snapshot.states[request.id] = state
         self.new_states.append(state)
         if status != "processing" and (before is None or before.status != status):
-            self._tell(request, state)
+            self._notify(request, state)
 
-    def _tell(self, request: Request, state: State) -> None:
-        """Everybody who wants to know of this state, once each."""
-        known = self.known
-        if known.webhooks or known.contacts:
+    def _notify(self, request: Request, state: State) -> None:
+        """Note one delivery of this state for each webhook of the client that takes it, and one for the account."""
+        snapshot = self.snapshot
+        if snapshot.webhooks or snapshot.contacts:
             event = f"request.{state.status}"
             self.deliveries += [
                 Delivery(request.id, state.version, event, webhook.id, None)
-                for webhook in known.webhooks.get(request.client_id, ())
+                for webhook in snapshot.webhooks.get(request.client_id, ())
                 if webhook.events is None or event in webhook.events
             ]
-            email = known.contacts.get((request.client_id, request.account or ""))
-            if (
-                email is not None and request.refund_of is None
-            ):  # of a refund, the account's own request tells
+            email = snapshot.contacts.get((request.client_id, request.account or ""))
+            if email is not None and request.refund_of is None:  # the refunded request notifies the account
                 self.deliveries.append(Delivery(request.id, state.version, event, None, email))

@@ -1,5 +1,5 @@
 """
-The pure middle: model, ledger, partitioning and the rules of each kind of request.
+The pure part of Teller: the model, the ledger, the partitioning, and the kinds of requests with their rules.
 
-Imports the standard library alone. Everything in `processor` may import it.
+Imports nothing but the standard library. Every other package of `processor` may import it.
 """

@@ -1,8 +1,8 @@
 """
 The ledger: the only code that changes a resource's quantities, one immutable entry at a time.
 
-Pure. The sum of a resource's entries is its state at every version, and each entry carries a digest
-over the one before, so that a change of history anywhere shows in all that follows.
+Pure. The sum of a resource's entries is its state at every version. Each entry carries a digest chained over the one
+before, so a change of one entry breaks every digest after it.
 """
 
 import functools
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from processor.domain.model import Entry, EntryKind, Resource
 
-#: How each kind of entry moves (available, held), in multiples of its amount.
+#: The change of (available, held) by each kind of entry, in multiples of its amount.
 MOVES: Final[dict[str, tuple[int, int]]] = {
     "hold": (-1, +1),
     "capture": (0, -1),
@@ -22,7 +22,7 @@ MOVES: Final[dict[str, tuple[int, int]]] = {
     "credit": (+1, 0),
 }
 
-#: How each kind of entry counts towards what its account has taken or holds.
+#: The change of the account's usage by each kind of entry, in multiples of its amount.
 USES: Final[dict[str, int]] = {"hold": +1, "capture": 0, "release": -1, "debit": +1, "credit": -1}
 
 
@@ -30,8 +30,9 @@ def post(
     resource: Resource, kind: EntryKind, request_id: UUID, account: str | None, amount: int, now: datetime
 ) -> Entry:
     """
-    Write one entry: moves the resource and returns the line. The resource is changed only when
-    nothing can fail any more, so an exception leaves it as it was.
+    Change the resource by one entry, and return the entry.
+
+    Raises ValueError, with the resource unchanged, if the amount is below 1 or more is taken than there is.
     """
     available_move, held_move = MOVES[kind]
     version = resource.version + 1
@@ -64,8 +65,9 @@ def digest_of(
     created_at: datetime,
 ) -> bytes:
     """
-    SHA-256 over the digest of the entry before (32 zero bytes for the first) and this entry's fields,
-    as text with a separator that none of them can contain.
+    Return the SHA-256 over the digest of the entry before and this entry's fields.
+
+    The first entry follows 32 zero bytes. The fields are text, with a separator that none of them can contain.
     """
     fields = (
         f"{resource_id}\n{version}\n{kind}\n{request_id.hex}\n{account or ''}\n{amount}\n{available}\n{held}\n"
@@ -76,5 +78,5 @@ def digest_of(
 
 @functools.lru_cache(maxsize=16)
 def _written(moment: datetime) -> str:
-    """A moment in UTC. The entries of a batch share theirs, so it is asked for again and again."""
+    """Return a time in UTC as text. All entries of a batch have the same time, so it is cached."""
     return moment.astimezone(UTC).isoformat()

@@ -1,7 +1,7 @@
 """
 The words of Teller as types: requests, resources, ledger entries, and decisions as values.
 
-Pure data. Rules (`processor/domain/rules`) read it, the ledger (`processor/domain/ledger`) changes resources.
+Pure data. The rules (`processor/domain/rules`) read it, and the ledger (`processor/domain/ledger`) changes resources.
 """
 
 from dataclasses import dataclass
@@ -9,35 +9,13 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
-#: The largest quantity: what every JSON reader holds exactly.
+#: The largest quantity: every JSON reader holds it exactly.
 MAX_QUANTITY: Final = 2**53 - 1
 
-RequestKind = Literal[
-    "redemption",
-    "withdrawal",
-    "deposit",
-    "exchange",
-    "reservation",
-    "refund",
-    "opening",
-    "amendment",
-    "closing",
-]
 ResourceKind = Literal["balance", "points", "stock", "coupon", "seat", "pool"]
 EntryKind = Literal["hold", "capture", "release", "debit", "credit"]
-Verb = Literal[
-    "decide",
-    "cancel",
-    "settle",
-    "replay",
-    "expire",
-    "confirm",
-    "approve",
-    "deny",
-    "capture",
-    "release",
-    "report",
-]
+#: The command that an inbox row carries for its request.
+Verb = Literal["decide", "cancel", "settle", "replay", "expire", "confirm", "approve", "deny"]
 Status = Literal["processing", "completed", "rejected", "refunded", "cancelled", "failed"]
 Stage = Literal["awaiting_confirmation", "awaiting_approval", "queued", "held", "settling"]
 Outcome = Literal["done", "declined", "misconfigured", "unknown"]
@@ -63,17 +41,16 @@ RejectionCode = Literal[
     "outcome_pending",
 ]
 
-REQUEST_KINDS: Final[tuple[RequestKind, ...]] = RequestKind.__args__  # type: ignore[attr-defined]  # a Literal's words
-RESOURCE_KINDS: Final[tuple[ResourceKind, ...]] = ResourceKind.__args__  # type: ignore[attr-defined]  # likewise
+RESOURCE_KINDS: Final[tuple[ResourceKind, ...]] = ResourceKind.__args__  # type: ignore[attr-defined]  # a Literal's words
 STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # likewise
 
-#: The states a request never leaves by itself or by a replay (`completed` can still become `refunded`).
+#: The statuses that no replay ends. Only a refund follows: of a `completed` request.
 FINAL_STATUSES: Final = frozenset({"completed", "rejected", "refunded", "cancelled"})
 
-#: Who decides what nobody in particular asked for.
+#: The actor of a decision that no command asked for.
 TELLER: Final = "teller"
 
-#: What "not enough left" is called, by the kind of the resource.
+#: The code of a request for more than is left, by the kind of the resource.
 SHORTAGE: Final[dict[str, RejectionCode]] = {
     "balance": "insufficient_funds",
     "pool": "insufficient_funds",
@@ -87,9 +64,9 @@ SHORTAGE: Final[dict[str, RejectionCode]] = {
 @dataclass(slots=True)
 class Resource:
     """
-    A limited thing as a batch holds it in memory. Quantities in whole units of the resource.
+    A limited thing in the memory of a batch. Its quantities are in whole units of the resource.
 
-    `version` counts its ledger entries; `digest` and `last_entry_at` are those of the last one.
+    `version` counts its ledger entries; `digest` and `last_entry_at` belong to the last one.
     """
 
     id: str
@@ -115,7 +92,7 @@ class Resource:
 
 @dataclass(slots=True)
 class Request:
-    """What was asked, as far as deciding needs it. `refund_of` names the request that a refund gives back."""
+    """The fields of a request that its decision needs. A refund names the request that it gives back, `refund_of`."""
 
     id: UUID
     client_id: str
@@ -129,16 +106,15 @@ class Request:
 
     @property
     def quantity(self) -> int:
-        """How much is asked for; kinds without an amount ask for nothing."""
+        """The amount; 0 for kinds without one."""
         return self.amount or 0
 
 
 class State(NamedTuple):
     """
-    A state that a request has come to, as `decisions` keeps it. Its acceptance is version 1 and has none.
+    A state of a request, as a row of `decisions`. Version 1 is the acceptance, which has no such row.
 
-    Most states say no more than the first four fields: those after them have values only where there was
-    more to it.
+    The first five fields are always set. Most states have the defaults in all others.
     """
 
     request_id: UUID
@@ -157,14 +133,15 @@ class State(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Nothing but a refund changes it any more."""
+        """Whether only a refund can change it."""
         return self.status in FINAL_STATUSES
 
 
 class Effect(NamedTuple):
     """
-    What a gateway was asked to do for a request, as the batch reads it. `calling`: a call is in
-    flight; `armed`: it is still to be tried; `voided`: it must not be called any more.
+    The outside act of a request, which its gateway performs.
+
+    `calling`: a call is in flight. `due`: a call is planned. `voided`: no further call may be made.
     """
 
     request_id: UUID
@@ -173,7 +150,7 @@ class Effect(NamedTuple):
     reference: str | None
     reason: str | None
     calling: bool
-    armed: bool
+    due: bool
     voided: bool
 
 
@@ -192,12 +169,12 @@ class Entry(NamedTuple):
     digest: bytes
 
 
-# Decisions: the pure result of applying one inbox row. Each says what follows, none of them does it.
+# Decisions: the result of one inbox row, as a value. The worksheet carries it out.
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rule said no; nothing is taken. `reason` is in words, of a person who said no."""
+    """A rule refused it; nothing is taken. `reason` is the text of an approver who denied it."""
 
     code: RejectionCode
     reason: str | None = None
@@ -205,7 +182,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Await:
-    """Nothing is taken before somebody says so: the account with a code, or another person."""
+    """Nothing is taken before the account confirms with a code, or an approver approves."""
 
     stage: Stage
 
@@ -226,7 +203,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Set aside, until the gateway has answered."""
+    """Set aside until the gateway has answered."""
 
     quantity: int
     gateway: str
@@ -234,27 +211,27 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """The gateway did it: what was held is taken for good. `reference` is the gateway's own."""
+    """The gateway performed it, and the hold is taken for good. `reference` is the gateway's own."""
 
     reference: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What was held is back; the request is `refunded`. `reason` is in words, the gateway's or the admin's."""
+    """The hold is given back, and the request is `refunded`. `reason` is the gateway's text."""
 
     code: str
     reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Rearm:
-    """The gateway is to be asked again, from the first try on; what is held stays held."""
+class RetryEffect:
+    """The gateway is called again, with all tries ahead. The hold stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """The gateway gave no answer that settles anything: the request waits for an admin, what is held stays held."""
+    """No answer of the gateway was definite: the request is `failed` until an admin acts. The hold stays."""
 
     code: str
     reason: str | None
@@ -262,14 +239,14 @@ class Unsettled:
 
 @dataclass(frozen=True, slots=True)
 class PaidAfterRefund:
-    """The gateway did it after all, when what was held is back: nothing can be taken, and somebody must know."""
+    """The gateway paid although the hold was given back. Nothing can be taken, and operators are alerted."""
 
     reference: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """A refund of what was taken for good, or a part of it; `whole`: nothing of it is left then."""
+    """A refund of a quantity that was taken for good. `whole`: nothing is left to refund after it."""
 
     quantity: int
     whole: bool
@@ -277,12 +254,12 @@ class GiveBack:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseHeld:
-    """A refund of what is held for a request that could not be finished."""
+    """A refund of the hold of a `failed` request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A resource comes into being, with what it has at first."""
+    """The resource is created, with its first quantity."""
 
     resource: Resource
     quantity: int
@@ -290,7 +267,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Amend:
-    """Some rules of the resource change; names and values of the changed fields."""
+    """Some rules of the resource change: the names and values of its fields."""
 
     changes: dict[str, Any]
 
@@ -302,7 +279,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Withdrawn before anything was taken. `reason` is in words, of the operator who withdrew it."""
+    """Withdrawn before anything was taken. `reason` is the text of the operator who withdrew it."""
 
     code: str
     detail: str
@@ -310,8 +287,8 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
-    """It could not be finished: an admin replays or refunds it. `trace` is for admins alone."""
+class Fail:
+    """Deciding it raised an exception. An admin replays it; only admins see `trace`."""
 
     code: str
     trace: str
@@ -319,7 +296,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """The row came too late or twice: nothing follows."""
+    """The command came too late, or twice. It changes nothing."""
 
 
 Decision = (
@@ -330,7 +307,7 @@ Decision = (
     | Hold
     | Capture
     | Release
-    | Rearm
+    | RetryEffect
     | Unsettled
     | PaidAfterRefund
     | GiveBack
@@ -339,6 +316,6 @@ Decision = (
     | Amend
     | Close
     | Cancel
-    | Park
+    | Fail
     | Nothing
 )

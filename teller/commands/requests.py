@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from processor.domain.model import REQUEST_KINDS, STATUSES
+from processor.domain.kinds import KINDS
+from processor.domain.model import STATUSES
 from processor.operations import cancel as cancellations
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
@@ -39,7 +40,7 @@ def requests() -> None:
 
 @requests.command("list", cls=Command)
 @click.option("--status", type=click.Choice(STATUSES), help="Only requests with this status.")
-@click.option("--kind", type=click.Choice(REQUEST_KINDS), help="Only requests of this kind.")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Only requests of this kind.")
 @click.option("--resource", type=identifier, metavar="ID", help="Only requests of this resource.")
 @click.option(
     "--account", type=identifier, metavar="ID", help="Only requests of this account, of any client."

@@ -11,15 +11,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from processor.batch.snapshot import CancelCommand, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
+from processor.domain.kinds import KINDS
 from processor.domain.model import Effect, Request
-from processor.domain.rules import DECIDE
 from tests.faults import history as records
 from tests.faults.checker import PAID_AFTER_REFUND
 
@@ -180,8 +180,8 @@ class Simulator:
                 try:
                     sheet.decide(row)
                 except RuntimeError as fault:
-                    sheet.park(row, str(fault))
-                if sheet.stale:
+                    sheet.fail(row, str(fault))
+                if sheet.needs_reload:
                     done = count
                     break
                 if count % part == 0:
@@ -267,7 +267,7 @@ class Simulator:
             self.store.entries.append(entry)
 
     def _write_rest(self, sheet: Worksheet, partition: int) -> None:
-        store, snapshot = self.store, sheet.known
+        store, snapshot = self.store, sheet.snapshot
         for name in {*sheet.versions_before, *sheet.opened, *sheet.amended}:
             store.resources[name] = snapshot.resources[name]
         store.usages |= {key: snapshot.usages[key] for key in sheet.moved_usages}
@@ -275,7 +275,7 @@ class Simulator:
             self._rebuild_usages(sheet.newly_limited)
         for request, _gateway in sheet.new_effects:
             store.effects[request] = EffectRow(partition, self.now)
-        for request in sheet.rearmed:
+        for request in sheet.retried:
             row = store.effects[request]
             if row.outcome not in ("done", "declined"):
                 row.due_at, row.tries, row.outcome, row.reason = self.now, 0, None, None
@@ -456,18 +456,20 @@ def _microseconds(moment: datetime) -> int:
 @contextlib.contextmanager
 def _faulty_rules() -> Iterator[None]:
     """Let the rules raise for the account POISON."""
-    sound = dict(DECIDE)
+    sound = dict(KINDS)
 
     def decide(request: Request, *snapshot: Any) -> Any:
         if request.account == POISON:
             _break_down()
-        return sound[request.kind](request, *snapshot)
+        rule = sound[request.kind].rule
+        assert rule is not None
+        return rule(request, *snapshot)
 
-    DECIDE.update(dict.fromkeys(sound, decide))
+    KINDS.update({name: replace(kind, rule=decide) for name, kind in sound.items()})
     try:
         yield
     finally:
-        DECIDE.update(sound)
+        KINDS.update(sound)
 
 
 def _break_down() -> NoReturn:

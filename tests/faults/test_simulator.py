@@ -11,21 +11,24 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from processor.domain.kinds import KINDS
 from processor.domain.model import Nothing, Release
-from processor.domain.rules import DECIDE, refunds, settling
+from processor.domain.rules import refunds, settling
 from tests.faults.checker import FINAL, check
 from tests.faults.model import TAKING
 from tests.faults.simulator import POISON, TRIES, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from uuid import UUID
 
-    from processor.domain.model import Decision, Effect, Request, State
+    from processor.domain.model import Decision, Effect, Request, Resource, State
     from tests.faults.simulator import Call, InboxRow, Intake
 
 FIRST_SEED = int(os.environ.get("SEED", "0"))
@@ -406,10 +409,14 @@ def _forget_the_late_yes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_the_limit(patch: pytest.MonkeyPatch) -> None:
-    sound = DECIDE["redemption"]
-    patch.setitem(
-        DECIDE, "redemption", lambda request, resource, _used, now: sound(request, resource, 0, now)
-    )
+    kind = KINDS["redemption"]
+    sound = kind.rule
+    assert sound is not None
+
+    def decide(request: Request, resource: Resource | None, _used: int, now: datetime) -> Decision:
+        return sound(request, resource, 0, now)
+
+    patch.setitem(KINDS, "redemption", replace(kind, rule=decide))
 
 
 def _sort_the_inbox_wrongly(patch: pytest.MonkeyPatch) -> None:

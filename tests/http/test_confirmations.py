@@ -546,7 +546,7 @@ def test_parked_by_a_fault_and_replayed_it_asks_for_a_code_as_if_it_were_new(
         raise RuntimeError("a rule with a fault")
 
     with monkeypatch.context() as patched:
-        patched.setattr("processor.domain.rules.withdrawals.guard", broken)
+        patched.setattr("processor.domain.rules.waiting.begin", broken)
         bank.drain()
     assert where(bank, request) == "processor_error"
     bank.admin.post(f"/v1/admin/requests/{request}/replay", {"reason": "mended"})

@@ -7,13 +7,14 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
 from uuid import UUID
 
 import pytest
 
 from api.console import bulk_runner
-from processor.domain.rules import DECIDE
+from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
 from processor.operations import bulk_actions
 from processor.storage import connections
@@ -422,7 +423,7 @@ def test_nothing_that_somebody_wrote_is_a_script(bank: Teller, monkeypatch: pyte
     `<script>` wherever a client, a gateway, an admin or a traceback can put it: shown as text on each page.
     """
 
-    def broken(*_: object) -> None:
+    def broken(*_: object) -> NoReturn:
         raise ValueError(SCRIPT)
 
     body = {
@@ -435,7 +436,7 @@ def test_nothing_that_somebody_wrote_is_a_script(bank: Teller, monkeypatch: pyte
     asked = bank.client.post("/v1/withdrawals", body)
     bank.drain()
     bank.call_gateway(Answer("unknown", 503, reason=SCRIPT, error=SCRIPT))
-    monkeypatch.setitem(DECIDE, "redemption", broken)
+    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=broken))
     broke = bank.client.post(
         "/v1/redemptions", {"resource": "bank", "account": "ada", "metadata": {"x": SCRIPT}}
     )

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from processor.clients import webhooks
-from processor.domain.rules import DECIDE
+from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
 from processor.storage import connections
 from tests.http.visitor import Visitor, audited, fields
@@ -204,10 +205,10 @@ def test_a_traceback_is_for_those_who_run_teller_alone(bank: Teller, monkeypatch
     The page has it, folded; the client's own documents do not.
     """
 
-    def broken(*_: object) -> None:
+    def broken(*_: object) -> NoReturn:
         raise ValueError("a fault in a rule")
 
-    monkeypatch.setitem(DECIDE, "redemption", broken)
+    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=broken))
     asked = bank.client.post("/v1/redemptions", {"resource": "vault", "account": "u"}).json["id"]
     bank.drain()
     visitor = Visitor.signed_in(bank, bank.operator)

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from processor.domain.rules import DECIDE
+from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ def test_a_fault_in_deciding_is_shown_with_its_traceback_to_those_who_run_teller
     Parked alone; the client sees the code and not the traceback.
     """
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any) -> NoReturn:
         raise ZeroDivisionError("the poison")
 
     teller.open("a")
     with monkeypatch.context() as patched:
-        patched.setitem(DECIDE, "redemption", fail)
+        patched.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=fail))
         asked = teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"}).json["id"]
         teller.drain()
 

@@ -4,9 +4,10 @@ A `teller worker` with a fault in a rule: whoever redeems for the account `poiso
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from processor.domain import rules
+from processor.domain.kinds import KINDS
 from processor.domain.rules import redemptions
 from teller.root import main
 
@@ -27,5 +28,5 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
 
 
 if __name__ == "__main__":
-    rules.DECIDE["redemption"] = decide
+    KINDS["redemption"] = replace(KINDS["redemption"], rule=decide)
     main()

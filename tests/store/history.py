@@ -5,10 +5,11 @@ A system with every kind of event, for the tests of code that reads everything.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from processor.domain.rules import DECIDE
+from processor.domain.kinds import KINDS
 from processor.intake import commands
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def broken(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise RuntimeError("a rule with a fault")
 
     with monkeypatch.context() as patch:
-        patch.setitem(DECIDE, kind, break_down)
+        patch.setitem(KINDS, kind, replace(KINDS[kind], rule=break_down))
         yield
 
 

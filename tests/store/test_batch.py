@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ import pytest
 
 from processor.batch import run as batch
 from processor.batch import store as batch_store
+from processor.domain.kinds import KINDS
 from processor.domain.model import Debit, Decision, Request, Resource
-from processor.domain.rules import DECIDE
 from processor.errors import DatabaseUnavailable
 from processor.intake import commands
 from processor.outbox import deliveries
@@ -37,7 +38,8 @@ def during_decision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[
     """
     Act in the middle of a batch, when the redemption of a given account is decided.
     """
-    rule = DECIDE["redemption"]
+    rule = KINDS["redemption"].rule
+    assert rule is not None
 
     def arrange(account: str, act: Callable[[], object]) -> None:
         def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
@@ -45,7 +47,7 @@ def during_decision(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[
                 act()
             return rule(request, resource, used, now)
 
-        monkeypatch.setitem(DECIDE, "redemption", decide)
+        monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=decide))
 
     return arrange
 
@@ -135,7 +137,7 @@ def test_a_resource_opened_filled_taken_and_closed_in_one_batch(store: Store) ->
         "completed",
         "resource_closed",
     ]
-    assert (report.taken, report.rejected, report.parked) == (8, 4, 0)
+    assert (report.taken, report.rejected, report.failed) == (8, 4, 0)
     assert report.decided == asked
     assert store.available("sneaker") == 1
 
@@ -183,7 +185,7 @@ def test_a_rule_that_raises_fails_its_request_alone(
     assert store.statuses(asked) == ["completed"] * 500 + ["processor_error"] + ["completed"] * 499
     assert [state and state.sequence for state in store.decided(asked)] == list(range(2, 1_002))
     assert [entry[2] for entry in store.entries("sneaker")[1:]] == asked[:500] + asked[501:]
-    assert sum(report.parked for report in reports) == 1
+    assert sum(report.failed for report in reports) == 1
     assert "the poison" in store.one("SELECT trace FROM decisions WHERE request_id = %s", asked[500])
 
 
@@ -266,7 +268,7 @@ def test_postgresql_holds_the_limit_when_the_rules_forget_it(
     def generous(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
         return Debit(request.quantity)
 
-    monkeypatch.setitem(DECIDE, "redemption", generous)
+    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=generous))
     asked = store.accept(*(store.redeems("coupon:once", "ada") for _ in range(3)))
 
     store.drain("coupon:once")

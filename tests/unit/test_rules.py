@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.domain.kinds import KINDS
 from processor.domain.model import (
     MAX_QUANTITY,
     RESOURCE_KINDS,
@@ -31,18 +32,19 @@ from processor.domain.model import (
     Open,
     Outcome,
     PaidAfterRefund,
-    Rearm,
     Rejected,
     Release,
     ReleaseHeld,
     Request,
     Resource,
+    RetryEffect,
     State,
     Unsettled,
 )
-from processor.domain.rules import DECIDE, cancellations, refunds, replays, settling
+from processor.domain.rules import cancellations, refunds, replays, settling
 
 if TYPE_CHECKING:
+    from processor.domain.kinds import Rule
     from processor.domain.model import Decision
 
 NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -65,8 +67,14 @@ REASONS: Final[list[tuple[str, dict[str, Any], dict[str, Any], int]]] = [
 ]
 
 
+def _rule(kind: str) -> Rule:
+    rule = KINDS[kind].rule
+    assert rule is not None
+    return rule
+
+
 def _decide(kind: str, resource: Resource | None, used: int = 0, **asked: Any) -> Decision:
-    return DECIDE[kind](replace(REQUEST, kind=kind, **asked), resource, used, NOON)
+    return _rule(kind)(replace(REQUEST, kind=kind, **asked), resource, used, NOON)
 
 
 @pytest.mark.parametrize("kind", TAKING)
@@ -91,7 +99,7 @@ def test_the_first_of_several_reasons_is_given(kind: str) -> None:
             for _, on_resource, on_request, taken in reasons:
                 resource, request = replace(resource, **on_resource), replace(request, **on_request)
                 used = max(used, taken)
-            decision = DECIDE[kind](request, resource, used, NOON)
+            decision = _rule(kind)(request, resource, used, NOON)
             assert decision == Rejected(reasons[0][0])  # type: ignore[arg-type]
 
 
@@ -386,8 +394,8 @@ def test_only_a_definite_answer_moves_money_and_only_while_it_is_held(
     ("state", "effect", "holding", "expected"),
     [
         (FAILED, None, False, None),
-        (FAILED, _effect("unknown"), True, Rearm()),
-        (FAILED, _effect("misconfigured"), True, Rearm()),
+        (FAILED, _effect("unknown"), True, RetryEffect()),
+        (FAILED, _effect("misconfigured"), True, RetryEffect()),
         (FAILED, _effect("done"), True, Capture("ref")),
         (FAILED, _effect("declined"), True, Release("gateway_declined", "why")),
         (_state("completed"), _effect("done"), False, Nothing()),

@@ -23,7 +23,7 @@ from processor.domain.model import (
     Stage,
     State,
 )
-from processor.domain.rules import waiting, withdrawals
+from processor.domain.rules import waiting
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TAKE = Debit(300)
@@ -41,7 +41,7 @@ def _guarded(  # the story is in the arguments
 ) -> Decision:
     resource = Resource("b", "balance", 1_000, NOON, confirm_above=confirm_above, approve_above=approve_above)
     request = Request(uuid.UUID(int=1), "shop", kind, "b", "ada", 300)
-    return withdrawals.guard(decision, request, resource, passed, has_contact=has_contact)
+    return waiting.begin(decision, request, resource, passed, has_contact=has_contact)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_command_counts_only_in_its_stage(
     """
     state = State(uuid.UUID(int=1), "processing", None, 1, NOON, stage=stage)
 
-    assert waiting.decide(verb, state, "why", has_lapsed=has_lapsed) == expected
-    assert waiting.decide(verb, None, "why", has_lapsed=has_lapsed) == Nothing()
+    assert waiting.end(verb, state, "why", has_lapsed=has_lapsed) == expected
+    assert waiting.end(verb, None, "why", has_lapsed=has_lapsed) == Nothing()
 
 
 def test_the_digits_of_a_code_match_a_test_vector() -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from processor.batch.snapshot import CancelCommand, Row, Snapshot
 from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
+from processor.domain.kinds import KINDS
 from processor.domain.model import Amend, Open, Request, Resource
-from processor.domain.rules import DECIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +51,9 @@ def _noted(sheet: Worksheet) -> list[Any]:
     """
     return copy.deepcopy(
         [
-            sheet.known.resources,
-            sheet.known.usages,
-            sheet.known.holding,
+            sheet.snapshot.resources,
+            sheet.snapshot.usages,
+            sheet.snapshot.holding,
             sheet.entries,
             sheet.opened,
             sheet.amended,
@@ -87,7 +87,7 @@ def test_rows_are_decided_after_the_effects_of_earlier_rows() -> None:
 
     assert _statuses(sheet) == ["completed", "completed", "out_of_stock"]
     assert [state.sequence for state in sheet.new_states] == [101, 102, 103]
-    assert (sheet.sequence, sheet.rejected, sheet.parked) == (103, 1, 0)
+    assert (sheet.sequence, sheet.rejected, sheet.failed) == (103, 1, 0)
     assert sheet.versions_before == {"sneaker": 0}
 
 
@@ -113,7 +113,7 @@ def test_a_failed_request_does_not_affect_the_others() -> None:
     sheet, without = _sheet(_stock()), _sheet(_stock())
     for number in (1, 2, 3):
         if number == 2:
-            sheet.park(_row(number), "traceback")
+            sheet.fail(_row(number), "traceback")
         else:
             sheet.decide(_row(number))
             without.decide(_row(number))
@@ -139,7 +139,7 @@ def test_a_decision_that_cannot_be_carried_out_leaves_nothing_behind(
     """
     if isinstance(decision, Open):
         decision = replace(decision, quantity=1, resource=replace(decision.resource, overdraft=-9))
-    monkeypatch.setitem(DECIDE, kind, lambda *_: decision)
+    monkeypatch.setitem(KINDS, kind, replace(KINDS[kind], rule=lambda *_: decision))
     sheet = _sheet(_stock())
     before = _noted(sheet)
 
@@ -156,7 +156,9 @@ def test_a_rule_that_raises_notes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     """
     sheet = _sheet(_stock())
     before = _noted(sheet)
-    monkeypatch.setitem(DECIDE, "redemption", _raise(RuntimeError("poison")))
+    monkeypatch.setitem(
+        KINDS, "redemption", replace(KINDS["redemption"], rule=_raise(RuntimeError("poison")))
+    )
 
     with pytest.raises(RuntimeError):
         sheet.decide(_row(1))
@@ -171,9 +173,9 @@ def test_a_final_request_does_not_become_failed() -> None:
     sheet = _sheet(_stock())
     sheet.decide(_row(1))
 
-    sheet.park(_row(1, verb="settle"), "traceback")
+    sheet.fail(_row(1, verb="settle"), "traceback")
 
-    assert (_statuses(sheet), sheet.parked) == (["completed"], 0)
+    assert (_statuses(sheet), sheet.failed) == (["completed"], 0)
 
 
 def test_a_first_limit_needs_a_fresh_read() -> None:
@@ -186,7 +188,7 @@ def test_a_first_limit_needs_a_fresh_read() -> None:
 
     sheet.decide(_row(2, "amendment", None, details={"per_account_limit": 3}))
 
-    assert sheet.stale
+    assert sheet.needs_reload
     assert sheet.newly_limited == "sneaker"
 
 
@@ -200,7 +202,7 @@ def test_a_limit_that_changes_needs_no_fresh_read() -> None:
     for number in (2, 3, 4, 5):
         sheet.decide(_row(number))
 
-    assert not sheet.stale
+    assert not sheet.needs_reload
     assert _statuses(sheet) == ["completed"] * 4 + ["limit_reached"]
     assert sheet.moved_usages == {("sneaker", "shop", "ada"): 3}
 
@@ -233,11 +235,11 @@ def test_any_sequence_of_requests_keeps_the_ledger_right(asked: list[tuple[str, 
     for number, (kind, amount) in enumerate(asked, 1):
         sheet.decide(_row(number, kind, amount))
 
-    resource = sheet.known.resources["sneaker"]
+    resource = sheet.snapshot.resources["sneaker"]
     assert resource.available == 12 + sum(
         ledger.MOVES[entry.kind][0] * entry.amount for entry in sheet.entries
     )
     assert resource.available >= -4
     assert resource.version == len(sheet.entries)
-    assert sheet.known.usages.get(("sneaker", "shop", "ada"), 0) <= 20
+    assert sheet.snapshot.usages.get(("sneaker", "shop", "ada"), 0) <= 20
     assert [state.request_id.int for state in sheet.new_states] == list(range(1, len(asked) + 1))

@@ -1,5 +1,5 @@
 """
-Amendments: the rules of a resource change; what it has does not.
+Amendments: an admin changes the rules of a resource, but not its quantities.
 """
 
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from processor.domain.model import SHORTAGE, Amend, Decision, Rejected, Request, Resource
 
-#: What an amendment may change, by the contract's names, and the field of the resource that each is.
+#: The rules that an amendment may change: the name in requests, and the field of Resource.
 RULES: Final = {
     "unit": "unit",
     "overdraft": "overdraft",
@@ -25,8 +25,8 @@ _TIMES: Final = frozenset({"starts_at", "ends_at"})
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
     """
-    Change what is named, or refuse: not found, closed, or an overdraft smaller than what is overdrawn
-    already.
+    Change the named rules, or refuse with the first reason that applies:
+    not found, closed, overdrawn by more than the new overdraft.
     """
     if resource is None:
         return Rejected("resource_not_found")
@@ -39,7 +39,7 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
 
 
 def parsed(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules of a request's details as fields of a resource, times as datetimes."""
+    """Return the rules in a request's details as fields of Resource, with times as datetimes."""
     return {
         RULES[name]: datetime.fromisoformat(value) if name in _TIMES and value is not None else value
         for name, value in rules.items()

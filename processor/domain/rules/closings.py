@@ -1,5 +1,5 @@
 """
-Closings: a resource takes no more requests; what it has stays written.
+Closings: a resource accepts no further requests. Its quantities stay in the ledger.
 """
 
 from datetime import datetime
@@ -8,7 +8,7 @@ from processor.domain.model import Close, Decision, Rejected, Request, Resource
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
-    """Close it, unless there is none or it is closed."""
+    """Close the resource, or refuse with the first reason that applies: not found, closed."""
     if resource is None:
         return Rejected("resource_not_found")
     if resource.closed_at is not None:

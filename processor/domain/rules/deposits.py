@@ -1,5 +1,5 @@
 """
-Deposits: a resource gets more: a top-up, a restock.
+Deposits: an operator adds to a resource, as a top-up or a restock.
 """
 
 from datetime import datetime
@@ -8,7 +8,7 @@ from processor.domain.model import MAX_QUANTITY, Credit, Decision, Rejected, Req
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
-    """Add, or refuse: not found, closed, more than fits."""
+    """Add the amount, or refuse with the first reason that applies: not found, closed, too large."""
     if resource is None:
         return Rejected("resource_not_found")
     if resource.closed_at is not None:

@@ -1,5 +1,5 @@
 """
-Openings: a new resource, with what it begins with and the rules it lives by.
+Openings: an admin creates a resource, with its first quantity and its rules.
 """
 
 from datetime import datetime
@@ -9,7 +9,7 @@ from processor.domain.rules.amendments import parsed
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
-    """Open it, unless there is one of that name already, whoever's it is."""
+    """Open the resource, or refuse if one of that id exists, also one of another client."""
     if resource is not None:
         return Rejected("resource_exists")
     rules = dict(request.details or {})

@@ -1,7 +1,5 @@
 """
-Redemptions: an account takes some of a resource: a coupon, a seat, three of the stock.
-
-Pure. The batch owns the state and the clock; here we only say what follows.
+Redemptions: an account takes some of a resource, such as a coupon, a seat or three items of stock.
 """
 
 from datetime import datetime
@@ -11,5 +9,5 @@ from processor.domain.rules.taking import take
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
-    """Redeem, or refuse with the first reason that applies (`taking.refusal`)."""
+    """Redeem, or refuse with the first reason of `taking.refusal` that applies."""
     return take(request, resource, used, now)

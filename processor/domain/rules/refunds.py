@@ -1,21 +1,22 @@
 """
-Refunds: an admin gives back what a request took, or what is held for one that could not be finished.
+Refunds: an admin gives back the amount that a completed request took, or the hold of a failed one.
 
-Never more than was taken, and never while nobody knows whether the gateway is paying it out.
+A refund never gives back more than was taken. It gives nothing back while a gateway may be paying.
 """
 
+from processor.domain.kinds import KINDS
 from processor.domain.model import Decision, Effect, GiveBack, Rejected, ReleaseHeld, Request, State
-
-_KINDS_THAT_TAKE = frozenset({"redemption", "withdrawal", "reservation"})
 
 
 def decide(
     refund: Request, original: Request | None, state: State | None, effect: Effect | None, holding: bool
 ) -> Decision:
     """
-    Give back, or refuse: nothing to refund, the outcome is not known yet, more than is left.
+    Give back, or refuse with the first reason that applies: nothing to refund, outcome pending, more than is left.
+
+    `state`, `effect` and `holding` describe the original. `holding` is true while its hold is open.
     """
-    if original is None or original.kind not in _KINDS_THAT_TAKE:
+    if original is None or not KINDS[original.kind].refundable:
         return Rejected("nothing_to_refund")
     if state is None or state.status == "processing":
         return Rejected("outcome_pending")
@@ -31,7 +32,7 @@ def decide(
 
 
 def _release(refund: Request, original: Request, effect: Effect | None, holding: bool) -> Decision:
-    """Of a parked request what is held goes back whole, or not at all: what is held cannot be paid in part."""
+    """Release the whole hold of a failed request, or refuse. A hold cannot be released in part."""
     if not holding:
         return Rejected("nothing_to_refund")
     if refund.amount is not None and refund.amount > original.quantity:

@@ -1,17 +1,17 @@
 """
-Replays: an admin has a parked request tried again, at the end of its queue.
+Replays: an admin has a failed request decided again, at the end of its queue.
 """
 
-from processor.domain.model import Decision, Effect, Nothing, Rearm, State
+from processor.domain.model import Decision, Effect, Nothing, RetryEffect, State
 from processor.domain.rules import settling
 
 
 def decide(state: State | None, effect: Effect | None, holding: bool) -> Decision | None:
     """
-    What follows for a request that waits for an admin; None: decide it as if it were new.
+    Return the next step of a failed request; None if it must be decided like a new one.
 
-    With an open hold the gateway is asked again, or, if it has given a definite answer by now, that
-    answer settles it. Without one nothing was taken, so it can be decided like any other.
+    With an open hold, a definite answer that has come meanwhile settles it; otherwise the gateway is called again.
+    Without a hold nothing was taken, so the request is decided like a new one.
     """
     if state is None or state.status != "failed":
         return Nothing()
@@ -19,4 +19,4 @@ def decide(state: State | None, effect: Effect | None, holding: bool) -> Decisio
         return None
     if effect.outcome in ("done", "declined"):
         return settling.decide(state, effect, holding)
-    return Rearm()
+    return RetryEffect()

@@ -1,8 +1,7 @@
 """
-Settling: the gateway has answered, and what is held is taken for good or given back.
+Settling: the gateway has answered, and the hold is taken for good or given back.
 
-An answer that is not known is never a refund: paying twice and refunding what was paid are the two
-unforgivable errors.
+An unknown answer never releases a hold, because the gateway may have paid.
 """
 
 from typing import Final
@@ -18,16 +17,16 @@ from processor.domain.model import (
     Unsettled,
 )
 
-#: What the history of a request says when its gateway paid after the hold was released.
+#: The line of the history of a request whose gateway paid after the hold was released.
 PAID_AFTER_REFUND: Final = "paid_after_refund"
 
 
 def decide(state: State | None, effect: Effect | None, holding: bool) -> Decision:
     """
-    What follows from the gateway's answer so far. `holding`: the request's hold is still open.
+    Return the step that follows from the gateway's answer. `holding` is true while the request's hold is open.
 
-    A definite answer counts whenever it comes while the hold is open, also when the request was parked
-    in the meantime; an answer that settles nothing counts only while it is waited for.
+    A definite answer counts while the hold is open, also if the request has failed meanwhile. Any other answer counts
+    only in the stage `settling`. A payment after a refund released the hold is reported once.
     """
     if state is None or effect is None or effect.outcome is None:
         return Nothing()

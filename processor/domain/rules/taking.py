@@ -1,5 +1,5 @@
 """
-What every kind of request that takes something has in common: may this account have that much, now?
+Taking: the reasons to refuse that all kinds of requests share that take from a resource.
 """
 
 from datetime import datetime
@@ -9,7 +9,7 @@ from processor.domain.model import SHORTAGE, Debit, Hold, Rejected, Request, Res
 
 def take(request: Request, resource: Resource | None, used: int, now: datetime) -> Debit | Hold | Rejected:
     """
-    Take it at once; only hold it, where a gateway has to do its part first; or refuse.
+    Debit the amount; hold it, if the resource has a gateway; or refuse.
     """
     refused = refusal(request, resource, used, now)
     if refused is not None or resource is None:
@@ -19,8 +19,8 @@ def take(request: Request, resource: Resource | None, used: int, now: datetime) 
 
 def refusal(request: Request, resource: Resource | None, used: int, now: datetime) -> Rejected | None:
     """
-    Why the request must not have what it asks for, or None. The first reason that applies is the one
-    given: not found, closed, not started, ended, deadline, the account's limit, not enough left.
+    Return the first reason to refuse that applies, or None:
+    not found, closed, not started, ended, deadline, account limit, not enough left.
     """
     if resource is None or resource.client_id not in (None, request.client_id):
         return Rejected("resource_not_found")

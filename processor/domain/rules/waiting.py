@@ -1,14 +1,28 @@
 """
-What ends the waiting of a withdrawal: its code, the word of another person, or the end of its code's time.
+Waiting: a large request waits for a code, then for an approval, before it takes anything.
 
-A word that comes too late, or twice, is nothing.
+It waits for the account's code above the resource's `confirm_above`. Above `approve_above` it waits for the approval
+of another person.
 """
 
 from typing import Final
 
-from processor.domain.model import Cancel, Decision, Nothing, Rejected, Stage, State
+from processor.domain.kinds import KINDS
+from processor.domain.model import (
+    Await,
+    Cancel,
+    Debit,
+    Decision,
+    Hold,
+    Nothing,
+    Rejected,
+    Request,
+    Resource,
+    Stage,
+    State,
+)
 
-#: Which stage a verb ends.
+#: The stage that each verb ends.
 ENDS: Final[dict[str, Stage]] = {
     "confirm": "awaiting_confirmation",
     "expire": "awaiting_confirmation",
@@ -17,9 +31,29 @@ ENDS: Final[dict[str, Stage]] = {
 }
 
 
-def decide(verb: str, state: State | None, reason: str | None, *, has_lapsed: bool) -> Decision | None:
+def begin(
+    decision: Decision, request: Request, resource: Resource, passed: Stage | None, *, has_contact: bool
+) -> Decision:
     """
-    What follows; None: decide it like a new one, that has passed this stage. `has_lapsed`: its last code has run out.
+    Return the stage that a granted request must wait in first, if its kind can wait; otherwise `decision`.
+
+    `passed` is the stage that the request has just left. Confirmation comes before approval. A request that needs a
+    code is rejected if its account has no address.
+    """
+    if not KINDS[request.kind].can_wait or not isinstance(decision, Debit | Hold):
+        return decision
+    if passed is None and _is_above(request, resource.confirm_above):
+        return Await("awaiting_confirmation") if has_contact else Rejected("no_contact")
+    if passed != "awaiting_approval" and _is_above(request, resource.approve_above):
+        return Await("awaiting_approval")
+    return decision
+
+
+def end(verb: str, state: State | None, reason: str | None, *, has_lapsed: bool) -> Decision | None:
+    """
+    Return the step that ends the wait; None if the request must be decided like a new one that has passed this stage.
+
+    A command that comes too late, or twice, changes nothing. `has_lapsed`: the lifetime of the last code is over.
     """
     if state is None or state.stage != ENDS[verb]:
         return Nothing()
@@ -28,3 +62,7 @@ def decide(verb: str, state: State | None, reason: str | None, *, has_lapsed: bo
     if verb == "expire":
         return Cancel("confirmation_expired", "not confirmed in time") if has_lapsed else Nothing()
     return None
+
+
+def _is_above(request: Request, threshold: int | None) -> bool:
+    return threshold is not None and request.quantity > threshold

@@ -1,0 +1,90 @@
+"""
+The kinds of requests, each described once.
+
+All code that depends on the kind of a request reads KINDS: the batch, the API, the console and the command line.
+The table `request_kinds` of schema.sql repeats the facts that constraints and `verify` need; a test compares the two.
+`docs/adding-a-kind.md` adds a kind step by step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from processor.domain.model import Decision, Request, Resource
+from processor.domain.roles import ADMINS, CLIENTS, OPERATORS
+from processor.domain.rules import amendments, closings, deposits, openings, redemptions, withdrawals
+
+#: Decides a request. The arguments after it are its resource, if there is one, and the quantity of the resource that
+#: its account has used so far. The last argument is the time of the batch.
+Rule = Callable[[Request, Resource | None, int, datetime], Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of request."""
+
+    #: None for a kind that no route makes yet, and for refunds: `rules.refunds` needs the original request, too.
+    rule: Rule | None
+    #: The roles whose keys may make such a request.
+    roles: frozenset[str]
+
+    # Effect on the resource. A kind without any of these moves nothing.
+    #: Debits the resource, or holds and then captures, the amount that its account takes.
+    takes: bool = False
+    #: Credits the resource with its amount.
+    gives: bool = False
+    #: Gives back what another request took: the original, which it must name.
+    gives_back: bool = False
+    #: Creates the resource, changes its rules, or closes it.
+    opens: bool = False
+    amends: bool = False
+    closes: bool = False
+
+    # Required fields. PostgreSQL refuses a request without them.
+    requires_account: bool = False
+    #: None: no amount is required.
+    least_amount: int | None = None
+
+    # Later steps.
+    #: Waits for a code above `confirm_above`, and for an approval above `approve_above`.
+    can_wait: bool = False
+    #: Only holds while the gateway of its resource is called.
+    asks_gateway: bool = False
+    #: An admin can give back what it took.
+    refundable: bool = False
+
+    #: May be an item of `POST /v1/batches`.
+    in_batches: bool = False
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "redemption": Kind(
+        redemptions.decide,
+        CLIENTS,
+        takes=True,
+        requires_account=True,
+        least_amount=1,
+        asks_gateway=True,
+        refundable=True,
+        in_batches=True,
+    ),
+    "withdrawal": Kind(
+        withdrawals.decide,
+        CLIENTS,
+        takes=True,
+        requires_account=True,
+        least_amount=1,
+        can_wait=True,
+        asks_gateway=True,
+        refundable=True,
+        in_batches=True,
+    ),
+    "deposit": Kind(deposits.decide, OPERATORS, gives=True, least_amount=1, in_batches=True),
+    "exchange": Kind(None, CLIENTS),
+    "reservation": Kind(None, CLIENTS, takes=True, requires_account=True, least_amount=1, refundable=True),
+    "refund": Kind(None, ADMINS, gives_back=True),
+    "opening": Kind(openings.decide, ADMINS, gives=True, opens=True, least_amount=0),
+    "amendment": Kind(amendments.decide, ADMINS, amends=True),
+    "closing": Kind(closings.decide, ADMINS, closes=True),
+}
