@@ -66,6 +66,43 @@ COMMENT ON TABLE console_sessions IS
     'Signed-in sessions of the console. A session ends with its key, at expires_at, or when its row is deleted.';
 COMMENT ON COLUMN console_sessions.digest IS 'SHA-256 of the token in the cookie, which has 256 random bits.';
 
+-- ---------------------------------------------------------------- kinds of requests
+
+CREATE TABLE request_kinds (
+    kind             text    PRIMARY KEY,
+    takes            boolean NOT NULL DEFAULT false,
+    gives            boolean NOT NULL DEFAULT false,
+    gives_back       boolean NOT NULL DEFAULT false,
+    opens            boolean NOT NULL DEFAULT false,
+    amends           boolean NOT NULL DEFAULT false,
+    closes           boolean NOT NULL DEFAULT false,
+    asks_gateway     boolean NOT NULL DEFAULT false,
+    requires_account boolean NOT NULL DEFAULT false,
+    least_amount     bigint
+);
+INSERT INTO request_kinds (kind, takes, asks_gateway, requires_account, least_amount) VALUES ('redemption', true, true, true, 1);
+INSERT INTO request_kinds (kind, takes, asks_gateway, requires_account, least_amount) VALUES ('withdrawal', true, true, true, 1);
+INSERT INTO request_kinds (kind, gives, least_amount) VALUES ('deposit', true, 1);
+INSERT INTO request_kinds (kind) VALUES ('exchange');
+INSERT INTO request_kinds (kind, takes, requires_account, least_amount) VALUES ('reservation', true, true, 1);
+INSERT INTO request_kinds (kind, gives_back) VALUES ('refund', true);
+INSERT INTO request_kinds (kind, gives, opens, least_amount) VALUES ('opening', true, true, 0);
+INSERT INTO request_kinds (kind, amends) VALUES ('amendment', true);
+INSERT INTO request_kinds (kind, closes) VALUES ('closing', true);
+COMMENT ON TABLE request_kinds IS
+    'The kinds of requests, for constraints and for verify. processor/domain/kinds.py has the same facts; a test compares the two.';
+COMMENT ON COLUMN request_kinds.takes IS
+    'A completed request has debited its amount, or held and captured it. A refund gives it back.';
+COMMENT ON COLUMN request_kinds.gives IS 'A completed request has credited its amount.';
+COMMENT ON COLUMN request_kinds.gives_back IS
+    'A completed request has given back what the request in refund_of took. Requests without refund_of are refused.';
+COMMENT ON COLUMN request_kinds.opens IS 'A completed request has created its resource, with the rules in its details.';
+COMMENT ON COLUMN request_kinds.amends IS 'A completed request has changed the rules of its resource, as its details say.';
+COMMENT ON COLUMN request_kinds.closes IS 'A completed request has closed its resource.';
+COMMENT ON COLUMN request_kinds.asks_gateway IS 'A hold of such a request has an effect: its gateway is called.';
+COMMENT ON COLUMN request_kinds.requires_account IS 'Requests without an account are refused.';
+COMMENT ON COLUMN request_kinds.least_amount IS 'Requests with a smaller amount, or none, are refused; NULL: no amount is required.';
+
 -- ---------------------------------------------------------------- requests
 
 CREATE TABLE requests (
@@ -74,8 +111,7 @@ CREATE TABLE requests (
     created_by      uuid        NOT NULL,
     idempotency_key text        NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
     fingerprint     bytea       NOT NULL CHECK (length(fingerprint) = 32),
-    kind            text        NOT NULL CHECK (kind IN ('redemption', 'withdrawal', 'deposit', 'exchange',
-                                                         'reservation', 'refund', 'opening', 'amendment', 'closing')),
+    kind            text        NOT NULL,
     partition       smallint    NOT NULL CHECK (partition >= 0),
     resource_id     text        NOT NULL CHECK (length(resource_id) BETWEEN 1 AND 128 AND resource_id !~ '[^A-Za-z0-9._:~@-]'),
     account         text        CHECK (length(account) BETWEEN 1 AND 128 AND account !~ '[^A-Za-z0-9._:~@-]'),
@@ -85,18 +121,34 @@ CREATE TABLE requests (
     details         jsonb       CHECK (jsonb_typeof(details) = 'object'),
     metadata        jsonb       CHECK (jsonb_typeof(metadata) = 'object'),
     created_at      timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT requests_idempotency UNIQUE (client_id, idempotency_key),
-    CONSTRAINT requests_who_and_how_much CHECK (
-        CASE WHEN kind IN ('redemption', 'withdrawal', 'reservation') THEN account IS NOT NULL AND amount IS NOT NULL AND amount >= 1
-             WHEN kind = 'deposit'                                    THEN amount IS NOT NULL AND amount >= 1
-             WHEN kind = 'opening'                                    THEN amount IS NOT NULL
-             WHEN kind = 'refund'                                     THEN refund_of IS NOT NULL
-             ELSE true END)
+    CONSTRAINT requests_idempotency UNIQUE (client_id, idempotency_key)
 );
 CREATE INDEX requests_of_client   ON requests (client_id, id);
 CREATE INDEX requests_of_account  ON requests (client_id, account, id) WHERE account IS NOT NULL;
 CREATE INDEX requests_of_resource ON requests (resource_id, id);
 CREATE INDEX requests_refunds     ON requests (refund_of, id) WHERE refund_of IS NOT NULL;
+-- By a trigger of the statement: a foreign key would look up and lock a row of request_kinds for every request.
+-- docs/decisions/0023-kinds.md has the measurement.
+CREATE FUNCTION refuse_wrong_kind() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT made.id, made.kind INTO wrong
+      FROM made
+      LEFT JOIN public.request_kinds AS k USING (kind)
+     WHERE k.kind IS NULL
+        OR (k.requires_account AND made.account IS NULL)
+        OR (k.least_amount IS NOT NULL AND (made.amount IS NULL OR made.amount < k.least_amount))
+        OR (k.gives_back AND made.refund_of IS NULL)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'request % lacks what its kind requires, or there is no kind %', wrong.id, wrong.kind
+              USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER of_a_kind AFTER INSERT ON requests REFERENCING NEW TABLE AS made FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse_wrong_kind();
 COMMENT ON TABLE requests IS
     'Every accepted request, word for word. The API writes it once, together with its inbox row; it never changes.';
 COMMENT ON COLUMN requests.partition IS
@@ -115,7 +167,7 @@ CREATE TABLE inbox (
     partition  smallint    NOT NULL,
     request_id uuid        NOT NULL,
     verb       text        NOT NULL CHECK (verb IN ('decide', 'cancel', 'settle', 'replay', 'expire', 'confirm',
-                                                    'approve', 'deny', 'capture', 'release', 'report')),
+                                                    'approve', 'deny', 'capture', 'release')),
     leg        smallint    NOT NULL DEFAULT 0 CHECK (leg >= 0),
     payload    jsonb,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -638,6 +690,7 @@ CREATE TRIGGER one_current BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.cur
 -- clients       | read, insert            | read                             | read
 -- api_keys      | read, insert, revoke    |                                  |
 -- console_*     | read, insert, delete    |                                  |
+-- request_kinds | read                    |                                  |
 -- requests      | read, insert            | read                             | read
 -- inbox         | read, insert            | read, insert, delete             | read, insert
 -- decisions     | read                    | read, insert, supersede          | read
@@ -686,7 +739,7 @@ GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
    TO teller_api, teller_worker, teller_courier;
 
-GRANT SELECT ON api_keys, usages, audit TO teller_api;
+GRANT SELECT ON request_kinds, api_keys, usages, audit TO teller_api;
 GRANT INSERT ON clients, api_keys, requests, inbox, pauses, audit TO teller_api;
 GRANT UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT DELETE ON pauses TO teller_api;

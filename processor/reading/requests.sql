@@ -97,8 +97,9 @@ SELECT version, available, held
 SELECT r.details
   FROM requests r
   JOIN decisions d ON d.request_id = r.id AND d.current AND d.status = 'completed'
+  JOIN request_kinds k ON k.kind = r.kind
  WHERE r.resource_id = %(id)s
-   AND r.kind IN ('opening', 'amendment')
+   AND (k.opens OR k.amends)
    AND d.decided_at <= %(at)s
  ORDER BY d.sequence;
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from processor.domain import ledger
+from processor.domain.kinds import KINDS
 from processor.domain.model import RejectionCode, Resource
 from processor.domain.rules.amendments import parsed
 from processor.storage import connections, statements
@@ -217,12 +218,12 @@ def _derived(resource_id: str, acts: Iterable[Row]) -> Resource | None:
     resource: Resource | None = None
     try:
         for kind, details, at, _ in acts:
-            if (kind == "opening") is not (resource is None):
+            if KINDS[kind].opens is not (resource is None):
                 return None
             rules = dict(details or {})
             if resource is None:
                 resource = Resource(resource_id, rules.pop("kind"), 0, at, **parsed(rules))
-            elif kind == "closing":
+            elif KINDS[kind].closes:
                 resource.closed_at = at
             else:
                 for name, value in parsed(rules).items():

@@ -35,7 +35,8 @@ SELECT r.id, r.kind, r.unit, r.client_id, r.overdraft, r.per_account_limit, r.st
   LEFT JOIN (SELECT q.resource_id, q.kind, q.details, d.at, d.sequence, d.version > 2 AS replayed
                FROM requests q
                JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
-              WHERE q.kind IN ('opening', 'amendment', 'closing')) AS a ON a.resource_id = r.id
+               JOIN request_kinds k USING (kind)
+              WHERE k.opens OR k.amends OR k.closes) AS a ON a.resource_id = r.id
  ORDER BY r.id, a.at, a.sequence;
 
 -- opening_without_resource --
@@ -43,7 +44,8 @@ SELECT r.id, r.kind, r.unit, r.client_id, r.overdraft, r.per_account_limit, r.st
 SELECT q.id::text, 'this opening is completed, but there is no resource ' || q.resource_id
   FROM requests q
   JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
- WHERE q.kind = 'opening'
+  JOIN request_kinds k USING (kind)
+ WHERE k.opens
    AND NOT EXISTS (SELECT FROM resources r WHERE r.id = q.resource_id);
 
 -- resource_state_wrong --
@@ -108,7 +110,8 @@ SELECT e.resource_id || '/' || e.version,
                         WHEN 'number' THEN (q.details ->> 'overdraft')::numeric ELSE 0 END) AS overdraft
                FROM requests q
                JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
-              WHERE q.kind IN ('opening', 'amendment')
+               JOIN request_kinds k USING (kind)
+              WHERE (k.opens OR k.amends)
               GROUP BY q.resource_id) AS g ON g.resource_id = e.resource_id
  WHERE e.available < 0
    AND e.available < -coalesce(g.overdraft, 0);
@@ -163,11 +166,12 @@ WITH moved AS (
      WHERE q.refund_of IS NOT NULL
      GROUP BY q.refund_of
 ), present AS (
-    SELECT q.id, q.kind, q.kind IN ('redemption', 'withdrawal', 'reservation') AS takes, q.amount, q.refund_of,
+    SELECT q.id, q.kind, k.takes, k.gives, k.gives_back, q.amount, q.refund_of,
            coalesce(d.stage, d.status, 'undecided') AS state,
            coalesce(m.debit, 0) AS debit, coalesce(m.hold, 0) AS hold, coalesce(m.capture, 0) AS capture,
            coalesce(m.release, 0) AS release, coalesce(m.credit, 0) AS credit, coalesce(g.back, 0) AS back
       FROM requests q
+      LEFT JOIN request_kinds k USING (kind)
       LEFT JOIN decisions d ON d.request_id = q.id AND d.current
       LEFT JOIN moved m ON m.request_id = q.id
       LEFT JOIN given_back g ON g.request_id = q.id
@@ -191,15 +195,15 @@ SELECT id::text,
             THEN (debit, hold, capture, release, credit, back) IN ((0, 0, 0, 0, 0, 0), (0, amount, 0, 0, 0, 0))
        WHEN takes AND state = 'cancelled'
             THEN (debit, hold, capture, release, credit, back) IN ((0, 0, 0, 0, 0, 0), (0, amount, 0, amount, 0, 0))
-       WHEN kind IN ('deposit', 'opening') AND state = 'completed'
+       WHEN gives AND state = 'completed'
             THEN (debit, hold, capture, release, credit) = (0, 0, 0, 0, amount)
-       WHEN kind = 'refund' AND state = 'completed'
+       WHEN gives_back AND state = 'completed'
             THEN (debit, hold, capture, release) = (0, 0, 0, 0)
                  AND CASE WHEN credit > 0 THEN credit = coalesce(amount, credit)
                           ELSE EXISTS (SELECT FROM entries e WHERE e.request_id = refund_of AND e.kind = 'release') END
        ELSE (debit, hold, capture, release, credit) = (0, 0, 0, 0, 0)
             AND (state IN ('undecided', 'rejected', 'cancelled', 'failed') OR state LIKE 'awaiting_%%'
-                 OR (state = 'completed' AND kind IN ('amendment', 'closing'))) END IS NOT TRUE;
+                 OR (state = 'completed' AND NOT (takes OR gives OR gives_back))) END IS NOT TRUE;
 
 -- request_refunded_wrong --
 -- `refunded` is the sum that refunds credited or released.
@@ -220,9 +224,20 @@ SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(
 SELECT q.id::text, 'a ' || q.kind || ' for ' || q.resource_id || ' cannot be the refund of '
                    || coalesce(q.refund_of::text, 'nothing')
   FROM requests q
+  LEFT JOIN request_kinds k USING (kind)
   LEFT JOIN requests first ON first.id = q.refund_of
- WHERE (q.kind = 'refund') <> (q.refund_of IS NOT NULL)
+ WHERE k.gives_back IS DISTINCT FROM (q.refund_of IS NOT NULL)
     OR (q.refund_of IS NOT NULL AND first.resource_id IS DISTINCT FROM q.resource_id);
+
+-- request_kind_wrong --
+-- A request has one of the kinds, and the fields that its kind requires.
+SELECT q.id::text, CASE WHEN k.kind IS NULL THEN 'there is no kind ' || q.kind
+                        ELSE 'a ' || q.kind || ' of ' || coalesce(q.account, 'no account') || ' lacks a required field' END
+  FROM requests q
+  LEFT JOIN request_kinds k USING (kind)
+ WHERE k.kind IS NULL
+    OR (k.requires_account AND q.account IS NULL)
+    OR (k.least_amount IS NOT NULL AND (q.amount IS NULL OR q.amount < k.least_amount));
 
 -- request_forgotten --
 -- An undecided request has a row in the inbox.
@@ -245,7 +260,8 @@ SELECT e.request_id::text,
   LEFT JOIN (SELECT a.resource_id, array_agg(DISTINCT a.details ->> 'gateway') AS gateways
                FROM requests a
                JOIN decisions d ON d.request_id = a.id AND d.current AND d.status = 'completed'
-              WHERE a.kind IN ('opening', 'amendment')
+               JOIN request_kinds k USING (kind)
+              WHERE (k.opens OR k.amends)
                 AND a.details ->> 'gateway' IS NOT NULL
               GROUP BY a.resource_id) AS g ON g.resource_id = q.resource_id
  WHERE h.request_id IS NULL
@@ -253,12 +269,13 @@ SELECT e.request_id::text,
     OR (e.gateway = ANY(g.gateways)) IS NOT TRUE;
 
 -- effect_missing --
--- A hold of a redemption or withdrawal has an effect.
+-- A hold of a kind that asks gateways has an effect.
 SELECT h.request_id::text, 'it held ' || h.amount || ' of ' || h.resource_id || ', and no gateway was ever to be asked'
   FROM entries h
   JOIN requests q ON q.id = h.request_id
+  JOIN request_kinds k ON k.kind = q.kind
  WHERE h.kind = 'hold'
-   AND q.kind IN ('redemption', 'withdrawal')
+   AND k.asks_gateway
    AND NOT EXISTS (SELECT FROM effects e WHERE e.request_id = h.request_id AND e.leg = h.leg);
 
 -- confirmation_forgotten --
@@ -459,8 +476,9 @@ SELECT u.resource_id || ' ' || u.client_id || '/' || u.account,
                               WHEN 'number' THEN (q.details ->> 'per_account_limit')::numeric END) AS limits
                FROM requests q
                JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
-              WHERE q.kind = 'opening'
-                 OR (q.kind = 'amendment' AND q.details ? 'per_account_limit')
+               JOIN request_kinds k USING (kind)
+              WHERE k.opens
+                 OR (k.amends AND q.details ? 'per_account_limit')
               GROUP BY q.resource_id) AS g ON g.resource_id = u.resource_id
  WHERE NOT EXISTS (SELECT FROM unnest(g.limits) AS given WHERE u."limit" = greatest(u.used, coalesce(given, 0)))
     OR (array_position(g.limits, NULL) IS NULL AND u.used > (SELECT max(given) FROM unnest(g.limits) AS given));

@@ -21,6 +21,8 @@ from psycopg.errors import (
     UniqueViolation,
 )
 
+from processor.domain.kinds import KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -365,6 +367,19 @@ def test_a_request_without_the_fields_of_its_kind_is_refused(
             " VALUES (gen_random_uuid(), 'shop', gen_random_uuid(), 'k', sha256('x'), %s, 1, 'r', %s, %s, %s)",
             (kind, account, amount, refund_of),
         )
+
+
+def test_the_kinds_of_the_schema_are_those_of_the_domain(owner: Connection) -> None:
+    """
+    The table `request_kinds` has a row for each kind, and each of its columns has the value of the kind's field.
+    """
+    rows = owner.execute("SELECT to_jsonb(request_kinds) FROM request_kinds").fetchall()
+    stored = {row.pop("kind"): row for (row,) in rows}
+
+    assert stored == {
+        name: {column: getattr(kind, column) for column in stored["redemption"]}
+        for name, kind in KINDS.items()
+    }
 
 
 STATES: Final = ("processing", "completed", "rejected", "refunded", "cancelled", "failed")

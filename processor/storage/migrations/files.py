@@ -47,10 +47,20 @@ def read(folder: Path = FOLDER) -> list[Migration]:
     """
     Return the migrations of a folder, oldest first. Raises ValueError for a file that is not named `NNNN_name.sql`.
     """
-    found = []
-    for path in sorted(folder.glob("*.sql")):
-        name = _FILE_NAME.fullmatch(path.name)
-        if name is None:
-            raise ValueError(f"{path.name} is not named NNNN_name.sql")
-        found.append(Migration(int(name[1]), path.stem, path.read_text()))
-    return found
+    return [
+        Migration(_version_of(path), path.stem, path.read_text()) for path in sorted(folder.glob("*.sql"))
+    ]
+
+
+def newest_version() -> int:
+    """
+    Return the schema version of the newest migration.
+    """
+    return max(map(_version_of, FOLDER.glob("*.sql")))
+
+
+def _version_of(path: Path) -> int:
+    name = _FILE_NAME.fullmatch(path.name)
+    if name is None:
+        raise ValueError(f"{path.name} is not named NNNN_name.sql")
+    return int(name[1])

@@ -7,9 +7,10 @@ from typing import Final
 
 from processor.errors import SchemaError
 from processor.storage.connections import Connection
+from processor.storage.migrations import files
 
-#: The schema version that this code needs; `schema.sql` describes it.
-SCHEMA_VERSION: Final = 3
+#: The schema version that this code needs, of the newest migration file; `schema.sql` describes it.
+SCHEMA_VERSION: Final = files.newest_version()
 #: The oldest schema version that can be migrated.
 OLDEST_VERSION: Final = 2
 
