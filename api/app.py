@@ -66,6 +66,7 @@ NOUNS: Final = (
     health,
     pages,
 )
+batches.offer(route for noun in NOUNS for route in noun.routes.all)
 ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
 
 #: Requests in views at the same time. Those in `Prefer: wait` count, too, and are at most WAITERS_MAX.

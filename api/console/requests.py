@@ -140,6 +140,7 @@ def one_request(visit: Visit, request: str) -> Page:
     context: dict[str, Any] = {
         "found": found,
         "request": found.request,
+        "kind": KINDS[found.request.kind],
         "unit": None if found.resource is None else found.resource.unit,
         "original": original,
         "way": timeline.read(found),

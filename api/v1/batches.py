@@ -2,25 +2,24 @@
 Batches: up to a thousand requests in one call. Each is accepted or refused on its own; all are stored together.
 """
 
-from dataclasses import dataclass
+import functools
+import operator
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field, SkipValidation
+from pydantic import BaseModel, Field, SkipValidation, create_model
 
 from api.services import Call
-from api.v1.deposits import Deposit
-from api.v1.redemptions import Redemption
 from api.v1.requests import Request
-from api.v1.withdrawals import Withdrawal
 from api.web import parsing, problems
-from api.web.fields import Body, IdempotencyKey
+from api.web.fields import Body, IdempotencyKey, OneOf
 from api.web.problems import Forbidden, IdempotencyKeyMissing, Invalid
 from api.web.responses import Problem
-from api.web.routing import Answer, AnswerDoc, Routes
-from api.web.submission import Origin
+from api.web.routing import Answer, AnswerDoc, Route, Routes
+from api.web.submission import Origin, SubmissionBody
 from processor.clients.keys import Caller
+from processor.domain.kinds import KINDS
 from processor.domain.model import FINAL_STATUSES
-from processor.domain.roles import CLIENTS, OPERATORS
 from processor.errors import TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.records.documents import Document
@@ -48,58 +47,43 @@ class BatchResults(BaseModel):
     results: list[BatchResult]
 
 
-class RedemptionItem(Redemption):
-    """A redemption in a batch."""
-
-    kind: Literal["redemption"]
-    idempotency_key: IdempotencyKey
+#: The models of the items, by kind. `offer` fills it.
+_ITEMS: Final[dict[str, type[SubmissionBody]]] = {}
 
 
-class WithdrawalItem(Withdrawal):
-    """A withdrawal in a batch."""
-
-    kind: Literal["withdrawal"]
-    idempotency_key: IdempotencyKey
-
-
-class DepositItem(Deposit):
-    """A deposit in a batch."""
-
-    kind: Literal["deposit"]
-    idempotency_key: IdempotencyKey
-
-
-Item = RedemptionItem | WithdrawalItem | DepositItem
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    model: type[Item]
-    roles: frozenset[str]
+def offer(others: Iterable[Route]) -> None:
+    """
+    Declare the route of batches. Its items have the bodies of the other routes, for kinds that may come in a batch.
+    """
+    for route in others:
+        body = route.body
+        if body is not None and issubclass(body, SubmissionBody) and KINDS[body.request_kind].in_batches:
+            _ITEMS[body.request_kind] = _item_of(body)
+    item: Any = Annotated[functools.reduce(operator.or_, _ITEMS.values()), Field(discriminator="kind")]
+    items: Any = Annotated[list[SkipValidation[item]], Field(min_length=1, max_length=REQUESTS_MAX)]
+    batch = create_model(
+        "Batch",
+        __base__=Body,
+        __doc__="A list of requests. The view checks each of them on its own.",
+        requests=(items, ...),
+    )
+    answers = {202: AnswerDoc("One result for each item, in order.", BatchResults)}
+    routes.add("POST", "/v1/batches", body=batch, answers=answers)(submit_batch)
 
 
-_KINDS: Final = {
-    "redemption": _Kind(RedemptionItem, CLIENTS),
-    "withdrawal": _Kind(WithdrawalItem, CLIENTS),
-    "deposit": _Kind(DepositItem, OPERATORS),
-}
+def _item_of(body: type[SubmissionBody]) -> type[SubmissionBody]:
+    """Return the model of an item with the fields of `body`."""
+    kind = body.request_kind
+    article = "An" if kind[0] in "aeiou" else "A"
+    return create_model(
+        f"{body.__name__}Item",
+        __base__=body,
+        __doc__=f"{article} {kind} in a batch.",
+        kind=(Annotated[str, OneOf([kind])], ...),
+        idempotency_key=(IdempotencyKey, ...),
+    )
 
 
-class Batch(Body):
-    """A list of requests. The view checks each of them on its own."""
-
-    requests: Annotated[
-        list[SkipValidation[Annotated[Item, Field(discriminator="kind")]]],
-        Field(min_length=1, max_length=REQUESTS_MAX),
-    ]
-
-
-@routes.add(
-    "POST",
-    "/v1/batches",
-    body=Batch,
-    answers={202: AnswerDoc("One result for each item, in order.", BatchResults)},
-)
 def submit_batch(call: Call) -> Answer:
     """
     Make many requests in one call.
@@ -122,18 +106,19 @@ def _read(caller: Caller, item: Any) -> Submission | TellerError:
         if not isinstance(item, dict):
             raise Invalid.at("", "must be an object")
         name = item.get("kind")
-        kind = _KINDS.get(name) if isinstance(name, str) else None
-        if kind is None:
-            raise Invalid.at("/kind", f"must be {', '.join(_KINDS)}" if "kind" in item else "is required")
-        if caller.role not in kind.roles:
-            raise Forbidden(
-                f"a {name} needs the role {' or '.join(sorted(kind.roles))}, yours is {caller.role}"
-            )
+        model = _ITEMS.get(name) if isinstance(name, str) else None
+        if model is None:
+            raise Invalid.at("/kind", f"must be {', '.join(_ITEMS)}" if "kind" in item else "is required")
+        roles = KINDS[model.request_kind].roles
+        if caller.role not in roles:
+            raise Forbidden(f"a {name} needs the role {' or '.join(sorted(roles))}, yours is {caller.role}")
         if "idempotency_key" not in item:
             raise IdempotencyKeyMissing("the item has no idempotency_key")
-        body = parsing.validate(kind.model, item)
+        body = parsing.validate(model, item)
         alone = {field: value for field, value in item.items() if field not in ("kind", "idempotency_key")}
-        return body.submission(Origin(caller, body.idempotency_key, fingerprint(body.kind, alone)))
+        return body.submission(
+            Origin(caller, item["idempotency_key"], fingerprint(model.request_kind, alone))
+        )
     except TellerError as refusal:
         return refusal
 

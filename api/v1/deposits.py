@@ -5,17 +5,19 @@ Deposits: a resource gets more, as by a top-up or a restock.
 from api.services import Call
 from api.v1.requests import ACCEPTED
 from api.web import submission
-from api.web.fields import Amount, Body, Id, Metadata, optional
+from api.web.fields import Amount, Id, Metadata, optional
 from api.web.routing import Answer, Routes
-from api.web.submission import Origin
-from processor.domain.roles import OPERATORS
+from api.web.submission import Origin, SubmissionBody
+from processor.domain.kinds import KINDS
 from processor.intake.intake import Submission
 
 routes = Routes("Deposits")
 
 
-class Deposit(Body):
+class Deposit(SubmissionBody):
     """A resource gets more."""
+
+    request_kind = "deposit"
 
     resource: Id
     amount: Amount
@@ -23,13 +25,13 @@ class Deposit(Body):
 
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""
-        return origin.submission("deposit", self.resource, amount=self.amount, metadata=self.metadata)
+        return origin.submission(self.request_kind, self.resource, amount=self.amount, metadata=self.metadata)
 
 
 @routes.add(
     "POST",
     "/v1/deposits",
-    roles=OPERATORS,
+    roles=KINDS["deposit"].roles,
     body=Deposit,
     answers=ACCEPTED,
     problems=submission.PROBLEMS,

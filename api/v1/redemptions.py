@@ -5,17 +5,19 @@ Redemptions: an account takes some of a resource.
 from api.services import Call
 from api.v1.requests import ACCEPTED
 from api.web import submission
-from api.web.fields import Account, Amount, Body, Id, Metadata, Timestamp, optional
+from api.web.fields import Account, Amount, Id, Metadata, Timestamp, optional
 from api.web.routing import Answer, Routes
-from api.web.submission import Origin
-from processor.domain.roles import CLIENTS
+from api.web.submission import Origin, SubmissionBody
+from processor.domain.kinds import KINDS
 from processor.intake.intake import Submission
 
 routes = Routes("Redemptions")
 
 
-class Redemption(Body):
+class Redemption(SubmissionBody):
     """An account takes some of a resource."""
+
+    request_kind = "redemption"
 
     resource: Id
     account: Account
@@ -26,7 +28,7 @@ class Redemption(Body):
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""
         return origin.submission(
-            "redemption",
+            self.request_kind,
             self.resource,
             account=self.account,
             amount=self.amount,
@@ -38,7 +40,7 @@ class Redemption(Body):
 @routes.add(
     "POST",
     "/v1/redemptions",
-    roles=CLIENTS,
+    roles=KINDS["redemption"].roles,
     body=Redemption,
     answers=ACCEPTED,
     problems=submission.PROBLEMS,

@@ -27,8 +27,8 @@ from api.web.problems import Invalid, NotFound
 from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
+from processor.domain.kinds import KINDS
 from processor.domain.model import ResourceKind
-from processor.domain.roles import ADMINS
 from processor.domain.rules.amendments import RULES
 from processor.intake.intake import Submission
 from processor.reading import requests
@@ -147,7 +147,7 @@ class Moment(Body):
 @routes.add(
     "POST",
     "/v1/resources",
-    roles=ADMINS,
+    roles=KINDS["opening"].roles,
     body=Opening,
     answers=ACCEPTED,
     problems=submission.PROBLEMS,
@@ -166,7 +166,7 @@ def open_resource(call: Call) -> Answer:
 @routes.add(
     "PATCH",
     "/v1/resources/<resource>",
-    roles=ADMINS,
+    roles=KINDS["amendment"].roles,
     body=Amendment,
     answers=ACCEPTED,
     problems=(*submission.PROBLEMS, NotFound),
@@ -195,7 +195,7 @@ def amend_resource(call: Call, resource: str) -> Answer:
 @routes.add(
     "POST",
     "/v1/resources/<resource>/close",
-    roles=ADMINS,
+    roles=KINDS["closing"].roles,
     body=Nothing,
     body_optional=True,
     answers=ACCEPTED,

@@ -5,17 +5,19 @@ Withdrawals: money leaves a balance, for a destination outside.
 from api.services import Call
 from api.v1.requests import ACCEPTED
 from api.web import submission
-from api.web.fields import Account, Amount, Body, Id, Metadata, Text, Timestamp, optional
+from api.web.fields import Account, Amount, Id, Metadata, Text, Timestamp, optional
 from api.web.routing import Answer, Routes
-from api.web.submission import Origin
-from processor.domain.roles import CLIENTS
+from api.web.submission import Origin, SubmissionBody
+from processor.domain.kinds import KINDS
 from processor.intake.intake import Submission
 
 routes = Routes("Withdrawals")
 
 
-class Withdrawal(Body):
+class Withdrawal(SubmissionBody):
     """Money leaves a balance."""
+
+    request_kind = "withdrawal"
 
     resource: Id
     account: Account
@@ -27,7 +29,7 @@ class Withdrawal(Body):
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""
         return origin.submission(
-            "withdrawal",
+            self.request_kind,
             self.resource,
             account=self.account,
             amount=self.amount,
@@ -40,7 +42,7 @@ class Withdrawal(Body):
 @routes.add(
     "POST",
     "/v1/withdrawals",
-    roles=CLIENTS,
+    roles=KINDS["withdrawal"].roles,
     body=Withdrawal,
     answers=ACCEPTED,
     problems=submission.PROBLEMS,

@@ -7,9 +7,10 @@ This is the hot path of the API. The body of a noun converts itself into a Submi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from api.web import deadline, idempotency, long_poll, problems
+from api.web.fields import Body
 from api.web.problems import RETRY_AFTER_SECONDS, IdempotencyKeyMissing
 from api.web.routing import Answer, Call, ServicesT
 from processor.domain.model import FINAL_STATUSES
@@ -79,6 +80,17 @@ class Origin:
             details=details,
             metadata=metadata,
         )
+
+
+class SubmissionBody(Body):
+    """The body of a POST that makes a request of one kind, from the fields of a noun."""
+
+    #: The kind of the request, as `processor.domain.kinds` names it.
+    request_kind: ClassVar[str]
+
+    def submission(self, origin: Origin) -> Submission:
+        """Return the submission for intake."""
+        raise NotImplementedError
 
 
 def accept(
