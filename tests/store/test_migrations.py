@@ -143,6 +143,23 @@ def test_a_migrated_database_has_the_catalogue_of_a_new_one(version_2: str, post
         assert any(line.startswith(kind) for line in made)
 
 
+def test_a_migrated_database_has_the_kinds_of_a_new_one(version_2: str, postgres: Clones) -> None:
+    """
+    The rows of `request_kinds` are the same, because constraints and `verify` depend on them.
+    """
+    migrations.migrate(version_2, PARTITIONS)
+
+    with postgres.clone() as new:
+        migrated, made = (_kinds(url) for url in (version_2, new.url))
+    assert len(made) > 1
+    assert migrated == made
+
+
+def _kinds(url: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT * FROM request_kinds ORDER BY kind").fetchall()
+
+
 def _catalogue(url: str) -> list[str]:
     with psycopg.connect(url, autocommit=True) as connection:
         return catalogue.read(connection)

@@ -1,0 +1,61 @@
+"""
+The kinds of requests: the description of each agrees with its rule.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from processor.domain.kinds import KINDS
+from processor.domain.model import Amend, Close, Credit, Debit, Hold, Open, Request, Resource
+from processor.domain.roles import ALL_ROLES
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+DECIDED = sorted(name for name, kind in KINDS.items() if kind.rule is not None)
+
+
+@pytest.mark.parametrize("name", DECIDED)
+@pytest.mark.parametrize("gateway", [None, "bank"])
+def test_a_granted_request_does_what_its_kind_says(name: str, gateway: str | None) -> None:
+    """
+    A rule debits, holds, credits, opens, amends or closes as the fields of its kind announce, and does nothing else.
+    """
+    kind = KINDS[name]
+    resource = None if kind.opens else Resource("r", "stock", 10, NOON, gateway=gateway)
+    request = Request(
+        uuid.UUID(int=1), "shop", name, "r", "ada", 3, details={"kind": "stock"} if kind.opens else {}
+    )
+    assert kind.rule is not None
+
+    decision = kind.rule(request, resource, 0, NOON)
+
+    if kind.takes:
+        holds = gateway is not None and kind.asks_gateway
+        assert decision == (Hold(3, "bank") if holds else Debit(3))
+    else:
+        facts = {
+            Credit: kind.gives and not kind.opens,
+            Open: kind.opens,
+            Amend: kind.amends,
+            Close: kind.closes,
+        }
+        assert [type(decision)] == [made for made, announced in facts.items() if announced]
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_the_description_of_a_kind_has_no_contradiction(name: str) -> None:
+    """
+    A kind moves its resource in one direction. A kind that takes requires an account, and each kind has roles.
+    """
+    kind = KINDS[name]
+
+    assert kind.takes + kind.gives + kind.gives_back <= 1
+    assert kind.opens + kind.amends + kind.closes <= 1
+    assert not kind.takes or (kind.requires_account and kind.least_amount == 1)
+    assert not (kind.refundable or kind.asks_gateway or kind.can_wait) or kind.takes
+    assert not kind.in_batches or kind.rule is not None
+    assert kind.roles
+    assert kind.roles <= ALL_ROLES
