@@ -148,7 +148,7 @@ def _log(report: BatchReport) -> None:
         taken=report.taken,
         decided=len(report.decided),
         rejected=report.rejected,
-        parked=report.failed,
+        failed=report.failed,
         paused=report.paused,
         duration_ms=round(report.duration_ms, 1),
     )
