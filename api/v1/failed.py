@@ -17,8 +17,9 @@ from api.web.parsing import read_id
 from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
+from processor.domain.kinds import KINDS
 from processor.domain.model import Outcome
-from processor.domain.roles import ADMINS, OPERATORS
+from processor.domain.roles import OPERATORS
 from processor.intake.intake import Submission
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
@@ -184,7 +185,7 @@ def replay_requests(call: Call) -> Answer:
 @routes.add(
     "POST",
     "/v1/admin/requests/<request>/refund",
-    roles=ADMINS,
+    roles=KINDS["refund"].roles,
     body=Refund,
     answers=ACCEPTED,
     problems=(*submission.PROBLEMS, NotFound),

@@ -1,7 +1,6 @@
 -- Version 4.
 --   1. The table `request_kinds` has the facts about each kind of request that constraints and `verify` need.
 --   2. A trigger of `requests` reads it, in place of two CHECKs with lists of kinds.
---   3. The inbox takes no verb `report`, which no release wrote.
 -- Processes of version 3 run correctly during and after this migration.
 
 CREATE TABLE request_kinds (
@@ -63,6 +62,3 @@ CREATE TRIGGER of_a_kind AFTER INSERT ON requests REFERENCING NEW TABLE AS made 
     EXECUTE FUNCTION refuse_wrong_kind();
 
 ALTER TABLE requests DROP CONSTRAINT requests_kind_check, DROP CONSTRAINT requests_who_and_how_much;
-ALTER TABLE inbox DROP CONSTRAINT inbox_verb_check,
-                  ADD CONSTRAINT inbox_verb_check CHECK (verb IN ('decide', 'cancel', 'settle', 'replay', 'expire', 'confirm',
-                                                                  'approve', 'deny', 'capture', 'release'));
