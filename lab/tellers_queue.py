@@ -85,12 +85,12 @@ def _ask(queue: QueueAccess, decisions: _Decisions, resource: str, users: int) -
     def ask(result: UserResult, crowd: Crowd) -> None:
         started = crowd.clock()
         try:
-            asked = _accept(queue, _submission("redemption", resource, f"user-{result.user}", 1, None))
+            request = _accept(queue, _submission("redemption", resource, f"user-{result.user}", 1, None))
         except TellerError as fault:
             result.error = str(fault)
         else:
             result.steps.append(Step("accept", started, crowd.clock()))
-            requests[asked] = result
+            requests[request] = result
 
     crowd = Crowd([functools.partial(ask, result) for result in results])
 

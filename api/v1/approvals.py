@@ -78,10 +78,10 @@ def confirm(call: Call, request: str) -> Answer:
 
     The withdrawal joins the end of its queue and is decided like a new one. Wrong codes are counted.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     body: Confirmation = call.body
     with call.services.connection() as connection:
-        result = approvals.confirm(connection, call.services.settings, named, body.code, call.caller)
+        result = approvals.confirm(connection, call.services.settings, request_id, body.code, call.caller)
     return _recorded(call, *result)
 
 
@@ -100,9 +100,9 @@ def send_code_again(call: Call, request: str) -> Answer:
 
     A new code goes to the account's e-mail address. It replaces the code before.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     with call.services.connection() as connection:
-        code = approvals.send_code_again(connection, call.services.settings, named, call.caller)
+        code = approvals.send_code_again(connection, call.services.settings, request_id, call.caller)
     call.services.doorbell.notify_couriers()
     return Answer(code.document(), 202)
 
@@ -123,10 +123,10 @@ def approve_request(call: Call, request: str) -> Answer:
     The withdrawal joins the end of its queue and is decided like a new one. Your key must belong to another client
     than the one that made it.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     body: Approval = call.body
     with call.services.connection() as connection:
-        result = approvals.approve(connection, named, call.caller, body.reason)
+        result = approvals.approve(connection, request_id, call.caller, body.reason)
     return _recorded(call, *result)
 
 
@@ -145,10 +145,10 @@ def deny_request(call: Call, request: str) -> Answer:
     The withdrawal is rejected with the code `denied` and your reason. Your key must belong to another client than the
     one that made it.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     body: Denial = call.body
     with call.services.connection() as connection:
-        result = approvals.deny(connection, named, call.caller, body.reason)
+        result = approvals.deny(connection, request_id, call.caller, body.reason)
     return _recorded(call, *result)
 
 

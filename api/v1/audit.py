@@ -44,7 +44,7 @@ def list_audit(call: Call) -> Answer:
     """
     Read the audit.
 
-    Has every action beyond the making of requests. Examples are keys that were created or revoked, partitions that
+    Lists every action beyond the making of requests. Examples are keys that were created or revoked, partitions that
     were paused, requests that were replayed or refunded, and webhooks that were changed.
     """
     part: Page = call.query

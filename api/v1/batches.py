@@ -64,7 +64,7 @@ def offer(others: Iterable[Route]) -> None:
     batch = create_model(
         "Batch",
         __base__=Body,
-        __doc__="A list of requests. The view checks each of them on its own.",
+        __doc__="A list of requests, each of which is checked on its own.",
         requests=(items, ...),
     )
     answers = {202: AnswerDoc("One result for each item, in order.", BatchResults)}

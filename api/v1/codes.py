@@ -118,11 +118,11 @@ def ask_for_code(call: Call) -> Answer:
     body: CodeDestination = call.body
     _refuse_unreachable(call, body.destination)
     with call.services.connection() as connection:
-        asked = codes.request_code(
+        code = codes.request_code(
             connection, call.services.settings, call.caller.client, body.destination, body.purpose or ""
         )
     call.services.doorbell.notify_couriers()
-    return Answer(asked.document(), 202)
+    return Answer(code.document(), 202)
 
 
 @routes.add(

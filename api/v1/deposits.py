@@ -41,6 +41,6 @@ def deposit(call: Call) -> Answer:
     """
     Put more into a resource.
 
-    For example a top-up of money or points, or a restock of items.
+    Examples are a top-up of money or points, and a restock of items.
     """
     return submission.accept(call, "deposit")

@@ -128,11 +128,11 @@ def inspect_request(call: Call, request: str) -> Answer:
 
     Includes the traceback if a fault occurred while it was decided, and each call of its gateway, oldest first.
     """
-    named = read_id(request, "request")
-    record = call.services.request(named)
+    request_id = read_id(request, "request")
+    record = call.services.request(request_id)
     with call.services.connection() as connection:
-        trace = attempts.read_trace(connection, named)
-        calls = [attempt.document() for attempt in attempts.read_attempts(connection, named)]
+        trace = attempts.read_trace(connection, request_id)
+        calls = [attempt.document() for attempt in attempts.read_attempts(connection, request_id)]
     return Answer(record.document() | {"trace": trace, "attempts": calls})
 
 
@@ -151,10 +151,10 @@ def replay_request(call: Call, request: str) -> Answer:
     Moves it to the end of its queue, where it is decided as if it were new. It keeps its id and can never take twice.
     A second replay before that has no effect.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     body: Replay = call.body
     with call.services.connection() as connection:
-        record, replayed = failed_requests.replay(connection, named, call.caller, body.reason)
+        record, replayed = failed_requests.replay(connection, request_id, call.caller, body.reason)
     call.services.doorbell.notify_all(replayed.partitions)
     return submission.recorded(record)
 
@@ -198,13 +198,13 @@ def refund_request(call: Call, request: str) -> Answer:
     Makes a request of kind `refund`, which is decided in its turn. For a failed request it releases the hold. For a
     completed request it gives back `amount`, or the whole rest. It is rejected if that exceeds what was taken.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     body: Refund = call.body
 
     def make(origin: Origin) -> Submission:
         with call.services.connection() as connection:
             return failed_requests.refund(
-                connection, named, body.amount, body.reason, call.caller, origin.idempotency_key
+                connection, request_id, body.amount, body.reason, call.caller, origin.idempotency_key
             )
 
     return submission.accept(call, "refund", make=make)

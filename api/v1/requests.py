@@ -38,7 +38,7 @@ RequestKind = Annotated[str, OneOf(KINDS)]
 
 
 class Error(BaseModel):
-    """The reason why a request was rejected, cancelled or refunded, or failed."""
+    """The reason for the status of a request that is rejected, cancelled, refunded or failed."""
 
     code: str = Field(examples=["out_of_stock"])
     reason: str | None = Field(
@@ -169,8 +169,8 @@ def get_request(call: Call, request: str) -> Answer:
 
     While it is queued, `position` is the number of requests of its partition before it.
     """
-    named = read_id(request, "request")
-    record, position = _read(call, named)
+    request_id = read_id(request, "request")
+    record, position = _read(call, request_id)
     headers: dict[str, str] = {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
     if seconds is not None:
@@ -216,11 +216,11 @@ def list_request_entries(call: Call, request: str) -> Answer:
 
     Includes those of all resources that it changed.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     part: Page = call.query
-    _read(call, named)
+    _read(call, request_id)
     with call.services.connection() as connection:
-        page = requests.list_request_entries(connection, named, part.limit, part.cursor)
+        page = requests.list_request_entries(connection, request_id, part.limit, part.cursor)
     return Answer(listed(page))
 
 
@@ -236,10 +236,10 @@ def list_events(call: Call, request: str) -> Answer:
 
     Each state that it entered, with time and actor.
     """
-    named = read_id(request, "request")
-    _read(call, named)
+    request_id = read_id(request, "request")
+    _read(call, request_id)
     with call.services.connection() as connection:
-        events = requests.read_events(connection, named, traces=call.caller.sees is None)
+        events = requests.read_events(connection, request_id, traces=call.caller.sees is None)
     return Answer({"data": events})
 
 
@@ -257,19 +257,19 @@ def cancel(call: Call, request: str) -> Answer:
 
     Records a command, which may come too late. The status of the request shows the result.
     """
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     body: Cancellation = call.body
     if "reason" in body.model_fields_set and not call.caller.is_operator:
         raise Invalid.at("/reason", "only operators and admins give a reason")
     with call.services.connection() as connection:
-        record, command = cancellations.cancel(connection, named, call.caller, body.reason)
+        record, command = cancellations.cancel(connection, request_id, call.caller, body.reason)
     call.services.doorbell.notify(command.partition)
     return submission.recorded(record)
 
 
-def _read(call: Call, named: UUID) -> tuple[RequestRecord, int | None]:
+def _read(call: Call, request_id: UUID) -> tuple[RequestRecord, int | None]:
     with call.services.connection() as connection:
-        return requests.read_request(connection, named, call.caller.sees)
+        return requests.read_request(connection, request_id, call.caller.sees)
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

@@ -61,9 +61,9 @@ class SandboxPast(AllOf[SandboxCall]):
 
 class Order(BaseModel):
     """
-    The order that a gateway receives.
+    The order that a gateway receives. The sandbox reads the destination alone, and accepts any other value.
 
-    The sandbox reads the destination alone and accepts all other values: its 422 would mean a definite no.
+    A check would answer 422, which means a definite no.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True)
@@ -142,7 +142,7 @@ def list_sandbox_calls(call: Call) -> Answer:
     """
     Read the calls of the sandbox gateway.
 
-    Has the calls for one request, and the number of payouts, which is one or none.
+    Lists the calls for one request, and counts the payouts, which are one or none.
     """
     _refuse_if_not_served(call)
     past: Past = call.query

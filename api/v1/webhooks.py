@@ -223,9 +223,9 @@ def delete_webhook(call: Call, webhook: str) -> Answer:
 
     Pending deliveries to it are dropped.
     """
-    named = read_id(webhook, "webhook")
+    webhook_id = read_id(webhook, "webhook")
     with call.services.connection() as connection:
-        webhooks.delete(connection, named, call.caller)
+        webhooks.delete(connection, webhook_id, call.caller)
     return Answer(None, 204)
 
 
@@ -244,9 +244,9 @@ def rotate_webhook(call: Call, webhook: str) -> Answer:
 
     For one day, deliveries are signed with the old secret as well, so that receivers can change over.
     """
-    named = read_id(webhook, "webhook")
+    webhook_id = read_id(webhook, "webhook")
     with call.services.connection() as connection:
-        changed, secret = webhooks.rotate(connection, named, call.caller)
+        changed, secret = webhooks.rotate(connection, webhook_id, call.caller)
     return Answer(changed.document() | {"secret": secret})
 
 
@@ -263,11 +263,11 @@ def list_deliveries(call: Call, webhook: str) -> Answer:
 
     Each with its request and event type, its number of tries, and the last answer.
     """
-    named = read_id(webhook, "webhook")
+    webhook_id = read_id(webhook, "webhook")
     part: Page = call.query
-    _read(call, named)
+    _read(call, webhook_id)
     with call.services.connection() as connection:
-        page = webhooks.list_deliveries(connection, named, part.limit, part.cursor)
+        page = webhooks.list_deliveries(connection, webhook_id, part.limit, part.cursor)
     return Answer(listed(page))
 
 
@@ -322,9 +322,9 @@ def _check_address(url: str, *, allow_private: bool) -> None:
         raise NameServiceTimeout("the name service did not answer in time: try again") from silence
 
 
-def _read(call: Call, named: UUID) -> Document:
+def _read(call: Call, webhook_id: UUID) -> Document:
     with call.services.connection() as connection:
-        found = webhooks.read(connection, named, call.caller.sees)
+        found = webhooks.read(connection, webhook_id, call.caller.sees)
     if found is None:
         raise NotFound("there is no such webhook")
     return found.document()

@@ -53,13 +53,13 @@ def _keep_closing(port: int) -> None:
 
 def _close_if_unanswered(descriptor: int, port: int, seconds: float) -> bool:
     try:
-        ours = os.dup(descriptor)  # the number may be reused meanwhile
+        copy = os.dup(descriptor)  # the number may be reused meanwhile
     except OSError:
         return False
-    if not stat.S_ISSOCK(os.fstat(ours).st_mode):
-        os.close(ours)
+    if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+        os.close(copy)
         return False
-    with socket.socket(fileno=ours) as connection:
+    with socket.socket(fileno=copy) as connection:
         if connection.family not in (socket.AF_INET, socket.AF_INET6):
             return False
         try:
