@@ -8,7 +8,7 @@ of the infrastructure is raised as `errors.DatabaseUnavailable`.
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psycopg
@@ -89,6 +89,31 @@ def connect(
         connection = _Connection.connect(url, **_parameters(application_name, statement_timeout_ms))
         connection.answer_timeout_seconds = answer_timeout_seconds
         return connection
+
+
+class Reconnecting:
+    """A connection for one thread at a time. It is opened for its first use, and again after `close`."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._connection: Connection | None = None
+
+    def get(self) -> Connection:
+        """Return the connection. Opens one if there is none. Raises DatabaseUnavailable."""
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """Close the connection, if there is one. After a fault, the state of a connection is undefined."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def open_pool(url: str, *, application_name: str, size: int, statement_timeout_ms: int) -> Pool:

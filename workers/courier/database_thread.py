@@ -13,6 +13,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from processor.storage.connections import Reconnecting
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -62,8 +64,7 @@ class DatabaseThread:
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
-        self._connect = connect
-        self._connection: Connection | None = None
+        self._connection = Reconnecting(connect)
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="courier database", daemon=True).start()
 
@@ -76,11 +77,9 @@ class DatabaseThread:
 
         def with_connection() -> Result:
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                return work(self._connection, *arguments)
+                return work(self._connection.get(), *arguments)
             except BaseException:
-                self._disconnect()
+                self._connection.close()
                 raise
 
         job = _Job(with_connection)
@@ -94,9 +93,4 @@ class DatabaseThread:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.do()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()

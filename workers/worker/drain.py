@@ -16,6 +16,7 @@ import structlog
 
 from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
+from processor.storage.connections import Reconnecting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,13 @@ RETRY_LONGEST_SECONDS: Final = 0.5
 log = structlog.get_logger(__name__)
 
 
+class _Own(threading.local):
+    """The connection of each thread that drains."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self.connection = Reconnecting(connect)
+
+
 class Drainer:
     """
     Drains held partitions on the caller's thread.
@@ -48,10 +56,9 @@ class Drainer:
     def __init__(
         self, connect: Callable[[], Connection], assignments: Assignments, doorbell: Doorbell
     ) -> None:
-        self._connect = connect
         self._assignments = assignments
         self._doorbell = doorbell
-        self._own = threading.local()
+        self._own = _Own(connect)
         self._stopping = threading.Event()
 
     def answer(self, partition: int) -> None:
@@ -113,30 +120,18 @@ class Drainer:
         pause = RETRY_FIRST_SECONDS
         while self._assignments.holds(partition):
             try:
-                return batch.drain_once(self._connection(), partition)
+                return batch.drain_once(self._own.connection.get(), partition)
             except DatabaseUnavailable as fault:
-                self._disconnect()
+                self._own.connection.close()
                 log.warning(
                     "batch_retried", partition=partition, fault=str(fault), pause_ms=round(pause * 1_000)
                 )
             except BaseException:
-                self._disconnect()  # the state of the connection is undefined
+                self._own.connection.close()  # the state of the connection is undefined
                 raise
             self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, protects nothing
             pause = min(pause * 2, RETRY_LONGEST_SECONDS)
         return None
-
-    def _connection(self) -> Connection:
-        connection: Connection | None = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = self._connect()
-        return connection
-
-    def _disconnect(self) -> None:
-        connection: Connection | None = getattr(self._own, "connection", None)
-        if connection is not None:
-            self._own.connection = None
-            connection.close()
 
 
 def _log(report: BatchReport) -> None:

@@ -20,6 +20,7 @@ import structlog
 from processor.cluster import ownership
 from processor.errors import DatabaseUnavailable
 from processor.ids import new_id
+from processor.storage.connections import Reconnecting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,12 +61,11 @@ class OwnershipThread:
         doorbell: Doorbell,
         on_gain: Callable[[set[int], list[int]], None],
     ) -> None:
-        self._connect = connect
         self._partition_count = partition_count
         self._assignments = assignments
         self._doorbell = doorbell
         self._on_gain = on_gain
-        self._connection: Connection | None = None
+        self._connection = Reconnecting(connect)
         #: The id of this worker. It changes after each lease that expired.
         self._worker: UUID | None = None
         self._woken = threading.Event()
@@ -89,16 +89,16 @@ class OwnershipThread:
         self._stopping = True
         self._woken.set()
         self._thread.join(STOP_TIMEOUT_SECONDS)
-        if self._worker is None or self._connection is None or self._thread.is_alive():
+        if self._worker is None or not self._connection.is_open or self._thread.is_alive():
             return  # PostgreSQL is unavailable: the lease expires
         try:
-            owned = ownership.leave(self._connection, self._worker)
+            owned = ownership.leave(self._connection.get(), self._worker)
         except DatabaseUnavailable as fault:
             log.warning("lease_left_behind", fault=str(fault))
         else:
             self._doorbell.notify_all(owned)
             self._doorbell.announce_ownership()
-        self._disconnect()
+        self._connection.close()
 
     # ---------------------------------------------------------------- the thread
 
@@ -112,10 +112,10 @@ class OwnershipThread:
                 if not self._is_unavailable:
                     self._is_unavailable = True
                     log.warning("database_unavailable", fault=str(fault))
-                self._disconnect()
+                self._connection.close()
             except Exception:
                 log.exception("ownership_fault")
-                self._disconnect()
+                self._connection.close()
             self._woken.wait(pause)
 
     def _beat(self) -> float:
@@ -128,16 +128,15 @@ class OwnershipThread:
             return RETRY_SECONDS  # no heartbeat: the lease expires, and other workers take over
         self._is_stalled = False
 
-        if self._connection is None:
-            self._connection = self._connect()
-        beat, lease_until = self._renew(self._connection)
+        connection = self._connection.get()
+        beat, lease_until = self._renew(connection)
         if self._is_unavailable:
             self._is_unavailable = False
             log.info("database_available")
         gained = self._assignments.hold(beat.owned, lease_until)
-        gained |= self._adjust_share(self._connection, beat, lease_until)
+        gained |= self._adjust_share(connection, beat, lease_until)
         if gained:
-            self._on_gain(gained, ownership.waiting(self._connection, gained))
+            self._on_gain(gained, ownership.waiting(connection, gained))
         if not self._is_ready:
             self._is_ready = True
             log.info(
@@ -190,8 +189,3 @@ class OwnershipThread:
         if claimed:
             log.info("partitions_claimed", count=len(claimed), workers=beat.living)
         return self._assignments.hold(beat.owned | claimed, lease_until)
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

@@ -18,6 +18,7 @@ from processor.clients import codes
 from processor.cluster import ownership
 from processor.errors import DatabaseUnavailable
 from processor.operations import approvals
+from processor.storage.connections import Reconnecting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,11 +67,10 @@ class Sweep:
         assignments: Assignments,
         wake_ups_available: Callable[[], bool],
     ) -> None:
-        self._connect = connect
         self._drainer = drainer
         self._assignments = assignments
         self._wake_ups_available = wake_ups_available
-        self._connection: Connection | None = None
+        self._connection = Reconnecting(connect)
         self._lock = threading.Lock()
         #: The partitions in `_found`, each of which is in it once. The lock protects them.
         self._listed: set[int] = set()
@@ -110,30 +110,29 @@ class Sweep:
             try:
                 self._look()
             except DatabaseUnavailable:
-                self._disconnect()  # the heartbeat logs it
+                self._connection.close()  # the heartbeat logs it
             except Exception:
                 log.exception("sweep_fault")
-                self._disconnect()
+                self._connection.close()
             interval = INTERVAL_SECONDS if self._wake_ups_available() else INTERVAL_WITHOUT_WAKE_UPS_SECONDS
             rest = min(REST_SECONDS_MAX, REST_PER_LOOK * (time.monotonic() - began))
             self._stopping.wait(max(interval, rest))
-        self._disconnect()
+        self._connection.close()
 
     def _look(self) -> None:
         held = self._assignments.held()
         if not held:
             return
-        if self._connection is None:
-            self._connection = self._connect()
-        self.take(approvals.expire(self._connection, held))
+        connection = self._connection.get()
+        self.take(approvals.expire(connection, held))
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
-            codes.tidy(self._connection)
+            codes.tidy(connection)
         idle = {partition for partition in held if not self._assignments.is_busy(partition)}
         if not idle:
             return
         age = NEGLECTED_AFTER_SECONDS if self._wake_ups_available() else 0.0
-        for partition in ownership.neglected(self._connection, idle, age):
+        for partition in ownership.neglected(connection, idle, age):
             self._list(partition, neglected=True)
 
     def _list(self, partition: int, *, neglected: bool) -> None:
@@ -142,11 +141,6 @@ class Sweep:
                 return
             self._listed.add(partition)
         self._found.put((partition, neglected))
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     # ---------------------------------------------------------------- the draining threads
 
