@@ -2,8 +2,8 @@
 One batch of one partition: the oldest inbox rows, decided in order and written as sets, in one transaction.
 
 This is the only code that changes resources, usages, entries and decisions. It reads everything once, decides in
-memory (`worksheet`), and writes everything once. It does not use the queues: the caller notifies the partitions of
-the follow-ups after the commit.
+memory (`worksheet`), and writes everything once. It does not use the queues: the caller announces the decisions after
+the commit.
 """
 
 import time
@@ -76,7 +76,6 @@ class BatchReport:
     paused: bool = False
     duration_ms: float = 0.0
     decided: list[UUID] = field(default_factory=list)
-    follow_ups: set[int] = field(default_factory=set)
     #: Whether couriers have new work.
     for_couriers: bool = False
     paid_after_refund: list[UUID] = field(default_factory=list)

@@ -124,11 +124,9 @@ class Worksheet:
         """Return the command that withdraws the request of this row: the row itself, or one that waits behind it."""
         if row.verb == "cancel":
             return CancelCommand.of(row.payload)
-        return (
-            self.snapshot.cancels.get(row.request.id)
-            if row.verb == "decide" and self.snapshot.cancels
-            else None
-        )
+        if row.verb == "decide" and self.snapshot.cancels:
+            return self.snapshot.cancels.get(row.request.id)
+        return None
 
     def _decision(self, row: Row) -> Decision:
         request = row.request

@@ -105,7 +105,6 @@ class Drainer:
                 return taken, False
             self._assignments.progress(partition)
             self._doorbell.announce(report.decided)
-            self._doorbell.notify_all(report.follow_ups)
             if report.for_couriers:
                 self._doorbell.notify_couriers()
             _log(report)
