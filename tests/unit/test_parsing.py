@@ -46,7 +46,9 @@ PIECES = st.sampled_from(
     ]
 )
 STRINGS = st.lists(PIECES, max_size=6).map(lambda pieces: '"' + "".join(pieces) + '"')
-SCALARS = st.one_of(STRINGS, st.sampled_from(["0", "-1.5", "true", "null", "NaN", "", "1e400", '"', "9" * 309]))
+SCALARS = st.one_of(
+    STRINGS, st.sampled_from(["0", "-1.5", "true", "null", "NaN", "", "1e400", '"', "9" * 309])
+)
 
 
 def _lists(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -92,7 +94,9 @@ def _walk(value: Any, pointer: str, depth: int) -> str | None:
     if depth == 0:
         return pointer
     for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        shown = "".join("\N{REPLACEMENT CHARACTER}" if "\ud800" <= one <= "\udfff" else one for one in str(name))
+        shown = "".join(
+            "\N{REPLACEMENT CHARACTER}" if "\ud800" <= one <= "\udfff" else one for one in str(name)
+        )
         shown = shown.replace("\0", "\N{REPLACEMENT CHARACTER}").replace("~", "~0").replace("/", "~1")
         inside = f"{pointer}/{shown}"
         fault = _walk(name, inside, depth)
