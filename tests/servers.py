@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from processor.storage import migrations
 from teller.embedded import home as homes
 from teller.embedded.child import spawn
 from teller.embedded.servers import serve
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,8 +49,8 @@ PARTITIONS = 64
 #: A file system in memory, and how much of it must be free for us to use it, in bytes.
 MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes it private
 MEMORY_BYTES_MIN = 4 * 1024**3
-#: How long the installed PostgreSQL may take to start, in seconds.
-START_SECONDS = 30.0
+#: The time in which the installed PostgreSQL stops, in seconds. Then it is killed.
+STOP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -187,19 +187,19 @@ def oldest(binaries: Path) -> Iterator[str]:
                 lock=lock,
                 account=account,
             )
-            running.callback(child.stop, START_SECONDS)
+            running.callback(child.stop, STOP_SECONDS)
             return child.alive
 
         initdb = start(
             "initdb", "-D", f"{own}/data", "-U", "teller", "-A", "trust", "-E", "UTF8", "--locale=C"
         )
-        _wait_until(lambda: not initdb(), log)
+        eventually(lambda: not initdb())
         settings = {"listen_addresses": "", "unix_socket_directories": str(own), "max_connections": "200"}
         alive = start(
             "postgres", "-D", f"{own}/data", *(part for s in settings.items() for part in ("-c", "=".join(s)))
         )
         url = f"postgresql:///postgres?host={own}&user=teller"
-        _wait_until(lambda: not alive() or _answers(url), log)
+        eventually(lambda: not alive() or _answers(url))
         yield url
 
 
@@ -209,13 +209,6 @@ def _answers(url: str) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def _wait_until(condition: Callable[[], bool], log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not condition():
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.01)
 
 
 def _with_database(url: str, name: str) -> str:

@@ -56,8 +56,8 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._began = time.monotonic()
         self._waited = _waits_for_cpu()
+        self._began = time.monotonic()
 
     def __str__(self) -> str:
         return f"{self.seconds:.1f} s (and {self.waited():.1f} s in which threads waited for a CPU)"

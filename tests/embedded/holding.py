@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from tests.waiting import TIMEOUT_SECONDS
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -26,12 +28,12 @@ class Holder:
     def kill(self) -> None:
         """As kill -9: it has no time to stop anything."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(TIMEOUT_SECONDS)
 
     def stop(self) -> None:
         """As a command that is done."""
         stream_of(self.process.stdin).close()
-        assert self.process.wait(20) == 0
+        assert self.process.wait(TIMEOUT_SECONDS) == 0
 
 
 def stream_of(stream: IO[str] | None) -> IO[str]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import psycopg
 import redis
+
+from tests.waiting import TIMEOUT_SECONDS, Deadline, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from tests.embedded.holding import Holder
 
     Start = Callable[..., Holder]
-
-#: Children of a killed Teller have stopped after this, in seconds; they take milliseconds.
-GONE_SECONDS = 10.0
 
 
 def test_a_teller_that_is_started_again_has_its_data_and_its_secrets(start: Start, home: Path) -> None:
@@ -91,12 +89,12 @@ def test_a_second_up_on_the_same_home_is_refused_at_once(start: Start, home: Pat
     Two Tellers on one home: the second says so in one line, without waiting, and the first goes on.
     """
     first = start(home, "up")
-    begin = time.monotonic()
+    limit = Deadline(2)
 
     second = start(home, "up")
 
     assert second.error == f"another Teller already runs on {home}"
-    assert time.monotonic() - begin < 2
+    limit.check()
     remember(first, "still here")
 
 
@@ -128,7 +126,7 @@ def test_a_command_alone_starts_servers_and_waits_for_their_users(start: Start, 
     remember(second, "after the first was done")
     second.stop()
 
-    assert first.process.wait(20) == 0
+    assert first.process.wait(TIMEOUT_SECONDS) == 0
     assert_gone(first.where["pids"])
 
 
@@ -152,10 +150,7 @@ def remembered(holder: Holder) -> list[str]:
 def assert_gone(pids: list[int]) -> None:
     """None of these processes runs any more."""
     assert pids
-    end = time.monotonic() + GONE_SECONDS
-    while left := [pid for pid in pids if runs(pid)]:
-        assert time.monotonic() < end, left
-        time.sleep(0.01)
+    eventually(lambda: not any(map(runs, pids)))
 
 
 def runs(pid: int) -> bool:

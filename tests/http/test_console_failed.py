@@ -19,6 +19,7 @@ from processor.gateways.protocol import Answer
 from processor.operations import bulk_actions
 from processor.storage import connections
 from tests.http.visitor import Visitor, audited, fields
+from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -407,7 +408,7 @@ def wait_for_threads() -> None:
     """Until no bulk action goes on in this process."""
     for thread in threading.enumerate():
         if thread.name == "bulk":
-            thread.join(30)
+            thread.join(TIMEOUT_SECONDS)
 
 
 def where_id(where: str) -> UUID:

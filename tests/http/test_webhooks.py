@@ -22,6 +22,7 @@ from processor.outbox import deliveries
 from processor.outbox.tries import SendResult
 from processor.storage import connections
 from tests.http.teller import Client
+from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -280,7 +281,7 @@ def test_a_silent_name_service_registers_nothing_and_holds_up_nobody_else(
 
     def silent(*_: Any, **__: Any) -> Any:
         asked.release()
-        speaks.wait(10)
+        speaks.wait(TIMEOUT_SECONDS)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 443))]
 
     monkeypatch.setattr("processor.gateways.addresses.socket.getaddrinfo", silent)
@@ -410,9 +411,9 @@ def test_whatever_became_of_it_a_delivery_can_be_sent_again(
 
     with teller.services.redis.pubsub() as listener:  # type: ignore[no-untyped-call]  # redis has none
         listener.subscribe("teller:couriers")
-        assert listener.get_message(timeout=5) is not None
+        assert listener.get_message(timeout=TIMEOUT_SECONDS) is not None
         answer = teller.client.post(f"/v1/deliveries/{before['id']}/resend")
-        assert listener.get_message(ignore_subscribe_messages=True, timeout=5) is not None
+        assert listener.get_message(ignore_subscribe_messages=True, timeout=TIMEOUT_SECONDS) is not None
 
     assert (answer.status_code, answer.json["status"], answer.json["tries"]) == (202, "pending", 0)
     assert answer.json["message"] == before["message"]

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.waiting import TIMEOUT_SECONDS
+from tests.waiting import TIMEOUT_SECONDS, Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +82,9 @@ def check_acceptance(reply: Reply, way: Way) -> None:
 def until_over(crowd: Crowd, caller: Caller, documents: Sequence[Document]) -> list[Document]:
     """Ask for those that are not decided yet until all are, as clients do who poll."""
     found = {document["id"]: document for document in documents}
-    end = time.monotonic() + TIMEOUT_SECONDS
+    limit = Deadline(TIMEOUT_SECONDS)
     while waiting := [one["id"] for one in found.values() if one["status"] == "processing"]:
-        assert time.monotonic() < end, f"{len(waiting)} are not decided: {waiting[:3]}"
+        assert limit.is_met(), f"{len(waiting)} are not decided: {waiting[:3]}"
         for reply in crowd.ask([caller.get(f"/v1/requests/{request_id}") for request_id in waiting]):
             assert reply.status == 200, reply.body
             found[reply.document["id"]] = reply.document

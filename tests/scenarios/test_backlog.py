@@ -14,7 +14,7 @@ from processor.domain.partitioning import partition_of
 from processor.storage.connections import LOCK_CLASS
 from tests.scenarios.assertions import WAIT, until_over
 from tests.servers import PARTITIONS
-from tests.waiting import eventually
+from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,9 +73,20 @@ def redemption_of(stack: ScenarioStack, resource: str) -> bytes:
 
 def latency(stack: ScenarioStack, crowd: Crowd, resource: str) -> float:
     """How many seconds a redemption takes until it is decided."""
-    [reply] = crowd.ask([redemption_of(stack, resource)])
+    [reply] = ask_in_time(crowd, [redemption_of(stack, resource)])
     assert (reply.status, reply.document["status"]) == (200, "completed"), reply.body
     return reply.seconds
+
+
+def ask_in_time(crowd: Crowd, requests: Sequence[bytes]) -> list[Reply]:
+    """
+    Send the requests, and fail if an answer takes longer than SECONDS_AT_MOST.
+    """
+    limit = Deadline(SECONDS_AT_MOST)
+    replies = crowd.ask(requests)
+    slowest = max(reply.seconds for reply in replies)
+    assert limit.is_met(slowest), f"{slowest:.2f} s, and not within {limit}"
+    return replies
 
 
 def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, seldom_told: int) -> None:
@@ -125,7 +136,6 @@ def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, seldom_told
     assert len(draining) > 2 * len(colds)
     for found in (waiting, draining):
         assert statistics.median(found) < SLOWER_AT_MOST * statistics.median(idle)
-        assert max(found) < SECONDS_AT_MOST
 
 
 def test_24_many_hot_resources_of_one_worker(stack: ScenarioStack, seldom_told: int) -> None:
@@ -171,14 +181,13 @@ def test_29_a_balance_is_read_during_a_batch_of_10000(stack: ScenarioStack, told
         pause(stack, crowd, partition, "resume")
         seen: list[Reply] = []
         while not seen or seen[-1].document["available"] > whole - 10_000:
-            seen += reader.ask([stack.client.get(f"/v1/resources/{stock}")])
+            seen += ask_in_time(reader, [stack.client.get(f"/v1/resources/{stock}")])
 
     states = [reply.document for reply in seen]
     assert {(state["available"] + state["version"], state["held"]) for state in states} == {(whole + 1, 0)}
     versions = [state["version"] for state in states]
     assert versions == sorted(versions)
     assert len(set(versions)) > 2, "nobody read in the middle of it"
-    assert max(reply.seconds for reply in seen) < SECONDS_AT_MOST
 
 
 def pause(stack: ScenarioStack, crowd: Crowd, partition: int, verb: str) -> None:
@@ -209,14 +218,13 @@ def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, told:
                 stack.admin.get("/v1/admin/partitions"),
             ]
             for _ in range(LOOKS):
-                replies = crowd.ask(reads)
+                replies = ask_in_time(crowd, reads)
                 state, request, entries, listed, partitions = (reply.document for reply in replies)
                 assert (state["available"], state["version"]) == (1_000, 1)
                 assert (request["stage"], request["position"]) == ("queued", 0)
                 assert entries["data"] == []
                 assert {one["status"] for one in listed["data"]} == {"processing"}
                 assert partitions["data"][partition]["backlog"] == 1_000
-                assert max(reply.seconds for reply in replies) < SECONDS_AT_MOST
             assert waits_for_row(stack, partition)
         stack.until_decided(made)
         [reply] = crowd.ask(reads[:1])

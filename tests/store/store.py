@@ -26,6 +26,7 @@ from processor.intake import intake
 from processor.intake.intake import Intake, Receipt, Submission
 from processor.storage import connections as postgres
 from tests.servers import PARTITIONS
+from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 #: A limit above the backlog of any test, so that the intake is never saturated.
 NO_LIMIT = 10**9
 #: Time limit of a test's thread, in seconds. A deadlock or a lost answer exceeds it.
-THREAD_SECONDS = 30.0
+THREAD_SECONDS = TIMEOUT_SECONDS
 KEY_ID = uuid.UUID(int=1)
 #: An operator of another client than `shop`, which makes the requests.
 OPERATOR = Caller(uuid.UUID(int=2), "staff", "olga", "operator")

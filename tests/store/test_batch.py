@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from processor.intake import commands
 from processor.outbox import deliveries
 from processor.storage import connections as database
 from tests.store.store import at_once, until_empty, worker_connection
+from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tests.store.store import Store
 
 #: Time limit for events that must happen, in seconds.
-WAIT_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -248,9 +247,9 @@ def test_a_row_that_can_be_neither_decided_nor_failed_is_a_fault_and_not_a_busy_
 
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()
-    gave_up = ended.wait(WAIT_SECONDS / 5)
+    gave_up = ended.wait(TIMEOUT_SECONDS)
     store.worker.close()
-    thread.join(WAIT_SECONDS)
+    thread.join(TIMEOUT_SECONDS)
 
     assert gave_up
     assert store.contents() == before
@@ -393,7 +392,7 @@ def test_the_second_worker_waits_for_the_first(
 
     def start_the_other() -> None:
         thread.start()
-        _wait_until(
+        eventually(
             lambda: store.one(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s"
                 "   AND objid::bigint = %s AND pid = %s AND NOT granted",
@@ -407,7 +406,7 @@ def test_the_second_worker_waits_for_the_first(
 
     first = batch.drain_once(store.worker, partition).taken
 
-    thread.join(WAIT_SECONDS)
+    thread.join(TIMEOUT_SECONDS)
     second.close()
     assert (first, taken) == (1, [0])
     assert store.statuses(asked) == ["completed"]
@@ -787,11 +786,4 @@ def _terminate(store: Store, connection: Connection) -> None:
     """End a backend, and wait until it has ended."""
     pid = connection.info.backend_pid
     store.owner.execute("SELECT pg_terminate_backend(%s)", (pid,))
-    _wait_until(lambda: not store.one("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid))
-
-
-def _wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
+    eventually(lambda: not store.one("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from processor.operations.pauses import PartitionNotFound
 from processor.storage import connections as db
 from tests.servers import PARTITIONS
 from tests.store.store import OPERATOR
+from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,23 +209,21 @@ def test_a_takeover_ends_the_backends_that_hold_the_lock(connect: Callable[[str]
         with contextlib.suppress(psycopg.OperationalError):
             hold_lock(waiter, mine)  # it may get the lock for a moment, if the holder ends first
         with pytest.raises(psycopg.OperationalError):
-            waiter.execute("SELECT pg_sleep(5)")
+            waiter.execute("SELECT pg_sleep(%s)", (TIMEOUT_SECONDS,))
         ended.set()
 
     ended = threading.Event()
     waiting = threading.Thread(target=wait_for_lock, daemon=True)
     waiting.start()
-    while (
-        connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").rowcount == 0
-    ):
-        time.sleep(0.01)
+    waiters = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    eventually(lambda: connection.execute(waiters).rowcount)
     expire_lease(connection, dead)
 
     assert ownership.claim(connection, heir, 2) == {mine, other}
 
-    connection.execute("SET lock_timeout = 1000")
+    connection.execute("SET lock_timeout = 10000")
     hold_lock(connection, mine)  # no other backend holds it
-    assert ended.wait(5)
+    assert ended.wait(TIMEOUT_SECONDS)
     waiting.join()
     with pytest.raises(psycopg.OperationalError):
         holder.execute("SELECT 1")
@@ -283,7 +281,7 @@ def test_a_pause_waits_for_the_running_batch(connect: Callable[[str], Connection
     pausing.start()
     assert not done.wait(0.3)
     batch.execute("COMMIT")
-    assert done.wait(5)
+    assert done.wait(TIMEOUT_SECONDS)
     pausing.join()
     hold_lock(batch, 7)
     assert batch.execute("SELECT partition FROM pauses").fetchall() == [(7,)]
