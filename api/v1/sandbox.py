@@ -87,6 +87,32 @@ class Past(Body):
     request: str = Field(description="The id of a request.", json_schema_extra={"format": "uuid"})
 
 
+def _refuse_if_not_served(call: Call) -> None:
+    if call.services.settings.gateways.get(SANDBOX) != BUILTIN:
+        raise NotFound("the sandbox gateway is not served here")
+
+
+def _refuse_unsigned(call: Call) -> None:
+    """
+    Check the signature over the bytes of the body, which are not parsed before.
+
+    The signature covers the message id. The courier uses the idempotency key as that id.
+    """
+    _refuse_if_not_served(call)
+    key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
+    settings = call.services.settings
+    signed = signatures.is_signed(
+        call.header("HTTP_WEBHOOK_ID") or "",
+        call.header("HTTP_WEBHOOK_TIMESTAMP") or "",
+        call.raw,
+        call.header("HTTP_WEBHOOK_SIGNATURE") or "",
+        signatures.gateway_key(settings.gateway_secret, settings.secret),
+        time.time(),
+    )
+    if not signed or call.header("HTTP_WEBHOOK_ID") != key:
+        raise Unauthorized("this call is not signed with the gateway secret")
+
+
 @routes.add(
     "POST",
     "/sandbox/gateway",
@@ -108,6 +134,7 @@ class Past(Body):
         UnsupportedMediaType,
     ),
     request_headers=("IdempotencyKey",),
+    authenticate=_refuse_unsigned,
 )
 def call_sandbox(call: Call) -> Answer:
     """
@@ -117,9 +144,7 @@ def call_sandbox(call: Call) -> Answer:
     200 after 3 s. Every other destination gets 200. The gateway pays once for each Idempotency-Key, which is the id
     of a request. Calls are signed like the delivery of a webhook.
     """
-    _refuse_if_not_served(call)
     key = idempotency.read_key(call.header("HTTP_IDEMPOTENCY_KEY"))
-    _refuse_unsigned(call, key)
     destination = call.body.destination if isinstance(call.body.destination, str) else None
     with call.services.connection() as connection:
         reply = sandbox.perform(connection, _request_id(key), destination)
@@ -151,26 +176,6 @@ def list_sandbox_calls(call: Call) -> Answer:
     return Answer(
         {"data": [{"at": timestamp(one.at), "status": one.status} for one in calls], "payouts": payouts}
     )
-
-
-def _refuse_if_not_served(call: Call) -> None:
-    if call.services.settings.gateways.get(SANDBOX) != BUILTIN:
-        raise NotFound("the sandbox gateway is not served here")
-
-
-def _refuse_unsigned(call: Call, key: str) -> None:
-    """Check the signature, which covers the message id. The courier uses the idempotency key as that id."""
-    settings = call.services.settings
-    signed = signatures.is_signed(
-        call.header("HTTP_WEBHOOK_ID") or "",
-        call.header("HTTP_WEBHOOK_TIMESTAMP") or "",
-        call.raw,
-        call.header("HTTP_WEBHOOK_SIGNATURE") or "",
-        signatures.gateway_key(settings.gateway_secret, settings.secret),
-        time.time(),
-    )
-    if not signed or call.header("HTTP_WEBHOOK_ID") != key:
-        raise Unauthorized("this call is not signed with the gateway secret")
 
 
 def _request_id(text: str, pointer: str = "") -> UUID:

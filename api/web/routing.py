@@ -130,9 +130,15 @@ class Route:
     problems: tuple[type[TellerError], ...]
     #: The request headers that it reads, by their names in the components of the OpenAPI document.
     request_headers: tuple[str, ...]
+    #: Authenticates the caller of a public route by the bytes of the body, before they are parsed.
+    authenticate: Callable[[Call[Any]], None] | None
+
+    def __post_init__(self) -> None:
+        if self.body is not None and not self.roles and self.authenticate is None:
+            raise ValueError(f"{self.method} {self.path} would parse the body of any caller")
 
     def check(self, services: ServicesT) -> Call[ServicesT]:
-        """Check key, role, query and body of Flask's current request. Raises a TellerError."""
+        """Check key, role, query and body of Flask's current request, in this order. Raises a TellerError."""
         environ = request.environ
         call = Call(services, environ, None)  # type: ignore[arg-type]  # public routes have no caller
         if self.roles:
@@ -151,6 +157,8 @@ class Route:
 
     def _read_body(self, call: Call[ServicesT], model: type[BaseModel]) -> None:
         raw = call.raw = _read(call.environ)
+        if self.authenticate is not None:
+            self.authenticate(call)
         if self.body_optional and not raw:
             call.sent = {}
         else:
@@ -200,11 +208,13 @@ class Routes:
         query: type[BaseModel] = NoQuery,
         problems: tuple[type[TellerError], ...] = (),
         request_headers: tuple[str, ...] = (),
+        authenticate: Callable[[Call[Any]], None] | None = None,
     ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
         """
         Declare a view.
 
         The first line of its docstring is the summary in the OpenAPI document, and the rest is the description.
+        Raises ValueError for a route that would parse a body without authentication.
         """
 
         def declare(view: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -225,6 +235,7 @@ class Routes:
                     answers=answers,
                     problems=problems,
                     request_headers=request_headers,
+                    authenticate=authenticate,
                 )
             )
             return view

@@ -1,0 +1,121 @@
+"""
+The order of checks: the caller is authenticated before its body is read, or at least before it is parsed.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel
+
+from api.app import ROUTES
+from api.console.application import ROUTES as PAGES
+from api.web import parsing
+from api.web.routing import Answer, Call, Routes
+from processor.gateways import signatures
+from tests.http.visitor import Visitor
+
+if TYPE_CHECKING:
+    from tests.http.teller import Client, Teller
+
+WITH_BODY = [route for route in ROUTES if route.body is not None]
+SANDBOX = "/sandbox/gateway"
+
+
+class Sent(io.BytesIO):
+    """A body that records whether it is read."""
+
+    is_read = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, and record it."""
+        self.is_read = True
+        return super().read(size)
+
+
+def _call(client: Client, method: str, path: str, **headers: str | None) -> tuple[int, bool]:
+    """Send a body. Returns the status of the answer, and whether the body was read."""
+    body = Sent(b"{}")
+    answer = client.call(method, path, input_stream=body, content_type="application/json", headers=headers)
+    return answer.status_code, body.is_read
+
+
+def test_no_body_is_read_for_a_caller_without_a_key_or_role(teller: Teller) -> None:
+    """
+    A caller without a key gets 401, and one without the role gets 403. Its body stays unread.
+    """
+    people = {"client": teller.client, "operator": teller.operator, "admin": teller.admin}
+    for route in WITH_BODY:
+        if not route.roles:
+            continue
+        method, path = route.method, route.path
+        assert _call(teller.client, method, path, Authorization=None) == (401, False), path
+        assert _call(teller.client, method, path, Authorization=f"Bearer teller_{'a' * 43}") == (
+            401,
+            False,
+        ), path
+        for role, person in people.items():
+            status, is_read = _call(person, method, path)
+            assert is_read == (role in route.roles), path
+            assert is_read or status == 403, path
+
+
+def test_no_form_is_read_for_a_visitor_without_a_session(teller: Teller) -> None:
+    """
+    A visitor that is not signed in is sent to the sign-in page, and the form stays unread.
+    """
+    for page in PAGES:
+        if page.method == "POST" and page.roles:
+            form = Sent(b"a=b")
+            answer = Visitor.new(teller).browser.post(
+                page.path,
+                input_stream=form,
+                content_type="application/x-www-form-urlencoded",
+            )
+            assert (answer.status_code, form.is_read) == (303, False), page.path
+
+
+@pytest.mark.parametrize("body", [b"{", b"[" * 1_000, b'{"a":1,"a":2}', b"\xff", b"[]"])
+def test_a_gateway_call_is_not_parsed_before_its_signature_is_checked(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """
+    Without a signature over the bytes of the body, the answer is 401 whatever the body holds. With one it is parsed.
+    """
+    parsed: list[bytes] = []
+
+    def parse(raw: bytes) -> dict[str, Any]:
+        parsed.append(raw)
+        return {}
+
+    monkeypatch.setattr(parsing, "parse_json", parse)
+    settings, key = teller.settings, str(uuid.uuid4())
+    secret = signatures.gateway_key(settings.gateway_secret, settings.secret)
+    signed = {"Idempotency-Key": key, **signatures.headers(key, int(time.time()), body, [secret])}
+
+    unsigned = teller.client.call("POST", SANDBOX, data=body, headers={"Idempotency-Key": key})
+    tampered = teller.client.call("POST", SANDBOX, data=body + b" ", headers=signed)
+    assert [unsigned.status_code, tampered.status_code, parsed] == [401, 401, []]
+
+    assert teller.client.call("POST", SANDBOX, data=body, headers=signed).status_code == 200
+    assert parsed == [body]
+
+
+def test_a_public_route_cannot_be_declared_to_parse_the_body_of_any_caller() -> None:
+    """
+    A route without roles has no body, or authenticates its caller by the bytes of the body.
+    """
+
+    class Anything(BaseModel):
+        pass
+
+    def view(_call: Call[Any]) -> Answer:
+        return Answer()
+
+    with pytest.raises(ValueError, match="POST /open would parse the body of any caller"):
+        Routes("test").add("POST", "/open", roles=frozenset(), body=Anything, answers={})(view)
+    assert [route.path for route in WITH_BODY if not route.roles] == [SANDBOX]
