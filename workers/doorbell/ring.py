@@ -9,6 +9,7 @@ the messages without Dramatiq, because the API imports it.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import uuid
@@ -105,6 +106,17 @@ class Doorbell:
         self.faults = 0
         #: The last round or acknowledgement failed.
         self.is_unavailable = False
+        #: The end of the last outage, in monotonic seconds.
+        self._available_since = -math.inf
+
+    @property
+    def reaches_workers(self) -> bool:
+        """
+        Whether each commit is notified at present.
+
+        For MARKER_TTL_MS after an outage, markers that were not acknowledged during it can silence their partitions.
+        """
+        return not self.is_unavailable and time.monotonic() - self._available_since > MARKER_TTL_MS / 1_000
 
     def notify(self, partition: int) -> None:
         """Notify the worker of a partition that has work. Called after the commit. Returns at once."""
@@ -243,6 +255,7 @@ class Doorbell:
                 log.warning("doorbell_fault", fault=str(fault))
             return False
         if self.is_unavailable:
+            self._available_since = time.monotonic()
             self.is_unavailable = False
             log.info("doorbell_available", faults=self.faults)
         return True

@@ -107,7 +107,7 @@ class WorkerProcess:
             ),
             self._drainer,
             self._assignments,
-            wake_ups_available=lambda: not (self._broker.listener.broken or self._doorbell.is_unavailable),
+            wake_ups_available=lambda: self._doorbell.reaches_workers and not self._broker.listener.broken,
         )
         # One actor for all queues: the message names the queue, its argument the partition.
         dramatiq.actor(queue_name=min(self._broker.queues), actor_name=ACTOR_NAME, broker=self._broker)(
