@@ -1,5 +1,5 @@
 """
-What all tests share: servers that start once, and a database of its own for each test.
+The fixtures of all tests: servers that start once, and a database for each test.
 """
 
 from __future__ import annotations
@@ -61,19 +61,18 @@ def clones(servers: Settings) -> Iterator[Callable[[str], Clones]]:
     For each PostgreSQL, started when it is first asked for, its template.
     """
     with contextlib.ExitStack() as running:
-        known: dict[str, Clones] = {}
+        made: dict[str, Clones] = {}
 
         def of(version: str) -> Clones:
-            if version not in known:
+            if version not in made:
                 url = servers.database_url
                 if version == OLDEST:
                     binaries = test_servers.find_oldest()
                     assert binaries is not None
                     url = running.enter_context(test_servers.oldest(binaries))
-                made = Clones(url)
-                running.enter_context(made.template())
-                known[version] = made
-            return known[version]
+                made[version] = Clones(url)
+                running.enter_context(made[version].template())
+            return made[version]
 
         yield of
 
@@ -116,7 +115,7 @@ def version_2(postgres: Clones) -> Iterator[str]:
 @pytest.fixture
 def redis_url(servers: Settings) -> str:
     """
-    A Redis without anybody's bells in it, when it is ours; a given one is left as it is.
+    An empty Redis, if it is the tests' own. A given one is left as it is.
     """
     if servers.embeds_valkey:
         with redis.Redis.from_url(servers.redis_url) as client:

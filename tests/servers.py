@@ -86,7 +86,7 @@ class Clones:
 
     @contextlib.contextmanager
     def clone(self) -> Iterator[Database]:
-        """A fresh database, gone afterwards, whoever is still connected to it."""
+        """A fresh database, which is dropped at the end with all its connections."""
         name = f"teller_test_{os.getpid()}_{next(self._numbers)}"
         self._create(name, template=self._template)
         try:
@@ -137,8 +137,9 @@ class Clones:
 @contextlib.contextmanager
 def temporary_home() -> Iterator[Path]:
     """
-    A TELLER_HOME that a server's account can reach, unlike the directories that pytest makes; in memory, where
-    there is plenty: a cluster has a thousand files, and removing them from a disk may take a second.
+    A TELLER_HOME that a server's account can reach, unlike the directories that pytest makes.
+
+    It is in memory, if there is enough: a cluster has a thousand files, and a disk takes a second to remove them.
     """
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES_MIN
     home = Path(tempfile.mkdtemp(prefix="teller-test-", dir=MEMORY if roomy else "/tmp"))  # noqa: S108

@@ -214,7 +214,7 @@ class Client:
 
     def post(self, path: str, body: Document, *statuses: int, key: str | None = None, wait: int = 0) -> Any:
         """
-        Return the document of a POST. With `wait`, the server waits for the decision for up to so many seconds.
+        Return the document of a POST. The server waits for the decision for up to `wait` seconds.
         """
         headers = {"Idempotency-Key": key or f"key-{next(_numbers)}"}
         headers |= {"Prefer": f"wait={wait}"} if wait else {}

@@ -1,3 +1,3 @@
 """
-What people see, in a real Chromium.
+The pages as people see them, in a real Chromium.
 """

@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
         found = next((path for path in (*CHROMIUM, own) if path.exists()), None)
         if found is None:
             pytest.skip(
-                "no Chromium here: install one (Debian: chromium), or run playwright install chromium"
+                "no Chromium here; install one (Debian has `chromium`), or run `playwright install chromium`"
             )
         started = playwright.chromium.launch(
             executable_path=found,

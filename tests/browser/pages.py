@@ -110,7 +110,7 @@ class BrowserStack(Stack):
             if client is not None:
                 sign_in(page, client)
             yield page
-            wrong = [text for text in errors if not any(known in text for known in (ANSWERED, *expected))]
+            wrong = [text for text in errors if not any(part in text for part in (ANSWERED, *expected))]
             assert not wrong, "\n".join(wrong)
         finally:
             context.close()

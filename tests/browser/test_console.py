@@ -1,5 +1,5 @@
 """
-The console in a browser: signing in and out, live pages, without JavaScript, for eyes and for screen readers.
+The console in a browser: sign-in and sign-out, live pages, pages without JavaScript, and accessibility.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from tests.browser.pages import BrowserStack
 
-#: What a browser runs, where it is not escaped: the page then has another title.
+#: A text that a browser runs where it is not escaped. It changes the title of the page.
 SCRIPT = "</title><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
 
 @pytest.fixture
 def paused(stack: BrowserStack) -> Iterator[str]:
     """
-    A resource with a name as long as it may be and everything filled in, whose partition is paused while two wait.
+    A resource with the longest name and all fields, in a paused partition where two requests wait.
     """
     name = f"pool:{'a-long-name.' * 9}{stack.owner.info.backend_pid}"
     if stack.admin.http.get(f"/v1/resources/{name}").status_code == 404:
@@ -51,7 +51,7 @@ def paused(stack: BrowserStack) -> Iterator[str]:
 
 def test_an_operator_signs_in_and_out(stack: BrowserStack) -> None:
     """
-    The page that was asked for comes after the key; after signing out it asks for the key again.
+    The requested page follows the sign-in. After the sign-out it asks for the key again.
     """
     stack.open("till")
     with stack.look() as page:
@@ -68,7 +68,7 @@ def test_an_operator_signs_in_and_out(stack: BrowserStack) -> None:
 
 def test_a_clients_key_is_refused_with_a_clear_line(stack: BrowserStack) -> None:
     """
-    And so is a wrong one.
+    A client's key and an unknown key are refused, each with its own line.
     """
     with stack.look() as page:
         for key, words in (
@@ -83,9 +83,9 @@ def test_a_clients_key_is_refused_with_a_clear_line(stack: BrowserStack) -> None
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_pages_are_for_everybody(stack: BrowserStack, paused: str, look: str) -> None:
+def test_pages_are_accessible(stack: BrowserStack, paused: str, look: str) -> None:
     """
-    Axe finds nothing serious on any page, nothing is wider than its window, and what clients wrote is not run.
+    Axe finds nothing serious on any page, no page is wider than its window, and texts of clients do not run.
     """
     home = stack.admin.get(f"/v1/resources/{paused}")["partition"]
     with stack.look(look=look) as page:
@@ -115,8 +115,7 @@ def _check(page: Page, name: str) -> None:
 
 def test_the_overview_is_live(stack: BrowserStack) -> None:
     """
-    What happens is seen within moments, without loading the page anew, and what has the focus keeps it. The
-    navigation counts along.
+    New figures appear without a reload, the focus stays, and the navigation counts, too.
     """
     stack.open("live", available=1_000)
     stack.open("live-till", "balance", 1_000, approve_above=10)
@@ -142,7 +141,7 @@ def test_the_overview_is_live(stack: BrowserStack) -> None:
 
 def test_a_live_page_says_when_it_is_not_up_to_date(stack: BrowserStack) -> None:
     """
-    And is again, when Teller can be reached again.
+    The line disappears when Teller is available again.
     """
     with stack.look(stack.operator, expected=("net::ERR_FAILED", "htmx:")) as page:
         page.goto("/admin")
@@ -152,9 +151,9 @@ def test_a_live_page_says_when_it_is_not_up_to_date(stack: BrowserStack) -> None
         expect(page.get_by_text("Not up to date")).to_be_hidden()
 
 
-def test_who_watches_is_sent_to_sign_in_when_the_key_is_revoked(stack: BrowserStack) -> None:
+def test_a_live_page_leads_to_sign_in_when_the_key_is_revoked(stack: BrowserStack) -> None:
     """
-    The page goes by itself, at its next look.
+    The page changes by itself, with its next refresh.
     """
     watcher = stack.new_client("operator", "watcher")
     with stack.look(watcher) as page:
@@ -167,7 +166,7 @@ def test_who_watches_is_sent_to_sign_in_when_the_key_is_revoked(stack: BrowserSt
 @pytest.mark.parametrize("scripts", [True, False], ids=["with JavaScript", "without"])
 def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -> None:
     """
-    From the page of a resource: what else it stops is said before, what was done after; requests wait meanwhile.
+    The page of a resource names the partition before the pause, and the result after it. Requests wait meanwhile.
     """
     name = f"halt-{scripts}"
     stack.open(name)
@@ -194,7 +193,7 @@ def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -
 
 def test_lists_filters_and_search_work_without_javascript(stack: BrowserStack) -> None:
     """
-    Forms and links are real.
+    Forms and links work as plain HTML.
     """
     stack.open("seat:1A", "seat", 1)
     with stack.look(stack.operator, scripts=False) as page:
@@ -210,7 +209,7 @@ def test_lists_filters_and_search_work_without_javascript(stack: BrowserStack) -
 
 def test_a_filter_acts_when_it_is_chosen_and_a_slash_goes_to_the_search(stack: BrowserStack) -> None:
     """
-    For those who have JavaScript; the first stop of the keyboard skips to the content.
+    Both need JavaScript. The first stop of the keyboard skips to the content.
     """
     with stack.look(stack.operator) as page:
         page.goto("/admin/resources")
@@ -224,7 +223,7 @@ def test_a_filter_acts_when_it_is_chosen_and_a_slash_goes_to_the_search(stack: B
 
 def test_no_script_from_elsewhere_runs(stack: BrowserStack) -> None:
     """
-    The policy refuses what would be in the page itself, were it ever to get there.
+    The content policy refuses scripts in the page itself.
     """
     with stack.look(stack.operator, expected=("Content Security Policy",)) as page:
         page.goto("/admin")

@@ -1,5 +1,5 @@
 """
-The pages about the API in a browser: their policy lets their style be, and they are for everybody.
+The pages about the API in a browser: their policy allows their style, and they are accessible.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ METADATA = {"order": "A-17", "channel": "branch 7"}
 
 
 def stuck(stack: BrowserStack, resource: str, count: int) -> list[str]:
-    """Withdrawals that failed: their gateway was away."""
+    """Withdrawals that failed because their gateway was unavailable."""
     stack.open(resource, "balance", 1_000_000, gateway="sandbox", unit="EUR")
     return [
         stack.withdraw(
@@ -68,7 +68,7 @@ def test_the_pages_are_for_everybody(stack: BrowserStack, look: str) -> None:
 
 
 def look_at(page: Page, address: str, title: str) -> None:
-    """A page is fit for everybody."""
+    """Check that a page is accessible and fits its window."""
     page.goto(address)
     check_accessible(page)
     check_fits(page)
@@ -87,7 +87,7 @@ def test_a_failed_request_is_found_and_all_that_match_are_replayed(stack: Browse
         page.get_by_role("button", name="Filter").click()
         page.get_by_text("3 requests match").wait_for()
         page.get_by_role("link", name=asked[0]).click()
-        page.get_by_role("heading", name="What went wrong: gateway unreachable").wait_for()
+        page.get_by_role("heading", name=": gateway unreachable").wait_for()
         page.go_back()
         heal(stack, asked)
         page.get_by_role("link", name="Replay all 3").click()
@@ -105,7 +105,7 @@ def test_a_failed_request_is_found_and_all_that_match_are_replayed(stack: Browse
 
 def test_without_javascript_a_replay_works(stack: BrowserStack) -> None:
     """
-    The same by forms and pages alone: the page that tells the progress loads itself anew.
+    The same with forms and pages alone. The page with the progress reloads itself.
     """
     asked = stuck(stack, "plain", 2)
     heal(stack, asked)

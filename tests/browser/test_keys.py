@@ -54,9 +54,9 @@ def test_a_key_is_made_used_and_revoked(stack: BrowserStack, *, scripts: bool) -
         assert key not in admin.content()
 
 
-def test_revoking_ones_own_key_leads_to_the_door(stack: BrowserStack) -> None:
+def test_revoking_ones_own_key_leads_to_sign_in(stack: BrowserStack) -> None:
     """
-    The page says so before; after it one is signed out, and told why.
+    The page warns before. Afterwards the sign-in page gives the reason.
     """
     leaving = stack.new_client("admin", "leaving")
     with stack.look(leaving) as page:
@@ -164,7 +164,7 @@ def test_pages_are_for_everybody(stack: BrowserStack, look: str) -> None:
 
 def test_all_that_failed_is_sent_again(stack: BrowserStack) -> None:
     """
-    The button says how many; afterwards nothing has failed any more.
+    The button shows the number. Afterwards no delivery is failed.
     """
     stack.open("hooked-again")
     hook = furnish(stack, "again.example", "https://127.0.0.1:9/nobody-listens")

@@ -1,5 +1,5 @@
 """
-The race lab in a browser: the unsafe side oversells, the safe side holds, and both can be seen by everybody.
+The race lab in a browser: the unsafe side oversells, the safe side does not, and both are accessible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.browser.pages import BrowserStack
 
 QUEUE = "Teller\N{RIGHT SINGLE QUOTATION MARK}s queue"
-#: A race is a matter of luck: so many tries without one are none.
+#: The tries until a race must have happened, which needs luck.
 TRIES = 10
 
 
@@ -97,13 +97,13 @@ def test_every_protection_can_be_chosen(stack: BrowserStack, protection: str, ti
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_lab_is_for_everybody(stack: BrowserStack, look: str) -> None:
+def test_the_lab_is_accessible(stack: BrowserStack, look: str) -> None:
     """
     Axe finds nothing serious, nothing is wider than its window, and the steps can be read as a table.
     """
     stack.open(f"warm-{look}")
     with stack.look(look=look) as page:
-        page.emulate_media(reduced_motion="reduce")  # what is still being drawn cannot be judged
+        page.emulate_media(reduced_motion="reduce")  # axe cannot judge a moving page
         page.goto("/lab")
         check_accessible(page)
         check_fits(page)

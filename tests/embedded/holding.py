@@ -15,23 +15,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Holder:
-    """A Teller that runs, and what it said of its servers."""
+    """A Teller that runs, and its report on its servers."""
 
     process: subprocess.Popen[str]
     where: dict[str, Any]
 
     @property
     def error(self) -> str:
-        """Its one line, if it gave up."""
+        """The line of its error, if it did not start."""
         return str(self.where.get("error", ""))
 
     def kill(self) -> None:
-        """As kill -9: it has no time to stop anything."""
+        """
+        Kill it with -9, so that it stops nothing itself.
+        """
         self.process.kill()
         self.process.wait(TIMEOUT_SECONDS)
 
     def stop(self) -> None:
-        """As a command that is done."""
+        """
+        End it as a command that is done.
+        """
         stream_of(self.process.stdin).close()
         assert self.process.wait(TIMEOUT_SECONDS) == 0
 

@@ -53,8 +53,7 @@ def test_a_killed_server_is_back_within_two_seconds_on_the_same_url(home: Path) 
 
 def test_a_valkey_that_cannot_read_its_files_begins_anew(home: Path) -> None:
     """
-    A disk that was full leaves a hole in the append-only file, and no Valkey reads it again: bells are not worth
-    waiting for a person.
+    After a full disk the append-only file has a hole, and no Valkey reads it. It starts empty, without its doorbells.
     """
     with serve(Settings.from_environment({"TELLER_HOME": str(home)}), is_up=True) as servers:
         [server] = [one for one in servers.started if isinstance(one, Valkey)]
@@ -106,7 +105,7 @@ def test_data_of_another_postgresql_is_left_alone(home: Path) -> None:
 
 def test_an_initdb_that_was_cut_short_leaves_nothing_behind(home: Path) -> None:
     """
-    A half-made cluster of a killed first start is thrown away, and the next start makes a whole one.
+    The incomplete cluster of a killed first start is removed, and the next start makes a whole one.
     """
     homes.prepare(home)
     half = home / "postgres" / "new.1"
@@ -122,7 +121,7 @@ def test_an_initdb_that_was_cut_short_leaves_nothing_behind(home: Path) -> None:
 
 def test_a_server_that_cannot_start_says_why_in_one_line(home: Path) -> None:
     """
-    What PostgreSQL itself says of a broken configuration reaches the user, with the place of the log.
+    PostgreSQL's own error about a broken configuration reaches the user, with the path of the log.
     """
     server = Postgres(home)
     homes.prepare(home)
@@ -138,7 +137,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(home: Path) -> None:
     assert not postgres.is_ready(home)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run PostgreSQL as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root must run PostgreSQL as another account")
 def test_root_cannot_use_a_home_that_the_servers_account_cannot_enter(home: Path) -> None:
     """
     Below a directory of mode 0700 PostgreSQL could not reach its data: one line names the directory.
@@ -150,7 +149,7 @@ def test_root_cannot_use_a_home_that_the_servers_account_cannot_enter(home: Path
         homes.prepare(closed / "home")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run PostgreSQL as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root must run PostgreSQL as another account")
 def test_binaries_that_the_account_cannot_read_are_copied(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def test_a_teller_that_is_started_again_has_its_data_and_its_secrets(start: Start, home: Path) -> None:
     """
-    What was committed before a clean stop is there after the next start, and so are the generated secrets.
+    Committed rows and generated secrets are there after a clean stop and the next start.
     """
     first = start(home, "up")
     remember(first, "before the stop")
@@ -52,7 +52,7 @@ def test_servers_die_with_a_killed_teller_and_the_next_one_has_everything(start:
     assert_gone(first.where["pids"])
 
 
-def test_servers_die_with_their_teller_where_the_kernel_does_not_tell(start: Start, home: Path) -> None:
+def test_servers_die_with_their_teller_where_a_watcher_watches(start: Start, home: Path) -> None:
     """
     Without PR_SET_PDEATHSIG a watcher stops the servers when Teller is killed.
     """
@@ -148,7 +148,9 @@ def remembered(holder: Holder) -> list[str]:
 
 
 def assert_gone(pids: list[int]) -> None:
-    """None of these processes runs any more."""
+    """
+    Wait until none of these processes runs.
+    """
     assert pids
     eventually(lambda: not any(map(runs, pids)))
 
@@ -163,7 +165,9 @@ def runs(pid: int) -> bool:
 
 
 def is_zombie(pid: int) -> bool:
-    """Killed children of a killed Teller stay zombies where nobody reaps orphans."""
+    """
+    Say whether it is a zombie. Killed children of a killed Teller stay zombies where no process reaps orphans.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as stat:  # noqa: PTH123 - beside the point
             return stat.read().rpartition(")")[2].split()[0] == "Z"

@@ -1,6 +1,6 @@
 """
-What must never happen: each story against the running stack, through HTTP, all requests started at the same instant.
+The promises of Teller under simultaneous requests, through HTTP against running processes.
 
-One system for all stories (`stack.py`), a crowd of connections (`crowd.py`), and what must be so afterwards
-(`books.py`). A story is told SCENARIO_ROUNDS times, each time in another way.
+One Teller (`scenario_stack.py`) runs for all scenarios. Many connections (`crowd.py`) send at the same instant, and
+ledger assertions (`assertions.py`) follow. Each scenario has SCENARIO_ROUNDS rounds, in one mode after the other.
 """

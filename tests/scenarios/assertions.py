@@ -1,5 +1,5 @@
 """
-What must be so after a story, exactly: in the answers, in the entries, in the resource and in the order.
+Ledger assertions: answers, entries, state and order after a scenario, exactly.
 """
 
 from __future__ import annotations
@@ -19,54 +19,65 @@ if TYPE_CHECKING:
     from tests.scenarios.scenario_stack import ScenarioStack
     from tests.stack import Document
 
-#: Who waits for an answer, waits so long, in seconds; longer than anything takes.
+#: The longest wait for a decision that a request may ask for.
 WAIT = "wait=20"
-#: Between two looks at requests that are not decided yet, in seconds.
+#: The pause between two reads of requests that are not decided yet, in seconds.
 LOOK_SECONDS = 0.01
-#: Connections over which the books are read.
+#: The connections over which entries are read.
 READERS = 16
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a crowd asks: waiting for the decision or polling for it; one API process, or each half another one."""
+class Mode:
+    """A way to send requests: wait for the decision or poll for it, at one API or at two."""
 
     waits: bool
     apis: int
 
     @property
     def headers(self) -> dict[str, str]:
-        """What each request says of it."""
+        """The headers of each request."""
         return {"Prefer": WAIT} if self.waits else {}
 
 
-#: One after the other, as a story is told again and again.
-WAYS = (Way(waits=True, apis=1), Way(waits=False, apis=2), Way(waits=True, apis=2), Way(waits=False, apis=1))
+#: The modes of the rounds of a scenario, in turn.
+MODES = (
+    Mode(waits=True, apis=1),
+    Mode(waits=False, apis=2),
+    Mode(waits=True, apis=2),
+    Mode(waits=False, apis=1),
+)
 
 
-def way_of(told: int) -> Way:
-    """Each time another way."""
-    return WAYS[told % len(WAYS)]
+def mode_of(round_number: int) -> Mode:
+    """
+    Return the mode of a round.
+    """
+    return MODES[round_number % len(MODES)]
 
 
-def submit(crowd: Crowd, caller: Caller, path: str, bodies: Sequence[Document], way: Way) -> list[Document]:
-    """All at the same instant; returns the requests once all are decided, in the order of the bodies."""
-    replies = crowd.ask([caller.post(path, body, **way.headers) for body in bodies])
+def submit(crowd: Crowd, caller: Caller, path: str, bodies: Sequence[Document], mode: Mode) -> list[Document]:
+    """
+    Send all at the same instant. Returns the decided requests in the order of the bodies.
+    """
+    replies = crowd.ask([caller.post(path, body, **mode.headers) for body in bodies])
     for reply in replies:
-        check_acceptance(reply, way)
+        check_acceptance(reply, mode)
     return until_over(crowd, caller, [reply.document for reply in replies])
 
 
-def check_acceptance(reply: Reply, way: Way) -> None:
+def check_acceptance(reply: Reply, mode: Mode) -> None:
     """
-    202 with where and when to ask again; 200 only for who waited and with a final state. Who did not want to wait
-    has not waited; who wanted to is told the state, or that too many wait.
+    Check the first answer to a request.
+
+    202 names the request and the time to read it again. 200 has a final state, after a wait that was granted.
+    Without a wait the request is queued.
     """
     document, headers = reply.document, reply.headers
     assert headers["location"] == f"/v1/requests/{document['id']}"
     assert headers["etag"] == f'"{document["version"]}"'
     assert "idempotency-replayed" not in headers
-    if way.waits and "preference-applied" in headers:
+    if mode.waits and "preference-applied" in headers:
         assert headers["preference-applied"] == WAIT
         assert reply.status == 200, reply.body
     if reply.status == 200:
@@ -74,13 +85,15 @@ def check_acceptance(reply: Reply, way: Way) -> None:
         return
     assert reply.status == 202, reply.body
     assert headers["retry-after"] == "1"
-    if not way.waits:
+    if not mode.waits:
         assert (document["status"], document["stage"], document["version"]) == ("processing", "queued", 1)
         assert document["sequence"] is document["decided_at"] is document["finished_at"] is None
 
 
 def until_over(crowd: Crowd, caller: Caller, documents: Sequence[Document]) -> list[Document]:
-    """Ask for those that are not decided yet until all are, as clients do who poll."""
+    """
+    Poll the requests until all are decided. Returns their documents.
+    """
     found = {document["id"]: document for document in documents}
     limit = Deadline(TIMEOUT_SECONDS)
     while waiting := [one["id"] for one in found.values() if one["status"] == "processing"]:
@@ -93,13 +106,15 @@ def until_over(crowd: Crowd, caller: Caller, documents: Sequence[Document]) -> l
 
 
 def outcomes(documents: Sequence[Document]) -> Counter[str]:
-    """How many of them came to what: the code of what was refused, else the status."""
+    """
+    Count the outcomes: the code of a refused request, else its status.
+    """
     return Counter(one["error"]["code"] if one["error"] else one["status"] for one in documents)
 
 
 @dataclass(frozen=True)
 class Sale:
-    """A new resource, and those who all want the same amount of it at the same instant."""
+    """A new resource, and simultaneous requests for the same amount of it."""
 
     stack: ScenarioStack
     opening: Document
@@ -107,8 +122,9 @@ class Sale:
 
     def check(self, *, completed: int, refusal: str, left: int) -> None:
         """
-        So many got it, all others this refusal, and so much is left: in the answers, the order, the entries of each
-        request, the entries of the resource, its state, and the list of its requests.
+        Check how many requests completed, the refusal of all others, and the amount that is left.
+
+        Answers, order, entries, the state of the resource and the list of its requests must agree.
         """
         count = len(self.documents)
         assert outcomes(self.documents) == Counter({"completed": completed, refusal: count - completed})
@@ -126,7 +142,7 @@ class Sale:
         self._check_list()
 
     def _check_request_entries(self) -> None:
-        """What a request took is one debit of the whole; what was refused took nothing."""
+        """Check that a completed request has one debit, and a refused one has none."""
         client = self.stack.client
         with self.stack.crowd(READERS) as readers:
             replies = readers.ask([client.get(f"/v1/requests/{one['id']}/entries") for one in self.documents])
@@ -139,7 +155,7 @@ class Sale:
                 assert (entry["kind"], entry["request"]) == ("debit", document["id"])
 
     def _check_resource_entries(self, winners: Sequence[Document], left: int) -> None:
-        """The opening's credit, then a debit for each who got it, in their order, each with what was left then."""
+        """Check the credit of the opening, then the debits in order, each with the state after it."""
         resource, opened_with = self.opening["resource"], self.opening["amount"]
         entries = self.stack.listed(self.stack.admin, f"/v1/resources/{resource}/entries")[::-1]
         assert [entry["version"] for entry in entries] == list(range(1, 2 + len(winners)))
@@ -159,7 +175,7 @@ class Sale:
         assert opened_with - taken[-1] == left
 
     def _check_list(self) -> None:
-        """Nobody has made a request that we do not know of."""
+        """Check that the list has these requests and no others."""
         path = f"/v1/requests?resource={self.opening['resource']}"
         listed = self.stack.listed(self.stack.client, path)
         assert sorted(one["id"] for one in listed) == sorted(one["id"] for one in self.documents)
@@ -167,7 +183,7 @@ class Sale:
 
 
 def _check_decided(document: Document) -> None:
-    """Decided once, and over with it."""
+    """Check that a request was decided once and is finished."""
     assert (document["version"], document["stage"], document["refunded"]) == (2, None, 0)
     assert document["result"] is None
     assert document["created_at"] <= document["decided_at"] == document["finished_at"]

@@ -1,5 +1,5 @@
 """
-One system for all stories, on a database and a Valkey of its own.
+One Teller for all scenarios, on a database and a Valkey of its own.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from tests.servers import Clones
 
-#: How often a story is told, by the name of the argument that says which time it is: each way of asking once, and
-#: the long ones once.
+#: The rounds of a scenario, by the name of the argument that numbers them.
 ROUNDS = {
-    "told": int(os.environ.get("SCENARIO_ROUNDS", "4")),
-    "seldom_told": int(os.environ.get("SCENARIO_ROUNDS", "1")),
+    "round_number": int(os.environ.get("SCENARIO_ROUNDS", "4")),
+    "long_round": int(os.environ.get("SCENARIO_ROUNDS", "1")),
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
-    Each test that is a story.
+    Number the rounds of each scenario.
     """
     for argument in metafunc.fixturenames:
         if argument in ROUNDS:

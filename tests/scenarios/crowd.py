@@ -1,9 +1,8 @@
 """
-A crowd of HTTP clients that all speak at the same instant.
+Many HTTP connections that send their requests at the same instant.
 
-Every connection is open and used before the first word; then one thread writes what each of them has to say into
-its socket, and only then reads answers. So the requests of a hundred connections are on their way within a
-millisecond or two, which no hundred threads of one interpreter could do.
+All connections are open and used before. One thread writes a request into each socket, and only then reads answers.
+So a hundred requests are sent within a millisecond or two. A hundred threads of one interpreter would take longer.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer; the names of its headers in lower case, and the monotonic seconds of asking and of having it."""
+    """An answer. Header names are in lower case, and times are monotonic seconds."""
 
     status: int
     headers: Mapping[str, str]
@@ -51,16 +50,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody with a key: words requests as they go over the wire."""
+    """A client with a key, which makes the bytes of its requests."""
 
     key: str
 
     def get(self, path: str, **headers: str) -> bytes:
-        """A GET; `If_None_Match="…"` is a header."""
+        """Return a GET. `If_None_Match="…"` is a header."""
         return self._worded("GET", path, headers)
 
     def post(self, path: str, body: object = None, key: str | None = None, **headers: str) -> bytes:
-        """A POST of JSON, with an idempotency key of its own if none is given."""
+        """Return a POST of JSON, with an idempotency key of its own unless one is given."""
         headers["Idempotency_Key"] = key if key is not None else f"scenario-{next(_numbers)}"
         return self._worded("POST", path, headers, b"" if body is None else json.dumps(body).encode())
 
@@ -76,7 +75,7 @@ class Caller:
 
 @dataclass(slots=True)
 class _Connection:
-    """One keep-alive connection, with one request under way at a time."""
+    """One keep-alive connection, with one request under mode at a time."""
 
     socket: socket.socket
     sent_at: float = 0.0
@@ -88,7 +87,7 @@ class _Connection:
         self.socket.sendall(request)
 
     def receive(self) -> Reply | None:
-        """Read what is there; the answer once it is whole."""
+        """Read the available bytes. Returns the answer once it is complete."""
         chunk = self.socket.recv(CHUNK_BYTES)
         assert chunk, "the server closed the connection"
         self._buffer += chunk
@@ -105,7 +104,7 @@ class _Connection:
 
 class Crowd:
     """
-    So many connections, in turn to each of the servers. Close it in time: servers close idle connections.
+    `size` connections, in turn to each of the servers. Close it soon, because servers close idle connections.
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], size: int) -> None:
@@ -116,16 +115,18 @@ class Crowd:
                 opened = socket.create_connection(addresses[number % len(addresses)], ANSWER_SECONDS)
                 opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._connections.append(_Connection(opened))
-            greeting = Caller("").get("/healthz")
-            self._run([[(connection, greeting)] for connection in self._connections])
+            first_request = Caller("").get("/healthz")
+            self._run([[(connection, first_request)] for connection in self._connections])
         except BaseException:
             self.close()
             raise
 
     def ask(self, requests: Sequence[bytes]) -> list[Reply]:
         """
-        One request over each connection, all at the same instant; if there are more, each connection says its next
-        one when it has its answer. Returns the answers in the order of the requests.
+        Send one request over each connection, all at the same instant.
+
+        If there are more requests, each connection sends its next one after an answer. Returns the answers in the
+        order of the requests.
         """
         size = len(self._connections)
         plans = [
@@ -137,8 +138,9 @@ class Crowd:
 
     def converse(self, chains: Sequence[Iterable[bytes]]) -> list[list[Reply]]:
         """
-        Each chain is somebody who says one thing after the other, each when the last one was answered, to one server
-        after the other, until nothing is left to say. Needs as many connections for each chain as there are servers.
+        Send chains of requests. Each chain sends its next request after an answer, to the servers in turn.
+
+        There must be as many connections for each chain as there are servers.
         """
         plans = []
         for number, chain in enumerate(chains):
@@ -150,29 +152,29 @@ class Crowd:
         replies: list[list[Reply]] = [[] for _ in plans]
         with selectors.DefaultSelector() as selector:
 
-            def say(plan: Iterator[tuple[_Connection, bytes]], number: int) -> None:
+            def send_next(plan: Iterator[tuple[_Connection, bytes]], number: int) -> None:
                 for connection, request in plan:
                     connection.send(request)
                     selector.register(connection.socket, selectors.EVENT_READ, (plan, number, connection))
                     return
 
             for number, plan in enumerate(plans):
-                say(iter(plan), number)
+                send_next(iter(plan), number)
             while selector.get_map():
                 ready = selector.select(ANSWER_SECONDS)
                 assert ready, f"no answer within {ANSWER_SECONDS} s"
-                for known, _ in ready:
-                    plan, number, connection = known.data
+                for key, _ in ready:
+                    plan, number, connection = key.data
                     reply = connection.receive()
                     if reply is None:
                         continue
                     selector.unregister(connection.socket)
                     replies[number].append(reply)
-                    say(plan, number)
+                    send_next(plan, number)
         return replies
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for connection in self._connections:
             connection.socket.close()
 

@@ -1,5 +1,5 @@
 """
-A `teller worker` with a fault in a rule: whoever redeems for the account `poison` makes it raise.
+A `teller worker` with a fault in a rule. It raises for redemptions of the account `poison`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from processor.domain.model import Decision, Request, Resource
 
-#: The account that the rule cannot bear.
+#: The account for which the rule raises.
 POISON = "poison"
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
-    """The rule, but for one account."""
+    """Decide as the rule does, except for one account."""
     if request.account == POISON:
         raise RuntimeError("this rule has a fault")
     return redemptions.decide(request, resource, used, now)

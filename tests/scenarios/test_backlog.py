@@ -1,5 +1,5 @@
 """
-Scenarios 24 and 29: much waits for one resource, and nobody else notices.
+Scenarios 24 and 29: many requests wait for one resource, and others are not delayed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ if TYPE_CHECKING:
     from tests.scenarios.crowd import Crowd, Reply
     from tests.scenarios.scenario_stack import ScenarioStack
 
-#: Requests in a call, and how many wait: all of the story when it is told often, a part of it in everyday tests.
+#: The requests of a call, and those that wait. Everyday tests let a part of the scenario's requests wait.
 ITEMS = 1_000
 WAITING = 100_000 if "SCENARIO_ROUNDS" in os.environ else 20_000
-#: Partitions that are hot at the same time, and how many requests wait in each: more than is decided
-#: while all of them are let go.
+#: The partitions that are hot at the same time, and the requests that wait in each.
+#: They are more than can be decided while the partitions are resumed.
 CROWDED, CROWD = 5, 20_000
-#: How many times its latency in peace a request may take, at the median, and how long at the most, in seconds.
+#: The limit of the median latency, as a multiple of the idle median, and of each latency, in seconds.
 SLOWER_AT_MOST, SECONDS_AT_MOST = 20, 1.0
-#: Requests of which the latency in peace is the median.
+#: The requests of a median.
 SAMPLES = 30
-#: How often everything is read while a batch is stuck.
+#: The rounds of reads while a batch is stuck.
 LOOKS = 3
 
 
 def batch(stack: ScenarioStack, resource: str, first: int, count: int = ITEMS) -> bytes:
-    """So many redemptions, each by another account."""
+    """
+    Return a call with `count` redemptions, each of another account.
+    """
     return stack.client.post(
         "/v1/batches",
         {
@@ -55,7 +57,9 @@ def batch(stack: ScenarioStack, resource: str, first: int, count: int = ITEMS) -
 
 
 def accept(stack: ScenarioStack, crowd: Crowd, batches: Sequence[bytes]) -> list[str]:
-    """The ids of what these batches made."""
+    """
+    Send these calls. Returns the ids of the new requests.
+    """
     ids = []
     for request in batches:
         [reply] = crowd.ask([request])
@@ -67,12 +71,16 @@ def accept(stack: ScenarioStack, crowd: Crowd, batches: Sequence[bytes]) -> list
 
 
 def redemption_of(stack: ScenarioStack, resource: str) -> bytes:
-    """Somebody wants one, and waits for it."""
+    """
+    Return a redemption that waits for its decision.
+    """
     return stack.client.post("/v1/redemptions", {"resource": resource, "account": "ada"}, Prefer=WAIT)
 
 
 def latency(stack: ScenarioStack, crowd: Crowd, resource: str) -> float:
-    """How many seconds a redemption takes until it is decided."""
+    """
+    Return the seconds from a redemption to its decision.
+    """
     [reply] = ask_in_time(crowd, [redemption_of(stack, resource)])
     assert (reply.status, reply.document["status"]) == (200, "completed"), reply.body
     return reply.seconds
@@ -89,7 +97,7 @@ def ask_in_time(crowd: Crowd, requests: Sequence[bytes]) -> list[Reply]:
     return replies
 
 
-def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, seldom_told: int) -> None:
+def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, long_round: int) -> None:
     """
     Another partition's request is decided at once, while the hot partition waits and while it is drained, by the
     same worker and by the other. One in the same partition is decided right after those accepted before it.
@@ -138,10 +146,10 @@ def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, seldom_told
         assert statistics.median(found) < SLOWER_AT_MOST * statistics.median(idle)
 
 
-def test_24_many_hot_resources_of_one_worker(stack: ScenarioStack, seldom_told: int) -> None:
+def test_24_many_hot_resources_of_one_worker(stack: ScenarioStack, long_round: int) -> None:
     """
-    More partitions with much to do than a worker has threads: another one of the same worker has its turn after one
-    batch of each, not when one of them is done.
+    More partitions have work than the worker has threads. Another partition of that worker gets its turn after one
+    batch of each.
     """
     mine = [one["id"] for one in stack.partitions() if one["owner"] == stack.owner_of(0)]
     crowded, quiet = mine[:CROWDED], mine[-1]
@@ -166,9 +174,9 @@ def test_24_many_hot_resources_of_one_worker(stack: ScenarioStack, seldom_told: 
     assert [last["decided_at"] > reply.document["decided_at"] for last in lasts] == [True] * CROWDED
 
 
-def test_29_a_balance_is_read_during_a_batch_of_10000(stack: ScenarioStack, told: int) -> None:
+def test_29_a_balance_is_read_during_a_batch_of_10000(stack: ScenarioStack, round_number: int) -> None:
     """
-    Every read answers at once with a state that there was: what was taken and what is left are always the whole.
+    Each read is answered at once. The taken and the remaining amount always add up to the whole.
     """
     stock = stack.name("read")
     whole = 20_000
@@ -187,19 +195,21 @@ def test_29_a_balance_is_read_during_a_batch_of_10000(stack: ScenarioStack, told
     assert {(state["available"] + state["version"], state["held"]) for state in states} == {(whole + 1, 0)}
     versions = [state["version"] for state in states]
     assert versions == sorted(versions)
-    assert len(set(versions)) > 2, "nobody read in the middle of it"
+    assert len(set(versions)) > 2, "no read was in the middle of it"
 
 
 def pause(stack: ScenarioStack, crowd: Crowd, partition: int, verb: str) -> None:
-    """Or resume."""
+    """
+    Pause or resume a partition.
+    """
     [reply] = crowd.ask([stack.admin.post(f"/v1/admin/partitions/{partition}/{verb}")])
     assert (reply.status, reply.document["paused"]) == (200, verb == "pause"), reply.body
 
 
-def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, told: int) -> None:
+def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, round_number: int) -> None:
     """
-    A batch has the partition's lock, has written the resource, and cannot go on: whoever reads the balance, the
-    requests or the entries is answered at once, with what was before. When it goes on, it is all decided.
+    A batch has the partition's lock, has written the resource, and waits. Reads of the balance, the requests and the
+    entries are answered at once, with the state before the batch. Afterwards all requests are decided.
     """
     stock = stack.name("stuck")
     stack.open(stock, "stock", 1_000)
@@ -232,7 +242,9 @@ def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, told:
 
 
 def waits_for_row(stack: ScenarioStack, partition: int) -> bool:
-    """A batch of it has the lock and waits for somebody."""
+    """
+    Say whether a batch of this partition has the lock and waits for a row.
+    """
     [(waits,)] = stack.owner.execute(
         "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
         " WHERE l.classid::bigint = %s AND l.objid::bigint = %s AND l.granted AND a.datname = current_database()"

@@ -1,5 +1,5 @@
 """
-Under load, and when things are hard: nothing is lost, nothing is done twice, nobody is overtaken.
+Under load no request is lost, doubled or overtaken.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ if TYPE_CHECKING:
     from tests.scenarios.scenario_stack import ScenarioStack
     from tests.stack import Document
 
-#: More than anybody can take.
+#: More than all clients take.
 STOCK = 1_000_000
-#: What a commit waits for a disk that is slow, in seconds.
+#: The wait of a commit for a slow disk, in seconds.
 SLOW_COMMIT_SECONDS = 0.02
-#: How long 200 people shop in hard times, in seconds.
+#: The time for which 200 clients redeem, in seconds.
 SHOPPING_SECONDS = 1.0
-#: How long two workers drain the same partition, in seconds.
+#: The time for which two workers drain the same partition, in seconds.
 OVERLAP_SECONDS = 0.3
 
 
 @contextlib.contextmanager
 def shopping(stack: ScenarioStack, resources: Sequence[str], people: int) -> Iterator[list[list[Reply]]]:
     """
-    While it lasts, everybody redeems one after the other of one of the resources, the next one as soon as the last
-    was answered, at one API process after the other. Afterwards the list has the answers of each of them.
+    Let clients redeem in this block, each from one resource, with the next request as soon as the last is answered.
+
+    Each client uses the APIs in turn. Yields a list, which at the end has the answers of each client.
     """
     over = threading.Event()
 
-    def wishes(person: int) -> Iterator[bytes]:
+    def redemptions(person: int) -> Iterator[bytes]:
         body = {"resource": resources[person % len(resources)], "account": f"u{person}"}
         while not over.is_set():
             yield stack.client.post("/v1/redemptions", body)
@@ -53,7 +54,7 @@ def shopping(stack: ScenarioStack, resources: Sequence[str], people: int) -> Ite
     answered: list[list[Reply]] = []
     with stack.crowd(people * len(stack.ports)) as crowd:
         everybody = threading.Thread(
-            target=lambda: answered.extend(crowd.converse([wishes(person) for person in range(people)]))
+            target=lambda: answered.extend(crowd.converse([redemptions(person) for person in range(people)]))
         )
         everybody.start()
         try:
@@ -67,7 +68,7 @@ def check_shopping(
     stack: ScenarioStack, openings: Sequence[Document], answered: Sequence[Sequence[Reply]]
 ) -> None:
     """
-    Each wish was accepted, each is there, each was decided once and in order, and each took one.
+    Check that each request was accepted, is stored, was decided once and in order, and took one.
     """
     for number, opening in enumerate(openings):
         replies = [reply for person in answered[number :: len(openings)] for reply in person]
@@ -86,35 +87,34 @@ def check_shopping(
 
 def check_order(replies: Sequence[Reply], documents: Sequence[Document]) -> None:
     """
-    Of no pair of requests was the one decided later that had its answer before the other was sent.
+    Check that no request was overtaken by one that was sent after its answer.
     """
     found = {document["id"]: document for document in documents}
     decided = sorted(replies, key=lambda reply: int(found[reply.document["id"]]["sequence"]))
-    latest = 0.0  # when the last of those before began to ask
+    latest = 0.0  # the latest time at which one of those before was sent
     for reply in decided:
         assert reply.answered_at >= latest, f"{reply.document['id']} was overtaken"
         latest = max(latest, reply.sent_at)
 
 
-def test_who_was_answered_first_is_decided_first(stack: ScenarioStack, seldom_told: int) -> None:
+def test_requests_are_decided_in_the_order_of_their_answers(stack: ScenarioStack, long_round: int) -> None:
     """
-    64 people at two hot resources, while one of the two workers leaves in order and another one comes.
+    64 clients use two hot resources, while one of two workers stops and another one starts.
     """
     resources = [stack.name("queue"), stack.name("queue")]
     openings = [stack.open(name, "stock", STOCK) for name in resources]
 
     with shopping(stack, resources, people=64) as answered:
-        stack.workers[seldom_told % 2].stop()
+        stack.workers[long_round % 2].stop()
         stack.start_worker()
         stack.until_shared()
 
     check_shopping(stack, openings, answered)
 
 
-def test_two_workers_take_the_same_partition_for_theirs(stack: ScenarioStack, told: int) -> None:
+def test_two_workers_drain_the_same_partition(stack: ScenarioStack, round_number: int) -> None:
     """
-    As it happens during a deploy: while 16 people redeem, somebody else drains the partition of the resource as fast
-    as he can, beside its owner. The lock keeps them apart, and nobody notices.
+    As in a deploy, two workers drain one partition while 16 clients redeem. The lock keeps them apart.
     """
     resource = stack.name("overlap")
     opening = stack.open(resource, "stock", STOCK)
@@ -145,7 +145,7 @@ def test_two_workers_take_the_same_partition_for_theirs(stack: ScenarioStack, to
 @pytest.fixture
 def held_snapshot(stack: ScenarioStack) -> Iterator[None]:
     """
-    Somebody has begun to read and does not go on: PostgreSQL cannot clean up.
+    A transaction has read and stays open, so PostgreSQL cannot clean up.
     """
     with psycopg.connect(stack.environment["DATABASE_URL"]) as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -156,7 +156,7 @@ def held_snapshot(stack: ScenarioStack) -> Iterator[None]:
 @pytest.fixture
 def slow_disk(stack: ScenarioStack) -> Iterator[None]:
     """
-    Each commit takes its time.
+    Each commit waits for a slow disk.
     """
     if not stack.embeds_postgres:
         pytest.skip("the settings of a given PostgreSQL are not ours to change")
@@ -178,9 +178,9 @@ def _reload(stack: ScenarioStack, siblings: str) -> None:
 
 
 @pytest.mark.usefixtures("held_snapshot", "slow_disk")
-def test_200_clients_a_slow_disk_and_a_held_snapshot(stack: ScenarioStack, seldom_told: int) -> None:
+def test_200_clients_a_slow_disk_and_a_held_snapshot(stack: ScenarioStack, long_round: int) -> None:
     """
-    No request is lost, nothing waits for each other in a circle, and the order is as always.
+    No request is lost, there is no deadlock, and the order is kept.
     """
     resources = [stack.name("hard") for _ in range(8)]
     openings = [stack.open(name, "stock", STOCK) for name in resources]

@@ -1,5 +1,5 @@
 """
-Scenario 23: a fault in deciding one request is that request's alone.
+Scenario 23: a fault in deciding one request affects that request alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scenarios.assertions import READERS, outcomes, until_over, way_of
+from tests.scenarios.assertions import READERS, mode_of, outcomes, until_over
 from tests.scenarios.poisoned_worker import POISON
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from tests.scenarios.scenario_stack import ScenarioStack
 
-#: 1,000 requests, as so many batches of so many, all at the same instant.
+#: The calls at the same instant, and the requests of each.
 BATCHES, ITEMS = 200, 5
 
 
 @pytest.fixture(scope="module")
 def faulty_rule(stack: ScenarioStack) -> Iterator[None]:
     """
-    All is decided by a worker whose rule of redemptions has a fault.
+    One worker, whose rule for redemptions has a fault.
     """
     stack.stop_workers()
     faulty = stack.start_worker(["-P", "-m", "tests.scenarios.poisoned_worker"])
@@ -35,15 +35,15 @@ def faulty_rule(stack: ScenarioStack) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("faulty_rule")
-def test_23_one_request_whose_deciding_raises(stack: ScenarioStack, told: int) -> None:
+def test_23_one_request_whose_deciding_raises(stack: ScenarioStack, round_number: int) -> None:
     """
-    Among 1,000 at once it is parked as `processor_error`, with nothing taken; the 999 others are decided, in order,
-    without a gap, as if it had not been there. An admin sees the trace, the client does not.
+    Among 1,000 requests at once, the faulty one fails with `processor_error` and takes nothing. The 999 others are
+    decided in order and without a gap. An admin sees the trace, and the client does not.
     """
     stock = stack.name("poisoned")
     opening = stack.open(stock, "stock", 990)
     accounts = [f"u{i}" for i in range(BATCHES * ITEMS)]
-    accounts[500 + told] = POISON
+    accounts[500 + round_number] = POISON
     items = [
         {"kind": "redemption", "idempotency_key": f"{stock}-{account}", "resource": stock, "account": account}
         for account in accounts
@@ -53,7 +53,7 @@ def test_23_one_request_whose_deciding_raises(stack: ScenarioStack, told: int) -
         for first in range(0, len(items), ITEMS)
     ]
 
-    with stack.crowd(BATCHES, way_of(told).apis) as crowd:
+    with stack.crowd(BATCHES, mode_of(round_number).apis) as crowd:
         replies = crowd.ask(batches)
     made = [one["request"] for reply in replies for one in reply.document["results"]]
     with stack.crowd(READERS) as crowd:
@@ -65,26 +65,26 @@ def test_23_one_request_whose_deciding_raises(stack: ScenarioStack, told: int) -
     assert [one["sequence"] for one in in_order] == list(range(first, first + 1_000))
     others = [one["status"] for one in in_order if one["account"] != POISON]
     assert others == ["completed"] * 990 + ["rejected"] * 9
-    for reply in replies:  # what came in one call stays in the order of the call
+    for reply in replies:  # the requests of one call stay in its order
         mine = [one["request"]["id"] for one in reply.document["results"]]
         assert [one["id"] for one in in_order if one["id"] in mine] == mine
     state = stack.resource(stock)
     assert (state["available"], state["held"], state["version"]) == (0, 0, 991)
 
-    [parked] = [one for one in documents if one["account"] == POISON]
-    assert (parked["status"], parked["error"], parked["stage"]) == (
+    [failed] = [one for one in documents if one["account"] == POISON]
+    assert (failed["status"], failed["error"], failed["stage"]) == (
         "failed",
         {"code": "processor_error"},
         None,
     )
-    assert (parked["version"], parked["finished_at"]) == (2, None)
-    assert stack.listed(stack.client, f"/v1/requests/{parked['id']}/entries") == []
+    assert (failed["version"], failed["finished_at"]) == (2, None)
+    assert stack.listed(stack.client, f"/v1/requests/{failed['id']}/entries") == []
     assert [
         one["id"] for one in stack.listed(stack.admin, f"/v1/requests?status=failed&resource={stock}")
-    ] == [parked["id"]]
-    seen = stack.ask(stack.client.get(f"/v1/requests/{parked['id']}/events"))
+    ] == [failed["id"]]
+    seen = stack.ask(stack.client.get(f"/v1/requests/{failed['id']}/events"))
     assert [event["status"] for event in seen.document["data"]] == ["processing", "failed"]
     assert b"RuntimeError" not in seen.body
-    known = stack.ask(stack.admin.get(f"/v1/requests/{parked['id']}/events")).document["data"][-1]
-    assert known["trace"].rstrip().endswith("RuntimeError: this rule has a fault")
-    assert stack.ask(stack.other.get(f"/v1/requests/{parked['id']}/events")).status == 404
+    event = stack.ask(stack.admin.get(f"/v1/requests/{failed['id']}/events")).document["data"][-1]
+    assert event["trace"].rstrip().endswith("RuntimeError: this rule has a fault")
+    assert stack.ask(stack.other.get(f"/v1/requests/{failed['id']}/events")).status == 404
