@@ -71,6 +71,8 @@ class Sweep:
         self._assignments = assignments
         self._wake_ups_available = wake_ups_available
         self._connection = Reconnecting(connect)
+        #: Wake-ups were available before the last look.
+        self._is_notified = True
         self._lock = threading.Lock()
         #: The partitions in `_found`, each of which is in it once. The lock protects them.
         self._listed: set[int] = set()
@@ -107,6 +109,7 @@ class Sweep:
     def _run(self) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
+            self._check_wake_ups()
             try:
                 self._look()
             except DatabaseUnavailable:
@@ -114,10 +117,19 @@ class Sweep:
             except Exception:
                 log.exception("sweep_fault")
                 self._connection.close()
-            interval = INTERVAL_SECONDS if self._wake_ups_available() else INTERVAL_WITHOUT_WAKE_UPS_SECONDS
+            interval = INTERVAL_SECONDS if self._is_notified else INTERVAL_WITHOUT_WAKE_UPS_SECONDS
             rest = min(REST_SECONDS_MAX, REST_PER_LOOK * (time.monotonic() - began))
             self._stopping.wait(max(interval, rest))
         self._connection.close()
+
+    def _check_wake_ups(self) -> None:
+        is_notified = self._wake_ups_available()
+        if is_notified != self._is_notified:
+            self._is_notified = is_notified
+            if is_notified:
+                log.info("wake_ups_available")
+            else:
+                log.warning("wake_ups_unavailable")
 
     def _look(self) -> None:
         held = self._assignments.held()
@@ -131,7 +143,7 @@ class Sweep:
         idle = {partition for partition in held if not self._assignments.is_busy(partition)}
         if not idle:
             return
-        age = NEGLECTED_AFTER_SECONDS if self._wake_ups_available() else 0.0
+        age = NEGLECTED_AFTER_SECONDS if self._is_notified else 0.0
         for partition in ownership.neglected(connection, idle, age):
             self._list(partition, neglected=True)
 
