@@ -200,4 +200,4 @@ class ScenarioStack(Stack):
             for event in process.events()
             if event.get("level") in ("error", "critical") or "Traceback" in event.get("line", "")
         ]
-        assert faults == []
+        assert faults == [], faults

@@ -133,11 +133,11 @@ class WorkerProcess:
         if not self._assignments.close(BATCH_END_SECONDS):
             log.warning("batch_left_behind")  # it ends with its connection, and another worker takes its rows
         self._ownership.stop()
-        self._doorbell.close()
         self._broker.end()
         self._broker.listener.stop()
         self._sweep.stop()
         self._dramatiq.stop(timeout=int(DRAMATIQ_END_SECONDS * 1_000))
+        self._doorbell.close()  # last: until here, threads notify and acknowledge
         log.info("worker_stopped")
 
     def _gain(self, gained: set[int], waiting: list[int]) -> None:
