@@ -1,9 +1,11 @@
 """
-What nobody would think of sending: the OpenAPI document's own words, bent, in the name of each role.
+Generated calls with each role: the answers must be those of the OpenAPI document.
 
-schemathesis makes the calls from the document, in all its phases, and checks every answer in all its ways: no 500, no
-status or header that the document does not tell of, no right call refused, no wrong one accepted, no way in without a
-key. The seed is fixed; FUZZ_EXAMPLES (calls a route and phase) and FUZZ_SEED widen it, see `make fuzz`.
+schemathesis generates valid and invalid calls from the document and runs all its checks. An answer must not be a 500,
+and must not have a status or header that the document lacks. Valid calls must be accepted and invalid ones refused.
+Calls without a key must be refused.
+
+The seed is fixed. FUZZ_EXAMPLES (calls for each route and phase) and FUZZ_SEED change it, see `make fuzz`.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "2"))
 SEED: Final = int(os.environ.get("FUZZ_SEED", "20261122"))
-#: Refusals of what no schema can call wrong: it depends on what was there before.
-REFUSED_FOR_WHAT_IS_THERE: Final = {"idempotency_key_reused", "code_invalid", "webhook_address_refused"}
-#: Mistakes for which JSON Schema has no words, by the end of what is said of them.
-UNSPEAKABLE: Final = (
+#: Refusals that depend on stored data, which no schema describes.
+REFUSED_FOR_STORED_DATA: Final = {"idempotency_key_reused", "code_invalid", "webhook_address_refused"}
+#: Endings of the details of mistakes that JSON Schema cannot express.
+NOT_IN_JSON_SCHEMA: Final = (
     "is no cursor of this list",
     "no NUL and no lone surrogate",
     "holds a number that is too large",
@@ -46,25 +48,25 @@ UNSPEAKABLE: Final = (
     "bytes of JSON, this is",
     "starts_at must be before ends_at",
     "there is no gateway named sms",
-    "must be a valid integer",  # 5.0, which JSON Schema calls one
+    "must be a valid integer",  # 5.0, which is an integer in JSON Schema
 )
 
 
 class Quiet(WSGIRequestHandler):
-    """Keeps connections open, and says nothing."""
+    """Keeps connections open and logs nothing."""
 
     protocol_version = "HTTP/1.1"
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - as werkzeug has it
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def served(application: Flask) -> Iterator[str]:
-    """The application at an address, for as long as this lasts."""
+    """Serve the application at an address."""
 
     def bounded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # Our server ends the stream where the body ends; this one leaves that to the application.
+        # The real server ends the stream with the body; this one leaves that to the application.
         environ["wsgi.input"] = get_input_stream(environ)
         return application(environ, start_response)
 
@@ -79,23 +81,23 @@ def served(application: Flask) -> Iterator[str]:
         server.server_close()
 
 
-def is_mistaken(check: str, status: int, content: bytes) -> bool:
-    """Whether a check that failed says more than the document does."""
+def is_false_alarm(check: str, status: int, content: bytes) -> bool:
+    """Return whether a failed check demands more than the document promises."""
     with contextlib.suppress(ValueError):
         document = json.loads(content)
         if check == "positive_data_acceptance" and status == 422:
-            return document["code"] in REFUSED_FOR_WHAT_IS_THERE or all(
-                any(words in error["detail"] for words in UNSPEAKABLE) for error in document["errors"]
+            return document["code"] in REFUSED_FOR_STORED_DATA or all(
+                any(words in error["detail"] for words in NOT_IN_JSON_SCHEMA) for error in document["errors"]
             )
         if check == "negative_data_rejection" and status == 202 and "results" in document:
             return any(
                 result["status"] >= 400 for result in document["results"]
-            )  # of a batch, the item is refused
+            )  # an item of the batch is refused
     return False
 
 
-def fuzzed(url: str, key: str) -> Iterator[tuple[int, str | None]]:
-    """For each scenario, how many checks were made, and for each that failed, what is wrong."""
+def fuzz(url: str, key: str) -> Iterator[tuple[int, str | None]]:
+    """Yield the number of checks of each scenario, and the message of each failed check."""
     config = SchemathesisConfig(seed=SEED, cache=CacheConfig(enabled=False))
     config.projects.override.update(headers={"Authorization": f"Bearer {key}"})
     config.projects.override.generation.update(
@@ -113,9 +115,9 @@ def fuzzed(url: str, key: str) -> Iterator[tuple[int, str | None]]:
                     )
                     for check in checks:
                         found = check.failure_info
-                        if found is not None and not is_mistaken(check.name, status, content):
-                            told = f"{recorder.label}: {check.name}: {found.failure.message}"
-                            yield 0, f"{told}\n{status} {content[:300]!r}\n{found.code_sample}"
+                        if found is not None and not is_false_alarm(check.name, status, content):
+                            message = f"{recorder.label}: {check.name}: {found.failure.message}"
+                            yield 0, f"{message}\n{status} {content[:300]!r}\n{found.code_sample}"
             case events.NonFatalError(value=fault) | events.FatalError(exception=fault):
                 yield 0, f"{event}: {fault!r}"
             case events.EngineFinished():
@@ -127,7 +129,7 @@ def fuzzed(url: str, key: str) -> Iterator[tuple[int, str | None]]:
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The name service answers at once, and knows of one address for all names.
+    The name service answers at once, with one address for all names.
     """
     ask = socket.getaddrinfo
 
@@ -139,17 +141,17 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("role", ["client", "operator", "admin"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_whatever_is_sent_is_answered_as_the_document_says(
+def test_each_answer_to_a_generated_call_conforms_to_the_document(
     teller: Teller, role: str, names: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    In every role, every answer to everything is one that the document tells of, and right by all checks.
+    For each role, all checks of all answers pass.
     """
-    monkeypatch.setattr(long_poll, "WAITERS_MAX", 0)  # nobody decides here, so nobody need be waited for
+    monkeypatch.setattr(long_poll, "WAITERS_MAX", 0)  # without a worker, a wait would only time out
     with served(teller.application) as url:
-        checked, told = zip(*fuzzed(url, getattr(teller, role).key), strict=True)
+        checked, messages = zip(*fuzz(url, getattr(teller, role).key), strict=True)
 
-    wrong = [one for one in dict.fromkeys(told) if one is not None]
+    wrong = [one for one in dict.fromkeys(messages) if one is not None]
     if wrong:
         pytest.fail("\n\n".join(wrong), pytrace=False)
     assert sum(checked) > 1000

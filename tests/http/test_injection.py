@@ -1,5 +1,5 @@
 """
-What is sent stays what it is: it becomes no SQL, no header, no line of the log, no path, and no page.
+Hostile input stays text: it never becomes SQL, a header, a log line, a path or markup.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.http.teller import Teller
 
-#: In an address: NUL, line ends, an escape for terminals, quotes, a way out of a directory, a format.
+#: For an address: NUL, line ends, a terminal escape, quotes, a path out of a directory, a format.
 HOSTILE = (
     "%00",
     "a%00b",
@@ -64,7 +64,7 @@ ADDRESSES = (
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """
-    The lines that requests have logged since they were last asked for.
+    The lines that requests logged since the last call.
     """
     written = io.StringIO()
     logger = structlog.wrap_logger(
@@ -74,21 +74,20 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     monkeypatch.setattr(access_log, "log", logger)
 
     def take() -> list[str]:
-        said = written.getvalue()
+        text = written.getvalue()
         written.seek(0)
         written.truncate()
-        return said.splitlines()
+        return text.splitlines()
 
     return take
 
 
 @pytest.mark.parametrize(("method", "address"), ADDRESSES, ids=lambda value: value)
-def test_a_hostile_address_names_nothing(
+def test_a_hostile_address_is_an_ordinary_error(
     teller: Teller, method: str, address: str, lines: Callable[[], list[str]]
 ) -> None:
     """
-    It is a 404 or a 422 in JSON, without what was sent in a header; the log has one line of JSON for it, and nothing
-    is made or broken.
+    A hostile address returns 404 or 422 in JSON, sets no header, and logs one line of JSON. No request is stored.
     """
     bodies = {"PUT": {"email": "ada@example.com"}, "PATCH": {"unit": "x"}}
     for hostile in HOSTILE:
@@ -111,11 +110,11 @@ def test_a_hostile_address_names_nothing(
 @pytest.mark.parametrize(
     "request_id", ["a\nevent=paid", "a\r\nSet-Cookie: x=1", "\x1b[31m", "a" * 129, "%s", "ä", "a b", '"', ""]
 )
-def test_a_request_id_that_is_none_is_not_taken_over(
+def test_an_invalid_request_id_is_replaced(
     teller: Teller, request_id: str, lines: Callable[[], list[str]]
 ) -> None:
     """
-    It would stand in the log and in a header: then it gets one of ours.
+    A request id appears in the log and in a header, so the server replaces an invalid one.
     """
     answer = teller.client.call("GET", "/v1/requests", environ_base={"HTTP_X_REQUEST_ID": request_id})
 
@@ -125,9 +124,9 @@ def test_a_request_id_that_is_none_is_not_taken_over(
     assert json.loads(line)["request_id"] == answer.headers["X-Request-Id"]
 
 
-def test_text_is_kept_as_it_came_and_is_not_read(teller: Teller) -> None:
+def test_text_is_stored_unchanged_and_not_interpreted(teller: Teller) -> None:
     """
-    What would be SQL, a format, a template or a tag elsewhere is a few characters here.
+    SQL, formats, templates and tags in a body are stored as plain text.
     """
     text = "'; DROP TABLE requests; -- %s %(x)s {0} {{7*7}} $(id) `id` <script>alert(1)</script>"
     sent = {"resource": "a", "account": "u", "amount": 1, "destination": text, "metadata": {text: text}}
@@ -141,18 +140,18 @@ def test_text_is_kept_as_it_came_and_is_not_read(teller: Teller) -> None:
 
 
 @pytest.mark.parametrize("address", ["//v1/requests", "///v1/requests", "//metrics", "//healthz", "//"])
-def test_an_address_is_what_it_says(teller: Teller, address: str) -> None:
+def test_an_address_has_one_spelling(teller: Teller, address: str) -> None:
     """
-    Whoever stands before us and lets some addresses pass would not know another spelling of the others.
+    A proxy may filter by path, so repeated slashes are not another spelling of a path.
     """
     answer = teller.admin.call("GET", "/", environ_overrides={"PATH_INFO": address})
 
     assert (answer.status_code, answer.json["code"]) == (404, "not_found")
 
 
-def test_every_answer_brings_its_security_headers(teller: Teller) -> None:
+def test_every_answer_has_security_headers(teller: Teller) -> None:
     """
-    Pages and JSON, right and wrong, public and not: no sniffing, no referrer, no frame; what is private is not kept.
+    Every page and every JSON answer forbids sniffing, referrers and frames. Private answers are not cached.
     """
     for address in (
         *("/v1/requests", "/v1/nowhere", "/nowhere", "/healthz", "/readyz", "/metrics", "/openapi.json"),

@@ -1,5 +1,5 @@
 """
-The page /lab: off where it should be, guarded where it is on, and what it says when something is wrong.
+The page /lab: it is off by default in production, protected where it is on, and shows its errors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORM = {"users": "5", "stock": "1", "protection": "atomic"}
 SAME_SITE = {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}
 
 
-def _application(settings: Settings, *, lab: bool) -> Iterator[Flask]:
+def application_of(settings: Settings, *, lab: bool) -> Iterator[Flask]:
     application = create_app(replace(settings, lab=lab))
     yield application
     application.extensions["teller"].close()
@@ -40,13 +40,13 @@ def application(settings: Settings) -> Iterator[Flask]:
     """
     A Teller with the lab, and without workers.
     """
-    yield from _application(settings, lab=True)
+    yield from application_of(settings, lab=True)
 
 
 @pytest.fixture
 def browser(application: Flask) -> FlaskClient:
     """
-    Somebody who looks at it.
+    A browser on the page.
     """
     return application.test_client()
 
@@ -56,8 +56,8 @@ def run(browser: FlaskClient, headers: Mapping[str, str] = SAME_SITE, **form: st
     return browser.post("/lab", data={**FORM, **form}, headers=headers)
 
 
-def runs_kept(settings: Settings) -> int:
-    """How many results there are."""
+def count_runs(settings: Settings) -> int:
+    """Return the number of stored results."""
     with connections.connect(settings.database_url, application_name="test") as connection:
         return int(connection.execute("SELECT count(*) FROM lab_results").fetchall()[0][0])
 
@@ -66,11 +66,11 @@ def runs_kept(settings: Settings) -> int:
     ("method", "path"),
     [("GET", "/lab"), ("POST", "/lab"), ("GET", "/lab/runs/00000000-0000-7000-8000-000000000000")],
 )
-def test_where_it_is_off_there_is_nothing(settings: Settings, method: str, path: str) -> None:
+def test_the_lab_returns_404_when_it_is_off(settings: Settings, method: str, path: str) -> None:
     """
-    In production, unless it is switched on: the same 404 as for any other address.
+    A switched-off lab returns the same 404 as any unknown address.
     """
-    for application in _application(settings, lab=False):
+    for application in application_of(settings, lab=False):
         answer = application.test_client().open(path, method=method)
 
         assert answer.status_code == 404
@@ -79,7 +79,7 @@ def test_where_it_is_off_there_is_nothing(settings: Settings, method: str, path:
 
 def test_a_run_leads_to_its_result(browser: FlaskClient, settings: Settings) -> None:
     """
-    The form runs both sides and leads to a page of its own, which can be loaded again without running anything.
+    The form runs the race and leads to the page of its result. Loading that page again runs nothing.
     """
     answer = run(browser, users="7", stock="2")
 
@@ -88,12 +88,12 @@ def test_a_run_leads_to_its_result(browser: FlaskClient, settings: Settings) -> 
     assert "With a conditional update" in page
     assert "2 users approved, 5 refused, 0 left." in page
     assert page == browser.get(answer.headers["Location"]).get_data(as_text=True)
-    assert runs_kept(settings) == 1
+    assert count_runs(settings) == 1
 
 
 def test_all_pages_forbid_what_they_do_not_need(browser: FlaskClient) -> None:
     """
-    No inline script, no inline style, nobody's frame, no cache; also where something is wrong.
+    No page, also no error page, has inline scripts or styles, may be framed, or is cached.
     """
     answers = [
         browser.get("/lab"),
@@ -123,17 +123,17 @@ def test_all_pages_forbid_what_they_do_not_need(browser: FlaskClient) -> None:
         {"Origin": "null"},
     ],
 )
-def test_a_form_from_elsewhere_runs_nothing(
+def test_a_form_from_another_site_runs_nothing(
     browser: FlaskClient, settings: Settings, headers: dict[str, str]
 ) -> None:
     """
-    Another site cannot make somebody's browser run races.
+    Another site cannot start a race from a visitor's browser.
     """
     answer = run(browser, headers)
 
     assert answer.status_code == 403
     assert "another site" in answer.get_data(as_text=True)
-    assert runs_kept(settings) == 0
+    assert count_runs(settings) == 0
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_a_form_from_elsewhere_runs_nothing(
         ({"protection": '"><script>'}, "one of those in the list"),
     ],
 )
-def test_bad_input_is_marked_and_runs_nothing(
+def test_invalid_input_is_marked_and_runs_nothing(
     browser: FlaskClient, settings: Settings, form: dict[str, str], hint: str
 ) -> None:
     """
-    The page comes again, says which field, and repeats nothing of what was sent.
+    The page is shown again, marks the field, and does not repeat the input.
     """
     answer = browser.post("/lab", data={**FORM, **form}, headers=SAME_SITE)
 
     page = answer.get_data(as_text=True)
     assert answer.status_code == 422
     assert "<script>" not in page
-    assert runs_kept(settings) == 0
+    assert count_runs(settings) == 0
     assert hint in page
 
 
@@ -173,9 +173,11 @@ def test_bad_input_is_marked_and_runs_nothing(
         ({"data": b"users=\xff", "content_type": "application/x-www-form-urlencoded"}, 400),
     ],
 )
-def test_what_is_no_form_is_refused(browser: FlaskClient, sent: dict[str, Any], status: int) -> None:
+def test_a_body_that_is_not_a_form_is_refused(
+    browser: FlaskClient, sent: dict[str, Any], status: int
+) -> None:
     """
-    On the page, for it is a person who looks at it.
+    The refusal is a page, because a person reads it.
     """
     answer = browser.post("/lab", headers=SAME_SITE, **sent)
 
@@ -187,7 +189,7 @@ def test_one_run_at_a_time(
     application: Flask, browser: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Who comes meanwhile is told to come again; afterwards the way is free.
+    A second run is refused with Retry-After until the first ends.
     """
     racing, done = threading.Event(), threading.Event()
     opened = arena.opened
@@ -212,25 +214,25 @@ def test_one_run_at_a_time(
     assert "another run is under way" in refused.get_data(as_text=True).lower()
     assert [answer.status_code for answer in answers] == [303]
     assert run(browser).status_code == 303
-    assert runs_kept(settings) == 2
+    assert count_runs(settings) == 2
 
 
-def test_a_queue_without_workers_is_said(browser: FlaskClient, settings: Settings) -> None:
+def test_a_queue_without_workers_is_reported(browser: FlaskClient, settings: Settings) -> None:
     """
-    The page says that nobody would decide, and the next run is not held up by it.
+    Without a worker the page reports the fact, and the next run is not blocked.
     """
     answer = run(browser, protection="queue")
 
     assert answer.status_code == 503
     assert "No worker is running" in answer.get_data(as_text=True)
-    assert runs_kept(settings) == 0
+    assert count_runs(settings) == 0
     assert run(browser).status_code == 303
 
 
 @pytest.mark.parametrize("path", ["/lab/runs/nothing", "/lab/runs/00000000-0000-7000-8000-000000000000"])
-def test_a_run_that_is_not_kept_is_said(browser: FlaskClient, path: str) -> None:
+def test_an_unknown_run_is_reported(browser: FlaskClient, path: str) -> None:
     """
-    Only the latest are kept; the form is there all the same.
+    Only the latest runs are stored. The page of another one has the form.
     """
     answer = browser.get(path)
 
@@ -239,9 +241,9 @@ def test_a_run_that_is_not_kept_is_said(browser: FlaskClient, path: str) -> None
     assert "Run the race" in answer.get_data(as_text=True)
 
 
-def test_what_went_wrong_is_shown_as_text(browser: FlaskClient, settings: Settings) -> None:
+def test_an_error_of_a_run_is_shown_as_text(browser: FlaskClient, settings: Settings) -> None:
     """
-    An error of a user, whatever it says, is words on the page.
+    Markup in an error is escaped.
     """
     hostile = '<img src=x onerror="alert(1)">'
     result = UserResult(1, steps=[Step("read", 0, 1)], error=hostile, code=hostile)
@@ -256,9 +258,9 @@ def test_what_went_wrong_is_shown_as_text(browser: FlaskClient, settings: Settin
     assert "&lt;img src=x" in page
 
 
-def test_no_database_is_said_on_the_page(settings: Settings) -> None:
+def test_an_unavailable_database_is_reported_on_the_page(settings: Settings) -> None:
     """
-    A 503 with words, and a hint when to come again.
+    The page returns 503 with a message and Retry-After.
     """
     broken = replace(settings, api_database_url="postgresql://127.0.0.1:1/none", lab=True)
     application = create_app(broken)

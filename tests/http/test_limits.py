@@ -1,5 +1,5 @@
 """
-How often: requests of each key, failed sign-ins of each address; and what is told of it.
+Rate limits: requests of each key and failed sign-ins of each address, and the headers that report them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WRONG = "Bearer teller_" + "a" * 43
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def limited(teller: Teller) -> Iterator[Callable[[Client], Client]]:
     """
-    The same people at an API that allows five requests a second, and three failed sign-ins a minute.
+    The same callers at an API that allows five requests a second and three failed sign-ins a minute.
     """
     application = create_app(replace(teller.settings, rate_limit=5, sign_in_limit=3))
     yield lambda client: replace(client, application=application)
@@ -50,7 +50,7 @@ def limited(teller: Teller) -> Iterator[Callable[[Client], Client]]:
 
 
 def sign_in(client: Client, authorization: str | None, address: str = "198.51.100.7") -> Reply:
-    """A call with this header from this address."""
+    """Send a call with this header from this address."""
     return client.call(
         "GET",
         "/v1/requests",
@@ -62,9 +62,9 @@ def sign_in(client: Client, authorization: str | None, address: str = "198.51.10
 # ---------------------------------------------------------------- buckets
 
 
-def test_so_many_at_once_and_then_as_fast_as_it_refills(clock: Clock) -> None:
+def test_a_bucket_allows_a_burst_and_then_its_rate(clock: Clock) -> None:
     """
-    Three in a window of six seconds: three at once, then one every two seconds, and never more than three again.
+    Three in a window of six seconds means three at once, then one every two seconds. It never saves more than three.
     """
     limit = Limit("x", 3, 6)
     bucket = limit.bucket()
@@ -80,10 +80,11 @@ def test_so_many_at_once_and_then_as_fast_as_it_refills(clock: Clock) -> None:
     assert [limit.take(bucket) for _ in range(4)] == [True, True, True, False]
 
 
-def test_what_is_left_is_told_as_the_draft_has_it(clock: Clock) -> None:
+def test_the_headers_follow_the_draft(clock: Clock) -> None:
     """
-    Structured fields: the policy's name with its quota and window, and with what is left and when there is more; when
-    there is nothing left, the same instant as Retry-After.
+    The headers give the policy's quota and window, the rest of the quota and the seconds until there is more.
+
+    Without a rest, these seconds agree with Retry-After.
     """
     limit = Limit("x", 3, 6)
     bucket = limit.bucket()
@@ -99,11 +100,9 @@ def test_what_is_left_is_told_as_the_draft_has_it(clock: Clock) -> None:
     assert limit.headers(bucket)[1] == ("RateLimit", '"x";r=0;t=1')
 
 
-def test_addresses_without_end_are_not_remembered_without_end(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_for_addresses_is_limited(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Memory has its limit: those whose minute is over go first, and in a flood all of them.
+    Expired addresses are removed first. In a flood, all are removed.
     """
     monkeypatch.setattr(rate_limits, "ADDRESSES_MAX", 10)
     failures = FailedSignIns(3)
@@ -135,7 +134,7 @@ def test_addresses_without_end_are_not_remembered_without_end(
 )
 def test_an_ipv6_network_counts_as_one(address: str, network: str) -> None:
     """
-    Whoever has an IPv6 address has all of its /64.
+    All addresses of an IPv6 /64 network count as one, because one client has all of them.
     """
     assert rate_limits.network_of(address) == network
 
@@ -143,11 +142,11 @@ def test_an_ipv6_network_counts_as_one(address: str, network: str) -> None:
 # ---------------------------------------------------------------- requests of a key
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_again(
+def test_a_key_above_its_limit_gets_429_with_a_time_to_retry(
     teller: Teller, limited: Callable[[Client], Client], clock: Clock
 ) -> None:
     """
-    429 with Retry-After, and nothing done; other keys are not concerned, and a second later it goes on.
+    A call above the limit returns 429 and has no effect. Other keys are not affected. It works again a second later.
     """
     client, other = limited(teller.client), limited(teller.other)
     answers = [client.post("/v1/redemptions", {"resource": "a", "account": "u"}) for _ in range(12)]
@@ -164,9 +163,9 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(
     assert len(teller.client.get("/v1/requests").json["data"]) == len(answers) - len(refused)
 
 
-def test_every_answer_to_a_key_says_what_is_left(teller: Teller) -> None:
+def test_every_answer_to_a_key_has_the_rest_of_its_limit(teller: Teller) -> None:
     """
-    Also the refusals; where no key is asked for, there is no limit to tell of.
+    Refusals have the headers, too. Public routes have no limit.
     """
     for path in ("/v1/requests", "/v1/requests/nothing", "/v1/admin/audit", "/v1/requests?limit=0"):
         answer = teller.client.get(path)
@@ -178,11 +177,11 @@ def test_every_answer_to_a_key_says_what_is_left(teller: Teller) -> None:
 # ---------------------------------------------------------------- failed sign-ins
 
 
-def test_an_address_that_fails_too_often_is_not_listened_to(
+def test_an_address_with_too_many_failed_sign_ins_gets_429(
     teller: Teller, limited: Callable[[Client], Client]
 ) -> None:
     """
-    Three wrong keys, whatever is wrong with them, then 429 with Retry-After; other addresses go on.
+    After three invalid keys an address gets 429 with Retry-After. Other addresses are not affected.
     """
     client = limited(teller.client)
     attempts = (WRONG, "Bearer nonsense", "Basic dGVsbGVy", WRONG, "Bearer nonsense", "Basic dGVsbGVy")
@@ -198,12 +197,12 @@ def test_an_address_that_fails_too_often_is_not_listened_to(
     assert sign_in(client, WRONG, "198.51.100.8").status_code == 401
 
 
-def test_a_key_in_use_is_not_refused_for_what_its_neighbours_do(
+def test_a_cached_key_works_despite_failures_of_its_address(
     teller: Teller, limited: Callable[[Client], Client]
 ) -> None:
     """
-    Behind one address are many: a key that the process knows goes on. One that it does not know could be a guess,
-    and is not looked up there; elsewhere it is.
+    Many clients may share an address. A key in the cache still works there. A key outside the cache could be a guess,
+    so it is refused there, but not at another address.
     """
     client, other = limited(teller.client), limited(teller.other)
     assert sign_in(client, f"Bearer {client.key}").status_code == 200
@@ -215,9 +214,11 @@ def test_a_key_in_use_is_not_refused_for_what_its_neighbours_do(
     assert sign_in(other, f"Bearer {other.key}", "198.51.100.8").status_code == 200
 
 
-def test_to_bring_no_key_is_no_failed_sign_in(teller: Teller, limited: Callable[[Client], Client]) -> None:
+def test_a_call_without_a_key_is_no_failed_sign_in(
+    teller: Teller, limited: Callable[[Client], Client]
+) -> None:
     """
-    Who sends none guesses nothing: 401 as often as it likes.
+    A call without a key always returns 401 and does not count, because it guesses nothing.
     """
     client = limited(teller.client)
 

@@ -1,5 +1,5 @@
 """
-The OpenAPI document, the pages, and the problems that lead to them.
+The OpenAPI document, the pages made from it, and the pages of the problems.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tests.http.teller import Reply, Teller
 
 DOCUMENT = openapi_document()
-#: For people, and no part of the API.
+#: Pages for people. They are not part of the API.
 PAGES = ("/admin", "/lab")
 
 
 def test_the_document_is_valid_and_has_every_route(teller: Teller) -> None:
     """
-    OpenAPI 3.1, and what Flask serves is what it says: no route more, none less.
+    The document is valid OpenAPI 3.1 and has exactly the routes that Flask serves.
     """
     validate(DOCUMENT)
 
@@ -41,9 +41,9 @@ def test_the_document_is_valid_and_has_every_route(teller: Teller) -> None:
     assert teller.client.get("/openapi.json").json == DOCUMENT
 
 
-def test_every_route_says_who_may_and_what_can_go_wrong() -> None:
+def test_every_route_describes_its_keys_and_its_problems() -> None:
     """
-    Security and problem answers where they apply, an idempotency key where a request is made.
+    Each route has its security and problems. A route that makes a request has an idempotency key.
     """
     for route in ROUTES:
         operation = DOCUMENT["paths"][re.sub(r"<(\w+)>", r"{\1}", route.path)][route.method.lower()]
@@ -58,22 +58,22 @@ def test_every_route_says_who_may_and_what_can_go_wrong() -> None:
 
 
 def schema_of(method: str, path: str, status: int) -> dict[str, Any]:
-    """What the document says that an answer is, with all it refers to."""
+    """Return the schema of an answer, with its references."""
     [content] = DOCUMENT["paths"][path][method]["responses"][str(status)]["content"].values()
     return {**content["schema"], "components": DOCUMENT["components"]}
 
 
 def check(answer: Reply, method: str, path: str) -> None:
-    """The answer is as the document says, and has nothing that it does not tell of."""
+    """Check that the answer conforms to the document and has no other field."""
     schema = schema_of(method, path, answer.status_code)
     jsonschema.validate(answer.json, schema, jsonschema.Draft202012Validator)
     named = schema["$ref"].rpartition("/")[2]
     assert set(answer.json) <= set(DOCUMENT["components"]["schemas"][named]["properties"])
 
 
-def test_answers_are_what_the_document_says(teller: Teller) -> None:
+def test_answers_conform_to_the_document(teller: Teller) -> None:
     """
-    One of each kind, from the real thing.
+    Answers of the real application conform to their schemas.
     """
     teller.open("a", unit="pairs")
     made = teller.client.post(
@@ -101,18 +101,18 @@ def test_answers_are_what_the_document_says(teller: Teller) -> None:
     check(teller.admin.get("/readyz"), "get", "/readyz")
 
 
-def test_answers_about_money_that_leaves_are_what_the_document_says(teller: Teller) -> None:
+def test_answers_about_gateways_and_notifications_conform_to_the_document(teller: Teller) -> None:
     """
-    Webhooks and their deliveries, accounts, parked requests and refunds, and the sandbox.
+    Webhooks, deliveries, accounts, failed requests, refunds and the sandbox conform to their schemas.
     """
     teller.open("bank", "balance", 100, gateway="sandbox")
     made = teller.client.post("/v1/webhooks", {"url": "https://8.8.8.8/", "events": ["request.failed"]})
     webhook = f"/v1/webhooks/{made.json['id']}"
     account = teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
-    parked = teller.fail_withdrawal("bank")
+    failed = teller.fail_withdrawal("bank")
     deliveries = teller.client.get(f"{webhook}/deliveries")
     resend = f"/v1/deliveries/{deliveries.json['data'][0]['id']}/resend"
-    path, named = f"/v1/admin/requests/{parked}", "/v1/admin/requests/{request}"
+    path, named = f"/v1/admin/requests/{failed}", "/v1/admin/requests/{request}"
 
     check(made, "post", "/v1/webhooks")
     check(teller.client.post("/v1/webhooks", {"url": "http://8.8.8.8/"}), "post", "/v1/webhooks")
@@ -130,12 +130,12 @@ def test_answers_about_money_that_leaves_are_what_the_document_says(teller: Tell
     check(teller.admin.post(f"{path}/replay", {"reason": "x"}), "post", f"{named}/replay")
     teller.drain()
     check(teller.admin.post(f"{path}/replay", {"reason": "x"}), "post", f"{named}/replay")
-    check(teller.admin.get(f"/sandbox/gateway/calls?request={parked}"), "get", "/sandbox/gateway/calls")
+    check(teller.admin.get(f"/sandbox/gateway/calls?request={failed}"), "get", "/sandbox/gateway/calls")
 
 
-def test_every_problem_is_explained_at_its_address(teller: Teller) -> None:
+def test_every_problem_is_explained_at_its_type(teller: Teller) -> None:
     """
-    For people as a page, for a terminal as text, without a key; unknown ones are 404.
+    The type of a problem is the address of a page, or of text for a terminal. Unknown problems return 404.
     """
     for code, kind in PROBLEMS.items():
         page = teller.client.get(type_of(code), Authorization="", Accept="text/html,*/*")
@@ -152,7 +152,7 @@ def test_every_problem_is_explained_at_its_address(teller: Teller) -> None:
 
 def test_every_problem_of_a_route_is_in_the_table() -> None:
     """
-    What a route says it may answer has a page that explains it.
+    Each problem that a route may return has an explanation.
     """
     named = {problem.code for route in ROUTES for problem in route.problems}
 
@@ -172,11 +172,11 @@ def test_every_problem_of_a_route_is_in_the_table() -> None:
         ("PUT", "/docs", 405, "method_not_allowed"),
     ],
 )
-def test_what_flask_refuses_is_a_problem_too(
+def test_an_error_of_flask_is_a_problem_too(
     teller: Teller, method: str, path: str, status: int, code: str
 ) -> None:
     """
-    No HTML, no redirect.
+    An error of Flask is neither HTML nor a redirect.
     """
     answer = teller.client.call(method, path)
 
@@ -188,7 +188,7 @@ def test_what_flask_refuses_is_a_problem_too(
 
 def test_the_pages_load_nothing_from_outside(teller: Teller) -> None:
     """
-    No script, no link to another host, and a policy that says so; every route is on the page.
+    The pages have no script and no resource of another host. Their policy forbids both, and they list every route.
     """
     page = teller.client.get("/docs")
     html = page.data.decode()

@@ -1,6 +1,5 @@
 """
-Withdrawals that wait: for the account's code, and for the word of another person. What follows is decided by batches
-that the test drains.
+Withdrawals that await a code of the account, or the approval of another person. The test runs the batches.
 """
 
 from __future__ import annotations
@@ -27,7 +26,9 @@ ADA = "Ada@example.com"
 @pytest.fixture
 def bank(teller: Teller) -> Iterator[Teller]:
     """
-    A balance of 1,000: above 100 with a code, above 500 with an approval, too. The books must be right in the end.
+    A balance of 1,000. Withdrawals above 100 need a code, and above 500 also an approval.
+
+    At the end `verify` must find no discrepancy.
     """
     teller.open("bank", "balance", 1_000, confirm_above=100, approve_above=500)
     assert teller.client.put("/v1/accounts/u", {"email": ADA}).status_code == 200
@@ -37,7 +38,7 @@ def bank(teller: Teller) -> Iterator[Teller]:
 
 
 def send(teller: Teller) -> dict[str, str]:
-    """What a courier sends now: the digits for each request."""
+    """Send the codes that are due, as a courier does. Returns the digits for each request."""
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
@@ -47,20 +48,20 @@ def send(teller: Teller) -> dict[str, str]:
 
 
 def own(teller: Teller, statement: str, *parameters: object) -> Any:
-    """As the owner of the database."""
+    """Execute a statement as the owner of the database. Returns its rows, if any."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         cursor = connection.execute(statement.encode(), parameters)
         return cursor.fetchall() if cursor.description else None
 
 
 def cool_down(teller: Teller) -> None:
-    """The cooldown of all destinations is over."""
+    """End the cooldown of all destinations."""
     own(teller, "UPDATE code_turns SET taken_at = taken_at - interval '60 s'")
     own(teller, "UPDATE codes SET due_at = now() WHERE due_at IS NOT NULL")
 
 
 def sweep(teller: Teller) -> None:
-    """What the sweep of a worker does, and the batches after it."""
+    """Expire unconfirmed withdrawals as the sweep of a worker does, and run the batches."""
     with connections.connect(
         teller.settings.worker_database_url, application_name="test sweep"
     ) as connection:
@@ -68,19 +69,19 @@ def sweep(teller: Teller) -> None:
     teller.drain()
 
 
-def where(teller: Teller, request: str) -> str:
-    """Stage, code or status."""
+def state(teller: Teller, request: str) -> str:
+    """Return the stage, the error code or the status of a request."""
     document = teller.admin.get(f"/v1/requests/{request}").json
     return str(document["stage"] or (document["error"] or {}).get("code") or document["status"])
 
 
-def confirm(who: Client, request: str, code: str) -> Reply:
-    """With a code."""
-    return who.post(f"/v1/requests/{request}/confirm", {"code": code})
+def confirm(client: Client, request: str, code: str) -> Reply:
+    """Confirm a request with a code."""
+    return client.post(f"/v1/requests/{request}/confirm", {"code": code})
 
 
 def confirmed(teller: Teller, amount: int = 300) -> str:
-    """A withdrawal whose code came and was typed in, decided."""
+    """Submit a withdrawal, confirm it with its code and decide it. Returns its id."""
     request = teller.withdraw("bank", amount)
     assert confirm(teller.client, request, send(teller)[request]).status_code == 202
     teller.drain()
@@ -89,18 +90,18 @@ def confirmed(teller: Teller, amount: int = 300) -> str:
 
 
 def wrong(right: str) -> str:
-    """Another code."""
+    """Return another code."""
     return f"{(int(right) + 1) % 1_000_000:06}"
 
 
 def history(teller: Teller, request: str) -> list[tuple[str, str, str]]:
-    """The states it came to: stage or status, by whom, and what is said of it."""
+    """Return the stage or status, the actor and the detail of each event of a request."""
     events = teller.client.get(f"/v1/requests/{request}/events").json["data"]
     return [(one["stage"] or one["status"], one["actor"].partition(" ")[0], one["detail"]) for one in events]
 
 
 def audit(teller: Teller, request: str) -> list[tuple[str, str, str | None]]:
-    """What the audit has on a request, oldest first."""
+    """Return the audit of a request, oldest first."""
     lines = teller.admin.get("/v1/admin/audit?limit=100").json["data"]
     return [
         (line["action"], line["actor"].partition(" ")[0], line["reason"])
@@ -112,22 +113,22 @@ def audit(teller: Teller, request: str) -> list[tuple[str, str, str | None]]:
 # ---------------------------------------------------------------- above confirm_above
 
 
-def test_up_to_the_threshold_nobody_is_asked(bank: Teller) -> None:
+def test_a_withdrawal_up_to_the_threshold_needs_no_code(bank: Teller) -> None:
     """
-    100 of 100 goes at once, and no code is made.
+    A withdrawal of exactly the threshold completes at once, and no code is made.
     """
     request = bank.withdraw("bank", 100)
 
-    assert (where(bank, request), bank.quantities("bank")) == ("completed", (900, 0))
+    assert (state(bank, request), bank.quantities("bank")) == ("completed", (900, 0))
     assert send(bank) == {}
 
 
-def test_above_it_nothing_is_taken_until_the_code_is_typed_in(bank: Teller) -> None:
+def test_a_withdrawal_above_the_threshold_takes_nothing_until_its_code_is_confirmed(bank: Teller) -> None:
     """
-    Found in its turn, told by mail, confirmed, decided; all of it in its history and the audit.
+    The withdrawal awaits its code, is confirmed and completes. Events and audit show each step.
     """
     request = bank.withdraw("bank", 101)
-    assert (where(bank, request), bank.quantities("bank")) == ("awaiting_confirmation", (1_000, 0))
+    assert (state(bank, request), bank.quantities("bank")) == ("awaiting_confirmation", (1_000, 0))
     [(sent_for, code)] = send(bank).items()
     assert sent_for == request
 
@@ -136,30 +137,30 @@ def test_above_it_nothing_is_taken_until_the_code_is_typed_in(bank: Teller) -> N
     assert answer.headers["Location"] == f"/v1/requests/{request}"
     bank.drain()
 
-    assert (where(bank, request), bank.quantities("bank")) == ("completed", (899, 0))
-    me = bank.client.id
+    assert (state(bank, request), bank.quantities("bank")) == ("completed", (899, 0))
+    client = bank.client.id
     assert history(bank, request) == [
-        ("queued", me, "accepted"),
+        ("queued", client, "accepted"),
         ("awaiting_confirmation", "teller", "waits for its code"),
-        ("completed", me, "confirmed"),
+        ("completed", client, "confirmed"),
     ]
-    assert audit(bank, request) == [("confirm", me, None)]
+    assert audit(bank, request) == [("confirm", client, None)]
     assert own(bank, "SELECT count(*) FROM codes") == [(0,)]
 
 
-def test_whoever_cannot_be_asked_is_refused(bank: Teller) -> None:
+def test_an_account_without_an_address_is_refused(bank: Teller) -> None:
     """
-    No address, no code; and who has too little is told that, whatever his address.
+    A code needs an address. Insufficient funds are reported first, with or without an address.
     """
-    assert where(bank, bank.withdraw("bank", 300, account="nobody")) == "no_contact"
-    assert where(bank, bank.withdraw("bank", 3_000, account="nobody")) == "insufficient_funds"
-    assert where(bank, bank.withdraw("bank", 3_000)) == "insufficient_funds"
+    assert state(bank, bank.withdraw("bank", 300, account="nobody")) == "no_contact"
+    assert state(bank, bank.withdraw("bank", 3_000, account="nobody")) == "insufficient_funds"
+    assert state(bank, bank.withdraw("bank", 3_000)) == "insufficient_funds"
     assert send(bank) == {}
 
 
-def test_a_wrong_code_changes_nothing_and_the_fifth_is_the_last(bank: Teller) -> None:
+def test_a_wrong_code_changes_nothing_and_the_fifth_ends_the_code(bank: Teller) -> None:
     """
-    Counted, told, and then dead: only a new code helps.
+    Each wrong code returns the remaining attempts. After the fifth, only a new code confirms the request.
     """
     request = bank.withdraw("bank", 300)
     code = send(bank)[request]
@@ -174,12 +175,12 @@ def test_a_wrong_code_changes_nothing_and_the_fifth_is_the_last(bank: Teller) ->
     again = send(bank)[request]
     assert confirm(bank.client, request, again).status_code == 202
     bank.drain()
-    assert where(bank, request) == "completed"
+    assert state(bank, request) == "completed"
 
 
 def test_the_code_of_one_request_confirms_no_other(bank: Teller) -> None:
     """
-    Bound to its request; nor is it one of those that `/v1/codes/verify` knows.
+    A code confirms its own request only, and `/v1/codes/verify` does not accept it.
     """
     first, second = bank.withdraw("bank", 300), bank.withdraw("bank", 301)
     code = send(bank)[first]
@@ -194,9 +195,9 @@ def test_the_code_of_one_request_confirms_no_other(bank: Teller) -> None:
     assert confirm(bank.client, first, code).status_code == 202
 
 
-def test_of_twenty_who_confirm_at_once_one_is_told_so_and_it_is_taken_once(bank: Teller) -> None:
+def test_one_of_twenty_simultaneous_confirmations_is_accepted(bank: Teller) -> None:
     """
-    Single use at any concurrency.
+    One confirmation returns 202, and the amount is taken once.
     """
     request = bank.withdraw("bank", 300)
     code = send(bank)[request]
@@ -208,13 +209,13 @@ def test_of_twenty_who_confirm_at_once_one_is_told_so_and_it_is_taken_once(bank:
     bank.drain()
 
     assert answers.count(202) == 1
-    assert set(answers) <= {202, 422, 503}  # 503: a busy machine; they got nothing
-    assert (where(bank, request), bank.quantities("bank")) == ("completed", (700, 0))
+    assert set(answers) <= {202, 422, 503}  # 503 on a busy machine, without a result
+    assert (state(bank, request), bank.quantities("bank")) == ("completed", (700, 0))
 
 
-def test_during_a_cooldown_the_code_is_sent_as_soon_as_that_is_over(bank: Teller) -> None:
+def test_a_code_during_a_cooldown_is_sent_when_the_cooldown_ends(bank: Teller) -> None:
     """
-    The account was just given a code for something else: the withdrawal waits, and so does its lifetime.
+    The code waits for the end of the cooldown, and its lifetime begins when it is sent.
     """
     assert bank.client.post("/v1/codes", {"destination": ADA}).status_code == 202
     request = bank.withdraw("bank", 300)
@@ -234,9 +235,9 @@ def test_during_a_cooldown_the_code_is_sent_as_soon_as_that_is_over(bank: Teller
     assert 598 <= lifetime <= 600
 
 
-def test_of_several_that_wait_one_is_sent_each_time(bank: Teller) -> None:
+def test_codes_of_several_withdrawals_are_sent_one_a_minute(bank: Teller) -> None:
     """
-    Three large withdrawals of one account: a code a minute, the oldest first.
+    One account gets a code a minute, for its oldest withdrawal first.
     """
     requests = [bank.withdraw("bank", 101 + number) for number in range(3)]
 
@@ -247,9 +248,9 @@ def test_of_several_that_wait_one_is_sent_each_time(bank: Teller) -> None:
         cool_down(bank)
 
 
-def test_a_code_can_be_sent_again_after_the_cooldown(bank: Teller) -> None:
+def test_a_code_can_be_requested_again_after_the_cooldown(bank: Teller) -> None:
     """
-    429 before; after it a new code, to the address as it is now, and the old one is invalid.
+    During the cooldown it returns 429. The new code goes to the present address, and the old code is invalid.
     """
     request = bank.withdraw("bank", 300)
     old = send(bank)[request]
@@ -265,32 +266,32 @@ def test_a_code_can_be_sent_again_after_the_cooldown(bank: Teller) -> None:
     assert confirm(bank.client, request, old).json["code"] == "code_invalid"
     assert confirm(bank.client, request, new).status_code == 202
     bank.drain()
-    assert where(bank, request) == "completed"
+    assert state(bank, request) == "completed"
     assert [line[0] for line in audit(bank, request)] == ["code_sent_again", "confirm"]
 
 
-def test_not_confirmed_in_time_it_is_cancelled(bank: Teller) -> None:
+def test_an_unconfirmed_withdrawal_is_cancelled_when_its_code_expires(bank: Teller) -> None:
     """
-    The lifetime of the last code, counted from its sending; nothing was taken, and the code confirms nothing more.
+    The lifetime begins when the last code is sent. Nothing was taken, and the code no longer confirms.
     """
     request = bank.withdraw("bank", 300)
-    sweep(bank)  # not sent yet: it has all the time there is
+    sweep(bank)  # the code is not sent yet, so it does not expire
     code = send(bank)[request]
     sweep(bank)
-    assert where(bank, request) == "awaiting_confirmation"
+    assert state(bank, request) == "awaiting_confirmation"
     own(bank, "UPDATE codes SET expires_at = clock_timestamp()")
     sweep(bank)
 
-    assert (where(bank, request), bank.quantities("bank")) == ("confirmation_expired", (1_000, 0))
+    assert (state(bank, request), bank.quantities("bank")) == ("confirmation_expired", (1_000, 0))
     assert bank.admin.get(f"/v1/requests/{request}").json["status"] == "cancelled"
     late = confirm(bank.client, request, code)
     assert (late.status_code, late.json["code"]) == (409, "not_awaiting_confirmation")
     assert bank.client.post(f"/v1/requests/{request}/code").json["code"] == "not_awaiting_confirmation"
 
 
-def test_while_its_code_is_still_being_sent_no_time_is_up(bank: Teller) -> None:
+def test_a_code_that_is_not_sent_yet_does_not_expire(bank: Teller) -> None:
     """
-    The mail server was away for longer than a lifetime: the code that comes in the end is as good as any.
+    If the mail server is unavailable for longer than the lifetime, the late code is still valid.
     """
     request = bank.withdraw("bank", 300)
     with (
@@ -308,9 +309,9 @@ def test_while_its_code_is_still_being_sent_no_time_is_up(bank: Teller) -> None:
     assert confirm(bank.client, request, send(bank)[request]).status_code == 202
 
 
-def test_a_code_that_is_lost_is_found_out(bank: Teller) -> None:
+def test_a_missing_code_is_a_discrepancy(bank: Teller) -> None:
     """
-    Nothing would ever end the waiting: `teller verify` says so.
+    Without the row of its code a withdrawal would wait forever, so `teller verify` reports it.
     """
     request = bank.withdraw("bank", 300)
     with connections.connect(bank.settings.database_url, application_name="test") as connection:
@@ -322,9 +323,9 @@ def test_a_code_that_is_lost_is_found_out(bank: Teller) -> None:
     bank.drain()
 
 
-def test_a_new_code_gives_new_time_also_when_the_end_was_on_its_way(bank: Teller) -> None:
+def test_a_new_code_prevents_an_expiry_that_is_already_queued(bank: Teller) -> None:
     """
-    The sweep saw the first code run out; the second came before the batch.
+    The sweep queued the expiry of the first code. A second code before the batch keeps the withdrawal waiting.
     """
     request = bank.withdraw("bank", 300)
     send(bank)
@@ -336,13 +337,13 @@ def test_a_new_code_gives_new_time_also_when_the_end_was_on_its_way(bank: Teller
     assert bank.client.post(f"/v1/requests/{request}/code").status_code == 202
     bank.drain()
 
-    assert where(bank, request) == "awaiting_confirmation"
+    assert state(bank, request) == "awaiting_confirmation"
     assert confirm(bank.client, request, send(bank)[request]).status_code == 202
 
 
-def test_confirmed_it_is_decided_like_a_new_one_in_the_place_it_gets_then(bank: Teller) -> None:
+def test_a_confirmed_withdrawal_is_decided_like_a_new_one(bank: Teller) -> None:
     """
-    Who came meanwhile is before it, and all checks are made again.
+    Its place in the queue is that of the confirmation, and all checks are repeated.
     """
     request = bank.withdraw("bank", 450)
     code = send(bank)[request]
@@ -351,28 +352,28 @@ def test_confirmed_it_is_decided_like_a_new_one_in_the_place_it_gets_then(bank: 
     confirm(bank.client, request, code)
     bank.drain()
 
-    assert (where(bank, request), bank.quantities("bank")) == ("insufficient_funds", (300, 0))
+    assert (state(bank, request), bank.quantities("bank")) == ("insufficient_funds", (300, 0))
 
 
-def test_cancelled_while_it_waits_it_is_over(bank: Teller) -> None:
+def test_a_waiting_withdrawal_can_be_cancelled(bank: Teller) -> None:
     """
-    For a code, or for an approval: nothing was taken, and nothing follows.
+    A withdrawal that awaits a code or an approval is cancelled without an entry.
     """
     approving, waiting = confirmed(bank, 600), bank.withdraw("bank", 300)
     for request, stage in ((waiting, "awaiting_confirmation"), (approving, "awaiting_approval")):
-        assert where(bank, request) == stage
+        assert state(bank, request) == stage
         assert bank.client.post(f"/v1/requests/{request}/cancel").status_code == 202
     bank.drain()
 
-    assert [where(bank, request) for request in (waiting, approving)] == ["cancelled_by_client"] * 2
+    assert [state(bank, request) for request in (waiting, approving)] == ["cancelled_by_client"] * 2
     assert bank.client.post(f"/v1/requests/{waiting}/code").status_code == 409
     assert bank.operator.post(f"/v1/admin/requests/{approving}/approve").status_code == 409
     assert bank.quantities("bank") == (1_000, 0)
 
 
-def test_only_its_own_client_confirms_it(bank: Teller) -> None:
+def test_only_its_own_client_confirms_a_request(bank: Teller) -> None:
     """
-    Another client's request is 404, with the right code, too.
+    For another client the request does not exist, even with the right code.
     """
     request = bank.withdraw("bank", 300)
     code = send(bank)[request]
@@ -385,28 +386,28 @@ def test_only_its_own_client_confirms_it(bank: Teller) -> None:
 # ---------------------------------------------------------------- above approve_above
 
 
-def test_above_both_thresholds_it_is_confirmed_and_then_approved(bank: Teller) -> None:
+def test_a_withdrawal_above_both_thresholds_is_confirmed_and_then_approved(bank: Teller) -> None:
     """
-    First the code, then the word of somebody else, then the money.
+    First comes the code, then another person's approval, then the debit.
     """
     request = confirmed(bank, 600)
-    assert (where(bank, request), bank.quantities("bank")) == ("awaiting_approval", (1_000, 0))
+    assert (state(bank, request), bank.quantities("bank")) == ("awaiting_approval", (1_000, 0))
     answer = bank.operator.post(f"/v1/admin/requests/{request}/approve", {"reason": "I called her"})
     assert answer.status_code == 202
     bank.drain()
 
-    assert (where(bank, request), bank.quantities("bank")) == ("completed", (400, 0))
-    me, she = bank.client.id, bank.operator.id
+    assert (state(bank, request), bank.quantities("bank")) == ("completed", (400, 0))
+    client, operator = bank.client.id, bank.operator.id
     assert history(bank, request)[2:] == [
-        ("awaiting_approval", me, "confirmed; waits for another person's approval"),
-        ("completed", she, "approved"),
+        ("awaiting_approval", client, "confirmed; waits for another person's approval"),
+        ("completed", operator, "approved"),
     ]
-    assert audit(bank, request) == [("confirm", me, None), ("approve", she, "I called her")]
+    assert audit(bank, request) == [("confirm", client, None), ("approve", operator, "I called her")]
 
 
-def test_nobody_approves_what_his_own_client_asked_for(bank: Teller) -> None:
+def test_a_client_cannot_approve_its_own_request(bank: Teller) -> None:
     """
-    Scenario 28: refused, whatever the role; so is denying it.
+    Approving or denying a request of the caller's own client is refused, even for an admin.
     """
     bank.admin.put("/v1/accounts/u", {"email": ADA})
     body = {"resource": "bank", "account": "u", "amount": 600}
@@ -419,14 +420,14 @@ def test_nobody_approves_what_his_own_client_asked_for(bank: Teller) -> None:
         answer = bank.admin.post(f"/v1/admin/requests/{request}/{verdict}", {"reason": "mine"})
         assert (answer.status_code, answer.json["code"]) == (403, "approver_is_requester")
     bank.drain()
-    assert where(bank, request) == "awaiting_approval"
+    assert state(bank, request) == "awaiting_approval"
     assert bank.client.post(f"/v1/admin/requests/{request}/approve").status_code == 403
     assert audit(bank, request) == [("confirm", bank.admin.id, None)]
 
 
-def test_denied_it_is_rejected_with_the_reason(bank: Teller) -> None:
+def test_a_denied_withdrawal_is_rejected_with_the_reason(bank: Teller) -> None:
     """
-    Nothing was taken; the client reads why. A reason is needed.
+    A denial needs a reason. The client reads it, and nothing was taken.
     """
     request = confirmed(bank, 600)
     path = f"/v1/admin/requests/{request}/deny"
@@ -445,60 +446,60 @@ def test_denied_it_is_rejected_with_the_reason(bank: Teller) -> None:
     assert (again.status_code, again.json["code"]) == (409, "not_awaiting_approval")
 
 
-def test_of_two_verdicts_the_first_counts(bank: Teller) -> None:
+def test_the_first_of_two_verdicts_counts(bank: Teller) -> None:
     """
-    Both are recorded before the batch comes.
+    Both verdicts are accepted before the batch, which applies the first.
     """
     request = confirmed(bank, 600)
     assert bank.operator.post(f"/v1/admin/requests/{request}/deny", {"reason": "no"}).status_code == 202
     assert bank.admin.post(f"/v1/admin/requests/{request}/approve").status_code == 202
     bank.drain()
 
-    assert where(bank, request) == "denied"
+    assert state(bank, request) == "denied"
 
 
-def test_approved_it_is_decided_like_a_new_one(bank: Teller) -> None:
+def test_an_approved_withdrawal_is_decided_like_a_new_one(bank: Teller) -> None:
     """
-    What is left may not be enough any more.
+    All checks are repeated, so an approved withdrawal may still lack funds.
     """
     first, second = confirmed(bank, 600), confirmed(bank, 601)
     for request in (first, second):
         assert bank.operator.post(f"/v1/admin/requests/{request}/approve").status_code == 202
     bank.drain()
 
-    assert [where(bank, request) for request in (first, second)] == ["completed", "insufficient_funds"]
+    assert [state(bank, request) for request in (first, second)] == ["completed", "insufficient_funds"]
 
 
-def test_where_only_an_approval_is_asked_for_no_code_is_sent(teller: Teller) -> None:
+def test_a_withdrawal_that_needs_only_an_approval_gets_no_code(teller: Teller) -> None:
     """
-    Each threshold stands for itself; also without an address.
+    The thresholds are independent. An approval needs no address.
     """
     teller.open("vault", "balance", 1_000, approve_above=0)
     request = teller.withdraw("vault", 1)
-    assert where(teller, request) == "awaiting_approval"
+    assert state(teller, request) == "awaiting_approval"
     assert teller.operator.post(f"/v1/admin/requests/{request}/approve").status_code == 202
     teller.drain()
 
-    assert where(teller, request) == "completed"
+    assert state(teller, request) == "completed"
 
 
-def test_only_withdrawals_wait(bank: Teller) -> None:
+def test_only_withdrawals_need_a_code_or_an_approval(bank: Teller) -> None:
     """
-    A redemption of the same resource is no business of the thresholds.
+    A redemption of the same resource completes at once.
     """
     body = {"resource": "bank", "account": "u", "amount": 900}
     request = bank.client.post("/v1/redemptions", body).json["id"]
     bank.drain()
 
-    assert where(bank, request) == "completed"
+    assert state(bank, request) == "completed"
 
 
-# ---------------------------------------------------------------- with everything else
+# ---------------------------------------------------------------- with refunds, replays, gateways and deadlines
 
 
-def test_what_waits_can_be_neither_refunded_nor_replayed(bank: Teller) -> None:
+def test_a_waiting_withdrawal_can_be_neither_refunded_nor_replayed(bank: Teller) -> None:
     """
-    Nothing was taken, nothing is parked.
+    Nothing was taken that a refund could return, and nothing failed.
     """
     request = bank.withdraw("bank", 300)
     refund = bank.admin.post(f"/v1/admin/requests/{request}/refund", {"reason": "x"}).json["id"]
@@ -506,37 +507,37 @@ def test_what_waits_can_be_neither_refunded_nor_replayed(bank: Teller) -> None:
     bank.drain()
 
     assert replay.json["code"] == "not_failed"
-    assert (where(bank, refund), where(bank, request)) == ("outcome_pending", "awaiting_confirmation")
+    assert (state(bank, refund), state(bank, request)) == ("outcome_pending", "awaiting_confirmation")
 
 
-def test_behind_a_gateway_it_is_held_once_confirmed_and_a_replay_asks_for_no_second_code(
+def test_a_replay_after_a_gateway_failure_needs_no_second_code(
     teller: Teller,
 ) -> None:
     """
-    Confirmed, held, not answered, parked, replayed, paid; and given back by a refund.
+    A confirmed withdrawal is held, fails at the gateway, is replayed and paid. A refund returns the amount.
     """
     teller.open("bank", "balance", 1_000, confirm_above=100, gateway="sandbox")
     teller.client.put("/v1/accounts/u", {"email": ADA})
     request = confirmed(teller)
-    assert (where(teller, request), teller.quantities("bank")) == ("settling", (700, 300))
+    assert (state(teller, request), teller.quantities("bank")) == ("settling", (700, 300))
     teller.call_gateway(Answer("unknown", 503))
-    assert where(teller, request) == "gateway_unreachable"
+    assert state(teller, request) == "gateway_unreachable"
     assert teller.admin.post(f"/v1/admin/requests/{request}/replay", {"reason": "x"}).status_code == 202
     teller.drain()
     teller.call_gateway(Answer("done", 200))
 
-    assert (where(teller, request), teller.quantities("bank")) == ("completed", (700, 0))
+    assert (state(teller, request), teller.quantities("bank")) == ("completed", (700, 0))
     assert send(teller) == {}
     teller.admin.post(f"/v1/admin/requests/{request}/refund", {"reason": "x"})
     teller.drain()
-    assert (where(teller, request), teller.quantities("bank")) == ("refunded_by_admin", (1_000, 0))
+    assert (state(teller, request), teller.quantities("bank")) == ("refunded_by_admin", (1_000, 0))
 
 
-def test_parked_by_a_fault_and_replayed_it_asks_for_a_code_as_if_it_were_new(
+def test_a_replay_after_a_processor_error_needs_a_new_code(
     bank: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    What could not be decided after it was confirmed: nothing was taken, and the old code confirms nothing.
+    The withdrawal failed after its confirmation, before anything was taken. The old code no longer confirms it.
     """
     request = bank.withdraw("bank", 300)
     code = send(bank)[request]
@@ -548,20 +549,20 @@ def test_parked_by_a_fault_and_replayed_it_asks_for_a_code_as_if_it_were_new(
     with monkeypatch.context() as patched:
         patched.setattr("processor.domain.rules.waiting.begin", broken)
         bank.drain()
-    assert where(bank, request) == "processor_error"
+    assert state(bank, request) == "processor_error"
     bank.admin.post(f"/v1/admin/requests/{request}/replay", {"reason": "mended"})
     bank.drain()
-    assert where(bank, request) == "awaiting_confirmation"
+    assert state(bank, request) == "awaiting_confirmation"
     cool_down(bank)
     again = send(bank)[request]
     assert confirm(bank.client, request, again).status_code == 202
     bank.drain()
-    assert where(bank, request) == "completed"
+    assert state(bank, request) == "completed"
 
 
-def test_the_deadline_counts_while_it_waits(bank: Teller) -> None:
+def test_the_deadline_includes_the_time_of_waiting(bank: Teller) -> None:
     """
-    Confirmed too late, it is too late.
+    A withdrawal that is confirmed after its deadline is rejected.
     """
     soon = own(
         bank, "SELECT to_char((now() + interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')"
@@ -569,10 +570,10 @@ def test_the_deadline_counts_while_it_waits(bank: Teller) -> None:
     body = {"resource": "bank", "account": "u", "amount": 300, "apply_before": soon[0][0]}
     request = bank.client.post("/v1/withdrawals", body).json["id"]
     bank.drain()
-    assert where(bank, request) == "awaiting_confirmation"
+    assert state(bank, request) == "awaiting_confirmation"
     code = send(bank)[request]
     own(bank, "SELECT pg_sleep(extract(epoch FROM %s::timestamptz - clock_timestamp()))", soon[0][0])
     confirm(bank.client, request, code)
     bank.drain()
 
-    assert where(bank, request) == "deadline_passed"
+    assert state(bank, request) == "deadline_passed"
