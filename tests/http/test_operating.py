@@ -1,5 +1,5 @@
 """
-What those who run Teller see: partitions, health, metrics, logs, and errors that are nobody's fault.
+Operating: partitions, health, metrics, logs and faults of the infrastructure.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from tests.http.teller import Reply, Teller
 
 
-#: A resource of another partition than "a".
+#: A resource in another partition than "a".
 ELSEWHERE = next(name for name in "bcd" if partition_of(name, 64) != partition_of("a", 64))
 
 
 def test_a_paused_partition_accepts_and_decides_when_it_is_resumed(teller: Teller) -> None:
     """
-    The list says what waits and that it is paused; pausing twice is pausing once; the audit knows who and why.
+    A paused partition accepts requests and decides them after it is resumed. The audit has the pause with its reason.
     """
     teller.open("a")
     home = teller.admin.get("/v1/resources/a").json["partition"]
@@ -73,17 +73,17 @@ def test_a_paused_partition_accepts_and_decides_when_it_is_resumed(teller: Telle
 
 
 @pytest.mark.parametrize("number", ["64", "-1", "nonsense", "99999999999999999999", "%F0%9D%9F%97"])
-def test_what_is_no_partition_is_not_found(teller: Teller, number: str) -> None:
+def test_an_unknown_partition_is_not_found(teller: Teller, number: str) -> None:
     """
-    Beyond the last one, and no number at all.
+    A number outside the range, or text that is no number, returns 404.
     """
     for verb in ("pause", "resume"):
         assert teller.admin.post(f"/v1/admin/partitions/{number}/{verb}").status_code == 404
 
 
-def test_it_is_ready_when_the_servers_are_there(teller: Teller) -> None:
+def test_readyz_is_200_with_all_servers(teller: Teller) -> None:
     """
-    Without a key, and nothing is degraded.
+    The route needs no key. With PostgreSQL and Redis nothing is degraded.
     """
     application = teller.application.test_client()
 
@@ -91,9 +91,9 @@ def test_it_is_ready_when_the_servers_are_there(teller: Teller) -> None:
     assert application.get("/healthz").status_code == 200
 
 
-def test_without_redis_it_is_ready_and_accepts_but_degraded(settings: Settings, teller: Teller) -> None:
+def test_without_redis_the_api_accepts_and_is_degraded(settings: Settings, teller: Teller) -> None:
     """
-    Nothing that must not be lost is in Redis.
+    Redis holds nothing that a request needs, so the API accepts requests without it.
     """
     application = create_app(replace(settings, redis_url="redis://127.0.0.1:1"))
     try:
@@ -101,14 +101,14 @@ def test_without_redis_it_is_ready_and_accepts_but_degraded(settings: Settings, 
         assert client.get("/readyz").json == {"degraded": ["redis"]}
         assert client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
         eventually(lambda: application.extensions["teller"].doorbell.faults)
-        assert faults_told(client) >= 1
+        assert doorbell_faults(client) >= 1
     finally:
         application.extensions["teller"].close()
-    assert faults_told(teller.client) == 0
+    assert doorbell_faults(teller.client) == 0
 
 
-def faults_told(client: Client) -> float:
-    """Doorbells that did not ring, as the metrics have it."""
+def doorbell_faults(client: Client) -> float:
+    """Return the number of failed wake-ups, from the metrics."""
     lines = client.get("/metrics").data.decode().splitlines()
     [line] = [line for line in lines if line.startswith("teller_doorbell_faults_total ")]
     return float(line.split()[1])
@@ -118,7 +118,7 @@ def test_without_postgresql_everything_is_503_within_three_seconds(
     settings: Settings, teller: Teller
 ) -> None:
     """
-    With Retry-After, and readyz says what is missing; the process lives.
+    Every call returns 503 with Retry-After. /readyz names PostgreSQL, and /healthz stays 200.
     """
     application = create_app(replace(settings, api_database_url="postgresql://127.0.0.1:1/nothing"))
     try:
@@ -138,42 +138,40 @@ def test_without_postgresql_everything_is_503_within_three_seconds(
 
 @contextlib.contextmanager
 def silent_postgres(url: str) -> Iterator[None]:
-    """SIGSTOP for all of its processes: it takes connections, as the kernel does that for it, and never answers."""
+    """Stop PostgreSQL with SIGSTOP. The kernel still accepts connections, but no process answers."""
     with connections.connect(url, application_name="test") as connection:
         [(backend,)] = connection.execute("SELECT pg_backend_pid()").fetchall()
         postmaster = psutil.Process(backend).parent()
     assert postmaster is not None
-    everyone = [postmaster, *postmaster.children(recursive=True)]
+    processes = [postmaster, *postmaster.children(recursive=True)]
     try:
-        for process in everyone:
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
         yield
     finally:
-        for process in everyone:
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
 
 
-def test_a_postgresql_that_says_nothing_is_503_within_three_seconds_too(
-    settings: Settings, teller: Teller
-) -> None:
+def test_a_stopped_postgresql_is_503_within_three_seconds(settings: Settings, teller: Teller) -> None:
     """
-    Its own timeouts cannot help when it is stopped. Fifty who ask at once are all told in time, twice; when it goes
-    on, so does the API, within 5 s.
+    A stopped PostgreSQL cannot apply its own timeouts. Two rounds of fifty simultaneous calls all return 503 in time.
+    When PostgreSQL continues, the API recovers within 5 s.
     """
     paths = ("/v1/requests", "/readyz", "/v1/resources", "/v1/accounts/u", "/v1/webhooks")
-    people = [teller.client, teller.other]
-    for who, path in itertools.product(people, paths):
-        assert who.get(path).status_code in (200, 404)
+    callers = [teller.client, teller.other]
+    for caller, path in itertools.product(callers, paths):
+        assert caller.get(path).status_code in (200, 404)
 
     def ask(number: int) -> tuple[int, str | None, float]:
         began = time.monotonic()
-        who = people[number % 2]
+        caller = callers[number % 2]
         if number % 7 == 0:
-            answer = who.post("/v1/redemptions", {"resource": "a", "account": "u"})
+            answer = caller.post("/v1/redemptions", {"resource": "a", "account": "u"})
         else:
-            answer = who.get(paths[number % len(paths)])
+            answer = caller.get(paths[number % len(paths)])
         return answer.status_code, answer.headers.get("Retry-After"), time.monotonic() - began
 
     limit = Deadline(3.5)
@@ -186,11 +184,9 @@ def test_a_postgresql_that_says_nothing_is_503_within_three_seconds_too(
     assert limit.is_met(slowest), f"{slowest:.2f} s, and not within {limit}"
 
 
-def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
-    settings: Settings, teller: Teller
-) -> None:
+def test_a_query_during_which_postgresql_stops_is_503_in_time(settings: Settings, teller: Teller) -> None:
     """
-    It had its connection, and asked its question: it gets no answer, and waits no longer than the others.
+    The query was already sent on an open connection. It ends with the deadline of the request.
     """
     assert teller.client.get("/v1/requests").status_code == 200
     owner = connections.connect(settings.database_url, application_name="test owner")
@@ -208,7 +204,7 @@ def test_a_read_that_is_under_way_when_postgresql_falls_silent_is_503_in_time(
 
 def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Teller) -> None:
     """
-    The key was waited for until PostgreSQL let it be read; what is left then is not the whole three seconds again.
+    All waits of a request share one deadline. A long wait for the key leaves less time for the intake.
     """
     keys, requests = (
         connections.connect(settings.database_url, application_name="test owner") for _ in range(2)
@@ -227,11 +223,11 @@ def test_the_waits_of_one_request_have_one_limit(settings: Settings, teller: Tel
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
 
 
-def test_what_is_not_waited_for_a_database_costs_no_patience(
+def test_the_deadline_counts_only_waits_for_the_database(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    A client who is slow to send, or a race of the lab, may take as long as they do: the database is there.
+    A slow body does not use up the time for the database.
     """
     deadline_seconds = 0.5
     monkeypatch.setattr(deadline, "DEADLINE_SECONDS", deadline_seconds)
@@ -254,9 +250,9 @@ def test_what_is_not_waited_for_a_database_costs_no_patience(
     assert answer.status_code == 202
 
 
-def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: Settings) -> None:
+def test_a_statement_without_an_answer_ends_with_its_connection(settings: Settings) -> None:
     """
-    PostgreSQL falls silent in the middle of a transaction: a fault of the infrastructure, and the connection ends.
+    If PostgreSQL stops within a transaction, the statement raises DatabaseUnavailable and its connection is closed.
     """
     connection = connections.connect(
         settings.api_database_url, application_name="test", answer_timeout_seconds=0.5
@@ -273,9 +269,11 @@ def test_a_statement_that_is_never_answered_ends_with_its_connection(settings: S
     assert connection.closed
 
 
-def test_a_database_of_another_partition_count_is_not_written_to(settings: Settings, teller: Teller) -> None:
+def test_a_database_with_another_number_of_partitions_gets_no_requests(
+    settings: Settings, teller: Teller
+) -> None:
     """
-    A request in the wrong partition would be decided out of turn: 503, and readyz names the schema.
+    Requests in wrong partitions would be decided out of order. So they return 503, and /readyz names the schema.
     """
     application = create_app(replace(settings, partitions=63))
     try:
@@ -287,11 +285,11 @@ def test_a_database_of_another_partition_count_is_not_written_to(settings: Setti
     assert teller.client.get("/v1/requests").json["data"] == []
 
 
-# The writer's own death is what the test is about.
+# The test kills the thread of the writer.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_writer_is_told_by_healthz(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_healthz_reports_a_dead_writer(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The caller it died on is answered, and whoever watches over the process sees it.
+    The call that the writer was processing returns 503, and /healthz returns 500.
     """
 
     def die(*_: Any) -> None:
@@ -306,9 +304,9 @@ def test_a_dead_writer_is_told_by_healthz(teller: Teller, monkeypatch: pytest.Mo
     assert (health.status_code, health.json) == (500, {"status": "dying"})
 
 
-def test_a_saturated_partition_answers_503_and_stores_nothing(settings: Settings, teller: Teller) -> None:
+def test_a_saturated_partition_returns_503_and_stores_nothing(settings: Settings, teller: Teller) -> None:
     """
-    As soon as the gauge sees it; another partition goes on accepting, and an item of a batch says it for itself.
+    Above the limit, single requests and items of batches return 503. Other partitions accept requests.
     """
     application = create_app(replace(settings, backlog_limit=3))
 
@@ -329,9 +327,9 @@ def test_a_saturated_partition_answers_503_and_stores_nothing(settings: Settings
         application.extensions["teller"].close()
 
 
-def test_a_mistake_of_ours_shows_nothing_of_itself(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_hides_its_cause(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    500 as a problem with the request id; the reason is in the log alone.
+    The problem has the request id. Only the log has the exception.
     """
 
     def break_down(*_: Any, **__: Any) -> None:
@@ -350,7 +348,7 @@ def test_a_mistake_of_ours_shows_nothing_of_itself(teller: Teller, monkeypatch: 
 
 def test_each_request_has_one_log_line_and_one_id(teller: Teller) -> None:
     """
-    The route and not the address, the client and not the key; a sane id is taken over, another is not.
+    The line has the route and the client, but no address and no key. Only a valid request id is kept.
     """
     with structlog.testing.capture_logs() as lines:
         kept = teller.client.get("/v1/resources/unknown", X_Request_Id="abc-1")
@@ -372,9 +370,9 @@ def test_each_request_has_one_log_line_and_one_id(teller: Teller) -> None:
     assert replaced.headers["X-Request-Id"] not in ("", "a b\tc")
 
 
-def test_what_was_answered_is_counted(teller: Teller) -> None:
+def test_answers_are_counted(teller: Teller) -> None:
     """
-    By route and status, with latencies, and what intake wrote.
+    The metrics count answers and latencies by route and status, and the requests that the intake wrote.
     """
     for _ in range(3):
         teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
@@ -391,9 +389,9 @@ def test_what_was_answered_is_counted(teller: Teller) -> None:
     assert "secret-token" not in text.data.decode()
 
 
-def test_two_hundred_simultaneous_clients_lose_nothing(teller: Teller) -> None:
+def test_two_hundred_simultaneous_calls_lose_no_request(teller: Teller) -> None:
     """
-    Each gets its own request, durable.
+    Each call makes a request of its own, and each request is decided.
     """
     together = threading.Barrier(200)
     seen: list[str] = []

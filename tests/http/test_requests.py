@@ -1,5 +1,5 @@
 """
-Requests are made and read back over HTTP.
+Requests over HTTP: made, read, listed and cancelled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 
 
-def test_an_accepted_request_is_processing_and_says_where_it_can_be_read(teller: Teller) -> None:
+def test_an_accepted_request_is_processing_and_has_a_location(teller: Teller) -> None:
     """
-    202, the document of the contract to the field, Location, Retry-After and an ETag.
+    The answer is 202 with exactly the documented fields, Location, Retry-After and an ETag.
     """
     answer = teller.client.post("/v1/redemptions", {**REDEMPTION, "metadata": {"order": "A-17"}})
 
@@ -53,9 +53,9 @@ def test_an_accepted_request_is_processing_and_says_where_it_can_be_read(teller:
     assert "Preference-Applied" not in answer.headers
 
 
-def test_a_request_goes_from_queued_to_completed_and_its_story_can_be_read(teller: Teller) -> None:
+def test_a_request_goes_from_queued_to_completed(teller: Teller) -> None:
     """
-    GET, entries and events tell the same story; position is there only while it is queued.
+    Request, entries and events agree. Only a queued request has a position.
     """
     teller.open("sneaker")
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
@@ -83,11 +83,11 @@ def test_a_request_goes_from_queued_to_completed_and_its_story_can_be_read(telle
     assert all(set(event) == {"at", "status", "stage", "actor", "detail"} for event in events["data"])
 
 
-def test_the_position_counts_who_is_ahead_in_the_same_partition_and_stops_at_a_thousand(
+def test_the_position_counts_requests_ahead_in_the_partition_up_to_a_thousand(
     teller: Teller,
 ) -> None:
     """
-    The third of three has two ahead of it; the 1,002nd and the one after it say 1,000.
+    The third of three requests has the position 2. Beyond a thousand, the position is always 1,000.
     """
     items = [{"kind": "redemption", "idempotency_key": f"k{i}", **REDEMPTION} for i in range(1_000)]
     results = teller.client.post("/v1/batches", {"requests": items}).json["results"]
@@ -104,7 +104,7 @@ def test_the_position_counts_who_is_ahead_in_the_same_partition_and_stops_at_a_t
 
 def test_an_unchanged_request_is_not_sent_again(teller: Teller) -> None:
     """
-    If-None-Match answers 304 until the request changes, also when only its position did.
+    If-None-Match returns 304 until the request, or its position, changes.
     """
     teller.open("sneaker")
     teller.client.post("/v1/redemptions", REDEMPTION)
@@ -129,9 +129,9 @@ def test_an_unchanged_request_is_not_sent_again(teller: Teller) -> None:
     assert unchanged.headers["ETag"] == changed.headers["ETag"]
 
 
-def test_the_same_request_fifty_times_at_once_is_one_request_and_49_replays(teller: Teller) -> None:
+def test_fifty_simultaneous_calls_with_one_key_make_one_request(teller: Teller) -> None:
     """
-    One key, one body, 50 callers at the same instant: all get the same request, 49 are told it is a replay.
+    All 50 calls return the same request, and 49 of them are marked as replays.
     """
     together = threading.Barrier(50)
 
@@ -140,8 +140,8 @@ def test_the_same_request_fifty_times_at_once_is_one_request_and_49_replays(tell
         answer = teller.client.post("/v1/redemptions", REDEMPTION, key="the-one")
         return answer.status_code, answer.json["id"], answer.headers.get("Idempotency-Replayed")
 
-    with ThreadPoolExecutor(50) as people:
-        answers = list(people.map(send, range(50)))
+    with ThreadPoolExecutor(50) as callers:
+        answers = list(callers.map(send, range(50)))
 
     assert {status for status, _, _ in answers} == {202}
     assert len({named for _, named, _ in answers}) == 1
@@ -149,9 +149,9 @@ def test_the_same_request_fifty_times_at_once_is_one_request_and_49_replays(tell
     assert len(teller.client.get("/v1/requests").json["data"]) == 1
 
 
-def test_a_replay_of_a_final_request_answers_200_with_what_it_is_now(teller: Teller) -> None:
+def test_a_replay_returns_the_present_state(teller: Teller) -> None:
     """
-    202 while it is processing, 200 once it is final, and nothing happens a second time.
+    A replay returns 202 while the request is processing and 200 when it is final. It takes nothing again.
     """
     teller.open("sneaker")
     first = teller.client.post("/v1/redemptions", REDEMPTION, key="k")
@@ -177,9 +177,9 @@ def test_a_replay_of_a_final_request_answers_200_with_what_it_is_now(teller: Tel
         ("a b", '"a b"', True),
     ],
 )
-def test_a_key_means_the_same_bare_and_quoted(teller: Teller, first: str, second: str, same: bool) -> None:
+def test_a_key_may_be_quoted(teller: Teller, first: str, second: str, same: bool) -> None:
     """
-    Quotes belong to the header's syntax, not to the key.
+    Quotes are part of the header's syntax, not of the key.
     """
     one = teller.client.post("/v1/redemptions", REDEMPTION, key=first)
     two = teller.client.post("/v1/redemptions", REDEMPTION, key=second)
@@ -203,7 +203,7 @@ def test_a_key_is_1_to_255_printable_characters(
     teller: Teller, key: str, status: int, code: str | None
 ) -> None:
     """
-    What is no key is refused, and nothing is stored.
+    Any other key is refused, and no request is stored.
     """
     answer = teller.client.post("/v1/redemptions", REDEMPTION, key=key)
 
@@ -211,9 +211,9 @@ def test_a_key_is_1_to_255_printable_characters(
     assert len(teller.client.get("/v1/requests").json["data"]) == (1 if status == 202 else 0)
 
 
-def test_a_key_stands_for_its_body_and_its_client(teller: Teller) -> None:
+def test_a_key_belongs_to_its_body_and_its_client(teller: Teller) -> None:
     """
-    Another body, kind or resource under the same key is refused; another client's same key is another key.
+    Another body, kind or resource with the same key is refused. Another client may use the same key.
     """
     body = {**REDEMPTION, "amount": 2}
     first = teller.client.post("/v1/redemptions", body, key="k")
@@ -232,9 +232,9 @@ def test_a_key_stands_for_its_body_and_its_client(teller: Teller) -> None:
     assert teller.admin.post("/v1/resources/b/close", key="c").json["code"] == "idempotency_key_reused"
 
 
-def test_a_default_that_is_spelled_out_is_another_body(teller: Teller) -> None:
+def test_an_explicit_default_is_another_body(teller: Teller) -> None:
     """
-    The fingerprint is of what was sent, before defaults.
+    The fingerprint is computed from the body as it was sent, without defaults.
     """
     teller.client.post("/v1/redemptions", REDEMPTION, key="k")
     answer = teller.client.post("/v1/redemptions", {**REDEMPTION, "amount": 1}, key="k")
@@ -242,31 +242,31 @@ def test_a_default_that_is_spelled_out_is_another_body(teller: Teller) -> None:
     assert answer.json["code"] == "idempotency_key_reused"
 
 
-def test_lists_are_newest_first_and_a_cursor_goes_on_where_the_page_ended(teller: Teller) -> None:
+def test_lists_are_newest_first_with_stable_pages(teller: Teller) -> None:
     """
-    Three pages of two make up five, without gaps or doubles, also while new ones come in.
+    Pages of two contain five requests without gaps or repetitions, although new requests arrive meanwhile.
     """
     made = [teller.client.post("/v1/redemptions", REDEMPTION).json["id"] for _ in range(5)]
 
-    seen: list[str] = []
+    found: list[str] = []
     cursor = None
     sizes = []
     while True:
         page = teller.client.get("/v1/requests?limit=2" + (f"&cursor={cursor}" if cursor else "")).json
         teller.client.post("/v1/redemptions", REDEMPTION)
-        seen += [one["id"] for one in page["data"]]
+        found += [one["id"] for one in page["data"]]
         sizes.append(len(page["data"]))
         cursor = page["next_cursor"]
         if cursor is None:
             break
 
-    assert seen == made[::-1]
+    assert found == made[::-1]
     assert sizes == [2, 2, 1]
 
 
-def test_requests_are_found_by_status_kind_resource_and_account(teller: Teller) -> None:
+def test_requests_are_filtered_by_status_kind_resource_and_account(teller: Teller) -> None:
     """
-    Each filter alone, and several together.
+    Filters work alone and together.
     """
     teller.open("coin", "balance", 5)
     taken = teller.client.post("/v1/withdrawals", {"resource": "coin", "account": "ada", "amount": 5}).json[
@@ -291,10 +291,9 @@ def test_requests_are_found_by_status_kind_resource_and_account(teller: Teller) 
     assert found("account=nobody") == []
 
 
-def test_nobody_sees_what_is_another_clients(teller: Teller) -> None:
+def test_a_client_sees_only_its_own_requests(teller: Teller) -> None:
     """
-    Another client's request, its entries, its events and its cancelling are 404 for a client, and there for
-    operators and admins; lists hold one's own.
+    For another client the request, its entries, its events and its cancel are 404. Operators and admins see all.
     """
     teller.open("sneaker")
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
@@ -309,39 +308,39 @@ def test_nobody_sees_what_is_another_clients(teller: Teller) -> None:
     assert len(teller.operator.get("/v1/requests?resource=sneaker").json["data"]) == 2
 
 
-NOBODYS = "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4"
-NO_IDS = ["nothing", "0", NOBODYS, "a" * 200, "%00", "..", "{" + NOBODYS + "}"]
+UNKNOWN_ID = "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4"
+INVALID_IDS = ["nothing", "0", UNKNOWN_ID, "a" * 200, "%00", "..", "{" + UNKNOWN_ID + "}"]
 
 
-@pytest.mark.parametrize("named", NO_IDS)
-def test_what_is_no_request_is_not_found(teller: Teller, named: str) -> None:
+@pytest.mark.parametrize("named", INVALID_IDS)
+def test_an_unknown_request_is_not_found(teller: Teller, named: str) -> None:
     """
-    An id that was never given, and what is no id at all, are both 404.
+    An unknown id, or text that is no id, returns 404.
     """
     for path in (f"/v1/requests/{named}", f"/v1/requests/{named}/entries", f"/v1/requests/{named}/events"):
         answer = teller.admin.get(path)
         assert (answer.status_code, answer.json["code"]) == (404, "not_found")
 
 
-def who_may_cancel(teller: Teller) -> list[Client]:
-    """Its own client, an operator, an admin."""
+def may_cancel(teller: Teller) -> list[Client]:
+    """Return the callers that may cancel a request of the client."""
     return [teller.client, teller.operator, teller.admin]
 
 
-def test_a_queued_request_can_be_cancelled_and_a_decided_one_cannot(teller: Teller) -> None:
+def test_a_queued_request_can_be_cancelled_but_not_a_decided_one(teller: Teller) -> None:
     """
-    202 records the wish; when the request's turn comes it is cancelled, and nothing is taken.
+    202 records the command. The batch then cancels the request, and nothing is taken.
     """
     teller.open("sneaker")
     cancelled = [teller.client.post("/v1/redemptions", REDEMPTION).json["id"] for _ in range(3)]
     kept = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
 
-    for who, named in zip(who_may_cancel(teller), cancelled, strict=True):
-        answer = who.call("POST", f"/v1/requests/{named}/cancel")
+    for caller, named in zip(may_cancel(teller), cancelled, strict=True):
+        answer = caller.call("POST", f"/v1/requests/{named}/cancel")
         assert answer.status_code == 202
         assert answer.json["status"] == "processing"
         assert answer.headers["Location"] == f"/v1/requests/{named}"
-        assert who.call("POST", f"/v1/requests/{named}/cancel").status_code == 202
+        assert caller.call("POST", f"/v1/requests/{named}/cancel").status_code == 202
     teller.drain()
 
     assert [teller.client.get(f"/v1/requests/{n}").json["status"] for n in cancelled] == ["cancelled"] * 3
@@ -361,8 +360,8 @@ def test_only_an_operators_cancel_has_a_reason_and_an_audit_line(teller: Teller)
     refused = teller.client.post(f"/v1/requests/{own}/cancel", {"reason": "changed my mind"})
     assert (refused.status_code, refused.json["code"]) == (422, "invalid")
     assert teller.client.post(f"/v1/requests/{own}/cancel", {}).status_code == 202
-    for who in (teller.operator, teller.admin):
-        assert who.post(f"/v1/requests/{operators}/cancel", {"reason": "fraud"}).status_code == 202
+    for caller in (teller.operator, teller.admin):
+        assert caller.post(f"/v1/requests/{operators}/cancel", {"reason": "fraud"}).status_code == 202
     teller.drain()
 
     [line] = [one for one in teller.admin.get("/v1/admin/audit").json["data"] if one["action"] == "cancel"]
@@ -377,9 +376,9 @@ def test_only_an_operators_cancel_has_a_reason_and_an_audit_line(teller: Teller)
     assert (last["status"], last["actor"]) == ("cancelled", line["actor"])
 
 
-def test_apply_before_is_kept_and_comes_back_in_utc(teller: Teller) -> None:
+def test_apply_before_is_returned_in_utc(teller: Teller) -> None:
     """
-    A time of another zone is the same instant; what ran out is rejected in its turn.
+    A time in another zone is the same instant. A request after its deadline is rejected.
     """
     teller.open("sneaker")
     body = {**REDEMPTION, "apply_before": "2020-01-01T01:00:00.5+01:00"}

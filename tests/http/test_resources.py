@@ -1,5 +1,5 @@
 """
-Resources: opened, amended, closed, read, now and as they were.
+Resources over HTTP: opened, amended, closed, and read at present and past times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AMPLE = {
 
 def test_a_resource_comes_back_with_all_its_rules(teller: Teller) -> None:
     """
-    What was sent, what follows from it, and times in UTC.
+    The document has the given rules, their defaults and times in UTC.
     """
     teller.open("pool:1", "pool", 1_000, **AMPLE, client=teller.client.id)
 
@@ -46,9 +46,9 @@ def test_a_resource_comes_back_with_all_its_rules(teller: Teller) -> None:
     }
 
 
-def test_an_opening_is_a_request_like_any_other(teller: Teller) -> None:
+def test_an_opening_is_a_request(teller: Teller) -> None:
     """
-    Kind `opening`, of the amount that it begins with; the second of a name is rejected in its turn.
+    An opening has the initial quantity as its amount. A second opening of the same id is rejected by the batch.
     """
     body = {"id": "a", "kind": "stock", "available": 3}
     first = teller.admin.post("/v1/resources", body)
@@ -66,9 +66,9 @@ def test_an_opening_is_a_request_like_any_other(teller: Teller) -> None:
     assert statuses == ["completed", "rejected"]
 
 
-def test_rules_are_amended_and_taken_away(teller: Teller) -> None:
+def test_rules_are_amended_and_removed(teller: Teller) -> None:
     """
-    What is named changes, null takes a rule away, the rest stays. A PATCH needs no idempotency key.
+    A given field changes its rule, null removes it, and others stay. A PATCH needs no idempotency key.
     """
     teller.open("a", "balance", 5, unit="EUR", per_account_limit=7, ends_at="2126-01-01T00:00:00Z")
 
@@ -84,9 +84,9 @@ def test_rules_are_amended_and_taken_away(teller: Teller) -> None:
     assert document["ends_at"] == "2126-01-01T00:00:00.000000Z"
 
 
-def test_two_patches_without_a_key_are_two_and_with_one_key_they_are_one(teller: Teller) -> None:
+def test_an_idempotency_key_is_optional_for_a_patch(teller: Teller) -> None:
     """
-    A key is optional, and means the same as everywhere.
+    Two calls without a key are two requests. Two calls with one key are one request.
     """
     body = {"unit": "EUR"}
     first, second = (teller.admin.patch("/v1/resources/a", body).json["id"] for _ in range(2))
@@ -99,9 +99,9 @@ def test_two_patches_without_a_key_are_two_and_with_one_key_they_are_one(teller:
     assert fourth.headers["Idempotency-Replayed"] == "true"
 
 
-def test_a_closed_resource_refuses_and_can_still_be_read(teller: Teller) -> None:
+def test_a_closed_resource_rejects_requests_and_can_be_read(teller: Teller) -> None:
     """
-    What comes after the closing is rejected.
+    Requests after the closing are rejected.
     """
     teller.open("a")
     closing = teller.admin.post("/v1/resources/a/close")
@@ -113,9 +113,9 @@ def test_a_closed_resource_refuses_and_can_still_be_read(teller: Teller) -> None
     assert teller.client.get("/v1/resources/a").json["closed_at"] is not None
 
 
-def test_a_resource_can_be_seen_as_it_was(teller: Teller) -> None:
+def test_a_resource_can_be_read_at_a_past_time(teller: Teller) -> None:
     """
-    At each entry's time, what there was after it; rules as they were then; before it was there, 404.
+    `at` returns the quantities and rules of that time. A time before the opening returns 404.
     """
     teller.open("a", "stock", 10, unit="pairs")
     for _ in range(3):
@@ -146,15 +146,15 @@ def test_a_resource_can_be_seen_as_it_was(teller: Teller) -> None:
     assert teller.client.get("/v1/resources/a?at=2020-01-01T00:00:00Z").status_code == 404
 
 
-def test_a_resource_of_one_client_exists_for_that_client_alone(teller: Teller) -> None:
+def test_a_resource_of_one_client_does_not_exist_for_others(teller: Teller) -> None:
     """
-    Others get 404 for it and its entries, and do not find it in the list; operators and admins do.
+    Other clients get 404 and do not find it in the list. Operators and admins see it.
     """
     teller.open("shared")
     teller.open("own", client=teller.client.id)
 
-    def listed(who: Any) -> list[str]:
-        return [one["id"] for one in who.get("/v1/resources").json["data"]]
+    def listed(caller: Any) -> list[str]:
+        return [one["id"] for one in caller.get("/v1/resources").json["data"]]
 
     for path in (
         "/v1/resources/own",
@@ -162,25 +162,25 @@ def test_a_resource_of_one_client_exists_for_that_client_alone(teller: Teller) -
         "/v1/resources/own?at=2126-01-01T00:00:00Z",
     ):
         assert teller.other.get(path).status_code == 404
-        for who in (teller.client, teller.operator, teller.admin):
-            assert who.get(path).status_code == 200
+        for caller in (teller.client, teller.operator, teller.admin):
+            assert caller.get(path).status_code == 200
     assert listed(teller.client) == listed(teller.operator) == ["own", "shared"]
     assert listed(teller.other) == ["shared"]
 
 
-def test_of_a_shared_resource_a_client_sees_the_entries_of_its_own_requests(teller: Teller) -> None:
+def test_entries_of_a_shared_resource_are_those_of_the_clients_own_requests(teller: Teller) -> None:
     """
-    Of a resource of its own it sees all, as operators and admins do everywhere.
+    A client sees all entries of a resource of its own, as operators and admins do of every resource.
     """
     teller.open("shared")
     teller.open("own", client=teller.client.id)
-    for who in (teller.client, teller.other, teller.client):
+    for caller in (teller.client, teller.other, teller.client):
         for resource in ("shared", "own"):
-            who.post("/v1/redemptions", {"resource": resource, "account": "u"})
+            caller.post("/v1/redemptions", {"resource": resource, "account": "u"})
     teller.drain()
 
-    def versions(who: Any, resource: str, query: str = "") -> list[int]:
-        return [one["version"] for one in who.get(f"/v1/resources/{resource}/entries{query}").json["data"]]
+    def versions(caller: Any, resource: str, query: str = "") -> list[int]:
+        return [one["version"] for one in caller.get(f"/v1/resources/{resource}/entries{query}").json["data"]]
 
     assert versions(teller.admin, "shared") == [4, 3, 2, 1]
     assert versions(teller.client, "shared") == [4, 2]
@@ -193,7 +193,7 @@ def test_of_a_shared_resource_a_client_sees_the_entries_of_its_own_requests(tell
 
 def test_resources_are_listed_newest_first_by_kind(teller: Teller) -> None:
     """
-    Pages of one, and the filter.
+    The filter and the pages keep the order.
     """
     for name, kind in (("a", "stock"), ("b", "seat"), ("c", "stock")):
         teller.open(name, kind)
@@ -205,9 +205,9 @@ def test_resources_are_listed_newest_first_by_kind(teller: Teller) -> None:
     assert second["next_cursor"] is None
 
 
-def test_what_is_no_resource_is_not_found(teller: Teller) -> None:
+def test_an_unknown_resource_is_not_found(teller: Teller) -> None:
     """
-    Unknown names, and what could never be one; a request for an unknown one is accepted and rejected in its turn.
+    An unknown or invalid name returns 404. A request for an unknown resource is accepted, and rejected by the batch.
     """
     for name in ("unknown", "a%20b", "%00", "a" * 129):
         for path in (f"/v1/resources/{name}", f"/v1/resources/{name}/entries"):

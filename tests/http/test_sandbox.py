@@ -1,5 +1,5 @@
 """
-The sandbox gateway: answers by destination, pays once for each key, and remembers what it was asked.
+The sandbox gateway: it answers by destination, pays once for each key, and records its calls.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tests.http.teller import Reply, Teller
 
 PATH = "/sandbox/gateway"
-#: The id of a request that there is not.
+#: The id of no request.
 OTHER = "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4"
 
 
 @pytest.fixture
 def ask(teller: Teller) -> Callable[..., Reply]:
-    """Calls the gateway as a courier does; `changes` are headers that differ, None: that is not sent."""
+    """Call the gateway as a courier does. `changes` replace headers, and None removes one."""
     settings = teller.settings
     secret = signatures.gateway_key(settings.gateway_secret, settings.secret)
 
@@ -57,13 +57,13 @@ def ask(teller: Teller) -> Callable[..., Reply]:
     return call
 
 
-def past(teller: Teller, key: object) -> tuple[list[int], int]:
-    """The statuses that it answered to this request, and how often it paid."""
-    seen = teller.operator.get(f"{PATH}/calls?request={key}")
-    assert seen.status_code == 200, seen.json
-    times = [one["at"] for one in seen.json["data"]]
+def recorded_calls(teller: Teller, key: object) -> tuple[list[int], int]:
+    """Return the recorded statuses of a request's calls, and the number of payouts."""
+    answer = teller.operator.get(f"{PATH}/calls?request={key}")
+    assert answer.status_code == 200, answer.json
+    times = [one["at"] for one in answer.json["data"]]
     assert times == sorted(times)
-    return [one["status"] for one in seen.json["data"]], seen.json["payouts"]
+    return [one["status"] for one in answer.json["data"]], answer.json["payouts"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def past(teller: Teller, key: object) -> tuple[list[int], int]:
         ("slow", [200, 200], 1),
     ],
 )
-def test_it_answers_by_destination_and_pays_once(
+def test_the_sandbox_answers_by_destination_and_pays_once(
     teller: Teller,
     ask: Callable[..., Reply],
     monkeypatch: pytest.MonkeyPatch,
@@ -87,7 +87,7 @@ def test_it_answers_by_destination_and_pays_once(
     payouts: int,
 ) -> None:
     """
-    A yes carries the same reference each time, a no its reason; each call is remembered.
+    A payout has the same reference each time, and a refusal has a reason. Each call is recorded.
     """
     monkeypatch.setattr(sandbox, "SLOW_SECONDS", 0.1)
     key = uuid.uuid4()
@@ -99,31 +99,29 @@ def test_it_answers_by_destination_and_pays_once(
         assert set(one.json) == {"reference"} if one.status_code == 200 else {"reason"}
         assert ("Retry-After" in one.headers) is (one.status_code == 503)
     assert len({one.json["reference"] for one in answers if one.status_code == 200}) == payouts
-    assert past(teller, key) == (statuses, payouts)
-    assert past(teller, uuid.uuid4()) == ([], 0)
+    assert recorded_calls(teller, key) == (statuses, payouts)
+    assert recorded_calls(teller, uuid.uuid4()) == ([], 0)
 
 
-def test_slow_answers_after_three_seconds_and_has_paid_before(
-    teller: Teller, ask: Callable[..., Reply]
-) -> None:
+def test_slow_pays_before_it_answers_after_three_seconds(teller: Teller, ask: Callable[..., Reply]) -> None:
     """
-    Who does not wait for the answer finds the payout made all the same.
+    A caller that does not wait for the answer finds the payout nevertheless.
     """
     key = uuid.uuid4()
     payment, answering = Deadline(2.5), Deadline(4.5)
     with ThreadPoolExecutor(1) as courier:
         answer = courier.submit(ask, key, "slow")
-        payment.until(lambda: past(teller, key) == ([200], 1))
+        payment.until(lambda: recorded_calls(teller, key) == ([200], 1))
         assert answer.result().status_code == 200
     assert answering.check() >= sandbox.SLOW_SECONDS
 
 
 @pytest.mark.parametrize(("destination", "refused"), [("IBAN 1", 0), ("flaky", 2)])
-def test_one_payout_for_each_key_whatever_the_concurrency(
+def test_simultaneous_calls_with_one_key_pay_once(
     teller: Teller, ask: Callable[..., Reply], destination: str, refused: int
 ) -> None:
     """
-    Thirty calls with the same key at the same instant: one payout, and flaky is unavailable exactly twice.
+    Thirty simultaneous calls make one payout. The destination `flaky` is unavailable for exactly two of them.
     """
     key = uuid.uuid4()
     together = threading.Barrier(30)
@@ -136,7 +134,7 @@ def test_one_payout_for_each_key_whatever_the_concurrency(
         answers = sorted(crowd.map(call, range(30)))
 
     assert answers == [200] * (30 - refused) + [503] * refused
-    statuses, payouts = past(teller, key)
+    statuses, payouts = recorded_calls(teller, key)
     assert (sorted(statuses), payouts) == (answers, 1)
 
 
@@ -153,28 +151,28 @@ def test_one_payout_for_each_key_whatever_the_concurrency(
         {"webhook_timestamp": "9" * 40},
         {"webhook_id": OTHER},
         {"Idempotency_Key": OTHER},
-        {"data": b'{"destination": "somebody else"}'},
+        {"data": b'{"destination": "another account"}'},
     ],
     ids=str,
 )
-def test_what_the_courier_did_not_sign_is_not_paid(
+def test_a_call_without_the_couriers_signature_pays_nothing(
     teller: Teller, ask: Callable[..., Reply], change: dict[str, Any]
 ) -> None:
     """
-    401 for another secret, an old message, another key or another body, and it is not even remembered.
+    Another secret, an old message, another key and another body return 401 and are not recorded.
     """
     key = uuid.uuid4()
 
     answer = ask(key, **change)
 
     assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
-    assert past(teller, key) == ([], 0)
-    assert past(teller, change.get("Idempotency_Key", key)) == ([], 0)
+    assert recorded_calls(teller, key) == ([], 0)
+    assert recorded_calls(teller, change.get("Idempotency_Key", key)) == ([], 0)
 
 
-def test_a_rotating_courier_may_sign_twice(teller: Teller, ask: Callable[..., Reply]) -> None:
+def test_one_valid_signature_of_several_is_enough(teller: Teller, ask: Callable[..., Reply]) -> None:
     """
-    One of several signatures is enough, as Standard Webhooks has it.
+    During a rotation the courier signs with two secrets (Standard Webhooks).
     """
     settings = teller.settings
     key, body = str(uuid.uuid4()), b"{}"
@@ -184,9 +182,9 @@ def test_a_rotating_courier_may_sign_twice(teller: Teller, ask: Callable[..., Re
     assert ask(key, data=body, **signed).status_code == 200
 
 
-def test_a_key_is_the_id_of_a_request(teller: Teller, ask: Callable[..., Reply]) -> None:
+def test_the_idempotency_key_is_the_id_of_a_request(teller: Teller, ask: Callable[..., Reply]) -> None:
     """
-    Without one, or with another thing, it is refused.
+    A missing key, or one that is no id, is refused.
     """
     assert ask("order-7").json["code"] == "invalid"
     assert ask(uuid.uuid4(), Idempotency_Key=None).json["code"] == "idempotency_key_missing"
@@ -195,9 +193,9 @@ def test_a_key_is_the_id_of_a_request(teller: Teller, ask: Callable[..., Reply])
 
 
 @pytest.mark.parametrize("gateways", [{"bank": "http://127.0.0.1:1/"}, {"sandbox": "http://127.0.0.1:1/"}])
-def test_it_is_served_only_where_it_is_set_up(teller: Teller, gateways: dict[str, str]) -> None:
+def test_the_sandbox_is_served_only_if_it_is_configured(teller: Teller, gateways: dict[str, str]) -> None:
     """
-    With other gateways it is there only if it is named as built in; resources may name what is set up, and no other.
+    With other gateways the routes return 404. Resources may name only configured gateways.
     """
     application = create_app(replace(teller.settings, gateways=gateways))
     try:
@@ -211,11 +209,11 @@ def test_it_is_served_only_where_it_is_set_up(teller: Teller, gateways: dict[str
         application.extensions["teller"].close()
 
 
-def test_the_sandbox_is_a_gateway_by_default(teller: Teller) -> None:
+def test_the_sandbox_is_configured_by_default(teller: Teller) -> None:
     """
-    Without any setting, a resource may name it, and it is served.
+    Without a setting it is served, and a resource may name it.
     """
     teller.open("bank", "balance", 10, gateway="sandbox")
 
     assert teller.quantities("bank") == (10, 0)
-    assert past(teller, uuid.uuid4()) == ([], 0)
+    assert recorded_calls(teller, uuid.uuid4()) == ([], 0)

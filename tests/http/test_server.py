@@ -1,5 +1,5 @@
 """
-The real server: one process that watches, one that serves.
+The real server: a main process, and a worker process that serves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from processor.settings import Settings
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
-#: The time in which a connection gets no answer before it is closed, in seconds.
+#: The time after which a connection without an answer is closed, in seconds.
 SILENCE_SECONDS = 1.0
 
 
@@ -56,7 +56,7 @@ class Running:
 
     @property
     def port(self) -> int:
-        """The port on which it listens."""
+        """The port on which the server listens."""
         return int(self.process.environment["TELLER_PORT"])
 
     def post(self, key: str, **headers: str) -> httpx.Response:
@@ -109,12 +109,12 @@ def server(stack: Stack) -> Running:
     return Running(process, stack.url, stack.new_client("client").key.key)
 
 
-def test_the_same_request_fifty_times_at_once_over_http_is_one_request(server: Running) -> None:
+def test_fifty_simultaneous_calls_over_http_make_one_request(server: Running) -> None:
     """
-    One request and 49 replays, through the real server.
+    One call makes the request, and 49 are replays, through the real server.
     """
-    with ThreadPoolExecutor(50) as people:
-        answers = list(people.map(lambda _: server.post("the-one"), range(50)))
+    with ThreadPoolExecutor(50) as callers:
+        answers = list(callers.map(lambda _: server.post("the-one"), range(50)))
 
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
@@ -122,9 +122,9 @@ def test_the_same_request_fifty_times_at_once_over_http_is_one_request(server: R
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_refused_however_it_is_sent(server: Running, *, chunked: bool) -> None:
+def test_a_body_that_is_too_large_is_refused_in_both_encodings(server: Running, *, chunked: bool) -> None:
     """
-    413 with a length announced and without, and a chunked body of the right size is read.
+    A large body returns 413 with and without Content-Length. A chunked body of the right size is read.
     """
 
     def send(size: int) -> httpx.Response:
@@ -142,27 +142,28 @@ def test_a_body_that_is_too_large_is_refused_however_it_is_sent(server: Running,
     assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
 
 
-def test_whoever_is_slow_to_send_his_bodies_keeps_nobody_else_waiting(server: Running) -> None:
+def test_slow_bodies_do_not_delay_other_calls(server: Running) -> None:
     """
-    More of them than are worked on at once, some with a key and some without: others are answered as ever.
+    More calls with unfinished bodies than the server serves at once do not delay calls with complete bodies.
     """
     address = ("127.0.0.1", server.port)
-    head = "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 1000\r\n\r\n{{"
+    lines = ("POST {} HTTP/1.1", "Host: x", "Authorization: Bearer {}", "Content-Length: 1000", "", "{{")
+    head = "\r\n".join(lines)
     with contextlib.ExitStack() as slow:
         for number in range(VIEWS_AT_ONCE + 50):
             path = "/sandbox/gateway" if number % 3 == 0 else "/v1/redemptions"
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(head.format(path, server.key).encode())
-        with ThreadPoolExecutor(50) as people:
-            answers = list(people.map(lambda number: server.post(f"quick-{number}"), range(50)))
+        with ThreadPoolExecutor(50) as callers:
+            answers = list(callers.map(lambda number: server.post(f"quick-{number}"), range(50)))
         assert {answer.status_code for answer in answers} == {202}
         assert server.get("/readyz").status_code == 200
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when something was last sent")
-def test_a_connection_that_gets_no_answer_is_closed() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the time of the last byte sent")
+def test_a_connection_without_an_answer_is_closed() -> None:
     """
-    Also when bytes go on coming in; one that was answered a moment ago, and others' connections, stay.
+    It is closed also if it keeps sending. Recently answered connections and those of another port stay open.
     """
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
@@ -192,13 +193,13 @@ def test_a_connection_that_gets_no_answer_is_closed() -> None:
             assert to_silent.recv(10) == b"x" * 10
 
 
-def test_a_stop_answers_what_is_in_flight_within_five_seconds(server: Running) -> None:
+def test_a_stop_answers_waiting_calls_within_five_seconds(server: Running) -> None:
     """
-    SIGTERM: who waits for 20 s is answered at once, with 202; then the processes are gone.
+    After SIGTERM, calls that wait for 20 s return 202 at once. Then both processes end.
     """
     worker = server.worker
-    with ThreadPoolExecutor(5) as people:
-        answers = [people.submit(server.post, f"k{n}", Prefer="wait=20") for n in range(5)]
+    with ThreadPoolExecutor(5) as callers:
+        answers = [callers.submit(server.post, f"k{n}", Prefer="wait=20") for n in range(5)]
         eventually(lambda: "teller_waiting_answers 5.0" in server.get("/metrics").text)
         server.process.send(signal.SIGTERM)
         limit = Deadline(5)
@@ -210,9 +211,9 @@ def test_a_stop_answers_what_is_in_flight_within_five_seconds(server: Running) -
     assert not worker.is_running()
 
 
-def test_a_killed_worker_is_started_again(server: Running) -> None:
+def test_a_killed_worker_is_restarted(server: Running) -> None:
     """
-    Within two seconds it answers again, and what was accepted is still there.
+    The server accepts calls again within four seconds, and an accepted request is not lost.
     """
     first = server.post("k").json()["id"]
     server.worker.kill()
@@ -225,9 +226,9 @@ def test_a_killed_worker_is_started_again(server: Running) -> None:
     Deadline(4).until(accepts_again)
 
 
-def test_the_worker_does_not_outlive_a_killed_main_process(server: Running) -> None:
+def test_the_worker_ends_with_a_killed_main_process(server: Running) -> None:
     """
-    A kill -9 of the one is the end of both, so that the next start finds the port free.
+    The worker ends within two seconds, so that the next start finds the port free.
     """
     worker = server.worker
     server.process.kill()
@@ -240,13 +241,12 @@ def test_a_taken_port_is_reported_in_one_line(stack: Stack, server: Running) -> 
     Exit status 1, and the first server continues.
     """
     environ = {**stack.environment, "TELLER_PORT": str(server.port)}
-    line = fail_to_start(environ)
+    address = f"127.0.0.1:{server.port}"
+    detail = f"cannot listen on {address}: Address already in use (TELLER_HOST, TELLER_PORT)"
 
-    assert line == (
-        f"teller: cannot listen on 127.0.0.1:{server.port}: Address already in use (TELLER_HOST, TELLER_PORT)\n"
-    )
+    assert fail_to_start(environ) == f"teller: {detail}\n"
     error = json.loads(fail_to_start(environ, "--json"))["error"]
-    assert (error["code"], error["detail"]) == ("port_taken", line.removeprefix("teller: ").strip())
+    assert (error["code"], error["detail"]) == ("port_taken", detail)
     assert server.get("/readyz").status_code == 200
 
 

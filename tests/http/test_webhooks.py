@@ -1,5 +1,5 @@
 """
-Webhooks: registered where it is safe to send to, each client's own, with a secret that is shown once.
+Webhooks: public addresses only, one owner each, and a secret that is shown once.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ URL = f"https://{PUBLIC}/hook?token=hush"
 @pytest.fixture(autouse=True)
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """
-    What the name service says: these names and no others. Addresses are themselves.
+    The name service has only the names of this dictionary. Numeric addresses need no name.
     """
-    known: dict[str, list[str]] = {"shop.example": [PUBLIC, "2606:4700::1111"]}
+    addresses: dict[str, list[str]] = {"shop.example": [PUBLIC, "2606:4700::1111"]}
     ask = socket.getaddrinfo
 
     def answer(host: str, port: int, **options: Any) -> Any:
-        if host in known:
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 443)) for one in known[host]]
+        if host in addresses:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 443)) for one in addresses[host]]
         return ask(host, port, **{**options, "flags": socket.AI_NUMERICHOST})
 
     monkeypatch.setattr("processor.gateways.addresses.socket.getaddrinfo", answer)
-    return known
+    return addresses
 
 
 def register(client: Client, url: str = URL, **more: Any) -> Any:
-    """A webhook that is there."""
+    """Register a webhook."""
     answer = client.post("/v1/webhooks", {"url": url, **more})
     assert answer.status_code == 201, answer.json
     return answer.json
 
 
-# ---------------------------------------------------------------- registered, rotated, deleted
+# ---------------------------------------------------------------- register, rotate, delete
 
 
 def test_a_new_webhook_shows_its_secret_once(teller: Teller) -> None:
     """
-    201 with the secret; whoever reads it later does not see it, nor does the audit, which knows who made it.
+    Only the answer to the registration has the secret. Later answers and the audit do not contain it.
     """
     answer = teller.client.post("/v1/webhooks", {"url": URL, "events": ["request.completed"]})
 
@@ -72,9 +72,9 @@ def test_a_new_webhook_shows_its_secret_once(teller: Teller) -> None:
     assert len(base64.b64decode(made["secret"].removeprefix("whsec_"), validate=True)) == 32
     assert (made["url"], made["events"], made["client"]) == (URL, ["request.completed"], teller.client.id)
     for path in (f"/v1/webhooks/{made['id']}", "/v1/webhooks"):
-        seen = teller.client.get(path)
-        assert seen.status_code == 200
-        assert b"whsec_" not in seen.data
+        answer = teller.client.get(path)
+        assert answer.status_code == 200
+        assert b"whsec_" not in answer.data
     secret = made.pop("secret")
     assert teller.client.get(f"/v1/webhooks/{made['id']}").json == made
     line = teller.admin.get("/v1/admin/audit?limit=1")
@@ -88,9 +88,9 @@ def test_a_new_webhook_shows_its_secret_once(teller: Teller) -> None:
     assert b"hush" not in line.data
 
 
-def test_rotating_gives_a_new_secret_and_keeps_the_old_one_for_a_day(teller: Teller) -> None:
+def test_a_rotation_makes_a_new_secret_and_keeps_the_old_one_for_a_day(teller: Teller) -> None:
     """
-    The old one is kept to sign as well; the webhook says until when.
+    Both secrets sign until the time that the webhook shows.
     """
     made = register(teller.client)
     before = time.time()
@@ -115,7 +115,7 @@ def test_rotating_gives_a_new_secret_and_keeps_the_old_one_for_a_day(teller: Tel
 
 def test_a_deleted_webhook_is_gone(teller: Teller) -> None:
     """
-    204, and then 404 for everything; the audit knows who did it.
+    A deletion returns 204, and every later call 404. The audit has the deletion.
     """
     path = f"/v1/webhooks/{register(teller.client)['id']}"
 
@@ -128,9 +128,9 @@ def test_a_deleted_webhook_is_gone(teller: Teller) -> None:
     assert teller.admin.get("/v1/admin/audit?limit=1").json["data"][0]["action"] == "webhook_deleted"
 
 
-def test_a_client_sees_and_changes_its_own_webhooks_alone(teller: Teller) -> None:
+def test_a_client_sees_and_changes_only_its_own_webhooks(teller: Teller) -> None:
     """
-    Another client is told 404, whatever it tries; operators read; admins do everything.
+    Another client gets 404 for every call. Operators read, and admins change webhooks.
     """
     made = register(teller.client)
     path = f"/v1/webhooks/{made['id']}"
@@ -153,10 +153,9 @@ def test_a_client_sees_and_changes_its_own_webhooks_alone(teller: Teller) -> Non
     assert teller.other.get(f"/v1/webhooks/{other['id']}").status_code == 200
 
 
-def test_a_client_has_at_most_so_many_webhooks(teller: Teller) -> None:
+def test_the_number_of_webhooks_of_a_client_is_limited(teller: Teller) -> None:
     """
-    Also when all are registered at the same instant; when one is deleted, there is room for one. Another client has
-    its own.
+    The limit holds for simultaneous registrations. A deletion makes room for one, and each client has its own limit.
     """
     together = threading.Barrier(WEBHOOKS_MAX + 5)
 
@@ -177,9 +176,9 @@ def test_a_client_has_at_most_so_many_webhooks(teller: Teller) -> None:
     assert teller.client.post("/v1/webhooks", {"url": URL}).status_code == 409
 
 
-def test_webhooks_are_listed_in_parts(teller: Teller) -> None:
+def test_webhooks_are_listed_in_pages(teller: Teller) -> None:
     """
-    Newest first.
+    The list is newest first.
     """
     made = [register(teller.client)["id"] for _ in range(5)]
 
@@ -194,7 +193,7 @@ def test_webhooks_are_listed_in_parts(teller: Teller) -> None:
     assert found == made[::-1]
 
 
-# ---------------------------------------------------------------- where nothing is sent
+# ---------------------------------------------------------------- refused addresses
 
 
 @pytest.mark.parametrize(
@@ -234,8 +233,7 @@ def test_an_address_that_is_not_public_is_refused(
     teller: Teller, names: dict[str, list[str]], url: str
 ) -> None:
     """
-    Directly, by a name that leads there, with one of several addresses inside, or not through https: 422, and there
-    is no webhook.
+    An address must be https and public, and so must all addresses of a name. Otherwise it returns 422.
     """
     names["inside.example"] = ["10.1.2.3"]
     names["both.example"] = [PUBLIC, "127.0.0.1"]
@@ -250,16 +248,16 @@ def test_an_address_that_is_not_public_is_refused(
 @pytest.mark.parametrize(
     "url", ["https://shop.example/teller", "https://8.8.4.4:8443/", "https://[2606:4700::1]/"]
 )
-def test_a_public_address_is_taken(teller: Teller, url: str) -> None:
+def test_a_public_address_is_accepted(teller: Teller, url: str) -> None:
     """
-    By name or by number, on any port.
+    The address may be a name or a number, with any port.
     """
     assert register(teller.client, url)["url"] == url
 
 
-def test_private_addresses_are_taken_where_they_are_allowed(teller: Teller) -> None:
+def test_private_addresses_are_accepted_if_they_are_allowed(teller: Teller) -> None:
     """
-    TELLER_ALLOW_PRIVATE_WEBHOOKS=1: plain http and inside, but still an address.
+    TELLER_ALLOW_PRIVATE_WEBHOOKS=1 allows http and private addresses, but no text that is no address.
     """
     application = create_app(replace(teller.settings, allow_private_webhooks=True))
     try:
@@ -270,18 +268,18 @@ def test_private_addresses_are_taken_where_they_are_allowed(teller: Teller) -> N
         application.extensions["teller"].close()
 
 
-def test_a_silent_name_service_registers_nothing_and_holds_up_nobody_else(
+def test_a_name_service_without_an_answer_delays_no_other_call(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    503 with Retry-After; not more than a few wait for it at once, and when it answers again, all is well.
+    The registration returns 503 with Retry-After. Few calls wait at once, and later registrations work again.
     """
-    speaks = threading.Event()
+    answers_again = threading.Event()
     asked = threading.Semaphore(0)
 
     def silent(*_: Any, **__: Any) -> Any:
         asked.release()
-        speaks.wait(TIMEOUT_SECONDS)
+        answers_again.wait(TIMEOUT_SECONDS)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 443))]
 
     monkeypatch.setattr("processor.gateways.addresses.socket.getaddrinfo", silent)
@@ -299,7 +297,7 @@ def test_a_silent_name_service_registers_nothing_and_holds_up_nobody_else(
         assert answer.headers["Retry-After"] == "1"
     assert sum(asked.acquire(blocking=False) for _ in answers) == webhooks.LOOKUPS_AT_ONCE
     assert teller.client.get("/v1/webhooks").json["data"] == []
-    speaks.set()
+    answers_again.set()
     register(teller.client)
 
 
@@ -318,9 +316,9 @@ def test_a_silent_name_service_registers_nothing_and_holds_up_nobody_else(
         ({"url": URL, "events": ["request.completed", "request.completed"]}, "/events"),
     ],
 )
-def test_a_webhook_that_makes_no_sense_is_refused(teller: Teller, body: Any, pointer: str) -> None:
+def test_an_invalid_webhook_is_refused(teller: Teller, body: Any, pointer: str) -> None:
     """
-    422 with a pointer to the mistake.
+    An invalid webhook returns 422 with a pointer.
     """
     answer = teller.client.post("/v1/webhooks", body)
 
@@ -333,23 +331,23 @@ def test_a_webhook_that_makes_no_sense_is_refused(teller: Teller, body: Any, poi
 
 
 @pytest.fixture
-def told(teller: Teller) -> Iterator[Callable[..., None]]:
-    """A courier that claims what is due, and records that it ended so."""
+def send(teller: Teller) -> Iterator[Callable[..., None]]:
+    """Send the due deliveries of a webhook as a courier does, with a given result or none yet."""
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
 
-        def tell(webhook: str, **ended: Any) -> None:
+        def claim_and_record(webhook: str, **result: Any) -> None:
             claimed = deliveries.claim_webhooks(connection, {uuid.UUID(webhook): 100}, 1.0)
             assert claimed
-            if ended:
-                deliveries.record(connection, [SendResult(one, **ended) for one in claimed])
+            if result:
+                deliveries.record(connection, [SendResult(one, **result) for one in claimed])
 
-        yield tell
+        yield claim_and_record
 
 
 def redeem(teller: Teller, count: int = 1) -> list[str]:
-    """Redemptions that are decided."""
+    """Submit redemptions and decide them. Returns their ids."""
     if teller.client.get("/v1/resources/a").status_code == 404:
         teller.open("a", available=100)
     asked = [
@@ -364,9 +362,9 @@ def redeem(teller: Teller, count: int = 1) -> list[str]:
     return asked
 
 
-def test_deliveries_are_those_of_the_clients_own_requests(teller: Teller) -> None:
+def test_a_webhook_gets_only_events_of_its_own_client(teller: Teller) -> None:
     """
-    Newest first, in parts; of the types that the webhook wants, and only of its own client's requests.
+    Deliveries are newest first, in pages, for the chosen event types and the requests of the webhook's client.
     """
     all_of_them = register(teller.client)["id"]
     none_of_them = register(teller.client, events=["request.failed"])["id"]
@@ -385,7 +383,7 @@ def test_deliveries_are_those_of_the_clients_own_requests(teller: Teller) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "ended"),
+    ("status", "result"),
     [
         ("failed", {"is_sent": False, "http_status": 500, "error": "answered 500"}),
         ("delivered", {"is_sent": True, "http_status": 200}),
@@ -395,19 +393,20 @@ def test_deliveries_are_those_of_the_clients_own_requests(teller: Teller) -> Non
         ),
     ],
 )
-def test_whatever_became_of_it_a_delivery_can_be_sent_again(
-    teller: Teller, told: Callable[..., None], status: str, ended: dict[str, Any]
+def test_a_delivery_can_be_resent_in_any_status(
+    teller: Teller, send: Callable[..., None], status: str, result: dict[str, Any]
 ) -> None:
     """
-    202: it is due now, under the same message, with all its tries ahead of it; the couriers are rung. Who did it is
-    in the audit.
+    A resend returns 202. The delivery is due now with the same message and all its tries, and couriers are notified.
+
+    The audit has the resend.
     """
     webhook = register(teller.client)["id"]
     [request] = redeem(teller)
-    told(webhook, **ended)
+    send(webhook, **result)
     [before] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
     assert (before["status"], before["tries"]) == (status, 1)
-    assert before["last_status"] == ended["http_status"]
+    assert before["last_status"] == result["http_status"]
 
     with teller.services.redis.pubsub() as listener:  # type: ignore[no-untyped-call]  # redis has none
         listener.subscribe("teller:couriers")
@@ -419,19 +418,19 @@ def test_whatever_became_of_it_a_delivery_can_be_sent_again(
     assert answer.json["message"] == before["message"]
     [line] = teller.admin.get("/v1/admin/audit?limit=1").json["data"]
     assert (line["action"], line["request"]) == ("delivery_resent", request)
-    told(webhook, is_sent=True, http_status=204)
+    send(webhook, is_sent=True, http_status=204)
     [after] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
     assert (after["status"], after["tries"], after["last_status"]) == ("delivered", 1, 204)
     assert after["delivered_at"] is not None
 
 
-def test_what_is_being_sent_is_not_sent_twice(teller: Teller, told: Callable[..., None]) -> None:
+def test_a_delivery_that_is_being_sent_is_not_sent_twice(teller: Teller, send: Callable[..., None]) -> None:
     """
-    202 with the delivery as it is: the try that is under way decides.
+    A resend during a try returns 202 with the delivery unchanged.
     """
     webhook = register(teller.client)["id"]
     redeem(teller)
-    told(webhook)
+    send(webhook)
     [before] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
 
     answer = teller.client.post(f"/v1/deliveries/{before['id']}/resend")
@@ -439,15 +438,14 @@ def test_what_is_being_sent_is_not_sent_twice(teller: Teller, told: Callable[...
     assert (answer.status_code, answer.json) == (202, before)
 
 
-def test_only_its_client_and_admins_resend_a_delivery(teller: Teller, told: Callable[..., None]) -> None:
+def test_only_its_client_and_admins_resend_a_delivery(teller: Teller, send: Callable[..., None]) -> None:
     """
-    404 for another client's, for a mail, for one whose webhook is deleted, and for what is no number; 403 for
-    operators.
+    Operators get 403. A delivery of another client, a mail, a deleted webhook and an invalid number return 404.
     """
     webhook = register(teller.client)["id"]
     teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
     redeem(teller)
-    told(webhook, is_sent=True, http_status=200)
+    send(webhook, is_sent=True, http_status=200)
     [delivery] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
     path = f"/v1/deliveries/{delivery['id']}/resend"
     with teller.services.connection() as connection:
@@ -463,13 +461,13 @@ def test_only_its_client_and_admins_resend_a_delivery(teller: Teller, told: Call
     assert teller.client.post(path).status_code == 404
 
 
-def test_nothing_is_sent_again_to_a_webhook_that_is_gone(teller: Teller, told: Callable[..., None]) -> None:
+def test_a_disabled_webhook_gets_no_resend(teller: Teller, send: Callable[..., None]) -> None:
     """
-    It answered 410, says so, and resending is refused with 409.
+    A webhook that answered 410 is disabled with this reason, and a resend returns 409.
     """
     webhook = register(teller.client)["id"]
     redeem(teller)
-    told(webhook, is_sent=False, http_status=410, is_gone=True)
+    send(webhook, is_sent=False, http_status=410, is_gone=True)
 
     shown = teller.client.get(f"/v1/webhooks/{webhook}").json
     [delivery] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
@@ -480,9 +478,9 @@ def test_nothing_is_sent_again_to_a_webhook_that_is_gone(teller: Teller, told: C
     assert (answer.status_code, answer.json["code"]) == (409, "webhook_disabled")
 
 
-def test_what_waits_to_be_delivered_is_counted(teller: Teller) -> None:
+def test_pending_deliveries_are_counted(teller: Teller) -> None:
     """
-    In the metrics, together with what is parked.
+    The metrics count pending deliveries and failed requests.
     """
     register(teller.client)
     redeem(teller, 3)
@@ -502,7 +500,7 @@ def test_what_waits_to_be_delivered_is_counted(teller: Teller) -> None:
 )
 def test_an_unknown_webhook_is_not_found(teller: Teller, named: str) -> None:
     """
-    And neither is what is no id.
+    An unknown id, or text that is no id, returns 404.
     """
     for method, what in (("GET", ""), ("DELETE", ""), ("POST", "/rotate"), ("GET", "/deliveries")):
         assert teller.admin.call(method, f"/v1/webhooks/{named}{what}").status_code == 404

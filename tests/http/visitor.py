@@ -1,5 +1,5 @@
 """
-People at the console, without a browser: a cookie, forms with their token, pages as text.
+A visitor of the console without a browser: cookies, forms with their token, and pages as text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _TOKEN = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What came back."""
+class Page:
+    """A response of the console."""
 
     status: int
     headers: Headers
@@ -28,58 +28,58 @@ class Seen:
 
     @property
     def location(self) -> str | None:
-        """Where it leads."""
+        """The address of a redirect."""
         return self.headers.get("Location")
 
 
 @dataclass
 class Visitor:
-    """Somebody with a cookie, or without."""
+    """A visitor of the console, with or without a session."""
 
     browser: Browser
-    #: What the forms of this session carry.
+    #: The token in the forms of this session.
     token: str = ""
 
     @classmethod
     def new(cls, teller: Teller) -> Visitor:
-        """Nobody yet."""
+        """Return a visitor without a session."""
         return cls(teller.application.test_client())
 
     @classmethod
-    def signed_in(cls, teller: Teller, who: Client) -> Visitor:
-        """By a key."""
+    def signed_in(cls, teller: Teller, client: Client) -> Visitor:
+        """Return a visitor who signed in with the key of a client."""
         visitor = cls.new(teller)
-        came = visitor.send("/admin/sign-in", {"key": who.key})
-        assert came.status == 303, came.text
+        page = visitor.send("/admin/sign-in", {"key": client.key})
+        assert page.status == 303, page.text
         found = _TOKEN.search(visitor.get("/admin/search").text)
         assert found is not None
         visitor.token = found[1]
         return visitor
 
-    def get(self, address: str, **headers: str) -> Seen:
-        """A page."""
+    def get(self, address: str, **headers: str) -> Page:
+        """Load a page."""
         return self._open("GET", address, None, headers)
 
     def send(
         self, address: str, form: dict[str, Any] | None = None, csrf: str | None = "own", **headers: str
-    ) -> Seen:
-        """A form; `csrf`: another token than one's own, None: none."""
+    ) -> Page:
+        """Send a form with its token. `csrf` is another token, or None for none."""
         fields = dict(form or {})
         if csrf is not None:
             fields["csrf"] = self.token if csrf == "own" else csrf
         return self._open("POST", address, fields, headers)
 
-    def _open(self, method: str, address: str, form: dict[str, Any] | None, headers: dict[str, str]) -> Seen:
+    def _open(self, method: str, address: str, form: dict[str, Any] | None, headers: dict[str, str]) -> Page:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content_type = None if form is None else "application/x-www-form-urlencoded"
         answer = self.browser.open(
             address, method=method, data=form, headers=named, content_type=content_type
         )
-        return Seen(answer.status_code, answer.headers, answer.text)
+        return Page(answer.status_code, answer.headers, answer.text)
 
 
 def fields(page: str, action: str) -> dict[str, str | list[str]]:
-    """The hidden fields of the form that goes there; a field that is there many times is a list."""
+    """Return the hidden fields of the form with this action. A repeated field is a list."""
     [form] = re.findall(rf'<form[^>]* action="{re.escape(action)}">(.*?)</form>', page, re.DOTALL)
     found: dict[str, list[str]] = {}
     for name, value in re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', form):
@@ -89,7 +89,7 @@ def fields(page: str, action: str) -> dict[str, str | list[str]]:
 
 
 def audited(teller: Teller, action: str) -> list[tuple[str, str | None, str | None]]:
-    """Who did this, why, and with which request, oldest first."""
+    """Return actor, reason and request of the audit lines with this action, oldest first."""
     lines = teller.admin.get("/v1/admin/audit?limit=100").json["data"]
     return [
         (line["actor"], line["reason"], line["request"]) for line in lines[::-1] if line["action"] == action

@@ -1,5 +1,5 @@
 """
-`Prefer: wait=N`: answers that wait until a request is final.
+`Prefer: wait=N`: calls that wait until a request is final.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 
 @pytest.fixture
 def worker(teller: Teller) -> Iterator[None]:
-    """Somebody who decides what comes in, and announces it, until the test is over."""
+    """Run batches and announce their decisions until the test ends."""
     over = threading.Event()
-    bell = Doorbell(teller.settings.redis_url)
+    doorbell = Doorbell(teller.settings.redis_url)
 
     def work() -> None:
         while not over.wait(0.02):
-            bell.announce(teller.drain())
+            doorbell.announce(teller.drain())
 
     thread = threading.Thread(target=work)
     thread.start()
     yield
     over.set()
     thread.join()
-    bell.close()
+    doorbell.close()
 
 
-def until_waiting(teller: Teller, count: int) -> None:
-    """Until so many answers are held back."""
+def wait_for_waiters(teller: Teller, count: int) -> None:
+    """Wait until this number of calls wait for a request."""
     eventually(lambda: teller.services.waiters.count() == count)
 
 
@@ -66,17 +66,17 @@ def until_waiting(teller: Teller, count: int) -> None:
         ("wait=5, wait=7", 5),
     ],
 )
-def test_the_header_is_read_as_rfc_7240_says(header: str | None, seconds: int | None) -> None:
+def test_the_header_follows_rfc_7240(header: str | None, seconds: int | None) -> None:
     """
-    More than 20 counts as 20, the first one counts, and what is not understood is ignored.
+    The maximum is 20. The first preference counts, and an invalid one is ignored.
     """
     assert long_poll.read_preference(header) == seconds
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_post_that_waits_gets_the_final_state(teller: Teller) -> None:
+def test_a_post_that_waits_returns_the_final_state(teller: Teller) -> None:
     """
-    200, the final state, Preference-Applied, and no Retry-After: there is nothing to come back for.
+    The answer is 200 with Preference-Applied and without Retry-After, because no other call is needed.
     """
     teller.open("sneaker")
 
@@ -90,9 +90,9 @@ def test_a_post_that_waits_gets_the_final_state(teller: Teller) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_an_opening_can_be_waited_for_like_anything_else(teller: Teller) -> None:
+def test_a_post_can_wait_for_an_opening(teller: Teller) -> None:
     """
-    Also a rejection is final.
+    A rejection is final, too.
     """
     body = {"id": "a", "kind": "seat", "available": 1}
 
@@ -104,9 +104,9 @@ def test_an_opening_can_be_waited_for_like_anything_else(teller: Teller) -> None
     assert again.headers["Preference-Applied"] == "wait=20"
 
 
-def test_who_waited_in_vain_gets_what_is_so_far(teller: Teller) -> None:
+def test_a_wait_ends_after_its_seconds(teller: Teller) -> None:
     """
-    After N seconds: 202 for a POST, 200 for a GET, both still processing.
+    After N seconds a POST returns 202 and a GET 200, both with the status processing.
     """
     limit = Deadline(1.5)
     made = teller.client.post("/v1/redemptions", REDEMPTION, Prefer="wait=1")
@@ -121,57 +121,57 @@ def test_who_waited_in_vain_gets_what_is_so_far(teller: Teller) -> None:
     assert made.headers["Retry-After"] == "1"
 
 
-def test_an_announcement_ends_the_wait_at_once(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_announcement_ends_a_wait_at_once(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Ten wait for one request, and would not look again by themselves: the announcement makes them.
+    Ten calls wait for one request without polling. The announcement ends all waits.
     """
     monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
     teller.open("sneaker")
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
-    bell = Doorbell(teller.settings.redis_url)
+    doorbell = Doorbell(teller.settings.redis_url)
 
-    with ThreadPoolExecutor(10) as people:
+    with ThreadPoolExecutor(10) as callers:
         answers = [
-            people.submit(teller.client.get, f"/v1/requests/{named}", Prefer="wait=20") for _ in range(10)
+            callers.submit(teller.client.get, f"/v1/requests/{named}", Prefer="wait=20") for _ in range(10)
         ]
-        until_waiting(teller, 10)
+        wait_for_waiters(teller, 10)
         decided = teller.drain()
         limit = Deadline(2)
-        bell.announce(decided)
+        doorbell.announce(decided)
         statuses = [answer.result().json["status"] for answer in answers]
         limit.check()
-    bell.close()
+    doorbell.close()
 
     assert statuses == ["completed"] * 10
     assert teller.services.waiters.count() == 0
 
 
-def test_a_lost_announcement_is_noticed_within_half_a_second(teller: Teller) -> None:
+def test_a_lost_announcement_is_replaced_by_polling(teller: Teller) -> None:
     """
-    Nobody announces; who waits looks for himself.
+    Without an announcement, a waiting call finds the decision within half a second.
     """
     teller.open("sneaker")
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
 
-    with ThreadPoolExecutor(1) as people:
-        answer = people.submit(teller.client.get, f"/v1/requests/{named}", Prefer="wait=20")
-        until_waiting(teller, 1)
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(teller.client.get, f"/v1/requests/{named}", Prefer="wait=20")
+        wait_for_waiters(teller, 1)
         teller.drain()
         limit = Deadline(2 * long_poll.LOOK_INTERVAL_SECONDS)
         assert answer.result().json["status"] == "completed"
         limit.check()
 
 
-def test_when_too_many_wait_the_next_is_answered_at_once(
+def test_a_call_above_the_limit_of_waiters_does_not_wait(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Without Preference-Applied: it was not waited for.
+    The call returns at once, without Preference-Applied.
     """
     monkeypatch.setattr(long_poll, "WAITERS_MAX", 1)
-    with ThreadPoolExecutor(1) as people:
-        first = people.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=1")
-        until_waiting(teller, 1)
+    with ThreadPoolExecutor(1) as callers:
+        first = callers.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=1")
+        wait_for_waiters(teller, 1)
         second = teller.client.post("/v1/redemptions", REDEMPTION, Prefer="wait=1")
         assert not first.done()
         assert first.result().headers["Preference-Applied"] == "wait=1"
@@ -180,16 +180,16 @@ def test_when_too_many_wait_the_next_is_answered_at_once(
     assert "Preference-Applied" not in second.headers
 
 
-def test_a_stop_answers_everybody_who_waits(teller: Teller) -> None:
+def test_a_stop_ends_all_waits(teller: Teller) -> None:
     """
-    At once, with what is so far.
+    All waiting calls return at once with the present state.
     """
-    with ThreadPoolExecutor(3) as people:
+    with ThreadPoolExecutor(3) as callers:
         answers = [
-            people.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=20")
+            callers.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=20")
             for _ in range(3)
         ]
-        until_waiting(teller, 3)
+        wait_for_waiters(teller, 3)
         limit = Deadline(1)
         teller.services.waiters.stop()
         statuses = [answer.result().status_code for answer in answers]
@@ -198,9 +198,9 @@ def test_a_stop_answers_everybody_who_waits(teller: Teller) -> None:
     assert statuses == [202] * 3
 
 
-def test_a_get_that_waits_compares_its_etag_afterwards(teller: Teller) -> None:
+def test_a_get_that_waits_compares_its_etag_at_the_end(teller: Teller) -> None:
     """
-    A long poll: 304 when the time is over and nothing has changed.
+    A long poll returns 304 if nothing changed until its end.
     """
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
     tag = teller.client.get(f"/v1/requests/{named}").headers["ETag"]
@@ -211,9 +211,9 @@ def test_a_get_that_waits_compares_its_etag_afterwards(teller: Teller) -> None:
     assert answer.headers["Preference-Applied"] == "wait=1"
 
 
-def test_an_announcement_that_came_before_the_wait_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_announcement_before_the_wait_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A worker can be quicker than the way from the commit to the waiting: then there is something to see at once.
+    A worker may decide a request before its call begins to wait. Then the call reads the request at once.
     """
     monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
     waiters = long_poll.Waiters()
@@ -227,9 +227,9 @@ def test_an_announcement_that_came_before_the_wait_is_not_lost(monkeypatch: pyte
     limit.check()
 
 
-def test_nobody_looks_before_there_is_something_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_without_an_announcement_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    What was read just now is what is so far: a wait that nothing ends asks the database nothing.
+    The call has read the present state already, so a wait without an announcement makes no query.
     """
     monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
 
@@ -242,9 +242,9 @@ def test_nobody_looks_before_there_is_something_to_see(monkeypatch: pytest.Monke
     assert waiters.wait(uuid.uuid4(), 0, "queued", look, lambda _: False) == ("queued", True)
 
 
-def test_announcements_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_for_announcements_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A day of announcements that nobody waits for takes no memory.
+    Announcements that no call waits for use a limited amount of memory.
     """
     monkeypatch.setattr(long_poll, "REMEMBERED_MAX", 10)
     waiters = long_poll.Waiters()

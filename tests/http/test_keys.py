@@ -1,5 +1,5 @@
 """
-Keys: what is one and what is not, whose they are, and how they end. Who may do what is in test_doors.
+Keys: validity, owners, expiry and revocation. The access matrix has the rights of each role.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from tests.http.teller import Teller
 
-#: The lifetime of a key, in seconds: long enough to use it first on a busy machine.
+#: The lifetime of a key in seconds, which leaves time for its first use on a busy machine.
 LIFETIME_SECONDS = 3
 
 
 def test_everything_under_v1_needs_a_key() -> None:
     """
-    There is no public route under /v1, and only what the sandbox was asked needs a key elsewhere.
+    No route under /v1 is public. Elsewhere, only the list of calls to the sandbox needs a key.
     """
     assert {route.path for route in ROUTES if route.roles and not route.path.startswith("/v1")} == {
         "/sandbox/gateway/calls"
@@ -49,25 +49,25 @@ def test_everything_under_v1_needs_a_key() -> None:
         "teller_" + "a" * 43,
     ],
 )
-def test_what_is_no_key_is_refused(teller: Teller, authorization: str) -> None:
+def test_an_invalid_key_is_refused(teller: Teller, authorization: str) -> None:
     """
-    Unknown, of another scheme or of no form: 401 alike.
+    An unknown key, another scheme and a malformed header all return 401.
     """
     answer = teller.client.get("/v1/requests", Authorization=authorization)
 
     assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
 
 
-def test_the_scheme_may_be_written_as_one_likes(teller: Teller) -> None:
+def test_the_scheme_is_case_insensitive(teller: Teller) -> None:
     """
-    RFC 9110: schemes are case-insensitive.
+    Schemes are case-insensitive (RFC 9110).
     """
     assert teller.client.get("/v1/requests", Authorization=f"bearer {teller.client.key}").status_code == 200
 
 
 def test_a_revoked_key_stops_working_within_a_second(teller: Teller) -> None:
     """
-    It worked a moment ago, and is remembered; a second later nobody believes it any more.
+    The API caches keys for less than a second.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         key = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
@@ -78,9 +78,9 @@ def test_a_revoked_key_stops_working_within_a_second(teller: Teller) -> None:
     assert teller.other.get("/v1/requests").status_code == 200
 
 
-def test_two_keys_of_one_client_share_its_requests_and_its_idempotency_keys(teller: Teller) -> None:
+def test_two_keys_of_one_client_share_requests_and_idempotency_keys(teller: Teller) -> None:
     """
-    The scope of what one sees and of a key's meaning is the client.
+    Requests and idempotency keys belong to the client, not to the key.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         second = keys.create_key(connection, "second", "client", teller.client.id)
@@ -91,9 +91,9 @@ def test_two_keys_of_one_client_share_its_requests_and_its_idempotency_keys(tell
     assert again.json["id"] == first.json["id"]
 
 
-def test_a_key_of_a_client_that_does_not_exist_is_not_made(teller: Teller) -> None:
+def test_a_key_of_an_unknown_client_is_not_created(teller: Teller) -> None:
     """
-    One line says why; and roles and names are checked.
+    An unknown client, an unknown role and an invalid name are refused.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         before = len(keys.list_keys(connection))
@@ -110,9 +110,9 @@ def test_a_key_of_a_client_that_does_not_exist_is_not_made(teller: Teller) -> No
         assert len(keys.list_keys(connection)) == before
 
 
-def test_making_and_revoking_keys_is_in_the_audit_without_the_key(teller: Teller) -> None:
+def test_creating_and_revoking_keys_is_in_the_audit_without_the_key(teller: Teller) -> None:
     """
-    Who did what; never the secret.
+    The audit has the actor and the key's id, but not the secret.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         key = keys.create_key(connection, "short-lived", "operator", actor="ada")
@@ -132,7 +132,7 @@ def test_making_and_revoking_keys_is_in_the_audit_without_the_key(teller: Teller
 
 def test_a_key_works_until_it_expires(teller: Teller) -> None:
     """
-    By the clock of the database, and within a second of it: also one that was remembered a moment before.
+    A key expires by the clock of the database, and within a second also if it is cached.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         short = keys.create_key(
@@ -147,9 +147,9 @@ def test_a_key_works_until_it_expires(teller: Teller) -> None:
     assert teller.client.get("/v1/requests").json["code"] == "unauthorized"
 
 
-def test_keys_are_changed_over_without_a_gap(teller: Teller) -> None:
+def test_keys_are_replaced_without_a_gap(teller: Teller) -> None:
     """
-    Two keys of one client work beside each other; when the first is revoked, the second goes on where it was.
+    Two keys of one client work at the same time. After the first is revoked, the second still sees the requests.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         first = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
@@ -158,15 +158,16 @@ def test_keys_are_changed_over_without_a_gap(teller: Teller) -> None:
         after = replace(teller.client, key=second.key)
         assert [one.get(f"/v1/requests/{made}").status_code for one in (teller.client, after)] == [200, 200]
         keys.revoke_key(connection, first.id)
-    time.sleep(1)  # the promise: within a second
+    time.sleep(1)  # the time in which a revocation takes effect
 
     assert [one.get(f"/v1/requests/{made}").status_code for one in (teller.client, after)] == [401, 200]
 
 
-def test_the_last_use_of_a_key_is_known_to_the_minute(teller: Teller) -> None:
+def test_the_last_use_of_a_key_is_recorded_to_the_minute(teller: Teller) -> None:
     """
-    Noted when the process ends at the latest, once a minute however many processes note it, and not on a request's
-    way; a key that nobody uses has none.
+    The use is recorded at the end of the process at the latest, and at most once a minute for all processes.
+
+    An unused key has no last use.
     """
 
     def last_used() -> dict[str, datetime | None]:

@@ -1,5 +1,5 @@
 """
-What those who run Teller do with parked requests: see them, replay them, refund them.
+Failed requests in the admin API: list, show, replay, refund.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ REASON = {"reason": "the bank is back"}
 
 @pytest.fixture
 def bank(teller: Teller) -> Teller:
-    """A balance of 100 behind a gateway."""
+    """Open a balance of 100 with a gateway."""
     teller.open("bank", "balance", 100, gateway="sandbox")
     return teller
 
 
 def audit(teller: Teller) -> list[tuple[str, str, str | None, str | None]]:
-    """Who did what, why, and with which request, newest first; without the keys that were made for the test."""
+    """Return actor, action, reason and request of the audit, newest first, without the creation of keys."""
     lines = teller.admin.get("/v1/admin/audit?limit=100").json["data"]
     return [
         (line["actor"], line["action"], line["reason"], line["request"])
@@ -39,12 +39,12 @@ def audit(teller: Teller) -> list[tuple[str, str, str | None, str | None]]:
     ]
 
 
-# ---------------------------------------------------------------- seen
+# ---------------------------------------------------------------- list and show
 
 
-def test_parked_requests_are_listed_by_code_and_resource(teller: Teller) -> None:
+def test_failed_requests_are_listed_by_code_and_resource(teller: Teller) -> None:
     """
-    Newest first, in parts, of all clients; those that are not parked are not there.
+    The list has the failed requests of all clients, newest first, in pages, and no other requests.
     """
     teller.open("a", "balance", 100, gateway="sandbox")
     teller.open("b", "balance", 100, gateway="sandbox")
@@ -73,7 +73,7 @@ def test_parked_requests_are_listed_by_code_and_resource(teller: Teller) -> None
 
 def test_the_calls_of_the_gateway_are_shown(bank: Teller) -> None:
     """
-    Each with when, what it answered and what was made of that, oldest first.
+    Each call is shown with its times, its answer and its outcome, oldest first.
     """
     asked = bank.withdraw("bank")
     bank.call_gateway(UNKNOWN, Answer("unknown", error="no route to host"))
@@ -90,11 +90,11 @@ def test_the_calls_of_the_gateway_are_shown(bank: Teller) -> None:
         assert one["started_at"] <= one["ended_at"]
 
 
-def test_a_fault_in_deciding_is_shown_with_its_traceback_to_those_who_run_teller(
+def test_operators_see_the_traceback_of_a_processor_error(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Parked alone; the client sees the code and not the traceback.
+    Operators see the traceback. The client sees only the code.
     """
 
     def fail(*_: Any) -> NoReturn:
@@ -110,19 +110,20 @@ def test_a_fault_in_deciding_is_shown_with_its_traceback_to_those_who_run_teller
     assert "ZeroDivisionError: the poison" in shown["trace"]
     assert shown["attempts"] == []
     for path in (f"/v1/requests/{asked}", f"/v1/requests/{asked}/events"):
-        seen = teller.client.get(path)
-        assert seen.status_code == 200
-        assert b"poison" not in seen.data
+        answer = teller.client.get(path)
+        assert answer.status_code == 200
+        assert b"poison" not in answer.data
     assert teller.status(asked) == "processor_error"
 
 
-# ---------------------------------------------------------------- replayed
+# ---------------------------------------------------------------- replay
 
 
-def test_a_replayed_request_is_tried_as_if_it_were_new(bank: Teller) -> None:
+def test_a_replayed_request_is_processed_like_a_new_one(bank: Teller) -> None:
     """
-    202 with the request as it is; then the gateway is asked again, with the same key, and pays once. Who did it and
-    why is in the audit.
+    A replay returns 202. The gateway is called again with the same key and pays once.
+
+    The audit has the operator and the reason.
     """
     asked = bank.fail_withdrawal("bank", 30)
     assert bank.quantities("bank") == (70, 30)
@@ -145,9 +146,9 @@ def test_a_replayed_request_is_tried_as_if_it_were_new(bank: Teller) -> None:
     assert bank.operator.id in actor
 
 
-def test_replaying_twice_at_once_is_replaying_once(bank: Teller) -> None:
+def test_simultaneous_replays_are_one_replay(bank: Teller) -> None:
     """
-    Twenty at the same instant: all are told 202, one is done, and one is in the audit.
+    Twenty simultaneous replays all return 202. One takes effect, and one is in the audit.
     """
     asked = bank.fail_withdrawal("bank")
     together = threading.Barrier(20)
@@ -166,9 +167,9 @@ def test_replaying_twice_at_once_is_replaying_once(bank: Teller) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "held", "completed", "rejected"])
-def test_what_is_not_parked_is_not_replayed(bank: Teller, state: str) -> None:
+def test_a_request_that_did_not_fail_is_not_replayed(bank: Teller, state: str) -> None:
     """
-    409, and nothing is changed.
+    A replay of such a request returns 409 and changes nothing.
     """
     body = {"resource": "bank", "account": "u", "amount": 500 if state == "rejected" else 10}
     asked = bank.client.post("/v1/withdrawals", body).json["id"]
@@ -185,9 +186,9 @@ def test_what_is_not_parked_is_not_replayed(bank: Teller, state: str) -> None:
     assert audit(bank) == []
 
 
-def test_all_that_match_are_replayed_in_their_order(teller: Teller) -> None:
+def test_all_matching_requests_are_replayed_in_order(teller: Teller) -> None:
     """
-    A dry run only counts; what is on its way already matches and is not sent twice; others are left alone.
+    A dry run only counts. A second replay of the same requests replays none, and other requests stay as they are.
     """
     teller.open("a", "balance", 100, gateway="sandbox")
     teller.open("b", "balance", 100, gateway="sandbox")
@@ -214,17 +215,17 @@ def test_all_that_match_are_replayed_in_their_order(teller: Teller) -> None:
     assert teller.operator.post("/v1/admin/replay", REASON).json == {"matched": 2, "replayed": 2}
 
 
-# ---------------------------------------------------------------- refunded
+# ---------------------------------------------------------------- refund
 
 
 @pytest.mark.parametrize(
     ("state", "amounts", "outcomes", "status", "back", "left"),
     [
-        ("parked", [None], ["completed"], "refunded_by_admin", 30, (100, 0)),
-        ("parked", [30], ["completed"], "refunded_by_admin", 30, (100, 0)),
-        ("parked", [None, None], ["completed", "nothing_to_refund"], "refunded_by_admin", 30, (100, 0)),
-        ("parked", [10], ["outcome_pending"], "gateway_unreachable", 0, (70, 30)),
-        ("parked", [31], ["refund_too_large"], "gateway_unreachable", 0, (70, 30)),
+        ("failed", [None], ["completed"], "refunded_by_admin", 30, (100, 0)),
+        ("failed", [30], ["completed"], "refunded_by_admin", 30, (100, 0)),
+        ("failed", [None, None], ["completed", "nothing_to_refund"], "refunded_by_admin", 30, (100, 0)),
+        ("failed", [10], ["outcome_pending"], "gateway_unreachable", 0, (70, 30)),
+        ("failed", [31], ["refund_too_large"], "gateway_unreachable", 0, (70, 30)),
         ("held", [None], ["outcome_pending"], "processing", 0, (70, 30)),
         ("completed", [None], ["completed"], "refunded_by_admin", 30, (100, 0)),
         ("completed", [10, 20], ["completed", "completed"], "refunded_by_admin", 30, (100, 0)),
@@ -241,7 +242,7 @@ def test_all_that_match_are_replayed_in_their_order(teller: Teller) -> None:
         ("rejected", [None], ["nothing_to_refund"], "insufficient_funds", 0, (100, 0)),
     ],
 )
-def test_never_more_is_given_back_than_was_taken(
+def test_refunds_never_exceed_the_amount_taken(
     bank: Teller,
     state: str,
     amounts: list[int | None],
@@ -251,10 +252,10 @@ def test_never_more_is_given_back_than_was_taken(
     left: tuple[int, int],
 ) -> None:
     """
-    Of a parked request what is held, of a completed one what it took, whole or in parts.
+    A refund returns the hold of a failed request, or the debit of a completed one, in whole or in parts.
     """
     asked = bank.withdraw("bank", 500 if state == "rejected" else 30)
-    answer = {"parked": UNKNOWN, "completed": YES, "declined": Answer("declined", 422, reason="no")}.get(
+    answer = {"failed": UNKNOWN, "completed": YES, "declined": Answer("declined", 422, reason="no")}.get(
         state
     )
     if answer is not None:
@@ -277,7 +278,7 @@ def test_never_more_is_given_back_than_was_taken(
 
 def test_one_key_refunds_once_and_is_in_the_audit_once(bank: Teller) -> None:
     """
-    The same key and body are the same refund; with another body, or for another request, the key is refused.
+    The same key and body are the same refund. The key is refused for another body or request.
     """
     asked, other = bank.withdraw("bank"), bank.withdraw("bank")
     bank.call_gateway(YES)
@@ -304,9 +305,9 @@ def test_one_key_refunds_once_and_is_in_the_audit_once(bank: Teller) -> None:
     assert bank.client.get(f"/v1/requests/{asked}").json["refunded"] == 4
 
 
-def test_a_late_yes_after_a_refund_is_an_alert_and_no_entry(bank: Teller) -> None:
+def test_a_payout_after_a_refund_is_an_alert_without_an_entry(bank: Teller) -> None:
     """
-    It is in the history, in the metrics, and in the result; the ledger is as before.
+    Events, metrics and result report the payout. The ledger does not change.
     """
     asked = bank.withdraw("bank")
     with bank.stopped_courier() as late:
@@ -319,9 +320,9 @@ def test_a_late_yes_after_a_refund_is_an_alert_and_no_entry(bank: Teller) -> Non
 
     assert bank.admin.get("/v1/resources/bank/entries").json == entries
     assert bank.quantities("bank") == (100, 0)
-    seen = bank.client.get(f"/v1/requests/{asked}").json
-    assert (seen["status"], seen["error"]["code"]) == ("refunded", "refunded_by_admin")
-    assert seen["result"] == {"reference": "late"}
+    answer = bank.client.get(f"/v1/requests/{asked}").json
+    assert (answer["status"], answer["error"]["code"]) == ("refunded", "refunded_by_admin")
+    assert answer["result"] == {"reference": "late"}
     events = bank.client.get(f"/v1/requests/{asked}/events").json["data"]
     assert [one["detail"] for one in events].count("paid_after_refund") == 1
     assert events[-1]["detail"] == "paid_after_refund"
@@ -330,7 +331,7 @@ def test_a_late_yes_after_a_refund_is_an_alert_and_no_entry(bank: Teller) -> Non
 
 def test_an_unknown_request_is_not_found(teller: Teller) -> None:
     """
-    And neither is what is no id; nothing is in the audit.
+    An unknown id, or text that is no id, returns 404 and leaves no audit line.
     """
     for named in ("019aa9c2-f1c4-7d2a-8b3e-5f60718293a4", "nonsense"):
         path = f"/v1/admin/requests/{named}"
@@ -361,11 +362,11 @@ def test_an_unknown_request_is_not_found(teller: Teller) -> None:
         ("replay", {"reason": "x", "resource": "a b"}, "/resource"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_changes_nothing(
+def test_an_invalid_body_is_refused_and_changes_nothing(
     bank: Teller, path: str, body: dict[str, Any], pointer: str
 ) -> None:
     """
-    422 with a pointer to the mistake.
+    An invalid body returns 422 with a pointer.
     """
     asked = bank.fail_withdrawal("bank")
     before = bank.admin.get(f"/v1/requests/{asked}").json
@@ -382,9 +383,9 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     "query", ["code=No", "code=", "resource=a%20b", "limit=0", "cursor=!", "status=failed"]
 )
-def test_a_list_that_makes_no_sense_is_refused(teller: Teller, query: str) -> None:
+def test_an_invalid_query_is_refused(teller: Teller, query: str) -> None:
     """
-    422, also for a parameter that this list does not have.
+    An invalid or unknown parameter returns 422.
     """
     answer = teller.operator.get(f"/v1/admin/failed?{query}")
 
