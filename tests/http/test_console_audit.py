@@ -1,5 +1,5 @@
 """
-The audit in the console: by who, what, request and time, with the way to what each line is about.
+The audit at the console: filters for actor, action, request and time, and links to the objects of each line.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SCRIPT = "<script>alert(1)</script>"
 @pytest.fixture
 def admin(teller: Teller) -> Visitor:
     """
-    An admin who is signed in.
+    An admin with a session.
     """
     return Visitor.signed_in(teller, teller.admin)
 
 
 def write(teller: Teller, actor: str, action: str, **more: Any) -> None:
-    """A line; `at`, `request`, `reason` and `detail` as they are given."""
+    """Write a line of the audit with the given `at`, `request`, `reason` and `detail`."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute(
             "INSERT INTO audit (at, actor, action, request_id, reason, detail) "
@@ -47,14 +47,14 @@ def write(teller: Teller, actor: str, action: str, **more: Any) -> None:
 
 
 def reasons(admin: Visitor, **query: str) -> list[str]:
-    """The reasons on a page, in its order."""
+    """Return the reasons on a page, in its order."""
     text = admin.get(f"/admin/audit?{urlencode(query)}").text
     return re.findall(r'<span class="prose">([^<]*)</span>', text)
 
 
-def test_lines_are_found_by_who_what_request_and_time(teller: Teller, admin: Visitor) -> None:
+def test_lines_are_filtered_by_actor_action_request_and_time(teller: Teller, admin: Visitor) -> None:
     """
-    Each filter by itself, and all together; the newest first.
+    Filters work alone and together. The list is newest first.
     """
     request = uuid.uuid4()
     write(teller, "ada", "replay", reason="1", at="2026-01-01T10:00Z", request=request)
@@ -78,7 +78,7 @@ def test_lines_are_found_by_who_what_request_and_time(teller: Teller, admin: Vis
 
 def test_pages_follow_each_other_and_keep_the_filter(teller: Teller, admin: Visitor) -> None:
     """
-    Lines of the same moment are neither lost nor shown twice.
+    Lines with the same time are neither lost nor repeated between pages.
     """
     for number in range(60):
         write(teller, "ada", "replay", reason=str(number), at="2026-01-01T10:00Z")
@@ -93,9 +93,9 @@ def test_pages_follow_each_other_and_keep_the_filter(teller: Teller, admin: Visi
     assert admin.get("/admin/audit?cursor=nonsense").status == 422
 
 
-def test_a_line_leads_to_what_it_is_about(teller: Teller, admin: Visitor) -> None:
+def test_a_line_links_to_its_objects(teller: Teller, admin: Visitor) -> None:
     """
-    Request, webhook, key and partition; a key only for those who may see it.
+    A line links to its request, webhook, key and partition. Only admins get the link to a key.
     """
     request, webhook, key = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
     detail = {"webhook": str(webhook), "key": str(key), "partition": 7, "deliveries": 3}
@@ -108,9 +108,9 @@ def test_a_line_leads_to_what_it_is_about(teller: Teller, admin: Visitor) -> Non
     assert f"/admin/keys/{key}" not in operator.get("/admin/audit").text
 
 
-def test_what_others_wrote_is_text(teller: Teller, admin: Visitor) -> None:
+def test_markup_in_a_line_is_escaped(teller: Teller, admin: Visitor) -> None:
     """
-    A script as actor, action, reason or detail runs nowhere.
+    A script as actor, action, reason or detail is shown as text.
     """
     write(teller, SCRIPT, SCRIPT, reason=SCRIPT, detail={SCRIPT: SCRIPT, "list": [SCRIPT], "webhook": SCRIPT})
 

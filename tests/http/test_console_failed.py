@@ -1,5 +1,5 @@
 """
-Failed requests at the console: found by a filter, looked at, replayed and refunded one by one or all that match.
+Failed requests at the console: filters, and replays and refunds of one request or of all that match.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ REASON = "the bank is back"
 
 @pytest.fixture
 def bank(teller: Teller) -> Teller:
-    """A balance behind a gateway."""
+    """Open a balance with a gateway."""
     teller.open("bank", "balance", 1_000, gateway="sandbox", unit="EUR")
     return teller
 
 
 def listed(page: str) -> list[str]:
-    """The requests that can be ticked, in their order."""
+    """Return the requests with a checkbox, in order."""
     return re.findall(r'name="id" value="([0-9a-f-]{36})" aria-label', page)
 
 
 def counted(page: str) -> str:
-    """What the list says that all that match come to."""
+    """Return the number and the sum of all matching requests, as the list shows them."""
     [words] = re.findall(r'<p class="match-count">(.*?)</p>', page)
     return re.sub(r"<[^>]*>", "", words)
 
 
 def act(visitor: Visitor, action: str, query: str = "", **more: str) -> str:
-    """Preview, a reason, and the button; returns the page that says how far it is."""
+    """Preview an action and send its form with a reason. Returns the address of the action's page."""
     preview = visitor.get(f"/admin/failed/preview?action={action}{query}")
     form = fields(preview.text, f"/admin/failed/{action}") | {"reason": REASON} | more
     sent = visitor.send(f"/admin/failed/{action}", form)
@@ -60,17 +60,17 @@ def act(visitor: Visitor, action: str, query: str = "", **more: str) -> str:
 
 
 def figure(page: str, label: str) -> str | None:
-    """A figure of the page."""
+    """Return a figure of the page."""
     found = re.search(rf'<dt>{label}</dt><dd><span class="big">([^<]*)</span>', page)
     return None if found is None else found[1]
 
 
-# ---------------------------------------------------------------- found
+# ---------------------------------------------------------------- list
 
 
 def test_the_filter_finds_by_code_resource_account_client_and_time(bank: Teller) -> None:
     """
-    Each alone and together, the last to fail first, with the exact number and sum; the filter is in the address.
+    Filters work alone and together. The list is newest first, with the exact number and sum. Links keep the filter.
     """
     bank.open("till", "balance", 1_000, gateway="sandbox", unit="GBP")
     first = bank.fail_withdrawal("bank", 10, account="ada")
@@ -100,9 +100,9 @@ def test_the_filter_finds_by_code_resource_account_client_and_time(bank: Teller)
     assert counted(visitor.get("/admin/failed").text) == "3 requests match: 40 EUR + 20 GBP"
 
 
-def test_a_list_that_is_longer_has_parts(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_has_pages(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The way to the older ones keeps the filter, and shows each request once.
+    The next page keeps the filter, and each request is listed once.
     """
     monkeypatch.setattr("api.console.failed.LISTED", 2)
     asked = [bank.fail_withdrawal("bank", 1) for _ in range(3)]
@@ -116,9 +116,9 @@ def test_a_list_that_is_longer_has_parts(bank: Teller, monkeypatch: pytest.Monke
     assert listed(first) + listed(rest) == asked[::-1]
 
 
-def test_nothing_is_said_where_there_is_nothing(bank: Teller) -> None:
+def test_an_empty_list_and_an_invalid_filter_are_explained(bank: Teller) -> None:
     """
-    Without failures, with a filter that finds none, and a wrong time: each is said in words.
+    The page explains an empty list, a filter without matches, and an invalid time.
     """
     visitor = Visitor.signed_in(bank, bank.operator)
 
@@ -135,8 +135,9 @@ def test_nothing_is_said_where_there_is_nothing(bank: Teller) -> None:
 
 def test_all_that_match_are_previewed_and_replayed(bank: Teller) -> None:
     """
-    The preview says how many, what they add up to and where, and does nothing. Then they are back in their queues, by
-    the person's own name in the audit, and the page tells what became of each.
+    The preview shows number, sum and resources, and changes nothing. The replay returns the requests to their queues.
+
+    The audit has the operator, and the page shows the outcome of each request.
     """
     bank.open("till", "balance", 1_000, gateway="sandbox")
     asked = [bank.fail_withdrawal("bank", 10), bank.fail_withdrawal("bank", 20)]
@@ -166,9 +167,9 @@ def test_all_that_match_are_previewed_and_replayed(bank: Teller) -> None:
     assert audited(bank, "bulk_replay") == [(actor, REASON, None)]
 
 
-def test_what_fails_again_is_said_to(bank: Teller) -> None:
+def test_a_request_that_fails_again_is_counted_as_such(bank: Teller) -> None:
     """
-    A replay whose gateway is still away counts as failed again, not as waiting.
+    A replay whose gateway is still unavailable counts as failed again, not as waiting.
     """
     asked = bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.operator)
@@ -183,9 +184,9 @@ def test_what_fails_again_is_said_to(bank: Teller) -> None:
     assert bank.status(asked) == "gateway_unreachable"
 
 
-def test_what_fails_after_the_preview_is_not_concerned(bank: Teller) -> None:
+def test_a_request_that_fails_after_the_preview_is_not_included(bank: Teller) -> None:
     """
-    The number that was shown is the number that is done.
+    The action includes exactly the previewed requests.
     """
     first = bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.operator)
@@ -199,9 +200,9 @@ def test_what_fails_after_the_preview_is_not_concerned(bank: Teller) -> None:
     assert bank.status(later) == "gateway_unreachable"
 
 
-def test_a_form_that_is_sent_twice_begins_once(bank: Teller) -> None:
+def test_a_form_that_is_sent_twice_begins_one_action(bank: Teller) -> None:
     """
-    A double click on the button: both lead to the same action, and each request is sent once.
+    All copies of a form lead to the same action, and each request is refunded once.
     """
     for _ in range(3):
         bank.fail_withdrawal("bank", 10)
@@ -220,9 +221,9 @@ def test_a_form_that_is_sent_twice_begins_once(bank: Teller) -> None:
     assert figure(page, "Given back") == "3"
 
 
-def test_selected_ones_alone_are_previewed_and_done(bank: Teller) -> None:
+def test_only_selected_requests_are_previewed_and_replayed(bank: Teller) -> None:
     """
-    Those that were ticked; nothing ticked is told so, and more than a page of them is refused.
+    The preview has the selected requests. An empty selection changes nothing, and more than a page is refused.
     """
     first, second, third = (bank.fail_withdrawal("bank", amount) for amount in (1, 2, 4))
     visitor = Visitor.signed_in(bank, bank.operator)
@@ -239,9 +240,9 @@ def test_selected_ones_alone_are_previewed_and_done(bank: Teller) -> None:
     assert visitor.send("/admin/failed/preview", {"action": "replay", "id": "x"}).status == 404
 
 
-def test_refunds_of_many_are_an_admins(bank: Teller) -> None:
+def test_only_admins_refund_many_requests(bank: Teller) -> None:
     """
-    An operator is not shown the way, and is refused on it; nothing is done without a reason.
+    An operator sees no form and gets 403. A refund needs a reason.
     """
     bank.fail_withdrawal("bank", 10)
     operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
@@ -254,17 +255,19 @@ def test_refunds_of_many_are_an_admins(bank: Teller) -> None:
     assert audited(bank, "refund") == []
 
 
-def part_by_part(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Parts are so small, and nobody goes on behind one's back."""
+def limit_parts(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Limit the requests of a part, and run no part in the background."""
     monkeypatch.setattr(bulk_actions, "PART_LIMIT", size)
     monkeypatch.setattr(bulk_runner.Runner, "go_on", lambda *_: None)
 
 
-def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_action_runs_in_parts_and_can_be_stopped(
+    bank: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    The form answers after the first part. Stopped, no more is sent; what was sent takes its way.
+    The form answers after the first part. After a stop no further request is sent.
     """
-    part_by_part(monkeypatch, 2)
+    limit_parts(monkeypatch, 2)
     asked = [bank.fail_withdrawal("bank", 1) for _ in range(5)]
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
@@ -278,32 +281,32 @@ def test_many_are_done_in_parts_and_can_be_stopped(bank: Teller, monkeypatch: py
     assert page.count("not sent") == 3
     assert f"stopped by {bank.operator.id} (operator operator)" in page
     assert [line[2] for line in audited(bank, "replay")] == asked[:2]
-    assert not bulk_runner.do_part(bank.services, where_id(where))
+    assert not bulk_runner.do_part(bank.services, action_id(where))
 
 
-def test_an_action_ends_with_the_key_that_began_it(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_action_ends_with_the_key_of_its_operator(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    As a session does: once the key is revoked, no more is sent.
+    After the key is revoked, no further request is sent.
     """
-    part_by_part(monkeypatch, 2)
+    limit_parts(monkeypatch, 2)
     for _ in range(4):
         bank.fail_withdrawal("bank", 1)
     where = act(Visitor.signed_in(bank, bank.operator), "replay")
     with connections.connect(bank.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET revoked_at = now() WHERE client_id = %s", (bank.operator.id,))
 
-    assert not bulk_runner.do_part(bank.services, where_id(where))
+    assert not bulk_runner.do_part(bank.services, action_id(where))
 
     page = Visitor.signed_in(bank, bank.admin).get(where).text
     assert "2 of 4, stopped by the end of the key that began it" in page
     assert len(audited(bank, "replay")) == 2
 
 
-def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simultaneous_parts_send_each_request_once(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Two processes at the same action, and a replay by hand in between: each request is sent once.
+    Four threads run one action, and one request was already replayed. Each request is sent once.
     """
-    part_by_part(monkeypatch, 2)
+    limit_parts(monkeypatch, 2)
     asked = [bank.fail_withdrawal("bank", 1) for _ in range(7)]
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
@@ -313,8 +316,8 @@ def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: py
 
     def do_all() -> None:
         with bank.services.connection() as connection:
-            while (found := bulk_actions.read(connection, where_id(where))) and found.finished_at is None:
-                bulk_runner.do_part(bank.services, where_id(where))
+            while (found := bulk_actions.read(connection, action_id(where))) and found.finished_at is None:
+                bulk_runner.do_part(bank.services, action_id(where))
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(do_all) for _ in range(4)]:
@@ -325,34 +328,34 @@ def test_parts_at_the_same_time_send_nothing_twice(bank: Teller, monkeypatch: py
     assert sorted(str(line[2]) for line in audited(bank, "replay")) == sorted(asked)
 
 
-def test_while_somebody_is_at_it_nobody_else_is(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_run_by_one_process_at_a_time(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Whoever does a part holds the action's row: another process leaves it alone, and does not wait.
+    A process locks the action's row during a part. Another process does nothing, and does not wait.
     """
-    part_by_part(monkeypatch, 2)
+    limit_parts(monkeypatch, 2)
     for _ in range(4):
         bank.fail_withdrawal("bank", 1)
     visitor = Visitor.signed_in(bank, bank.operator)
     where = act(visitor, "replay")
     with (
-        connections.connect(bank.settings.database_url, application_name="test") as somebody,
-        somebody.transaction(),
+        connections.connect(bank.settings.database_url, application_name="test") as another,
+        another.transaction(),
     ):
-        somebody.execute("SELECT FROM bulk_actions FOR UPDATE")
-        assert not bulk_runner.do_part(bank.services, where_id(where))
+        another.execute("SELECT FROM bulk_actions FOR UPDATE")
+        assert not bulk_runner.do_part(bank.services, action_id(where))
         assert "2 of 4" in visitor.get(where).text
 
-    bulk_runner.do_part(bank.services, where_id(where))
+    bulk_runner.do_part(bank.services, action_id(where))
     assert "4 of 4" in visitor.get(where).text
 
 
-def test_a_part_that_breaks_is_done_again_and_nothing_twice(
+def test_an_interrupted_part_is_repeated_without_a_second_refund(
     bank: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The process dies after the refunds are accepted, and before that is noted: the next one finds them accepted.
+    The process dies after the refunds are accepted, before this is recorded. The next run finds them accepted.
     """
-    part_by_part(monkeypatch, 10)
+    limit_parts(monkeypatch, 10)
     for _ in range(3):
         bank.fail_withdrawal("bank", 1)
     visitor = Visitor.signed_in(bank, bank.admin)
@@ -368,10 +371,10 @@ def test_a_part_that_breaks_is_done_again_and_nothing_twice(
         monkeypatch.setattr(bulk_runner, "do_part", lambda *_: True)
         where = str(visitor.send("/admin/failed/refund", form).location)
         monkeypatch.undo()
-        part_by_part(monkeypatch, 10)
+        limit_parts(monkeypatch, 10)
         with pytest.raises(RuntimeError, match="killed"):
-            bulk_actions.run_part(connection, where_id(where), break_afterwards)  # type: ignore[arg-type]
-        assert bulk_actions.run_part(connection, where_id(where), accept) is not None
+            bulk_actions.run_part(connection, action_id(where), break_afterwards)  # type: ignore[arg-type]
+        assert bulk_actions.run_part(connection, action_id(where), accept) is not None
 
     bank.drain()
     assert bank.quantities("bank") == (1_000, 0)
@@ -379,9 +382,9 @@ def test_a_part_that_breaks_is_done_again_and_nothing_twice(
     assert figure(visitor.get(where).text, "Given back") == "3"
 
 
-def test_the_rest_goes_on_behind_the_page(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_action_continues_in_the_background(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    After the first part nobody needs to wait or look; and an action that was left is taken up by whoever looks at it.
+    After the first part the action needs no visitor. An interrupted action continues when its page is loaded.
     """
     monkeypatch.setattr(bulk_actions, "PART_LIMIT", 2)
     for _ in range(5):
@@ -405,26 +408,26 @@ def test_the_rest_goes_on_behind_the_page(bank: Teller, monkeypatch: pytest.Monk
 
 
 def wait_for_threads() -> None:
-    """Until no bulk action goes on in this process."""
+    """Wait until no bulk action runs in this process."""
     for thread in threading.enumerate():
         if thread.name == "bulk":
             thread.join(TIMEOUT_SECONDS)
 
 
-def where_id(where: str) -> UUID:
-    """The id of the action at this address."""
+def action_id(where: str) -> UUID:
+    """Return the id of the action at this address."""
     return UUID(where.rpartition("/")[2])
 
 
-# ---------------------------------------------------------------- harmless
+# ---------------------------------------------------------------- markup
 
 
-def test_nothing_that_somebody_wrote_is_a_script(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_markup_of_clients_and_gateways_is_escaped(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    `<script>` wherever a client, a gateway, an admin or a traceback can put it: shown as text on each page.
+    A script in a field of a client, a gateway, an admin or a traceback is shown as text.
     """
 
-    def broken(*_: object) -> NoReturn:
+    def fail(*_: object) -> NoReturn:
         raise ValueError(SCRIPT)
 
     body = {
@@ -437,7 +440,7 @@ def test_nothing_that_somebody_wrote_is_a_script(bank: Teller, monkeypatch: pyte
     asked = bank.client.post("/v1/withdrawals", body)
     bank.drain()
     bank.call_gateway(Answer("unknown", 503, reason=SCRIPT, error=SCRIPT))
-    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=broken))
+    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=fail))
     broke = bank.client.post(
         "/v1/redemptions", {"resource": "bank", "account": "ada", "metadata": {"x": SCRIPT}}
     )

@@ -1,5 +1,5 @@
 """
-Keys in the console: shown once and nowhere else, revoked with a reason, for admins alone.
+Keys at the console: for admins alone, shown once, revoked with a reason.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ SCRIPT = "<script>alert(1)</script>"
 @pytest.fixture
 def admin(teller: Teller) -> Visitor:
     """
-    An admin who is signed in.
+    An admin with a session.
     """
     return Visitor.signed_in(teller, teller.admin)
 
 
 def key_id_of(teller: Teller, client: str) -> str:
-    """The one key of a client."""
+    """Return the id of a client's only key."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         [(key_id,)] = connection.execute("SELECT id FROM api_keys WHERE client_id = %s", (client,)).fetchall()
     return str(key_id)
 
 
 def audit_of(teller: Teller) -> list[tuple[str, str | None, dict[str, str]]]:
-    """Action, reason and detail of each line, newest first."""
+    """Return action, reason and detail of each line of the audit, newest first."""
     return [
         (line["action"], line["reason"], line["detail"])
         for line in teller.admin.get("/v1/admin/audit").json["data"]
@@ -47,7 +47,7 @@ def test_a_new_key_is_shown_once_and_nowhere_else(
     teller: Teller, admin: Visitor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    The answer to the form has it, and is not to be kept; no header, no other page, no audit, no log. It works.
+    The key is only in the answer to the form, which is not cached. No header, page, audit line or log has it.
     """
     made = admin.send("/admin/keys", {"name": "the shop", "role": "operator", "lifetime": "90d"})
 
@@ -73,10 +73,10 @@ def test_a_new_key_is_shown_once_and_nowhere_else(
 
 def test_a_second_key_is_of_the_same_client(teller: Teller, admin: Visitor) -> None:
     """
-    With a client named, the key belongs to it; a client that is not there is a mistake told in the form.
+    The new key belongs to the given client. An unknown client is reported in the form.
     """
     made = admin.send("/admin/keys", {"name": "second", "role": "client", "client": teller.client.id})
-    wrong = admin.send("/admin/keys", {"name": "third", "role": "client", "client": "nobody"})
+    wrong = admin.send("/admin/keys", {"name": "third", "role": "client", "client": "unknown"})
 
     assert made.status == 200
     assert teller.client.id in admin.get(f"/admin/keys?client={teller.client.id}").text
@@ -99,9 +99,9 @@ def test_a_second_key_is_of_the_same_client(teller: Teller, admin: Visitor) -> N
         {"name": "x", "role": "client", "extra": "1"},
     ],
 )
-def test_what_is_wrong_makes_no_key(teller: Teller, admin: Visitor, form: dict[str, str]) -> None:
+def test_an_invalid_form_creates_no_key(teller: Teller, admin: Visitor, form: dict[str, str]) -> None:
     """
-    The form comes again, and nothing was made.
+    The form is shown again, and no key is created.
     """
     before = audit_of(teller)
 
@@ -112,9 +112,11 @@ def test_what_is_wrong_makes_no_key(teller: Teller, admin: Visitor, form: dict[s
     assert audit_of(teller) == before
 
 
-def test_a_revoked_key_ends_its_sessions_and_the_reason_stays(teller: Teller, admin: Visitor) -> None:
+def test_a_revoked_key_ends_its_sessions_and_its_reason_is_in_the_audit(
+    teller: Teller, admin: Visitor
+) -> None:
     """
-    Who was signed in with it is not any more; the audit knows why.
+    Sessions of a revoked key end at once. A second revocation is reported as such.
     """
     operator = Visitor.signed_in(teller, teller.operator)
     key_id = key_id_of(teller, teller.operator.id)
@@ -134,9 +136,9 @@ def _told(admin: Visitor, key_id: str) -> str:
     return admin.get(again.location).text
 
 
-def test_revoking_ones_own_key_is_announced_and_signs_out(teller: Teller, admin: Visitor) -> None:
+def test_revoking_ones_own_key_ends_the_session(teller: Teller, admin: Visitor) -> None:
     """
-    The page says so before, and that no other admin is left; afterwards the session is over.
+    The page warns of the end of the session, and of revoking the last key of an admin.
     """
     key_id = key_id_of(teller, teller.admin.id)
     page = admin.get(f"/admin/keys/{key_id}").text
@@ -152,7 +154,7 @@ def test_revoking_ones_own_key_is_announced_and_signs_out(teller: Teller, admin:
 
 def test_keys_are_not_shown_to_operators(teller: Teller) -> None:
     """
-    Neither in the navigation nor at their address.
+    Operators get neither the link to the keys nor the pages.
     """
     operator = Visitor.signed_in(teller, teller.operator)
 
@@ -161,9 +163,9 @@ def test_keys_are_not_shown_to_operators(teller: Teller) -> None:
     assert operator.send("/admin/keys", {"name": "x", "role": "admin"}).status == 403
 
 
-def test_names_are_text(teller: Teller, admin: Visitor) -> None:
+def test_markup_in_a_name_is_escaped(teller: Teller, admin: Visitor) -> None:
     """
-    A script as a name runs nowhere, and is shown as it is.
+    A script as a name is shown as text.
     """
     assert admin.send("/admin/keys", {"name": SCRIPT, "role": "client"}).status == 200
     key_id = audit_of(teller)[0][2]["key"]
@@ -174,9 +176,9 @@ def test_names_are_text(teller: Teller, admin: Visitor) -> None:
     assert SCRIPT not in admin.get(f"/admin/keys/new?client={SCRIPT}").text
 
 
-def test_keys_are_found_by_client_role_and_state(teller: Teller, admin: Visitor) -> None:
+def test_keys_are_filtered_by_client_role_and_state(teller: Teller, admin: Visitor) -> None:
     """
-    Each filter leaves what it names, page by page.
+    Each filter selects the keys that it names, in pages.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         for number in range(60):

@@ -1,5 +1,5 @@
 """
-What the pages of the console say: the overview, partitions, resources, search.
+The pages of the console: the overview, partitions, resources, search.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from tests.servers import PARTITIONS
 if TYPE_CHECKING:
     from tests.http.teller import Teller
 
-#: What a browser would run, if it were not escaped.
+#: A script that a browser would run if a page did not escape it.
 SCRIPT = "<script>alert(1)</script>"
 
 
 @pytest.fixture
 def visitor(teller: Teller) -> Visitor:
     """
-    An operator at the console.
+    An operator with a session.
     """
     return Visitor.signed_in(teller, teller.operator)
 
 
 def words(text: str) -> str:
-    """A page as it is read."""
+    """Return the text of a page without markup."""
     return " ".join(
         html.unescape(re.sub(r"<(script|svg).*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)).split()
     )
 
 
 def home_of(resource: str) -> int:
-    """Its partition."""
+    """Return the partition of a resource."""
     return partition_of(resource, PARTITIONS)
 
 
-def worker(teller: Teller, *owned: int, lives: bool = True) -> None:
-    """A worker that owns some partitions."""
+def worker(teller: Teller, *owned: int, is_alive: bool = True) -> None:
+    """Start a worker that owns some partitions."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         one = new_id()
         ownership.join(connection, one, "host", 4711)
         connection.execute(
             "UPDATE ownership SET worker_id = %s WHERE partition = ANY(%s)", (one, list(owned))
         )
-        if not lives:
+        if not is_alive:
             connection.execute("UPDATE workers SET alive_until = now() - interval '1 second'")
 
 
 # ---------------------------------------------------------------- overview
 
 
-def test_the_overview_counts_what_waits_and_what_failed(teller: Teller, visitor: Visitor) -> None:
+def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor: Visitor) -> None:
     """
-    One is parked, one is held with its gateway, two wait in a partition that is paused.
+    One request failed, one is held at the gateway, and two wait in a paused partition.
     """
     teller.open("bank", "balance", 1_000, gateway="sandbox")
     teller.open("shelf")
@@ -90,9 +90,9 @@ def test_the_overview_counts_what_waits_and_what_failed(teller: Teller, visitor:
     assert page.count('<li><a id="p') == teller.settings.partitions
 
 
-def test_a_partition_that_nobody_drains_is_stuck(teller: Teller, visitor: Visitor) -> None:
+def test_a_partition_without_a_worker_is_stuck(teller: Teller, visitor: Visitor) -> None:
     """
-    With an owner that lives it is at work; without one, what waits is stuck at once.
+    Without a running owner a partition with a backlog is stuck at once. With one, the age of the backlog decides.
     """
     teller.open("shelf")
     home = home_of("shelf")
@@ -111,9 +111,9 @@ def test_a_partition_that_nobody_drains_is_stuck(teller: Teller, visitor: Visito
     assert state_of(lane._replace(backlog=0, oldest_seconds=None)) == "idle"
 
 
-def test_accepted_and_decided_are_counters_of_the_database(teller: Teller) -> None:
+def test_accepted_and_decided_add_up(teller: Teller) -> None:
     """
-    Undecided and decided together are all that was ever accepted, whatever else waits in the inbox.
+    Undecided and decided requests together are all accepted requests, whatever else is in the inbox.
     """
     teller.open("bank", "balance", 1_000, gateway="sandbox")
     teller.withdraw("bank")
@@ -135,9 +135,9 @@ def test_accepted_and_decided_are_counters_of_the_database(teller: Teller) -> No
 # ---------------------------------------------------------------- one partition
 
 
-def test_pausing_by_the_form_is_pausing(teller: Teller, visitor: Visitor) -> None:
+def test_a_form_pauses_and_resumes_a_partition(teller: Teller, visitor: Visitor) -> None:
     """
-    It is said, done and kept in the audit with who and why; resuming likewise; twice is once.
+    The page confirms the pause, and the audit has the operator and the reason. A second pause changes nothing.
     """
     teller.open("shelf")
     home = home_of("shelf")
@@ -166,18 +166,18 @@ def test_pausing_by_the_form_is_pausing(teller: Teller, visitor: Visitor) -> Non
     assert teller.operator.id in lines[0]["actor"]
 
 
-def test_going_back_leads_nowhere_else(visitor: Visitor) -> None:
+def test_a_form_does_not_redirect_to_other_sites(visitor: Visitor) -> None:
     """
-    A form that names another site leads to the console.
+    An address of another site is replaced by the first page of the console.
     """
     answer = visitor.send("/admin/partitions/3/pause", {"reason": "x", "back": "//evil.example"})
     assert answer.location == "/admin"
 
 
 @pytest.mark.parametrize("number", ["64", "-1", "nonsense", "99999999999", "%F0%9D%9F%97"])
-def test_what_is_no_partition_is_not_found(visitor: Visitor, number: str) -> None:
+def test_an_unknown_partition_is_not_found(visitor: Visitor, number: str) -> None:
     """
-    A page, also for forms.
+    Pages and forms of an unknown partition return a page with status 404.
     """
     answers = [
         visitor.get(f"/admin/partitions/{number}"),
@@ -188,9 +188,9 @@ def test_what_is_no_partition_is_not_found(visitor: Visitor, number: str) -> Non
     assert all("<h1>Not found</h1>" in answer.text for answer in answers)
 
 
-def test_a_partition_shows_who_stands_in_its_line(teller: Teller, visitor: Visitor) -> None:
+def test_a_partition_lists_its_waiting_resources(teller: Teller, visitor: Visitor) -> None:
     """
-    Each resource with how many wait and the place of its first; those that are next, one by one.
+    Each resource has its number of waiting requests and the position of the first.
     """
     names = [name for name in (f"r{n}" for n in range(2_000)) if home_of(name) == 5][:2]
     for name in (names[0], names[0], names[1]):
@@ -207,11 +207,11 @@ def test_a_partition_shows_who_stands_in_its_line(teller: Teller, visitor: Visit
 # ---------------------------------------------------------------- resources
 
 
-def test_resources_are_listed_by_kind_in_parts(
+def test_resources_are_listed_by_kind_in_pages(
     teller: Teller, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Newest first; the filter is in the address and stays for the next part; the last part has no further one.
+    The list is newest first. The next page keeps the filter, and the last page has no link to another.
     """
     monkeypatch.setattr("api.console.resources.LISTED", 2)
     for number in range(5):
@@ -231,13 +231,13 @@ def test_resources_are_listed_by_kind_in_parts(
         address = f"/admin/resources?kind=seat&cursor={cursor[1]}"
     assert seen == ["seat-4", "seat-3", "seat-2", "seat-1", "seat-0"]
     assert "There is no resource of this kind" in visitor.get("/admin/resources?kind=pool").text
-    # A form sends what is not filled in, too.
+    # An empty field of a form is sent, too.
     assert "shelf" in visitor.get("/admin/resources?kind=").text
 
 
-def test_a_resource_says_why_it_does_not_move(teller: Teller, visitor: Visitor) -> None:
+def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor) -> None:
     """
-    Paused, nobody there, its owner silent, behind others, closed, not begun, waiting for its gateway, parked.
+    The page names each cause: pause, no worker, silent owner, backlog, closing, start time, gateway, failed requests.
     """
     later = (datetime.now(UTC) + timedelta(days=1)).isoformat().replace("+00:00", "Z")
     teller.open("bank", "balance", 1_000, gateway="sandbox", starts_at="2026-01-01T00:00:00Z")
@@ -251,7 +251,7 @@ def test_a_resource_says_why_it_does_not_move(teller: Teller, visitor: Visitor) 
         return words(visitor.get(f"/admin/resources/{resource}").text)
 
     assert "No worker is alive: nothing at all is decided." in said("bank")
-    worker(teller, home, lives=False)
+    worker(teller, home, is_alive=False)
     assert "No worker is alive" in said("bank")
     worker(teller, home)
     assert "Nothing waits, and nothing is in its way." in said("bank")
@@ -279,9 +279,9 @@ def test_a_resource_says_why_it_does_not_move(teller: Teller, visitor: Visitor) 
     assert f"Partition {home} is paused since" in said("bank")
 
 
-def test_a_resource_shows_its_ledger_and_its_way(teller: Teller, visitor: Visitor) -> None:
+def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visitor) -> None:
     """
-    Entries newest first with what was left after each; the chart tells the same in words.
+    Entries are newest first with the available quantity after each. The chart has a text alternative.
     """
     teller.open("bank", "balance", 100, unit="EUR")
     for amount in (10, 20, 5):
@@ -301,9 +301,9 @@ def test_a_resource_shows_its_ledger_and_its_way(teller: Teller, visitor: Visito
 # ---------------------------------------------------------------- search
 
 
-def test_search_goes_straight_to_what_it_can_only_be(teller: Teller, visitor: Visitor) -> None:
+def test_search_redirects_to_an_exact_match(teller: Teller, visitor: Visitor) -> None:
     """
-    A request's id, an idempotency key of one client, a resource, also by the beginning of its id.
+    An id of a request, an idempotency key of one client, and a resource's id or its unique prefix redirect.
     """
     teller.open("coupon:BLACK")
     asked = teller.client.post(
@@ -321,9 +321,9 @@ def test_search_goes_straight_to_what_it_can_only_be(teller: Teller, visitor: Vi
         assert (answer.status, answer.location) == (303, place), text
 
 
-def test_search_lists_what_may_be_meant(teller: Teller, visitor: Visitor) -> None:
+def test_search_lists_ambiguous_matches(teller: Teller, visitor: Visitor) -> None:
     """
-    Accounts of both clients, resources with this beginning, requests of two clients with this key.
+    Accounts, resources with this prefix, and requests of several clients with this key are listed.
     """
     teller.open("shop:a")
     teller.open("shop:b")
@@ -347,12 +347,12 @@ def test_search_lists_what_may_be_meant(teller: Teller, visitor: Visitor) -> Non
     assert "What are you looking for?" in visitor.get("/admin/search").text
 
 
-# ---------------------------------------------------------------- what clients can write
+# ---------------------------------------------------------------- markup
 
 
-def test_no_script_of_a_client_reaches_a_page(teller: Teller) -> None:
+def test_markup_of_clients_is_escaped(teller: Teller) -> None:
     """
-    In every field that somebody can fill: units, metadata, names of keys, reasons, searches.
+    A script in a unit, metadata, a key's name, a reason or a search is shown as text.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET name = %s WHERE role <> 'client'", (SCRIPT,))

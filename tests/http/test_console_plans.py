@@ -1,8 +1,8 @@
 """
-With 100,000 failed requests among many more, no page of the console reads a table from one end to the other.
+With 100,000 failed requests, no page of the console scans a whole table.
 
-Each page is visited, each form sent, and every statement of the console's SQL files is explained as it is executed,
-with the values that it is executed with.
+The test loads each page and sends each form. Each statement of the console's SQL files is explained with its real
+values before it is executed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from tests.servers import Clones
 
-#: Whatever grows with what happens.
+#: The tables that grow with the number of requests.
 BIG: Final = {
     *(
         "requests",
@@ -49,7 +49,7 @@ BIG: Final = {
         "bulk_items",
     ),
 }
-#: What the console reads and writes by.
+#: The modules whose SQL files the console executes.
 MODULES: Final = (
     bulk_actions,
     overview_queries,
@@ -70,7 +70,7 @@ def crowded(
     request: pytest.FixtureRequest, servers: Settings, clones: Callable[[str], Clones]
 ) -> Iterator[Teller]:
     """
-    The application on a database with a past: on each PostgreSQL, for each has a planner of its own.
+    The application on a filled database, once for each PostgreSQL, because their planners differ.
     """
     text = (Path(__file__).parent / "crowded.sql").read_text()
     filling, vacuum, tables = text.rpartition("VACUUM")
@@ -88,8 +88,8 @@ def crowded(
         with connections.connect(clone.url, application_name="test") as connection:
             admin = keys.create_key(connection, "admin", "admin")
         application = create_app(settings)
-        nobody = Client(application, admin.key, admin.client)
-        yield Teller(application, settings, nobody, nobody, nobody, nobody)
+        client = Client(application, admin.key, admin.client)
+        yield Teller(application, settings, client, client, client, client)
         application.extensions["teller"].close()
 
 
@@ -103,35 +103,35 @@ class Explainer:
             for name, text in module.SQL.items()
             if _STATEMENT.match(text)
         }
-        self.seen: set[str] = set()
+        self.executed: set[str] = set()
         self.scans: set[tuple[str, str]] = set()
         self._execute = psycopg.Connection.execute
 
     def named(self, statement: str) -> str | None:
-        """Which of them this is; its filters are filled in."""
+        """Return the name of a statement, whose filters are filled in."""
         beginnings = {name: text.partition("{filters}")[0] for name, text in self.statements.items()}
         found = [name for name, beginning in beginnings.items() if statement.startswith(beginning)]
         return max(found, key=lambda name: len(beginnings[name]), default=None)
 
     def execute(self, connection: Any, query: Any, params: Any = None, **options: Any) -> Any:
-        """In the place of a connection's own."""
+        """Explain and execute a statement, in place of the connection's method."""
         name = self.named(query) if isinstance(query, str) else None
         if name is not None:
-            self.seen.add(name)
+            self.executed.add(name)
             [(plan,)] = self._execute(connection, "EXPLAIN (FORMAT JSON) " + query, params).fetchall()
             self.scans |= {(name, table) for table in scanned(plan[0]["Plan"]) if table in BIG}
         return self._execute(connection, query, params, **options)
 
 
 def scanned(plan: dict[str, Any]) -> set[str]:
-    """The tables that are read from one end to the other."""
+    """Return the tables with a sequential scan in a plan."""
     found = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" else set()
     return found.union(*(scanned(inner) for inner in plan.get("Plans", ())))
 
 
 def test_no_page_reads_a_whole_table(crowded: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Every statement was executed by some page or form, and each goes by an index.
+    Each statement is executed by a page or a form, and none scans a large table.
     """
     explainer = Explainer()
     monkeypatch.setattr(
@@ -147,11 +147,11 @@ def test_no_page_reads_a_whole_table(crowded: Teller, monkeypatch: pytest.Monkey
     send_forms(visitor)
 
     assert explainer.scans == set()
-    assert explainer.seen == set(explainer.statements)
+    assert explainer.executed == set(explainer.statements)
 
 
 def addresses(crowded: Teller) -> list[str]:
-    """Each page, with each filter, and a later part of each list."""
+    """Return the address of each page, with each filter, and of the next page of each list."""
     with connections.connect(crowded.settings.database_url, application_name="test") as connection:
         [(failed,)] = connection.execute(
             "SELECT request_id FROM decisions WHERE current AND status = 'failed' LIMIT 1 OFFSET 50000"
@@ -193,18 +193,18 @@ def addresses(crowded: Teller) -> list[str]:
         f"/admin/audit?request={failed}",
         "/admin/audit?since=2026-11-18T12:00&until=2026-11-18T13:00",
     ]
-    return pages + [later for page in pages if (later := _later(crowded, page)) is not None]
+    return pages + [later for page in pages if (later := next_page(crowded, page)) is not None]
 
 
-def _later(crowded: Teller, page: str) -> str | None:
-    """The next part of a list."""
+def next_page(crowded: Teller, page: str) -> str | None:
+    """Return the address of the next page of a list, or None if there is none."""
     visitor = Visitor.signed_in(crowded, crowded.admin)
     found = re.search(r'name="cursor" value="([^"]+)"', visitor.get(page).text)
     return None if found is None else f"{page}{'&' if '?' in page else '?'}cursor={found[1]}"
 
 
 def send_forms(visitor: Visitor) -> None:
-    """What pages write, on a few rows of it."""
+    """Send each form, for a few rows."""
     for action, number in (("replay", 7), ("refund", 9)):
         wanted = f"action={action}&account=account-{number}&client=client-{number}"
         preview = visitor.get(f"/admin/failed/preview?{wanted}").text

@@ -1,5 +1,5 @@
 """
-One request at the console: its whole story, and what can be done about it, by whom.
+One request at the console: its timeline, and the actions for each role.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ACTIONS = ("replay", "refund", "cancel", "approve", "deny")
 
 @pytest.fixture
 def bank(teller: Teller) -> Teller:
-    """A balance behind a gateway, and one where much must be approved."""
+    """Open a balance with a gateway, and one with a threshold for approvals."""
     teller.open("bank", "balance", 1_000, gateway="sandbox", unit="EUR")
     teller.open("vault", "balance", 1_000, approve_above=5)
     return teller
 
 
 def offered(visitor: Visitor, request: str) -> list[str]:
-    """What can be done, as the page says."""
+    """Return the actions that the page offers."""
     page = visitor.get(f"/admin/requests/{request}")
     assert page.status == 200, page.text
     return [action for action in ACTIONS if f"/admin/requests/{request}/{action}" in page.text]
@@ -47,9 +47,9 @@ def way(visitor: Visitor, request: str) -> list[str]:
     return re.findall(r"<strong>(.*?)</strong>", line)
 
 
-def test_the_way_of_a_request_is_told_in_order(bank: Teller) -> None:
+def test_the_timeline_of_a_request_is_in_order(bank: Teller) -> None:
     """
-    Accepted, held, each call with its answer, parked, replayed by whom and why, asked again, completed.
+    The timeline has each state, each call of the gateway, and the replay with its operator and reason.
     """
     asked = bank.withdraw("bank", 10)
     bank.call_gateway(UNKNOWN, UNKNOWN)
@@ -81,9 +81,9 @@ def test_the_way_of_a_request_is_told_in_order(bank: Teller) -> None:
     assert re.findall(r'data-label="Entry">(\w+)', page) == ["hold", "capture"]
 
 
-def test_only_what_is_possible_is_offered(bank: Teller) -> None:
+def test_only_possible_actions_are_offered(bank: Teller) -> None:
     """
-    By what it is, by role, and by whose it is; what is not offered is refused, or does nothing.
+    State, role and client decide. Any other action is refused or has no effect.
     """
     operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
     parked = bank.fail_withdrawal("bank", 10)
@@ -110,15 +110,15 @@ def test_only_what_is_possible_is_offered(bank: Teller) -> None:
     assert operator.send(f"/admin/requests/{done}/cancel", {"reason": "x"}).status == 409
     for nothing in ({}, {"reason": "  "}):
         assert operator.send(f"/admin/requests/{parked}/replay", nothing).status == 422
-    # As after a second click.
+    # The second of two clicks comes after the request left the state `failed`.
     again = operator.send(f"/admin/requests/{settling}/replay", {"reason": "x"})
     assert (again.status, again.location) == (303, f"/admin/requests/{settling}")
     assert operator.send(f"/admin/requests/{'0' * 8}/replay", {"reason": "x"}).status == 404
 
 
-def test_a_refund_that_is_clicked_twice_is_one(bank: Teller) -> None:
+def test_a_refund_form_that_is_sent_twice_makes_one_refund(bank: Teller) -> None:
     """
-    The form carries its key: at any concurrency there is one refund, and one line in the audit.
+    The form has an idempotency key, so four simultaneous copies make one refund and one line in the audit.
     """
     asked = bank.withdraw("vault", 5)
     visitor = Visitor.signed_in(bank, bank.admin)
@@ -141,9 +141,9 @@ def test_a_refund_that_is_clicked_twice_is_one(bank: Teller) -> None:
     assert "all of 3" in page
 
 
-def test_a_parked_one_is_refunded_once_and_then_offered_no_more(bank: Teller) -> None:
+def test_a_failed_request_is_refunded_once(bank: Teller) -> None:
     """
-    What it held is back; while the refund is on its way there is no second form.
+    The hold is released. While the refund is queued, the page offers no second one.
     """
     asked = bank.fail_withdrawal("bank", 10)
     visitor = Visitor.signed_in(bank, bank.admin)
@@ -158,7 +158,7 @@ def test_a_parked_one_is_refunded_once_and_then_offered_no_more(bank: Teller) ->
 
 def test_a_refund_is_not_offered_while_the_gateway_may_be_paying(bank: Teller) -> None:
     """
-    Where it is refused, the page says why beforehand: nothing is held, or a yes of the gateway is known.
+    The page explains in advance why a refund would be refused.
     """
     visitor = Visitor.signed_in(bank, bank.admin)
     asked = bank.withdraw("bank", 10)
@@ -172,7 +172,7 @@ def test_a_refund_is_not_offered_while_the_gateway_may_be_paying(bank: Teller) -
 
 def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> None:
     """
-    The list says who asked for what; one's own is not offered, and refused. The word is in the audit.
+    The list names the client of each request. Approving an own request is refused, and the audit has each verdict.
     """
     first, second = bank.withdraw("vault", 50), bank.withdraw("vault", 60)
     own = bank.admin.post("/v1/withdrawals", {"resource": "vault", "account": "u", "amount": 70}).json["id"]
@@ -200,15 +200,15 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
     assert "Somebody was quicker" in admin.get(str(late.location)).text
 
 
-def test_a_traceback_is_for_those_who_run_teller_alone(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_operators_see_a_traceback(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The page has it, folded; the client's own documents do not.
+    The page has the traceback, but the client's documents do not.
     """
 
-    def broken(*_: object) -> NoReturn:
+    def fail(*_: object) -> NoReturn:
         raise ValueError("a fault in a rule")
 
-    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=broken))
+    monkeypatch.setitem(KINDS, "redemption", replace(KINDS["redemption"], rule=fail))
     asked = bank.client.post("/v1/redemptions", {"resource": "vault", "account": "u"}).json["id"]
     bank.drain()
     visitor = Visitor.signed_in(bank, bank.operator)
@@ -224,7 +224,7 @@ def test_a_traceback_is_for_those_who_run_teller_alone(bank: Teller, monkeypatch
 
 def test_every_kind_of_request_has_a_page(bank: Teller) -> None:
     """
-    Openings, deposits, amendments, refunds, closings: whatever there is of them, decided or not.
+    Openings, deposits, amendments, refunds and closings have a page before and after their decision.
     """
     admin = Visitor.signed_in(bank, bank.admin)
     done = bank.withdraw("vault", 5)
@@ -243,9 +243,9 @@ def test_every_kind_of_request_has_a_page(bank: Teller) -> None:
         bank.drain()
 
 
-def test_who_was_told_is_shown_and_can_be_told_again(bank: Teller) -> None:
+def test_deliveries_of_a_request_are_shown_and_can_be_resent(bank: Teller) -> None:
     """
-    Each delivery with its state; sending it again is an admin's, and comes back to this page.
+    Each delivery is shown with its state. An admin may resend it, which leads back to this page.
     """
     asked = bank.withdraw("vault", 5)
     with connections.connect(bank.settings.database_url, application_name="test") as connection:

@@ -1,8 +1,7 @@
 """
-The doors of the console: every page for nobody, for a client's key, for an operator and for an admin, and every form
-without its token.
+The access matrix of the console: each page without a session and with each role, and each form without its token.
 
-A route that has no row in DOORS fails. Each row is the answer to a visit that is right in all but who makes it.
+A route without a row in ACCESS fails a test. The call of a row is valid, so only the visitor decides its status.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Door:
-    """The status that each gets; a form is sent with these fields."""
+class Access:
+    """The status for an operator and an admin. A form is sent with these fields."""
 
     operator: int
     admin: int
@@ -38,8 +37,8 @@ class Door:
 
 
 @dataclass(frozen=True)
-class Open:
-    """A page for everybody, and what one gets there."""
+class Public:
+    """A page without a session, and its status for every visitor."""
 
     status: int = 200
     form: dict[str, str] = field(default_factory=dict)
@@ -48,45 +47,45 @@ class Open:
 REASON = {"reason": "x"}
 BEGINNING = REASON | {"number": str(UUID(int=1)), "seen": "2026-11-22T04:30:00+00:00"}
 
-DOORS: dict[str, Door | Open] = {
-    "GET /admin/sign-in": Open(),
-    "POST /admin/sign-in": Open(401, {"key": "teller_nobody"}),
-    "POST /admin/sign-out": Door(303, 303),
-    "GET /admin": Door(200, 200),
-    "GET /admin/partitions/<partition>": Door(200, 200),
-    "POST /admin/partitions/<partition>/pause": Door(303, 303, REASON),
-    "POST /admin/partitions/<partition>/resume": Door(303, 303, REASON),
-    "GET /admin/resources": Door(200, 200),
-    "GET /admin/resources/<resource>": Door(200, 200),
-    "GET /admin/search": Door(200, 200),
-    "GET /admin/webhooks": Door(200, 200),
-    "GET /admin/webhooks/<webhook>": Door(200, 200),
-    "POST /admin/webhooks/<webhook>/resend": Door(403, 303, REASON | {"newest": "1"}),
-    "POST /admin/deliveries/<delivery>/resend": Door(403, 303),
-    "POST /admin/webhooks/<webhook>/rotate": Door(403, 200, REASON),
-    "POST /admin/webhooks/<webhook>/delete": Door(403, 303, REASON),
-    "GET /admin/keys": Door(403, 200),
-    "GET /admin/keys/new": Door(403, 200),
-    "POST /admin/keys": Door(403, 200, {"name": "x", "role": "client"}),
-    "GET /admin/keys/<key>": Door(403, 200),
-    "POST /admin/keys/<key>/revoke": Door(403, 303, REASON),
-    "GET /admin/audit": Door(200, 200),
-    "GET /admin/failed": Door(200, 200),
-    "GET /admin/failed/preview": Door(422, 422),
-    "POST /admin/failed/preview": Door(303, 303, {"action": "replay"}),
-    "POST /admin/failed/replay": Door(303, 303, BEGINNING),
-    "POST /admin/failed/refund": Door(403, 303, BEGINNING),
-    "GET /admin/failed/actions/<action>": Door(200, 200),
-    "POST /admin/failed/actions/<action>/stop": Door(303, 303),
-    "GET /admin/requests/<request>": Door(200, 200),
-    "POST /admin/requests/<parked>/replay": Door(303, 303, REASON),
-    "POST /admin/requests/<parked>/refund": Door(403, 303, REASON | {"key": str(UUID(int=1))}),
-    "POST /admin/requests/<awaiting>/cancel": Door(303, 303, REASON),
-    "POST /admin/requests/<awaiting>/approve": Door(303, 303, REASON),
-    "POST /admin/requests/<awaiting>/deny": Door(303, 303, REASON),
-    "GET /admin/approvals": Door(200, 200),
+ACCESS: dict[str, Access | Public] = {
+    "GET /admin/sign-in": Public(),
+    "POST /admin/sign-in": Public(401, {"key": "teller_unknown"}),
+    "POST /admin/sign-out": Access(303, 303),
+    "GET /admin": Access(200, 200),
+    "GET /admin/partitions/<partition>": Access(200, 200),
+    "POST /admin/partitions/<partition>/pause": Access(303, 303, REASON),
+    "POST /admin/partitions/<partition>/resume": Access(303, 303, REASON),
+    "GET /admin/resources": Access(200, 200),
+    "GET /admin/resources/<resource>": Access(200, 200),
+    "GET /admin/search": Access(200, 200),
+    "GET /admin/webhooks": Access(200, 200),
+    "GET /admin/webhooks/<webhook>": Access(200, 200),
+    "POST /admin/webhooks/<webhook>/resend": Access(403, 303, REASON | {"newest": "1"}),
+    "POST /admin/deliveries/<delivery>/resend": Access(403, 303),
+    "POST /admin/webhooks/<webhook>/rotate": Access(403, 200, REASON),
+    "POST /admin/webhooks/<webhook>/delete": Access(403, 303, REASON),
+    "GET /admin/keys": Access(403, 200),
+    "GET /admin/keys/new": Access(403, 200),
+    "POST /admin/keys": Access(403, 200, {"name": "x", "role": "client"}),
+    "GET /admin/keys/<key>": Access(403, 200),
+    "POST /admin/keys/<key>/revoke": Access(403, 303, REASON),
+    "GET /admin/audit": Access(200, 200),
+    "GET /admin/failed": Access(200, 200),
+    "GET /admin/failed/preview": Access(422, 422),
+    "POST /admin/failed/preview": Access(303, 303, {"action": "replay"}),
+    "POST /admin/failed/replay": Access(303, 303, BEGINNING),
+    "POST /admin/failed/refund": Access(403, 303, BEGINNING),
+    "GET /admin/failed/actions/<action>": Access(200, 200),
+    "POST /admin/failed/actions/<action>/stop": Access(303, 303),
+    "GET /admin/requests/<request>": Access(200, 200),
+    "POST /admin/requests/<failed>/replay": Access(303, 303, REASON),
+    "POST /admin/requests/<failed>/refund": Access(403, 303, REASON | {"key": str(UUID(int=1))}),
+    "POST /admin/requests/<awaiting>/cancel": Access(303, 303, REASON),
+    "POST /admin/requests/<awaiting>/approve": Access(303, 303, REASON),
+    "POST /admin/requests/<awaiting>/deny": Access(303, 303, REASON),
+    "GET /admin/approvals": Access(200, 200),
 }
-#: What forms could change.
+#: The tables that forms can change.
 TABLES = (
     *("requests", "inbox", "webhooks", "deliveries", "api_keys", "audit", "pauses", "console_sessions"),
     *("bulk_actions", "bulk_items"),
@@ -94,8 +93,8 @@ TABLES = (
 
 
 @dataclass
-class House:
-    """A Teller with one of everything; what a form uses up is there again for the next one."""
+class Objects:
+    """A Teller with one object of each kind. Each visit gets objects that it may use up."""
 
     teller: Teller
 
@@ -103,13 +102,13 @@ class House:
         self.teller.open("bank", "balance", 10_000, gateway="sandbox")
         self.teller.open("vault", "balance", 10_000, approve_above=5)
 
-    def name(self, path: str) -> str:
-        """The path with things in it."""
+    def fill(self, path: str) -> str:
+        """Return the path with objects in place of its parameters."""
         makers: dict[str, Callable[[], str]] = {
             "<resource>": lambda: "bank",
             "<partition>": lambda: "7",
             "<request>": lambda: self.teller.withdraw("bank"),
-            "<parked>": lambda: self.teller.fail_withdrawal("bank"),
+            "<failed>": lambda: self.teller.fail_withdrawal("bank"),
             "<awaiting>": lambda: self.teller.withdraw("vault"),
             "<webhook>": self.make_webhook,
             "<delivery>": self.make_delivery,
@@ -122,12 +121,12 @@ class House:
         return path
 
     def make_webhook(self) -> str:
-        """One more, of a client of its own."""
+        """Create a webhook of a new client."""
         with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             return str(webhooks.register(connection, str(new_id()), "https://x.example", None, "test")[0].id)
 
     def make_delivery(self) -> str:
-        """One that failed."""
+        """Create a failed delivery."""
         hook = self.make_webhook()
         with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             [(number,)] = connection.execute(
@@ -138,33 +137,33 @@ class House:
         return str(number)
 
     def make_key(self) -> str:
-        """One more, of a client of its own."""
+        """Create a key of a new client."""
         with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             return str(keys.create_key(connection, "one more", "client").id)
 
     def make_action(self) -> str:
-        """A replay of many, of which there are none."""
+        """Begin a bulk replay that matches no request."""
         with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             number = new_id()
-            caller = Caller(number, "somebody", "admin", "admin")
+            caller = Caller(number, "an operator", "admin", "admin")
             bulk_actions.begin(connection, number, "replay", FailedFilter(), {}, "x", caller)
         return str(number)
 
-    def everything(self) -> dict[str, int]:
-        """How many rows there are of all that forms could change."""
+    def count_rows(self) -> dict[str, int]:
+        """Return the number of rows of each table that forms can change."""
         with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             return {
                 table: connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()[0][0]  # noqa: S608
                 for table in TABLES
             }
 
-    def impostor(self, who: Client) -> Visitor:
-        """Somebody with a session of a client's key, which signing in never makes."""
+    def impostor(self, client: Client) -> Visitor:
+        """Return a visitor with a session of a client's key, which signing in never makes."""
         with connections.connect(self.teller.settings.database_url, application_name="test") as connection:
             [(key_id,)] = connection.execute(
-                "SELECT id FROM api_keys WHERE client_id = %s", (who.id,)
+                "SELECT id FROM api_keys WHERE client_id = %s", (client.id,)
             ).fetchall()
-            token = sessions.begin(connection, Caller(key_id, who.id, "client", "client"))
+            token = sessions.begin(connection, Caller(key_id, client.id, "client", "client"))
         visitor = Visitor.new(self.teller)
         assert token is not None
         visitor.browser.set_cookie("teller_session", token, path="/admin")
@@ -172,90 +171,92 @@ class House:
 
 
 @pytest.fixture
-def house(teller: Teller) -> House:
+def objects(teller: Teller) -> Objects:
     """
-    A Teller with something in it.
+    A Teller with one object of each kind.
     """
-    return House(teller)
+    return Objects(teller)
 
 
-def plain(row: str) -> str:
-    """The row's route as the application names it."""
-    return row.replace("<parked>", "<request>").replace("<awaiting>", "<request>")
+def route_of(row: str) -> str:
+    """Return the route of a row as the application names it."""
+    return row.replace("<failed>", "<request>").replace("<awaiting>", "<request>")
 
 
-def visit(house: House, who: Visitor, row: str, door: Door | Open, csrf: str | None = "own") -> int:
-    """The status of a visit."""
+def visit(
+    objects: Objects, visitor: Visitor, row: str, access: Access | Public, csrf: str | None = "own"
+) -> int:
+    """Return the status of a visit."""
     method, _, path = row.partition(" ")
-    address = house.name(path)
-    return (who.get(address) if method == "GET" else who.send(address, door.form, csrf)).status
+    address = objects.fill(path)
+    return (visitor.get(address) if method == "GET" else visitor.send(address, access.form, csrf)).status
 
 
 def test_every_page_has_a_row_and_every_row_a_page() -> None:
     """
-    A new page says here who may see it.
+    Each page and form has a row here, and each row belongs to a route.
     """
     named = {route.name: route for route in ROUTES}
-    rows = {plain(row): door for row, door in DOORS.items()}
+    rows = {route_of(row): access for row, access in ACCESS.items()}
 
     assert sorted(rows) == sorted(named)
-    assert all(isinstance(door, Door) == bool(named[row].roles) for row, door in rows.items())
+    assert all(isinstance(access, Access) == bool(named[row].roles) for row, access in rows.items())
 
 
-def test_who_is_not_signed_in_is_asked_to(house: House) -> None:
+def test_a_visitor_without_a_session_is_sent_to_the_sign_in_page(objects: Objects) -> None:
     """
-    Every page but the public ones leads to the sign-in page, with the way back, and a form does nothing.
+    All but public pages redirect to the sign-in page. A form changes nothing.
     """
-    seen, expected = {}, {}
-    for row, door in DOORS.items():
-        method, _, path = plain(row).partition(" ")
-        address = house.name(path)
-        before = house.everything()
-        nobody = Visitor.new(house.teller)
-        answer = nobody.get(address) if method == "GET" else nobody.send(address, door.form)
-        seen[row] = answer.status, (answer.location or "").partition("?")[0]
-        expected[row] = (door.status, "") if isinstance(door, Open) else (303, "/admin/sign-in")
-        assert house.everything() == before
+    found, expected = {}, {}
+    for row, access in ACCESS.items():
+        method, _, path = route_of(row).partition(" ")
+        address = objects.fill(path)
+        before = objects.count_rows()
+        visitor = Visitor.new(objects.teller)
+        answer = visitor.get(address) if method == "GET" else visitor.send(address, access.form)
+        found[row] = answer.status, (answer.location or "").partition("?")[0]
+        expected[row] = (access.status, "") if isinstance(access, Public) else (303, "/admin/sign-in")
+        assert objects.count_rows() == before
 
-    assert seen == expected
+    assert found == expected
 
 
-def test_each_role_gets_through_its_own_doors(house: House) -> None:
+def test_each_role_gets_the_status_of_its_row(objects: Objects) -> None:
     """
-    Operator and admin get what the table says; a client's key would get nothing, even if it had a session.
+    Operators and admins get the status in the row. A session of a client's key gets 403.
     """
-    seen, expected = {}, {}
-    for row, door in DOORS.items():
+    found, expected = {}, {}
+    for row, access in ACCESS.items():
         for name in ("operator", "admin"):
-            who = Visitor.signed_in(house.teller, getattr(house.teller, name))
-            seen[row, name] = visit(house, who, row, door)
-            expected[row, name] = getattr(door, name) if isinstance(door, Door) else door.status
+            visitor = Visitor.signed_in(objects.teller, getattr(objects.teller, name))
+            found[row, name] = visit(objects, visitor, row, access)
+            expected[row, name] = getattr(access, name) if isinstance(access, Access) else access.status
             if row == "GET /admin/sign-in":
-                expected[row, name] = 303  # there is no need of it
-        if isinstance(door, Door):
-            seen[row, "client"] = visit(house, house.impostor(house.teller.client), row, door)
+                expected[row, name] = 303  # a session needs no sign-in page
+        if isinstance(access, Access):
+            found[row, "client"] = visit(objects, objects.impostor(objects.teller.client), row, access)
             expected[row, "client"] = 403
 
-    assert seen == expected
+    assert found == expected
 
 
-def test_a_form_without_its_token_does_nothing(house: House) -> None:
+def test_a_form_without_a_valid_token_changes_nothing(objects: Objects) -> None:
     """
-    No token, a wrong one, that of another session, or a right one from another site: 403, and nothing is changed.
+    No token, a wrong token, that of another session, and another site all return 403.
     """
-    who = Visitor.signed_in(house.teller, house.teller.admin)
-    another = Visitor.signed_in(house.teller, house.teller.admin)
-    for row, door in DOORS.items():
-        if isinstance(door, Open) or row.startswith("GET "):
+    visitor = Visitor.signed_in(objects.teller, objects.teller.admin)
+    another = Visitor.signed_in(objects.teller, objects.teller.admin)
+    for row, access in ACCESS.items():
+        if isinstance(access, Public) or row.startswith("GET "):
             continue
-        address = house.name(plain(row).partition(" ")[2])
-        before = house.everything()
+        address = objects.fill(route_of(row).partition(" ")[2])
+        before = objects.count_rows()
         answers = [
-            who.send(address, door.form, csrf=None),
-            who.send(address, door.form, csrf="0" * 64),
-            who.send(address, door.form, csrf=another.token),
-            who.send(address, door.form, Sec_Fetch_Site="cross-site"),
-            who.send(address, door.form, Origin="https://evil.example"),
+            visitor.send(address, access.form, csrf=None),
+            visitor.send(address, access.form, csrf="0" * 64),
+            visitor.send(address, access.form, csrf=another.token),
+            visitor.send(address, access.form, Sec_Fetch_Site="cross-site"),
+            visitor.send(address, access.form, Origin="https://evil.example"),
         ]
         assert [answer.status for answer in answers] == [403] * 5, row
-        assert house.everything() == before
+        assert objects.count_rows() == before

@@ -1,5 +1,5 @@
 """
-Signing in at the console, and how a session ends; what the browser is told about cookies and scripts.
+Sessions at the console: sign-in, cookies, the end of a session, and the security headers of pages.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ PAGES = ("/admin", "/admin/resources", "/admin/search?q=u", "/admin/partitions/1
 
 
 def change(teller: Teller, statement: str, *parameters: object) -> None:
-    """Something that happens behind the API's back."""
+    """Execute a statement as the owner of the database."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute(statement.encode(), parameters)
 
 
-def key_of(teller: Teller, who: Client) -> str:
-    """The id of somebody's key."""
+def key_id_of(teller: Teller, client: Client) -> str:
+    """Return the id of a client's key."""
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        [(found,)] = connection.execute("SELECT id FROM api_keys WHERE client_id = %s", (who.id,)).fetchall()
+        [(found,)] = connection.execute(
+            "SELECT id FROM api_keys WHERE client_id = %s", (client.id,)
+        ).fetchall()
     return str(found)
 
 
-def is_asked(visitor: Visitor) -> bool:
-    """Whether who was signed in is asked for a key again."""
+def has_to_sign_in(visitor: Visitor) -> bool:
+    """Return whether a page redirects the visitor to the sign-in page."""
     answer = visitor.get("/admin/resources")
     return (answer.status, answer.location) == (303, "/admin/sign-in?next=%2Fadmin%2Fresources")
 
 
-def test_a_key_that_is_none_or_a_clients_opens_nothing(teller: Teller) -> None:
+def test_an_invalid_key_or_a_clients_key_begins_no_session(teller: Teller) -> None:
     """
-    Each is told in a line what is wrong, the key is not repeated, and there is no session.
+    The page reports the error in one line, without the key, and sets no cookie.
     """
     wrong = "teller_" + "a" * 43
     for key, status, words in (
@@ -68,28 +70,28 @@ def test_a_key_that_is_none_or_a_clients_opens_nothing(teller: Teller) -> None:
         assert visitor.get("/admin").status == 303
 
 
-def test_who_guesses_keys_is_stopped_with_a_page(teller: Teller) -> None:
+def test_repeated_wrong_keys_get_429(teller: Teller) -> None:
     """
-    As on the API: after so many failures in a minute, 429 with Retry-After; one who is signed in goes on.
+    After too many failures in a minute, sign-ins return 429 with Retry-After. Existing sessions continue.
     """
     application = create_app(replace(teller.settings, sign_in_limit=3))
     try:
         strict = replace(teller, application=application)
-        known = Visitor.signed_in(strict, teller.operator)
+        earlier = Visitor.signed_in(strict, teller.operator)
         visitor = Visitor.new(strict)
         answers = [visitor.send("/admin/sign-in", {"key": f"teller_{n:043}"}) for n in range(6)]
 
         assert [answer.status for answer in answers] == [401, 401, 401, 429, 429, 429]
         assert int(answers[-1].headers["Retry-After"]) >= 1
         assert "<h1>Too many requests</h1>" in answers[-1].text
-        assert known.get("/admin").status == 200
+        assert earlier.get("/admin").status == 200
     finally:
         application.extensions["teller"].close()
 
 
-def test_the_cookie_is_kept_from_scripts_and_other_sites(teller: Teller) -> None:
+def test_the_cookie_is_hidden_from_scripts_and_other_sites(teller: Teller) -> None:
     """
-    HttpOnly, SameSite, for /admin alone, 12 hours; Secure where the page came by https, by itself or by a proxy.
+    The cookie is HttpOnly, SameSite, for /admin, and valid for 12 hours. It is Secure if the page came by https.
     """
     for headers, secure in (({}, False), ({"X_Forwarded_Proto": "https"}, True)):
         answer = Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key}, **headers)
@@ -102,9 +104,9 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(teller: Teller) -> None
         assert len(cookie.value) == 43
 
 
-def test_the_token_is_nowhere_in_the_database(teller: Teller) -> None:
+def test_the_database_does_not_contain_the_token(teller: Teller) -> None:
     """
-    Only its digest: who reads the database signs in as nobody.
+    The database has only the token's digest, so that its content is no way to sign in.
     """
     visitor = Visitor.signed_in(teller, teller.admin)
     token = visitor.browser.get_cookie("teller_session", path="/admin")
@@ -119,22 +121,22 @@ def test_the_token_is_nowhere_in_the_database(teller: Teller) -> None:
 
 def test_a_session_ends_with_its_key_at_the_next_click(teller: Teller) -> None:
     """
-    Revoked or expired: at once, in another process, too, whatever this one knew a moment ago.
+    Sessions of a revoked or expired key end at once, in all processes and despite caches.
     """
     for end in ("revoked_at = now()", "expires_at = now()"):
         visitor = Visitor.signed_in(teller, teller.operator)
-        key = key_of(teller, teller.operator)
+        key = key_id_of(teller, teller.operator)
         assert visitor.get("/admin/resources").status == 200
 
         change(teller, f"UPDATE api_keys SET {end} WHERE id = %s", key)  # noqa: S608
 
-        assert is_asked(visitor)
+        assert has_to_sign_in(visitor)
         change(teller, "UPDATE api_keys SET revoked_at = NULL, expires_at = NULL WHERE id = %s", key)
 
 
 def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> None:
     """
-    It is gone on the server, not only from the browser: a kept cookie opens nothing.
+    The session ends in the database, so a copy of the cookie no longer works.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
@@ -143,7 +145,7 @@ def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> 
         ).fetchall()
     assert round(float(hours), 3) == 12
     change(teller, "UPDATE console_sessions SET expires_at = now()")
-    assert is_asked(visitor)
+    assert has_to_sign_in(visitor)
 
     leaving = Visitor.signed_in(teller, teller.operator)
     kept = leaving.browser.get_cookie("teller_session", path="/admin")
@@ -152,7 +154,7 @@ def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> 
     assert (left.status, left.location) == (303, "/admin/sign-in")
     assert leaving.browser.get_cookie("teller_session", path="/admin") is None
     leaving.browser.set_cookie("teller_session", kept.value, path="/admin")
-    assert is_asked(leaving)
+    assert has_to_sign_in(leaving)
     lines = [
         one for one in teller.admin.get("/v1/admin/audit").json["data"] if one["action"] != "key_created"
     ]
@@ -163,9 +165,9 @@ def test_a_session_ends_after_twelve_hours_or_on_signing_out(teller: Teller) -> 
     ]
 
 
-def test_a_session_never_outlives_a_key_that_expires_sooner(teller: Teller) -> None:
+def test_a_session_ends_with_a_key_that_expires_sooner(teller: Teller) -> None:
     """
-    Signing in with a key for an hour is signing in for an hour.
+    A session ends no later than its key.
     """
     change(
         teller,
@@ -180,9 +182,9 @@ def test_a_session_never_outlives_a_key_that_expires_sooner(teller: Teller) -> N
     assert same == [(True,)]
 
 
-def test_sessions_that_are_over_are_swept(teller: Teller) -> None:
+def test_expired_sessions_are_deleted(teller: Teller) -> None:
     """
-    The next sign-in deletes them, so the table stays small.
+    The next sign-in deletes expired sessions, so the table stays small.
     """
     for _ in range(3):
         Visitor.signed_in(teller, teller.admin)
@@ -192,9 +194,9 @@ def test_sessions_that_are_over_are_swept(teller: Teller) -> None:
         assert connection.execute("SELECT count(*) FROM console_sessions").fetchall() == [(1,)]
 
 
-def test_nobody_is_signed_in_by_another_site(teller: Teller) -> None:
+def test_another_site_cannot_sign_a_visitor_in(teller: Teller) -> None:
     """
-    The form of the sign-in page has no session to prove itself by: the browser says where it comes from.
+    The sign-in form has no token, so the headers of the browser decide.
     """
     for headers in (
         {"Sec_Fetch_Site": "cross-site"},
@@ -208,9 +210,9 @@ def test_nobody_is_signed_in_by_another_site(teller: Teller) -> None:
         assert Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key}, **headers).status == 303
 
 
-def test_signing_in_again_ends_the_session_before(teller: Teller) -> None:
+def test_a_second_sign_in_ends_the_first_session(teller: Teller) -> None:
     """
-    One browser, one session: the older cookie opens nothing any more.
+    One browser has one session. The older cookie no longer works.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     before = visitor.browser.get_cookie("teller_session", path="/admin")
@@ -220,7 +222,7 @@ def test_signing_in_again_ends_the_session_before(teller: Teller) -> None:
     assert after is not None
     assert after.value != before.value
     visitor.browser.set_cookie("teller_session", before.value, path="/admin")
-    assert is_asked(visitor)
+    assert has_to_sign_in(visitor)
 
 
 @pytest.mark.parametrize(
@@ -243,17 +245,17 @@ def test_signing_in_again_ends_the_session_before(teller: Teller) -> None:
         "https:///admin",
     ],
 )
-def test_signing_in_leads_nowhere_else(teller: Teller, next_page: str) -> None:
+def test_a_sign_in_does_not_redirect_to_other_sites(teller: Teller, next_page: str) -> None:
     """
-    Whatever the address says, one stays in the console.
+    An address outside the console is replaced by the first page.
     """
     answer = Visitor.new(teller).send("/admin/sign-in", {"key": teller.admin.key, "next": next_page})
     assert (answer.status, answer.location) == (303, "/admin")
 
 
-def test_signing_in_leads_to_the_page_that_was_asked_for() -> None:
+def test_a_sign_in_redirects_to_the_requested_page() -> None:
     """
-    With its query; the first page when nothing is said.
+    The address keeps its query. Without an address it is the first page.
     """
     assert local_path("/admin/failed?code=a&resource=b%26c") == "/admin/failed?code=a&resource=b%26c"
     assert local_path("/admin") == "/admin"
@@ -263,22 +265,22 @@ def test_signing_in_leads_to_the_page_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     "beside", ['theme={"dark": true}; ', 'name="; ', "a b=c; ", "näme=ü; ", "teller_session2=x; ", "; ;= ;"]
 )
-def test_cookies_of_others_on_this_host_lock_nobody_out(teller: Teller, beside: str) -> None:
+def test_cookies_of_other_servers_on_the_host_do_not_break_a_session(teller: Teller, beside: str) -> None:
     """
-    Browsers send what any other port of the host has set, too, however it is written.
+    Browsers send the cookies of all ports of a host, whatever their syntax.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     token = visitor.browser.get_cookie("teller_session", path="/admin")
     assert token is not None
-    stranger = Visitor(teller.application.test_client(use_cookies=False))
+    raw = Visitor(teller.application.test_client(use_cookies=False))
     sent = f"{beside}teller_session={token.value}; teller_session=another".encode().decode("latin-1")
 
-    assert stranger.get("/admin/resources", Cookie=sent).status == 200
+    assert raw.get("/admin/resources", Cookie=sent).status == 200
 
 
-def test_forms_that_no_page_of_ours_sends_are_refused_and_break_nothing(teller: Teller) -> None:
+def test_forged_forms_are_refused_without_an_error(teller: Teller) -> None:
     """
-    Two tokens, an origin that is none, a time that does not exist in UTC.
+    Two tokens, an invalid origin, and a time that has no UTC are refused.
     """
     visitor = Visitor.signed_in(teller, teller.admin)
     pausing = "/admin/partitions/1/pause"
@@ -292,15 +294,15 @@ def test_forms_that_no_page_of_ours_sends_are_refused_and_break_nothing(teller: 
     assert (visitor.get("/admin/").status, visitor.get("/admin/").location) == (303, "/admin")
 
 
-def test_every_page_has_the_policy_and_holds_no_script_of_its_own(teller: Teller) -> None:
+def test_every_page_has_the_policy_and_no_inline_script(teller: Teller) -> None:
     """
-    No inline script or style, no handler in an attribute; not to be kept, framed or told to other sites.
+    No page has an inline script, style or handler, is cached or framed, or sends its address to other sites.
     """
     teller.open("bank", "balance", 100)
     visitor = Visitor.signed_in(teller, teller.admin)
     for address in (*PAGES, "/admin/resources/bank", "/admin/sign-in"):
-        who = Visitor.new(teller) if address.endswith("sign-in") else visitor
-        page = who.get(address)
+        browser = Visitor.new(teller) if address.endswith("sign-in") else visitor
+        page = browser.get(address)
         assert page.headers.getlist("Content-Security-Policy") == [POLICY]
         assert page.headers.getlist("Referrer-Policy") == ["same-origin"]
         assert page.headers["X-Content-Type-Options"] == "nosniff"
@@ -308,9 +310,9 @@ def test_every_page_has_the_policy_and_holds_no_script_of_its_own(teller: Teller
         assert re.findall(r"<style|\sstyle=|\son\w+=|hx-on|javascript:|<script(?! src=)", page.text) == []
 
 
-def test_files_are_kept_for_ever_and_change_their_address(teller: Teller) -> None:
+def test_static_files_are_cached_and_addressed_by_content(teller: Teller) -> None:
     """
-    The address names the content; another version's is answered, and not kept.
+    The address has a digest of the content. Another version's address returns the file without caching.
     """
     page = Visitor.new(teller).get("/admin/sign-in").text
     addresses = re.findall(r'(?:src|href)="(/admin/static/[^"]+)"', page)
@@ -334,17 +336,17 @@ def test_files_are_kept_for_ever_and_change_their_address(teller: Teller) -> Non
         assert visitor.get(nothing).status in (303, 404)
 
 
-def test_a_session_that_ended_sends_a_live_page_to_the_sign_in(teller: Teller) -> None:
+def test_a_page_that_reloads_itself_is_sent_to_the_sign_in_page(teller: Teller) -> None:
     """
-    Told to htmx, which would else put the sign-in page into a part of the page.
+    Without a session, htmx gets a redirect of the page instead of a part of it.
     """
     answer = Visitor.new(teller).get("/admin", HX_Request="true")
     assert (answer.status, answer.headers["HX-Redirect"], answer.text) == (200, "/admin/sign-in", "")
 
 
-def test_a_notice_is_shown_once_and_only_ours(teller: Teller) -> None:
+def test_a_notice_is_shown_once_and_cannot_be_forged(teller: Teller) -> None:
     """
-    A cookie that somebody else wrote is no notice; a part that is fetched anew takes none away.
+    A notice without a valid signature is ignored. Reloading a part of a page keeps the notice.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     visitor.send("/admin/partitions/3/pause", {"reason": "x"})
@@ -357,24 +359,27 @@ def test_a_notice_is_shown_once_and_only_ours(teller: Teller) -> None:
         assert (page.status, 'class="notice' in page.text) == (200, False)
 
 
-def test_without_the_database_there_is_a_page_that_says_so(teller: Teller) -> None:
+def test_an_unavailable_database_is_reported_on_a_page(teller: Teller) -> None:
     """
-    503 with Retry-After, as words; also for who tries to sign in.
+    Pages and the sign-in return 503 with Retry-After and an explanation.
     """
     application = create_app(replace(teller.settings, api_database_url="postgresql://127.0.0.1:1/nothing"))
     try:
-        away = Visitor.new(replace(teller, application=application))
-        away.browser.set_cookie("teller_session", "x" * 43, path="/admin")
-        for answer in (away.get("/admin"), away.send("/admin/sign-in", {"key": teller.admin.key})):
+        disconnected = Visitor.new(replace(teller, application=application))
+        disconnected.browser.set_cookie("teller_session", "x" * 43, path="/admin")
+        for answer in (
+            disconnected.get("/admin"),
+            disconnected.send("/admin/sign-in", {"key": teller.admin.key}),
+        ):
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
             assert "<h1>The database is not available</h1>" in answer.text
     finally:
         application.extensions["teller"].close()
 
 
-def test_a_form_that_is_none_is_a_page_with_words(teller: Teller) -> None:
+def test_an_invalid_form_gets_an_error_page(teller: Teller) -> None:
     """
-    Too large, of another type, with control characters, with fields nobody asked for.
+    A form is refused if it is too large, of another type, or has control characters or unknown fields.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     pause = "/admin/partitions/3/pause"
@@ -390,11 +395,11 @@ def test_a_form_that_is_none_is_a_page_with_words(teller: Teller) -> None:
     assert visitor.get("/admin/search?q=%00").status == 422
 
 
-def test_at_once_from_several_threads_each_sees_their_own(teller: Teller) -> None:
+def test_simultaneous_visitors_see_their_own_pages(teller: Teller) -> None:
     """
-    Pages keep nothing of a visitor between visits.
+    The application keeps no state of a visitor between requests.
     """
-    visitors = [Visitor.signed_in(teller, who) for who in (teller.admin, teller.operator)] * 4
+    visitors = [Visitor.signed_in(teller, client) for client in (teller.admin, teller.operator)] * 4
     wrong: list[str] = []
 
     def look(visitor: Visitor, role: str) -> None:
@@ -419,7 +424,7 @@ def test_at_once_from_several_threads_each_sees_their_own(teller: Teller) -> Non
 
 def test_using_the_console_is_using_the_key(teller: Teller) -> None:
     """
-    A key that is used through a session shows when it was last used.
+    A key that is used through a session has a last use.
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     application = create_app(teller.settings)
@@ -430,7 +435,7 @@ def test_using_the_console_is_using_the_key(teller: Teller) -> None:
         fresh.browser.set_cookie("teller_session", cookie.value, path="/admin")
         assert fresh.get("/admin").status == 200
     finally:
-        application.extensions["teller"].close()  # writes what was used, at the latest now
+        application.extensions["teller"].close()  # writes the last use
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         used = connection.execute(
             "SELECT last_used_at IS NOT NULL FROM api_keys WHERE client_id = %s", (teller.operator.id,)

@@ -1,5 +1,5 @@
 """
-Webhooks in the console: how deliveries fare, sending again, secrets shown once.
+Webhooks at the console: the state of deliveries, resends, and secrets that are shown once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ URL = f"https://shop.example/hook?{SCRIPT}"
 @pytest.fixture
 def owner(teller: Teller) -> Iterator[Connection]:
     """
-    The owner of the schema.
+    A connection as the owner of the schema.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         yield connection
@@ -38,7 +38,7 @@ def owner(teller: Teller) -> Iterator[Connection]:
 @pytest.fixture
 def hook(owner: Connection, teller: Teller) -> Webhook:
     """
-    A webhook of the client's.
+    A webhook of the client.
     """
     return webhooks.register(owner, teller.client.id, URL, ["request.completed"], "test")[0]
 
@@ -46,13 +46,13 @@ def hook(owner: Connection, teller: Teller) -> Webhook:
 @pytest.fixture
 def admin(teller: Teller) -> Visitor:
     """
-    An admin who is signed in.
+    An admin with a session.
     """
     return Visitor.signed_in(teller, teller.admin)
 
 
 def deliver(owner: Connection, hook: Webhook, status: str, count: int = 1) -> list[int]:
-    """Deliveries in this status; returns their numbers."""
+    """Insert deliveries with this status. Returns their numbers."""
     rows = owner.execute(
         """INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, tries, last_status,
                                    last_error)
@@ -66,21 +66,21 @@ def deliver(owner: Connection, hook: Webhook, status: str, count: int = 1) -> li
 
 
 def states(owner: Connection) -> dict[int, tuple[str, int, bool]]:
-    """Number → status, tries, and whether it is due now."""
+    """Return status, tries, and whether it is due, for each delivery."""
     rows = owner.execute("SELECT id, status, tries, coalesce(due_at <= now(), false) FROM deliveries")
     return {number: (status, tries, due) for number, status, tries, due in rows}
 
 
 def listed(text: str) -> list[int]:
-    """The numbers of the deliveries on a page."""
+    """Return the numbers of the deliveries on a page."""
     return [int(found) for found in re.findall(r'data-label="Delivery"><span><span class="num">(\d+)<', text)]
 
 
-def test_the_list_says_how_each_webhook_fares(
+def test_the_list_shows_the_state_of_each_webhook(
     teller: Teller, owner: Connection, hook: Webhook, admin: Visitor
 ) -> None:
     """
-    Of the last twenty deliveries, how many failed and are pending; whether it is disabled, and why.
+    The list counts the failed and the pending among the last twenty deliveries, and marks disabled webhooks.
     """
     deliver(owner, hook, "failed", 30)
     deliver(owner, hook, "delivered", 15)
@@ -102,7 +102,7 @@ def test_the_list_says_how_each_webhook_fares(
 
 def test_deliveries_are_filtered_by_status(owner: Connection, hook: Webhook, admin: Visitor) -> None:
     """
-    All, or those of one status, newest first, page by page; texts from outside are text.
+    The list is newest first, in pages, with all deliveries or those of one status. Outside text is escaped.
     """
     failed = deliver(owner, hook, "failed", 60)
     done = deliver(owner, hook, "delivered", 1)
@@ -121,11 +121,11 @@ def test_deliveries_are_filtered_by_status(owner: Connection, hook: Webhook, adm
     assert admin.get("/admin/webhooks/nothing").status == 404
 
 
-def test_what_batches_have_to_tell_is_said_before_it_is_unfolded(
+def test_notifications_are_counted_before_they_are_expanded(
     owner: Connection, hook: Webhook, admin: Visitor
 ) -> None:
     """
-    News that no courier has made deliveries of yet is counted apart.
+    Notifications that are not deliveries yet are counted separately.
     """
     owner.execute(
         "INSERT INTO fanouts (webhook_id, request_ids, versions) "
@@ -138,9 +138,9 @@ def test_what_batches_have_to_tell_is_said_before_it_is_unfolded(
     assert '<span class="num">7</span> more are on the way to this list' in text
 
 
-def test_one_delivery_is_sent_again(owner: Connection, hook: Webhook, admin: Visitor) -> None:
+def test_a_delivery_can_be_resent(owner: Connection, hook: Webhook, admin: Visitor) -> None:
     """
-    It is due now, with all its tries; the way leads back to where the button was.
+    The delivery is due now with all its tries. The answer leads back to the page of the form.
     """
     [failed, other] = deliver(owner, hook, "failed", 2)
     back = f"/admin/webhooks/{hook.id}?status=failed"
@@ -154,11 +154,11 @@ def test_one_delivery_is_sent_again(owner: Connection, hook: Webhook, admin: Vis
     assert admin.send("/admin/deliveries/x/resend").status == 404
 
 
-def test_all_that_failed_is_sent_again_as_it_was_counted(
+def test_the_failed_deliveries_that_were_counted_are_resent(
     teller: Teller, owner: Connection, hook: Webhook, admin: Visitor
 ) -> None:
     """
-    The number stands before the button; what fails after it was counted is left alone, and so is what did not fail.
+    The page counts the failed deliveries. Later failures and other deliveries are not resent.
     """
     failed = deliver(owner, hook, "failed", 3)
     done = deliver(owner, hook, "delivered")
@@ -188,11 +188,11 @@ def test_all_that_failed_is_sent_again_as_it_was_counted(
     assert admin.send(f"{base}/resend", {"reason": "x", "newest": "-1"}).status == 422
 
 
-def test_so_much_is_sent_again_at_once_and_no_more(
+def test_the_number_of_resends_at_once_is_limited(
     owner: Connection, hook: Webhook, admin: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    More than the limit: the oldest, and the page says how many that is.
+    Above the limit the oldest deliveries are resent, and the page shows their number.
     """
     failed = deliver(owner, hook, "failed", 5)
     monkeypatch.setattr(resends, "RESENT_MAX", 2)
@@ -207,9 +207,9 @@ def test_so_much_is_sent_again_at_once_and_no_more(
     )
 
 
-def test_a_disabled_webhook_is_sent_nothing(owner: Connection, hook: Webhook, admin: Visitor) -> None:
+def test_a_disabled_webhook_gets_no_resend(owner: Connection, hook: Webhook, admin: Visitor) -> None:
     """
-    No button for it, and a refusal for who sends the form anyway.
+    The page has no form for a resend, and sending one returns 409.
     """
     [failed] = deliver(owner, hook, "failed")
     owner.execute("UPDATE webhooks SET disabled_at = now(), disabled_reason = %s", (SCRIPT,))
@@ -227,7 +227,7 @@ def test_a_new_secret_is_shown_once_and_nowhere_else(
     teller: Teller, owner: Connection, hook: Webhook, admin: Visitor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    The answer to the form has it, and is not to be kept; no header, no other page, no audit and no log does.
+    The secret is only in the answer to the form, which is not cached. No header, page, audit line or log has it.
     """
     answer = admin.send(f"/admin/webhooks/{hook.id}/rotate", {"reason": "it leaked"})
 
@@ -246,7 +246,7 @@ def test_a_new_secret_is_shown_once_and_nowhere_else(
 
 def test_a_webhook_is_deleted_with_a_reason(teller: Teller, hook: Webhook, admin: Visitor) -> None:
     """
-    It is gone, and the audit knows why.
+    A deletion needs a reason, which is in the audit.
     """
     base = f"/admin/webhooks/{hook.id}"
     assert admin.send(f"{base}/delete").status == 422
@@ -258,9 +258,9 @@ def test_a_webhook_is_deleted_with_a_reason(teller: Teller, hook: Webhook, admin
     assert (line["action"], line["reason"]) == ("webhook_deleted", "moved")
 
 
-def test_operators_read(teller: Teller, owner: Connection, hook: Webhook) -> None:
+def test_operators_see_webhooks_and_change_none(teller: Teller, owner: Connection, hook: Webhook) -> None:
     """
-    They see all of it and no button; forms that they send anyway are refused.
+    An operator's page has no form, and sending one is refused.
     """
     [failed] = deliver(owner, hook, "failed")
     operator = Visitor.signed_in(teller, teller.operator)
