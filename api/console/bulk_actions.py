@@ -96,10 +96,10 @@ def stop(visit: Visit, action: str) -> Redirect:
     with visit.services.connection() as connection:
         found: BulkAction = bulk_actions.read(connection, number) or _none()
         if found.action == "refund" and not visit.may("admin"):
-            raise Forbidden("refunds are stopped by an admin: nothing was done")
+            raise Forbidden("only an admin can stop refunds: nothing was done")
         stopped = bulk_actions.stop(connection, number, visit.caller)
-    said = "It is stopped: no more is sent." if stopped else "It was over already."
-    return Redirect(f"{ROOT}/failed/actions/{number}", Notice(said))
+    text = "The action is stopped. Nothing more is sent." if stopped else "The action had already ended."
+    return Redirect(f"{ROOT}/failed/actions/{number}", Notice(text))
 
 
 def _number(text: str) -> UUID:

@@ -128,7 +128,8 @@ def preview_selected(visit: Visit) -> Page | Redirect:
     if not ids:
         where = f"{ROOT}/failed" + (f"?{urlencode(sent.fields())}" if sent.fields() else "")
         return Redirect(
-            where, Notice("No request was selected: tick some, or take all that match.", "failed")
+            where,
+            Notice("No request was selected. Select some, or use the buttons for all matches.", "failed"),
         )
     return _preview(visit, sent.action, sent, named(ids))
 
@@ -136,7 +137,7 @@ def preview_selected(visit: Visit) -> Page | Redirect:
 def named(ids: list[str]) -> tuple[UUID, ...]:
     """The ids of a form. Raises NotFound, Invalid."""
     if len(ids) > LISTED:
-        raise Invalid.at("/id", f"at most {LISTED} requests are selected one by one")
+        raise Invalid.at("/id", f"at most {LISTED} requests can be selected")
     return tuple(read_id(text, "request") for text in ids)
 
 

@@ -26,7 +26,7 @@ from processor.storage.connections import Connection
 LISTED: Final = 50
 #: How long a new key may live, as the form offers it.
 LIFETIMES: Final[dict[str, tuple[str, timedelta | None]]] = {
-    "": ("Until it is revoked", None),
+    "": ("Until revoked", None),
     "1d": ("1 day", timedelta(days=1)),
     "30d": ("30 days", timedelta(days=30)),
     "90d": ("90 days", timedelta(days=90)),
@@ -97,7 +97,9 @@ def make(visit: Visit) -> Page:
         return _form(visit, values, {one["pointer"][1:]: _words(one["pointer"]) for one in error.errors})
     with visit.services.connection() as connection:
         if sent.client is not None and not key_queries.is_client(connection, sent.client):
-            return _form(visit, values, {"client": "There is no such client. Leave it empty to make one."})
+            return _form(
+                visit, values, {"client": "There is no such client. Leave the field empty to create one."}
+            )
         try:
             made = keys.create_key(
                 connection,
@@ -137,8 +139,8 @@ def revoke(visit: Visit, key: str) -> Redirect:
         was_valid = keys.revoke_key(connection, found.id, actor=visit.caller.actor, reason=sent.reason)
     if found.id == visit.caller.key_id:
         return Redirect(SIGN_IN, Notice("Your key is revoked, and you are signed out."))
-    said = "is revoked: it stops working within a second" if was_valid else "was revoked already"
-    return Redirect(f"{ADDRESS}/{found.id}", Notice(f"The key {found.name} {said}."))
+    text = "is revoked. It stops working within a second." if was_valid else "was already revoked."
+    return Redirect(f"{ADDRESS}/{found.id}", Notice(f"The key {found.name} {text}"))
 
 
 def _state(key: Key) -> KeyState:
@@ -163,9 +165,9 @@ def _form(visit: Visit, values: dict[str, str], wrong: dict[str, str] | None = N
 def _words(pointer: str) -> str:
     """What is wrong with a field, for people."""
     return {
-        "/name": f"A name of 1 to {NAME_CHARACTERS_MAX} printable characters.",
-        "/role": "Choose what the key may do.",
-        "/client": "An id is 1 to 128 of letters, digits and . _ : ~ @ -",
+        "/name": f"Enter a name of 1 to {NAME_CHARACTERS_MAX} printable characters.",
+        "/role": "Choose a role.",
+        "/client": "Enter an id of 1 to 128 letters, digits and . _ : ~ @ -",
     }.get(pointer, "Choose one of these.")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from processor.reading.overview import PartitionSummary, Pulse
 
 #: What waits for longer is worth a look, and for longer than that something is wrong, in seconds.
-HOT_SECONDS: Final = 2.0
+BEHIND_SECONDS: Final = 2.0
 STUCK_SECONDS: Final = 10.0
 #: A chart shows at least so much, in seconds.
 WINDOW_SECONDS_MIN: Final = 20.0
@@ -58,25 +58,25 @@ def overview(visit: Visit) -> Page:
             "charts": {
                 "accepted": _chart("Accepted per second", [(r.at, r.accepted) for r in flow]),
                 "decided": _chart("Decided per second", [(r.at, r.decided) for r in flow], "good"),
-                "waiting": _chart("Waiting", [(s.at, s.waiting) for s in samples]),
-                "oldest": _chart("Age of the oldest", [(s.at, s.oldest_seconds) for s in samples], "wait"),
+                "waiting": _chart("Waiting in queues", [(s.at, s.waiting) for s in samples]),
+                "oldest": _chart("Oldest waiting", [(s.at, s.oldest_seconds) for s in samples], "wait"),
                 "failed": _chart("Failed", [(s.at, s.failed) for s in samples], "bad"),
-                "held": _chart("Held with the gateways", [(s.at, s.held) for s in samples]),
+                "held": _chart("Waiting for gateways", [(s.at, s.held) for s in samples]),
             },
         },
     )
 
 
 def state_of(lane: PartitionSummary) -> str:
-    """How a partition looks: paused, stuck, hot, warm or idle; the first that applies."""
+    """How a partition looks: paused, stuck, behind, working or idle; the first that applies."""
     waiting_seconds = lane.oldest_seconds or 0.0
     if lane.paused:
         return "paused"
     if lane.backlog and (waiting_seconds > STUCK_SECONDS or not lane.owner_alive):
         return "stuck"
-    if waiting_seconds > HOT_SECONDS:
-        return "hot"
-    return "warm" if lane.backlog else "idle"
+    if waiting_seconds > BEHIND_SECONDS:
+        return "behind"
+    return "working" if lane.backlog else "idle"
 
 
 def workers_of(lanes: Sequence[PartitionSummary]) -> dict[str, int]:
@@ -93,18 +93,18 @@ def matters_of(pulse: Pulse) -> list[Matter]:
 def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
     gauges = pulse.gauges
     if paid := gauges.paid_after_refund:
-        what = "One request was" if paid == 1 else f"{bounded(paid)} requests were"
-        yield Matter("bad", f"{what} paid by a gateway after what was held had been given back.")
+        what = "one request after its" if paid == 1 else f"{bounded(paid)} requests after their"
+        yield Matter("bad", f"A gateway paid {what} refund.")
     if parked := gauges.failed:
         what = "One request has" if parked == 1 else f"{bounded(parked)} requests have"
-        yield Matter("bad", f"{what} failed: to be replayed or refunded.", f"{ROOT}/failed")
+        yield Matter("bad", f"{what} failed, to be replayed or refunded.", f"{ROOT}/failed")
     if approvals := pulse.badges.approvals:
         what = (
             "One withdrawal waits"
             if approvals == 1
             else f"{bounded(approvals, overview_queries.BADGE_MAX)} withdrawals wait"
         )
-        yield Matter("wait", f"{what} for an approval.", f"{ROOT}/approvals")
+        yield Matter("wait", f"{what} for approval.", f"{ROOT}/approvals")
     for gateway, is_open in sorted(gauges.breakers.items()):
         if is_open:
             yield Matter("wait", f"The gateway {gateway} does not answer, and is left alone for a moment.")
@@ -115,11 +115,11 @@ def _of_the_partitions(lanes: Sequence[PartitionSummary]) -> Iterator[Matter]:
     for lane in lanes:
         in_state.setdefault(state_of(lane), []).append(lane.id)
     if not workers_of(lanes):
-        yield Matter("bad", "No worker is alive: what is accepted waits. Start one: teller worker.")
+        yield Matter("bad", "No worker is running, so accepted requests wait. Start one with teller worker.")
     for tone, state, word in (
         ("bad", "stuck", "Stuck"),
         ("wait", "paused", "Paused"),
-        ("wait", "hot", "Behind"),
+        ("wait", "behind", "Behind"),
     ):
         if state in in_state:
             yield Matter(tone, f"{word}: partition", partitions=tuple(in_state[state]))

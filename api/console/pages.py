@@ -170,7 +170,7 @@ def read_fields(model: type[Model], values: Mapping[str, list[str]]) -> Model:
     """Fields of a query or a form, checked. Raises Invalid."""
     for name, found in values.items():
         if _UNSTORABLE.search(name) or any(_UNSTORABLE.search(value) for value in found):
-            raise Invalid.at("", "a field holds a character that is none")
+            raise Invalid.at("", "a field contains an invalid character")
     return parsing.parse_query(model, values)
 
 

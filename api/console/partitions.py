@@ -46,8 +46,8 @@ def pause(visit: Visit, partition: str) -> Redirect:
     number, sent = _number(partition), visit.read(Pausing)
     with visit.services.connection() as connection:
         changed = pauses.pause(connection, number, visit.caller, sent.reason)
-    said = "is paused: it accepts, and decides nothing" if changed else "was paused already"
-    return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))
+    text = "is paused. It accepts requests, but decides none." if changed else "was already paused."
+    return Redirect(_back(sent, number), Notice(f"Partition {number} {text}"))
 
 
 @pages.post("/partitions/<partition>/resume")
@@ -57,8 +57,8 @@ def resume(visit: Visit, partition: str) -> Redirect:
     with visit.services.connection() as connection:
         changed = pauses.resume(connection, number, visit.caller, sent.reason)
     visit.services.doorbell.notify(number)
-    said = "decides again" if changed else "was not paused"
-    return Redirect(_back(sent, number), Notice(f"Partition {number} {said}."))
+    text = "decides requests again." if changed else "was not paused."
+    return Redirect(_back(sent, number), Notice(f"Partition {number} {text}"))
 
 
 def _back(sent: Pausing, number: int) -> str:

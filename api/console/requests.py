@@ -109,21 +109,21 @@ def _left(found: Inspection) -> tuple[int | None, str | None]:
     if not KINDS[one.kind].refundable or one.status not in ("completed", "failed"):
         return None, None
     if any(refund.status == "processing" for refund in found.refunds):
-        return None, "A refund of it is on its way."
+        return None, "A refund of this request is already waiting."
     if one.status == "completed":
         left = (one.amount or 0) - one.refunded
         return (left, None) if left > 0 else (None, None)
     if "replay" in found.on_its_way:
         return (
             None,
-            "It is on its way back into its queue: whether it can be refunded shows when it is decided.",
+            "A replay is waiting in the queue. A refund may be possible after it is decided.",
         )
     if not found.is_holding:
-        return None, "It holds nothing: there is nothing to give back. A replay decides it anew."
+        return None, "Nothing is held, so there is nothing to refund. A replay decides the request again."
     if effect is not None and effect.is_calling:
-        return None, "A call of its gateway is in flight: it may be paying out at this moment."
+        return None, "A gateway call is in progress, and the gateway may be paying now."
     if effect is not None and effect.outcome == "done":
-        return None, "Its gateway says that it was paid: a replay takes what is held."
+        return None, "The gateway has confirmed the payment. A replay takes the held amount."
     return one.amount, None
 
 
@@ -143,7 +143,7 @@ def one_request(visit: Visit, request: str) -> Page:
         "kind": KINDS[found.request.kind],
         "unit": None if found.resource is None else found.resource.unit,
         "original": original,
-        "way": timeline.read(found),
+        "timeline": timeline.read(found),
         "can": can,
         "is_live": is_moving,
         "refund_key": new_id(),
@@ -160,11 +160,11 @@ def replay(visit: Visit, request: str) -> Redirect:
             _, replayed = failed_requests.replay(connection, named, visit.caller, sent.reason)
     except NotFailed:
         if visit.services.request(named).status == "processing":  # a second click, or another operator's
-            return Redirect(_back(sent, named), Notice("It is on its way already."))
+            return Redirect(_back(sent, named), Notice("The request is already processing."))
         raise
     visit.services.doorbell.notify_all(replayed.partitions)
-    said = "It is at the end of its queue." if replayed.sent else "It was on its way back already."
-    return Redirect(_back(sent, named), Notice(said))
+    text = "The request is at the end of its queue." if replayed.sent else "A replay was already waiting."
+    return Redirect(_back(sent, named), Notice(text))
 
 
 @pages.post("/requests/<request>/refund", roles=ADMINS)
@@ -178,7 +178,7 @@ def refund(visit: Visit, request: str) -> Redirect:
     [receipt] = visit.services.accept([submission])
     if receipt.request is None:
         raise receipt.problem or TellerError("intake gave no reason")
-    return Redirect(_back(sent, named), Notice("The refund is accepted, and will be decided in its turn."))
+    return Redirect(_back(sent, named), Notice("The refund is accepted and waits in its queue."))
 
 
 @pages.post("/requests/<request>/cancel")
@@ -189,20 +189,21 @@ def cancel(visit: Visit, request: str) -> Redirect:
         _, command = cancellations.cancel(connection, named, visit.caller, sent.reason)
     visit.services.doorbell.notify(command.partition)
     return Redirect(
-        _back(sent, named), Notice("The command is recorded. It may come too late: the status shows it.")
+        _back(sent, named),
+        Notice("The cancel command waits in the queue. It may come too late: check the status."),
     )
 
 
 @pages.post("/requests/<request>/approve")
 def approve(visit: Visit, request: str) -> Redirect:
     """Decided like a new one, in the place that it gets now."""
-    return _judge(visit, request, approvals.approve, "Approved: it is decided in its turn.")
+    return _judge(visit, request, approvals.approve, "Approved. The request waits in its queue.")
 
 
 @pages.post("/requests/<request>/deny")
 def deny(visit: Visit, request: str) -> Redirect:
     """Rejected, with the reason."""
-    return _judge(visit, request, approvals.deny, "Denied: it is rejected in its turn.")
+    return _judge(visit, request, approvals.deny, "Denied. The rejection waits in the queue.")
 
 
 def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
@@ -211,11 +212,9 @@ def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
         with visit.services.connection() as connection:
             _, command = verdict(connection, named, visit.caller, sent.reason)
     except NotAwaitingApproval:
-        return Redirect(
-            _back(sent, named), Notice("Somebody was quicker: it waits for approval no more.", "failed")
-        )
+        return Redirect(_back(sent, named), Notice("The request no longer waits for approval.", "failed"))
     except ApproverIsRequester:
-        own = "Your own client asked for this: somebody of another one must say so."
+        own = "Your own client made this request. An operator of another client must approve or deny it."
         return Redirect(_back(sent, named), Notice(own, "failed"))
     visit.services.doorbell.notify(command.partition)
     return Redirect(_back(sent, named), Notice(said))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from api.console import charts
+from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
 from api.web.fields import Body, optional
 from api.web.problems import NotFound
@@ -138,68 +139,77 @@ class Situation:
         if lane.paused_since is not None:
             yield Reason(
                 "wait",
-                f"Partition {lane.id} is paused since {lane.paused_since:%Y-%m-%d %H:%M} UTC, by {lane.paused_by}: "
-                "it accepts, and decides nothing.",
+                f"Partition {lane.id} is paused since {lane.paused_since:%Y-%m-%d %H:%M} UTC, by {lane.paused_by}. "
+                "It accepts requests, but decides none.",
                 "#do",
                 "Resume",
             )
         if lane.living == 0:
-            yield Reason("bad", "No worker is alive: nothing at all is decided. Start one: teller worker.")
+            yield Reason(
+                "bad", "No worker is running, so no request is decided. Start one with teller worker."
+            )
         elif lane.owner is None:
-            yield Reason("wait", f"Nobody owns partition {lane.id}: a worker claims it within seconds.")
+            yield Reason("wait", f"No worker owns partition {lane.id}. One claims it within seconds.")
         elif not lane.owner_alive:
             yield Reason(
-                "wait", f"Its owner {lane.owner} has fallen silent: another worker takes over within seconds."
+                "wait", f"The worker {lane.owner} does not respond. Another worker takes over within seconds."
             )
 
     def _of_the_line(self) -> Iterator[Reason]:
         if self.waiting:
             ahead = self.waiting[0].place - 1
             what = (
-                "It is next"
+                "This resource is next"
                 if ahead == 0
-                else f"{ahead:,} {'row is' if ahead == 1 else 'rows are'} ahead of it"
+                else f"{ahead:,} {'row is' if ahead == 1 else 'rows are'} ahead of this resource"
             )
-            yield Reason("busy", f"{what} in its line.")
+            yield Reason("busy", f"{what} in the queue.")
         elif self.line.is_cut:
             yield Reason(
-                "busy", f"Nothing for it is among the first {overview_queries.LINE_MAX:,} rows of its line."
+                "busy",
+                f"None of the first {overview_queries.LINE_MAX:,} rows in the queue is for this resource.",
             )
 
     def _of_the_rules(self) -> Iterator[Reason]:
         one, now = self.resource, datetime.now(UTC)
         if one.closed_at is not None:
-            yield Reason("quiet", "It is closed: requests are rejected with resource_closed.")
+            yield Reason("quiet", "The resource is closed. Requests are rejected with resource_closed.")
         if one.starts_at is not None and one.starts_at > now:
             yield Reason(
-                "quiet", f"Until {one.starts_at:%Y-%m-%d %H:%M} UTC requests are rejected with not_started."
+                "quiet", f"Until {one.starts_at:%Y-%m-%d %H:%M} UTC, requests are rejected with not_started."
             )
         if one.ends_at is not None and one.ends_at <= now:
-            yield Reason("quiet", f"Since {one.ends_at:%Y-%m-%d %H:%M} UTC requests are rejected with ended.")
+            yield Reason(
+                "quiet", f"Since {one.ends_at:%Y-%m-%d %H:%M} UTC, requests are rejected with ended."
+            )
 
     def _of_the_gateway(self) -> Iterator[Reason]:
         one = self.resource
         if self.breaker is not None:
             until = f"{self.breaker:%H:%M:%S} UTC"
             yield Reason(
-                "wait", f"The gateway {one.gateway} does not answer: it is left alone until {until}."
+                "wait", f"The gateway {one.gateway} does not answer: calls are paused until {until}."
             )
         if self.held:
-            yield Reason("busy", f"{_requests(self.held)} held until the gateway {one.gateway} answers.")
+            yield Reason(
+                "busy", f"{_requests(self.held, 'is', 'are')} held until the gateway {one.gateway} answers."
+            )
         if self.failed:
             yield Reason(
                 "bad",
-                f"{_requests(self.failed)} parked: they have failed, and wait for somebody.",
+                f"{_requests(self.failed, 'has', 'have')} failed, to be replayed or refunded.",
                 f"{ROOT}/failed?resource={one.id}",
-                "See them",
+                "Show",
             )
 
 
-def _requests(count: int) -> str:
-    """So many requests are …, counted up to RECENT_MAX."""
+def _requests(count: int, singular: str, plural: str) -> str:
+    """
+    Return the beginning of a sentence, such as "3 requests have". The count ends at RECENT_MAX.
+    """
     if count == 1:
-        return "One request is"
-    return f"{count:,}{'+' if count >= overview_queries.RECENT_MAX else ''} requests are"
+        return f"One request {singular}"
+    return f"{bounded(count, overview_queries.RECENT_MAX)} requests {plural}"
 
 
 def _chart(resource: ResourceRecord, balance: list[BalancePoint]) -> Markup | None:
@@ -207,7 +217,7 @@ def _chart(resource: ResourceRecord, balance: list[BalancePoint]) -> Markup | No
         return None
     available = [point.available for point in balance]
     description = (
-        f"available after each of its last {len(balance)} entries: from {available[0]:,} to {available[-1]:,}, "
+        f"available after each of the last {len(balance)} entries: from {available[0]:,} to {available[-1]:,}, "
         f"between {min(available):,} and {max(available):,}"
     )
     series = [("first", available)]

@@ -58,7 +58,7 @@ def refuse_forged(form: Mapping[str, list[str]], expected: str) -> None:
     sent = form.get(CSRF_FIELD, [])
     if len(sent) != 1 or not hmac.compare_digest(sent[0].encode(), expected.encode()):
         raise Forbidden(
-            "this form is not from your present session: go back, load the page again, and repeat"
+            "this form does not belong to your current session: go back, reload the page and try again"
         )
 
 

@@ -50,17 +50,19 @@ def begin(visit: Visit) -> Page | Redirect:
     sent = visit.read(SigningIn)
     wanted = local_path(sent.next)
     if not sent.key:
-        return _form(wanted, "Paste a key: it begins with teller_.", 422)
+        return _form(wanted, "Enter a key. It begins with teller_.", 422)
     try:
         caller = visit.services.keys.sign_in(sent.key.strip(), visit.environ)
     except Unauthorized:
         return _form(wanted, "This key is unknown, has expired or was revoked.", 401)
     if caller.role not in OPERATORS:
-        return _form(wanted, "This is a client's key. The console is for keys of operators and admins.", 403)
+        return _form(
+            wanted, "This is a client's key. The console needs the key of an operator or admin.", 403
+        )
     with visit.services.connection() as connection:
         token = sessions.begin(connection, caller, visit.session)
     if token is None:
-        return _form(wanted, "This key was revoked a moment ago.", 401)
+        return _form(wanted, "This key has just been revoked.", 401)
     return Redirect(wanted, headers=(security.session_cookie(visit.environ, token),))
 
 
@@ -78,4 +80,4 @@ def end(visit: Visit) -> Redirect:
 
 
 def _form(wanted: str, wrong: str | None = None, status: int = 200) -> Page:
-    return Page("sign_in.html", {"wanted": wanted, "wrong": wrong}, status)
+    return Page("sign_in.html", {"next": wanted, "wrong": wrong}, status)

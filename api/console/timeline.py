@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 
 #: Status or stage → how it is called, and its colour.
 STATES: Final = {
-    "awaiting_confirmation": ("Waits for its code", "wait"),
-    "awaiting_approval": ("Waits for another person's approval", "wait"),
-    "queued": ("Back in its queue", "busy"),
-    "held": ("Decided: held", "busy"),
-    "settling": ("Decided: held, the gateway is asked", "busy"),
+    "awaiting_confirmation": ("Waiting for the confirmation code", "wait"),
+    "awaiting_approval": ("Waiting for approval", "wait"),
+    "queued": ("Waiting in the queue again", "busy"),
+    "held": ("Held", "busy"),
+    "settling": ("Held, waiting for the gateway", "busy"),
     "completed": ("Completed", "good"),
     "rejected": ("Rejected", ""),
     "refunded": ("Refunded", ""),
     "cancelled": ("Cancelled", ""),
-    "failed": ("Failed: parked", "bad"),
+    "failed": ("Failed", "bad"),
 }
 #: What a call of a gateway came to → how it is called, and its colour.
 ANSWERS: Final = {
     "done": ("done", "good"),
     "declined": ("declined", ""),
-    "misconfigured": ("refused us: it says nothing about the money", "bad"),
-    "unknown": ("no answer that says whether it was done", "wait"),
+    "misconfigured": ("refused, because its address or Teller's key is wrong", "bad"),
+    "unknown": ("no conclusive answer", "wait"),
 }
 #: What people do → how it is called.
 ACTIONS: Final = {
-    "replay": "Replay asked for",
-    "refund": "Refund asked for",
-    "cancel": "Cancellation asked for",
+    "replay": "Replay requested",
+    "refund": "Refund requested",
+    "cancel": "Cancellation requested",
     "approve": "Approved",
     "deny": "Denied",
-    "confirm": "Confirmed with its code",
-    "code_sent_again": "A new code was sent",
-    "delivery_resent": "A delivery was sent again",
+    "confirm": "Confirmed with the code",
+    "code_sent_again": "New code sent",
+    "delivery_resent": "Delivery resent",
 }
 #: What the history says when a replay goes to the gateway once more.
 ASKED_AGAIN: Final = "the gateway is asked again"
@@ -104,30 +104,28 @@ def _state(state: StateThen) -> Moment:
     title, tone = STATES.get(name, (name, ""))
     detail = state.detail
     if detail == ASKED_AGAIN:
-        title, detail = "Decided: still held, the gateway is asked again", None
+        title, detail = "Still held, waiting for the gateway again", None
     elif detail == PAID_AFTER_REFUND:
         title, tone, detail = (
             "The gateway paid after the refund",
             "bad",
-            "nothing was taken for it: look into it",
+            "the ledger did not change: settle this with the gateway",
         )
     elif detail in _SAID_ALREADY or str(detail).startswith("held; "):
         detail = None
-    reference = None if state.reference is None else f"the gateway's reference is {state.reference}"
+    reference = None if state.reference is None else f"reference of the gateway: {state.reference}"
     text = "; ".join(part for part in (detail, state.reason, reference) if part) or None
     return Moment(state.at, tone, title, text, None if state.actor == TELLER else state.actor, state.code)
 
 
 def _attempt(number: int, one: Attempt) -> Moment:
     if one.ended_at is None:
-        return Moment(
-            one.started_at, "busy", f"Gateway called, call {number}", "no answer yet, or none came back"
-        )
+        return Moment(one.started_at, "busy", f"Gateway call {number}", "no answer was recorded yet")
     word, tone = ANSWERS.get(one.outcome or "", ("", "wait"))
     took = age((one.ended_at - one.started_at).total_seconds())
     status = f"answered {one.status}" if one.status is not None else "no answer"
     text = f"{status} after {took}" + (f": {one.error}" if one.error and one.error != status else "")
-    return Moment(one.started_at, tone, f"Gateway called, call {number}: {word}", text)
+    return Moment(one.started_at, tone, f"Gateway call {number}: {word}", text)
 
 
 def _said(line: AuditRecord) -> Moment:
@@ -135,10 +133,10 @@ def _said(line: AuditRecord) -> Moment:
 
 
 def _told(one: Telling) -> Moment:
-    whom = one.email if one.email is not None else (one.url or "a webhook that is no more")
-    tries = "at the first try" if one.tries <= 1 else f"after {one.tries} tries"
+    whom = one.email if one.email is not None else (one.url or "a deleted webhook")
+    tries = "on the first try" if one.tries <= 1 else f"after {one.tries} tries"
     if one.delivered_at is not None:
-        return Moment(one.delivered_at, "good", f"Told of {one.type}", f"{whom}, {tries}")
+        return Moment(one.delivered_at, "good", f"Notification delivered: {one.type}", f"{whom}, {tries}")
     return Moment(
-        one.created_at, "bad", f"Could not be told of {one.type}", f"{whom}: {one.last_error or ''}"
+        one.created_at, "bad", f"Notification failed: {one.type}", f"{whom}: {one.last_error or ''}"
     )

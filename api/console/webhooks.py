@@ -112,8 +112,8 @@ def resend_failed(visit: Visit, webhook: str) -> Redirect:
         found = _read(connection, webhook)
         resent = resends.resend_failed(connection, found.id, sent.newest, visit.caller, sent.reason)
     visit.services.doorbell.notify_couriers()
-    said = f"{resent:,} deliveries are due now." if resent != 1 else "One delivery is due now."
-    return Redirect(f"{ADDRESS}/{found.id}", Notice(said if resent else "Nothing had failed any more."))
+    text = f"{resent:,} deliveries are due now." if resent != 1 else "One delivery is due now."
+    return Redirect(f"{ADDRESS}/{found.id}", Notice(text if resent else "No failed delivery was left."))
 
 
 @pages.post("/deliveries/<delivery>/resend", roles=ADMINS)
@@ -126,7 +126,7 @@ def resend(visit: Visit, delivery: str) -> Redirect:
         resent = resends.resend(connection, number, visit.caller)
     visit.services.doorbell.notify_couriers()
     back = local_path(sent.back) if sent.back else f"{ADDRESS}/{resent.webhook_id}"
-    return Redirect(back, Notice(f"Delivery {number} is due now: a courier sends it."))
+    return Redirect(back, Notice(f"Delivery {number} is due now."))
 
 
 @pages.post("/webhooks/<webhook>/rotate", roles=ADMINS)

@@ -177,7 +177,7 @@ def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -
         page.get_by_label("Reason").fill("stocktaking")
         page.get_by_role("button", name=f"Pause partition {home}").click()
         expect(page.get_by_role("status")).to_have_text(
-            f"Partition {home} is paused: it accepts, and decides nothing."
+            f"Partition {home} is paused. It accepts requests, but decides none."
         )
         asked = stack.client.post("/v1/redemptions", {"resource": name, "account": "ada"}, 202)["id"]
         page.reload()
@@ -185,10 +185,10 @@ def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -
 
         page.get_by_label("Reason").fill("done")
         page.get_by_role("button", name=f"Resume partition {home}").click()
-        expect(page.get_by_role("status")).to_have_text(f"Partition {home} decides again.")
+        expect(page.get_by_role("status")).to_have_text(f"Partition {home} decides requests again.")
         assert stack.client.post("/v1/redemptions", {"resource": name, "account": "eve"}, 200, wait=20)
         page.reload()
-        expect(page.get_by_text("Nothing waits for it")).to_be_visible()
+        expect(page.get_by_text("Nothing is waiting")).to_be_visible()
 
 
 def test_lists_filters_and_search_work_without_javascript(stack: BrowserStack) -> None:

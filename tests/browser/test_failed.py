@@ -87,7 +87,7 @@ def test_a_failed_request_is_found_and_all_that_match_are_replayed(stack: Browse
         page.get_by_role("button", name="Filter").click()
         page.get_by_text("3 requests match").wait_for()
         page.get_by_role("link", name=asked[0]).click()
-        page.get_by_role("heading", name=": gateway unreachable").wait_for()
+        page.get_by_role("heading", name="Problem: gateway unreachable").wait_for()
         page.go_back()
         heal(stack, asked)
         page.get_by_role("link", name="Replay all 3").click()
@@ -131,7 +131,7 @@ def test_a_withdrawal_is_approved(stack: BrowserStack) -> None:
         card = page.locator("section.card", has=page.get_by_role("link", name=big))
         card.get_by_label("Reason").fill("he called us")
         card.get_by_role("button", name="Approve").click()
-        page.get_by_text("Approved: it is decided in its turn.").wait_for()
+        page.get_by_text("Approved. The request waits in its queue.").wait_for()
 
         page.goto(f"/admin/requests/{big}")
         page.get_by_text("he called us").wait_for()

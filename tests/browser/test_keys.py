@@ -26,7 +26,7 @@ def make_key(page: Page, name: str, role: str) -> str:
     page.get_by_role("link", name="New key").click()
     page.get_by_label("Name").fill(name)
     page.get_by_role("radio", name=role).check()
-    page.get_by_role("button", name="Make the key").click()
+    page.get_by_role("button", name="Create key").click()
     return page.get_by_label(f"Key {name}").input_value()
 
 
@@ -62,7 +62,7 @@ def test_revoking_ones_own_key_leads_to_sign_in(stack: BrowserStack) -> None:
     with stack.look(leaving) as page:
         page.goto("/admin/keys")
         page.get_by_role("row", name="(yours)").get_by_role("link", name="leaving").click()
-        assert page.get_by_text("revoking it signs you out at once").is_visible()
+        assert page.get_by_text("Revoking it signs you out at once").is_visible()
         page.get_by_label("Reason").fill("leaving")
         page.get_by_role("button", name="Revoke this key").click()
         page.wait_for_url("**/admin/sign-in")

@@ -70,7 +70,7 @@ def test_lines_are_filtered_by_actor_action_request_and_time(teller: Teller, adm
     assert reasons(admin, actor="ada", action="replay", request=str(request), until="2026-01-02T00:00") == [
         "1"
     ]
-    assert "Nothing matches" in admin.get("/admin/audit?actor=carl").text
+    assert "No action matches" in admin.get("/admin/audit?actor=carl").text
     assert [admin.get(f"/admin/audit?{wrong}").status for wrong in ("request=x", "since=soon", "x=1")] == [
         422
     ] * 3

@@ -122,8 +122,8 @@ def test_an_empty_list_and_an_invalid_filter_are_explained(bank: Teller) -> None
     """
     visitor = Visitor.signed_in(bank, bank.operator)
 
-    assert "Nothing has failed" in visitor.get("/admin/failed").text
-    assert "Nothing that failed matches" in visitor.get("/admin/failed?account=nobody").text
+    assert "No failed requests" in visitor.get("/admin/failed").text
+    assert "No failed request matches" in visitor.get("/admin/failed?account=nobody").text
     assert "Nothing to replay" in visitor.get("/admin/failed/preview?action=replay").text
     assert visitor.get("/admin/failed?since=yesterday").status == 422
     assert "must be a time" in visitor.get("/admin/failed?since=yesterday").text
@@ -152,8 +152,8 @@ def test_all_that_match_are_previewed_and_replayed(bank: Teller) -> None:
     where = act(visitor, "replay", "&resource=bank")
 
     page = visitor.get(where).text
-    assert (figure(page, "Sent"), figure(page, "Still in their queues")) == ("2", "2")
-    assert page.count("back in its queue") == 2
+    assert (figure(page, "Sent"), figure(page, "Queued")) == ("2", "2")
+    assert page.count("queued again") == 2
     assert 'hx-trigger="every 2s"' in page
     assert '<noscript><meta http-equiv="refresh"' in page
     bank.drain()
@@ -179,7 +179,7 @@ def test_a_request_that_fails_again_is_counted_as_such(bank: Teller) -> None:
 
     page = visitor.get(where).text
 
-    assert (figure(page, "Failed again"), figure(page, "Still in their queues")) == ("1", None)
+    assert (figure(page, "Failed again"), figure(page, "Queued")) == ("1", None)
     assert "failed again" in page
     assert bank.status(asked) == "gateway_unreachable"
 
@@ -218,7 +218,7 @@ def test_a_form_that_is_sent_twice_begins_one_action(bank: Teller) -> None:
     assert bank.quantities("bank") == (1_000, 0)
     assert len(audited(bank, "refund")) == 3
     page = visitor.get(str(answers[0].location)).text
-    assert figure(page, "Given back") == "3"
+    assert figure(page, "Refunded") == "3"
 
 
 def test_only_selected_requests_are_previewed_and_replayed(bank: Teller) -> None:
@@ -273,7 +273,7 @@ def test_a_large_action_runs_in_parts_and_can_be_stopped(
     where = act(visitor, "replay")
     page = visitor.get(where).text
     assert "2 of 5" in page
-    assert page.count("not yet") == 3
+    assert page.count("not sent yet") == 3
 
     assert visitor.send(f"{where}/stop").status == 303
 
@@ -324,7 +324,7 @@ def test_simultaneous_parts_send_each_request_once(bank: Teller, monkeypatch: py
             done.result()
 
     page = visitor.get(where).text
-    assert (figure(page, "Sent"), figure(page, "Not sent"), page.count("left alone")) == ("6", "1", 1)
+    assert (figure(page, "Sent"), figure(page, "Not sent"), page.count("skipped")) == ("6", "1", 1)
     assert sorted(str(line[2]) for line in audited(bank, "replay")) == sorted(asked)
 
 
@@ -379,7 +379,7 @@ def test_an_interrupted_part_is_repeated_without_a_second_refund(
     bank.drain()
     assert bank.quantities("bank") == (1_000, 0)
     assert len(audited(bank, "refund")) == 3
-    assert figure(visitor.get(where).text, "Given back") == "3"
+    assert figure(visitor.get(where).text, "Refunded") == "3"
 
 
 def test_an_action_continues_in_the_background(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:

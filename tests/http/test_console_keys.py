@@ -120,14 +120,14 @@ def test_a_revoked_key_ends_its_sessions_and_its_reason_is_in_the_audit(
     """
     operator = Visitor.signed_in(teller, teller.operator)
     key_id = key_id_of(teller, teller.operator.id)
-    assert "1 session of this console ends at once" in admin.get(f"/admin/keys/{key_id}").text
+    assert "Console sessions that end at once: 1." in admin.get(f"/admin/keys/{key_id}").text
 
     revoked = admin.send(f"/admin/keys/{key_id}/revoke", {"reason": "he left"})
 
     assert (revoked.status, revoked.location) == (303, f"/admin/keys/{key_id}")
     assert operator.get("/admin").status == 303
     assert audit_of(teller)[0] == ("key_revoked", "he left", {"key": key_id})
-    assert "was revoked already" in _told(admin, key_id)
+    assert "was already revoked" in _told(admin, key_id)
 
 
 def _told(admin: Visitor, key_id: str) -> str:
@@ -142,8 +142,8 @@ def test_revoking_ones_own_key_ends_the_session(teller: Teller, admin: Visitor) 
     """
     key_id = key_id_of(teller, teller.admin.id)
     page = admin.get(f"/admin/keys/{key_id}").text
-    assert "revoking it signs you out at once" in page
-    assert "It is the last valid key of an admin" in page
+    assert "Revoking it signs you out at once" in page
+    assert "This is the last valid key of an admin" in page
 
     revoked = admin.send(f"/admin/keys/{key_id}/revoke", {"reason": "done here"})
 

@@ -79,12 +79,12 @@ def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor
     page = visitor.get("/admin").text
     read = words(page)
 
-    assert "Waiting 2" in read
+    assert "Waiting in queues 2" in read
     assert "Failed 1 " in read
-    assert "Held with the gateways 1 " in read
-    assert "One request has failed: to be replayed or refunded." in read
+    assert "Waiting for gateways 1 " in read
+    assert "One request has failed, to be replayed or refunded." in read
     assert f"Paused: partition {home}" in read
-    assert "No worker is alive" in read
+    assert "No worker is running" in read
     [cell] = re.findall(rf'<a id="p{home}" class="(\w+)"', page)
     assert cell == "paused"
     assert page.count('<li><a id="p') == teller.settings.partitions
@@ -104,8 +104,8 @@ def test_a_partition_without_a_worker_is_stuck(teller: Teller, visitor: Visitor)
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         [lane] = [one for one in overview_queries.read_pulse(connection).partitions if one.id == home]
     assert (lane.owner, lane.owner_alive, lane.backlog, lane.undecided) == ("host:4711", True, 1, 1)
-    assert state_of(lane) == "warm"
-    assert state_of(lane._replace(oldest_seconds=5.0)) == "hot"
+    assert state_of(lane) == "working"
+    assert state_of(lane._replace(oldest_seconds=5.0)) == "behind"
     assert state_of(lane._replace(oldest_seconds=11.0)) == "stuck"
     assert state_of(lane._replace(paused=True)) == "paused"
     assert state_of(lane._replace(backlog=0, oldest_seconds=None)) == "idle"
@@ -148,12 +148,12 @@ def test_a_form_pauses_and_resumes_a_partition(teller: Teller, visitor: Visitor)
     assert (first.status, first.location) == (303, page)
     paused = words(visitor.get(page).text)
     visitor.send(f"{page}/pause", {"reason": "again"})
-    assert f"Partition {home} was paused already." in words(visitor.get(page).text)
+    assert f"Partition {home} was already paused." in words(visitor.get(page).text)
     teller.drain()
 
-    assert f"Partition {home} is paused: it accepts, and decides nothing." in paused
+    assert f"Partition {home} is paused. It accepts requests, but decides none." in paused
     assert f"Resume partition {home}" in paused
-    assert "1 row waits" in paused
+    assert "Waiting now: 1." in paused
     assert teller.operator.id in paused
     back = visitor.send(f"{page}/resume", {"reason": "done", "back": "/admin/resources/shelf"})
     assert back.location == "/admin/resources/shelf"
@@ -198,10 +198,10 @@ def test_a_partition_lists_its_waiting_resources(teller: Teller, visitor: Visito
 
     read = words(visitor.get("/admin/partitions/5").text)
 
-    assert "3 waiting, of 2 resources" in read
+    assert "3 waiting, for 2 resources" in read
     assert re.search(rf"{names[0]} 2 1 \d", read)
     assert re.search(rf"{names[1]} 1 3 \d", read)
-    assert "This stops every resource of this partition: 3 rows wait here now, of 2 resources." in read
+    assert "This stops every resource of this partition. Waiting now: 3, for 2 resources." in read
 
 
 # ---------------------------------------------------------------- resources
@@ -250,22 +250,22 @@ def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor
     def said(resource: str) -> str:
         return words(visitor.get(f"/admin/resources/{resource}").text)
 
-    assert "No worker is alive: nothing at all is decided." in said("bank")
+    assert "No worker is running, so no request is decided." in said("bank")
     worker(teller, home, is_alive=False)
-    assert "No worker is alive" in said("bank")
+    assert "No worker is running" in said("bank")
     worker(teller, home)
-    assert "Nothing waits, and nothing is in its way." in said("bank")
+    assert "Nothing is waiting, and nothing blocks new requests." in said("bank")
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         silent = new_id()
         ownership.join(connection, silent, "old", 12)
         connection.execute("UPDATE workers SET alive_until = now() - interval '1 s' WHERE id = %s", (silent,))
         connection.execute("UPDATE ownership SET worker_id = %s WHERE partition = %s", (silent, home))
-    assert "Its owner old:12 has fallen silent" in said("bank")
-    assert "It is closed: requests are rejected" in said("gone")
-    assert "UTC requests are rejected with not_started" in said("morrow")
+    assert "The worker old:12 does not respond" in said("bank")
+    assert "The resource is closed. Requests are rejected" in said("gone")
+    assert "UTC, requests are rejected with not_started" in said("morrow")
 
     teller.fail_withdrawal("bank")
-    assert "One request is parked: they have failed" in said("bank")
+    assert "One request has failed, to be replayed or refunded." in said("bank")
     assert 'href="/admin/failed?resource=bank"' in visitor.get("/admin/resources/bank").text
     teller.withdraw("bank")
     assert "One request is held until the gateway sandbox answers." in said("bank")
@@ -273,8 +273,8 @@ def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor
     neighbour = next(name for name in (f"n{n}" for n in range(5_000)) if home_of(name) == home)
     for name in (neighbour, neighbour, "bank"):
         teller.client.post("/v1/redemptions", {"resource": name, "account": "u"})
-    assert "2 rows are ahead of it in its line." in said("bank")
-    assert "requests of 1 other resource wait here now" in said("bank")
+    assert "2 rows are ahead of this resource in the queue." in said("bank")
+    assert "Waiting now: requests for 1 other resource." in said("bank")
     visitor.send(f"/admin/partitions/{home}/pause", {"reason": "x"})
     assert f"Partition {home} is paused since" in said("bank")
 
@@ -291,7 +291,7 @@ def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visito
 
     assert re.findall(r'data-label="Available" class="r">([\d,]+)<', page) == ["65", "70", "90", "100"]
     assert (
-        'aria-label="Balance of bank: available after each of its last 4 entries: from 100 to 65, between 65 and 100"'
+        'aria-label="Balance of bank: available after each of the last 4 entries: from 100 to 65, between 65 and 100"'
         in page
     )
     assert "Available 65 EUR" in words(page)
@@ -343,8 +343,8 @@ def test_search_lists_ambiguous_matches(teller: Teller, visitor: Visitor) -> Non
     assert "/admin/resources/shop:a" in by_beginning
     assert "/admin/resources/shop:b" in by_beginning
     for nothing in ("%25", "shop_a", "nothing", SCRIPT, "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4", "a" * 255):
-        assert "Nothing is called so" in visitor.get(f"/admin/search?q={nothing}").text
-    assert "What are you looking for?" in visitor.get("/admin/search").text
+        assert "No results" in visitor.get(f"/admin/search?q={nothing}").text
+    assert "Enter a search term" in visitor.get("/admin/search").text
 
 
 # ---------------------------------------------------------------- markup

@@ -55,29 +55,29 @@ def test_the_timeline_of_a_request_is_in_order(bank: Teller) -> None:
     bank.call_gateway(UNKNOWN, UNKNOWN)
     visitor = Visitor.signed_in(bank, bank.operator)
     page = visitor.get(f"/admin/requests/{asked}").text
-    assert "What went wrong: gateway unreachable" in page
+    assert "Problem: gateway unreachable" in page
     assert "hx-trigger" not in page
 
     visitor.send(f"/admin/requests/{asked}/replay", {"reason": "the bank is back"})
-    assert way(visitor, asked)[-1] == "Back in its queue"
+    assert way(visitor, asked)[-1] == "Waiting in the queue again"
     assert 'hx-trigger="every 2s"' in visitor.get(f"/admin/requests/{asked}").text
     bank.drain()
     bank.call_gateway(YES)
 
     assert way(visitor, asked) == [
         "Accepted",
-        "Decided: held, the gateway is asked",
-        "Gateway called, call 1: no answer that says whether it was done",
-        "Gateway called, call 2: no answer that says whether it was done",
-        "Failed: parked",
-        "Replay asked for",
-        "Decided: still held, the gateway is asked again",
-        "Gateway called, call 3: done",
+        "Held, waiting for the gateway",
+        "Gateway call 1: no conclusive answer",
+        "Gateway call 2: no conclusive answer",
+        "Failed",
+        "Replay requested",
+        "Still held, waiting for the gateway again",
+        "Gateway call 3: done",
         "Completed",
     ]
     page = visitor.get(f"/admin/requests/{asked}").text
     assert "the bank is back" in page
-    assert "reference is T-1" in page.replace("&#39;", "'")
+    assert "reference of the gateway: T-1" in page
     assert re.findall(r'data-label="Entry">(\w+)', page) == ["hold", "capture"]
 
 
@@ -166,7 +166,7 @@ def test_a_refund_is_not_offered_while_the_gateway_may_be_paying(bank: Teller) -
         bank.call_gateway(UNKNOWN)
         assert offered(visitor, asked) == ["replay", "refund"]
         go_on(YES)
-    assert "says that it was paid" in visitor.get(f"/admin/requests/{asked}").text
+    assert "has confirmed the payment" in visitor.get(f"/admin/requests/{asked}").text
     assert offered(visitor, asked) == ["replay"]
 
 
@@ -180,9 +180,9 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
     admin = Visitor.signed_in(bank, bank.admin)
     page = admin.get("/admin/approvals").text
     assert re.findall(r"/admin/requests/([0-9a-f-]{36})/approve", page) == [first, second]
-    assert f"Your own client, {bank.admin.id}, asked for this" in page
+    assert f"Your own client, {bank.admin.id}, made this request" in page
     assert offered(admin, own) == ["cancel"]
-    assert "somebody of another client" in admin.get(f"/admin/requests/{own}").text
+    assert "operator of another client must approve" in admin.get(f"/admin/requests/{own}").text
 
     back = {"reason": "he called us", "back": "/admin/approvals"}
     assert admin.send(f"/admin/requests/{first}/approve", back).location == "/admin/approvals"
@@ -190,14 +190,14 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
     refused = admin.send(f"/admin/requests/{own}/approve", {"reason": "mine"})
     bank.drain()
 
-    assert "somebody of another one must say so" in admin.get(str(refused.location)).text
+    assert "operator of another client must approve" in admin.get(str(refused.location)).text
     assert [bank.status(one) for one in (first, second, own)] == ["completed", "denied", "processing"]
     assert [line[1] for line in audited(bank, "approve") + audited(bank, "deny")] == [
         "he called us",
         "too much",
     ]
     late = admin.send(f"/admin/requests/{first}/deny", {"reason": "too late"})
-    assert "Somebody was quicker" in admin.get(str(late.location)).text
+    assert "no longer waits for approval" in admin.get(str(late.location)).text
 
 
 def test_only_operators_see_a_traceback(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_only_operators_see_a_traceback(bank: Teller, monkeypatch: pytest.Monkey
 
     assert "ValueError: a fault in a rule" in page
     assert "<details><summary>Traceback" in page
-    assert "It holds nothing" in page
+    assert "Nothing is held" in page
     for path in (f"/v1/requests/{asked}", f"/v1/requests/{asked}/events"):
         assert b"a fault in a rule" not in bank.client.get(path).data
 
@@ -258,11 +258,11 @@ def test_deliveries_of_a_request_are_shown_and_can_be_resent(bank: Teller) -> No
     operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
     address = f"/admin/requests/{asked}"
     assert "https://x.example/hook" in operator.get(address).text
-    assert "Send again" not in operator.get(address).text
+    assert ">Resend</button>" not in operator.get(address).text
     form = fields(admin.get(address).text, f"/admin/deliveries/{number}/resend")
 
     answer = admin.send(f"/admin/deliveries/{number}/resend", form)
 
     assert (answer.status, answer.location) == (303, address)
-    assert "Send again" not in admin.get(address).text  # it is on its way
-    assert "A delivery was sent again" in way(admin, asked)
+    assert ">Resend</button>" not in admin.get(address).text  # it is on its way
+    assert "Delivery resent" in way(admin, asked)

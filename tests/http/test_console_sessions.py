@@ -350,9 +350,9 @@ def test_a_notice_is_shown_once_and_cannot_be_forged(teller: Teller) -> None:
     """
     visitor = Visitor.signed_in(teller, teller.operator)
     visitor.send("/admin/partitions/3/pause", {"reason": "x"})
-    assert "is paused: it accepts" not in visitor.get("/admin", HX_Request="true").text
-    assert "is paused: it accepts" in visitor.get("/admin").text
-    assert "is paused: it accepts" not in visitor.get("/admin").text
+    assert "is paused. It accepts" not in visitor.get("/admin", HX_Request="true").text
+    assert "is paused. It accepts" in visitor.get("/admin").text
+    assert "is paused. It accepts" not in visitor.get("/admin").text
     for forged in ("WyJkb25lIiwgImhpIl0=.00", "x", "WyJkb25lIiwgImhpIl0=."):
         visitor.browser.set_cookie("teller_notice", forged, path="/admin")
         page = visitor.get("/admin")

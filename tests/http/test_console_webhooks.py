@@ -135,7 +135,7 @@ def test_notifications_are_counted_before_they_are_expanded(
 
     text = admin.get(f"/admin/webhooks/{hook.id}").text
 
-    assert '<span class="num">7</span> more are on the way to this list' in text
+    assert '<span class="num">7</span> more are not listed yet' in text
 
 
 def test_a_delivery_can_be_resent(owner: Connection, hook: Webhook, admin: Visitor) -> None:
@@ -164,7 +164,7 @@ def test_the_failed_deliveries_that_were_counted_are_resent(
     done = deliver(owner, hook, "delivered")
     base = f"/admin/webhooks/{hook.id}"
     text = admin.get(base).text
-    assert "All <strong>3</strong> deliveries that failed are due at once" in text
+    assert "All <strong>3</strong> failed deliveries are due at once" in text
     newest = re.search(r'name="newest" value="(\d+)"', text)
     assert newest is not None
     later = deliver(owner, hook, "failed")
@@ -197,7 +197,10 @@ def test_the_number_of_resends_at_once_is_limited(
     failed = deliver(owner, hook, "failed", 5)
     monkeypatch.setattr(resends, "RESENT_MAX", 2)
     base = f"/admin/webhooks/{hook.id}"
-    assert "the oldest <strong>2</strong> are due at once" in admin.get(base).text
+    assert (
+        "The oldest <strong>2</strong> of <strong>5</strong> failed deliveries are due at once"
+        in admin.get(base).text
+    )
 
     admin.send(f"{base}/resend", {"reason": "x", "newest": str(failed[-1])})
 
