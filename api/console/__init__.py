@@ -1,6 +1,6 @@
 """
-The console for people, at /admin: one file for each page, its templates in `api/templates/console/`.
+The console for operators and admins, at /admin. One module for each page, its templates in `api/templates/console/`.
 
-`pages` says what a page is, `doors` who comes in, `layout` how a page is rendered, `application` puts it together:
-a new page is one file, and its place in the list there. Whoever builds the API imports `application` alone.
+`pages` defines pages, forms and routes, `security` the sessions and cookies, and `layout` the rendering.
+`application` installs them, and is the only module that the API imports. It lists the modules of the pages.
 """

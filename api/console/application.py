@@ -1,5 +1,5 @@
 """
-The console as a part of the application: all its pages, and what happens around each view.
+The console in the application: its routes, and the steps around each view.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
 
     from api.services import Services
 
-#: A new page is one file, and its place in this list.
-FILES: Final = (
+#: The modules of the pages.
+MODULES: Final = (
     *(sign_in, approvals, audit, bulk_actions, failed, keys),
     *(overview, partitions, requests, resources, search, webhooks),
 )
-ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for file in FILES for page in file.pages.all)
+ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for module in MODULES for page in module.pages.all)
 
 
 def _nowhere(_visit: Visit, **_names: str) -> NoReturn:
     raise NotFound("there is no such page")
 
 
-#: Whatever else is asked for below /admin.
+#: Every other address below /admin.
 NOWHERE: Final = PageRoute("GET", f"{ROOT}/<path:rest>", "", _nowhere, OPERATORS, NoQuery)
 _REFUSED_FOR_NOW: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -63,7 +63,9 @@ log = structlog.get_logger()
 
 
 def install(app: Flask, services: Services) -> None:
-    """Add the console to an application."""
+    """
+    Add the console to an application.
+    """
     files = Files.load()
     layout = Layout(files, ROUTES)
     memory = Memory()
@@ -81,12 +83,12 @@ def install(app: Flask, services: Services) -> None:
             methods=[route.method] if route is not NOWHERE else ["GET", "POST"],
             provide_automatic_options=False,
         )
-    # Not Flask's own redirect, which names a scheme and host: behind a proxy, not those that people see.
+    # Flask's own redirect names a scheme and host, which differ from the public ones behind a proxy.
     app.add_url_rule(f"{ROOT}/", "console slash", lambda: _redirect(ROOT, []), methods=["GET"])
 
 
 class _Handler:
-    """What Flask calls for a route."""
+    """The view function of a route."""
 
     def __init__(self, route: PageRoute, services: Services, layout: Layout, memory: Memory) -> None:
         self._route = route
@@ -95,15 +97,17 @@ class _Handler:
         self._memory = memory
 
     def __call__(self, **names: str) -> Response:
-        """Let in, or not; call the view; render what it says. Whatever goes wrong is a page, too."""
+        """
+        Check the session and the form, call the view, and render its page. An error becomes a page, too.
+        """
         environ = request.environ
         environ[ROUTE] = self._route.path
         visit = Visit(self._services, self._memory, environ, self._route, None, "")
         try:
-            self._recognise(visit)
+            self._read_session(visit)
             if self._route.roles and visit.session is None:
                 return _to_sign_in(visit)
-            self._let_in(visit)
+            self._check(visit)
             return self._answer(visit, names)
         except CursorInvalid as error:
             return self._explain(visit, Invalid.at("/cursor", f"query parameter cursor {error}"))
@@ -113,14 +117,16 @@ class _Handler:
             log.exception("request_broke")
             return self._explain(visit, TellerError())
 
-    def _recognise(self, visit: Visit) -> None:
-        visit.session = security.recognise(self._services, visit.environ)
+    def _read_session(self, visit: Visit) -> None:
+        visit.session = security.read_session(self._services, visit.environ)
         if visit.session is not None:
             visit.csrf = security.csrf_token(self._services.settings.secret, visit.session)
             request.environ[CLIENT] = visit.session.caller.client
 
-    def _let_in(self, visit: Visit) -> None:
-        """Raises what refuses the visit."""
+    def _check(self, visit: Visit) -> None:
+        """
+        Check role, form and query. Raises Forbidden, Invalid and the errors of a form.
+        """
         roles = self._route.roles
         if roles and not visit.may(*roles):
             raise Forbidden(
@@ -141,7 +147,7 @@ class _Handler:
     def _answer(self, visit: Visit, names: dict[str, str]) -> Response:
         secret = self._services.settings.secret
         headers = []
-        if "HTTP_HX_REQUEST" not in visit.environ:  # a part that is fetched anew leaves it to the page
+        if "HTTP_HX_REQUEST" not in visit.environ:  # a live part leaves the notice to the next page
             visit.notice = security.read_notice(visit.environ, secret)
             if visit.notice is not None:
                 headers.append(security.forget_cookie(visit.environ, security.NOTICE_COOKIE))
@@ -160,18 +166,20 @@ class _Handler:
         )
 
     def _explain(self, visit: Visit, error: TellerError) -> Response:
-        """What went wrong, as a page."""
+        """
+        Return the page of an error.
+        """
         status = problems.status_of(error)
-        known = error.code in PROBLEMS
-        request.environ[PROBLEM] = error.code if known else f"{error.code}: {error}"
-        kind = PROBLEMS[error.code if known else "internal_error"]
+        is_declared = error.code in PROBLEMS
+        request.environ[PROBLEM] = error.code if is_declared else f"{error.code}: {error}"
+        kind = PROBLEMS[error.code if is_declared else "internal_error"]
         retry_after = error.retry_after_seconds or RETRY_AFTER_SECONDS
         headers = [("Retry-After", str(retry_after))] if status in _REFUSED_FOR_NOW else []
         context: dict[str, Any] = {
             "status": status,
             "kind": kind,
-            "detail": str(error) if known and not isinstance(error, Invalid) else "",
-            # Fields of a form are checked like a query's, and people know neither word.
+            "detail": str(error) if is_declared and not isinstance(error, Invalid) else "",
+            # Fields of forms are checked as query parameters, a word that the page leaves out.
             "mistakes": [one["detail"].removeprefix("query parameter ") for one in error.errors]
             if isinstance(error, Invalid)
             else [],
@@ -181,11 +189,13 @@ class _Handler:
 
 
 def _to_sign_in(visit: Visit) -> Response:
-    """Whoever is not signed in comes back to the page that they asked for."""
-    wanted = visit.address if visit.route.method == "GET" else ROOT
-    address = sign_in.ADDRESS + ("" if wanted == ROOT else "?" + urlencode({"next": wanted}))
+    """
+    Redirect to the sign-in page, which leads back to this address.
+    """
+    next_address = visit.address if visit.route.method == "GET" else ROOT
+    address = sign_in.ADDRESS + ("" if next_address == ROOT else "?" + urlencode({"next": next_address}))
     if "HTTP_HX_REQUEST" in visit.environ:
-        # htmx would follow a redirect and put the sign-in page into a part of this one.
+        # htmx follows a redirect and puts the sign-in page into a part of this page.
         return RawResponse(
             b"", 200, [("HX-Redirect", address), ("Content-Length", "0"), ("Cache-Control", "no-store")]
         )

@@ -1,30 +1,26 @@
 """
-Withdrawals that wait for another person's approval. What is said about them goes where their own page sends it.
+Withdrawals that wait for approval. The forms of this page use the routes of `requests`.
 """
 
 from typing import Final
 
+from api.console.fields import PageQuery
 from api.console.pages import Page, Pages, Visit
-from api.web.fields import Body, optional
 from processor.reading import request_detail
 
-#: Requests of one page.
+#: Requests on one page.
 LISTED: Final = 25
 
 pages = Pages("approvals")
 
 
-class Wanted(Body):
-    """Which part of them."""
-
-    cursor: str = optional()
-
-
-@pages.get("/approvals", query=Wanted)
+@pages.get("/approvals", query=PageQuery)
 def list_approvals(visit: Visit) -> Page:
-    """Who waits for the longest comes first."""
-    wanted: Wanted = visit.query
+    """
+    List them, the longest wait first.
+    """
+    query: PageQuery = visit.query
     with visit.services.connection() as connection:
-        found = request_detail.list_awaiting(connection, LISTED, wanted.cursor)
-    context = {"found": found, "own": visit.caller.client, "later": wanted.cursor is not None}
+        found = request_detail.list_awaiting(connection, LISTED, query.cursor)
+    context = {"found": found, "own": visit.caller.client, "later": query.cursor is not None}
     return Page("approvals.html", context)

@@ -1,5 +1,5 @@
 """
-The audit: who did what, when and why.
+The audit: every action except making requests, with its actor, time and reason.
 """
 
 from datetime import datetime
@@ -8,13 +8,13 @@ from uuid import UUID
 
 from pydantic import AfterValidator
 
-from api.console.failed import Moment
+from api.console.fields import Moment, PageQuery, field_value
 from api.console.pages import Page, Pages, Visit
-from api.web.fields import Body, optional
+from api.web.fields import optional
 from processor.records import audit
 from processor.records.audit import AuditFilter
 
-#: Lines of one page.
+#: Lines on one page.
 LISTED: Final = 50
 
 pages = Pages("audit")
@@ -27,39 +27,30 @@ def _uuid(value: str) -> str:
         raise ValueError("must be the id of a request") from None
 
 
-class Wanted(Body):
-    """Which lines, and which part of them."""
+class AuditQuery(PageQuery):
+    """The filter of the audit, and the page."""
 
     actor: str = optional()
     action: str = optional()
     request: Annotated[str, AfterValidator(_uuid)] | None = optional()
     since: Moment = optional()
     until: Moment = optional()
-    cursor: str = optional()
 
 
-@pages.get("/audit", query=Wanted)
+@pages.get("/audit", query=AuditQuery)
 def list_audit(visit: Visit) -> Page:
-    """Newest first."""
-    wanted: Wanted = visit.query
-    chosen = AuditFilter(
-        wanted.actor,
-        wanted.action,
-        None if wanted.request is None else UUID(wanted.request),
-        wanted.since,
-        wanted.until,
-    )
+    """
+    List the lines that match, newest first.
+    """
+    query: AuditQuery = visit.query
+    request_id = None if query.request is None else UUID(query.request)
+    chosen = AuditFilter(query.actor, query.action, request_id, query.since, query.until)
     with visit.services.connection() as connection:
-        found = audit.list_audit(connection, chosen, LISTED, wanted.cursor)
+        found = audit.list_audit(connection, chosen, LISTED, query.cursor)
         choices = audit.read_choices(connection)
-    fields = wanted.model_dump(exclude={"cursor", "since", "until"}) | {
-        "since": _as_sent(wanted.since),
-        "until": _as_sent(wanted.until),
+    values = query.model_dump(exclude={"cursor"})
+    fields = {
+        name: field_value(value) if isinstance(value, datetime) else value for name, value in values.items()
     }
-    context = {"found": found, "fields": fields, "choices": choices, "later": wanted.cursor is not None}
+    context = {"found": found, "fields": fields, "choices": choices, "later": query.cursor is not None}
     return Page("audit.html", context)
-
-
-def _as_sent(moment: datetime | None) -> str | None:
-    """As a browser's field has it: to the second, and without the offset."""
-    return None if moment is None else moment.replace(tzinfo=None).isoformat(timespec="seconds")

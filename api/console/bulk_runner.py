@@ -1,8 +1,8 @@
 """
-Bulk actions go on in the background of this process, part by part, while people look at something else.
+The threads that run bulk actions part by part, after the page has answered.
 
-Nothing is lost with the process: how far an action is stands in the database, and whoever looks at it next has it go
-on, wherever that is.
+If the process ends, nothing is lost. The progress is in the database, and the next process that shows the action
+continues it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from api.services import Services
 
-#: Actions that one process does at once: each has a thread and a connection.
+#: Actions that one process runs at once. Each has a thread and a connection.
 AT_ONCE_MAX: Final = 2
 
 log = structlog.get_logger()
 
 
 class Runner:
-    """The bulk actions that this process is at."""
+    """The bulk actions that this process runs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,8 +35,10 @@ class Runner:
 
     def go_on(self, services: Services, action: UUID) -> None:
         """
-        Have it done to its end, unless this process is at it already, or has enough to do. Where another process
-        is at it, nothing comes of that.
+        Run an action to its end, in a thread of its own.
+
+        Does nothing if this process runs it already, or runs AT_ONCE_MAX actions. If another process runs a part of
+        it, the thread ends.
         """
         with self._lock:
             if action in self._running or len(self._running) >= AT_ONCE_MAX:
@@ -58,7 +60,11 @@ class Runner:
 
 
 def do_part(services: Services, action: UUID) -> bool:
-    """Do the next part, and ring for it. False: there is no more for us to do. Raises DatabaseUnavailable."""
+    """
+    Run the next part of an action, and notify its partitions.
+
+    Returns False if this process has nothing more to run. Raises DatabaseUnavailable.
+    """
     with services.connection() as connection:
         part = bulk_actions.run_part(connection, action, services.intake.accept)
     if part is None:

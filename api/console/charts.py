@@ -1,7 +1,7 @@
 """
-Small charts as SVG, drawn on the server: accessible (a title and a description), without styles of their own.
+Small charts as SVG, drawn on the server. Each has a title and a description for screen readers.
 
-Their colours are classes of console.css. All of them scale with their place; lines keep their width.
+Colours are classes of console.css. A chart scales with its container, and lines keep their width.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The inner coordinates of a chart; on the page it is as wide as its place.
+#: The inner coordinates of a chart. On the page it is as wide as its container.
 WIDTH: Final = 240
 HEIGHT: Final = 48
-#: Room for the width of the line.
+#: The margin for the width of the line.
 EDGE: Final = 2
 
 
@@ -27,7 +27,9 @@ def area(
     window: tuple[float, float],
     tone: str = "accent",
 ) -> Markup:
-    """Values (time, value) over a window of time, from zero. `tone`: accent, good, wait or bad."""
+    """
+    Draw points (time, value) over a window of time, from zero. `tone` is accent, good, wait or bad.
+    """
     begin, end = window
     top = max([value for _, value in points] + [1])
     ground = HEIGHT - EDGE
@@ -47,8 +49,9 @@ def area(
 
 def steps(title: str, description: str, series: Sequence[tuple[str, Sequence[float]]]) -> Markup:
     """
-    Quantities that stay until they change, one line for each (class of the line: "first" or "second", values), oldest
-    first. Zero is always in sight.
+    Draw quantities that are constant between changes, one line for each series. Zero is always visible.
+
+    A series is the class of its line ("first" or "second") and its values, oldest first.
     """
     everything = [value for _, values in series for value in values]
     low, high = min([*everything, 0]), max([*everything, 1])
@@ -66,7 +69,9 @@ def steps(title: str, description: str, series: Sequence[tuple[str, Sequence[flo
 
 
 def bars(title: str, description: str, values: Sequence[float], tone: str = "accent") -> Markup:
-    """Values side by side, from zero."""
+    """
+    Draw values as bars, from zero.
+    """
     top = max([*values, 1])
     slot = WIDTH / max(len(values), 1)
     drawn = Markup("")

@@ -1,15 +1,14 @@
 """
-Parked requests: the list with its filter, and what an action on all that match would do.
+Failed requests: the list with its filter, and the preview of a replay or refund.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from datetime import datetime
+from typing import Any, Final, Literal
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BeforeValidator
-
+from api.console.fields import Moment, field_value
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
 from api.web.fields import Body, optional
 from api.web.parsing import read_id
@@ -19,11 +18,13 @@ from processor.operations import bulk_actions
 from processor.reading import failed
 from processor.reading.failed import FailedFilter
 
-#: Requests of one page.
+#: Requests on one page.
 LISTED: Final = 50
-#: Bulk actions that are shown below them.
+#: Bulk actions on the page.
 RECENT: Final = 5
-#: Why a request can have failed, and what that is called.
+#: Requests in a preview.
+PREVIEWED: Final = 5
+#: The causes of a failed request, and their titles.
 CODES: Final = (
     ("gateway_unreachable", "Gateway unreachable"),
     ("gateway_misconfigured", "Gateway misconfigured"),
@@ -33,22 +34,8 @@ CODES: Final = (
 pages = Pages("failed")
 
 
-def moment(value: object) -> object:
-    """A time without an offset, as browsers send it: it is meant in UTC. Raises ValueError."""
-    if not isinstance(value, str):
-        return value
-    try:
-        read = datetime.fromisoformat(value)
-        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError("must be a time, such as 2026-11-22T04:30") from None
-
-
-Moment = Annotated[datetime, BeforeValidator(moment)]
-
-
-class Filter(Body):
-    """Which of them."""
+class FailedForm(Body):
+    """The filter of failed requests."""
 
     code: str = optional()
     resource: str = optional()
@@ -57,113 +44,120 @@ class Filter(Body):
     since: Moment = optional()
     until: Moment = optional()
 
-    def chosen(self) -> FailedFilter:
-        """As the database is asked."""
-        return FailedFilter(**{name: value or None for name, value in self._given().items()})
+    def as_filter(self) -> FailedFilter:
+        """
+        Return the filter for queries. An empty field does not filter.
+        """
+        return FailedFilter(**{name: value or None for name, value in self._values().items()})
 
-    def fields(self) -> dict[str, str]:
-        """As they stand in an address, and in the fields of a form; only those that say something."""
+    def as_fields(self) -> dict[str, str]:
+        """
+        Return the fields that filter, as texts for an address or a form.
+        """
         return {
-            name: as_sent(value) if isinstance(value, datetime) else value
-            for name, value in self._given().items()
+            name: field_value(value) if isinstance(value, datetime) else value
+            for name, value in self._values().items()
             if value
         }
 
-    def _given(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in Filter.model_fields}
+    def _values(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in FailedForm.model_fields}
         return {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
 
 
-class Wanted(Filter):
-    """Which of them, and which part of the list."""
+class FailedQuery(FailedForm):
+    """The filter of failed requests, and the page."""
 
     cursor: str = optional()
 
 
-class Previewed(Filter):
-    """What shall be done to all that match."""
+class PreviewForm(FailedForm):
+    """The filter of failed requests, and the action to preview."""
 
     action: Literal["replay", "refund"]
 
 
-@pages.get("/failed", query=Wanted)
+@pages.get("/failed", query=FailedQuery)
 def list_failed(visit: Visit) -> Page:
-    """Those that failed last come first."""
-    wanted: Wanted = visit.query
-    chosen = wanted.chosen()
+    """
+    List the failed requests that match, the last to fail first, and the last bulk actions.
+    """
+    query: FailedQuery = visit.query
+    chosen = query.as_filter()
     with visit.services.connection() as connection:
-        found = failed.list_failed(connection, chosen, LISTED, wanted.cursor)
+        found = failed.list_failed(connection, chosen, LISTED, query.cursor)
         summary = failed.sum_up(connection, chosen)
         recent = bulk_actions.list_actions(connection, RECENT)
     for action in recent:
-        if action.finished_at is None:  # whoever was at it may be no more
+        if action.finished_at is None:  # the process that ran it may have ended
             visit.memory.runner.go_on(visit.services, action.id)
-    fields = wanted.fields()
+    fields = query.as_fields()
     context = {
         "found": found,
         "summary": summary,
         "recent": recent,
         "fields": fields,
-        "shown": dict.fromkeys(Filter.model_fields) | fields,
+        "shown": dict.fromkeys(FailedForm.model_fields) | fields,
         "query": urlencode(fields),
         "codes": CODES,
-        "later": wanted.cursor is not None,
+        "later": query.cursor is not None,
     }
     return Page("failed.html", context)
 
 
-@pages.get("/failed/preview", query=Previewed)
+@pages.get("/failed/preview", query=PreviewForm)
 def preview(visit: Visit) -> Page:
-    """What would be done to all that match, before anything is done."""
-    wanted: Previewed = visit.query
-    return _preview(visit, wanted.action, wanted, None)
+    """
+    Preview an action on all requests that match.
+    """
+    query: PreviewForm = visit.query
+    return _preview(visit, query, None)
 
 
 @pages.post("/failed/preview")
 def preview_selected(visit: Visit) -> Page | Redirect:
-    """What would be done to those that were ticked: `id`, many times."""
-    form = dict(visit.form)
-    ids = form.pop("id", [])
-    sent = read_fields(Previewed, form)
+    """
+    Preview an action on the requests that were selected. Their ids are repeated fields `id`.
+    """
+    fields = dict(visit.form)
+    ids = fields.pop("id", [])
+    form = read_fields(PreviewForm, fields)
     if not ids:
-        where = f"{ROOT}/failed" + (f"?{urlencode(sent.fields())}" if sent.fields() else "")
+        filters = form.as_fields()
         return Redirect(
-            where,
+            f"{ROOT}/failed" + (f"?{urlencode(filters)}" if filters else ""),
             Notice("No request was selected. Select some, or use the buttons for all matches.", "failed"),
         )
-    return _preview(visit, sent.action, sent, named(ids))
+    return _preview(visit, form, read_ids(ids))
 
 
-def named(ids: list[str]) -> tuple[UUID, ...]:
-    """The ids of a form. Raises NotFound, Invalid."""
-    if len(ids) > LISTED:
+def read_ids(texts: list[str]) -> tuple[UUID, ...]:
+    """
+    Read the ids of selected requests. Raises NotFound, or Invalid for more than a page of them.
+    """
+    if len(texts) > LISTED:
         raise Invalid.at("/id", f"at most {LISTED} requests can be selected")
-    return tuple(read_id(text, "request") for text in ids)
+    return tuple(read_id(text, "request") for text in texts)
 
 
-def _preview(visit: Visit, action: str, wanted: Filter, ids: tuple[UUID, ...] | None) -> Page:
-    if action == "refund" and not visit.may("admin"):
+def _preview(visit: Visit, form: PreviewForm, ids: tuple[UUID, ...] | None) -> Page:
+    if form.action == "refund" and not visit.may("admin"):
         raise Forbidden("refunds need the role admin: nothing was done")
     with visit.services.connection() as connection:
         seen = bulk_actions.read_now(connection)
-        chosen = FailedFilter(ids=ids, seen=seen) if ids else replace(wanted.chosen(), seen=seen)
+        chosen = FailedFilter(ids=ids, seen=seen) if ids else replace(form.as_filter(), seen=seen)
         summary = failed.sum_up(connection, chosen)
-        first = failed.list_failed(connection, chosen, 5, None)
-    fields = wanted.fields()
+        first = failed.list_failed(connection, chosen, PREVIEWED, None)
+    fields = form.as_fields()
     context: dict[str, Any] = {
-        "action": action,
+        "action": form.action,
         "summary": summary,
         "first": first.rows,
         "fields": fields,
         "query": urlencode(fields),
         "ids": ids,
         "seen": seen,
-        # Made here, so that a form that is sent twice begins once.
+        # The id of the action is made here, so that a form that is sent twice begins one action.
         "number": new_id(),
     }
     return Page("failed_preview.html", context)
-
-
-def as_sent(value: datetime) -> str:
-    """As a browser's field has it: to the second, without the offset."""
-    return value.replace(tzinfo=None).isoformat(timespec="seconds")

@@ -1,5 +1,5 @@
 """
-How values look: quantities, times, ages, and the shape that goes with each state.
+The formats of values on pages: quantities, times, ages, and the tone of each state.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from processor.reading.requests import GAUGE_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What stands where there is no value.
+#: The text in place of no value.
 NONE: Final = "\N{EN DASH}"
 _MINUTE: Final = 60
 _HOUR: Final = 3_600
 _DAY: Final = 86_400
 
-#: State → the class of its badge; each class has a colour and a shape of its own.
+#: State → the class of its badge. Each class has its own colour and shape.
 TONES: Final = {
     "processing": "busy",
     "completed": "good",
@@ -51,19 +51,25 @@ TONES: Final = {
 
 
 def number(value: float | None) -> str:
-    """1234567 as 1,234,567; None as a dash."""
+    """
+    Return a number with separators, such as 1,234,567. Returns NONE for None.
+    """
     return NONE if value is None else f"{value:,}".replace("-", "\N{MINUS SIGN}")
 
 
 def rate(value: float | None) -> str:
-    """So many a second: exact enough to be read."""
+    """
+    Return a rate per second, with one decimal below 10.
+    """
     if value is None:
         return NONE
     return f"{value:,.1f}" if 0 < value < 10 else f"{value:,.0f}"  # noqa: PLR2004 - two digits are enough
 
 
 def age(seconds: float | None) -> str:
-    """How long that is, in its largest unit or two."""
+    """
+    Return a duration in its one or two largest units.
+    """
     if seconds is None:
         return NONE
     if seconds < 1:
@@ -79,7 +85,9 @@ def age(seconds: float | None) -> str:
 
 
 def brief(seconds: float) -> str:
-    """How long that is, in its largest unit alone: for where there is little room."""
+    """
+    Return a duration in its largest unit alone.
+    """
     for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
@@ -87,13 +95,17 @@ def brief(seconds: float) -> str:
 
 
 def ago(moment: datetime) -> str:
-    """How long ago, or in how long."""
+    """
+    Return the distance of a time from now, such as "3.0 s ago" or "in 3.0 s".
+    """
     seconds = (datetime.now(UTC) - moment).total_seconds()
     return f"in {age(-seconds)}" if seconds < 0 else f"{age(seconds)} ago"
 
 
 def clock(moment: datetime) -> str:
-    """The time of today; of other days, with the day; of other years, with the year. In UTC."""
+    """
+    Return a time in UTC, with the day if it is not today, and with the year if it is not this year.
+    """
     moment, now = moment.astimezone(UTC), datetime.now(UTC)
     if moment.date() == now.date():
         return moment.strftime("%H:%M:%S")
@@ -101,32 +113,44 @@ def clock(moment: datetime) -> str:
 
 
 def exact(moment: datetime) -> str:
-    """All of it, in UTC."""
+    """
+    Return a time in UTC, with its date and microseconds.
+    """
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
 
 
 def stamp(moment: datetime) -> str:
-    """RFC 3339, for machines."""
+    """
+    Return a time as RFC 3339, for machines.
+    """
     return moment.astimezone(UTC).isoformat()
 
 
 def words(code: str | None) -> str:
-    """`awaiting_approval` as words."""
+    """
+    Return a code as words, such as "awaiting approval".
+    """
     return (code or "").replace("_", " ")
 
 
 def tone(state: str) -> str:
-    """The class of a badge."""
+    """
+    Return the class of a state's badge.
+    """
     return TONES.get(state, "quiet")
 
 
 def bounded(count: int, most: int = GAUGE_MAX) -> str:
-    """A count that was made up to a limit, as such: 10,000+."""
+    """
+    Return a count, with a plus if it has reached the limit of counting, such as "10,000+".
+    """
     return f"{number(most)}+" if count >= most else number(count)
 
 
 def pretty(value: Any) -> str:
-    """JSON for people."""
+    """
+    Return a value as indented JSON.
+    """
     return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
 
 

@@ -1,19 +1,19 @@
 """
-Keys: who may do what, made and revoked. For admins alone.
+API keys, which admins create and revoke.
 
-A new key is shown by the answer to the form itself, and by nothing else: it is in no address, no cookie, no audit and
-no log.
+A new key is only in the answer to the form that created it. Addresses, cookies, the audit and logs do not contain it.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
-from uuid import UUID
 
 from pydantic import Field
 
+from api.console.fields import PageQuery, ReasonForm
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.console.sign_in import ADDRESS as SIGN_IN
-from api.web.fields import Body, Id, Text, optional
+from api.web.fields import Body, Id, optional
+from api.web.parsing import read_id
 from api.web.problems import Invalid, NotFound
 from processor.clients import keys
 from processor.clients.keys import NAME_CHARACTERS_MAX, Key, KeyRefused, Role
@@ -22,9 +22,9 @@ from processor.reading import keys as key_queries
 from processor.reading.keys import KeyState
 from processor.storage.connections import Connection
 
-#: Rows of the list.
+#: Keys on one page.
 LISTED: Final = 50
-#: How long a new key may live, as the form offers it.
+#: The lifetimes that the form offers.
 LIFETIMES: Final[dict[str, tuple[str, timedelta | None]]] = {
     "": ("Until revoked", None),
     "1d": ("1 day", timedelta(days=1)),
@@ -38,85 +38,84 @@ ADDRESS: Final = f"{ROOT}/keys"
 pages = Pages("keys")
 
 
-class Wanted(Body):
-    """Which keys, and which part of them."""
+class KeysQuery(PageQuery):
+    """The filter of the list, and the page."""
 
     client: Id = optional()
     role: Role = optional()
     state: KeyState = optional()
-    cursor: str = optional()
 
 
-class Beginning(Body):
-    """Whose key it will be."""
+class NewKeyQuery(Body):
+    """The client that the form names at first."""
 
     client: str = ""
 
 
-class Making(Body):
+class NewKeyForm(Body):
     """A new key."""
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
     role: Role
-    #: None: one of its own.
+    #: None: a new client.
     client: Id | None = optional()
     lifetime: Literal["1d", "30d", "90d", "365d"] | None = optional()
 
 
-class Reason(Body):
-    """Why."""
-
-    reason: Text
-
-
-@pages.get("/keys", roles=ADMINS, query=Wanted)
+@pages.get("/keys", roles=ADMINS, query=KeysQuery)
 def list_keys(visit: Visit) -> Page:
-    """All that were ever made, newest first."""
-    wanted: Wanted = visit.query
+    """
+    List the keys that match, newest first. Keys that are no longer valid stay in the list.
+    """
+    query: KeysQuery = visit.query
     with visit.services.connection() as connection:
-        found = key_queries.list_keys(
-            connection, wanted.client, wanted.role, wanted.state, LISTED, wanted.cursor
-        )
-    context = {"found": found, "wanted": wanted, "own": visit.caller.key_id, "state_of": _state}
+        found = key_queries.list_keys(connection, query.client, query.role, query.state, LISTED, query.cursor)
+    context = {"found": found, "query": query, "own": visit.caller.key_id, "state_of": _state}
     return Page("keys.html", context)
 
 
-@pages.get("/keys/new", roles=ADMINS, query=Beginning)
-def ask(visit: Visit) -> Page:
-    """The form."""
+@pages.get("/keys/new", roles=ADMINS, query=NewKeyQuery)
+def show_form(visit: Visit) -> Page:
+    """
+    Show the form for a new key.
+    """
     return _form(visit, {"client": visit.query.client})
 
 
 @pages.post("/keys", roles=ADMINS)
-def make(visit: Visit) -> Page:
-    """A new key, shown by this answer alone; or the form again, with what is wrong."""
+def create(visit: Visit) -> Page:
+    """
+    Create a key and show it once. If the form has mistakes, show the form again.
+    """
     values = {name: found[0] for name, found in visit.form.items()}
     try:
-        sent = visit.read(Making)
+        form = visit.read(NewKeyForm)
     except Invalid as error:
-        return _form(visit, values, {one["pointer"][1:]: _words(one["pointer"]) for one in error.errors})
+        return _form(visit, values, {one["pointer"][1:]: _remedy(one["pointer"]) for one in error.errors})
     with visit.services.connection() as connection:
-        if sent.client is not None and not key_queries.is_client(connection, sent.client):
+        if form.client is not None and not key_queries.is_client(connection, form.client):
             return _form(
                 visit, values, {"client": "There is no such client. Leave the field empty to create one."}
             )
         try:
             made = keys.create_key(
                 connection,
-                sent.name,
-                sent.role,
-                sent.client,
-                lifetime=LIFETIMES[sent.lifetime or ""][1],
+                form.name,
+                form.role,
+                form.client,
+                lifetime=LIFETIMES[form.lifetime or ""][1],
                 actor=visit.caller.actor,
             )
         except KeyRefused:
-            return _form(visit, values, {"name": _words("/name")})
-    return Page("key_made.html", {"made": made, "is_second": sent.client is not None})
+            return _form(visit, values, {"name": _remedy("/name")})
+    return Page("key_made.html", {"made": made, "is_second": form.client is not None})
 
 
 @pages.get("/keys/<key>", roles=ADMINS)
 def one_key(visit: Visit, key: str) -> Page:
-    """What hangs on it, and revoking it."""
+    """
+    Show a key, and the sessions and keys that its revocation affects.
+    """
     with visit.services.connection() as connection:
         found = _read(connection, key)
         beside = key_queries.read_beside(connection, found)
@@ -132,11 +131,13 @@ def one_key(visit: Visit, key: str) -> Page:
 
 @pages.post("/keys/<key>/revoke", roles=ADMINS)
 def revoke(visit: Visit, key: str) -> Redirect:
-    """It stops working; whoever is signed in with it is signed out."""
-    sent = visit.read(Reason)
+    """
+    Revoke a key. Its console sessions end.
+    """
+    form = visit.read(ReasonForm)
     with visit.services.connection() as connection:
         found = _read(connection, key)
-        was_valid = keys.revoke_key(connection, found.id, actor=visit.caller.actor, reason=sent.reason)
+        was_valid = keys.revoke_key(connection, found.id, actor=visit.caller.actor, reason=form.reason)
     if found.id == visit.caller.key_id:
         return Redirect(SIGN_IN, Notice("Your key is revoked, and you are signed out."))
     text = "is revoked. It stops working within a second." if was_valid else "was already revoked."
@@ -162,8 +163,7 @@ def _form(visit: Visit, values: dict[str, str], wrong: dict[str, str] | None = N
     return Page("key_new.html", context, 422 if wrong else 200)
 
 
-def _words(pointer: str) -> str:
-    """What is wrong with a field, for people."""
+def _remedy(pointer: str) -> str:
     return {
         "/name": f"Enter a name of 1 to {NAME_CHARACTERS_MAX} printable characters.",
         "/role": "Choose a role.",
@@ -172,10 +172,7 @@ def _words(pointer: str) -> str:
 
 
 def _read(connection: Connection, text: str) -> Key:
-    try:
-        found = key_queries.read_key(connection, UUID(text))
-    except ValueError:
-        found = None
+    found = key_queries.read_key(connection, read_id(text, "key"))
     if found is None:
         raise NotFound("there is no such key")
     return found

@@ -1,5 +1,5 @@
 """
-How pages are rendered: the templates, what all of them can use, and the headers of each page.
+The rendering of pages: templates, navigation and headers.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Section(NamedTuple):
-    """An entry of the navigation, and its first page."""
+    """An entry of the navigation."""
 
     name: str
     title: str
     path: str
-    #: The badge that it carries, by its name in Badges.
+    #: The name of its count in Badges.
     badge: str | None = None
 
 
-#: The navigation, in its order. A section without a page that one may see is not shown.
+#: The navigation. It shows the sections whose pages the caller's role may open.
 SECTIONS: Final = (
     Section("overview", "Overview", "/admin"),
     Section("failed", "Failed", "/admin/failed", "failed"),
@@ -42,7 +42,7 @@ SECTIONS: Final = (
     Section("audit", "Audit", "/admin/audit"),
 )
 
-#: A page loads from here alone, and holds neither scripts nor styles in itself.
+#: A page loads files of its own origin only. Inline scripts and styles do not run.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -50,7 +50,7 @@ POLICY: Final = (
 _HEADERS: Final = (
     ("Content-Type", "text/html; charset=utf-8"),
     ("Content-Security-Policy", POLICY),
-    # Not no-referrer: a form would then come with the origin "null".
+    # With no-referrer, browsers send forms with the origin "null".
     ("Referrer-Policy", "same-origin"),
     ("X-Frame-Options", "DENY"),
     ("Cache-Control", "no-store"),
@@ -58,10 +58,10 @@ _HEADERS: Final = (
 
 
 class Layout:
-    """Renders the pages of a console that has these routes."""
+    """The templates and the navigation of a console with these routes."""
 
     def __init__(self, files: Files, routes: Iterable[PageRoute]) -> None:
-        self._doors = {route.path: route.roles for route in routes if route.method == "GET"}
+        self._roles = {route.path: route.roles for route in routes if route.method == "GET"}
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("api", "templates/console"),
             autoescape=True,
@@ -82,7 +82,9 @@ class Layout:
         headers: Iterable[tuple[str, str]] = (),
         badges: Badges | None = None,
     ) -> Response:
-        """A page as an HTTP response."""
+        """
+        Render a page as an HTTP response.
+        """
         page = self._environment.get_template(template)
         text = page.render(
             context, visit=visit, section=visit.route.section, sections=self._sections(visit), badges=badges
@@ -94,5 +96,5 @@ class Layout:
         return [
             section
             for section in SECTIONS
-            if section.path in self._doors and visit.may(*self._doors[section.path])
+            if section.path in self._roles and visit.may(*self._roles[section.path])
         ]

@@ -1,11 +1,12 @@
 """
-The first page: how much comes in and is decided, what waits and what is wrong, and every partition at a glance.
+The first page: rates, queues, problems, and every partition.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import UTC
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from api.console import charts, rates
@@ -20,29 +21,32 @@ if TYPE_CHECKING:
 
     from processor.reading.overview import PartitionSummary, Pulse
 
-#: What waits for longer is worth a look, and for longer than that something is wrong, in seconds.
+#: A partition whose oldest row waits for longer is behind.
 BEHIND_SECONDS: Final = 2.0
+#: A partition whose oldest row waits for longer is stuck.
 STUCK_SECONDS: Final = 10.0
-#: A chart shows at least so much, in seconds.
+#: The shortest time that a chart shows.
 WINDOW_SECONDS_MIN: Final = 20.0
 
 pages = Pages("overview")
 
 
 class Matter(NamedTuple):
-    """Something that somebody should look at."""
+    """A state that needs an operator's attention."""
 
     #: bad or wait.
     tone: str
     text: str
-    #: Where to look.
+    #: The page about it.
     address: str | None = None
     partitions: tuple[int, ...] = ()
 
 
 @pages.get("")
 def overview(visit: Visit) -> Page:
-    """Everything at a glance."""
+    """
+    Show the rates, the queues, the problems and the partitions.
+    """
     pulse, samples = visit.memory.rates.look(visit.services.connection, time.monotonic())
     now, flow = samples[-1], rates.rates_of(samples)
     latest = flow[-1] if flow else None
@@ -51,8 +55,8 @@ def overview(visit: Visit) -> Page:
         {
             "now": now,
             "latest": latest,
-            "capped": any(lane.backlog >= overview_queries.BACKLOG_MAX for lane in pulse.partitions),
-            "cells": [(lane, state_of(lane)) for lane in pulse.partitions],
+            "capped": any(one.backlog >= overview_queries.BACKLOG_MAX for one in pulse.partitions),
+            "cells": [(one, state_of(one)) for one in pulse.partitions],
             "workers": workers_of(pulse.partitions),
             "matters": matters_of(pulse),
             "charts": {
@@ -67,25 +71,31 @@ def overview(visit: Visit) -> Page:
     )
 
 
-def state_of(lane: PartitionSummary) -> str:
-    """How a partition looks: paused, stuck, behind, working or idle; the first that applies."""
-    waiting_seconds = lane.oldest_seconds or 0.0
-    if lane.paused:
+def state_of(partition: PartitionSummary) -> str:
+    """
+    Return the first state that applies: paused, stuck, behind, working or idle.
+    """
+    waiting_seconds = partition.oldest_seconds or 0.0
+    if partition.paused:
         return "paused"
-    if lane.backlog and (waiting_seconds > STUCK_SECONDS or not lane.owner_alive):
+    if partition.backlog and (waiting_seconds > STUCK_SECONDS or not partition.owner_alive):
         return "stuck"
     if waiting_seconds > BEHIND_SECONDS:
         return "behind"
-    return "working" if lane.backlog else "idle"
+    return "working" if partition.backlog else "idle"
 
 
-def workers_of(lanes: Sequence[PartitionSummary]) -> dict[str, int]:
-    """Which workers live, and how many partitions each drains."""
-    return dict(sorted(Counter(lane.owner for lane in lanes if lane.owner and lane.owner_alive).items()))
+def workers_of(partitions: Sequence[PartitionSummary]) -> dict[str, int]:
+    """
+    Return the live workers, and the number of partitions of each.
+    """
+    return dict(sorted(Counter(one.owner for one in partitions if one.owner and one.owner_alive).items()))
 
 
 def matters_of(pulse: Pulse) -> list[Matter]:
-    """What somebody should look at, the worst first."""
+    """
+    List the states that need an operator's attention, the worst first.
+    """
     found = [*_of_the_requests(pulse), *_of_the_partitions(pulse.partitions)]
     return sorted(found, key=lambda matter: matter.tone != "bad")
 
@@ -95,8 +105,8 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
     if paid := gauges.paid_after_refund:
         what = "one request after its" if paid == 1 else f"{bounded(paid)} requests after their"
         yield Matter("bad", f"A gateway paid {what} refund.")
-    if parked := gauges.failed:
-        what = "One request has" if parked == 1 else f"{bounded(parked)} requests have"
+    if failed := gauges.failed:
+        what = "One request has" if failed == 1 else f"{bounded(failed)} requests have"
         yield Matter("bad", f"{what} failed, to be replayed or refunded.", f"{ROOT}/failed")
     if approvals := pulse.badges.approvals:
         what = (
@@ -105,16 +115,22 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
             else f"{bounded(approvals, overview_queries.BADGE_MAX)} withdrawals wait"
         )
         yield Matter("wait", f"{what} for approval.", f"{ROOT}/approvals")
-    for gateway, is_open in sorted(gauges.breakers.items()):
-        if is_open:
-            yield Matter("wait", f"The gateway {gateway} does not answer, and is left alone for a moment.")
+    for gateway, until in sorted(gauges.breakers.items()):
+        if until is None:
+            continue
+        text = (
+            f"calls are paused until {until.astimezone(UTC):%H:%M:%S} UTC"
+            if until > pulse.at
+            else "one call at a time tries it again"
+        )
+        yield Matter("wait", f"The gateway {gateway} does not answer: {text}.")
 
 
-def _of_the_partitions(lanes: Sequence[PartitionSummary]) -> Iterator[Matter]:
+def _of_the_partitions(partitions: Sequence[PartitionSummary]) -> Iterator[Matter]:
     in_state: dict[str, list[int]] = {}
-    for lane in lanes:
-        in_state.setdefault(state_of(lane), []).append(lane.id)
-    if not workers_of(lanes):
+    for one in partitions:
+        in_state.setdefault(state_of(one), []).append(one.id)
+    if not workers_of(partitions):
         yield Matter("bad", "No worker is running, so accepted requests wait. Start one with teller worker.")
     for tone, state, word in (
         ("bad", "stuck", "Stuck"),
@@ -126,7 +142,9 @@ def _of_the_partitions(lanes: Sequence[PartitionSummary]) -> Iterator[Matter]:
 
 
 def _chart(title: str, points: list[tuple[float, float]], tone: str = "accent") -> Markup:
-    """Of the time that was looked at; at the beginning a little more, so that it is seen to grow."""
+    """
+    Draw a chart of the samples. Its window is at least WINDOW_SECONDS_MIN, so that a new chart grows from the right.
+    """
     values = [value for _, value in points] or [0]
     end = points[-1][0] if points else 0.0
     begin = min(points[0][0], end - WINDOW_SECONDS_MIN) if points else -WINDOW_SECONDS_MIN

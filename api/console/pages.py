@@ -1,9 +1,9 @@
 """
-Pages as data: what the console offers at which address, who may, and what a view gets and gives.
+Routes of the console as data. Each has an address, roles, a query model and a view.
 
-As in `api/web/routing`, but for people: a view gets a Visit and returns a Page or a Redirect. It raises
-a TellerError, which becomes a page. A part of a page that is fetched anew while it is looked at is the
-same page again, of which htmx takes the part it wants: each address has one representation, with scripts or without.
+A view gets a Visit, and returns a Page or a Redirect. A TellerError that it raises becomes a page. A live part has no
+address of its own: htmx fetches the whole page again and replaces that part. So each address has one representation,
+with and without scripts.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from processor.clients.keys import Caller
     from processor.clients.sessions import Session
 
-#: Where the console is.
+#: The address of the console.
 ROOT: Final = "/admin"
-#: Pages that anybody may see.
+#: The roles of a page that needs no sign-in.
 PUBLIC: Final[frozenset[str]] = frozenset()
 
 _UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What came of a form: shown once, on the next page."""
+    """The result of a form, which the next page shows once."""
 
     text: str
     kind: NoticeKind = "done"
@@ -51,37 +51,35 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the pages of this process remember between visits; it may be lost at any time."""
+    """The state of this process between visits. No page needs it."""
 
     rates: Rates = field(default_factory=Rates)
-    #: Does what was begun to many requests at once.
     runner: Runner = field(default_factory=Runner)
 
 
 @dataclass(slots=True)
 class Visit:
-    """Somebody asks for a page, or sends a form; checked as its route says."""
+    """One HTTP request to the console."""
 
     services: Services
-    #: What the pages of this process remember between visits.
     memory: Memory
     environ: dict[str, Any]
     route: PageRoute
-    #: None on public pages, for whoever is not signed in.
+    #: None without a sign-in, on public pages.
     session: Session | None
-    #: Goes into each form, as its field `csrf`; empty without a session.
+    #: The token for the field `csrf` of each form. Empty without a session.
     csrf: str
-    #: What came of the form before.
+    #: The result of the form before.
     notice: Notice | None = None
-    #: The checked query, of the type that the route names.
+    #: The checked query, of the model of the route.
     query: Any = None
-    #: The fields of the form as they were sent; those left empty or blank are not there.
+    #: The fields of the form that are not blank.
     form: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def caller(self) -> Caller:
-        """Who is signed in."""
-        assert self.session is not None, "only pages with roles ask"  # noqa: S101 - the doors saw to it
+        """The owner of the session. Only views with roles may ask."""
+        assert self.session is not None, "the page has no roles"  # noqa: S101 - checked before the view
         return self.session.caller
 
     @property
@@ -92,17 +90,21 @@ class Visit:
         return f"{path}?{query}" if query else path
 
     def may(self, *roles: str) -> bool:
-        """Whether who is signed in has one of these roles."""
+        """
+        Return whether the caller has one of these roles.
+        """
         return self.session is not None and self.session.caller.role in roles
 
     def read(self, model: type[Model]) -> Model:
-        """The form, checked. Raises Invalid, which becomes a page that names each mistake."""
+        """
+        Check the form. Raises Invalid, which becomes a page that names each mistake.
+        """
         return read_fields(model, self.form)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A template of `api/templates/console/`, and what it shows."""
+    """A template of `api/templates/console/` and its variables."""
 
     template: str
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """To another page of the console (303), with a word about what was done."""
+    """A redirect to a page of the console (303), with a notice."""
 
     to: str
     notice: Notice | None = None
@@ -124,21 +126,21 @@ class PageRoute:
 
     method: Method
     path: str
-    #: Which entry of the navigation it belongs to.
+    #: The name of its entry in the navigation.
     section: str
     view: Callable[..., Page | Redirect]
-    #: Who may; empty: everybody.
+    #: The roles that may open it. Empty: no sign-in needed.
     roles: frozenset[str]
     query: type[BaseModel]
 
     @property
     def name(self) -> str:
-        """Method and path, as tests and Flask call it."""
+        """Method and path."""
         return f"{self.method} {self.path}"
 
 
 class Pages:
-    """The pages of one file."""
+    """The routes of one module."""
 
     def __init__(self, section: str) -> None:
         self.section = section
@@ -147,13 +149,17 @@ class Pages:
     def get(
         self, path: str, *, roles: frozenset[str] = OPERATORS, query: type[BaseModel] = NoQuery
     ) -> Callable[[Callable[..., Page | Redirect]], Callable[..., Page | Redirect]]:
-        """Declare a page; `query`: what may follow the question mark. It changes nothing."""
+        """
+        Declare a page, with the model of its query. Its view changes nothing.
+        """
         return self._add("GET", path, roles, query)
 
     def post(
         self, path: str, *, roles: frozenset[str] = OPERATORS
     ) -> Callable[[Callable[..., Page | Redirect]], Callable[..., Page | Redirect]]:
-        """Declare what a form does; it came from a page of ours, in this session."""
+        """
+        Declare the action of a form. The token of its session is checked before the view.
+        """
         return self._add("POST", path, roles, NoQuery)
 
     def _add(
@@ -167,7 +173,9 @@ class Pages:
 
 
 def read_fields(model: type[Model], values: Mapping[str, list[str]]) -> Model:
-    """Fields of a query or a form, checked. Raises Invalid."""
+    """
+    Check the fields of a query or a form. Raises Invalid.
+    """
     for name, found in values.items():
         if _UNSTORABLE.search(name) or any(_UNSTORABLE.search(value) for value in found):
             raise Invalid.at("", "a field contains an invalid character")
@@ -175,8 +183,10 @@ def read_fields(model: type[Model], values: Mapping[str, list[str]]) -> Model:
 
 
 def local_path(text: str | None) -> str:
-    """An address within the console that somebody named, or its first page: never one of somebody else's."""
+    """
+    Return an address from outside if it is within the console. Returns ROOT for any other text.
+    """
     if text is None or not text.isascii() or not text.isprintable() or "\\" in text:
         return ROOT
-    # One slash, and our name: to a browser, `///admin` is the server "admin".
+    # A browser reads `//admin` as the host "admin".
     return text if _INSIDE.match(text) else ROOT

@@ -1,37 +1,30 @@
 """
-One partition: who should drain it, who stands in its line, pause and resume.
+One partition: its worker and its queue, to be paused and resumed.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NoReturn
+from typing import Final, NoReturn
 
-from pydantic import Field
-
-from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.web.fields import TEXT_CHARACTERS_MAX, Body
+from api.console.fields import ReasonBackForm, read_digits
+from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.web.problems import NotFound
 from processor.operations import pauses
 from processor.reading import overview as overview_queries
 
-#: A partition's number has at most so many digits.
+#: The digits of a partition's number.
 DIGITS_MAX: Final = 4
-#: Rows and resources of the line that are shown.
+#: Rows and resources of the queue on the page.
 SHOWN: Final = 20
 
 pages = Pages("overview")
 
 
-class Pausing(Body):
-    """Why, and where to go afterwards."""
-
-    reason: Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
-    back: str = ""
-
-
 @pages.get("/partitions/<partition>")
 def partition(visit: Visit, partition: str) -> Page:
-    """Its state, and its line."""
+    """
+    Show the state of a partition, and its queue.
+    """
     number = _number(partition)
     with visit.services.connection() as connection:
         state = overview_queries.read_partition(connection, number) or _none()
@@ -42,34 +35,32 @@ def partition(visit: Visit, partition: str) -> Page:
 
 @pages.post("/partitions/<partition>/pause")
 def pause(visit: Visit, partition: str) -> Redirect:
-    """It accepts, and decides nothing until it is resumed."""
-    number, sent = _number(partition), visit.read(Pausing)
+    """
+    Pause a partition. It accepts requests, but decides none until it is resumed.
+    """
+    number, form = _number(partition), visit.read(ReasonBackForm)
     with visit.services.connection() as connection:
-        changed = pauses.pause(connection, number, visit.caller, sent.reason)
+        changed = pauses.pause(connection, number, visit.caller, form.reason)
     text = "is paused. It accepts requests, but decides none." if changed else "was already paused."
-    return Redirect(_back(sent, number), Notice(f"Partition {number} {text}"))
+    return Redirect(form.page_or(f"{ROOT}/partitions/{number}"), Notice(f"Partition {number} {text}"))
 
 
 @pages.post("/partitions/<partition>/resume")
 def resume(visit: Visit, partition: str) -> Redirect:
-    """What was accepted meanwhile is decided, in order."""
-    number, sent = _number(partition), visit.read(Pausing)
+    """
+    Resume a partition. The requests in its queue are decided in order.
+    """
+    number, form = _number(partition), visit.read(ReasonBackForm)
     with visit.services.connection() as connection:
-        changed = pauses.resume(connection, number, visit.caller, sent.reason)
+        changed = pauses.resume(connection, number, visit.caller, form.reason)
     visit.services.doorbell.notify(number)
     text = "decides requests again." if changed else "was not paused."
-    return Redirect(_back(sent, number), Notice(f"Partition {number} {text}"))
-
-
-def _back(sent: Pausing, number: int) -> str:
-    """The page of ours that the form was on."""
-    return local_path(sent.back) if sent.back else f"{ROOT}/partitions/{number}"
+    return Redirect(form.page_or(f"{ROOT}/partitions/{number}"), Notice(f"Partition {number} {text}"))
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX):
-        _none()
-    return int(text)
+    number = read_digits(text, DIGITS_MAX)
+    return _none() if number is None else number
 
 
 def _none() -> NoReturn:

@@ -1,8 +1,8 @@
 """
-Accepted and decided per second, from counters of the database: right whatever the number of API processes.
+The requests accepted and decided per second, from counters of the database.
 
-A process keeps a sample of each look, for as long as somebody looks: nobody looking costs nothing. What it shows is
-the difference of counters between its own looks, so another process's looks do not matter.
+Each reading of the counters is a sample in the memory of this API process. A rate is the difference between two
+samples of one process, so it is correct for any number of processes. Without readers the database is not queried.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from processor.reading.overview import Pulse
     from processor.storage.connections import Connection
 
-#: What the charts show, in seconds.
+#: The time that the charts show.
 WINDOW_SECONDS: Final = 120
-#: Looks within this share one reading of the database, in seconds.
+#: Readers within this time share one query.
 FRESH_SECONDS: Final = 0.9
-#: After a pause that long nothing is known of the time between: the charts begin anew, in seconds.
+#: After a longer time between two samples the charts start again.
 GAP_SECONDS: Final = 20.0
 
 
 class Sample(NamedTuple):
-    """Counters of all of Teller at one moment."""
+    """The counters of all partitions at one time."""
 
     #: Seconds, by the clock of the database.
     at: float
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """What happened per second, until a moment."""
+    """The rates per second between the sample before and the sample at this time."""
 
     at: float
     accepted: float
@@ -51,7 +51,7 @@ class Rate(NamedTuple):
 
 
 class Rates:
-    """The last looks of this process."""
+    """The last samples of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,18 +63,19 @@ class Rates:
         self, lend: Callable[[], AbstractContextManager[Connection]], now: float
     ) -> tuple[Pulse, list[Sample]]:
         """
-        How everything is, and how it was, oldest first, this look included. `lend` gives a connection for a reading;
-        `now`: seconds of a clock that never goes back. Raises DatabaseUnavailable.
+        Return the present state, and the samples including it, oldest first.
+
+        `lend` gives a connection for a query. `now` are the seconds of a monotonic clock. Raises DatabaseUnavailable.
         """
         with self._lock:
             if self._pulse is None or now >= self._fresh_until:
                 with lend() as connection:
                     self._pulse = overview_queries.read_pulse(connection)
-                self._note(sample_of(self._pulse))
+                self._add(sample_of(self._pulse))
                 self._fresh_until = now + FRESH_SECONDS
             return self._pulse, list(self._samples)
 
-    def _note(self, sample: Sample) -> None:
+    def _add(self, sample: Sample) -> None:
         if self._samples and sample.at - self._samples[-1].at > GAP_SECONDS:
             self._samples.clear()
         self._samples.append(sample)
@@ -83,21 +84,25 @@ class Rates:
 
 
 def sample_of(pulse: Pulse) -> Sample:
-    """The sums over all partitions."""
-    decided = sum(lane.decided for lane in pulse.partitions)
+    """
+    Return the sums over all partitions.
+    """
+    decided = sum(one.decided for one in pulse.partitions)
     return Sample(
         pulse.at.timestamp(),
-        decided + sum(lane.undecided for lane in pulse.partitions),
+        decided + sum(one.undecided for one in pulse.partitions),
         decided,
-        sum(lane.backlog for lane in pulse.partitions),
-        max((lane.oldest_seconds or 0.0 for lane in pulse.partitions), default=0.0),
+        sum(one.backlog for one in pulse.partitions),
+        max((one.oldest_seconds or 0.0 for one in pulse.partitions), default=0.0),
         pulse.gauges.failed,
         pulse.held,
     )
 
 
 def rates_of(samples: Sequence[Sample]) -> list[Rate]:
-    """Between each two looks; none after the first one."""
+    """
+    Return the rates between each two samples.
+    """
     return [
         Rate(
             later.at,

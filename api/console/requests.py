@@ -1,5 +1,5 @@
 """
-One request: what was asked, its way, its entries, who was told; and what can be done about it, by whom.
+One request: its timeline, entries, gateway calls and notifications, and the actions that are possible.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field
 
 from api.console import timeline
-from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.web.fields import TEXT_CHARACTERS_MAX, Body, optional
+from api.console.fields import ReasonBackForm, read_digits
+from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
+from api.web.fields import optional
 from api.web.parsing import read_id
 from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
@@ -31,33 +32,29 @@ from processor.records.audit import AuditFilter
 from processor.records.documents import RequestRecord
 from processor.storage.connections import Connection
 
-#: The stages in which a command to cancel can still come in time.
+#: The stages in which a cancel command can come in time. The client itself releases a request that is `held`.
 CANCELLABLE_STAGES: Final = cancellations.CANCELLABLE_STAGES - {"held"}
-#: Lines of the audit that are shown.
-SAID_MAX: Final = 50
+#: The digits of an amount.
+AMOUNT_DIGITS_MAX: Final = 16
+#: Audit lines in the timeline.
+AUDIT_LINES_MAX: Final = 50
 
 Verdict = Callable[[Connection, UUID, Caller, str], tuple[RequestRecord, Recorded]]
 
 pages = Pages("")
 
-Reason = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
-
 
 def _number(value: object) -> object:
-    """A field's digits as an integer, however they are grouped; anything else is left to be refused."""
+    """
+    Read digits that may be grouped, such as 1,234. Any other value is returned, and refused by the field.
+    """
     digits = value.replace(",", "").replace(" ", "") if isinstance(value, str) else ""
-    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 16 else value  # noqa: PLR2004
+    number = read_digits(digits, AMOUNT_DIGITS_MAX)
+    return value if number is None else number
 
 
-class Said(Body):
-    """Why, and where to go afterwards."""
-
-    reason: Reason
-    back: str = ""
-
-
-class Refunding(Said):
-    """Why, how much, and the key that the form was given: sent twice, it is one refund."""
+class RefundForm(ReasonBackForm):
+    """A refund. The page made its key, so that a form that is sent twice makes one refund."""
 
     key: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]
     amount: Annotated[int | None, Field(ge=1, le=MAX_QUANTITY), BeforeValidator(_number)] = optional()
@@ -65,46 +62,52 @@ class Refunding(Said):
 
 @dataclass(frozen=True, slots=True)
 class Possible:
-    """What can be done about a request now; None or False: that cannot."""
+    """The actions that are possible for a request now."""
 
     replay: bool
-    #: How much can be given back.
+    #: The largest amount of a refund, or None.
     refund: int | None
-    #: Only the whole of it.
+    #: Whether only the whole amount can be refunded.
     refund_whole: bool
-    #: Why it cannot be given back, where somebody may wonder.
+    #: The reason why no refund is possible, if an admin may expect one.
     why_no_refund: str | None
     cancel: bool
     judge: bool
-    #: It waits for approval, by somebody of another client.
+    #: Whether it waits for approval, but not by the caller's own client.
     is_own: bool
 
     @property
     def anything(self) -> bool:
-        """Whether there is a form."""
+        """
+        Return whether the page has a form.
+        """
         return self.replay or self.refund is not None or self.cancel or self.judge
 
 
 def possible(found: Inspection, client: str, *, may_refund: bool) -> Possible:
-    """What somebody of this client can do about it."""
-    one, on_its_way = found.request, found.on_its_way
+    """
+    Return the actions that an operator of this client may take.
+    """
+    one, pending = found.request, found.pending_verbs
     left, why = _left(found) if may_refund else (None, None)
-    awaits = one.stage == "awaiting_approval" and not on_its_way & {"approve", "deny"}
+    awaits = one.stage == "awaiting_approval" and not pending & {"approve", "deny"}
     return Possible(
-        replay=one.status == "failed" and "replay" not in on_its_way,
+        replay=one.status == "failed" and "replay" not in pending,
         refund=left,
         refund_whole=one.status == "failed",
         why_no_refund=why,
         cancel=one.status == "processing"
         and one.stage in CANCELLABLE_STAGES
-        and not on_its_way & {"cancel", "approve", "deny", "confirm"},
+        and not pending & {"cancel", "approve", "deny", "confirm"},
         judge=awaits and one.client_id != client,
         is_own=awaits and one.client_id == client,
     )
 
 
 def _left(found: Inspection) -> tuple[int | None, str | None]:
-    """How much can be given back; or why not, where somebody may wonder."""
+    """
+    Return the largest amount of a refund, or the reason why none is possible.
+    """
     one, effect = found.request, found.effect
     if not KINDS[one.kind].refundable or one.status not in ("completed", "failed"):
         return None, None
@@ -113,7 +116,7 @@ def _left(found: Inspection) -> tuple[int | None, str | None]:
     if one.status == "completed":
         left = (one.amount or 0) - one.refunded
         return (left, None) if left > 0 else (None, None)
-    if "replay" in found.on_its_way:
+    if "replay" in found.pending_verbs:
         return (
             None,
             "A replay is waiting in the queue. A refund may be possible after it is decided.",
@@ -129,14 +132,16 @@ def _left(found: Inspection) -> tuple[int | None, str | None]:
 
 @pages.get("/requests/<request>")
 def one_request(visit: Visit, request: str) -> Page:
-    """All about one."""
+    """
+    Show a request, its records and the possible actions.
+    """
     found = _inspect(visit, request)
     original = None
     if found.request.refund_of is not None:
         with visit.services.connection() as connection:
             original, _ = requests.read_request(connection, found.request.refund_of, None)
     can = possible(found, visit.caller.client, may_refund=visit.may("admin"))
-    is_moving = found.request.status == "processing" or bool(found.words) or _is_being_refunded(found)
+    is_moving = found.request.status == "processing" or bool(found.pending) or _is_being_refunded(found)
     context: dict[str, Any] = {
         "found": found,
         "request": found.request,
@@ -153,84 +158,97 @@ def one_request(visit: Visit, request: str) -> Page:
 
 @pages.post("/requests/<request>/replay")
 def replay(visit: Visit, request: str) -> Redirect:
-    """To the end of its queue, tried as if it were new."""
-    named, sent = read_id(request, "request"), visit.read(Said)
+    """
+    Replay a failed request.
+    """
+    request_id, form = read_id(request, "request"), visit.read(ReasonBackForm)
     try:
         with visit.services.connection() as connection:
-            _, replayed = failed_requests.replay(connection, named, visit.caller, sent.reason)
+            _, replayed = failed_requests.replay(connection, request_id, visit.caller, form.reason)
     except NotFailed:
-        if visit.services.request(named).status == "processing":  # a second click, or another operator's
-            return Redirect(_back(sent, named), Notice("The request is already processing."))
+        if visit.services.request(request_id).status == "processing":  # a second click, or another operator's
+            return Redirect(_back(form, request_id), Notice("The request is already processing."))
         raise
     visit.services.doorbell.notify_all(replayed.partitions)
     text = "The request is at the end of its queue." if replayed.sent else "A replay was already waiting."
-    return Redirect(_back(sent, named), Notice(text))
+    return Redirect(_back(form, request_id), Notice(text))
 
 
 @pages.post("/requests/<request>/refund", roles=ADMINS)
 def refund(visit: Visit, request: str) -> Redirect:
-    """A request of kind refund, decided in its turn."""
-    named, sent = read_id(request, "request"), visit.read(Refunding)
+    """
+    Make a refund of a request.
+    """
+    request_id, form = read_id(request, "request"), visit.read(RefundForm)
     with visit.services.connection() as connection:
         submission = failed_requests.refund(
-            connection, named, sent.amount, sent.reason, visit.caller, f"console-{sent.key}"
+            connection, request_id, form.amount, form.reason, visit.caller, f"console-{form.key}"
         )
     [receipt] = visit.services.accept([submission])
     if receipt.request is None:
         raise receipt.problem or TellerError("intake gave no reason")
-    return Redirect(_back(sent, named), Notice("The refund is accepted and waits in its queue."))
+    return Redirect(_back(form, request_id), Notice("The refund is accepted and waits in its queue."))
 
 
 @pages.post("/requests/<request>/cancel")
 def cancel(visit: Visit, request: str) -> Redirect:
-    """Withdrawn, unless it is decided first."""
-    named, sent = read_id(request, "request"), visit.read(Said)
+    """
+    Cancel a request, if it is not decided first.
+    """
+    request_id, form = read_id(request, "request"), visit.read(ReasonBackForm)
     with visit.services.connection() as connection:
-        _, command = cancellations.cancel(connection, named, visit.caller, sent.reason)
+        _, command = cancellations.cancel(connection, request_id, visit.caller, form.reason)
     visit.services.doorbell.notify(command.partition)
     return Redirect(
-        _back(sent, named),
+        _back(form, request_id),
         Notice("The cancel command waits in the queue. It may come too late: check the status."),
     )
 
 
 @pages.post("/requests/<request>/approve")
 def approve(visit: Visit, request: str) -> Redirect:
-    """Decided like a new one, in the place that it gets now."""
+    """
+    Approve a withdrawal.
+    """
     return _judge(visit, request, approvals.approve, "Approved. The request waits in its queue.")
 
 
 @pages.post("/requests/<request>/deny")
 def deny(visit: Visit, request: str) -> Redirect:
-    """Rejected, with the reason."""
+    """
+    Deny a withdrawal.
+    """
     return _judge(visit, request, approvals.deny, "Denied. The rejection waits in the queue.")
 
 
-def _judge(visit: Visit, request: str, verdict: Verdict, said: str) -> Redirect:
-    named, sent = read_id(request, "request"), visit.read(Said)
+def _judge(visit: Visit, request: str, verdict: Verdict, text: str) -> Redirect:
+    request_id, form = read_id(request, "request"), visit.read(ReasonBackForm)
     try:
         with visit.services.connection() as connection:
-            _, command = verdict(connection, named, visit.caller, sent.reason)
+            _, command = verdict(connection, request_id, visit.caller, form.reason)
     except NotAwaitingApproval:
-        return Redirect(_back(sent, named), Notice("The request no longer waits for approval.", "failed"))
+        return Redirect(
+            _back(form, request_id), Notice("The request no longer waits for approval.", "failed")
+        )
     except ApproverIsRequester:
         own = "Your own client made this request. An operator of another client must approve or deny it."
-        return Redirect(_back(sent, named), Notice(own, "failed"))
+        return Redirect(_back(form, request_id), Notice(own, "failed"))
     visit.services.doorbell.notify(command.partition)
-    return Redirect(_back(sent, named), Notice(said))
+    return Redirect(_back(form, request_id), Notice(text))
 
 
 def _inspect(visit: Visit, request: str) -> Inspection:
-    named = read_id(request, "request")
+    request_id = read_id(request, "request")
     with visit.services.connection() as connection:
-        said = audit.list_audit(connection, AuditFilter(request=named), SAID_MAX, None).rows
-        return request_detail.inspect(connection, named, said)
+        audit_lines = audit.list_audit(
+            connection, AuditFilter(request=request_id), AUDIT_LINES_MAX, None
+        ).rows
+        return request_detail.inspect(connection, request_id, audit_lines)
 
 
 def _is_being_refunded(found: Inspection) -> bool:
     return any(refund.status == "processing" for refund in found.refunds)
 
 
-def _back(sent: Said, named: UUID) -> str:
-    """The page of ours that the form was on."""
-    return local_path(sent.back) if sent.back else f"{ROOT}/requests/{named}"
+def _back(form: ReasonBackForm, request_id: UUID) -> str:
+    return form.page_or(f"{ROOT}/requests/{request_id}")

@@ -1,5 +1,5 @@
 """
-Resources: the list, and one with its rules, what waits for it, why it does not move, and the way of its balance.
+Resources: the list, and one with its rules, its queue, the reasons why it waits, and the course of its balance.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from api.console import charts
+from api.console.fields import PageQuery
 from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
-from api.web.fields import Body, optional
+from api.web.fields import optional
 from api.web.problems import NotFound
 from processor.domain.model import ResourceKind  # noqa: TC001 - pydantic looks it up
 from processor.reading import overview as overview_queries
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from processor.reading.overview import BalancePoint, Line, PartitionState, Waiting
     from processor.records.documents import ResourceRecord
 
-#: Rows of the list of resources, and of the lists on the page of one.
+#: Resources on one page of the list.
 LISTED: Final = 50
+#: Rows of each list on the page of one resource.
 SHOWN: Final = 20
 #: Entries in the chart of a balance.
 CHARTED: Final = 200
@@ -34,38 +36,35 @@ CHARTED: Final = 200
 pages = Pages("resources")
 
 
-class Wanted(Body):
-    """Which resources, and which part of them."""
+class ResourcesQuery(PageQuery):
+    """The filter of the resources, and the page."""
 
     kind: ResourceKind = optional()
-    cursor: str = optional()
 
 
-class Part(Body):
-    """Which part of the entries."""
-
-    cursor: str = optional()
-
-
-@pages.get("/resources", query=Wanted)
+@pages.get("/resources", query=ResourcesQuery)
 def list_resources(visit: Visit) -> Page:
-    """Newest first."""
-    wanted: Wanted = visit.query
+    """
+    List the resources that match, newest first.
+    """
+    query: ResourcesQuery = visit.query
     with visit.services.connection() as connection:
-        found = overview_queries.list_resources(connection, wanted.kind, LISTED, wanted.cursor)
-    return Page("resources.html", {"found": found, "kind": wanted.kind, "later": wanted.cursor is not None})
+        found = overview_queries.list_resources(connection, query.kind, LISTED, query.cursor)
+    return Page("resources.html", {"found": found, "kind": query.kind, "later": query.cursor is not None})
 
 
-@pages.get("/resources/<resource>", query=Part)
+@pages.get("/resources/<resource>", query=PageQuery)
 def one_resource(visit: Visit, resource: str) -> Page:
-    """All about one."""
+    """
+    Show a resource, its queue, its entries and its balance.
+    """
     with visit.services.connection() as connection:
         record = requests.read_resource(connection, resource, None)
         if record is None:
             raise NotFound("there is no such resource")
         state = overview_queries.read_partition(connection, record.partition)
-        assert state is not None, "resources are in partitions that there are"  # noqa: S101
-        situation = Situation(
+        assert state is not None, "each resource is in an existing partition"  # noqa: S101
+        situation = QueueSituation(
             record,
             state,
             *overview_queries.read_waiting(connection, record.partition, resource, SHOWN),
@@ -89,44 +88,50 @@ def one_resource(visit: Visit, resource: str) -> Page:
 
 
 class Reason(NamedTuple):
-    """Why a resource does not move, or what it waits for."""
+    """A reason why requests for a resource wait or are rejected."""
 
     #: bad, wait, busy or quiet.
     tone: str
     text: str
-    #: Where something can be done about it, and what that is called.
+    #: The page or section with the remedy, and the text of its link.
     address: str | None = None
     link: str | None = None
 
     @property
     def is_grave(self) -> bool:
-        """Whether it does not pass by itself."""
+        """
+        Return whether an operator or a gateway must act.
+        """
         return self.tone in ("bad", "wait")
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
-    """How a resource stands in its partition's line."""
+class QueueSituation:
+    """A resource in the queue of its partition."""
 
     resource: ResourceRecord
     partition: PartitionState
-    #: The first of its rows, and how many it has among the first console.LINE_MAX of the line.
+    #: Its first rows, and the number of its rows among the first LINE_MAX of the queue.
     waiting: list[Waiting]
     waiting_count: int
     line: Line
-    #: Requests that wait for the gateway's answer, and those that are parked, among the newest.
+    #: The requests that wait for the gateway, and those that have failed, among the newest RECENT_MAX.
     held: int
     failed: int
-    #: Until when its gateway is left alone.
+    #: The time until which calls of its gateway are paused.
     breaker: datetime | None
 
     @property
     def is_stopped(self) -> bool:
-        """Whether something must be done before anything moves."""
+        """
+        Return whether a grave reason exists.
+        """
         return any(reason.is_grave for reason in self.reasons())
 
     def reasons(self) -> list[Reason]:
-        """Why nothing moves, the most telling first."""
+        """
+        List the reasons: of the partition, its queue, the rules, the gateway.
+        """
         return [
             *self._of_the_partition(),
             *self._of_the_line(),
@@ -135,24 +140,24 @@ class Situation:
         ]
 
     def _of_the_partition(self) -> Iterator[Reason]:
-        lane = self.partition
-        if lane.paused_since is not None:
+        one = self.partition
+        if one.paused_since is not None:
             yield Reason(
                 "wait",
-                f"Partition {lane.id} is paused since {lane.paused_since:%Y-%m-%d %H:%M} UTC, by {lane.paused_by}. "
+                f"Partition {one.id} is paused since {one.paused_since:%Y-%m-%d %H:%M} UTC, by {one.paused_by}. "
                 "It accepts requests, but decides none.",
                 "#do",
                 "Resume",
             )
-        if lane.living == 0:
+        if one.living == 0:
             yield Reason(
                 "bad", "No worker is running, so no request is decided. Start one with teller worker."
             )
-        elif lane.owner is None:
-            yield Reason("wait", f"No worker owns partition {lane.id}. One claims it within seconds.")
-        elif not lane.owner_alive:
+        elif one.owner is None:
+            yield Reason("wait", f"No worker owns partition {one.id}. One claims it within seconds.")
+        elif not one.owner_alive:
             yield Reason(
-                "wait", f"The worker {lane.owner} does not respond. Another worker takes over within seconds."
+                "wait", f"The worker {one.owner} does not respond. Another worker takes over within seconds."
             )
 
     def _of_the_line(self) -> Iterator[Reason]:
@@ -186,7 +191,7 @@ class Situation:
     def _of_the_gateway(self) -> Iterator[Reason]:
         one = self.resource
         if self.breaker is not None:
-            until = f"{self.breaker:%H:%M:%S} UTC"
+            until = f"{self.breaker.astimezone(UTC):%H:%M:%S} UTC"
             yield Reason(
                 "wait", f"The gateway {one.gateway} does not answer: calls are paused until {until}."
             )

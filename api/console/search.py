@@ -1,5 +1,5 @@
 """
-One box for everything: a request's id, an idempotency key, an account, a resource.
+The search for a request id, an idempotency key, an account or a resource.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 pages = Pages("search")
 
 
-class Wanted(Body):
-    """What is looked for."""
+class SearchQuery(Body):
+    """The search term."""
 
     q: Annotated[str, Field(max_length=255)] = ""
 
 
-@pages.get("/search", query=Wanted)
+@pages.get("/search", query=SearchQuery)
 def search(visit: Visit) -> Page | Redirect:
-    """Straight to what it can only be; else all that it may be."""
+    """
+    Redirect to the only hit, or list all hits.
+    """
     text = visit.query.q.strip()
     with visit.services.connection() as connection:
         request = _request(connection, text)

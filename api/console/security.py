@@ -1,10 +1,10 @@
 """
-Who comes in: the session's cookie, proof that a form is ours, and the note that outlives a redirect.
+Sessions, the tokens of forms, and notices that survive a redirect.
 
-The cookie is HttpOnly and goes to /admin alone; Secure whenever the page came by https (also through a proxy that
-says so: a client that lies about it only hurts itself). SameSite=Lax, so that a link in a chat opens the page it
-names; no GET changes anything, and a POST needs the token of the session in its form, and must not come from
-elsewhere by what the browser itself says of it.
+The session cookie is HttpOnly and limited to /admin. It is Secure if the page came by HTTPS, also through a proxy
+that sets X-Forwarded-Proto. A client that sets this header affects only its own cookie. The cookie is SameSite=Lax,
+so that links from other sites open pages. No GET changes anything. A POST needs the token of its session, and is
+refused if the browser reports another site as its origin.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE: Final = "teller_session"
 NOTICE_COOKIE: Final = "teller_notice"
-#: The field of each form that proves it is ours.
+#: The field with the token of a form.
 CSRF_FIELD: Final = "csrf"
-#: A notice that nobody came to see is forgotten, in seconds.
+#: The lifetime of a notice that no page has shown.
 NOTICE_SECONDS: Final = 60
 
 _CSRF_CONTEXT: Final = b"teller console form "
 _NOTICE_CONTEXT: Final = b"teller console notice "
 
 
-def recognise(services: Services, environ: Mapping[str, Any]) -> Session | None:
-    """Who this browser is signed in as. Raises DatabaseUnavailable."""
+def read_session(services: Services, environ: Mapping[str, Any]) -> Session | None:
+    """
+    Return the session of the request's cookie, or None. Raises DatabaseUnavailable.
+    """
     token = _cookie(environ, SESSION_COOKIE)
     if token is None:
         return None
@@ -49,12 +51,16 @@ def recognise(services: Services, environ: Mapping[str, Any]) -> Session | None:
 
 
 def csrf_token(secret: str, session: Session) -> str:
-    """What the forms of a session carry: nobody without TELLER_SECRET can make it, and it ends with the session."""
+    """
+    Return the token of a session's forms. It depends on TELLER_SECRET, and is valid as long as the session.
+    """
     return hmac.new(secret.encode(), _CSRF_CONTEXT + session.digest, hashlib.sha256).hexdigest()
 
 
 def refuse_forged(form: Mapping[str, list[str]], expected: str) -> None:
-    """Raises Forbidden when a form does not carry the token of its session."""
+    """
+    Raise Forbidden unless a form has exactly one token, that of its session.
+    """
     sent = form.get(CSRF_FIELD, [])
     if len(sent) != 1 or not hmac.compare_digest(sent[0].encode(), expected.encode()):
         raise Forbidden(
@@ -63,39 +69,48 @@ def refuse_forged(form: Mapping[str, list[str]], expected: str) -> None:
 
 
 def session_cookie(environ: Mapping[str, Any], token: str) -> tuple[str, str]:
-    """The header that signs a browser in."""
+    """
+    Return the header that sets the session cookie.
+    """
     return _set_cookie(environ, SESSION_COOKIE, token, int(sessions.LIFETIME.total_seconds()))
 
 
 def forget_cookie(environ: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """The header that takes a cookie away."""
+    """
+    Return the header that removes a cookie.
+    """
     return _set_cookie(environ, name, "", 0)
 
 
 def notice_cookie(environ: Mapping[str, Any], secret: str, notice: Notice) -> tuple[str, str]:
-    """The header that carries a notice to the next page, signed: nobody else puts words into our mouth."""
+    """
+    Return the header that carries a notice to the next page. It is signed, so that no other site can forge one.
+    """
     text = base64.urlsafe_b64encode(json.dumps([notice.kind, notice.text]).encode()).decode()
-    return _set_cookie(environ, NOTICE_COOKIE, f"{text}.{_seal(secret, text)}", NOTICE_SECONDS)
+    return _set_cookie(environ, NOTICE_COOKIE, f"{text}.{_sign(secret, text)}", NOTICE_SECONDS)
 
 
 def read_notice(environ: Mapping[str, Any], secret: str) -> Notice | None:
-    """What the page before had to say."""
-    text, _, seal = (_cookie(environ, NOTICE_COOKIE) or "").rpartition(".")
-    if not hmac.compare_digest(seal.encode(), _seal(secret, text).encode()):
+    """
+    Return the notice in the request's cookie. Returns None without a valid signature.
+    """
+    text, _, signature = (_cookie(environ, NOTICE_COOKIE) or "").rpartition(".")
+    if not hmac.compare_digest(signature.encode(), _sign(secret, text).encode()):
         return None
     kind, words = json.loads(base64.urlsafe_b64decode(text))
     return Notice(words, kind)
 
 
-def _seal(secret: str, text: str) -> str:
+def _sign(secret: str, text: str) -> str:
     return hmac.new(secret.encode(), _NOTICE_CONTEXT + text.encode(), hashlib.sha256).hexdigest()
 
 
 def _cookie(environ: Mapping[str, Any], name: str) -> str | None:
     """
-    The first of this name: a browser sends the one of the longest path first (RFC 6265, section 5.4). Not by
-    http.cookies, which sees nothing of what comes after a cookie that it cannot read, and cookies are those of the
-    host: somebody else's on another port would lock people out.
+    Return the first cookie of this name, which has the longest path (RFC 6265, section 5.4).
+
+    http.cookies ignores every cookie after one that it cannot parse. Cookies are shared by all ports of a host, so
+    a cookie of another server could then prevent every sign-in.
     """
     for pair in environ.get("HTTP_COOKIE", "").split(";"):
         found, _, value = pair.partition("=")

@@ -1,5 +1,5 @@
 """
-Signing in with an operator's or admin's key, and out.
+Sign-in with the key of an operator or admin, and sign-out.
 """
 
 from __future__ import annotations
@@ -20,55 +20,58 @@ ADDRESS: Final = f"{ROOT}/sign-in"
 pages = Pages("sign-in")
 
 
-class Wanted(Body):
-    """Where to go afterwards."""
+class SignInQuery(Body):
+    """The page to open after the sign-in."""
 
     next: str = optional()
 
 
-class SigningIn(Body):
-    """A key, and where to go with it."""
+class SignInForm(SignInQuery):
+    """A key, and the page to open after the sign-in."""
 
     key: Annotated[str, Field(max_length=512)] = optional()
-    next: str = optional()
 
 
-@pages.get("/sign-in", roles=PUBLIC, query=Wanted)
-def ask(visit: Visit) -> Page | Redirect:
-    """The form; whoever is signed in has no need of it."""
-    wanted = local_path(visit.query.next)
+@pages.get("/sign-in", roles=PUBLIC, query=SignInQuery)
+def show_form(visit: Visit) -> Page | Redirect:
+    """
+    Show the form, or redirect if the browser is signed in already.
+    """
+    next_address = local_path(visit.query.next)
     if visit.session is not None:
-        return Redirect(wanted)
-    return _form(wanted)
+        return Redirect(next_address)
+    return _form(next_address)
 
 
 @pages.post("/sign-in", roles=PUBLIC)
 def begin(visit: Visit) -> Page | Redirect:
     """
-    A session for a valid key. What fails is counted as everywhere else, and says no more than it must.
+    Begin a session for a valid key. Failed attempts are counted as on the API.
     """
-    sent = visit.read(SigningIn)
-    wanted = local_path(sent.next)
-    if not sent.key:
-        return _form(wanted, "Enter a key. It begins with teller_.", 422)
+    form = visit.read(SignInForm)
+    next_address = local_path(form.next)
+    if not form.key:
+        return _form(next_address, "Enter a key. It begins with teller_.", 422)
     try:
-        caller = visit.services.keys.sign_in(sent.key.strip(), visit.environ)
+        caller = visit.services.keys.sign_in(form.key.strip(), visit.environ)
     except Unauthorized:
-        return _form(wanted, "This key is unknown, has expired or was revoked.", 401)
+        return _form(next_address, "This key is unknown, has expired or was revoked.", 401)
     if caller.role not in OPERATORS:
         return _form(
-            wanted, "This is a client's key. The console needs the key of an operator or admin.", 403
+            next_address, "This is a client's key. The console needs the key of an operator or admin.", 403
         )
     with visit.services.connection() as connection:
         token = sessions.begin(connection, caller, visit.session)
     if token is None:
-        return _form(wanted, "This key has just been revoked.", 401)
-    return Redirect(wanted, headers=(security.session_cookie(visit.environ, token),))
+        return _form(next_address, "This key has just been revoked.", 401)
+    return Redirect(next_address, headers=(security.session_cookie(visit.environ, token),))
 
 
 @pages.post("/sign-out")
 def end(visit: Visit) -> Redirect:
-    """The session is over, here and everywhere."""
+    """
+    End the session in the database, and remove its cookie.
+    """
     assert visit.session is not None  # noqa: S101 - the page has roles
     with visit.services.connection() as connection:
         sessions.end(connection, visit.session)
@@ -79,5 +82,5 @@ def end(visit: Visit) -> Redirect:
     )
 
 
-def _form(wanted: str, wrong: str | None = None, status: int = 200) -> Page:
-    return Page("sign_in.html", {"next": wanted, "wrong": wrong}, status)
+def _form(next_address: str, wrong: str | None = None, status: int = 200) -> Page:
+    return Page("sign_in.html", {"next": next_address, "wrong": wrong}, status)

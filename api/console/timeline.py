@@ -1,7 +1,7 @@
 """
-The way of a request, as one line of moments: accepted, waited, decided, each call of its gateway, settled, told.
+The timeline of a request: its states, gateway calls, actions of operators and notifications, in the order of time.
 
-Pure: what is known about it comes in, what people read comes out, in the order of time.
+Pure: it turns the records of a request into texts.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from processor.reading.attempts import Attempt
-    from processor.reading.request_detail import Inspection, StateThen, Telling
+    from processor.reading.request_detail import Inspection, Notification, PastState
     from processor.records.audit import AuditRecord
 
-#: Status or stage → how it is called, and its colour.
+#: Status or stage → title and tone.
 STATES: Final = {
     "awaiting_confirmation": ("Waiting for the confirmation code", "wait"),
     "awaiting_approval": ("Waiting for approval", "wait"),
@@ -33,14 +33,14 @@ STATES: Final = {
     "cancelled": ("Cancelled", ""),
     "failed": ("Failed", "bad"),
 }
-#: What a call of a gateway came to → how it is called, and its colour.
+#: Outcome of a gateway call → title and tone.
 ANSWERS: Final = {
     "done": ("done", "good"),
     "declined": ("declined", ""),
     "misconfigured": ("refused, because its address or Teller's key is wrong", "bad"),
     "unknown": ("no conclusive answer", "wait"),
 }
-#: What people do → how it is called.
+#: Action in the audit → title.
 ACTIONS: Final = {
     "replay": "Replay requested",
     "refund": "Refund requested",
@@ -51,55 +51,58 @@ ACTIONS: Final = {
     "code_sent_again": "New code sent",
     "delivery_resent": "Delivery resent",
 }
-#: What the history says when a replay goes to the gateway once more.
+#: The detail of a state in which a replay retries the effect.
 ASKED_AGAIN: Final = "the gateway is asked again"
-#: Details of states that say no more than their names.
-_SAID_ALREADY: Final = frozenset(
+#: Details that repeat the title of the state.
+_REPEATED_DETAILS: Final = frozenset(
     {"accepted", "waits for its code", "waits for another person's approval", "cancelled", "completed"}
 )
 
 
 class Moment(NamedTuple):
-    """One thing that happened."""
+    """One event of the timeline."""
 
     at: datetime
-    #: good, busy, wait, bad, or empty: neither.
+    #: good, busy, wait, bad or empty.
     tone: str
     title: str
-    #: What there is to say about it.
     text: str | None = None
-    #: Whose doing it was.
     actor: str | None = None
-    #: The code of why.
     code: str | None = None
 
 
 def read(found: Inspection) -> list[Moment]:
-    """All that happened to it, oldest first."""
+    """
+    Return the events of a request, oldest first.
+    """
     moments = [
         *_states(found),
         *(_attempt(number, one) for number, one in enumerate(found.attempts, 1)),
-        *(_said(line) for line in found.said if line.action in ACTIONS),
-        *(_told(one) for one in found.deliveries if one.delivered_at is not None or one.status == "failed"),
+        *(_action(line) for line in found.audit_lines if line.action in ACTIONS),
+        *(
+            _delivery(one)
+            for one in found.deliveries
+            if one.delivered_at is not None or one.status == "failed"
+        ),
     ]
     return sorted(moments, key=lambda moment: moment.at)
 
 
 def _states(found: Inspection) -> Iterator[Moment]:
-    came = found.came_from
+    origin = found.origin
     client = found.request.client_id
     yield Moment(
         found.request.created_at,
         "good",
         "Accepted",
         None,
-        client if came.key_name is None else f"{client} (key {came.key_name})",
+        client if origin.key_name is None else f"{client} (key {origin.key_name})",
     )
     for state in found.states:
         yield _state(state)
 
 
-def _state(state: StateThen) -> Moment:
+def _state(state: PastState) -> Moment:
     name = state.stage or state.status
     title, tone = STATES.get(name, (name, ""))
     detail = state.detail
@@ -111,7 +114,7 @@ def _state(state: StateThen) -> Moment:
             "bad",
             "the ledger did not change: settle this with the gateway",
         )
-    elif detail in _SAID_ALREADY or str(detail).startswith("held; "):
+    elif detail in _REPEATED_DETAILS or str(detail).startswith("held; "):
         detail = None
     reference = None if state.reference is None else f"reference of the gateway: {state.reference}"
     text = "; ".join(part for part in (detail, state.reason, reference) if part) or None
@@ -128,15 +131,17 @@ def _attempt(number: int, one: Attempt) -> Moment:
     return Moment(one.started_at, tone, f"Gateway call {number}: {word}", text)
 
 
-def _said(line: AuditRecord) -> Moment:
+def _action(line: AuditRecord) -> Moment:
     return Moment(line.at, "", ACTIONS[line.action], line.reason, line.actor)
 
 
-def _told(one: Telling) -> Moment:
-    whom = one.email if one.email is not None else (one.url or "a deleted webhook")
+def _delivery(one: Notification) -> Moment:
+    recipient = one.email if one.email is not None else (one.url or "a deleted webhook")
     tries = "on the first try" if one.tries <= 1 else f"after {one.tries} tries"
     if one.delivered_at is not None:
-        return Moment(one.delivered_at, "good", f"Notification delivered: {one.type}", f"{whom}, {tries}")
+        return Moment(
+            one.delivered_at, "good", f"Notification delivered: {one.type}", f"{recipient}, {tries}"
+        )
     return Moment(
-        one.created_at, "bad", f"Notification failed: {one.type}", f"{whom}: {one.last_error or ''}"
+        one.created_at, "bad", f"Notification failed: {one.type}", f"{recipient}: {one.last_error or ''}"
     )

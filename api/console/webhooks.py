@@ -1,17 +1,18 @@
 """
-Webhooks: where clients are told, how that fares, and sending again what did not arrive.
+Webhooks and their deliveries, which admins resend.
 
-Roles are as in `api/v1/webhooks.py`: operators read, admins change. A new secret is shown by the answer to the form
-itself, and by nothing else: it is in no address, no cookie and no log.
+As in `api/v1/webhooks.py`, operators read and admins change. A new secret is only in the answer to the form that
+created it. Addresses, cookies and logs do not contain it.
 """
 
 from typing import Annotated, Final
-from uuid import UUID
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
-from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, local_path
-from api.web.fields import TEXT_CHARACTERS_MAX, Body, Id, Text, optional
+from api.console.fields import BackForm, PageQuery, ReasonForm, read_digits
+from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
+from api.web.fields import Id, optional
+from api.web.parsing import read_id
 from api.web.problems import NotFound
 from processor.clients import webhooks
 from processor.clients.webhooks import Webhook
@@ -21,9 +22,9 @@ from processor.outbox.tries import DeliveryStatus
 from processor.reading import webhooks as webhook_queries
 from processor.storage.connections import Connection
 
-#: Rows of the lists.
+#: Rows on one page of a list.
 LISTED: Final = 50
-#: The number of a delivery has at most so many digits.
+#: The digits of a delivery's number.
 DIGITS_MAX: Final = 18
 
 ADDRESS: Final = f"{ROOT}/webhooks"
@@ -31,74 +32,57 @@ ADDRESS: Final = f"{ROOT}/webhooks"
 pages = Pages("webhooks")
 
 
-def _number(value: object) -> object:
-    """The digits of a row's number; anything else is left to be refused."""
-    is_number = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= DIGITS_MAX
-    return int(str(value)) if is_number else value
-
-
-class Wanted(Body):
-    """Which webhooks, and which part of them."""
+class WebhooksQuery(PageQuery):
+    """The filter of the webhooks, and the page."""
 
     client: Id = optional()
-    #: Anything: only those that are disabled.
+    #: Any value: only disabled webhooks.
     disabled: str = optional()
-    cursor: str = optional()
 
 
-class WantedDeliveries(Body):
-    """Which deliveries, and which part of them."""
+class DeliveriesQuery(PageQuery):
+    """The filter of the deliveries of a webhook, and the page."""
 
     status: DeliveryStatus = optional()
-    cursor: str = optional()
 
 
-class Reason(Body):
-    """Why."""
+class ResendForm(ReasonForm):
+    """The reason, and the newest failed delivery that the page counted."""
 
-    reason: Text
-
-
-class Resending(Body):
-    """Why, and up to which delivery it was counted."""
-
-    reason: Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
-    newest: Annotated[int, BeforeValidator(_number)]
+    newest: Annotated[int, BeforeValidator(lambda value: read_digits(value, DIGITS_MAX))]
 
 
-class Back(Body):
-    """Where to go afterwards."""
-
-    back: str = ""
-
-
-@pages.get("/webhooks", query=Wanted)
+@pages.get("/webhooks", query=WebhooksQuery)
 def list_webhooks(visit: Visit) -> Page:
-    """Those of all clients, newest first."""
-    wanted: Wanted = visit.query
+    """
+    List the webhooks of all clients that match, newest first.
+    """
+    query: WebhooksQuery = visit.query
     with visit.services.connection() as connection:
         found = webhook_queries.list_webhooks(
-            connection, wanted.client, LISTED, wanted.cursor, only_disabled=wanted.disabled is not None
+            connection, query.client, LISTED, query.cursor, only_disabled=query.disabled is not None
         )
-    context = {"found": found, "wanted": wanted, "recent": webhook_queries.RECENT_MAX}
+    context = {"found": found, "query": query, "recent": webhook_queries.RECENT_MAX}
     return Page("webhooks.html", context)
 
 
-@pages.get("/webhooks/<webhook>", query=WantedDeliveries)
+@pages.get("/webhooks/<webhook>", query=DeliveriesQuery)
 def one_webhook(visit: Visit, webhook: str) -> Page:
-    """Its state, its deliveries, and what can be done."""
-    wanted: WantedDeliveries = visit.query
+    """
+    Show a webhook, its deliveries and the possible actions.
+    """
+    query: DeliveriesQuery = visit.query
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
         counts = webhook_queries.count_deliveries(connection, found.id)
-        told = webhook_queries.list_deliveries(connection, found.id, wanted.status, LISTED, wanted.cursor)
+        deliveries = webhook_queries.list_deliveries(connection, found.id, query.status, LISTED, query.cursor)
     return Page(
         "webhook.html",
         {
             "webhook": found,
             "counts": counts,
-            "told": told,
-            "wanted": wanted,
+            "deliveries": deliveries,
+            "query": query,
             "resent_max": resends.RESENT_MAX,
         },
     )
@@ -106,11 +90,13 @@ def one_webhook(visit: Visit, webhook: str) -> Page:
 
 @pages.post("/webhooks/<webhook>/resend", roles=ADMINS)
 def resend_failed(visit: Visit, webhook: str) -> Redirect:
-    """All that had failed when they were counted, up to a limit."""
-    sent = visit.read(Resending)
+    """
+    Resend the failed deliveries that the page counted, at most RESENT_MAX.
+    """
+    form = visit.read(ResendForm)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        resent = resends.resend_failed(connection, found.id, sent.newest, visit.caller, sent.reason)
+        resent = resends.resend_failed(connection, found.id, form.newest, visit.caller, form.reason)
     visit.services.doorbell.notify_couriers()
     text = f"{resent:,} deliveries are due now." if resent != 1 else "One delivery is due now."
     return Redirect(f"{ADDRESS}/{found.id}", Notice(text if resent else "No failed delivery was left."))
@@ -118,42 +104,45 @@ def resend_failed(visit: Visit, webhook: str) -> Redirect:
 
 @pages.post("/deliveries/<delivery>/resend", roles=ADMINS)
 def resend(visit: Visit, delivery: str) -> Redirect:
-    """One, whatever became of it."""
-    sent, number = visit.read(Back), _number(delivery)
-    if not isinstance(number, int):
+    """
+    Resend a delivery.
+    """
+    form, number = visit.read(BackForm), read_digits(delivery, DIGITS_MAX)
+    if number is None:
         raise NotFound("there is no such delivery")
     with visit.services.connection() as connection:
         resent = resends.resend(connection, number, visit.caller)
     visit.services.doorbell.notify_couriers()
-    back = local_path(sent.back) if sent.back else f"{ADDRESS}/{resent.webhook_id}"
+    back = form.page_or(f"{ADDRESS}/{resent.webhook_id}")
     return Redirect(back, Notice(f"Delivery {number} is due now."))
 
 
 @pages.post("/webhooks/<webhook>/rotate", roles=ADMINS)
 def rotate(visit: Visit, webhook: str) -> Page:
-    """A new secret, shown by this answer alone."""
-    sent = visit.read(Reason)
+    """
+    Rotate the secret of a webhook, and show the new one once.
+    """
+    form = visit.read(ReasonForm)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        changed, secret = webhooks.rotate(connection, found.id, visit.caller, sent.reason)
+        changed, secret = webhooks.rotate(connection, found.id, visit.caller, form.reason)
     return Page("webhook_secret.html", {"webhook": changed, "secret": secret})
 
 
 @pages.post("/webhooks/<webhook>/delete", roles=ADMINS)
 def delete(visit: Visit, webhook: str) -> Redirect:
-    """It is told nothing more."""
-    sent = visit.read(Reason)
+    """
+    Delete a webhook and its pending deliveries.
+    """
+    form = visit.read(ReasonForm)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        webhooks.delete(connection, found.id, visit.caller, sent.reason)
+        webhooks.delete(connection, found.id, visit.caller, form.reason)
     return Redirect(ADDRESS, Notice(f"The webhook {found.id} of {found.client_id} is deleted."))
 
 
 def _read(connection: Connection, text: str) -> Webhook:
-    try:
-        found = webhooks.read(connection, UUID(text), None)
-    except ValueError:
-        found = None
+    found = webhooks.read(connection, read_id(text, "webhook"), None)
     if found is None:
         raise NotFound("there is no such webhook")
     return found

@@ -104,8 +104,8 @@ class _DatabaseCollector(Collector):
         breakers = GaugeMetricFamily(
             "teller_gateway_breaker_open", "1: calls of the gateway are suspended.", labels=["gateway"]
         )
-        for gateway, is_open in sorted(gauges.breakers.items()):
-            breakers.add_metric([gateway], float(is_open))
+        for gateway, open_until in sorted(gauges.breakers.items()):
+            breakers.add_metric([gateway], float(open_until is not None))
         yield breakers
 
     def _latest(self) -> Gauges | None:

@@ -32,8 +32,8 @@ from processor.storage.connections import Connection
 
 #: Requests in one part.
 PART_LIMIT: Final = 1_000
-#: The name in `stopped_by` of an action whose key is no longer valid.
-KEY_IS_NO_MORE: Final = "the end of the key that began it"
+#: The text in `stopped_by` of an action whose key is no longer valid.
+KEY_IS_INVALID: Final = "Teller, because its key is no longer valid"
 
 Action = Literal["replay", "refund"]
 #: Hands refunds to intake, and returns their receipts in order.
@@ -177,7 +177,7 @@ def run_part(connection: Connection, action_id: UUID, accept: Accept) -> Part | 
             return None
         action = BulkAction(*row)
         if connection.execute(SQL["is_key_valid"], {"key_id": action.key_id}).fetchone() == (False,):
-            connection.execute(SQL["stop"], {"id": action_id, "actor": KEY_IS_NO_MORE})
+            connection.execute(SQL["stop"], {"id": action_id, "actor": KEY_IS_INVALID})
             return None
         items = connection.execute(
             SQL["next_items"], {"id": action_id, "done": action.done, "limit": PART_LIMIT}

@@ -29,7 +29,7 @@ SQL = {
 }
 
 
-class StateThen(NamedTuple):
+class PastState(NamedTuple):
     """A state in the history of a request."""
 
     version: int
@@ -46,8 +46,8 @@ class StateThen(NamedTuple):
     trace: str | None
 
 
-class Word(NamedTuple):
-    """A command in the inbox that is not decided yet."""
+class PendingRow(NamedTuple):
+    """An inbox row of a request that is not decided yet."""
 
     verb: str
     at: datetime
@@ -67,7 +67,7 @@ class EffectState(NamedTuple):
     voided_at: datetime | None
 
 
-class CameFrom(NamedTuple):
+class Origin(NamedTuple):
     """The idempotency key and the API key of a request."""
 
     idempotency_key: str
@@ -77,7 +77,7 @@ class CameFrom(NamedTuple):
     key_role: str | None
 
 
-class Telling(NamedTuple):
+class Notification(NamedTuple):
     """A notification about a request, pending or sent."""
 
     id: int
@@ -114,18 +114,18 @@ class Inspection:
     request: RequestRecord
     #: The number of rows ahead of it in its partition, while it is queued.
     position: int | None
-    came_from: CameFrom
+    origin: Origin
     resource: ResourceRecord | None
     #: The states after its acceptance, oldest first.
-    states: list[StateThen]
-    words: list[Word]
+    states: list[PastState]
+    pending: list[PendingRow]
     effect: EffectState | None
     is_holding: bool
     attempts: list[Attempt]
     entries: list[EntryRecord]
-    deliveries: list[Telling]
+    deliveries: list[Notification]
     refunds: list[RequestRecord]
-    said: list[AuditRecord]
+    audit_lines: list[AuditRecord]
 
     @property
     def trace(self) -> str | None:
@@ -138,14 +138,14 @@ class Inspection:
         return any(state.detail == PAID_AFTER_REFUND for state in self.states)
 
     @property
-    def on_its_way(self) -> frozenset[str]:
+    def pending_verbs(self) -> frozenset[str]:
         """The verbs of its rows in the inbox."""
-        return frozenset(word.verb for word in self.words)
+        return frozenset(row.verb for row in self.pending)
 
 
-def inspect(connection: Connection, request_id: UUID, said: list[AuditRecord]) -> Inspection:
+def inspect(connection: Connection, request_id: UUID, audit_lines: list[AuditRecord]) -> Inspection:
     """
-    Read all about a request. `said` are its audit lines. Raises RequestNotFound, DatabaseUnavailable.
+    Read a request and its records, which include the given audit lines. Raises RequestNotFound, DatabaseUnavailable.
     """
     with connections.faults():
         request, position = stored_requests.read_request(connection, request_id, None)
@@ -153,17 +153,20 @@ def inspect(connection: Connection, request_id: UUID, said: list[AuditRecord]) -
         return Inspection(
             request,
             position,
-            CameFrom(*_all(connection, "read_origin", id=request_id)[0]),
+            Origin(*_all(connection, "read_origin", id=request_id)[0]),
             stored_requests.read_resource(connection, request.resource_id, None),
-            [StateThen(*row) for row in _all(connection, "read_states", id=request_id)],
-            [Word(*row) for row in _all(connection, "read_words", id=request_id)],
+            [PastState(*row) for row in _all(connection, "read_states", id=request_id)],
+            [PendingRow(*row) for row in _all(connection, "read_pending", id=request_id)],
             EffectState(*effect[0]) if effect else None,
             _all(connection, "is_holding", id=request_id) == [(True,)],
             gateway_attempts.read_attempts(connection, request_id),
             stored_requests.list_request_entries(connection, request_id, SHOWN_MAX, None).rows[::-1],
-            [Telling(*row) for row in _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)],
+            [
+                Notification(*row)
+                for row in _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)
+            ],
             [RequestRecord(*row) for row in _all(connection, "list_refunds", id=request_id, limit=SHOWN_MAX)],
-            said,
+            audit_lines,
         )
 
 

@@ -7,7 +7,7 @@ SELECT version, at, status, stage, code, reason, reference, refunded, actor, det
  WHERE request_id = %(id)s
  ORDER BY version;
 
--- read_words --
+-- read_pending --
 SELECT verb, created_at, payload ->> 'actor'
   FROM inbox
  WHERE request_id = %(id)s

@@ -60,8 +60,8 @@ class Gauges:
     failed: int
     paid_after_refund: int
     deliveries_pending: int
-    #: For each gateway, whether its circuit breaker is open.
-    breakers: dict[str, bool]
+    #: For each gateway, the time until which its open circuit breaker pauses calls. None: the breaker is closed.
+    breakers: dict[str, datetime | None]
 
 
 def read_request(
@@ -203,4 +203,8 @@ def list_resource_entries(
 def read_gauges(connection: Connection) -> Gauges:
     """Read the gauges, each from a partial index."""
     [row] = connection.execute(SQL["read_gauges"], {"most": GAUGE_MAX}).fetchall()
-    return Gauges(*row)
+    failed, paid_after_refund, deliveries_pending, open_until = row
+    breakers = {
+        name: None if text is None else datetime.fromisoformat(text) for name, text in open_until.items()
+    }
+    return Gauges(failed, paid_after_refund, deliveries_pending, breakers)

@@ -138,4 +138,4 @@ SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = '
        (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL
                               UNION ALL SELECT FROM fanouts, unnest(request_ids)
                               LIMIT %(most)s) AS pending),
-       (SELECT coalesce(jsonb_object_agg(name, open_until IS NOT NULL), '{}') FROM gateways);
+       (SELECT coalesce(jsonb_object_agg(name, open_until), '{}') FROM gateways);

@@ -188,7 +188,7 @@ def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -
         expect(page.get_by_role("status")).to_have_text(f"Partition {home} decides requests again.")
         assert stack.client.post("/v1/redemptions", {"resource": name, "account": "eve"}, 200, wait=20)
         page.reload()
-        expect(page.get_by_text("Nothing is waiting")).to_be_visible()
+        expect(page.get_by_text("No requests waiting")).to_be_visible()
 
 
 def test_lists_filters_and_search_work_without_javascript(stack: BrowserStack) -> None:

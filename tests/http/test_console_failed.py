@@ -298,7 +298,7 @@ def test_an_action_ends_with_the_key_of_its_operator(bank: Teller, monkeypatch: 
     assert not bulk_runner.do_part(bank.services, action_id(where))
 
     page = Visitor.signed_in(bank, bank.admin).get(where).text
-    assert "2 of 4, stopped by the end of the key that began it" in page
+    assert "2 of 4, stopped by Teller, because its key is no longer valid" in page
     assert len(audited(bank, "replay")) == 2
 
 

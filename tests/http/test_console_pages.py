@@ -90,6 +90,27 @@ def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor
     assert page.count('<li><a id="p') == teller.settings.partitions
 
 
+def test_a_gateway_that_does_not_answer_needs_attention(
+    teller: Teller, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The overview shows the time until which its calls are paused. After that time one call at a time is made.
+    """
+    monkeypatch.setattr("api.console.rates.FRESH_SECONDS", 0)
+    shown = []
+    for until in ("2999-01-01T19:03:27Z", "2020-01-01T19:03:27Z", None):
+        with connections.connect(teller.settings.database_url, application_name="test") as connection:
+            connection.execute(
+                "INSERT INTO gateways (name, open_until) VALUES ('sandbox', %(until)s) "
+                "ON CONFLICT (name) DO UPDATE SET open_until = %(until)s",
+                {"until": until},
+            )
+        found = re.search(r"The gateway sandbox does not answer: ([^.]*)", words(visitor.get("/admin").text))
+        shown.append(found and found[1])
+
+    assert shown == ["calls are paused until 19:03:27 UTC", "one call at a time tries it again", None]
+
+
 def test_a_partition_without_a_worker_is_stuck(teller: Teller, visitor: Visitor) -> None:
     """
     Without a running owner a partition with a backlog is stuck at once. With one, the age of the backlog decides.

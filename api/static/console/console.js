@@ -1,7 +1,7 @@
-// What htmx does not do by itself. Everything works without this file.
+// Additions to htmx. Every page works without this file.
 "use strict";
 
-// Ids can be copied, where the browser lets us.
+// Buttons that copy an id, if the browser allows it.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
@@ -18,7 +18,7 @@ function showCopyButtons(root) {
 showCopyButtons(document);
 document.addEventListener("htmx:load", (event) => showCopyButtons(event.detail.elt));
 
-// "/" goes to the search.
+// The key "/" moves the focus to the search.
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select, [contenteditable]");
   if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -29,7 +29,7 @@ document.addEventListener("keydown", (event) => {
   search.select();
 });
 
-// Live parts ask for nothing while nobody looks, and say so when they cannot be kept up to date.
+// Live parts send no request while the page is hidden. They show a notice when an update fails.
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.detail.elt.matches("[data-live]")) event.preventDefault();
 });
@@ -40,7 +40,7 @@ for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) {
   });
 }
 
-// A filter acts as soon as it is chosen.
+// A filter applies when its choice changes.
 document.addEventListener("change", (event) => {
   const form = event.target.closest("form.filters");
   if (form && event.target.matches("select")) form.requestSubmit();
