@@ -144,8 +144,8 @@ class QueueSituation:
         if one.paused_since is not None:
             yield Reason(
                 "wait",
-                f"Partition {one.id} is paused since {one.paused_since:%Y-%m-%d %H:%M} UTC, by {one.paused_by}. "
-                "It accepts requests, but decides none.",
+                f"Partition {one.id} has been paused since {one.paused_since:%Y-%m-%d %H:%M} UTC, "
+                f"by {one.paused_by}. It accepts requests, but decides none.",
                 "#do",
                 "Resume",
             )

@@ -297,7 +297,7 @@ def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor
     assert "2 rows are ahead of this resource in the queue." in said("bank")
     assert "Waiting now: requests for 1 other resource." in said("bank")
     visitor.send(f"/admin/partitions/{home}/pause", {"reason": "x"})
-    assert f"Partition {home} is paused since" in said("bank")
+    assert f"Partition {home} has been paused since" in said("bank")
 
 
 def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visitor) -> None:
