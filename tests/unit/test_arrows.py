@@ -24,9 +24,11 @@ STRAYS: Final = (
     "processor/batch/strays.py",
     "workers/courier/strays.py",
 )
-#: A module that imports another one above it, or beside it.
+#: A module that imports another one above it or beside it, or a pure one that imports the database.
 ARROWS: Final = (
     ("processor.domain.ledger", "processor.intake.intake"),
+    ("processor.domain.partitioning", "psycopg"),
+    ("processor.batch.snapshot", "processor.storage.connections"),
     ("processor.storage.statements", "processor.domain.ledger"),
     ("processor.clients.keys", "processor.intake.intake"),
     ("processor.intake.intake", "processor.operations.approvals"),
