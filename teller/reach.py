@@ -75,7 +75,7 @@ def operator() -> Caller:
     return Caller(KEY_ID, CLIENT, f"{name}@{socket.gethostname()}", "admin")
 
 
-def ring(settings: Settings, partitions: Iterable[int]) -> None:
+def notify(settings: Settings, partitions: Iterable[int]) -> None:
     """
     Notify the workers of these partitions, where a Redis runs. Without Redis the sweep finds the work.
     """

@@ -19,7 +19,7 @@ from processor.errors import DatabaseUnavailable, TellerError
 from processor.storage import connections
 from teller.printing import clean
 
-#: Exit statuses, as in the contract; 0 is ok.
+#: Exit statuses, as docs/operating.md lists them; 0 is ok.
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
 WAITED_TOO_LONG: Final = 3

@@ -113,7 +113,7 @@ class Worksheet:
             self._apply(row.request, cancellations.decide(state, cancel.by, cancel.reason), cancel.actor)
 
     def fail(self, row: Row, trace: str) -> None:
-        """Mark the request as failed, until an admin replays or refunds it. A final status stays."""
+        """Mark the request as failed, until an operator replays it or an admin refunds it. A final status stays."""
         state = self.snapshot.states.get(row.request.id)
         if state is None or not state.is_final:
             self._apply(row.request, Fail("processor_error", trace), row.actor)

@@ -44,7 +44,7 @@ RejectionCode = Literal[
 RESOURCE_KINDS: Final[tuple[ResourceKind, ...]] = ResourceKind.__args__  # type: ignore[attr-defined]  # a Literal's words
 STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # likewise
 
-#: The statuses that no replay ends. Only a refund follows: of a `completed` request.
+#: The statuses that no replay changes. A refund changes `completed`, and nothing changes the others.
 FINAL_STATUSES: Final = frozenset({"completed", "rejected", "refunded", "cancelled"})
 
 #: The actor of a decision that no command asked for.
@@ -231,7 +231,7 @@ class RetryEffect:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """No answer of the gateway was definite: the request is `failed` until an admin acts. The hold stays."""
+    """No answer of the gateway was definite: the request is `failed` until an operator acts. The hold stays."""
 
     code: str
     reason: str | None
@@ -288,7 +288,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Deciding it raised an exception. An admin replays it; only admins see `trace`."""
+    """Deciding it raised an exception. An operator replays it. Clients never see `trace`."""
 
     code: str
     trace: str

@@ -400,7 +400,7 @@ SELECT d.request_id::text,
         OR d.refunded < before.refunded);
 
 -- decision_code_wrong --
--- The codes of the contract, each with its status.
+-- Each status has its own codes, as `error.code` of the API shows them.
 SELECT request_id::text, 'version ' || version || ' is ' || status || ' for ' || coalesce(code, 'no reason')
   FROM decisions
  WHERE CASE status WHEN 'completed' THEN code IS NULL

@@ -20,7 +20,7 @@ from processor.storage import connections, migrations
 from teller.arguments import identifier, reason
 from teller.commands import requests
 from teller.printing import Command, Group, show, table
-from teller.reach import operator, reached, ring
+from teller.reach import notify, operator, reached
 
 if TYPE_CHECKING:
     from processor.intake.intake import Receipt, Submission
@@ -109,7 +109,7 @@ def replay(
             )
         else:
             done = failed_requests.replay_each(connection, ids, operator().actor, why)
-        ring(settings, done.partitions)
+        notify(settings, done.partitions)
     wanted = done.matched if every else len(set(ids))
     if not every and done.matched == 0:
         raise NotFailed("none of them is failed, so none was replayed; see teller failed list")
@@ -150,7 +150,7 @@ def _accept(asked: Submission, connection: Connection, settings: Settings) -> Re
         lambda: connections.connect(settings.database_url, application_name="teller command"),
         partitions,
         settings.backlog_limit,
-        lambda accepted: ring(settings, accepted),
+        lambda accepted: notify(settings, accepted),
     )
     intake.start()
     try:

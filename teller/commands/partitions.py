@@ -12,7 +12,7 @@ import click
 from processor.cluster import ownership
 from processor.operations import pauses
 from teller.printing import Command, Group, show, table
-from teller.reach import operator, reached, ring
+from teller.reach import notify, operator, reached
 
 if TYPE_CHECKING:
     from processor.records.documents import Document
@@ -73,7 +73,7 @@ def resume(partition: int) -> None:
     """
     with reached() as (connection, settings):
         changed = pauses.resume(connection, partition, operator())
-        ring(settings, [partition])
+        notify(settings, [partition])
         document = _read(connection, partition)
     show(document, lambda: f"partition {partition} {'decides again' if changed else 'was not paused'}")
 

@@ -16,7 +16,7 @@ from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
 from teller.arguments import identifier, reason
 from teller.printing import Cell, Command, Group, clean, fields, show, table
-from teller.reach import operator, reached, ring
+from teller.reach import notify, operator, reached
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -85,7 +85,7 @@ def cancel(request: UUID, why: str | None) -> None:
     with reached() as (connection, settings):
         _, command = cancellations.cancel(connection, request, operator(), why)
         document = read(connection, request)
-        ring(settings, [command.partition])
+        notify(settings, [command.partition])
     show(document, lambda: f"the command to cancel {request} is recorded; see teller requests show {request}")
 
 

@@ -1,5 +1,5 @@
 """
-Taking: the reasons to refuse that all kinds of requests share that take from a resource.
+Taking: the decision that redemptions, withdrawals and all other kinds that take from a resource share.
 """
 
 from datetime import datetime

@@ -2,7 +2,7 @@
 Waiting: a large request waits for a code, then for an approval, before it takes anything.
 
 It waits for the account's code above the resource's `confirm_above`. Above `approve_above` it waits for the approval
-of another person.
+of another client.
 """
 
 from typing import Final

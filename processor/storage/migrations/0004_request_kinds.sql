@@ -1,7 +1,8 @@
 -- Version 4.
 --   1. The table `request_kinds` has the facts about each kind of request that constraints and `verify` need.
 --   2. A trigger of `requests` reads it, in place of two CHECKs with lists of kinds.
--- Processes of version 3 run correctly during and after this migration.
+-- Statements of version 3 work during and after this migration. But its processes refuse a newer schema: `readyz` says
+-- so, they do not start again, and an API whose intake loses its connection answers 503.
 
 CREATE TABLE request_kinds (
     kind             text    PRIMARY KEY,
