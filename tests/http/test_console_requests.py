@@ -86,30 +86,30 @@ def test_only_possible_actions_are_offered(bank: Teller) -> None:
     State, role and client decide. Any other action is refused or has no effect.
     """
     operator, admin = Visitor.signed_in(bank, bank.operator), Visitor.signed_in(bank, bank.admin)
-    parked = bank.fail_withdrawal("bank", 10)
+    failed = bank.fail_withdrawal("bank", 10)
     awaiting = bank.withdraw("vault", 10)
     settling = bank.withdraw("bank", 10)
     done = bank.withdraw("vault", 5)
     queued = bank.client.post("/v1/withdrawals", {"resource": "vault", "account": "u", "amount": 1}).json[
         "id"
     ]
-    assert {name: offered(operator, name) for name in (parked, awaiting, settling, done, queued)} == {
-        parked: ["replay"],
+    assert {name: offered(operator, name) for name in (failed, awaiting, settling, done, queued)} == {
+        failed: ["replay"],
         awaiting: ["cancel", "approve", "deny"],
         settling: [],
         done: [],
         queued: ["cancel"],
     }
-    assert {name: offered(admin, name) for name in (parked, settling, done)} == {
-        parked: ["replay", "refund"],
+    assert {name: offered(admin, name) for name in (failed, settling, done)} == {
+        failed: ["replay", "refund"],
         settling: [],
         done: ["refund"],
     }
-    assert operator.send(f"/admin/requests/{parked}/refund", {"reason": "x", "key": "0" * 36}).status == 403
+    assert operator.send(f"/admin/requests/{failed}/refund", {"reason": "x", "key": "0" * 36}).status == 403
     assert operator.send(f"/admin/requests/{done}/replay", {"reason": "x"}).status == 409
     assert operator.send(f"/admin/requests/{done}/cancel", {"reason": "x"}).status == 409
     for nothing in ({}, {"reason": "  "}):
-        assert operator.send(f"/admin/requests/{parked}/replay", nothing).status == 422
+        assert operator.send(f"/admin/requests/{failed}/replay", nothing).status == 422
     # The second of two clicks comes after the request left the state `failed`.
     again = operator.send(f"/admin/requests/{settling}/replay", {"reason": "x"})
     assert (again.status, again.location) == (303, f"/admin/requests/{settling}")
