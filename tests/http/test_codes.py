@@ -197,7 +197,7 @@ def test_five_of_fifty_simultaneous_guesses_are_compared(
     with ThreadPoolExecutor(50) as crowd:
         answers = list(crowd.map(lambda _: verify(teller.client, wrong(code)), range(50)))
 
-    assert len(compared) == 5
+    assert compared.count(wrong(code).encode()) == 5  # keys are compared, too, when their cache expires
     remaining = [answer.json["attempts_remaining"] for answer in answers if answer.status_code == 422]
     assert sorted(left for left in remaining if left) == [1, 2, 3, 4]
     assert len(remaining) <= 20  # counted guesses; on a busy machine some return 503
