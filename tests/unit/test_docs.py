@@ -12,6 +12,7 @@ import click
 import pytest
 
 from api import openapi_document
+from processor.storage.migrations import SCHEMA_VERSION, files
 from teller.root import teller
 from tests.faults import kinds as faults
 from tests.faults import machine
@@ -117,6 +118,20 @@ def test_each_decision_has_a_number_of_its_own() -> None:
     assert len(set(numbers)) == len(numbers)
     for path, number in zip(files, numbers, strict=True):
         assert re.match(rf"# {number} \w", path.read_text()), path.name
+
+
+def test_the_page_on_upgrading_shows_every_migration() -> None:
+    """
+    docs/upgrading.md shows the lines that `teller migrate` prints for a database of the oldest version.
+    """
+    text = (ROOT / "docs" / "upgrading.md").read_text()
+    [shown] = re.findall(r"^```\n\$ teller migrate\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    oldest = files.read()[0].version - 1
+
+    assert shown.splitlines() == [
+        *(f"applied {migration.name}" for migration in files.read()),
+        f"migrated the schema from version {oldest} to {SCHEMA_VERSION}",
+    ]
 
 
 def test_every_fault_is_documented() -> None:

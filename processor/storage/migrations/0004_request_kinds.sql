@@ -4,6 +4,9 @@
 -- Statements of version 3 work during and after this migration. But its processes refuse a newer schema: `readyz` says
 -- so, they do not start again, and an API whose intake loses its connection answers 503.
 
+-- First, because it takes the strongest lock on `requests`: a stronger lock after a weaker one may deadlock.
+ALTER TABLE requests DROP CONSTRAINT requests_kind_check, DROP CONSTRAINT requests_who_and_how_much;
+
 CREATE TABLE request_kinds (
     kind             text    PRIMARY KEY,
     takes            boolean NOT NULL DEFAULT false,
@@ -61,5 +64,3 @@ BEGIN
 END $$;
 CREATE TRIGGER of_a_kind AFTER INSERT ON requests REFERENCING NEW TABLE AS made FOR EACH STATEMENT
     EXECUTE FUNCTION refuse_wrong_kind();
-
-ALTER TABLE requests DROP CONSTRAINT requests_kind_check, DROP CONSTRAINT requests_who_and_how_much;
