@@ -122,15 +122,16 @@ def test_a_revoked_key_ends_its_sessions_and_its_reason_is_in_the_audit(
     key_id = key_id_of(teller, teller.operator.id)
     assert "Console sessions that end at once: 1." in admin.get(f"/admin/keys/{key_id}").text
 
-    revoked = admin.send(f"/admin/keys/{key_id}/revoke", {"reason": "he left"})
+    revoked = admin.send(f"/admin/keys/{key_id}/revoke", {"reason": "left the company"})
 
     assert (revoked.status, revoked.location) == (303, f"/admin/keys/{key_id}")
     assert operator.get("/admin").status == 303
-    assert audit_of(teller)[0] == ("key_revoked", "he left", {"key": key_id})
-    assert "was already revoked" in _told(admin, key_id)
+    assert audit_of(teller)[0] == ("key_revoked", "left the company", {"key": key_id})
+    assert "was already revoked" in revoke_again(admin, key_id)
 
 
-def _told(admin: Visitor, key_id: str) -> str:
+def revoke_again(admin: Visitor, key_id: str) -> str:
+    """Revoke a key that is already revoked. Returns the page after it."""
     again = admin.send(f"/admin/keys/{key_id}/revoke", {"reason": "again"})
     assert again.location is not None
     return admin.get(again.location).text

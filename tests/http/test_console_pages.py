@@ -123,13 +123,18 @@ def test_a_partition_without_a_worker_is_stuck(teller: Teller, visitor: Visitor)
 
     assert f'id="p{home}" class="stuck"' in stuck
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        [lane] = [one for one in overview_queries.read_pulse(connection).partitions if one.id == home]
-    assert (lane.owner, lane.owner_alive, lane.backlog, lane.undecided) == ("host:4711", True, 1, 1)
-    assert state_of(lane) == "working"
-    assert state_of(lane._replace(oldest_seconds=5.0)) == "behind"
-    assert state_of(lane._replace(oldest_seconds=11.0)) == "stuck"
-    assert state_of(lane._replace(paused=True)) == "paused"
-    assert state_of(lane._replace(backlog=0, oldest_seconds=None)) == "idle"
+        [partition] = [one for one in overview_queries.read_pulse(connection).partitions if one.id == home]
+    assert (partition.owner, partition.owner_alive, partition.backlog, partition.undecided) == (
+        "host:4711",
+        True,
+        1,
+        1,
+    )
+    assert state_of(partition) == "working"
+    assert state_of(partition._replace(oldest_seconds=5.0)) == "behind"
+    assert state_of(partition._replace(oldest_seconds=11.0)) == "stuck"
+    assert state_of(partition._replace(paused=True)) == "paused"
+    assert state_of(partition._replace(backlog=0, oldest_seconds=None)) == "idle"
 
 
 def test_accepted_and_decided_add_up(teller: Teller) -> None:
@@ -145,12 +150,12 @@ def test_accepted_and_decided_add_up(teller: Teller) -> None:
     teller.client.post(f"/v1/requests/{asked}/cancel")
 
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        lanes = overview_queries.read_pulse(connection).partitions
+        partitions = overview_queries.read_pulse(connection).partitions
         [(accepted,)] = connection.execute("SELECT count(*) FROM requests").fetchall()
 
-    assert sum(lane.undecided for lane in lanes) == 4
-    assert sum(lane.backlog for lane in lanes) == 5
-    assert sum(lane.decided + lane.undecided for lane in lanes) == accepted == 6
+    assert sum(partition.undecided for partition in partitions) == 4
+    assert sum(partition.backlog for partition in partitions) == 5
+    assert sum(partition.decided + partition.undecided for partition in partitions) == accepted == 6
 
 
 # ---------------------------------------------------------------- one partition
@@ -268,36 +273,36 @@ def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor
     teller.drain()
     home = home_of("bank")
 
-    def said(resource: str) -> str:
+    def text_of(resource: str) -> str:
         return words(visitor.get(f"/admin/resources/{resource}").text)
 
-    assert "No worker is running, so no request is decided." in said("bank")
+    assert "No worker is running, so no request is decided." in text_of("bank")
     worker(teller, home, is_alive=False)
-    assert "No worker is running" in said("bank")
+    assert "No worker is running" in text_of("bank")
     worker(teller, home)
-    assert "Nothing is waiting, and nothing blocks new requests." in said("bank")
+    assert "Nothing is waiting, and nothing blocks new requests." in text_of("bank")
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         silent = new_id()
         ownership.join(connection, silent, "old", 12)
         connection.execute("UPDATE workers SET alive_until = now() - interval '1 s' WHERE id = %s", (silent,))
         connection.execute("UPDATE ownership SET worker_id = %s WHERE partition = %s", (silent, home))
-    assert "The worker old:12 does not respond" in said("bank")
-    assert "The resource is closed. Requests are rejected" in said("gone")
-    assert "UTC, requests are rejected with not_started" in said("morrow")
+    assert "The worker old:12 does not respond" in text_of("bank")
+    assert "The resource is closed. Requests are rejected" in text_of("gone")
+    assert "UTC, requests are rejected with not_started" in text_of("morrow")
 
     teller.fail_withdrawal("bank")
-    assert "One request has failed, to be replayed or refunded." in said("bank")
+    assert "One request has failed, to be replayed or refunded." in text_of("bank")
     assert 'href="/admin/failed?resource=bank"' in visitor.get("/admin/resources/bank").text
     teller.withdraw("bank")
-    assert "One request is held until the gateway sandbox answers." in said("bank")
+    assert "One request is held until the gateway sandbox answers." in text_of("bank")
 
     neighbour = next(name for name in (f"n{n}" for n in range(5_000)) if home_of(name) == home)
     for name in (neighbour, neighbour, "bank"):
         teller.client.post("/v1/redemptions", {"resource": name, "account": "u"})
-    assert "2 rows are ahead of this resource in the queue." in said("bank")
-    assert "Waiting now: requests for 1 other resource." in said("bank")
+    assert "2 rows are ahead of this resource in the queue." in text_of("bank")
+    assert "Waiting now: requests for 1 other resource." in text_of("bank")
     visitor.send(f"/admin/partitions/{home}/pause", {"reason": "x"})
-    assert f"Partition {home} has been paused since" in said("bank")
+    assert f"Partition {home} has been paused since" in text_of("bank")
 
 
 def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visitor) -> None:
@@ -311,10 +316,8 @@ def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visito
     page = visitor.get("/admin/resources/bank").text
 
     assert re.findall(r'data-label="Available" class="r">([\d,]+)<', page) == ["65", "70", "90", "100"]
-    assert (
-        'aria-label="Balance of bank: available after each of the last 4 entries: from 100 to 65, between 65 and 100"'
-        in page
-    )
+    chart = "available after each of the last 4 entries: from 100 to 65, between 65 and 100"
+    assert f'aria-label="Balance of bank: {chart}"' in page
     assert "Available 65 EUR" in words(page)
     assert visitor.get("/admin/resources/nothing").status == 404
 

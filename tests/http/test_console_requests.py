@@ -40,8 +40,8 @@ def offered(visitor: Visitor, request: str) -> list[str]:
     return [action for action in ACTIONS if f"/admin/requests/{request}/{action}" in page.text]
 
 
-def way(visitor: Visitor, request: str) -> list[str]:
-    """The titles of its timeline."""
+def timeline(visitor: Visitor, request: str) -> list[str]:
+    """Return the titles of the timeline."""
     page = visitor.get(f"/admin/requests/{request}").text
     [line] = re.findall(r'<ol class="timeline">(.*?)</ol>', page, re.DOTALL)
     return re.findall(r"<strong>(.*?)</strong>", line)
@@ -59,12 +59,12 @@ def test_the_timeline_of_a_request_is_in_order(bank: Teller) -> None:
     assert "hx-trigger" not in page
 
     visitor.send(f"/admin/requests/{asked}/replay", {"reason": "the bank is back"})
-    assert way(visitor, asked)[-1] == "Waiting in the queue again"
+    assert timeline(visitor, asked)[-1] == "Waiting in the queue again"
     assert 'hx-trigger="every 2s"' in visitor.get(f"/admin/requests/{asked}").text
     bank.drain()
     bank.call_gateway(YES)
 
-    assert way(visitor, asked) == [
+    assert timeline(visitor, asked) == [
         "Accepted",
         "Held, waiting for the gateway",
         "Gateway call 1: no conclusive answer",
@@ -184,7 +184,7 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
     assert offered(admin, own) == ["cancel"]
     assert "operator of another client must approve" in admin.get(f"/admin/requests/{own}").text
 
-    back = {"reason": "he called us", "back": "/admin/approvals"}
+    back = {"reason": "confirmed by telephone", "back": "/admin/approvals"}
     assert admin.send(f"/admin/requests/{first}/approve", back).location == "/admin/approvals"
     admin.send(f"/admin/requests/{second}/deny", {"reason": "too much"})
     refused = admin.send(f"/admin/requests/{own}/approve", {"reason": "mine"})
@@ -193,7 +193,7 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
     assert "operator of another client must approve" in admin.get(str(refused.location)).text
     assert [bank.status(one) for one in (first, second, own)] == ["completed", "denied", "processing"]
     assert [line[1] for line in audited(bank, "approve") + audited(bank, "deny")] == [
-        "he called us",
+        "confirmed by telephone",
         "too much",
     ]
     late = admin.send(f"/admin/requests/{first}/deny", {"reason": "too late"})
@@ -264,5 +264,5 @@ def test_deliveries_of_a_request_are_shown_and_can_be_resent(bank: Teller) -> No
     answer = admin.send(f"/admin/deliveries/{number}/resend", form)
 
     assert (answer.status, answer.location) == (303, address)
-    assert ">Resend</button>" not in admin.get(address).text  # it is on its way
-    assert "Delivery resent" in way(admin, asked)
+    assert ">Resend</button>" not in admin.get(address).text  # it is due now
+    assert "Delivery resent" in timeline(admin, asked)
