@@ -14,6 +14,7 @@ from redis import Redis
 
 from api.web import deadline, routing
 from api.web.auth import Authenticator
+from api.web.large_bodies import Turns
 from api.web.long_poll import Waiters
 from api.web.request_metrics import RequestMetrics
 from processor.errors import DatabaseUnavailable, SchemaError
@@ -53,6 +54,7 @@ class Services:
     pool: Pool
     intake: Intake
     keys: Authenticator
+    large_bodies: Turns
     waiters: Waiters
     doorbell: Doorbell
     announcements: Announcements
@@ -90,6 +92,7 @@ class Services:
             pool=pool,
             intake=intake,
             keys=Authenticator(lambda: _lend(pool), settings.rate_limit, settings.sign_in_limit),
+            large_bodies=Turns(),
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 import structlog
 from flask import Response, request
@@ -28,7 +28,7 @@ from api.console import (
 )
 from api.console.layout import Layout
 from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
-from api.web import forms, problems, static_files
+from api.web import forms, parsing, problems, static_files
 from api.web.fields import NoQuery
 from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Forbidden, Invalid, NotFound
 from api.web.routing import CLIENT, PROBLEM, ROUTE, RawResponse
@@ -142,7 +142,8 @@ class _Handler:
                 for name, found in visit.form.items()
                 if name != security.CSRF_FIELD and "".join(found).strip()
             }
-        visit.query = read_fields(self._route.query, parse_qs(visit.environ.get("QUERY_STRING", "")))
+        values = parsing.split_query(visit.environ.get("QUERY_STRING", ""), keep_blank=False)
+        visit.query = read_fields(self._route.query, values)
 
     def _answer(self, visit: Visit, names: dict[str, str]) -> Response:
         secret = self._services.settings.secret

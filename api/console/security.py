@@ -13,6 +13,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from api.console.pages import ROOT, Notice
@@ -112,11 +113,8 @@ def _cookie(environ: Mapping[str, Any], name: str) -> str | None:
     http.cookies ignores every cookie after one that it cannot parse. Cookies are shared by all ports of a host, so
     a cookie of another server could then prevent every sign-in.
     """
-    for pair in environ.get("HTTP_COOKIE", "").split(";"):
-        found, _, value = pair.partition("=")
-        if found.strip() == name:
-            return str(value.strip())
-    return None
+    found = re.search(rf"(?:^|;)[ \t]*{name}[ \t]*=([^;]*)", environ.get("HTTP_COOKIE", ""))
+    return found[1].strip() if found else None
 
 
 def _set_cookie(environ: Mapping[str, Any], name: str, value: str, seconds: int) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.web import idempotency, long_poll
 from api.web.fields import ID_PATTERN
+from api.web.large_bodies import TooManyLargeBodies
 from api.web.problems import (
     PROBLEM_JSON,
     PROBLEMS,
@@ -250,7 +251,7 @@ def _problems_of(route: Route) -> dict[int, list[str]]:
     if route.roles:
         codes += [Unauthorized.code, RateLimited.code, Invalid.code, DatabaseUnavailable.code]
         if route.body is not None:
-            codes += [Malformed.code, UnsupportedMediaType.code, BodyTooLarge.code]
+            codes += [Malformed.code, UnsupportedMediaType.code, BodyTooLarge.code, TooManyLargeBodies.code]
         if route.roles != ALL_ROLES:
             codes.append(Forbidden.code)
         codes.append("internal_error")

@@ -91,7 +91,10 @@ def submit_batch(call: Call) -> Answer:
     Each item is accepted or refused on its own. It has its own idempotency key in place of the header. The same item,
     sent alone or in another batch, is the same request.
     """
-    outcomes: list[Submission | TellerError] = [_read(call.caller, item) for item in call.sent["requests"]]
+    with call.turn():
+        outcomes: list[Submission | TellerError] = [
+            _read(call.caller, item) for item in call.sent["requests"]
+        ]
     submissions = [one for one in outcomes if isinstance(one, Submission)]
     receipts = iter(call.services.accept(submissions) if submissions else [])
     results = [

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from api.services import Call
 from api.web import idempotency
 from api.web.fields import Body
+from api.web.large_bodies import TooManyLargeBodies
 from api.web.problems import (
     RETRY_AFTER_SECONDS,
     BodyTooLarge,
@@ -130,6 +131,7 @@ def _refuse_unsigned(call: Call) -> None:
         Invalid,
         Malformed,
         NotFound,
+        TooManyLargeBodies,
         Unauthorized,
         UnsupportedMediaType,
     ),

@@ -4,7 +4,7 @@ Webhooks: the addresses that are notified of a client's requests, and their deli
 
 import threading
 from concurrent.futures import Future
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
@@ -142,7 +142,7 @@ class Registration(Body):
     )
     events: Annotated[
         list[EventType],
-        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+        Field(min_length=1, max_length=len(get_args(EventType)), json_schema_extra={"uniqueItems": True}),
         AfterValidator(_once_each),
     ] = optional("The event types that are sent to it. Left out: all.")
 

@@ -28,7 +28,9 @@ def read_key(header: str | None) -> str:
     """
     if header is None or not (text := header.strip()):
         raise IdempotencyKeyMissing("the header Idempotency-Key is missing")
-    if text.startswith('"'):
+    if len(text) > HEADER_CHARACTERS_MAX:
+        key = ""
+    elif text.startswith('"'):
         quoted = _QUOTED.fullmatch(text)
         key = _ESCAPE.sub(r"\1", quoted[1]) if quoted else ""
     else:

@@ -28,7 +28,11 @@ class Page(Body):
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), BeforeValidator(_number)] = LIMIT_DEFAULT
     cursor: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9_-]{1,512}$", description="The `next_cursor` of the part before.")
+        str,
+        Field(
+            pattern=rf"^[A-Za-z0-9_-]{{1,{pages.CURSOR_CHARACTERS_MAX}}}$",
+            description="The `next_cursor` of the part before.",
+        ),
     ] = optional()
 
 

@@ -15,6 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,8 @@ DEPTH_PARSED_MAX = 256
 DIGITS_SURE_TO_FIT = 308
 #: The mistakes that one answer names.
 ERRORS_MAX = 50
+#: The parameters of one query.
+QUERY_FIELDS_MAX = 100
 #: The characters of a name from the body that an error repeats.
 ECHO_CHARACTERS_MAX = 64
 
@@ -75,9 +78,22 @@ def parse_json(raw: bytes) -> Any:
 def validate(model: type[Model], parsed: Any) -> Model:
     """Check a parsed body. Raises Invalid with a JSON pointer to each mistake."""
     try:
-        return model.model_validate(parsed)
+        return model.model_validate(_with_few_unknown(model, parsed))
     except ValidationError as fault:
         raise Invalid([explain(error) for error in fault.errors(include_url=False)[:ERRORS_MAX]]) from None
+
+
+def _with_few_unknown(model: type[BaseModel], parsed: Any) -> Any:
+    """Return a body with at most as many unknown names as an answer names. Each unknown name costs an error."""
+    declared = model.model_fields
+    if (
+        not isinstance(parsed, dict)
+        or len(parsed) <= len(declared) + ERRORS_MAX
+        or model.model_config.get("extra") != "forbid"
+    ):
+        return parsed
+    named = set(itertools.islice((name for name in parsed if name not in declared), ERRORS_MAX))
+    return {name: value for name, value in parsed.items() if name in declared or name in named}
 
 
 def read_id(text: str, noun: str) -> UUID:
@@ -89,6 +105,16 @@ def read_id(text: str, noun: str) -> UUID:
     if str(found) != text.lower():
         raise NotFound(f"there is no such {noun}")
     return found
+
+
+def split_query(text: str, *, keep_blank: bool = True) -> dict[str, list[str]]:
+    """Return the values of each query parameter. Raises Invalid if there are too many."""
+    if not text:
+        return {}
+    try:
+        return parse_qs(text, keep_blank_values=keep_blank, max_num_fields=QUERY_FIELDS_MAX)
+    except ValueError:
+        raise Invalid.at("", f"has more than {QUERY_FIELDS_MAX} query parameters") from None
 
 
 def parse_query(model: type[Model], values: Mapping[str, list[str]]) -> Model:

@@ -8,16 +8,17 @@ raises a TellerError.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
-from urllib.parse import parse_qs
 
 import pydantic_core
 from flask import Response, request
 
 from api.web import parsing
 from api.web.fields import NoQuery
+from api.web.large_bodies import LARGE_BYTES
 from api.web.problems import BodyTooLarge, Forbidden, UnsupportedMediaType
 from processor.domain.roles import ALL_ROLES
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from api.web.auth import Authenticator
+    from api.web.large_bodies import Turns
     from api.web.long_poll import Waiters
     from processor.clients.keys import Caller
     from processor.errors import TellerError
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 #: The limit of a body.
 BODY_BYTES_MAX: Final = 1024 * 1024
+#: The digits of a header Content-Length.
+LENGTH_DIGITS_MAX: Final = 20
 #: The keys of the WSGI environment that have route, client and problem for the log.
 ROUTE: Final = "teller.route"
 CLIENT: Final = "teller.client"
@@ -53,6 +57,10 @@ class Services(Protocol):
     @property
     def keys(self) -> Authenticator:
         """The keys of callers, with their rate limits."""
+
+    @property
+    def large_bodies(self) -> Turns:
+        """The turns of clients that send large bodies."""
 
     @property
     def waiters(self) -> Waiters:
@@ -87,6 +95,16 @@ class Call(Generic[ServicesT]):
         """Return a header of the request. `name` is spelled as in CGI, such as HTTP_PREFER."""
         value: str | None = self.environ.get(name)
         return value
+
+    def turn(self) -> AbstractContextManager[None]:
+        """
+        Return a context for work that grows with the body. A large body waits for its turn there.
+
+        Entering it raises TooManyLargeBodies.
+        """
+        if len(self.raw) <= LARGE_BYTES:
+            return nullcontext()
+        return self.services.large_bodies.take(self.environ.get(CLIENT, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +166,7 @@ class Route:
                 raise Forbidden(
                     f"this needs the role {' or '.join(sorted(self.roles))}, yours is {call.caller.role}"
                 )
-            query = environ.get("QUERY_STRING", "")
-            values = parse_qs(query, keep_blank_values=True) if query else {}
+            values = parsing.split_query(environ.get("QUERY_STRING", ""))
             call.query = parsing.parse_query(self.query, values)
         if self.body is not None:
             self._read_body(call, self.body)
@@ -161,10 +178,12 @@ class Route:
             self.authenticate(call)
         if self.body_optional and not raw:
             call.sent = {}
-        else:
-            _refuse_other_types(call.header("CONTENT_TYPE"))
+            call.body = parsing.validate(model, call.sent)
+            return
+        _refuse_other_types(call.header("CONTENT_TYPE"))
+        with call.turn():
             call.sent = parsing.parse_json(raw)
-        call.body = parsing.validate(model, call.sent)
+            call.body = parsing.validate(model, call.sent)
 
 
 def _read(environ: Mapping[str, Any]) -> bytes:
@@ -174,7 +193,7 @@ def _read(environ: Mapping[str, Any]) -> bytes:
     Raises BodyTooLarge.
     """
     announced = environ.get("CONTENT_LENGTH") or "0"
-    if announced.isdecimal() and int(announced) <= BODY_BYTES_MAX:
+    if announced.isdecimal() and len(announced) <= LENGTH_DIGITS_MAX and int(announced) <= BODY_BYTES_MAX:
         raw: bytes = environ["wsgi.input"].read(BODY_BYTES_MAX + 1)
         if len(raw) <= BODY_BYTES_MAX:
             return raw

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from processor.reading import requests as stored_requests
 from processor.records import documents
 from processor.records.documents import RequestRecord, ResourceRecord
-from processor.records.pages import Page, page, read_cursor
+from processor.records.pages import Page, identifier, page, read_cursor
 from processor.storage import connections, statements
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def list_resources(
     connection: Connection, kind: str | None, limit: int, cursor: str | None
 ) -> Page[ResourceRecord]:
     """List resources of a kind (None: of all), newest first. Raises CursorInvalid."""
-    before_at, before_id = read_cursor(cursor, datetime.fromisoformat, str)
+    before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
     parameters = {"kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
     filters = [SQL["filter_kind"]] if kind is not None else []
     filters += [SQL["filter_before"]] if cursor is not None else []

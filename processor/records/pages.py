@@ -11,6 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from processor.errors import TellerError
 
+#: The longest cursor. JSON of this size does not nest too deeply for the parser.
+CURSOR_CHARACTERS_MAX = 512
+
 _ID = re.compile(r"[A-Za-z0-9._:~@-]{1,128}", re.ASCII)
 _BIGINT_MAX = 2**63 - 1
 
@@ -63,7 +66,17 @@ def read_cursor(cursor: str | None, *types: Callable[[str], Any]) -> list[Any]:
     if cursor is None:
         return [None] * len(types)
     try:
-        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        parts = _parts_of(cursor)
         return [read(part) for read, part in zip(types, parts, strict=True)]
-    except (ValueError, TypeError, AttributeError) as fault:
+    except (ValueError, TypeError) as fault:
         raise CursorInvalid("is no cursor of this list") from fault
+
+
+def _parts_of(cursor: str) -> list[str]:
+    """Return the texts of a cursor. Raises ValueError, TypeError."""
+    if len(cursor) > CURSOR_CHARACTERS_MAX:
+        raise ValueError("too long")
+    parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise TypeError("not a list of texts")
+    return parts
