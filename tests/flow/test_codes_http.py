@@ -1,6 +1,6 @@
 """
-One-time codes, seen from outside: scenarios 9, 10 and 11 and the waiting withdrawals of 28 through HTTP, with real
-APIs, a worker and a courier, whose mails are files.
+One-time codes over HTTP: scenarios 9, 10 and 11, and the waiting withdrawals of scenario 28. APIs, a worker and a
+courier run as processes, and mails are files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from tests.servers import Clones
 
-#: Long enough that whoever asks at the same instant is within it, short enough to wait for, in seconds.
+#: The cooldown of a destination, in seconds: longer than simultaneous calls, and short enough to wait for.
 COOLDOWN_SECONDS = 1.5
 
 #: Asks for codes: `host port key`; each line that it is sent names a destination, and the instant (CLOCK_MONOTONIC).
@@ -89,7 +89,9 @@ def check_secrecy(stack: Payments) -> None:
 
 
 def says_code(text: str, code: str) -> bool:
-    """As a word of its own: times and ids have six digits in a row by chance."""
+    """
+    Say whether a text has the code as a word of its own. Times and ids have six digits in a row by chance.
+    """
     return re.search(rf"(?<![\w.-]){code}(?![\w-])", text) is not None
 
 
@@ -102,14 +104,18 @@ def mails(stack: Payments, destination: str | None = None) -> list[Any]:
 
 
 def digits(mail: Any) -> str:
-    """What the person reads in it."""
+    """
+    Return the code in a mail.
+    """
     found = re.search(r"^Your code: (\d{6})$", mail.get_content(), re.MULTILINE)
     assert found, mail
     return found[1]
 
 
 def arrived(stack: Payments, destination: str, count: int = 1) -> str:
-    """The digits of the newest of so many mails, once they are there."""
+    """
+    Wait for `count` mails. Returns the code of the newest one.
+    """
     eventually(lambda: len(mails(stack, destination)) >= count)
     return digits(mails(stack, destination)[-1])
 
@@ -209,8 +215,8 @@ def said(asker: subprocess.Popen[str]) -> str:
 
 def test_a_code_survives_the_death_of_everything(stack: Payments) -> None:
     """
-    Scenario 10: asked for while no courier lives; API and worker killed with -9, all started again; the code comes,
-    all of it is killed and started once more, and the code is right, once.
+    Scenario 10: a code is requested while no courier runs. Everything is killed with -9 and started again, twice.
+    The code arrives, and is accepted once.
     """
     stack.courier.kill()
     stack.client.post("/v1/codes", {"destination": "phoenix@example.com"}, 202)
@@ -273,7 +279,7 @@ def test_a_large_withdrawal_is_confirmed_by_mail_and_approved_by_somebody_else(s
 
 def test_unconfirmed_in_time_it_is_cancelled_by_itself(stack: Payments) -> None:
     """
-    Nobody does anything: the sweep sees that the code's lifetime is over. Nothing was taken, the account is told.
+    The sweep cancels the withdrawal when its code expires. Nothing was taken, and the account is notified.
     """
     resource, address = vault(stack), somebody(stack, "late")
     request = withdraw(stack, resource, "late", 300)
@@ -333,5 +339,7 @@ def test_a_telephone_number_is_reached_through_the_gateway_named_sms(stack: Paym
 
 
 def calls(stack: Payments) -> list[Any]:
-    """What the gateway sms was asked."""
+    """
+    Return the calls of the gateway `sms`.
+    """
     return [call for call in stack.outside.calls if call.path == "/sms"]

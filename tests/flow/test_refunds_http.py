@@ -1,6 +1,6 @@
 """
-Money that leaves the stack, seen from outside: scenarios 12 to 16 and 30 through HTTP, with a real API, worker and
-courier, the sandbox, and a bank that does what a test says.
+Payouts over HTTP: scenarios 12 to 16 and 30. API, worker and courier run as processes, with the sandbox and a bank
+whose behaviour the test sets.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def bank(stack: Payments) -> Bank:
 # ---------------------------------------------------------------- the sandbox
 
 
-def test_a_payout_is_made_once_and_told(stack: Payments) -> None:
+def test_a_payout_is_made_once_and_has_its_reference(stack: Payments) -> None:
     """
     Held, called, captured, completed with the gateway's reference.
     """
@@ -105,7 +105,7 @@ def test_a_flaky_gateway_is_asked_again_and_pays_once(stack: Payments) -> None:
     ]
 
 
-def test_12_a_declined_withdrawal_is_back_and_its_user_told_under_one_event(stack: Payments) -> None:
+def test_12_a_declined_withdrawal_is_refunded_and_notified_as_one_event(stack: Payments) -> None:
     """
     Refunded with the gateway's reason, the balance as before; one webhook delivery that verifies, and one mail, both
     of the same event.
@@ -128,14 +128,14 @@ def test_12_a_declined_withdrawal_is_back_and_its_user_told_under_one_event(stac
     assert stack.sandbox(asked) == ([422], 0)
     [call] = shop.calls
     [mail] = mails(stack, "grace@example.com")
-    told = Webhook(registered["secret"]).verify(call.body, call.headers)
-    assert (told["type"], told["data"]) == ("request.refunded", document)
+    event = Webhook(registered["secret"]).verify(call.body, call.headers)
+    assert (event["type"], event["data"]) == ("request.refunded", document)
     assert mail["Message-ID"].strip("<>").partition("@")[0] == call.headers["webhook-id"]
 
 
 def test_13_a_gateway_that_paid_too_late_is_not_refunded_and_not_paid_twice(stack: Payments) -> None:
     """
-    `slow` has paid each time before we gave up: one payout, parked, still held.
+    `slow` pays, and the courier gives up before the answer. There is one payout, and the request fails, still held.
     """
     resource = stack.open("sandbox")
     asked = stack.withdraw(resource, "slow")
@@ -150,7 +150,7 @@ def test_13_a_gateway_that_paid_too_late_is_not_refunded_and_not_paid_twice(stac
 
 def test_13_a_lost_answer_is_one_payout(stack: Payments, bank: Bank) -> None:
     """
-    It paid, and hung up before it said so: asked again with the same key, completed, never two, never a refund.
+    The bank pays and hangs up before its answer. A second call with the same key completes it, with one payout.
     """
 
     def pays_and_hangs_up_once(call: Call, handler: Handler) -> Any:
@@ -177,7 +177,7 @@ def test_13_a_lost_answer_is_one_payout(stack: Payments, bank: Bank) -> None:
 
 def test_14_who_never_answers_is_asked_again_when_an_admin_says_so(stack: Payments, bank: Bank) -> None:
     """
-    Parked and still held; listed with its attempts; a dry run counts it; a replay after the gateway is back pays.
+    It fails, still held, and is listed with its attempts. A dry run counts it, and a replay pays it later.
     """
     over = threading.Event()
     stack.outside.behave = lambda _call, _handler: over.wait(TIMEOUT_SECONDS) and None
@@ -250,8 +250,8 @@ def test_15_nothing_is_refunded_while_a_call_is_in_flight(
 
 def test_15_a_late_yes_after_the_release_is_an_alert_and_never_an_entry(stack: Payments, bank: Bank) -> None:
     """
-    One courier is stopped while the bank is paying; another is told 503 until it gives up, and an admin refunds. Then
-    the first one hears the yes: in the history, in the metrics, in the log of the worker; not in the ledger.
+    One courier is suspended while the bank pays. Another one gets 503 until it gives up, and an admin refunds. Then
+    the first one reads the success. It is in the history, the metrics and the worker's log, and not in the ledger.
     """
     resource = stack.open("bank")
     with stack.slow_courier() as slow:
@@ -283,18 +283,18 @@ def test_15_a_late_yes_after_the_release_is_an_alert_and_never_an_entry(stack: P
     eventually(lambda: b"teller_paid_after_refund_total 1.0" in stack.admin.http.get("/metrics").content)
 
 
-@pytest.mark.parametrize("parked", [False, True], ids=["completed", "parked"])
+@pytest.mark.parametrize("failed", [False, True], ids=["completed", "failed"])
 def test_16_two_admins_refund_the_same_request_twenty_times_each(
-    stack: Payments, bank: Bank, parked: bool
+    stack: Payments, bank: Bank, failed: bool
 ) -> None:
     """
-    At the same instant, with a key of its own each: given back once, and everybody is told what came of theirs.
+    All at the same instant, each with a key of its own. One refund completes, and each call gets its own result.
     """
-    if parked:
+    if failed:
         stack.outside.behave = lambda _call, _handler: 503
     resource = stack.open("bank")
     asked = stack.withdraw(resource)
-    stack.until(asked, "failed" if parked else "completed")
+    stack.until(asked, "failed" if failed else "completed")
 
     def refund(admin: Client, _: int) -> Any:
         return admin.post(f"/v1/admin/requests/{asked}/refund", {"reason": "twice"}, 200, wait=20)
@@ -308,7 +308,7 @@ def test_16_two_admins_refund_the_same_request_twenty_times_each(
     document = stack.until(asked, "refunded")
     assert (document["refunded"], document["error"]["code"]) == (30, "refunded_by_admin")
     kinds = [one["kind"] for one in stack.admin.get(f"/v1/resources/{resource}/entries")["data"]]
-    assert kinds == [*(["release"] if parked else ["credit", "capture"]), "hold", "credit"]
+    assert kinds == [*(["release"] if failed else ["credit", "capture"]), "hold", "credit"]
     audited = [one for one in stack.admin.get("/v1/admin/audit?limit=100")["data"] if one["request"] == asked]
     assert len(audited) == 40
     assert {one["actor"].partition(" ")[0] for one in audited} == {
@@ -341,7 +341,7 @@ def test_16_one_key_is_one_refund(stack: Payments, bank: Bank) -> None:
 
 def test_27_another_client_sees_neither_request_nor_webhook(stack: Payments) -> None:
     """
-    404, and nothing is told of them.
+    Each of them is 404 for it.
     """
     asked = stack.withdraw(stack.open("sandbox"))
     webhook = stack.client.post(
@@ -383,11 +383,15 @@ def test_30_a_webhook_to_an_inside_address_is_refused(stack: Payments) -> None:
 
 
 def details(stack: Payments, request: str) -> list[str]:
-    """What the history of a request says, oldest first."""
+    """
+    Return the details of the history of a request, oldest first.
+    """
     return [one["detail"] for one in stack.client.get(f"/v1/requests/{request}/events")["data"]]
 
 
 def mails(stack: Payments, address: str) -> list[Any]:
-    """What was written to it."""
+    """
+    Return the mails to an address.
+    """
     found = [email.message_from_bytes(path.read_bytes()) for path in (stack.home / "outbox").glob("*.eml")]
     return [one for one in found if one["To"] == address]

@@ -1,5 +1,5 @@
 """
-`teller up` as a person meets it: one line when all serves, what dies comes back, and nothing is left behind.
+`teller up` for its user: one line when everything serves, restarts after a death, and a clean end.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = [sys.executable, *TELLER]
-#: Promised: who dies is started again within so many seconds.
+#: The promised time until a dead process is started again, in seconds.
 RESTART_SECONDS = 2.0
-#: Promised: a stop takes no longer, in seconds.
+#: The promised time of a stop, in seconds.
 STOP_SECONDS = 10.0
 
 
@@ -59,7 +59,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 class Up:
-    """A `teller up` in a home: what it started, and what it said."""
+    """A `teller up` in a home, its processes and its output."""
 
     def __init__(self, home: Path, port: int, log: Path) -> None:
         self.home = home
@@ -75,7 +75,9 @@ class Up:
             )
 
     def until_ready(self) -> str:
-        """The line it says then."""
+        """
+        Wait for the line that it prints when it is ready. Returns the line.
+        """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.log.read_text()
@@ -256,8 +258,8 @@ def test_a_taken_port_is_refused_in_one_line_and_nothing_is_made(system: Up) -> 
 
 def test_a_stop_leaves_nothing_a_kill_leaves_nothing_and_what_was_there_is_there(tmp_path: Path) -> None:
     """
-    Ctrl-C ends with status 0 within 10 s. After a kill -9 of it no process is left, and the next start is ready, has
-    all requests and the same keys, and a code that was sent is right (scenario 10). SIGTERM is like Ctrl-C.
+    Ctrl-C ends it with status 0 within 10 s, and so does SIGTERM. After a kill -9 no process is left. The next start
+    has all requests, the same keys, and accepts a code that was sent before (scenario 10).
     """
     with temporary_home() as home:
         with teller_up(home, tmp_path / "first") as first:

@@ -83,7 +83,7 @@ def test_a_worker_decides_the_partitions_that_it_is_notified_of(installation: Wo
 
 def test_what_waited_before_the_worker_came_is_decided_at_once(installation: WorkerStack) -> None:
     """
-    Without a ring: whoever claims a partition looks.
+    There was no notification. A worker reads the inbox of each partition that it claims.
     """
     ids = installation.submit(everywhere(), ring=False)
 
@@ -95,8 +95,8 @@ def test_what_waited_before_the_worker_came_is_decided_at_once(installation: Wor
 
 def test_doubled_late_and_stray_messages_are_harmless(installation: WorkerStack) -> None:
     """
-    Rung a hundred times without reason, by messages for partitions of others, that do not exist, or that nobody can
-    read: nothing is decided twice, and the next request is decided without the sweep.
+    A hundred notifications without work come, also for foreign and unknown partitions, and unreadable ones. Nothing
+    is decided twice, and the next request is decided without the sweep.
     """
     [worker] = installation.start_workers(1)
     installation.until_decided(installation.submit(resources_in(7, 3)))
@@ -115,7 +115,7 @@ def test_doubled_late_and_stray_messages_are_harmless(installation: WorkerStack)
         installation.until_decided(installation.submit(resources_in(7, 3, "later")))
         return len(worker.events("swept")) == before
 
-    eventually(decides_without_the_sweep)  # as soon as what was rung for nothing is over
+    eventually(decides_without_the_sweep)  # as soon as the useless notifications are handled
     assert worker.events("message_unreadable")
 
 
@@ -235,8 +235,8 @@ def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, instal
 
 def test_connections_that_are_cut_under_load_lose_nothing(installation: WorkerStack) -> None:
     """
-    Twenty times all of the workers' connections to PostgreSQL are ended: every request is decided, once, in order,
-    and within 2 s of the last cut.
+    All connections of the workers to PostgreSQL are ended twenty times. Every request is decided once, in order, and
+    within 2 s of the last cut.
     """
     workers = installation.start_workers(2)
     ids = []
@@ -252,9 +252,9 @@ def test_connections_that_are_cut_under_load_lose_nothing(installation: WorkerSt
     assert any(worker.events("batch_retried") for worker in workers)
 
 
-def test_two_workers_share_evenly_and_a_third_gets_his_part(installation: WorkerStack) -> None:
+def test_two_workers_share_evenly_and_a_third_gets_its_part(installation: WorkerStack) -> None:
     """
-    32 and 32; with a third nobody has more than 22; when he leaves again, 32 and 32.
+    Two workers own 32 each. With a third one the most is 22. Without it they own 32 each again.
     """
     installation.start_workers(2)
     third = installation.start_worker()
@@ -312,7 +312,7 @@ def test_a_worker_stopped_in_mid_batch_is_taken_over_and_cannot_write_any_more(
     ]
 
 
-def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: WorkerStack) -> None:
+def test_a_worker_that_is_asked_to_stop_hands_over_at_once(installation: WorkerStack) -> None:
     """
     SIGTERM in mid-batch: the batch is finished, the other owns everything within a second of it, all within 5 s.
     """
@@ -335,8 +335,8 @@ def test_a_worker_that_is_told_to_stop_hands_over_at_once(installation: WorkerSt
 
 def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: WorkerStack) -> None:
     """
-    Somebody else, whom no worker may end, sits on the lock: the worker stops its heartbeat after 3 s, and goes on,
-    in order, as soon as the lock is free.
+    A foreign process holds the lock, and no worker may end it. The worker stops its heartbeat after 3 s. It continues
+    in order when the lock is free.
     """
     [worker] = installation.start_workers(1)
     with psycopg.connect(installation.settings.database_url) as stranger:
@@ -348,7 +348,7 @@ def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: WorkerS
     installation.until_decided(ids)
 
 
-def test_a_paused_partition_waits_and_goes_on_when_it_is_rung(installation: WorkerStack) -> None:
+def test_a_paused_partition_waits_and_continues_when_it_is_notified(installation: WorkerStack) -> None:
     """
     Nothing of it is decided while the others go on; the sweep doesn't count it as neglected.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: A certificate that is valid for the name `localhost` alone, and vouches for itself.
 CERTIFICATE = Path(__file__).parent / "tls" / "localhost.crt"
 CERTIFICATE_KEY = Path(__file__).parent / "tls" / "localhost.key"
-#: What never ends by itself ends after this, in seconds.
+#: The time after which an endless answer ends, in seconds.
 HANG_SECONDS = 60.0
 
 
@@ -35,7 +35,7 @@ class Call:
 
     @property
     def document(self) -> Any:
-        """What it says."""
+        """The JSON of its body."""
         return json.loads(self.body)
 
     @property
@@ -44,7 +44,7 @@ class Call:
         return self.headers["idempotency-key"]
 
 
-#: What a behaviour answers: a status, or a status with a body.
+#: An answer: a status, or a status with headers and a body.
 Reply = int | tuple[int, dict[str, str], bytes]
 
 
@@ -86,7 +86,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        """One call."""
+        """
+        Take a call.
+        """
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         call = Call(self.path, headers, body, time.monotonic())
@@ -98,7 +100,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """An ordinary one."""
-        with contextlib.suppress(OSError):  # whoever asked may have given up
+        with contextlib.suppress(OSError):  # the caller may have given up
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -116,7 +118,9 @@ class _Server(http.server.ThreadingHTTPServer):
     outside: Outside
 
     def handle_error(self, *_: object) -> None:
-        """Whoever asked may be gone: no matter."""
+        """
+        Ignore it: the caller may be gone.
+        """
 
 
 @contextlib.contextmanager

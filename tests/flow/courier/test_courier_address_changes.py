@@ -38,9 +38,9 @@ def left(till: Till) -> int:
     return count
 
 
-def test_the_old_address_is_told_by_mail(till: Till, mail_server: MailServer) -> None:
+def test_the_old_address_gets_a_mail(till: Till, mail_server: MailServer) -> None:
     """
-    To it alone; with the account, and the new address masked; when there is none any more, that.
+    The mail goes to it alone. It names the account and the masked new address, or the removal.
     """
     change(till, "ada@example.com", "eve@evil.example", None)
     till.start(smtp_url=f"{mail_server.url}?from=till@shop.example")
@@ -83,7 +83,7 @@ def test_a_courier_killed_while_it_sends_loses_nothing(till: Till, mail_server: 
 
 def test_a_try_that_is_no_longer_ours_says_nothing(till: Till) -> None:
     """
-    A courier that was stopped in its tracks comes back when another has the mail: what it says does not count.
+    A courier that was suspended continues when another one has the mail. Its result does not count.
     """
     change(till, "ada@example.com", None)
     with connections.connect(till.settings.courier_database_url, application_name="test") as connection:
@@ -104,7 +104,7 @@ def test_a_refused_address_is_given_up_and_a_busy_server_is_tried_again(
     till: Till, mail_server: MailServer, answer: str, is_left: int
 ) -> None:
     """
-    The others are told; the log says what became of it, and names nobody.
+    The others get theirs. The log has the outcome, and no address.
     """
     change(till, "ada@example.com", None)
     mail_server.reply = answer
@@ -132,7 +132,7 @@ def test_after_the_last_try_it_is_given_up(till: Till) -> None:
         while left(till):
             till.store.owner.execute("UPDATE address_changes SET due_at = now()")
             [claimed] = address_notices.claim(connection, 10, 60.0)
-            told = tries.failed(claimed, "no such mailbox", deliveries.PAUSES_SECONDS)
-            pauses.append(told.pause_seconds)
-            address_notices.record(connection, [told])
+            result = tries.failed(claimed, "no such mailbox", deliveries.PAUSES_SECONDS)
+            pauses.append(result.pause_seconds)
+            address_notices.record(connection, [result])
     assert tuple(pauses) == (*deliveries.PAUSES_SECONDS, None)

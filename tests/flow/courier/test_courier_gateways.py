@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.flow.courier.till import Till
 
-PARKED = ["gateway_unreachable"]
+UNREACHABLE = ["gateway_unreachable"]
 
 
 def test_a_yes_is_captured_with_the_gateways_reference(till: Till) -> None:
@@ -84,9 +84,9 @@ def test_a_definite_no_gives_back_at_once(till: Till, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 401, 403, 404, 405, 410])
-def test_when_it_is_we_who_are_wrong_it_is_parked_at_once(till: Till, status: int) -> None:
+def test_a_request_that_the_gateway_finds_wrong_fails_at_once(till: Till, status: int) -> None:
     """
-    Says nothing about the money: still held, called once, and a redirect is not followed.
+    The amount stays held, the gateway is called once, and a redirect is not followed.
     """
     with serving() as elsewhere:
         till.outside.behave = lambda _call, _handler: (status, {"Location": f"{elsewhere.url}/pay"}, b"")
@@ -100,23 +100,23 @@ def test_when_it_is_we_who_are_wrong_it_is_parked_at_once(till: Till, status: in
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504])
-def test_anything_else_is_tried_again_with_the_same_key_and_then_parked(till: Till, status: int) -> None:
+def test_any_other_answer_is_tried_again_with_the_same_key_and_then_fails(till: Till, status: int) -> None:
     """
-    All tries, one key, still held: never a refund by itself.
+    All tries have one key. The amount stays held, and is never refunded automatically.
     """
     till.outside.behave = lambda _call, _handler: status
     asked = till.withdraw()
     till.start()
 
-    assert till.until(asked) == PARKED
+    assert till.until(asked) == UNREACHABLE
     assert till.balance() == (99_995, 5)
     assert till.attempts() == [("unknown", status)] * 3
     assert {call.key for call in till.outside.calls} == {str(asked[0])}
 
 
-def test_a_gateway_that_was_away_for_a_moment_pays_once(till: Till) -> None:
+def test_a_gateway_that_was_unavailable_for_a_moment_pays_once(till: Till) -> None:
     """
-    503 twice, then 200: one request, one key, completed.
+    After two answers 503 and one 200, the request is completed under one key.
     """
     replies = iter([503, 503, 200])
     till.outside.behave = lambda _call, _handler: next(replies)
@@ -129,7 +129,7 @@ def test_a_gateway_that_was_away_for_a_moment_pays_once(till: Till) -> None:
 
 def test_a_gateway_that_is_not_set_up_any_more_is_misconfigured(till: Till) -> None:
     """
-    Parked at once, still held, nobody called.
+    It fails at once. The amount stays held, and no gateway is called.
     """
     asked = till.withdraw(gateway="old")
     till.start()
@@ -148,7 +148,9 @@ def never(outside: Outside) -> Callable[[Call, Handler], None]:
 
 
 def hangs_up(_call: Call, handler: Handler) -> None:
-    """Nobody knows whether it was done."""
+    """
+    Hang up, so that the outcome is unknown.
+    """
     handler.close_connection = True
 
 
@@ -165,7 +167,9 @@ def breaks_off(_call: Call, handler: Handler) -> None:
 
 
 def endless_headers(_call: Call, handler: Handler) -> None:
-    """More headers than anybody reads."""
+    """
+    Send more headers than a courier reads.
+    """
     with contextlib.suppress(OSError):
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X-More: " + b"x" * 10_000_000 + b"\r\n\r\n")
     handler.close_connection = True
@@ -174,13 +178,13 @@ def endless_headers(_call: Call, handler: Handler) -> None:
 @pytest.mark.parametrize("behave", [hangs_up, nonsense, breaks_off, endless_headers])
 def test_an_answer_that_is_none_is_unknown(till: Till, behave: Callable[[Call, Handler], None]) -> None:
     """
-    Tried again with the same key, then parked, still held.
+    It is tried again with the same key, and then fails. The amount stays held.
     """
     till.outside.behave = behave
     asked = till.withdraw()
     till.start()
 
-    assert till.until(asked) == PARKED
+    assert till.until(asked) == UNREACHABLE
     assert till.balance() == (99_995, 5)
     assert [outcome for outcome, _ in till.attempts()] == ["unknown"] * 3
 
@@ -193,7 +197,7 @@ def test_no_answer_in_time_is_unknown(till: Till) -> None:
     asked = till.withdraw()
     till.start(gateway_timeout_seconds=0.3, gateway_tries=2)
 
-    assert till.until(asked) == PARKED
+    assert till.until(asked) == UNREACHABLE
     assert till.attempts() == [("unknown", None)] * 2
     assert till.store.one("SELECT max(ended_at - started_at) < interval '1 second' FROM attempts")
     assert (
@@ -217,7 +221,7 @@ def test_a_body_that_comes_byte_by_byte_does_not_outlast_the_timeout(till: Till)
     asked = till.withdraw()
     till.start(gateway_timeout_seconds=0.3, gateway_tries=2)
 
-    assert till.until(asked) == PARKED
+    assert till.until(asked) == UNREACHABLE
 
 
 def test_nobody_listens(till: Till) -> None:
@@ -229,7 +233,7 @@ def test_nobody_listens(till: Till) -> None:
     asked = till.withdraw()
     till.start(gateways={"bank": f"http://127.0.0.1:{port}/pay"})
 
-    assert till.until(asked) == PARKED
+    assert till.until(asked) == UNREACHABLE
     assert (
         till.store.one("SELECT reason FROM decisions WHERE current AND request_id = %s", asked[0])
         == "no connection"
@@ -305,7 +309,7 @@ def test_a_body_of_a_gigabyte_is_not_read(till: Till, status: int, code: str) ->
     assert sent < 64
 
 
-@pytest.mark.parametrize(("host", "expected"), [("localhost", ["completed"]), ("127.0.0.1", PARKED)])
+@pytest.mark.parametrize(("host", "expected"), [("localhost", ["completed"]), ("127.0.0.1", UNREACHABLE)])
 def test_a_certificate_must_be_valid_for_the_name(
     till: Till, host: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,13 +327,13 @@ def test_a_certificate_must_be_valid_for_the_name(
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(till: Till) -> None:
     """
-    Nothing is sent; tried again, then parked.
+    Nothing is sent. It is tried again, and then fails.
     """
     with serving(tls=True) as bank:
         asked = till.withdraw()
         till.start(gateways={"bank": f"https://localhost:{bank.port}/pay"})
 
-        assert till.until(asked) == PARKED
+        assert till.until(asked) == UNREACHABLE
         assert bank.calls == []
         assert "ertificate" in till.store.one("SELECT max(error) FROM attempts")
 
@@ -414,7 +418,7 @@ def test_a_replay_pays_once_when_the_gateway_is_back(till: Till) -> None:
     till.outside.behave = lambda _call, _handler: 503
     asked = till.withdraw()
     till.start()
-    assert till.until(asked) == PARKED
+    assert till.until(asked) == UNREACHABLE
     till.outside.behave = lambda _call, _handler: 200
 
     till.store.owner.execute(
@@ -461,9 +465,9 @@ def test_a_gateway_of_ones_own_plugs_in(till: Till, monkeypatch: pytest.MonkeyPa
     assert [outcome for outcome, _ in till.attempts()] == ["unknown", "unknown", "done"]
 
 
-def test_redis_may_be_away(till: Till) -> None:
+def test_redis_may_be_unavailable(till: Till) -> None:
     """
-    The courier looks by itself every second.
+    The courier reads the due rows by itself every second.
     """
     till.start(redis_url="redis://127.0.0.1:1/0")
     time.sleep(0.3)
@@ -474,7 +478,7 @@ def test_redis_may_be_away(till: Till) -> None:
 
 def test_a_ring_wakes_a_courier_at_once(till: Till) -> None:
     """
-    What is due is called within a fraction of the second that the courier sleeps.
+    A notified courier makes the due call at once. Without it, it would sleep for up to a second.
     """
     from workers.doorbell.ring import Doorbell  # noqa: PLC0415 - used here alone
 

@@ -45,9 +45,9 @@ class Bank:
     def _pay(self, call: Call, _handler: Handler) -> tuple[int, dict[str, str], bytes] | int:
         self.before()
         with self._lock:
-            known = call.key in self.payouts
+            is_repeated = call.key in self.payouts
             self.payouts.setdefault(call.key, len(self.payouts) + 1)
-        if not known:
+        if not is_repeated:
             self.after()
         return says(200, reference=f"T-{self.payouts[call.key]}")
 
@@ -82,7 +82,7 @@ def finish(till: Till, bank: Bank, asked: list[uuid.UUID]) -> None:
 
 def test_killed_after_the_hold_before_any_courier(till: Till, bank: Bank) -> None:
     """
-    Nobody was there to call: the effect waits.
+    No courier was there to call, so the effect waits.
     """
     asked = till.withdraw(3)
 
@@ -137,7 +137,7 @@ def test_killed_after_the_answer_before_it_is_recorded(till: Till, bank: Bank) -
     """
     asked = till.withdraw()
     courier = till.start_process()
-    bank.after = courier.suspend  # the answer arrives, and nobody reads it any more
+    bank.after = courier.suspend  # the answer arrives, and no process reads it
     eventually(lambda: bank.payouts)
     eventually(lambda: till.outside.under_way == 0)
     courier.kill()
@@ -230,7 +230,7 @@ def test_connections_to_postgresql_that_break_lose_nothing(till: Till, bank: Ban
 
 def test_a_database_without_the_schema_stops_the_start(till: Till, empty_database: str) -> None:
     """
-    With one line that says what to do.
+    The error is one line that names the command to run.
     """
     till.running.clear()
     courier = till.start(courier_database_url=empty_database)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 USER, PASSWORD = "teller", "correct horse"
 
 
-def test_an_account_is_told_by_mail_what_became_of_its_request(till: Till, mail_server: MailServer) -> None:
+def test_an_account_gets_a_mail_about_its_request(till: Till, mail_server: MailServer) -> None:
     """
     Short plain text, to the address of that account alone.
     """
@@ -46,9 +46,11 @@ def test_an_account_is_told_by_mail_what_became_of_its_request(till: Till, mail_
     assert "1 from coupon is completed" in mail.get_content()
 
 
-def test_a_declined_withdrawal_is_told_with_the_gateways_reason(till: Till, mail_server: MailServer) -> None:
+def test_the_mail_about_a_declined_withdrawal_has_the_gateways_reason(
+    till: Till, mail_server: MailServer
+) -> None:
     """
-    Scenario 12: refunded, the balance as before, and the user told.
+    Scenario 12: it is refunded, the balance is as before, and the account is notified.
     """
     till.email("ada", "ada@example.com")
     till.outside.behave = lambda _call, _handler: says(422, reason="account closed")
@@ -88,7 +90,7 @@ def test_a_refused_address_fails_and_a_busy_server_is_tried_again(
     till: Till, mail_server: MailServer, answer: str, status: str
 ) -> None:
     """
-    What is refused for good is not tried again; the other mails go out.
+    A final refusal is not tried again. The other mails are sent.
     """
     till.email("ada", "ada@example.com")
     till.email("grace", "grace@example.com")
@@ -117,9 +119,9 @@ def test_an_address_that_no_mail_can_have_stops_nobody(till: Till, mail_server: 
     assert [envelope.rcpt_tos for envelope in mail_server.envelopes] == [["grace@example.com"]]
 
 
-def test_a_mail_server_that_is_away_or_hangs_delays_mails_alone(till: Till, mail_server: MailServer) -> None:
+def test_a_mail_server_that_hangs_delays_mails_alone(till: Till, mail_server: MailServer) -> None:
     """
-    Webhooks go out meanwhile, and a stop is as quick as ever.
+    Webhooks are sent meanwhile, and a stop takes no longer.
     """
     mail_server.hangs = True
     till.email("ada", "ada@example.com")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.flow.courier.till import Till
 
 
-def test_a_delivery_is_signed_and_tells_the_request_as_it_was_then(till: Till) -> None:
+def test_a_delivery_is_signed_and_has_the_request_of_its_time(till: Till) -> None:
     """
     The three headers of Standard Webhooks, verified by its library, around the document of the contract.
     """
@@ -48,9 +48,9 @@ def test_a_delivery_is_signed_and_tells_the_request_as_it_was_then(till: Till) -
     assert said["data"]["metadata"] == {"order": "ü 7"}
 
 
-def test_a_delivery_tells_its_own_version_also_when_the_request_has_moved_on(till: Till) -> None:
+def test_a_delivery_has_its_own_version_of_the_request(till: Till) -> None:
     """
-    Completed, then given back: two events, each with the state that it tells of.
+    A completion and a refund are two events, each with its own state.
     """
     till.webhook(f"{till.outside.url}/hook")
     asked = till.withdraw()
@@ -68,8 +68,8 @@ def test_a_delivery_tells_its_own_version_also_when_the_request_has_moved_on(til
     till.start()
     eventually(lambda: till.deliveries() == {"delivered": 3})
 
-    told = {call.headers["webhook-id"]: call.document for call in till.outside.calls}
-    mine = {name: said for name, said in told.items() if said["data"]["id"] == str(asked[0])}
+    delivered = {call.headers["webhook-id"]: call.document for call in till.outside.calls}
+    mine = {name: said for name, said in delivered.items() if said["data"]["id"] == str(asked[0])}
     assert sorted(mine) == [f"msg_{asked[0].hex}_3", f"msg_{asked[0].hex}_4"]
     assert [mine[name]["type"] for name in sorted(mine)] == ["request.completed", "request.refunded"]
     assert [mine[name]["data"]["status"] for name in sorted(mine)] == ["completed", "refunded"]
@@ -78,7 +78,7 @@ def test_a_delivery_tells_its_own_version_also_when_the_request_has_moved_on(til
 
 def test_only_the_wanted_events_are_delivered(till: Till) -> None:
     """
-    A webhook that wants `request.rejected` hears of nothing else.
+    A webhook for `request.rejected` gets no other event.
     """
     till.webhook(f"{till.outside.url}/hook", events=["request.rejected"])
     till.redeem()
@@ -200,7 +200,7 @@ def test_gone_disables_the_endpoint(till: Till) -> None:
 
 def test_what_waits_for_a_deleted_webhook_fails(till: Till) -> None:
     """
-    Nobody is called.
+    No endpoint is called.
     """
     hook = till.webhook(f"{till.outside.url}/hook")
     till.redeem()
@@ -234,7 +234,7 @@ def test_a_killed_couriers_deliveries_are_delivered(till: Till) -> None:
 
 def test_slow_and_dead_endpoints_do_not_delay_another(till: Till) -> None:
     """
-    Sixty endpoints that never answer, with much waiting for each, and one that does: it hears of everything soon.
+    Sixty endpoints with many deliveries never answer. Another endpoint gets all its deliveries in time.
     """
     with serving() as slow:
         slow.behave = lambda _call, _handler: slow.hang()

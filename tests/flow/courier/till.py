@@ -138,7 +138,9 @@ class Till:
         return asked
 
     def drain(self, gateway: str = "bank") -> None:
-        """What a worker would do."""
+        """
+        Apply the inbox of the resource, as a worker does.
+        """
         self.store.drain(f"till-{gateway}")
 
     def until(
@@ -174,10 +176,12 @@ class Till:
         """Outcome and status of each call, oldest first."""
         return self.store.owner.execute("SELECT outcome, status FROM attempts ORDER BY started_at").fetchall()
 
-    # ------------------------------------------------------------ who is told
+    # ------------------------------------------------------------ notifications
 
     def webhook(self, url: str, *, events: list[str] | None = None, secret: bytes = SECRET) -> uuid.UUID:
-        """Where the client wants to be told."""
+        """
+        Register a webhook of the client. Returns its id.
+        """
         name = uuid.uuid4()
         self.store.owner.execute(
             "INSERT INTO webhooks (id, client_id, url, events, secret) VALUES (%s, 'shop', %s, %s, %s)",
@@ -194,7 +198,9 @@ class Till:
     def redeem(
         self, count: int = 1, *, account: str = "ada", metadata: dict[str, Any] | None = None
     ) -> list[uuid.UUID]:
-        """Redemptions, decided: each tells whoever wants to know."""
+        """
+        Make decided redemptions, each with its notifications. Returns their ids.
+        """
         if not self.store.one("SELECT count(*) FROM resources WHERE id = 'coupon'"):
             self.store.open("coupon", "coupon", available=1_000_000)
             self.store.owner.execute("DELETE FROM deliveries; DELETE FROM fanouts")
