@@ -25,7 +25,7 @@ from processor.storage import migrations
 from teller.embedded import home as homes
 from teller.embedded.child import spawn
 from teller.embedded.servers import serve
-from tests.waiting import eventually
+from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,6 +148,10 @@ def temporary_home() -> Iterator[Path]:
     try:
         yield home
     finally:
+        for lock in home.glob("lock*"):  # a server holds its lock until its last process has ended
+            held = homes.wait_for_lock(lock, TIMEOUT_SECONDS)
+            assert held is not None, f"{lock} is held"
+            os.close(held)
         shutil.rmtree(home)
 
 

@@ -53,9 +53,11 @@ def ordinary() -> tuple[str, int, int] | None:
 
 
 @pytest.fixture(params=["ourselves", "ordinary user"])
-def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Holder]]:
+def start(request: pytest.FixtureRequest, home: Path) -> Iterator[Callable[..., Holder]]:
     """
     `start(home, "up")` is a Teller, run by ourselves (CI: root) and, in a second round, by an ordinary user.
+
+    It ends before the home does.
     """
     rights: dict[str, Any] = {}
     python = sys.executable

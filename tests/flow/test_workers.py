@@ -146,16 +146,18 @@ def test_a_redis_that_is_emptied_under_load_loses_nothing(installation: WorkerSt
 
     flushing = threading.Thread(target=flush, daemon=True)
     flushing.start()
-    ids = [
-        request_id
-        for number in range(20)
-        for request_id in installation.submit(
-            [*resources_in(7, 5, f"hot-{number}"), *everywhere(f"n{number}")]
-        )
-    ]
-    installation.until_decided(ids, within=2.0)
-    stop.set()
-    flushing.join()
+    try:
+        ids = [
+            request_id
+            for number in range(20)
+            for request_id in installation.submit(
+                [*resources_in(7, 5, f"hot-{number}"), *everywhere(f"n{number}")]
+            )
+        ]
+        installation.until_decided(ids, within=2.0)
+    finally:
+        stop.set()
+        flushing.join()
 
 
 def test_without_redis_the_sweep_drains_at_once(settings: Settings, installation: WorkerStack) -> None:
