@@ -37,14 +37,8 @@ def running(
 
     It ends with this block, or when this process dies.
     """
-    kept = os.dup(2)
     with (log or Path(os.devnull)).open("ab") as output:
-        os.dup2(output.fileno(), 2)  # spawn_part passes on its standard error
-        try:
-            child = spawn_part([str(part) for part in program], {**os.environ, **environment})
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        child = spawn_part([str(part) for part in program], {**os.environ, **environment}, output)
     try:
         yield child
     finally:
