@@ -162,6 +162,7 @@ COMMENT ON COLUMN requests.details IS
 
 -- ---------------------------------------------------------------- the inbox
 
+-- The verbs `capture` and `release`, and legs above 0, belong to reservations and exchanges. Nothing writes them yet.
 CREATE TABLE inbox (
     seq        bigint      GENERATED ALWAYS AS IDENTITY,
     partition  smallint    NOT NULL,
@@ -207,6 +208,7 @@ CREATE TABLE decisions (
     detail     text,
     trace      text,
     PRIMARY KEY (request_id, version),
+    -- The stage `held` belongs to reservations. Nothing writes it yet.
     CONSTRAINT decisions_status CHECK (
         CASE status WHEN 'processing' THEN stage IS NOT NULL AND stage IN ('awaiting_confirmation', 'awaiting_approval', 'queued', 'held', 'settling')
                     WHEN 'completed'  THEN stage IS NULL AND code IS NULL

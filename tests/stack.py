@@ -86,7 +86,9 @@ class Process:
 
     def start(self) -> None:
         """
-        Start it, or start it again. Only the main thread may do so: the process dies with the thread.
+        Start it, or start it again, from the main thread alone.
+
+        The kernel kills the process when the thread that started it ends.
         """
         program = [*self.prefix, sys.executable, *self.arguments]
         with self.log.open("ab") as output:

@@ -1,5 +1,5 @@
 """
-Withdrawals that wait for approval. The forms of this page use the routes of `requests`.
+Requests that wait for approval. The forms of this page use the routes of `requests`.
 """
 
 from typing import Final

@@ -16,7 +16,7 @@ from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_f
 from api.web.fields import TEXT_CHARACTERS_MAX
 from api.web.parsing import read_id
 from api.web.problems import Forbidden, NotFound
-from processor.domain.roles import ADMINS
+from processor.domain.kinds import KINDS
 from processor.operations import bulk_actions
 from processor.operations.bulk_actions import Action, BulkAction, Results
 from processor.reading.failed import FailedFilter
@@ -45,7 +45,7 @@ def replay(visit: Visit) -> Redirect:
     return _begin(visit, "replay")
 
 
-@pages.post("/failed/refund", roles=ADMINS)
+@pages.post("/failed/refund", roles=KINDS["refund"].roles)
 def refund(visit: Visit) -> Redirect:
     """
     Refund all requests that were previewed.

@@ -141,7 +141,7 @@ def read_ids(texts: list[str]) -> tuple[UUID, ...]:
 
 
 def _preview(visit: Visit, form: PreviewForm, ids: tuple[UUID, ...] | None) -> Page:
-    if form.action == "refund" and not visit.may("admin"):
+    if form.action == "refund" and not visit.may_make("refund"):
         raise Forbidden("refunds need the role admin: nothing was done")
     with visit.services.connection() as connection:
         seen = bulk_actions.read_now(connection)

@@ -110,9 +110,9 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
         yield Matter("bad", f"{what} failed, to be replayed or refunded.", f"{ROOT}/failed")
     if approvals := pulse.badges.approvals:
         what = (
-            "One withdrawal waits"
+            "One request waits"
             if approvals == 1
-            else f"{bounded(approvals, overview_queries.BADGE_MAX)} withdrawals wait"
+            else f"{bounded(approvals, overview_queries.BADGE_MAX)} requests wait"
         )
         yield Matter("wait", f"{what} for approval.", f"{ROOT}/approvals")
     for gateway, until in sorted(gauges.breakers.items()):

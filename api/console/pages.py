@@ -19,6 +19,7 @@ from api.console.rates import Rates
 from api.web import parsing
 from api.web.fields import NoQuery
 from api.web.problems import Invalid
+from processor.domain.kinds import KINDS
 from processor.domain.roles import OPERATORS
 
 if TYPE_CHECKING:
@@ -94,6 +95,12 @@ class Visit:
         Return whether the caller has one of these roles.
         """
         return self.session is not None and self.session.caller.role in roles
+
+    def may_make(self, kind: str) -> bool:
+        """
+        Return whether the caller may make requests of this kind.
+        """
+        return self.may(*KINDS[kind].roles)
 
     def read(self, model: type[Model]) -> Model:
         """

@@ -17,7 +17,6 @@ from api.web.parsing import read_id
 from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
 from processor.domain.model import MAX_QUANTITY
-from processor.domain.roles import ADMINS
 from processor.errors import TellerError
 from processor.ids import new_id
 from processor.intake.commands import Recorded
@@ -140,7 +139,7 @@ def one_request(visit: Visit, request: str) -> Page:
     if found.request.refund_of is not None:
         with visit.services.connection() as connection:
             original, _ = requests.read_request(connection, found.request.refund_of, None)
-    can = possible(found, visit.caller.client, may_refund=visit.may("admin"))
+    can = possible(found, visit.caller.client, may_refund=visit.may_make("refund"))
     is_moving = found.request.status == "processing" or bool(found.pending) or _is_being_refunded(found)
     context: dict[str, Any] = {
         "found": found,
@@ -174,7 +173,7 @@ def replay(visit: Visit, request: str) -> Redirect:
     return Redirect(_back(form, request_id), Notice(text))
 
 
-@pages.post("/requests/<request>/refund", roles=ADMINS)
+@pages.post("/requests/<request>/refund", roles=KINDS["refund"].roles)
 def refund(visit: Visit, request: str) -> Redirect:
     """
     Make a refund of a request.
@@ -208,7 +207,7 @@ def cancel(visit: Visit, request: str) -> Redirect:
 @pages.post("/requests/<request>/approve")
 def approve(visit: Visit, request: str) -> Redirect:
     """
-    Approve a withdrawal.
+    Approve a request that waits for it.
     """
     return _judge(visit, request, approvals.approve, "Approved. The request waits in its queue.")
 
@@ -216,7 +215,7 @@ def approve(visit: Visit, request: str) -> Redirect:
 @pages.post("/requests/<request>/deny")
 def deny(visit: Visit, request: str) -> Redirect:
     """
-    Deny a withdrawal.
+    Deny a request that waits for approval.
     """
     return _judge(visit, request, approvals.deny, "Denied. The rejection waits in the queue.")
 

@@ -55,7 +55,7 @@ ACTIONS: Final = {
 ASKED_AGAIN: Final = "the gateway is asked again"
 #: Details that repeat the title of the state.
 _REPEATED_DETAILS: Final = frozenset(
-    {"accepted", "waits for its code", "waits for another person's approval", "cancelled", "completed"}
+    {"accepted", "waits for its code", "waits for another client's approval", "cancelled", "completed"}
 )
 
 

@@ -1,7 +1,7 @@
 """
-Withdrawals that wait for a code or for an approval.
+Requests that wait for a code or for an approval.
 
-The client that made a withdrawal confirms it with a code. An admin or operator of another client approves or denies
+The client that made a request confirms it with a code. An admin or operator of another client approves or denies
 it. Each route records a command, which the worker decides.
 """
 
@@ -26,7 +26,7 @@ problems.declare(
     ApproverIsRequester.code,
     status=403,
     title="The approver must belong to another client",
-    explanation="A withdrawal is approved or denied by an admin or operator of another client than the one that "
+    explanation="A request is approved or denied by an admin or operator of another client than the one that "
     "made it.",
     remedy="Use a key of another client.",
 )
@@ -34,14 +34,14 @@ problems.declare(
     NotAwaitingConfirmation.code,
     status=409,
     title="The request is not awaiting a code",
-    explanation="Only a withdrawal in the stage awaiting_confirmation can be confirmed with a code.",
+    explanation="Only a request in the stage awaiting_confirmation can be confirmed with a code.",
     remedy="Read the request: its status and stage show whether it was confirmed already.",
 )
 problems.declare(
     NotAwaitingApproval.code,
     status=409,
     title="The request is not awaiting approval",
-    explanation="Only a withdrawal in the stage awaiting_approval can be approved or denied.",
+    explanation="Only a request in the stage awaiting_approval can be approved or denied.",
     remedy="Read the request: its status and stage show whether it was approved or denied already.",
 )
 
@@ -74,9 +74,9 @@ class Denial(Body):
 )
 def confirm(call: Call, request: str) -> Answer:
     """
-    Confirm a withdrawal with its code.
+    Confirm a request with its code.
 
-    The withdrawal joins the end of its queue and is decided like a new one. Wrong codes are counted.
+    The request joins the end of its queue and is decided like a new one. Wrong codes are counted.
     """
     request_id = read_id(request, "request")
     body: Confirmation = call.body
@@ -96,7 +96,7 @@ def confirm(call: Call, request: str) -> Answer:
 )
 def send_code_again(call: Call, request: str) -> Answer:
     """
-    Send the code of a withdrawal again.
+    Send the code of a request again.
 
     A new code goes to the account's e-mail address. It replaces the code before.
     """
@@ -118,9 +118,9 @@ def send_code_again(call: Call, request: str) -> Answer:
 )
 def approve_request(call: Call, request: str) -> Answer:
     """
-    Approve a withdrawal.
+    Approve a request.
 
-    The withdrawal joins the end of its queue and is decided like a new one. Your key must belong to another client
+    The request joins the end of its queue and is decided like a new one. Your key must belong to another client
     than the one that made it.
     """
     request_id = read_id(request, "request")
@@ -140,9 +140,9 @@ def approve_request(call: Call, request: str) -> Answer:
 )
 def deny_request(call: Call, request: str) -> Answer:
     """
-    Deny a withdrawal.
+    Deny a request.
 
-    The withdrawal is rejected with the code `denied` and your reason. Your key must belong to another client than the
+    The request is rejected with the code `denied` and your reason. Your key must belong to another client than the
     one that made it.
     """
     request_id = read_id(request, "request")

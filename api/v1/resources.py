@@ -68,6 +68,10 @@ class ResourceList(ListOf[Resource]):
     """Resources."""
 
 
+#: The kinds of requests that wait above a limit, for the texts of the fields.
+_WAITING = " or ".join(sorted(name for name, kind in KINDS.items() if kind.can_wait))
+
+
 class Rules(Body):
     """The rules of a resource."""
 
@@ -77,8 +81,8 @@ class Rules(Body):
     starts_at: Timestamp = optional("Earlier requests are rejected.")
     ends_at: Timestamp = optional("Requests from then on are rejected.")
     gateway: Text = optional("An amount is held first, and taken when this gateway has accepted.")
-    confirm_above: Quantity = optional("Withdrawals above this wait for a code.")
-    approve_above: Quantity = optional("Withdrawals above this wait for an approval.")
+    confirm_above: Quantity = optional(f"Above this, a {_WAITING} waits for a code.")
+    approve_above: Quantity = optional(f"Above this, a {_WAITING} waits for an approval.")
     client: Id = optional("Only this client can use the resource.")
     metadata: Metadata = optional()
 

@@ -103,8 +103,8 @@ def accept(
     """
     Make the request of the call's body, and return the answer with it.
 
-    Where the address names the resource, the body does not: then the fingerprint includes `resource`, and `make`
-    makes the submission. A PATCH needs no key; without one, each call makes a new request.
+    A route with the resource in its path passes `resource`, for the fingerprint, and `make`, which returns the
+    submission. A PATCH needs no key; without one, each call makes a new request.
     """
     header = call.header("HTTP_IDEMPOTENCY_KEY")
     if header is None and call.environ["REQUEST_METHOD"] == "PATCH":

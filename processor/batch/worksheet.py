@@ -216,7 +216,7 @@ class Worksheet:
                     actor,
                     code=code,
                     reason=reason,
-                    detail="still held; waits for an admin",
+                    detail="still held; waits for an operator",
                 )
             case PaidAfterRefund(reference):
                 self._note_paid_after_refund(request, actor, reference)
@@ -286,7 +286,7 @@ class Worksheet:
             self.codes[request.id] = (request.client_id, email.lower())
         else:
             self._state(
-                request, "processing", actor, stage=stage, detail="waits for another person's approval"
+                request, "processing", actor, stage=stage, detail="waits for another client's approval"
             )
 
     # ------------------------------------------------------------ refunds

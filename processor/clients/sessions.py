@@ -20,7 +20,7 @@ from processor.storage.connections import Connection
 LIFETIME: Final = timedelta(hours=12)
 #: Random bytes in a token.
 TOKEN_BYTES: Final = 32
-#: Expired sessions that each sign-in deletes: more than it makes.
+#: Expired sessions that each sign-in deletes at most. It makes one session, so expired ones do not pile up.
 SWEPT_AT_ONCE: Final = 100
 
 SQL = statements.beside(__file__)

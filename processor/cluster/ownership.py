@@ -37,7 +37,7 @@ class Heartbeat:
     #: False if the lease had expired and was not renewed. Other workers may own its partitions now.
     renewed: bool
     #: Workers with a valid lease, this one included.
-    living: int
+    workers: int
     owned: frozenset[int]
     #: Partitions that no worker with a valid lease owns.
     free: int
@@ -72,10 +72,10 @@ def heartbeat(connection: Connection, worker: UUID) -> Heartbeat:
     """
     Renew the lease of a worker. A worker whose lease has expired must `join` again, under another id.
     """
-    [(renewed, living, owned, free, next_expiry)] = _run(
+    [(renewed, workers, owned, free, next_expiry)] = _run(
         connection, "heartbeat", worker=worker, lease_seconds=LEASE_TTL_SECONDS
     )
-    return Heartbeat(renewed, living, frozenset(owned), free, next_expiry)
+    return Heartbeat(renewed, workers, frozenset(owned), free, next_expiry)
 
 
 def claim(connection: Connection, worker: UUID, most: int) -> frozenset[int]:

@@ -1,8 +1,9 @@
 """
 The kinds of requests, each described once.
 
-All code that depends on the kind of a request reads KINDS: the batch, the API, the console and the command line.
-The table `request_kinds` of schema.sql repeats the facts that constraints and `verify` need; a test compares the two.
+No other code has a list of kinds: the batch, the API, the console and the command line read KINDS.
+Constraints and statements of `verify` read the table `request_kinds` of schema.sql, which repeats some fields. A test
+compares the two.
 `docs/adding-a-kind.md` adds a kind step by step.
 """
 
@@ -29,7 +30,8 @@ class Kind:
     #: The roles whose keys may make such a request.
     roles: frozenset[str]
 
-    # Effect on the resource. A kind without any of these moves nothing.
+    # Effect on the resource. A kind without any of these moves nothing. The rule has the effect, and a test compares
+    # it with these fields. Statements read `takes` and `amends` from `request_kinds`; no code of Python reads them.
     #: Debits the resource, or holds and then captures, the amount that its account takes.
     takes: bool = False
     #: Credits the resource with its amount.
@@ -41,7 +43,7 @@ class Kind:
     amends: bool = False
     closes: bool = False
 
-    # Required fields. PostgreSQL refuses a request without them.
+    # Required fields. PostgreSQL refuses a request without them, and a test compares them with the bodies of the API.
     requires_account: bool = False
     #: None: no amount is required.
     least_amount: int | None = None
@@ -49,9 +51,9 @@ class Kind:
     # Later steps.
     #: Waits for a code above `confirm_above`, and for an approval above `approve_above`.
     can_wait: bool = False
-    #: Only holds while the gateway of its resource is called.
+    #: Only holds while the gateway of its resource is called. Its rule makes the hold, and `verify` expects it.
     asks_gateway: bool = False
-    #: An admin can give back what it took.
+    #: A refund can give back what it took.
     refundable: bool = False
 
     #: May be an item of `POST /v1/batches`.

@@ -17,6 +17,7 @@ EntryKind = Literal["hold", "capture", "release", "debit", "credit"]
 #: The command that an inbox row carries for its request.
 Verb = Literal["decide", "cancel", "settle", "replay", "expire", "confirm", "approve", "deny"]
 Status = Literal["processing", "completed", "rejected", "refunded", "cancelled", "failed"]
+#: No rule makes `held` yet: it belongs to reservations.
 Stage = Literal["awaiting_confirmation", "awaiting_approval", "queued", "held", "settling"]
 Outcome = Literal["done", "declined", "misconfigured", "unknown"]
 #: The side that withdrew a request.
@@ -50,7 +51,7 @@ FINAL_STATUSES: Final = frozenset({"completed", "rejected", "refunded", "cancell
 #: The actor of a decision that no command asked for.
 TELLER: Final = "teller"
 
-#: The code of a request for more than is left, by the kind of the resource.
+#: The rejection code of a request that exceeds the available quantity, by the kind of the resource.
 SHORTAGE: Final[dict[str, RejectionCode]] = {
     "balance": "insufficient_funds",
     "pool": "insufficient_funds",

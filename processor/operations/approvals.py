@@ -1,5 +1,5 @@
 """
-Withdrawals that wait for a code, or for the approval of another client.
+Requests that wait for a code, or for the approval of another client.
 
 A right code, an approval and a denial are commands, and so is the expiry of a code. The batch of the home partition
 decides them in their turn.
@@ -144,7 +144,7 @@ def _judge(
 
 def expire(connection: Connection, partitions: Collection[int]) -> set[int]:
     """
-    Record the command that expires each withdrawal of these partitions whose last code expired.
+    Record the command that expires each request of these partitions whose last code expired.
 
     Returns the partitions that have work now. Raises DatabaseUnavailable.
     """

@@ -7,6 +7,6 @@ The rows that couriers send. Each module claims those that are due, and records 
     address_notices  mails to addresses that an account no longer has
     tries            the result of a try, and the time of the next one
 
-Nothing here sends anything; `workers/courier/` does. The courier and the tests import this package. A claim is a
-whole statement for each table, so that it can be read and explained as it runs.
+Nothing here sends anything; `workers/courier/` does. The courier and the tests import this package. Each
+table has its own claim statement, written out in full, so that EXPLAIN can take it from the file.
 """

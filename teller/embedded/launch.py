@@ -55,7 +55,7 @@ def _leave_watcher(watch: int, death_signal: int) -> None:
         return
     os.setsid()
     if os.fork():
-        os._exit(0)  # the watcher has no parent: a server may fail over a child that it did not start
+        os._exit(0)  # no child of the server, which may fail when a child that it did not start ends
     os.closerange(0, watch)
     os.closerange(watch + 1, 256)  # including the lock of the server, which the watcher must not keep
     if not os.read(watch, 1):

@@ -1,5 +1,5 @@
 """
-A stuck request, found, understood and replayed in a browser; and a withdrawal that waits for another person's word.
+A stuck request, found, understood and replayed in a browser; and a withdrawal that waits for approval.
 """
 
 from __future__ import annotations

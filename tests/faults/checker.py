@@ -117,7 +117,7 @@ def _as_asked(asked: Asked, stored: Stored) -> Iterator[Violation]:
 
 
 def _states(index: _Index) -> Iterator[Violation]:
-    """Each request reaches one end by allowed changes, or waits for an admin because of a gateway."""
+    """Each request reaches one end by allowed changes, or waits for an operator because of a gateway."""
     for stored in index.history.requests:
         if stored.status == "processing":
             stage = stored.states[-1].stage if stored.states else "queued"

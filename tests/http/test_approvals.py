@@ -1,5 +1,5 @@
 """
-Withdrawals that await a code of the account, or the approval of another person. The test runs the batches.
+Withdrawals that await a code of the account, or the approval of another client. The test runs the batches.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ def test_only_its_own_client_confirms_a_request(bank: Teller) -> None:
 
 def test_a_withdrawal_above_both_thresholds_is_confirmed_and_then_approved(bank: Teller) -> None:
     """
-    First comes the code, then another person's approval, then the debit.
+    First comes the code, then another client's approval, then the debit.
     """
     request = confirmed(bank, 600)
     assert (state(bank, request), bank.quantities("bank")) == ("awaiting_approval", (1_000, 0))
@@ -399,7 +399,7 @@ def test_a_withdrawal_above_both_thresholds_is_confirmed_and_then_approved(bank:
     assert (state(bank, request), bank.quantities("bank")) == ("completed", (400, 0))
     client, operator = bank.client.id, bank.operator.id
     assert history(bank, request)[2:] == [
-        ("awaiting_approval", client, "confirmed; waits for another person's approval"),
+        ("awaiting_approval", client, "confirmed; waits for another client's approval"),
         ("completed", operator, "approved"),
     ]
     assert audit(bank, request) == [("confirm", client, None), ("approve", operator, "I called her")]

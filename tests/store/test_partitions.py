@@ -139,18 +139,23 @@ def test_a_heartbeat_returns_live_workers_and_free_partitions(connection: Connec
     """
     worker = join(connection)
     alone = ownership.heartbeat(connection, worker)
-    assert (alone.renewed, alone.living, alone.free, alone.next_expiry_seconds) == (True, 1, PARTITIONS, None)
+    assert (alone.renewed, alone.workers, alone.free, alone.next_expiry_seconds) == (
+        True,
+        1,
+        PARTITIONS,
+        None,
+    )
 
     other = join(connection)
     ownership.claim(connection, other, 10)
     both = ownership.heartbeat(connection, worker)
-    assert (both.living, both.free) == (2, PARTITIONS - 10)
+    assert (both.workers, both.free) == (2, PARTITIONS - 10)
     assert both.next_expiry_seconds is not None
     assert 0 < both.next_expiry_seconds <= ownership.LEASE_TTL_SECONDS
 
     expire_lease(connection, other)
     again = ownership.heartbeat(connection, worker)
-    assert (again.living, again.free) == (1, PARTITIONS)
+    assert (again.workers, again.free) == (1, PARTITIONS)
 
 
 def test_an_expired_lease_is_never_renewed(connection: Connection) -> None:
@@ -188,7 +193,7 @@ def test_a_leaving_worker_releases_everything_at_once(connection: Connection) ->
 
     assert ownership.leave(connection, leaving) == owned
     assert ownership.claim(connection, heir, PARTITIONS) == owned
-    assert ownership.heartbeat(connection, heir).living == 1
+    assert ownership.heartbeat(connection, heir).workers == 1
 
 
 def test_a_takeover_ends_the_backends_that_hold_the_lock(connect: Callable[[str], Connection]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,6 +15,8 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("teller", "api", "lab", "workers", "processor")
+#: The folders with code that no process runs. `docs` has examples.
+OUTSIDE: Final = frozenset({"tests", "tools", "bench", "docs"})
 #: The program that `make lint` runs.
 LINT_IMPORTS: Final = Path(sys.executable).with_name("lint-imports")
 
@@ -46,6 +49,9 @@ ARROWS: Final = (
     ("api.v1.accounts", "api.console.pages"),
     ("api.services", "api.app"),
     ("api.docs.pages", "teller.root"),
+    ("processor.verify.checks", "tests"),
+    ("teller.reach", "tools"),
+    ("lab.endpoint", "bench"),
 )
 
 
@@ -102,6 +108,38 @@ def test_the_tree_holds_its_arrows(untouched: Check) -> None:
     An untouched copy passes.
     """
     assert untouched.status == 0, untouched.report
+
+
+def unchecked(top: Path) -> set[str]:
+    """Return the folders and modules at the top that have code and are neither a root package nor OUTSIDE."""
+    document = tomllib.loads((top / "pyproject.toml").read_text())
+    found = {path.relative_to(top).parts[0] for path in top.glob("[!.]*/**/*.py")}
+    found |= {path.name for path in top.glob("*.py")}
+    return found - OUTSIDE - set(document["tool"]["importlinter"]["root_packages"])
+
+
+def test_the_check_covers_every_package_at_the_top() -> None:
+    """
+    A folder with code is a root package, or has no code of the processes.
+    """
+    assert unchecked(ROOT) == set()
+
+
+@pytest.mark.parametrize("stray", ["strays/__init__.py", "strays/below/module.py", "strays.py"])
+def test_a_new_package_at_the_top_is_found(tmp_path: Path, stray: str) -> None:
+    """
+    A package, a folder with code, and a module are found.
+    """
+    shutil.copy2(ROOT / "pyproject.toml", tmp_path)
+    for name in (*PACKAGES, *OUTSIDE):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "module.py").touch()
+    assert unchecked(tmp_path) == set()
+
+    (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / stray).touch()
+
+    assert unchecked(tmp_path) == {stray.split("/", 1)[0]}
 
 
 @pytest.mark.parametrize("stray", STRAYS)

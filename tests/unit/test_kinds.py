@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from api.app import ROUTES
+from api.web.submission import SubmissionBody
 from processor.domain.kinds import KINDS
 from processor.domain.model import Amend, Close, Credit, Debit, Hold, Open, Request, Resource
 from processor.domain.roles import ALL_ROLES
@@ -59,3 +61,21 @@ def test_the_description_of_a_kind_has_no_contradiction(name: str) -> None:
     assert not kind.in_batches or kind.rule is not None
     assert kind.roles
     assert kind.roles <= ALL_ROLES
+
+
+def test_the_bodies_of_the_api_require_what_their_kinds_require() -> None:
+    """
+    A body has an account exactly if its kind requires one, and always an amount that is at least that of its kind.
+    """
+    bodies = {
+        route.body.request_kind: route.body
+        for route in ROUTES
+        if route.body is not None and issubclass(route.body, SubmissionBody)
+    }
+
+    assert len(bodies) > 2
+    for name, body in bodies.items():
+        schema, kind = body.model_json_schema(), KINDS[name]
+        assert ("account" in schema["required"]) == kind.requires_account, name
+        assert schema["properties"]["amount"]["minimum"] == kind.least_amount, name
+        assert ("amount" in schema["required"]) or schema["properties"]["amount"]["default"] >= 1, name

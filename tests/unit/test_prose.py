@@ -92,7 +92,7 @@ def test_each_rule_is_held(found: Check, text: str, rule: str) -> None:
 )
 def test_contexts_and_code_are_fine(found: Check, text: str) -> None:
     """
-    The contract's words, code, questions and table cells are not findings.
+    Excepted contexts, code, questions and table cells are not findings.
     """
     assert found("a.md", text) == []
 

@@ -137,7 +137,11 @@ class GatewayCalls(Sender[GatewayResult]):
             )
 
     def _key(self, result: GatewayResult) -> tuple[UUID, int]:
-        """An effect has two results if a call whose lease expired is answered too: not in one set."""
+        """
+        Return the effect of a result, so that one transaction records at most one result for each effect.
+
+        An effect has two results if a call is answered after its lease expired.
+        """
         effect = result.result.effect
         return effect.order.request_id, effect.leg
 

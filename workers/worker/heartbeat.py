@@ -143,7 +143,7 @@ class OwnershipThread:
                 "worker_ready",
                 worker=str(self._worker),
                 partitions=len(beat.owned | gained),
-                workers=beat.living,
+                workers=beat.workers,
             )
         if beat.next_expiry_seconds is None:
             return HEARTBEAT_SECONDS
@@ -173,7 +173,7 @@ class OwnershipThread:
     def _adjust_share(self, connection: Connection, beat: Heartbeat, lease_until: float) -> set[int]:
         """Claim partitions up to the fair share, and release those above it. Returns the partitions gained."""
         assert self._worker is not None  # noqa: S101 - `_renew` has set it
-        share = -(-self._partition_count // beat.living)
+        share = -(-self._partition_count // beat.workers)
         if len(beat.owned) > share:
             self._assignments.surrender(len(beat.owned) - share)
         surrendered = self._assignments.surrendered()
@@ -181,11 +181,11 @@ class OwnershipThread:
             ownership.release(connection, self._worker, surrendered)
             self._assignments.hold(beat.owned - surrendered, lease_until)
             self._doorbell.announce_ownership()
-            log.info("partitions_released", count=len(surrendered), workers=beat.living)
+            log.info("partitions_released", count=len(surrendered), workers=beat.workers)
         missing = share - len(beat.owned)
         if missing <= 0 or beat.free == 0:
             return set()
         claimed = ownership.claim(connection, self._worker, missing)
         if claimed:
-            log.info("partitions_claimed", count=len(claimed), workers=beat.living)
+            log.info("partitions_claimed", count=len(claimed), workers=beat.workers)
         return self._assignments.hold(beat.owned | claimed, lease_until)

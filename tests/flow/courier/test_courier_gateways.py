@@ -1,5 +1,5 @@
 """
-Gateways by real HTTP: every row of the contract's table, answers that are none, and how calls are made.
+Gateways by real HTTP: every row of the table in docs/gateways.md, answers that are none, and how calls are made.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_a_yes_is_captured_with_the_gateways_reference(till: Till) -> None:
 
 def test_a_call_is_signed_and_says_what_is_to_be_done(till: Till) -> None:
     """
-    The body of the contract, the request's id as key, and a signature that the library of the standard verifies.
+    The documented body, the request's id as key, and a signature that the library of the standard verifies.
     """
     [asked] = till.withdraw()
     till.start()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def test_a_delivery_is_signed_and_has_the_request_of_its_time(till: Till) -> None:
     """
-    The three headers of Standard Webhooks, verified by its library, around the document of the contract.
+    The three headers of Standard Webhooks, verified by its library, around the documented payload.
     """
     till.webhook(f"{till.outside.url}/hook")
     [asked] = till.redeem(metadata={"order": "ü 7"})
@@ -115,7 +115,7 @@ def test_while_a_secret_is_rotated_both_sign(till: Till) -> None:
 # ---------------------------------------------------------------- tried again
 
 
-def test_the_schedule_is_that_of_the_contract_and_every_try_says_the_same(till: Till) -> None:
+def test_the_schedule_is_the_documented_one_and_every_try_says_the_same(till: Till) -> None:
     """
     5 s, 30 s, 2 min, 10 min, 1 h, 3 h, 10 h, then failed; one id and one body over all tries.
     """
@@ -353,7 +353,7 @@ def tried(till: Till) -> tuple[int, uuid.UUID | None]:
 
 
 def document(till: Till, asked: uuid.UUID) -> Any:
-    """The request as the contract shows it."""
+    """Return the request as the API shows it."""
     [row] = till.store.owner.execute(
         f"SELECT {documents.REQUEST_COLUMNS} FROM {documents.REQUEST_TABLES} WHERE r.id = %s",  # noqa: S608 - our own columns
         (asked,),
