@@ -161,7 +161,7 @@ def test_an_answer_is_settled_by_the_batch(
     store: Store, courier: Connection, outcome: Outcome, status: str, held_after: int, available_after: int
 ) -> None:
     """
-    `done` is captured and `declined` is released. `misconfigured` stays held and waits for an admin.
+    `done` is captured and `declined` is released. `misconfigured` stays held and waits for an operator.
     """
     [asked] = held(store, 1)
     [claimed] = claim(courier).effects
