@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -17,23 +18,53 @@ import psycopg
 import pytest
 
 from processor.storage.migrations import SCHEMA_VERSION
+from tests.http import test_access_matrix as access_matrix
 from tests.stack import TELLER, TOP, Stack, bare_environment, environment_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from processor.settings import Settings
     from tests.servers import Clones
 
 PAGE: Final = TOP / "docs" / "adding-a-kind.md"
-#: The code of the processes.
-SOURCES: Final = ("teller", "api", "lab", "workers", "processor")
+#: Folders that a copy does not need.
+LEFT_OUT: Final = (
+    ".git",
+    ".venv",
+    ".lock-venv",
+    ".*_cache",
+    ".hypothesis",
+    ".peers",
+    "__pycache__",
+    "build",
+    "dist",
+)
+#: The commands of `make lint` that take at most a few seconds: all but mypy.
+LINT: Final = [
+    command
+    for command in re.findall(
+        r"^\t\$\(BIN\)/(.+)$",
+        (TOP / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0],
+        re.MULTILINE,
+    )
+    if command != "mypy"
+]
 #: A paragraph that begins with the name of a file, and the block after it.
 BLOCK: Final = re.compile(r"^`([\w./-]+)` (?:(?!\n\n).)*\n\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: The tests of the access matrix that compare it with the routes and with the answers.
+MATRIX_TESTS: Final = [
+    f"tests/http/test_access_matrix.py::{test.__name__}"
+    for test in (
+        access_matrix.test_every_route_has_a_row_and_every_row_a_route,
+        access_matrix.test_each_role_gets_the_status_of_its_row,
+    )
+]
 #: Seconds that a command may take.
 COMMAND_SECONDS: Final = 60
+#: Seconds that the lint or a test of the copy may take.
+TEST_SECONDS: Final = 240
 #: The amount that an account may give of the points.
 LIMIT: Final = 7
 
@@ -50,6 +81,21 @@ class Copy:
         Run a command of the copy on the database of the stack.
         """
         return _teller(self.stack.environment, *arguments)
+
+    def run(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """
+        Run a program of the virtual environment in the copy.
+        """
+        program, *arguments = command.split()
+        return subprocess.run(
+            [Path(sys.executable).with_name(program), *arguments],
+            cwd=self.code,
+            env={**bare_environment(), **environment},
+            capture_output=True,
+            text=True,
+            timeout=TEST_SECONDS,
+            check=False,
+        )
 
 
 def _teller(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -96,9 +142,7 @@ def copy(
     """
     home = tmp_path_factory.mktemp("copy")
     code = home / "code"
-    for name in SOURCES:
-        shutil.copytree(TOP / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(TOP / "schema.sql", code)
+    shutil.copytree(TOP, code, ignore=shutil.ignore_patterns(*LEFT_OUT))
     new = apply(PAGE.read_text(), code)
     assert len(new) == 3
     with clones("embedded").clone() as database:
@@ -110,6 +154,31 @@ def copy(
             stack.start("worker")
             yield Copy(code, stack)
             stack.stop()
+
+
+@pytest.mark.parametrize("command", LINT)
+def test_the_copy_passes_the_lint(copy: Copy, command: str) -> None:
+    """
+    The blocks of the page are formatted, documented and placed as `make lint` requires.
+    """
+    assert len(LINT) > 4
+    done = copy.run(command)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_row_of_the_access_matrix_has_the_status_of_each_role(copy: Copy, servers: Settings) -> None:
+    """
+    The tests of the matrix pass in the copy: each route has a row, and each role gets the status of its row.
+    """
+    done = copy.run(
+        f"python -m pytest -q -n 0 --show-capture=no {' '.join(MATRIX_TESTS)}",
+        DATABASE_URL=servers.database_url,
+        REDIS_URL=servers.redis_url,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
 
 
 def test_a_migrated_database_has_the_row_of_a_new_one(copy: Copy, clones: Callable[[str], Clones]) -> None:
