@@ -50,6 +50,12 @@ class DatabaseUnavailable(TellerError):
     code = "database_unavailable"
 
 
+class Forbidden(TellerError):
+    """The role of the caller does not allow this."""
+
+    code = "forbidden"
+
+
 class RequestNotFound(TellerError):
     """No request that the caller may see has this id."""
 

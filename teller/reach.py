@@ -15,6 +15,7 @@ from uuid import UUID
 from processor import log
 from processor.clients.keys import Caller
 from processor.errors import SchemaError
+from processor.intake.intake import Intake
 from processor.settings import Settings
 from processor.storage import connections, migrations
 from teller.embedded import postgres, valkey
@@ -61,6 +62,24 @@ def reached(
     ):
         migrations.read_installation(connection)
         yield connection, servers.settings
+
+
+@contextlib.contextmanager
+def temporary_intake(connection: Connection, settings: Settings) -> Iterator[Intake]:
+    """
+    Return an intake for one command, which notifies the workers. It stops at the end.
+    """
+    intake = Intake(
+        lambda: connections.connect(settings.database_url, application_name="teller command"),
+        migrations.read_installation(connection).partitions,
+        settings.backlog_limit,
+        lambda accepted: notify(settings, accepted),
+    )
+    intake.start()
+    try:
+        yield intake
+    finally:
+        intake.stop()
 
 
 def operator() -> Caller:

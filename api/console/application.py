@@ -30,11 +30,11 @@ from api.console.layout import Layout
 from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
 from api.web import forms, parsing, problems, static_files
 from api.web.fields import NoQuery
-from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Forbidden, Invalid, NotFound
+from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Invalid, NotFound
 from api.web.routing import CLIENT, PROBLEM, ROUTE, RawResponse
 from api.web.static_files import Files
 from processor.domain.roles import OPERATORS
-from processor.errors import TellerError
+from processor.errors import Forbidden, TellerError
 from processor.reading import overview as overview_queries
 from processor.records.pages import CursorInvalid
 

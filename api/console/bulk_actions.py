@@ -15,12 +15,10 @@ from api.console.fields import Moment, PageQuery, field_value
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
 from api.web.fields import TEXT_CHARACTERS_MAX
 from api.web.parsing import read_id
-from api.web.problems import Forbidden, NotFound
 from processor.domain.kinds import KINDS
 from processor.operations import bulk_actions
-from processor.operations.bulk_actions import Action, BulkAction, Results
+from processor.operations.bulk_actions import Action, Results
 from processor.reading.failed import FailedFilter
-from processor.storage.connections import Connection
 
 #: Requests on one page.
 LISTED: Final = 50
@@ -74,7 +72,7 @@ def progress(visit: Visit, action: str) -> Page:
     """
     action_id = read_id(action, "action")
     with visit.services.connection() as connection:
-        found = _read(connection, action_id)
+        found = bulk_actions.read(connection, action_id)
         results = Results() if found.finished_at is None else bulk_actions.count_results(connection, found)
         items = bulk_actions.list_items(connection, action_id, LISTED, visit.query.cursor)
     if found.finished_at is None:
@@ -96,15 +94,6 @@ def stop(visit: Visit, action: str) -> Redirect:
     """
     action_id = read_id(action, "action")
     with visit.services.connection() as connection:
-        if _read(connection, action_id).action == "refund" and not visit.may("admin"):
-            raise Forbidden("only an admin can stop refunds: nothing was done")
         stopped = bulk_actions.stop(connection, action_id, visit.caller)
     text = "The action is stopped. Nothing more is sent." if stopped else "The action had already ended."
     return Redirect(f"{ROOT}/failed/actions/{action_id}", Notice(text))
-
-
-def _read(connection: Connection, action_id: UUID) -> BulkAction:
-    found = bulk_actions.read(connection, action_id)
-    if found is None:
-        raise NotFound("there is no such action")
-    return found

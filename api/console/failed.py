@@ -12,9 +12,9 @@ from api.console.fields import Moment, field_value
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit, read_fields
 from api.web.fields import Body, optional
 from api.web.parsing import read_id
-from api.web.problems import Forbidden, Invalid
+from api.web.problems import Invalid
 from processor.ids import new_id
-from processor.operations import bulk_actions
+from processor.operations import bulk_actions, failed_requests
 from processor.reading import failed
 from processor.reading.failed import FailedFilter
 
@@ -141,8 +141,8 @@ def read_ids(texts: list[str]) -> tuple[UUID, ...]:
 
 
 def _preview(visit: Visit, form: PreviewForm, ids: tuple[UUID, ...] | None) -> Page:
-    if form.action == "refund" and not visit.may_make("refund"):
-        raise Forbidden("refunds need the role admin: nothing was done")
+    if form.action == "refund":
+        failed_requests.require_refunder(visit.caller)
     with visit.services.connection() as connection:
         seen = bulk_actions.read_now(connection)
         chosen = FailedFilter(ids=ids, seen=seen) if ids else replace(form.as_filter(), seen=seen)

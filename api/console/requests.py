@@ -17,7 +17,6 @@ from api.web.parsing import read_id
 from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
 from processor.domain.model import MAX_QUANTITY
-from processor.errors import TellerError
 from processor.ids import new_id
 from processor.intake.commands import Recorded
 from processor.operations import approvals, failed_requests
@@ -180,12 +179,15 @@ def refund(visit: Visit, request: str) -> Redirect:
     """
     request_id, form = read_id(request, "request"), visit.read(RefundForm)
     with visit.services.connection() as connection:
-        submission = failed_requests.refund(
-            connection, request_id, form.amount, form.reason, visit.caller, f"console-{form.key}"
+        failed_requests.refund(
+            visit.services.accept,
+            connection,
+            request_id,
+            form.amount,
+            form.reason,
+            visit.caller,
+            f"console-{form.key}",
         )
-    [receipt] = visit.services.accept([submission])
-    if receipt.request is None:
-        raise receipt.problem or TellerError("intake gave no reason")
     return Redirect(_back(form, request_id), Notice("The refund is accepted and waits in its queue."))
 
 

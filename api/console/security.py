@@ -17,8 +17,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from api.console.pages import ROOT, Notice
-from api.web.problems import Forbidden
 from processor.clients import sessions
+from processor.errors import Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,6 @@ from api.web.problems import (
     PROBLEM_JSON,
     PROBLEMS,
     BodyTooLarge,
-    Forbidden,
     Invalid,
     Malformed,
     RateLimited,
@@ -27,7 +26,7 @@ from api.web.problems import (
 )
 from api.web.responses import Problem
 from processor.domain.roles import ALL_ROLES
-from processor.errors import DatabaseUnavailable
+from processor.errors import DatabaseUnavailable, Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

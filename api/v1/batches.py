@@ -13,14 +13,14 @@ from api.services import Call
 from api.v1.requests import Request
 from api.web import parsing, problems
 from api.web.fields import Body, IdempotencyKey, OneOf
-from api.web.problems import Forbidden, IdempotencyKeyMissing, Invalid
+from api.web.problems import IdempotencyKeyMissing, Invalid
 from api.web.responses import Problem
 from api.web.routing import Answer, AnswerDoc, Route, Routes
 from api.web.submission import Origin, SubmissionBody
 from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
 from processor.domain.model import FINAL_STATUSES
-from processor.errors import TellerError
+from processor.errors import Forbidden, TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.records.documents import Document
 

@@ -16,11 +16,9 @@ from api.web.pagination import Page, listed
 from api.web.parsing import read_id
 from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
-from api.web.submission import Origin
 from processor.domain.kinds import KINDS
 from processor.domain.model import Outcome
 from processor.domain.roles import OPERATORS
-from processor.intake.intake import Submission
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts, requests
@@ -200,11 +198,9 @@ def refund_request(call: Call, request: str) -> Answer:
     """
     request_id = read_id(request, "request")
     body: Refund = call.body
-
-    def make(origin: Origin) -> Submission:
-        with call.services.connection() as connection:
-            return failed_requests.refund(
-                connection, request_id, body.amount, body.reason, call.caller, origin.idempotency_key
-            )
-
-    return submission.accept(call, "refund", make=make)
+    key = submission.read_key(call)
+    with call.services.connection() as connection:
+        record, is_replayed = failed_requests.refund(
+            call.services.accept, connection, request_id, body.amount, body.reason, call.caller, key
+        )
+    return submission.accepted(call, record, is_replayed=is_replayed)

@@ -18,7 +18,7 @@ from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.kinds import KINDS
 from processor.domain.model import EntryKind, Stage, Status
 from processor.operations import cancel as cancellations
-from processor.operations.cancel import NotCancellable
+from processor.operations.cancel import NotCancellable, ReasonRefused
 from processor.reading import requests
 from processor.reading.requests import RequestFilter
 from processor.records.documents import RequestRecord
@@ -148,7 +148,7 @@ class RequestQuery(Page):
 class Cancellation(Body):
     """The reason of a cancellation."""
 
-    reason: Text = optional("From operators and admins only. The audit keeps it.")
+    reason: Text = optional("From operators and admins only, who may leave it out. The audit keeps it.")
 
 
 @routes.add(
@@ -255,14 +255,16 @@ def cancel(call: Call, request: str) -> Answer:
     """
     Cancel a request.
 
-    Records a command, which may come too late. The status of the request shows the result.
+    Records a command, which may come too late. The status of the request shows the result. Operators and admins may
+    give a reason.
     """
     request_id = read_id(request, "request")
     body: Cancellation = call.body
-    if "reason" in body.model_fields_set and not call.caller.is_operator:
-        raise Invalid.at("/reason", "only operators and admins give a reason")
-    with call.services.connection() as connection:
-        record, command = cancellations.cancel(connection, request_id, call.caller, body.reason)
+    try:
+        with call.services.connection() as connection:
+            record, command = cancellations.cancel(connection, request_id, call.caller, body.reason)
+    except ReasonRefused as refused:
+        raise Invalid.at("/reason", str(refused)) from None
     call.services.doorbell.notify(command.partition)
     return submission.recorded(record)
 

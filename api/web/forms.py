@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from api.web.problems import BodyTooLarge, Forbidden, Malformed, UnsupportedMediaType
+from api.web.problems import BodyTooLarge, Malformed, UnsupportedMediaType
+from processor.errors import Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import pydantic_core
 from flask import Response
 
-from processor.errors import DatabaseUnavailable, SchemaError, TellerError
+from processor.errors import DatabaseUnavailable, Forbidden, SchemaError, TellerError
 
 #: The media type of every error.
 PROBLEM_JSON: Final = "application/problem+json"
@@ -51,12 +51,6 @@ class Unauthorized(TellerError):
     """The key is missing, or it is not valid (or no longer valid)."""
 
     code = "unauthorized"
-
-
-class Forbidden(TellerError):
-    """The role of the key does not allow this."""
-
-    code = "forbidden"
 
 
 class RateLimited(TellerError):

@@ -19,8 +19,9 @@ from flask import Response, request
 from api.web import parsing
 from api.web.fields import NoQuery
 from api.web.large_bodies import LARGE_BYTES
-from api.web.problems import BodyTooLarge, Forbidden, UnsupportedMediaType
+from api.web.problems import BodyTooLarge, UnsupportedMediaType
 from processor.domain.roles import ALL_ROLES
+from processor.errors import Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,7 +14,7 @@ from api.web.fields import Body
 from api.web.problems import RETRY_AFTER_SECONDS, IdempotencyKeyMissing
 from api.web.routing import Answer, Call, ServicesT
 from processor.domain.model import FINAL_STATUSES
-from processor.errors import IdempotencyKeyReused, PartitionSaturated, TellerError
+from processor.errors import IdempotencyKeyReused, PartitionSaturated
 from processor.ids import new_id
 from processor.intake.intake import Submission, fingerprint
 from processor.reading import requests
@@ -104,25 +104,37 @@ def accept(
     Make the request of the call's body, and return the answer with it.
 
     A route with the resource in its path passes `resource`, for the fingerprint, and `make`, which returns the
-    submission. A PATCH needs no key; without one, each call makes a new request.
+    submission.
     """
-    header = call.header("HTTP_IDEMPOTENCY_KEY")
-    if header is None and call.environ["REQUEST_METHOD"] == "PATCH":
-        key = f"patch-{new_id()}"
-    else:
-        key = idempotency.read_key(header)
+    key = read_key(call)
     sent = call.sent if resource is None else {**call.sent, "resource": resource}
     origin = Origin(call.caller, key, fingerprint(kind, sent))
     submission = make(origin) if make is not None else call.body.submission(origin)
     [receipt] = call.services.accept([submission])
-    if receipt.request is None:
-        raise receipt.problem or TellerError("intake gave no reason")
-    record = receipt.request
-    headers = {"Idempotency-Replayed": "true"} if receipt.replayed else {}
+    return accepted(call, receipt.record(), is_replayed=receipt.replayed)
+
+
+def read_key(call: Call[ServicesT]) -> str:
+    """
+    Return the idempotency key of a call. A PATCH needs no key; without one, each call makes a new request.
+
+    Raises IdempotencyKeyMissing and the errors of a key with the wrong form.
+    """
+    header = call.header("HTTP_IDEMPOTENCY_KEY")
+    if header is None and call.environ["REQUEST_METHOD"] == "PATCH":
+        return f"patch-{new_id()}"
+    return idempotency.read_key(header)
+
+
+def accepted(call: Call[ServicesT], record: RequestRecord, *, is_replayed: bool) -> Answer:
+    """
+    Return the answer with a request that intake accepted, after the wait that the call prefers.
+    """
+    headers = {"Idempotency-Replayed": "true"} if is_replayed else {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
     if seconds is not None:
         record, _position = wait_for(call, record, None, seconds, headers)
-    final = record.status in FINAL_STATUSES and (receipt.replayed or seconds is not None)
+    final = record.status in FINAL_STATUSES and (is_replayed or seconds is not None)
     headers["Location"] = f"/v1/requests/{record.id}"
     headers["ETag"] = etag(record, None)
     if not final:

@@ -77,6 +77,12 @@ class Receipt(NamedTuple):
     replayed: bool = False
     problem: TellerError | None = None
 
+    def record(self) -> RequestRecord:
+        """Return the durable request. Raises its problem."""
+        if self.request is None:
+            raise self.problem or TellerError("intake gave no reason")
+        return self.request
+
 
 @dataclass(slots=True)
 class _Asked:

@@ -10,7 +10,6 @@ lines in one transaction of its own. A part that runs twice does nothing twice: 
 each refund has its own idempotency key.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
@@ -19,9 +18,10 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from processor.clients.keys import Caller
-from processor.intake.intake import Receipt, Submission
+from processor.domain.model import TELLER
+from processor.errors import TellerError
 from processor.operations import failed_requests
-from processor.operations.failed_requests import Refunder
+from processor.operations.failed_requests import Accept, NotFailed, Refunder, Replayed
 from processor.reading import failed as failed_queries
 from processor.reading.failed import FailedFilter
 from processor.records import audit
@@ -32,15 +32,19 @@ from processor.storage.connections import Connection
 
 #: Requests in one part.
 PART_LIMIT: Final = 1_000
-#: The text in `stopped_by` of an action whose key is no longer valid.
-KEY_IS_INVALID: Final = "Teller, because its key is no longer valid"
+#: The reason of Teller for stopping an action, in the audit and in `stopped_by`.
+KEY_IS_INVALID: Final = "its key is no longer valid"
 
 Action = Literal["replay", "refund"]
-#: Hands refunds to intake, and returns their receipts in order.
-Accept = Callable[[Sequence[Submission]], list[Receipt]]
 
 _RAW = statements.beside(__file__)
 SQL = {name: text.replace("{action_columns}", _RAW["action_columns"]) for name, text in _RAW.items()}
+
+
+class BulkActionNotFound(TellerError):
+    """No bulk action has this id."""
+
+    code = "not_found"
 
 
 class BulkAction(NamedTuple):
@@ -142,8 +146,11 @@ def begin(
     """
     Begin an action on all requests that match. Beginning it again does nothing.
 
-    `description` is the filter, for people to read. Raises DatabaseUnavailable.
+    `description` is the filter, for people to read. Only an admin begins refunds.
+    Raises Forbidden, DatabaseUnavailable.
     """
+    if action == "refund":
+        failed_requests.require_refunder(by)
     parameters = {
         "id": action_id,
         "action": action,
@@ -169,7 +176,7 @@ def run_part(connection: Connection, action_id: UUID, accept: Accept) -> Part | 
     Run the next part of an action.
 
     Returns None if the action is over, or another process runs a part of it now. An action whose key was revoked or
-    has expired is stopped, and None is returned. Raises DatabaseUnavailable.
+    has expired is stopped with an audit line, and None is returned. Raises DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
         row = connection.execute(SQL["lock_action"], {"id": action_id}).fetchone()
@@ -177,7 +184,7 @@ def run_part(connection: Connection, action_id: UUID, accept: Accept) -> Part | 
             return None
         action = BulkAction(*row)
         if connection.execute(SQL["is_key_valid"], {"key_id": action.key_id}).fetchone() == (False,):
-            connection.execute(SQL["stop"], {"id": action_id, "actor": KEY_IS_INVALID})
+            _stop(connection, action_id, f"Teller, because {KEY_IS_INVALID}", TELLER, KEY_IS_INVALID)
             return None
         items = connection.execute(
             SQL["next_items"], {"id": action_id, "done": action.done, "limit": PART_LIMIT}
@@ -208,7 +215,10 @@ _Outcome = tuple[str, str | None, UUID | None]
 def _replay(
     connection: Connection, action: BulkAction, ids: list[UUID]
 ) -> tuple[frozenset[int], list[_Outcome]]:
-    replayed = failed_requests.replay_each(connection, ids, action.actor, action.reason)
+    try:
+        replayed = failed_requests.replay_each(connection, ids, action.actor, action.reason)
+    except NotFailed:
+        replayed = Replayed(0)
     return replayed.partitions, [("sent" if one in replayed.sent else "skipped", None, None) for one in ids]
 
 
@@ -238,20 +248,30 @@ def stop(connection: Connection, action_id: UUID, by: Caller) -> bool:
     """
     Stop an action. The requests that were sent before are decided.
 
-    Returns False if the action was over already. Raises DatabaseUnavailable.
+    Only an admin stops refunds. Returns False if the action was over already.
+    Raises BulkActionNotFound, Forbidden, DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
-        if connection.execute(SQL["stop"], {"id": action_id, "actor": by.actor}).fetchone() is None:
-            return False
-        audit.note(connection, by.actor, "bulk_stopped", None, None, {"bulk": str(action_id)})
+        if read(connection, action_id).action == "refund":
+            failed_requests.require_refunder(by)
+        return _stop(connection, action_id, by.actor, by.actor, None)
+
+
+def _stop(connection: Connection, action_id: UUID, stopped_by: str, actor: str, reason: str | None) -> bool:
+    """Stop an action and write the audit line, in the caller's transaction. Returns False if it was over already."""
+    if connection.execute(SQL["stop"], {"id": action_id, "stopped_by": stopped_by}).fetchone() is None:
+        return False
+    audit.note(connection, actor, "bulk_stopped", None, reason, {"bulk": str(action_id)})
     return True
 
 
-def read(connection: Connection, action_id: UUID) -> BulkAction | None:
-    """Return an action and its progress, or None. Raises DatabaseUnavailable."""
+def read(connection: Connection, action_id: UUID) -> BulkAction:
+    """Return an action and its progress. Raises BulkActionNotFound, DatabaseUnavailable."""
     with connections.faults():
         row = connection.execute(SQL["read_action"], {"id": action_id}).fetchone()
-    return None if row is None else BulkAction(*row)
+    if row is None:
+        raise BulkActionNotFound("there is no such action")
+    return BulkAction(*row)
 
 
 def list_actions(connection: Connection, limit: int) -> list[BulkAction]:

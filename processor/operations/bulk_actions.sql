@@ -63,7 +63,7 @@ RETURNING finished_at IS NOT NULL;
 
 -- stop --
 UPDATE bulk_actions
-   SET finished_at = clock_timestamp(), stopped_by = %(actor)s
+   SET finished_at = clock_timestamp(), stopped_by = %(stopped_by)s
  WHERE id = %(id)s
    AND finished_at IS NULL
 RETURNING id;

@@ -27,16 +27,24 @@ class NotCancellable(TellerError):
     code = "not_cancellable"
 
 
+class ReasonRefused(TellerError):
+    """A client gives no reason for a cancel."""
+
+    code = "invalid"
+
+
 def cancel(
     connection: Connection, request_id: UUID, by: Caller, reason: str | None = None
 ) -> tuple[RequestRecord, Recorded]:
     """
     Record the command that cancels a request. The caller then notifies the worker.
 
-    An operator's command has an audit line in the same transaction, and a reason. A client's has neither.
+    An operator's command has an audit line in the same transaction, and may have a reason. A client's has neither.
     Returns the request as it is now, and the command.
-    Raises RequestNotFound, NotCancellable, DatabaseUnavailable.
+    Raises ReasonRefused, RequestNotFound, NotCancellable, DatabaseUnavailable.
     """
+    if reason is not None and not by.is_operator:
+        raise ReasonRefused("only operators and admins give a reason")
     payload: dict[str, Any] = {"by": "operator" if by.is_operator else "client"}
     if reason is not None:
         payload["reason"] = reason

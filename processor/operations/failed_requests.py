@@ -4,14 +4,15 @@ Replay failed requests, and refund requests.
 A replay is a command, and a refund is a request of its own. The batch of the home partition decides both in turn.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.clients.keys import Caller
-from processor.errors import RequestNotFound, TellerError
-from processor.intake.intake import Submission, fingerprint
+from processor.domain.kinds import KINDS
+from processor.errors import Forbidden, RequestNotFound, TellerError
+from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.reading import requests as stored_requests
 from processor.records.audit import AuditLine
 from processor.records.documents import Document, RequestRecord
@@ -23,9 +24,12 @@ CHUNK_LIMIT: Final = 1_000
 
 SQL = statements.beside(__file__)
 
+#: Hands refunds to intake, and returns their receipts in order.
+Accept = Callable[[Sequence[Submission]], list[Receipt]]
+
 
 class NotFailed(TellerError):
-    """The request is not failed, so there is nothing to replay."""
+    """No request is failed, so there is nothing to replay."""
 
     code = "not_failed"
 
@@ -40,6 +44,8 @@ class Replayed:
     sent: frozenset[UUID] = frozenset()
     #: Their partitions. The caller notifies the workers.
     partitions: frozenset[int] = frozenset()
+    #: The requests that were named and are not failed, or do not exist.
+    not_failed: frozenset[UUID] = frozenset()
 
 
 class Original(NamedTuple):
@@ -68,9 +74,10 @@ def replay(
     """
     with connections.faults(), connection.transaction():
         request, _ = stored_requests.read_request(connection, request_id, by.sees)
-        replayed = replay_each(connection, [request_id], by.actor, reason)
-        if not replayed.matched:
-            raise NotFailed("the request is not failed: only failed requests are replayed")
+        try:
+            replayed = replay_each(connection, [request_id], by.actor, reason)
+        except NotFailed:
+            raise NotFailed("the request is not failed: only failed requests are replayed") from None
     return request, replayed
 
 
@@ -78,11 +85,15 @@ def replay_each(connection: Connection, ids: Sequence[UUID], actor: str, reason:
     """
     Send those of these requests that are failed to the ends of their queues.
 
-    Requests of one resource keep the order of their first decisions. Raises DatabaseUnavailable.
+    Requests of one resource keep the order of their first decisions. The result names the requests that are not
+    failed. Raises NotFailed if none is failed, DatabaseUnavailable.
     """
     with connections.faults():
         failed = connection.execute(SQL["failed_among"], {"ids": list(ids)}).fetchall()
-    return _send(connection, failed, actor, reason)
+    if not failed:
+        raise NotFailed("none of them is failed, so none was replayed")
+    not_failed = frozenset(ids) - {request_id for request_id, _ in failed}
+    return replace(_send(connection, failed, actor, reason), not_failed=not_failed)
 
 
 def replay_all(
@@ -121,23 +132,33 @@ def _send(connection: Connection, failed: list[tuple[Any, ...]], actor: str, rea
 
 
 def refund(
+    accept: Accept,
     connection: Connection,
     request_id: UUID,
     amount: int | None,
     reason: str,
     by: Caller,
     idempotency_key: str,
-) -> Submission:
+) -> tuple[RequestRecord, bool]:
     """
-    Prepare a refund of a request, for intake. `amount` None refunds all that is left.
+    Make a refund of a request. `amount` None refunds all that is left.
 
-    Intake writes the refund and its audit line in one transaction. Raises RequestNotFound, DatabaseUnavailable.
+    Intake writes the refund and its audit line in one transaction. Returns the refund, and whether its key was used
+    before. Raises Forbidden, RequestNotFound, IdempotencyKeyReused, PartitionSaturated, DatabaseUnavailable.
     """
+    require_refunder(by)
     originals = read_originals(connection, [request_id])
     if not originals:
         raise RequestNotFound(request_id)
     refunder = Refunder(by.client, by.key_id, by.actor)
-    return refund_of(originals[0], amount, reason, refunder, idempotency_key)
+    [receipt] = accept([refund_of(originals[0], amount, reason, refunder, idempotency_key)])
+    return receipt.record(), receipt.replayed
+
+
+def require_refunder(by: Caller) -> None:
+    """Refuse a caller that may not refund. Raises Forbidden."""
+    if by.role not in KINDS["refund"].roles:
+        raise Forbidden("refunds need the role admin: nothing was done")
 
 
 def read_originals(connection: Connection, ids: Sequence[UUID]) -> list[Original]:

@@ -5,27 +5,19 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 
-from processor.intake.intake import Intake
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts as gateway_attempts
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
-from processor.storage import connections, migrations
 from teller.arguments import identifier, reason
 from teller.commands import requests
 from teller.printing import Command, Group, show, table
-from teller.reach import notify, operator, reached
-
-if TYPE_CHECKING:
-    from processor.intake.intake import Receipt, Submission
-    from processor.settings import Settings
-    from processor.storage.connections import Connection
+from teller.reach import notify, operator, reached, temporary_intake
 
 
 @click.group(cls=Group)
@@ -108,16 +100,17 @@ def replay(
                 connection, code, resource, operator().actor, why, dry_run=dry_run
             )
         else:
-            done = failed_requests.replay_each(connection, ids, operator().actor, why)
+            try:
+                done = failed_requests.replay_each(connection, ids, operator().actor, why)
+            except NotFailed as refused:
+                raise NotFailed(f"{refused}; see teller failed list") from None
         notify(settings, done.partitions)
-    wanted = done.matched if every else len(set(ids))
-    if not every and done.matched == 0:
-        raise NotFailed("none of them is failed, so none was replayed; see teller failed list")
+    wanted = done.matched + len(done.not_failed)
     show(
         {"matched": done.matched, "replayed": len(done.sent)},
         lambda: f"{done.matched} would be replayed" if dry_run else f"replayed {len(done.sent)} of {wanted}",
     )
-    return 0 if done.matched == wanted else 1
+    return 1 if done.not_failed else 0
 
 
 @failed.command(cls=Command)
@@ -131,29 +124,10 @@ def refund(request: UUID, why: str) -> None:
 
     The refund is a request of its own, and is decided in its turn.
     """
-    with reached() as (connection, settings):
-        asked = failed_requests.refund(connection, request, None, why, operator(), f"refund-{uuid.uuid4()}")
-        receipt = _accept(asked, connection, settings)
-        if receipt.problem is not None:
-            raise receipt.problem
-    record = receipt.request
-    assert record is not None  # noqa: S101 - a receipt is one or the other
+    key = f"refund-{uuid.uuid4()}"
+    with reached() as (connection, settings), temporary_intake(connection, settings) as intake:
+        record, _ = failed_requests.refund(intake.accept, connection, request, None, why, operator(), key)
     show(
         record.document(),
         lambda: f"the refund is request {record.id}; see teller requests show {record.id}",
     )
-
-
-def _accept(asked: Submission, connection: Connection, settings: Settings) -> Receipt:
-    partitions = migrations.read_installation(connection).partitions
-    intake = Intake(
-        lambda: connections.connect(settings.database_url, application_name="teller command"),
-        partitions,
-        settings.backlog_limit,
-        lambda accepted: notify(settings, accepted),
-    )
-    intake.start()
-    try:
-        return intake.accept([asked])[0]
-    finally:
-        intake.stop()

@@ -286,7 +286,7 @@ def test_a_large_action_runs_in_parts_and_can_be_stopped(
 
 def test_an_action_ends_with_the_key_of_its_operator(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    After the key is revoked, no further request is sent.
+    After the key is revoked, no further request is sent. The audit has a line by Teller with the reason.
     """
     limit_parts(monkeypatch, 2)
     for _ in range(4):
@@ -299,6 +299,7 @@ def test_an_action_ends_with_the_key_of_its_operator(bank: Teller, monkeypatch: 
 
     page = Visitor.signed_in(bank, bank.admin).get(where).text
     assert "2 of 4, stopped by Teller, because its key is no longer valid" in page
+    assert [line[0] for line in audited(bank, "bulk_stopped")] == ["teller"]
     assert len(audited(bank, "replay")) == 2
 
 
@@ -316,7 +317,7 @@ def test_simultaneous_parts_send_each_request_once(bank: Teller, monkeypatch: py
 
     def do_all() -> None:
         with bank.services.connection() as connection:
-            while (found := bulk_actions.read(connection, action_id(where))) and found.finished_at is None:
+            while bulk_actions.read(connection, action_id(where)).finished_at is None:
                 bulk_runner.do_part(bank.services, action_id(where))
 
     with ThreadPoolExecutor(4) as pool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 #: An operator of another client than `shop`, which makes the requests.
 OPERATOR: Final = Caller(uuid.UUID(int=2), "staff", "olga", "operator")
+ADMIN: Final = Caller(uuid.UUID(int=3), "staff", "anna", "admin")
 REASON: Final = "a reason"
 SECRET: Final = "a secret of at least thirty-two characters"
 
@@ -77,19 +78,20 @@ def accept(url: str, submissions: Sequence[Submission]) -> list[Receipt]:
 
 
 def _refund(connection: Connection, url: str, given: Arguments) -> None:
-    refund = failed_requests.refund(
-        connection, UUID(given["request"]), None, REASON, OPERATOR, given["request"]
+    request = UUID(given["request"])
+    failed_requests.refund(
+        lambda refunds: accept(url, refunds), connection, request, None, REASON, ADMIN, given["request"]
     )
-    [receipt] = accept(url, [refund])
-    if receipt.problem is not None:
-        raise receipt.problem
 
 
 def _refund_in_two_transactions(connection: Connection, url: str, given: Arguments) -> None:
     request = UUID(given["request"])
-    refund = failed_requests.refund(connection, request, None, REASON, OPERATOR, given["request"])
-    accept(url, [refund._replace(audit=None)])
-    audit.note(connection, OPERATOR.actor, "refund", request, REASON)
+
+    def accept_without_line(refunds: Sequence[Submission]) -> list[Receipt]:
+        return accept(url, [refund._replace(audit=None) for refund in refunds])
+
+    failed_requests.refund(accept_without_line, connection, request, None, REASON, ADMIN, given["request"])
+    audit.note(connection, ADMIN.actor, "refund", request, REASON)
 
 
 def _confirm(connection: Connection, url: str, given: Arguments) -> None:
@@ -137,7 +139,7 @@ OPERATIONS: Final[dict[str, Callable[[Connection, str, Arguments], object]]] = {
     "begin": lambda connection, _, given: bulk_actions.begin(
         connection,
         UUID(given["action"]),
-        "replay",
+        given["kind"],
         FailedFilter(resource=given["resource"]),
         {},
         REASON,
@@ -146,7 +148,7 @@ OPERATIONS: Final[dict[str, Callable[[Connection, str, Arguments], object]]] = {
     "run_part": lambda connection, url, given: bulk_actions.run_part(
         connection, UUID(given["action"]), lambda refunds: accept(url, refunds)
     ),
-    "stop": lambda connection, _, given: bulk_actions.stop(connection, UUID(given["action"]), OPERATOR),
+    "stop": lambda connection, _, given: bulk_actions.stop(connection, UUID(given["action"]), ADMIN),
     "create_key": lambda connection, _, given: keys.create_key(
         connection, given["name"], "client", actor=OPERATOR.actor
     ),

@@ -18,16 +18,20 @@ import pytest
 
 from processor.clients import accounts, keys, sessions, webhooks
 from processor.clients.keys import Caller
+from processor.errors import Forbidden
 from processor.ids import new_id
 from processor.operations import approvals, bulk_actions, cancel, failed_requests, pauses, resends
+from processor.operations.cancel import ReasonRefused
+from processor.operations.failed_requests import NotFailed
 from processor.reading.failed import FailedFilter
 from tests.store.history import broken
-from tests.store.operation_process import OPERATIONS
+from tests.store.operation_process import OPERATIONS, OPERATOR
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from processor.intake.intake import Receipt, Submission
     from processor.operations.bulk_actions import Action
     from tests.store.store import Store
 
@@ -267,18 +271,21 @@ def columns(caller: Caller) -> list[str]:
     return [str(caller.key_id), caller.client, caller.name, caller.role]
 
 
-def to_begin(store: Store) -> Target:
-    resource, _ = failed(store, 2)
-    action = new_id()
-    return Target(
-        {"action": action, "resource": resource, "by": columns(admin(store))},
-        (
-            "SELECT count(*) FROM bulk_actions WHERE id = %(action)s AND matched = 2",
-            "SELECT count(*) / 2 FROM bulk_items WHERE action_id = %(action)s",
-        ),
-        "action = 'bulk_replay' AND detail ->> 'bulk' = %(action)s::text",
-        {"action": action},
-    )
+def to_begin(kind: Action) -> Callable[[Store], Target]:
+    def prepare(store: Store) -> Target:
+        resource, _ = failed(store, 2)
+        action = new_id()
+        return Target(
+            {"action": action, "kind": kind, "resource": resource, "by": columns(admin(store))},
+            (
+                "SELECT count(*) FROM bulk_actions WHERE id = %(action)s AND matched = 2",
+                "SELECT count(*) / 2 FROM bulk_items WHERE action_id = %(action)s",
+            ),
+            f"action = 'bulk_{kind}' AND detail ->> 'bulk' = %(action)s::text",
+            {"action": action},
+        )
+
+    return prepare
 
 
 def begun(store: Store, action: Action) -> tuple[uuid.UUID, list[uuid.UUID]]:
@@ -303,11 +310,26 @@ def part_of_refunds(store: Store) -> Target:
     return Target({"action": action}, (REFUND,), line, values, 2)
 
 
-def to_stop(store: Store) -> Target:
+STOPPED: Final = "SELECT count(*) FROM bulk_actions WHERE id = %(action)s AND stopped_by IS NOT NULL"
+STOP_LINE: Final = "action = 'bulk_stopped' AND detail ->> 'bulk' = %(action)s::text"
+
+
+def part_without_valid_key(store: Store) -> Target:
     action, _ = begun(store, "replay")
-    stopped = "SELECT count(*) FROM bulk_actions WHERE id = %(action)s AND stopped_by IS NOT NULL"
-    line = "action = 'bulk_stopped' AND detail ->> 'bulk' = %(action)s::text"
-    return Target({"action": action}, (stopped,), line, {"action": action})
+    store.owner.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE id = (SELECT key_id FROM bulk_actions WHERE id = %s)",
+        (action,),
+    )
+    line = f"{STOP_LINE} AND actor = 'teller' AND reason = 'its key is no longer valid'"
+    return Target({"action": action}, (STOPPED,), line, {"action": action})
+
+
+def to_stop(kind: Action) -> Callable[[Store], Target]:
+    def prepare(store: Store) -> Target:
+        action, _ = begun(store, kind)
+        return Target({"action": action}, (STOPPED,), STOP_LINE, {"action": action})
+
+    return prepare
 
 
 def new_key(store: Store) -> Target:
@@ -364,7 +386,7 @@ def signed_in(store: Store) -> Target:
     return Target(given, (ended,), line, {"key": caller.key_id})
 
 
-#: For each operation, the objects that it is tried on; `run_part` has two.
+#: For each operation, the objects that it is tried on; some have more than one.
 CASES: Final[list[tuple[str, Callable[[Store], Target]]]] = [
     ("cancel", queued),
     ("replay", one_failed),
@@ -379,10 +401,13 @@ CASES: Final[list[tuple[str, Callable[[Store], Target]]]] = [
     ("resume", paused_partition),
     ("resend", delivery),
     ("resend_failed", deliveries),
-    ("begin", to_begin),
+    ("begin", to_begin("replay")),
+    ("begin", to_begin("refund")),
     ("run_part", part_of_replays),
     ("run_part", part_of_refunds),
-    ("stop", to_stop),
+    ("run_part", part_without_valid_key),
+    ("stop", to_stop("replay")),
+    ("stop", to_stop("refund")),
     ("create_key", new_key),
     ("revoke_key", old_key),
     ("register", new_webhook),
@@ -466,3 +491,58 @@ def test_each_operation_has_its_case() -> None:
 
     assert operations == set(OPERATIONS) - OTHERS
     assert {operation for operation, _ in CASES} == set(OPERATIONS) - {"refund in two transactions"}
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_only_an_admin_refunds_and_begins_or_stops_refunds(store: Store) -> None:
+    """
+    The operation itself refuses an operator, and writes nothing.
+    """
+    action, requests = begun(store, "refund")
+    before = store.one("SELECT count(*) FROM audit")
+
+    with pytest.raises(Forbidden):
+        failed_requests.refund(refuse_all, store.owner, requests[0], None, "r", OPERATOR, "a key")
+    with pytest.raises(Forbidden):
+        bulk_actions.begin(store.owner, new_id(), "refund", FailedFilter(), {}, "r", OPERATOR)
+    with pytest.raises(Forbidden):
+        bulk_actions.stop(store.owner, action, OPERATOR)
+
+    assert bulk_actions.read(store.owner, action).stopped_by is None
+    assert store.one("SELECT count(*) FROM audit") == before
+
+
+def refuse_all(submissions: Sequence[Submission]) -> list[Receipt]:
+    raise AssertionError("a refund came to intake")
+
+
+def test_a_replay_of_named_requests_returns_those_that_are_not_failed(store: Store) -> None:
+    """
+    An unknown request is among them. If none is failed, the replay is refused.
+    """
+    [failed_one] = one_failed(store).values["requests"]
+    queued_one = queued(store).arguments["request"]
+    unknown = new_id()
+
+    replayed = failed_requests.replay_each(store.owner, [failed_one, queued_one, unknown], "test", "r")
+
+    assert replayed.sent == {failed_one}
+    assert replayed.not_failed == {queued_one, unknown}
+    with pytest.raises(NotFailed):
+        failed_requests.replay_each(store.owner, [queued_one, unknown], "test", "r")
+
+
+def test_a_client_gives_no_reason_for_a_cancel(store: Store) -> None:
+    """
+    The request stays as it is.
+    """
+    request = queued(store).arguments["request"]
+    client = Caller(new_id(), "shop", "shop", "client")
+
+    with pytest.raises(ReasonRefused):
+        cancel.cancel(store.owner, request, client, "changed my mind")
+
+    assert store.one("SELECT count(*) FROM inbox WHERE request_id = %s AND verb = 'cancel'", request) == 0
+    assert cancel.cancel(store.owner, request, client)[1].is_new
