@@ -142,7 +142,7 @@ def read_ids(texts: list[str]) -> tuple[UUID, ...]:
 
 def _preview(visit: Visit, form: PreviewForm, ids: tuple[UUID, ...] | None) -> Page:
     if form.action == "refund":
-        failed_requests.require_refunder(visit.caller)
+        failed_requests.require_refunder(visit.caller.role)
     with visit.services.connection() as connection:
         seen = bulk_actions.read_now(connection)
         chosen = FailedFilter(ids=ids, seen=seen) if ids else replace(form.as_filter(), seen=seen)

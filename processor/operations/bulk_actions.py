@@ -150,7 +150,7 @@ def begin(
     Raises Forbidden, DatabaseUnavailable.
     """
     if action == "refund":
-        failed_requests.require_refunder(by)
+        failed_requests.require_refunder(by.role)
     parameters = {
         "id": action_id,
         "action": action,
@@ -253,7 +253,7 @@ def stop(connection: Connection, action_id: UUID, by: Caller) -> bool:
     """
     with connections.faults(), connection.transaction():
         if read(connection, action_id).action == "refund":
-            failed_requests.require_refunder(by)
+            failed_requests.require_refunder(by.role)
         return _stop(connection, action_id, by.actor, by.actor, None)
 
 

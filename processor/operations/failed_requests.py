@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from processor.clients.keys import Caller
+from processor.clients.keys import Caller, Role
 from processor.domain.kinds import KINDS
 from processor.errors import Forbidden, RequestNotFound, TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
@@ -146,7 +146,7 @@ def refund(
     Intake writes the refund and its audit line in one transaction. Returns the refund, and whether its key was used
     before. Raises Forbidden, RequestNotFound, IdempotencyKeyReused, PartitionSaturated, DatabaseUnavailable.
     """
-    require_refunder(by)
+    require_refunder(by.role)
     originals = read_originals(connection, [request_id])
     if not originals:
         raise RequestNotFound(request_id)
@@ -155,9 +155,9 @@ def refund(
     return receipt.record(), receipt.replayed
 
 
-def require_refunder(by: Caller) -> None:
-    """Refuse a caller that may not refund. Raises Forbidden."""
-    if by.role not in KINDS["refund"].roles:
+def require_refunder(role: Role) -> None:
+    """Refuse a role that may not refund. Raises Forbidden."""
+    if role not in KINDS["refund"].roles:
         raise Forbidden("refunds need the role admin: nothing was done")
 
 
