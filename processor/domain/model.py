@@ -42,8 +42,7 @@ RejectionCode = Literal[
     "outcome_pending",
 ]
 
-RESOURCE_KINDS: Final[tuple[ResourceKind, ...]] = ResourceKind.__args__  # type: ignore[attr-defined]  # a Literal's words
-STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # likewise
+STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # a Literal's words
 
 #: The statuses that no replay changes. A refund changes `completed`, and nothing changes the others.
 FINAL_STATUSES: Final = frozenset({"completed", "rejected", "refunded", "cancelled"})

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from processor.domain.kinds import KINDS
 from processor.domain.model import (
     MAX_QUANTITY,
-    RESOURCE_KINDS,
     SHORTAGE,
     Amend,
     Cancel,
@@ -37,6 +36,7 @@ from processor.domain.model import (
     ReleaseHeld,
     Request,
     Resource,
+    ResourceKind,
     RetryEffect,
     State,
     Unsettled,
@@ -149,7 +149,8 @@ def test_each_kind_of_resource_has_its_own_shortage() -> None:
     Each kind of resource has its own code for "not enough left".
     """
     decisions = {
-        kind: _decide("redemption", replace(RESOURCE, kind=kind, available=0)) for kind in RESOURCE_KINDS
+        kind: _decide("redemption", replace(RESOURCE, kind=kind, available=0))
+        for kind in get_args(ResourceKind)
     }
 
     assert decisions == {
@@ -261,7 +262,7 @@ def test_every_kind_of_resource_has_a_shortage_code() -> None:
     """
     A new kind of resource without its code fails here and not in a batch.
     """
-    assert set(SHORTAGE) == set(RESOURCE_KINDS)
+    assert set(SHORTAGE) == set(get_args(ResourceKind))
 
 
 # ---------------------------------------------------------------- later commands
