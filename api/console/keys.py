@@ -69,7 +69,14 @@ def list_keys(visit: Visit) -> Page:
     """
     query: KeysQuery = visit.query
     with visit.services.connection() as connection:
-        found = key_queries.list_keys(connection, query.client, query.role, query.state, LISTED, query.cursor)
+        found = key_queries.list_keys(
+            connection,
+            client=query.client,
+            role=query.role,
+            state=query.state,
+            limit=LISTED,
+            cursor=query.cursor,
+        )
     context = {"found": found, "query": query, "own": visit.caller.key_id, "state_of": _state}
     return Page("keys.html", context)
 

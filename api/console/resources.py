@@ -49,7 +49,7 @@ def list_resources(visit: Visit) -> Page:
     """
     query: ResourcesQuery = visit.query
     with visit.services.connection() as connection:
-        found = overview_queries.list_resources(connection, query.kind, LISTED, query.cursor)
+        found = requests.list_resources(connection, None, query.kind, LISTED, query.cursor)
     return Page("resources.html", {"found": found, "kind": query.kind, "later": query.cursor is not None})
 
 

@@ -62,7 +62,8 @@ def list_webhooks(visit: Visit) -> Page:
         found = webhook_queries.list_webhooks(
             connection, query.client, LISTED, query.cursor, only_disabled=query.disabled is not None
         )
-    context = {"found": found, "query": query, "recent": webhook_queries.RECENT_MAX}
+        listed = webhook_queries.add_recent(connection, found.rows)
+    context = {"found": found, "listed": listed, "query": query, "recent": webhook_queries.RECENT_MAX}
     return Page("webhooks.html", context)
 
 

@@ -25,6 +25,7 @@ from processor.gateways import addresses
 from processor.gateways.addresses import WebhookAddressRefused
 from processor.operations import resends
 from processor.operations.resends import WebhookDisabled
+from processor.reading import webhooks as webhook_queries
 from processor.records.documents import Document
 
 #: The time that a registration waits for the name service.
@@ -191,7 +192,7 @@ def list_webhooks(call: Call) -> Answer:
     """
     part: Page = call.query
     with call.services.connection() as connection:
-        page = webhooks.list_all(connection, call.caller.sees, part.limit, part.cursor)
+        page = webhook_queries.list_webhooks(connection, call.caller.sees, part.limit, part.cursor)
     return Answer(listed(page))
 
 
@@ -267,7 +268,7 @@ def list_deliveries(call: Call, webhook: str) -> Answer:
     part: Page = call.query
     _read(call, webhook_id)
     with call.services.connection() as connection:
-        page = webhooks.list_deliveries(connection, webhook_id, part.limit, part.cursor)
+        page = webhook_queries.list_deliveries(connection, webhook_id, None, part.limit, part.cursor)
     return Answer(listed(page))
 
 

@@ -173,12 +173,6 @@ def create_key(
     return created
 
 
-def list_keys(connection: Connection) -> list[Key]:
-    """List every key that was ever made, newest first. Raises DatabaseUnavailable."""
-    with connections.faults():
-        return [Key(*row) for row in connection.execute(SQL["list_keys"]).fetchall()]
-
-
 def revoke_key(
     connection: Connection, key_id: UUID, *, actor: str = "command line", reason: str | None = None
 ) -> bool:

@@ -12,11 +12,6 @@ INSERT INTO api_keys (id, client_id, name, role, digest, expires_at)
 VALUES (%(id)s, %(client)s, %(name)s, %(role)s, %(digest)s, clock_timestamp() + %(lifetime)s::interval)
 RETURNING expires_at;
 
--- list_keys --
-SELECT id, client_id, name, role, created_at, expires_at, revoked_at, last_used_at
-  FROM api_keys
- ORDER BY id DESC;
-
 -- revoke_key --
 -- A second revocation keeps the time of the first. Returns whether the key was valid until now.
 UPDATE api_keys k

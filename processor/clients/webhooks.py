@@ -16,7 +16,6 @@ from processor.gateways import signatures
 from processor.ids import new_id
 from processor.records import audit
 from processor.records.documents import Document, message_id, timestamp
-from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
@@ -148,15 +147,6 @@ def read(connection: Connection, webhook_id: UUID, client: str | None) -> Webhoo
     return None if row is None else Webhook(*row)
 
 
-def list_all(connection: Connection, client: str | None, limit: int, cursor: str | None) -> Page[Webhook]:
-    """List the webhooks of a client (None: of all), newest first. Raises CursorInvalid, DatabaseUnavailable."""
-    [before] = read_cursor(cursor, UUID)
-    parameters = {"client": client, "before": before, "limit": limit + 1}
-    with connections.faults():
-        rows = connection.execute(SQL["list_webhooks"], parameters).fetchall()
-    return page([Webhook(*row) for row in rows], limit, lambda webhook: (str(webhook.id),))
-
-
 def delete(connection: Connection, webhook_id: UUID, by: Caller, reason: str | None = None) -> Webhook:
     """
     Delete a webhook. Its pending deliveries fail.
@@ -179,21 +169,6 @@ def rotate(
     parameters = {"id": webhook_id, "secret": secret, "overlap_seconds": OVERLAP_SECONDS}
     webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, by, reason)
     return webhook, signatures.written(secret)
-
-
-def list_deliveries(
-    connection: Connection, webhook_id: UUID, limit: int, cursor: str | None
-) -> Page[Delivery]:
-    """
-    List the deliveries of a webhook, newest first. The caller has checked that it may see the webhook.
-
-    Raises CursorInvalid, DatabaseUnavailable.
-    """
-    [before] = read_cursor(cursor, row_number)
-    parameters = {"id": webhook_id, "before": before, "limit": limit + 1}
-    with connections.faults():
-        rows = connection.execute(SQL["list_deliveries"], parameters).fetchall()
-    return page([Delivery(*row) for row in rows], limit, lambda delivery: (str(delivery.id),))
 
 
 def _change(

@@ -1,4 +1,4 @@
--- Webhooks and deliveries as their owners see them. A reader of client %(client)s sees its own; NULL sees all.
+-- Webhooks, and the columns of deliveries, as their owners see them. A reader of client %(client)s sees its own; NULL sees all.
 -- These statements write secrets and never read them.
 
 -- webhook_columns --
@@ -26,14 +26,6 @@ SELECT {webhook_columns}
  WHERE id = %(id)s
    AND (%(client)s::text IS NULL OR client_id = %(client)s);
 
--- list_webhooks --
-SELECT {webhook_columns}
-  FROM webhooks
- WHERE (%(client)s::text IS NULL OR client_id = %(client)s)
-   AND (%(before)s::uuid IS NULL OR id < %(before)s)
- ORDER BY id DESC
- LIMIT %(limit)s;
-
 -- delete_webhook --
 DELETE FROM webhooks
  WHERE id = %(id)s
@@ -48,17 +40,3 @@ UPDATE webhooks
  WHERE id = %(id)s
    AND (%(client)s::text IS NULL OR client_id = %(client)s)
 RETURNING {webhook_columns};
-
--- list_deliveries --
--- Merges one list for each status, each an index range.
-SELECT {delivery_columns}
-  FROM unnest(ARRAY['pending', 'delivered', 'failed']) AS s(status)
- CROSS JOIN LATERAL (SELECT *
-                       FROM deliveries
-                      WHERE webhook_id = %(id)s
-                        AND status = s.status
-                        AND (%(before)s::bigint IS NULL OR id < %(before)s)
-                      ORDER BY id DESC
-                      LIMIT %(limit)s) AS d
- ORDER BY d.id DESC
- LIMIT %(limit)s;

@@ -1,5 +1,5 @@
 """
-Keys for the console: pages of them without their secrets, and the effects of a revocation.
+Keys: pages of them without their secrets, and the effects of a revocation.
 
 `clients/keys.py` makes and revokes keys.
 """
@@ -14,6 +14,8 @@ from processor.storage.connections import Connection
 
 #: The limit of each count in Beside.
 COUNTED_MAX: Final = 100
+#: The limit of a list that asks for none, as that of the command line. Far above the keys of any installation.
+KEYS_MAX: Final = 1_000_000
 #: Clients that the form for a new key offers.
 CLIENTS_MAX: Final = 200
 
@@ -34,13 +36,18 @@ class Beside(NamedTuple):
 
 def list_keys(
     connection: Connection,
-    client: str | None,
-    role: Role | None,
-    state: KeyState | None,
-    limit: int,
-    cursor: str | None,
+    *,
+    client: str | None = None,
+    role: Role | None = None,
+    state: KeyState | None = None,
+    limit: int = KEYS_MAX,
+    cursor: str | None = None,
 ) -> Page[Key]:
-    """List keys, newest first. Raises CursorInvalid, DatabaseUnavailable."""
+    """
+    List keys, newest first. Without `state`, expired and revoked keys are among them.
+
+    Raises CursorInvalid, DatabaseUnavailable.
+    """
     [before] = read_cursor(cursor, UUID)
     parameters: dict[str, Any] = {"client": client, "role": role, "before": before}
     # Only the conditions in use, so that the planner picks the index of each.

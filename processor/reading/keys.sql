@@ -1,4 +1,4 @@
--- Keys for the console, without their digests.
+-- Keys without their digests.
 
 -- list_keys --
 -- Newest first.

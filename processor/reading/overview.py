@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from processor.reading import requests as stored_requests
 from processor.records import documents
 from processor.records.documents import RequestRecord, ResourceRecord
-from processor.records.pages import Page, identifier, page, read_cursor
 from processor.storage import connections, statements
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from uuid import UUID
 
     from processor.reading.requests import Gauges
@@ -224,22 +223,6 @@ def read_breaker(connection: Connection, gateway: str) -> datetime | None:
 def read_balance(connection: Connection, resource: str, limit: int) -> list[BalancePoint]:
     """Read the quantities after each of the last entries, oldest first."""
     return [BalancePoint(*row) for row in _all(connection, "read_balance", resource=resource, limit=limit)]
-
-
-def list_resources(
-    connection: Connection, kind: str | None, limit: int, cursor: str | None
-) -> Page[ResourceRecord]:
-    """List resources of a kind (None: of all), newest first. Raises CursorInvalid."""
-    before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
-    parameters = {"kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
-    filters = [SQL["filter_kind"]] if kind is not None else []
-    filters += [SQL["filter_before"]] if cursor is not None else []
-    statement = SQL["list_resources"].replace("{filters}", " AND ".join(filters) or "true")
-    with connections.faults():
-        rows = connection.execute(statement, parameters).fetchall()
-    return page(
-        [ResourceRecord(*row) for row in rows], limit, lambda found: (found.created_at.isoformat(), found.id)
-    )
 
 
 def find_resources(connection: Connection, text: str) -> list[ResourceRecord]:

@@ -82,19 +82,6 @@ SELECT version, created_at, available, held
          ORDER BY version DESC LIMIT %(limit)s) AS last_ones
  ORDER BY version;
 
--- list_resources --
-SELECT {resource_columns}
-  FROM resources
- WHERE {filters}
- ORDER BY created_at DESC, id DESC
- LIMIT %(limit)s;
-
--- filter_kind --
-kind = %(kind)s
-
--- filter_before --
-(created_at, id) < (%(before_at)s, %(before_id)s)
-
 -- find_resources --
 SELECT {resource_columns}
   FROM resources

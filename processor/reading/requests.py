@@ -172,10 +172,18 @@ def read_resource_at(
 def list_resources(
     connection: Connection, client: str | None, kind: str | None, limit: int, cursor: str | None
 ) -> Page[ResourceRecord]:
-    """List the resources for all and for this client, newest first. Raises CursorInvalid."""
+    """
+    List resources of a kind (None: of all), newest first. A client sees those for all and its own.
+
+    Raises CursorInvalid.
+    """
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
+    # Only the conditions in use, so that the planner picks the index of each.
+    conditions = {"client": client, "kind": kind, "before": before_id}
+    filters = [SQL[f"filter_resource_{name}"] for name, value in conditions.items() if value is not None]
+    statement = SQL["list_resources"].replace("{filters}", "\n   AND ".join(filters) or "true")
     rows = connection.execute(
-        SQL["list_resources"],
+        statement,
         {"client": client, "kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1},
     ).fetchall()
     return page(

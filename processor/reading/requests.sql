@@ -106,11 +106,18 @@ SELECT r.details
 -- list_resources --
 SELECT {resource_columns}
   FROM resources
- WHERE (%(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s)
-   AND (%(kind)s::text IS NULL OR kind = %(kind)s)
-   AND (%(before_at)s::timestamptz IS NULL OR (created_at, id) < (%(before_at)s, %(before_id)s))
+ WHERE {filters}
  ORDER BY created_at DESC, id DESC
  LIMIT %(limit)s;
+
+-- filter_resource_client --
+(client_id IS NULL OR client_id = %(client)s)
+
+-- filter_resource_kind --
+kind = %(kind)s
+
+-- filter_resource_before --
+(created_at, id) < (%(before_at)s, %(before_id)s)
 
 -- list_resource_entries --
 -- Newest first.

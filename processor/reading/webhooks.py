@@ -1,16 +1,18 @@
 """
-Webhooks of all clients and their deliveries, for the console.
+Lists of webhooks and of their deliveries, for the API and the console.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from processor.clients import webhooks
+from processor.clients import webhooks as stored_webhooks
 from processor.clients.webhooks import Delivery, Webhook
 from processor.outbox.tries import DeliveryStatus
 from processor.reading.requests import GAUGE_MAX
+from processor.records.documents import Document
 from processor.records.pages import Page, page, read_cursor, row_number
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
@@ -28,7 +30,7 @@ _BEHIND_ALL: Final = 2**63 - 1
 
 def _completed(text: str) -> str:
     for name in ("webhook_columns", "delivery_columns"):
-        text = text.replace(f"{{{name}}}", webhooks.SQL[name])
+        text = text.replace(f"{{{name}}}", stored_webhooks.SQL[name])
     return text
 
 
@@ -52,6 +54,10 @@ class ListedDelivery:
     delivery: Delivery
     is_under_way: bool
 
+    def document(self) -> Document:
+        """Return the delivery as its owner sees it."""
+        return self.delivery.document()
+
 
 class Counts(NamedTuple):
     """Counts of the deliveries of a webhook."""
@@ -67,29 +73,38 @@ class Counts(NamedTuple):
 
 
 def list_webhooks(
-    connection: Connection, client: str | None, limit: int, cursor: str | None, *, only_disabled: bool
-) -> Page[Listed]:
+    connection: Connection,
+    client: str | None,
+    limit: int,
+    cursor: str | None,
+    *,
+    only_disabled: bool = False,
+) -> Page[Webhook]:
     """List webhooks of a client (None: of all), newest first. Raises CursorInvalid, DatabaseUnavailable."""
     [before] = read_cursor(cursor, UUID)
     filters = [SQL["filter_client"]] if client is not None else []
     filters += [SQL["filter_disabled"]] if only_disabled else []
     filters += [SQL["filter_before"]] if before is not None else []
     statement = SQL["list_webhooks"].replace("{filters}", " AND ".join(filters) or "true")
-    parameters = {"client": client, "before": before, "limit": limit + 1, "recent": RECENT_MAX}
+    parameters = {"client": client, "before": before, "limit": limit + 1}
     with connections.faults():
         rows = connection.execute(statement, parameters).fetchall()
-    return page(
-        [Listed(Webhook(*columns), statuses, newest_at) for *columns, statuses, newest_at in rows],
-        limit,
-        lambda listed: (str(listed.webhook.id),),
-    )
+    return page([Webhook(*row) for row in rows], limit, lambda webhook: (str(webhook.id),))
+
+
+def add_recent(connection: Connection, webhooks: Sequence[Webhook]) -> list[Listed]:
+    """Return these webhooks with the statuses of their newest deliveries. Raises DatabaseUnavailable."""
+    parameters = {"ids": [webhook.id for webhook in webhooks], "recent": RECENT_MAX}
+    with connections.faults():
+        rows = connection.execute(SQL["read_recent"], parameters).fetchall()
+    return [Listed(webhook, *row) for webhook, row in zip(webhooks, rows, strict=True)]
 
 
 def list_deliveries(
     connection: Connection, webhook: UUID, status: DeliveryStatus | None, limit: int, cursor: str | None
 ) -> Page[ListedDelivery]:
     """
-    List deliveries of a webhook with a status (None: all), newest first.
+    List deliveries of a webhook with a status (None: all), newest first. The caller may see the webhook.
 
     Raises CursorInvalid, DatabaseUnavailable.
     """

@@ -1,17 +1,18 @@
--- Webhooks and deliveries of all clients. A list of deliveries merges one list for each status, each an index range. So
+-- Webhooks and deliveries. A list of deliveries merges one list for each status, each an index range. So
 -- its cost does not depend on the share of each status.
 
 -- list_webhooks --
--- Newest first, each with the statuses of its newest deliveries.
-WITH found AS (
-    SELECT {webhook_columns}
-      FROM webhooks
-     WHERE {filters}
-     ORDER BY id DESC
-     LIMIT %(limit)s
-)
-SELECT found.*, recent.statuses, recent.newest_at
-  FROM found
+-- Newest first.
+SELECT {webhook_columns}
+  FROM webhooks
+ WHERE {filters}
+ ORDER BY id DESC
+ LIMIT %(limit)s;
+
+-- read_recent --
+-- The statuses of the newest deliveries of each of these webhooks, in the order of the ids.
+SELECT recent.statuses, recent.newest_at
+  FROM unnest(%(ids)b::uuid[]) WITH ORDINALITY AS found(id, place)
  CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(newest.status ORDER BY newest.id DESC), '{}') AS statuses,
            max(newest.created_at) AS newest_at
@@ -25,7 +26,7 @@ SELECT found.*, recent.statuses, recent.newest_at
                                   LIMIT %(recent)s) AS d
              ORDER BY d.id DESC
              LIMIT %(recent)s) AS newest) AS recent
- ORDER BY found.id DESC;
+ ORDER BY found.place;
 
 -- filter_client --
 client_id = %(client)s

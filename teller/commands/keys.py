@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, get_args
 import click
 
 from processor.clients import keys as api_keys
+from processor.reading import keys as key_queries
 from teller.arguments import identifier
 from teller.printing import Command, Group, as_json, show, table
 from teller.reach import operator, reached
@@ -85,7 +86,7 @@ def list_() -> None:
     List all keys, revoked ones included, newest first, without their secrets.
     """
     with reached() as (connection, _):
-        found = api_keys.list_keys(connection)
+        found = key_queries.list_keys(connection).rows
     show(
         {"data": [key.document() for key in found]},
         lambda: table(

@@ -20,6 +20,7 @@ from processor import log
 from processor.clients import keys as api_keys
 from processor.cluster import ownership
 from processor.errors import DatabaseUnavailable, ServerError
+from processor.reading import keys as key_queries
 from processor.settings import WORKERS_MAX, Settings
 from processor.storage import connections, migrations
 from teller.embedded import home as homes
@@ -186,7 +187,7 @@ def _make_first_keys(connection: Connection, settings: Settings) -> bool:
     The file is written inside the transaction: a crash leaves no key in the database, and the next start makes them.
     """
     with connections.faults(), connection.transaction():
-        if api_keys.list_keys(connection):
+        if key_queries.list_keys(connection, limit=1).rows:
             return False
         made = {
             _variable(name): api_keys.create_key(connection, name, name, actor="teller up")

@@ -15,6 +15,7 @@ import pytest
 from api import create_app
 from api.app import ROUTES
 from processor.clients import keys
+from processor.reading import keys as key_queries
 from processor.storage import connections
 from tests.waiting import Deadline
 
@@ -70,7 +71,7 @@ def test_a_revoked_key_stops_working_within_a_second(teller: Teller) -> None:
     The API caches keys for less than a second.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        key = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
+        key = next(key for key in key_queries.list_keys(connection).rows if key.client == teller.client.id)
         assert teller.client.get("/v1/requests").status_code == 200
         keys.revoke_key(connection, key.id)
 
@@ -96,7 +97,7 @@ def test_a_key_of_an_unknown_client_is_not_created(teller: Teller) -> None:
     An unknown client, an unknown role and an invalid name are refused.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        before = len(keys.list_keys(connection))
+        before = len(key_queries.list_keys(connection).rows)
         for name, role, client in (
             ("x", "client", "nobody"),
             ("x", "root", None),
@@ -107,7 +108,7 @@ def test_a_key_of_an_unknown_client_is_not_created(teller: Teller) -> None:
                 keys.create_key(connection, name, role, client)
         with pytest.raises(keys.KeyNotFound):
             keys.revoke_key(connection, uuid.uuid4())
-        assert len(keys.list_keys(connection)) == before
+        assert len(key_queries.list_keys(connection).rows) == before
 
 
 def test_creating_and_revoking_keys_is_in_the_audit_without_the_key(teller: Teller) -> None:
@@ -152,7 +153,7 @@ def test_keys_are_replaced_without_a_gap(teller: Teller) -> None:
     Two keys of one client work at the same time. After the first is revoked, the second still sees the requests.
     """
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
-        first = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
+        first = next(key for key in key_queries.list_keys(connection).rows if key.client == teller.client.id)
         made = teller.client.post("/v1/redemptions", {"resource": "a", "account": "b"}).json["id"]
         second = keys.create_key(connection, "second", "client", teller.client.id)
         after = replace(teller.client, key=second.key)
@@ -172,7 +173,7 @@ def test_the_last_use_of_a_key_is_recorded_to_the_minute(teller: Teller) -> None
 
     def last_used() -> dict[str, datetime | None]:
         with connections.connect(teller.settings.database_url, application_name="test") as connection:
-            return {key.name: key.last_used_at for key in keys.list_keys(connection)}
+            return {key.name: key.last_used_at for key in key_queries.list_keys(connection).rows}
 
     def use(application: Flask) -> None:
         assert replace(teller.client, application=application).get("/v1/requests").status_code == 200
@@ -187,7 +188,7 @@ def test_the_last_use_of_a_key_is_recorded_to_the_minute(teller: Teller) -> None
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute("UPDATE api_keys SET last_used_at = now() - interval '61 seconds'")
         before = last_used()["client"]
-        found = next(key for key in keys.list_keys(connection) if key.client == teller.client.id)
+        found = next(key for key in key_queries.list_keys(connection).rows if key.client == teller.client.id)
     with connections.connect(teller.settings.api_database_url, application_name="test api") as connection:
         keys.note_uses(connection, [found.id])
     now = last_used()["client"]

@@ -23,6 +23,7 @@ import pytest
 from api.app import VIEWS_AT_ONCE
 from api.web import idle_connections
 from processor.clients import keys
+from processor.reading import keys as key_queries
 from tests.stack import Process, Stack, bare_environment
 from tests.waiting import TIMEOUT_SECONDS, Deadline, eventually
 
@@ -277,7 +278,7 @@ def test_a_key_is_revoked_within_a_second_in_every_process(stack: Stack, server:
 
         assert statuses() == [200, 200]
         with stack.connect() as connection:
-            [key] = keys.list_keys(connection)
+            [key] = key_queries.list_keys(connection).rows
             assert statuses() == [200, 200]
             keys.revoke_key(connection, key.id)
         Deadline(1).until(lambda: statuses() == [401, 401])
