@@ -68,7 +68,7 @@ def offer(others: Iterable[Route]) -> None:
         requests=(items, ...),
     )
     answers = {202: AnswerDoc("One result for each item, in order.", BatchResults)}
-    routes.add("POST", "/v1/batches", body=batch, answers=answers)(submit_batch)
+    routes.add("POST", "/v1/batches", body=batch, answers=answers, values_max=None)(submit_batch)
 
 
 def _item_of(body: type[SubmissionBody]) -> type[SubmissionBody]:

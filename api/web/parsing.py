@@ -26,6 +26,8 @@ from api.web.problems import Invalid, Malformed, NotFound
 DEPTH_MAX = 32
 #: The depth of a body that the parser reads, in levels. The parser recurses on the stack of its thread.
 DEPTH_PARSED_MAX = 256
+#: The values of one body. No body of a single request has more: its metadata and texts are too small for them.
+VALUES_MAX = 16_384
 #: The digits of a whole number that is certainly within the range of a double.
 DIGITS_SURE_TO_FIT = 308
 #: The mistakes that one answer names.
@@ -51,16 +53,20 @@ _NOT_STORABLE = "must hold no NUL and no lone surrogate"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes, *, values_max: int | None = VALUES_MAX) -> Any:
     """
-    Parse a body.
+    Parse a body of at most `values_max` values, or of any number if that is None.
 
-    Raises Malformed if it is not JSON, and Invalid if it is JSON that cannot be stored and returned unchanged.
+    Values are counted in the bytes, with the commas and brackets in strings. Raises Malformed if it is not JSON.
+    Raises Invalid if it has too many values, or if it is JSON that cannot be stored and returned unchanged.
     """
     # Depth needs many brackets, and a surrogate needs an escape, so most bodies need no further check.
-    depth = _depth_of(raw) if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX else 0
+    brackets = raw.count(b"{") + raw.count(b"[")
     try:
         text = raw.decode()
+        if values_max is not None and brackets + raw.count(b",") > values_max:
+            raise Invalid.at("", f"holds more than {values_max:,} values")
+        depth = _depth_of(raw) if brackets > DEPTH_MAX else 0
         if depth > DEPTH_PARSED_MAX:
             raise Invalid.at("", _TOO_DEEP)
         parsed = _DECODER.decode(text)

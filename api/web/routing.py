@@ -151,6 +151,8 @@ class Route:
     request_headers: tuple[str, ...]
     #: Authenticates the caller of a public route by the bytes of the body, before they are parsed.
     authenticate: Callable[[Call[Any]], None] | None
+    #: The values of its body. None: as many as the body has room for.
+    values_max: int | None
 
     def __post_init__(self) -> None:
         if self.body is not None and not self.roles and self.authenticate is None:
@@ -183,7 +185,7 @@ class Route:
             return
         _refuse_other_types(call.header("CONTENT_TYPE"))
         with call.turn():
-            call.sent = parsing.parse_json(raw)
+            call.sent = parsing.parse_json(raw, values_max=self.values_max)
             call.body = parsing.validate(model, call.sent)
 
 
@@ -229,6 +231,7 @@ class Routes:
         problems: tuple[type[TellerError], ...] = (),
         request_headers: tuple[str, ...] = (),
         authenticate: Callable[[Call[Any]], None] | None = None,
+        values_max: int | None = parsing.VALUES_MAX,
     ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
         """
         Declare a view.
@@ -256,6 +259,7 @@ class Routes:
                     problems=problems,
                     request_headers=request_headers,
                     authenticate=authenticate,
+                    values_max=values_max,
                 )
             )
             return view

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.http.teller import Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
-BATCH = {
+BATCH: dict[str, list[dict[str, str]]] = {
     "requests": [
         {"kind": "redemption", "idempotency_key": f"k{number}", **REDEMPTION} for number in range(200)
     ]
@@ -78,3 +78,18 @@ def test_a_query_has_a_limit(teller: Teller) -> None:
 
     assert (answer.status_code, answer.json["code"]) == (422, "invalid")
     assert answer.json["errors"] == [{"pointer": "", "detail": "has more than 100 query parameters"}]
+
+
+def test_a_batch_may_have_more_values_than_a_request(teller: Teller) -> None:
+    """
+    A body of one request with too many values is refused, and a batch with as many is accepted.
+    """
+    metadata = {"x": [1] * 1_000}
+    items = [{**item, "metadata": metadata} for item in BATCH["requests"]]
+
+    refused = teller.client.post("/v1/redemptions", {**REDEMPTION, "metadata": {"x": [1] * 20_000}})
+    batch = teller.client.post("/v1/batches", {"requests": items})
+
+    assert (refused.status_code, refused.json["code"]) == (422, "invalid")
+    assert refused.json["errors"] == [{"pointer": "", "detail": "holds more than 16,384 values"}]
+    assert {one["status"] for one in batch.json["results"]} == {202}

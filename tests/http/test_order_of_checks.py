@@ -88,7 +88,7 @@ def test_a_gateway_call_is_not_parsed_before_its_signature_is_checked(
     """
     parsed: list[bytes] = []
 
-    def parse(raw: bytes) -> dict[str, Any]:
+    def parse(raw: bytes, **_limits: Any) -> dict[str, Any]:
         parsed.append(raw)
         return {}
 

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.web import parsing
-from api.web.parsing import DEPTH_MAX, DEPTH_PARSED_MAX
+from api.web.fields import METADATA_BYTES_MAX, TEXT_CHARACTERS_MAX
+from api.web.parsing import DEPTH_MAX, DEPTH_PARSED_MAX, VALUES_MAX
 from api.web.problems import Invalid, Malformed
+from processor.gateways.addresses import URL_CHARACTERS_MAX
 
 #: Parts of strings: NUL, surrogates alone and in pairs, escaped backslashes before them, brackets, quotes.
 PIECES = st.sampled_from(
@@ -155,7 +157,7 @@ def test_no_depth_exhausts_the_stack(opening: str, levels: int, is_closed: bool)
     text = opening * levels + "0" + (closing * levels if is_closed else "")
 
     with pytest.raises(Invalid, match="nests deeper than 32 levels"):
-        parsing.parse_json(text.encode())
+        parsing.parse_json(text.encode(), values_max=None)
 
 
 def test_brackets_in_strings_are_no_depth() -> None:
@@ -165,3 +167,25 @@ def test_brackets_in_strings_are_no_depth() -> None:
     text = "[{" * 1_000 + '\\"' * 1_000 + "\\" * 1_001
 
     assert parsing.parse_json(json.dumps([text]).encode()) == [text]
+
+
+def test_no_body_of_one_request_has_too_many_values() -> None:
+    """
+    The largest metadata and texts have fewer commas and brackets than the limit, whatever they hold.
+    """
+    texts = dict.fromkeys(("destination", "unit", "reason", "purpose", "note"), "," * TEXT_CHARACTERS_MAX)
+    body = {"metadata": {"x": "," * METADATA_BYTES_MAX}, "url": "," * URL_CHARACTERS_MAX, **texts}
+
+    assert parsing.parse_json(json.dumps(body).encode()) == body
+
+
+@pytest.mark.parametrize("value", ["1", "[]", "{}", '""', "null"])
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(value: str) -> None:
+    """
+    Values are counted in the bytes. A batch has no such limit.
+    """
+    text = "[" + f"{value}," * VALUES_MAX + "0]"
+
+    with pytest.raises(Invalid, match="holds more than 16,384 values"):
+        parsing.parse_json(text.encode())
+    assert parsing.parse_json(text.encode(), values_max=None) == json.loads(text)
