@@ -5,6 +5,7 @@ The parser of bodies gives the same verdicts as a plain walk over every value.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -65,23 +66,33 @@ def _objects(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 TEXTS = st.recursive(SCALARS, lambda inner: st.one_of(_lists(inner), _objects(inner)), max_leaves=12)
 
 
+class _StopError(Exception):
+    """A name occurs twice, or a number is too large. The parser stops there, also before text that is not JSON."""
+
+
 def _verdict_of_a_walk(text: str) -> tuple[str, str] | None:
     """Return the error code and the pointer for a text, or None for a good one, by a walk over every value."""
-    is_repeated = False
 
     def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal is_repeated
-        is_repeated = is_repeated or len(dict(pairs)) < len(pairs)
+        if len(dict(pairs)) < len(pairs):
+            raise _StopError
         return dict(pairs)
+
+    def number(digits: str) -> float:
+        if math.isinf(float(digits)):
+            raise _StopError
+        return float(digits)
 
     def constant(name: str) -> None:
         raise ValueError(name)
 
     try:
-        parsed = json.loads(text, object_pairs_hook=once_each, parse_constant=constant)
+        parsed = json.loads(
+            text, object_pairs_hook=once_each, parse_float=number, parse_int=number, parse_constant=constant
+        )
     except ValueError:
         return "malformed", ""
-    if is_repeated:
+    except _StopError:
         return "invalid", ""
     pointer = _walk(parsed, "", DEPTH_MAX)
     return None if pointer is None else ("invalid", pointer)
@@ -125,10 +136,7 @@ def test_the_scan_of_the_bytes_gives_the_verdict_of_a_walk(text: str, wraps: int
     """
     opening, closing = ('{"a":', "}") if objects else ("[", "]")
     body = opening * wraps + text + closing * wraps
-    if "1e400" in body or "9" * 309 in body:
-        assert _verdict(body) is not None
-    else:
-        assert _verdict(body) == _verdict_of_a_walk(body)
+    assert _verdict(body) == _verdict_of_a_walk(body)
 
 
 @pytest.mark.parametrize("digits", [308, 309, 4300, 4301, 1_000_000])
