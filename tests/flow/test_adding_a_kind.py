@@ -18,7 +18,6 @@ import psycopg
 import pytest
 
 from processor.storage.migrations import SCHEMA_VERSION
-from tests.http import test_access_matrix as access_matrix
 from tests.stack import TELLER, TOP, Stack, bare_environment, environment_of
 from tests.waiting import eventually
 
@@ -55,10 +54,10 @@ LINT: Final = [
 BLOCK: Final = re.compile(r"^`([\w./-]+)` (?:(?!\n\n).)*\n\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: The tests of the access matrix that compare it with the routes and with the answers.
 MATRIX_TESTS: Final = [
-    f"tests/http/test_access_matrix.py::{test.__name__}"
-    for test in (
-        access_matrix.test_every_route_has_a_row_and_every_row_a_route,
-        access_matrix.test_each_role_gets_the_status_of_its_row,
+    f"tests/http/test_access_matrix.py::{name}"
+    for name in (
+        "test_every_route_has_a_row_and_every_row_a_route",
+        "test_each_role_gets_the_status_of_its_row",
     )
 ]
 #: Seconds that a command may take.
