@@ -126,6 +126,7 @@ def _handler(route: Route, services: Services, slots: threading.Semaphore) -> Ca
         try:
             call = route.check(services)
             with slots:
+                route.confirm(call)
                 return respond(view(call, **names))
         except CursorInvalid as error:
             return _refuse(Invalid.at("/cursor", f"query parameter cursor {error}"))

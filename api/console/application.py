@@ -4,6 +4,7 @@ The console in the application: its routes, and the steps around each view.
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlencode
@@ -29,6 +30,7 @@ from api.console import (
 from api.console.layout import Layout
 from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
 from api.web import forms, parsing, problems, static_files
+from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Invalid, NotFound
 from api.web.routing import CLIENT, PROBLEM, ROUTE, RawResponse
@@ -100,6 +102,7 @@ class _Handler:
         """
         Check the session and the form, call the view, and render its page. An error becomes a page, too.
         """
+        began = time.monotonic()
         environ = request.environ
         environ[ROUTE] = self._route.path
         visit = Visit(self._services, self._memory, environ, self._route, None, "")
@@ -108,6 +111,11 @@ class _Handler:
             if self._route.roles and visit.session is None:
                 return _to_sign_in(visit)
             self._check(visit)
+            if self._route.roles and time.monotonic() - began > CONFIRM_SECONDS:
+                # The form took long, and the key may be revoked meanwhile.
+                self._read_session(visit)
+                if visit.session is None:
+                    return _to_sign_in(visit)
             return self._answer(visit, names)
         except CursorInvalid as error:
             return self._explain(visit, Invalid.at("/cursor", f"query parameter cursor {error}"))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 REFRESH_SECONDS: Final = 0.5
 #: The age up to which the other threads use the cached key meanwhile.
 CACHE_SECONDS_MAX: Final = 0.9
+#: The age of an authentication at which it is repeated before a request is carried out.
+CONFIRM_SECONDS: Final = 1.0
 #: Keys in the cache of one process.
 CACHED_KEYS_MAX: Final = 10_000
 #: The interval at which the used keys are written: a little longer than the shortest that the database accepts.
@@ -82,14 +84,15 @@ class Authenticator:
 
         Raises Unauthorized, RateLimited, DatabaseUnavailable.
         """
-        authorization = environ.get("HTTP_AUTHORIZATION")
-        if authorization is None:
-            raise Unauthorized("the header Authorization is missing")
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            self._failures.count(environ.get("REMOTE_ADDR", ""), environ)
-            raise Unauthorized(_NO_KEY)
-        return self.sign_in(key.strip(), environ)
+        return self.sign_in(self._key_of(environ), environ)
+
+    def confirm(self, environ: dict[str, Any]) -> Caller:
+        """
+        Authenticate a request again, because its body or its slot took long. This counts as no further request.
+
+        Raises Unauthorized, RateLimited, DatabaseUnavailable.
+        """
+        return self._find(self._key_of(environ), environ).caller
 
     def sign_in(self, key: str, environ: dict[str, Any]) -> Caller:
         """
@@ -97,18 +100,7 @@ class Authenticator:
 
         Raises Unauthorized, RateLimited, DatabaseUnavailable.
         """
-        if not keys.looks_like_key(key):
-            self._failures.count(environ.get("REMOTE_ADDR", ""), environ)
-            raise Unauthorized(_NO_KEY)
-        digest = keys.digest_of(key)
-        cached = self._cache.get(digest)
-        if cached is None:
-            self._failures.refuse_if_exhausted(environ.get("REMOTE_ADDR", ""), environ)
-            cached = self._look_up(digest, None, environ)
-        else:
-            age = time.monotonic() - cached.looked_up_at
-            if age >= REFRESH_SECONDS and (age >= CACHE_SECONDS_MAX or self._begins_refresh(cached)):
-                cached = self._look_up(digest, cached, environ)
+        cached = self._find(key, environ)
         bucket = cached.bucket
         allowed = self._limit.take(bucket)
         environ[RATE_LIMIT_HEADERS] = self._limit.headers(bucket)
@@ -120,6 +112,32 @@ class Authenticator:
         """Record a use of a key by a session that was started with it."""
         with self._lock:
             self._used.add(caller.key_id)
+
+    def _key_of(self, environ: dict[str, Any]) -> str:
+        """Return the key of the header Authorization. Raises Unauthorized, RateLimited."""
+        authorization = environ.get("HTTP_AUTHORIZATION")
+        if authorization is None:
+            raise Unauthorized("the header Authorization is missing")
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            self._failures.count(environ.get("REMOTE_ADDR", ""), environ)
+            raise Unauthorized(_NO_KEY)
+        return str(key.strip())
+
+    def _find(self, key: str, environ: dict[str, Any]) -> _CachedKey:
+        """Return a valid key. Raises Unauthorized, RateLimited, DatabaseUnavailable."""
+        if not keys.looks_like_key(key):
+            self._failures.count(environ.get("REMOTE_ADDR", ""), environ)
+            raise Unauthorized(_NO_KEY)
+        digest = keys.digest_of(key)
+        cached = self._cache.get(digest)
+        if cached is None:
+            self._failures.refuse_if_exhausted(environ.get("REMOTE_ADDR", ""), environ)
+            return self._look_up(digest, None, environ)
+        age = time.monotonic() - cached.looked_up_at
+        if age >= REFRESH_SECONDS and (age >= CACHE_SECONDS_MAX or self._begins_refresh(cached)):
+            return self._look_up(digest, cached, environ)
+        return cached
 
     def _begins_refresh(self, cached: _CachedKey) -> bool:
         """Return whether this thread is the one that looks the key up again."""

@@ -23,8 +23,8 @@ LARGE_BYTES: Final = 8 * 1024
 #: The large bodies that one process works on at once. More would not end sooner, since they share one interpreter.
 AT_ONCE: Final = 1
 #: The large bodies that wait in one process, and those of one client among them.
-WAITING_MAX: Final = 256
-WAITING_OF_ONE_CLIENT_MAX: Final = 32
+WAITING_MAX: Final = 512
+WAITING_OF_ONE_CLIENT_MAX: Final = 128
 
 
 class TooManyLargeBodies(TellerError):

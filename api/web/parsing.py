@@ -28,6 +28,8 @@ DEPTH_MAX = 32
 DEPTH_PARSED_MAX = 256
 #: The values of one body. No body of a single request has more: its metadata and texts are too small for them.
 VALUES_MAX = 16_384
+#: The bytes of one step of counting values. Most bodies of too many values are refused after the first.
+COUNTED_BYTES = 64 * 1024
 #: The digits of a whole number that is certainly within the range of a double.
 DIGITS_SURE_TO_FIT = 308
 #: The mistakes that one answer names.
@@ -61,12 +63,11 @@ def parse_json(raw: bytes, *, values_max: int | None = VALUES_MAX) -> Any:
     Raises Invalid if it has too many values, or if it is JSON that cannot be stored and returned unchanged.
     """
     # Depth needs many brackets, and a surrogate needs an escape, so most bodies need no further check.
-    brackets = raw.count(b"{") + raw.count(b"[")
+    if values_max is not None and _has_more_values(raw, values_max):
+        raise Invalid.at("", f"holds more than {values_max:,} values")
+    depth = _depth_of(raw) if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX else 0
     try:
         text = raw.decode()
-        if values_max is not None and brackets + raw.count(b",") > values_max:
-            raise Invalid.at("", f"holds more than {values_max:,} values")
-        depth = _depth_of(raw) if brackets > DEPTH_MAX else 0
         if depth > DEPTH_PARSED_MAX:
             raise Invalid.at("", _TOO_DEEP)
         parsed = _DECODER.decode(text)
@@ -161,6 +162,17 @@ def explain(error: Any) -> dict[str, str]:
 def _escape(part: int | str) -> str:
     text = str(part)[:ECHO_CHARACTERS_MAX]
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text).replace("~", "~0").replace("/", "~1")
+
+
+def _has_more_values(raw: bytes, limit: int) -> bool:
+    """Return whether the commas and opening brackets are more than that."""
+    count = 0
+    for start in range(0, len(raw) if len(raw) > limit else 0, COUNTED_BYTES):
+        part = raw[start : start + COUNTED_BYTES]
+        count += part.count(b",") + part.count(b"[") + part.count(b"{")
+        if count > limit:
+            return True
+    return False
 
 
 def _depth_of(raw: bytes) -> int:

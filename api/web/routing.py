@@ -8,6 +8,7 @@ raises a TellerError.
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,6 +18,7 @@ import pydantic_core
 from flask import Response, request
 
 from api.web import parsing
+from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.large_bodies import LARGE_BYTES
 from api.web.problems import BodyTooLarge, UnsupportedMediaType
@@ -91,6 +93,8 @@ class Call(Generic[ServicesT]):
     #: The parsed body as it was sent, for the fingerprint, and its bytes, for a signature.
     sent: Any = None
     raw: bytes = b""
+    #: The time at which key and role were last checked.
+    admitted_at: float = 0.0
 
     def header(self, name: str) -> str | None:
         """Return a header of the request. `name` is spelled as in CGI, such as HTTP_PREFER."""
@@ -163,17 +167,28 @@ class Route:
         environ = request.environ
         call = Call(services, environ, None)  # type: ignore[arg-type]  # public routes have no caller
         if self.roles:
-            call.caller = services.keys.caller(environ)
-            environ[CLIENT] = call.caller.client
-            if call.caller.role not in self.roles:
-                raise Forbidden(
-                    f"this needs the role {' or '.join(sorted(self.roles))}, yours is {call.caller.role}"
-                )
+            self._admit(call, services.keys.caller(environ))
             values = parsing.split_query(environ.get("QUERY_STRING", ""))
             call.query = parsing.parse_query(self.query, values)
         if self.body is not None:
             self._read_body(call, self.body)
         return call
+
+    def confirm(self, call: Call[ServicesT]) -> None:
+        """
+        Check key and role again if the body or the slot of the request took long, since the key may be revoked.
+
+        Raises Unauthorized, Forbidden, RateLimited, DatabaseUnavailable.
+        """
+        if self.roles and time.monotonic() - call.admitted_at > CONFIRM_SECONDS:
+            self._admit(call, call.services.keys.confirm(request.environ))
+
+    def _admit(self, call: Call[ServicesT], caller: Caller) -> None:
+        call.caller = caller
+        call.admitted_at = time.monotonic()
+        request.environ[CLIENT] = caller.client
+        if caller.role not in self.roles:
+            raise Forbidden(f"this needs the role {' or '.join(sorted(self.roles))}, yours is {caller.role}")
 
     def _read_body(self, call: Call[ServicesT], model: type[BaseModel]) -> None:
         raw = call.raw = _read(call.environ)

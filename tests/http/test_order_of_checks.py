@@ -8,6 +8,7 @@ import io
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 from pydantic import BaseModel
@@ -15,15 +16,34 @@ from pydantic import BaseModel
 from api.app import ROUTES
 from api.console.application import ROUTES as PAGES
 from api.web import parsing
+from api.web.auth import CONFIRM_SECONDS
 from api.web.routing import Answer, Call, Routes
+from processor.clients import keys
 from processor.gateways import signatures
+from processor.storage import connections
 from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
-    from tests.http.teller import Client, Teller
+    from collections.abc import Callable
+
+    from tests.http.teller import Client, Reply, Teller
 
 WITH_BODY = [route for route in ROUTES if route.body is not None]
 SANDBOX = "/sandbox/gateway"
+
+
+class Slow(io.BytesIO):
+    """A body whose last byte comes after something has happened, and more than a second later."""
+
+    def __init__(self, content: bytes, happens: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._happens = happens
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Let it happen, and read."""
+        self._happens()
+        time.sleep(CONFIRM_SECONDS + 0.1)
+        return super().read(size)
 
 
 class Sent(io.BytesIO):
@@ -119,3 +139,51 @@ def test_a_public_route_cannot_be_declared_to_parse_the_body_of_any_caller() -> 
     with pytest.raises(ValueError, match="POST /open would parse the body of any caller"):
         Routes("test").add("POST", "/open", roles=frozenset(), body=Anything, answers={})(view)
     assert [route.path for route in WITH_BODY if not route.roles] == [SANDBOX]
+
+
+def test_a_key_that_is_revoked_while_its_body_is_sent_makes_no_request(teller: Teller) -> None:
+    """
+    The key is checked again after a body that took longer than a second. Nothing is stored for a revoked one.
+    """
+
+    def send(client: Client, happens: Callable[[], None]) -> Reply:
+        body = Slow(b'{"resource": "sneaker", "account": "u_42"}', happens)
+        headers = {"Idempotency-Key": "slow"}
+        return client.call(
+            "POST", "/v1/redemptions", input_stream=body, content_type="application/json", headers=headers
+        )
+
+    assert send(teller.other, lambda: None).status_code == 202
+    answer = send(teller.client, lambda: _revoke(teller, teller.client))
+
+    assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
+    [only] = teller.operator.get("/v1/requests").json["data"]
+    assert teller.other.get(f"/v1/requests/{only['id']}").status_code == 200
+
+
+def test_a_key_that_is_revoked_while_its_form_is_sent_does_nothing(teller: Teller) -> None:
+    """
+    A form that took longer than a second needs a session that still holds at its end.
+    """
+    visitor = Visitor.signed_in(teller, teller.admin)
+    form = urlencode({"csrf": visitor.token, "reason": "x"}).encode()
+
+    def send(happens: Callable[[], None]) -> tuple[int, str]:
+        answer = visitor.browser.post(
+            "/admin/partitions/1/pause",
+            input_stream=Slow(form, happens),
+            content_type="application/x-www-form-urlencoded",
+        )
+        return answer.status_code, answer.headers["Location"].partition("?")[0]
+
+    assert send(lambda: _revoke(teller, teller.admin)) == (303, "/admin/sign-in")
+    paused = teller.operator.get("/v1/admin/partitions").json["data"]
+    assert not any(partition["paused"] for partition in paused)
+
+
+def _revoke(teller: Teller, client: Client) -> None:
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        [(key_id,)] = connection.execute(
+            "SELECT id FROM api_keys WHERE client_id = %s", (client.id,)
+        ).fetchall()
+        keys.revoke_key(connection, key_id)
