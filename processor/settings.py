@@ -49,9 +49,8 @@ SIGNING_KEY_BYTES_MIN = 16
 BACKLOG_LIMIT = 2_000_000
 #: The largest backlog limit that may be set, in rows.
 BACKLOG_LIMIT_MAX = 1_000_000_000
-#: The default limit of requests of one key in a second, in one API process. Each item of a batch counts. A process
-#: accepts several times as many items.
-RATE_LIMIT = 5_000
+#: The default limit of requests of one key in a second, in one API process: more than it can answer.
+RATE_LIMIT = 20_000
 #: The default limit of failed sign-ins of one address in a minute, in one API process.
 SIGN_IN_LIMIT = 600
 #: The largest value of these two limits that may be set.

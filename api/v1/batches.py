@@ -91,7 +91,6 @@ def submit_batch(call: Call) -> Answer:
     Each item is accepted or refused on its own. It has its own idempotency key in place of the header. The same item,
     sent alone or in another batch, is the same request.
     """
-    call.services.keys.count_items(call.environ, len(call.sent["requests"]))
     with call.turn():
         outcomes: list[Submission | TellerError] = [
             _read(call.caller, item) for item in call.sent["requests"]

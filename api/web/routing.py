@@ -84,7 +84,7 @@ class Call(Generic[ServicesT]):
     """One HTTP request, checked by the declaration of its route."""
 
     services: ServicesT
-    environ: dict[str, Any]
+    environ: Mapping[str, Any]
     #: The client that calls. Views of public routes must not use it.
     caller: Caller
     #: The checked body and query, of the types that the route names.
