@@ -14,21 +14,23 @@ import dataclasses
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import accept, courier, drain, growth, idle, lab, latency, plan, report, scale, where
+from bench import accept, courier, drain, growth, idle, lab, latency, one_by_one, plan, report, scale, where
 from bench.peers import install
 from bench.peers.install import Installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import FrameType
 
     from bench.plan import Plan
     from bench.report import Section
 
-PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where")
+PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where", "one_by_one")
+#: Parts that compare with the job queues.
+WITH_PEERS = ("drain", "latency")
 #: Parts that need servers beside a whole Teller, or instead of one.
 WITH_SERVERS = ("drain", "latency", "scale", "courier")
 
@@ -43,7 +45,8 @@ def main() -> int:
     sections: list[Section] = []
     machine: dict[str, Any] = {}
     try:
-        installed = install.install() if chosen.peers else Installed()
+        with_peers = chosen.peers and bool(set(parts) & set(WITH_PEERS))
+        installed = install.install() if with_peers else Installed()
         for kind, why in installed.missing.items():
             print(f"The {kind} peers cannot be installed: {why}.", flush=True)
         with lab.servers() as servers:
@@ -84,6 +87,8 @@ def _measure(part: str, chosen: Plan, installed: Installed, sections: list[Secti
             return idle.measure(chosen)
         case "growth":
             return growth.measure(chosen)
+        case "one_by_one":
+            return one_by_one.measure(chosen)
         case _:
             return where.measure(chosen)
 
@@ -118,6 +123,15 @@ def _asked() -> argparse.Namespace:
     arguments.add_argument("--past", type=_whole_numbers, help="past requests, one stage after the other")
     arguments.add_argument("--backlog", type=int, help="requests that wait at once")
     arguments.add_argument("--requests", type=int, help="requests that are drained")
+    arguments.add_argument("--clients", type=_whole_numbers, help="clients that send one request at a time")
+    arguments.add_argument(
+        "--shapes", type=lambda text: text.split("/"), help="their resources, as in hot/64"
+    )
+    arguments.add_argument("--rounds", type=int, help="rounds in which they take turns")
+    arguments.add_argument("--seconds", type=float, help="seconds of each round")
+    arguments.add_argument(
+        "--beside", type=Path, help="another checkout, measured as a contestant of one_by_one"
+    )
     arguments.add_argument("--seed", type=int, help="for the order of keys")
     asked = arguments.parse_args()
     if wrong := set(asked.only or ()) - set(PARTS):
@@ -138,6 +152,11 @@ def _plan(asked: argparse.Namespace) -> Plan:
         "backlog": asked.backlog,
         "drain_requests": asked.requests,
         "seed": asked.seed,
+        "one_clients": asked.clients,
+        "one_shapes": asked.shapes,
+        "one_rounds": asked.rounds,
+        "one_seconds": asked.seconds,
+        "beside": asked.beside,
         "peers": False if asked.no_peers else None,
     }
     return dataclasses.replace(chosen, **{name: value for name, value in given.items() if value is not None})

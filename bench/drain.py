@@ -178,7 +178,10 @@ def _postgres(plan: Plan, servers: Servers, shape: str) -> Rates:
     for name, script in pgbench.SCRIPTS.items():
         for clients in pgbench.CLIENTS:
             wanted = work.keys(shape, plan.pgbench_requests, plan.seed)
-            with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as owner:
+            with (
+                lab.empty_database(servers.settings.database_url, "bench_peer") as url,
+                lab.connect(url) as owner,
+            ):
                 work.prepare(owner, wanted)
                 rate = pgbench.run(url, script, clients, plan.pgbench_requests)
                 checked = work.check(owner)
@@ -191,13 +194,13 @@ def _postgres(plan: Plan, servers: Servers, shape: str) -> Rates:
 
 def _flask(plan: Plan, servers: Servers, shape: str) -> Rates:
     wanted = itertools.cycle(work.keys(shape, 50_000, plan.seed))
-    with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as owner:
+    with lab.empty_database(servers.settings.database_url, "bench_peer") as url, lab.connect(url) as owner:
         work.prepare(owner, [])
         owner.execute("CREATE SEQUENCE asked_number")
-        with flask_row_lock.serving(url) as address:
-            requests = (flask_request(address, next(wanted)) for _ in itertools.count())
-            load.closed(address, requests, FLASK_CONNECTIONS, 0.5)  # warm
-            answers = load.closed(address, requests, FLASK_CONNECTIONS, plan.peer_seconds)
+        with flask_row_lock.serving(url) as endpoint:
+            requests = (flask_request(endpoint.url, next(wanted)) for _ in itertools.count())
+            load.closed(endpoint.url, requests, FLASK_CONNECTIONS, 0.5)  # warm
+            answers = load.closed(endpoint.url, requests, FLASK_CONNECTIONS, plan.peer_seconds)
         assert set(answers.statuses) == {200}, answers.statuses
         checked = work.check(owner)
     assert not checked.faults, checked.faults

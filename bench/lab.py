@@ -70,7 +70,7 @@ def servers() -> Iterator[Servers]:
 @contextlib.contextmanager
 def fresh_database(servers: Servers, name: str) -> Iterator[Settings]:
     """Create a migrated database of this name, and drop it afterwards. Yields settings that point to it."""
-    with empty_database(servers, name) as url:
+    with empty_database(servers.settings.database_url, name) as url:
         migrations.migrate(url, PARTITIONS)
         yield replace(
             servers.settings,
@@ -82,9 +82,8 @@ def fresh_database(servers: Servers, name: str) -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def empty_database(servers: Servers, name: str) -> Iterator[str]:
-    """Create a database without Teller's schema, and drop it afterwards. Yields its URL."""
-    owner = servers.settings.database_url
+def empty_database(owner: str, name: str) -> Iterator[str]:
+    """Create a database without Teller's schema on the server of a URL, and drop it afterwards. Yields its URL."""
     _recreate(owner, name)
     try:
         yield _on(owner, name)

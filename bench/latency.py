@@ -85,18 +85,18 @@ def _teller(plan: Plan) -> dict[int, list[float]]:
 
 def _flask(plan: Plan, servers: Servers) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
-    with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as owner:
+    with lab.empty_database(servers.settings.database_url, "bench_peer") as url, lab.connect(url) as owner:
         work.prepare(owner, [])
         owner.execute("CREATE SEQUENCE asked_number")
-        with flask_row_lock.serving(url) as address:
+        with flask_row_lock.serving(url) as endpoint:
             keys = itertools.cycle(range(1, RESOURCES + 1))
 
             def redemption() -> bytes:
-                return flask_request(address, next(keys))
+                return flask_request(endpoint.url, next(keys))
 
-            load.paced(address, redemption, 50, 1, CONNECTIONS)  # warm
+            load.paced(endpoint.url, redemption, 50, 1, CONNECTIONS)  # warm
             for rate in plan.latency_rates:
-                answers = load.paced(address, redemption, rate, plan.peer_latency_seconds, CONNECTIONS)
+                answers = load.paced(endpoint.url, redemption, rate, plan.peer_latency_seconds, CONNECTIONS)
                 assert set(answers.statuses) == {200}, answers.statuses
                 _note(found, FLASK, rate, sorted(latency * 1_000 for latency in answers.latencies))
         assert not work.check(owner).faults

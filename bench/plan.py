@@ -61,6 +61,13 @@ class Plan:
     gateway_calls: int
     #: Requests whose time is accounted for, at intake, drain and settle.
     where_requests: int
+    #: Clients that send one request at a time: their numbers, the shapes, rounds, and seconds of each.
+    one_clients: tuple[int, ...]
+    one_shapes: tuple[str, ...]
+    one_rounds: int
+    one_seconds: float
+    #: Another checkout of this repository, to be measured beside this one.
+    beside: Path | None = None
 
 
 FULL = Plan(
@@ -86,6 +93,10 @@ FULL = Plan(
     deliveries=15_000,
     gateway_calls=8_000,
     where_requests=20_000,
+    one_clients=(1, 32, 200),
+    one_shapes=("hot", "64", "1,000", "zipf"),
+    one_rounds=3,
+    one_seconds=2,
 )
 QUICK = Plan(
     name="quick",
@@ -112,4 +123,8 @@ QUICK = Plan(
     deliveries=3_000,
     gateway_calls=2_000,
     where_requests=8_000,
+    one_clients=(32,),
+    one_shapes=("hot", "64"),
+    one_rounds=1,
+    one_seconds=1.5,
 )

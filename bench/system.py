@@ -127,18 +127,19 @@ def await_decided(connection: Connection, count: int, seconds: float) -> float:
 @contextlib.contextmanager
 def up(**environment: str) -> Iterator[Teller]:
     """Run `teller up` on a free port and in a new home, from its ready line until its end."""
-    with lab.home() as home, up_in(home, **environment) as teller:
+    with lab.home() as home, up_in(home, checkout=None, **environment) as teller:
         yield teller
 
 
 @contextlib.contextmanager
-def up_in(home: Path, **environment: str) -> Iterator[Teller]:
-    """Run `teller up` in an existing home."""
+def up_in(home: Path, *, checkout: Path | None = None, **environment: str) -> Iterator[Teller]:
+    """Run `teller up` in an existing home, from another checkout of the repository if one is given."""
     log = home / "up.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "teller", "up", "--port", str(free_port())],
-            env={**os.environ, "TELLER_HOME": str(home), **environment},
+            env={**os.environ, "TELLER_HOME": str(home), **environment} | _path_to(checkout),
+            cwd=checkout,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -161,6 +162,10 @@ def up_in(home: Path, **environment: str) -> Iterator[Teller]:
             process.kill()  # its processes die with it
             process.wait()
             processes.await_gone(its_own)
+
+
+def _path_to(checkout: Path | None) -> dict[str, str]:
+    return {} if checkout is None else {"PYTHONPATH": str(checkout)}
 
 
 def free_port() -> int:

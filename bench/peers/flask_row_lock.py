@@ -2,9 +2,10 @@
 A plain Flask endpoint with a row lock, the usual first version: lock, read, take, write, commit, answer.
 
 It runs on Granian with as many threads as Teller's API, and answers with the decision. Each request is stored,
-decided and written to the ledger in one transaction.
+decided and written to the ledger in one transaction. Without the lock it is the naive version: concurrent requests
+read the same quantity, and one overwrites the other.
 
-    BENCH_DATABASE_URL=… python -m bench.peers.flask_row_lock PORT
+    BENCH_DATABASE_URL=… BENCH_LOCK=1 python -m bench.peers.flask_row_lock PORT
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import psycopg_pool
 from flask import Flask, request
@@ -32,11 +34,30 @@ if TYPE_CHECKING:
 #: Connections to PostgreSQL: more make a hot row slower.
 CONNECTIONS = 8
 START_SECONDS = 60
+#: The read and the write of a resource, with the lock and without.
+LOCKED: Final = (
+    "SELECT available FROM stock WHERE id = %s FOR UPDATE",
+    "UPDATE stock SET available = available - %s, version = version + 1 WHERE id = %s",
+)
+UNLOCKED: Final = (
+    "SELECT available FROM stock WHERE id = %s",
+    "UPDATE stock SET available = %s, version = version + 1 WHERE id = %s",
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running endpoint: its address and its process."""
+
+    url: str
+    pid: int
 
 
 def create_app() -> Flask:
     """Create the endpoint, with a pool of connections."""
     application = Flask("row lock")
+    has_lock = os.environ["BENCH_LOCK"] == "1"
+    read, write = LOCKED if has_lock else UNLOCKED
     pool = psycopg_pool.ConnectionPool(
         os.environ["BENCH_DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS, open=True
     )
@@ -46,15 +67,10 @@ def create_app() -> Flask:
         body = request.get_json()
         resource, account, amount = body["resource"], body["account"], body.get("amount", 1)
         with pool.connection() as connection:
-            [(available,)] = connection.execute(
-                "SELECT available FROM stock WHERE id = %s FOR UPDATE", (resource,)
-            ).fetchall()
+            [(available,)] = connection.execute(read, (resource,)).fetchall()
             status = "completed" if available >= amount else "rejected"
             if status == "completed":
-                connection.execute(
-                    "UPDATE stock SET available = available - %s, version = version + 1 WHERE id = %s",
-                    (amount, resource),
-                )
+                connection.execute(write, (amount if has_lock else available - amount, resource))
             [(number,)] = connection.execute(
                 "INSERT INTO asked (id, resource_id, account, amount, status, decided_at)"
                 " VALUES (nextval('asked_number'), %s, %s, %s, %s, clock_timestamp()) RETURNING id",
@@ -71,13 +87,14 @@ def create_app() -> Flask:
 
 
 @contextlib.contextmanager
-def serving(database_url: str) -> Iterator[str]:
-    """Run the endpoint in another process. Yields its URL."""
+def serving(database_url: str, *, lock: bool = True) -> Iterator[Endpoint]:
+    """Run the endpoint in another process."""
     port = system.free_port()
     url = f"http://127.0.0.1:{port}"
     with processes.running(
-        processes.python_module("bench.peers.flask_row_lock", str(port)), {"BENCH_DATABASE_URL": database_url}
-    ):
+        processes.python_module("bench.peers.flask_row_lock", str(port)),
+        {"BENCH_DATABASE_URL": database_url, "BENCH_LOCK": "1" if lock else "0"},
+    ) as child:
         end = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -87,7 +104,7 @@ def serving(database_url: str) -> Iterator[str]:
             except OSError:
                 assert time.monotonic() < end, "the server did not start"
                 time.sleep(0.05)
-        yield url
+        yield Endpoint(url, child.pid)
 
 
 def main() -> None:

@@ -102,7 +102,11 @@ def prepared(
     if kind in installed.missing:
         raise PeerFailed(f"not installed: {installed.missing[kind]}")
     redis.Redis.from_url(servers.settings.redis_url).flushall()
-    with lab.empty_database(servers, "bench_peer") as url, lab.connect(url) as connection, lab.home() as home:
+    with (
+        lab.empty_database(servers.settings.database_url, "bench_peer") as url,
+        lab.connect(url) as connection,
+        lab.home() as home,
+    ):
         work.prepare(connection, wanted)
         run = Run(peer, installed, url, servers, home / "peer.log")
         run.do("prepare", concurrency=1)
