@@ -69,7 +69,7 @@ class ResourceList(ListOf[Resource]):
 
 
 #: The kinds of requests that wait above a limit, for the texts of the fields.
-_WAITING = " or ".join(sorted(name for name, kind in KINDS.items() if kind.can_wait))
+_WAITING = " or ".join(sorted(name for name, kind in KINDS.items() if kind.takes and kind.rule is not None))
 
 
 class Rules(Body):
@@ -181,6 +181,9 @@ def amend_resource(call: Call, resource: str) -> Answer:
     Change the rules of a resource.
 
     Makes a request of kind `amendment`, which is decided in its turn. The idempotency key may be left out.
+
+    Rejected with `invalid_amendment` if it does not fit the resource as it is then. Examples are an end before the
+    start, and a limit below what an account has used.
     """
     _check_id(resource)
     _check_gateway(call)

@@ -164,6 +164,9 @@ def _decide(sheet: Worksheet, rows: list[Row], refusal: str | None, writer: Writ
     """
     done = rows
     for count, row in enumerate(rows, start=1):
+        if sheet.needs_reload_before(row):
+            done = rows[: count - 1]
+            break
         _decide_one(sheet, row, refusal)
         if sheet.needs_reload:
             done = rows[:count]

@@ -88,6 +88,8 @@ class Snapshot:
     states: dict[UUID, State]
     #: The commands to cancel that wait in the inbox, by request: they count as soon as its turn comes.
     cancels: dict[UUID, CancelCommand]
+    #: The most that any account has used, of each resource whose per-account limit an amendment of this batch sets.
+    most_used: dict[str, int] = field(default_factory=dict)
     #: The requests that the refunds of this batch give back.
     originals: dict[UUID, Request] = field(default_factory=dict)
     effects: dict[UUID, Effect] = field(default_factory=dict)

@@ -17,7 +17,8 @@ from psycopg.types.json import Jsonb
 
 from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
-from processor.domain.model import TELLER, Effect, Entry, Request, Resource, State
+from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Resource, State
+from processor.domain.rules import amendments
 from processor.errors import DatabaseUnavailable
 from processor.storage import arrays, statements
 from processor.storage.connections import Connection
@@ -65,6 +66,7 @@ def read(
     snapshot = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
     _note_listeners(snapshot, listeners_read)
     _read_usages(execute, snapshot, requests)
+    _read_most_used(execute, snapshot, requests)
     _read_history(execute, snapshot, rows, recheck=recheck)
     return Worksheet(partition, now, sequence, snapshot)
 
@@ -100,6 +102,14 @@ def _read_usages(execute: Execute, snapshot: Snapshot, requests: list[Request]) 
     if keys:
         read = execute("read_usages", _columns(keys, ("resource_ids", "client_ids", "accounts")))
         snapshot.usages = {(resource, client, account): used for resource, client, account, used in read}
+
+
+def _read_most_used(execute: Execute, snapshot: Snapshot, requests: list[Request]) -> None:
+    """Read the greatest usage of the resources that get another per-account limit."""
+    ids = {request.resource_id for request in requests if amendments.limits_accounts(request)}
+    if ids:
+        read = execute("read_most_used", {"ids": list(ids), "largest": MAX_QUANTITY})
+        snapshot.most_used = {resource: int(used) for resource, used in read}
 
 
 def _read_history(execute: Execute, snapshot: Snapshot, rows: list[Row], *, recheck: bool) -> None:

@@ -49,6 +49,28 @@ SELECT u.resource_id, u.client_id, u.account, u.used
   FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[]) AS v(resource_id, client_id, account)
   JOIN usages u USING (resource_id, client_id, account);
 
+-- read_most_used --
+-- The greatest usage of any account of these resources; of a resource without a limit, from its entries. A sum that no
+-- limit can reach counts as one more than the largest limit.
+SELECT r.id,
+       least(%(largest)s::bigint + 1,
+             coalesce(
+             CASE WHEN r.per_account_limit IS NOT NULL
+                  THEN (SELECT max(u.used) FROM usages u WHERE u.resource_id = r.id)
+                  ELSE (SELECT max(used)
+                          FROM (SELECT sum(CASE e.kind WHEN 'hold' THEN e.amount WHEN 'debit' THEN e.amount
+                                                       WHEN 'release' THEN -e.amount WHEN 'credit' THEN -e.amount
+                                                       ELSE 0 END) AS used
+                                  FROM entries e
+                                  JOIN requests q ON q.id = e.request_id
+                                  LEFT JOIN requests original ON original.id = q.refund_of
+                                 WHERE e.resource_id = r.id
+                                   AND e.account IS NOT NULL
+                                 GROUP BY coalesce(original.client_id, q.client_id), e.account) AS taken)
+                  END, 0))::bigint
+  FROM resources r
+ WHERE r.id = ANY(%(ids)b::text[]);
+
 -- read_states --
 -- The current states of requests that were decided before.
 SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor

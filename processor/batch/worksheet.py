@@ -41,7 +41,7 @@ from processor.domain.model import (
     Status,
     Unsettled,
 )
-from processor.domain.rules import cancellations, refunds, replays, settling, waiting
+from processor.domain.rules import amendments, cancellations, refunds, replays, settling, waiting
 
 #: The words of the history for commands that let a request go on.
 _TRIGGERS: Final = {"confirm": "confirmed", "approve": "approved", "deny": "denied"}
@@ -101,6 +101,11 @@ class Worksheet:
     def needs_reload(self) -> bool:
         """Whether the rows that follow need a new snapshot."""
         return self.newly_limited is not None
+
+    def needs_reload_before(self, row: Row) -> bool:
+        """Whether this row needs a new snapshot: usages of its resource may have moved since the last was read."""
+        request = row.request
+        return amendments.limits_accounts(request) and request.resource_id in self.versions_before
 
     def decide(self, row: Row) -> None:
         """Decide one row, and note the changes. After an exception the changes of the rows before it are intact."""
@@ -163,13 +168,16 @@ class Worksheet:
             return refunds.decide(
                 request,
                 snapshot.originals.get(original),
+                snapshot.resources.get(request.resource_id),
                 snapshot.states.get(original),
                 snapshot.effects.get(original),
-                original in snapshot.holding,
+                holding=original in snapshot.holding,
             )
         resource = snapshot.resources.get(request.resource_id)
         used = 0
-        if resource is not None and resource.per_account_limit is not None and request.account is not None:
+        if request.account is None:
+            used = snapshot.most_used.get(request.resource_id, 0)
+        elif resource is not None and resource.per_account_limit is not None:
             used = snapshot.usages.get((resource.id, request.client_id, request.account), 0)
         rule = KINDS[request.kind].rule
         if rule is None:
@@ -178,7 +186,7 @@ class Worksheet:
         if resource is None or (resource.confirm_above is None and resource.approve_above is None):
             return decision
         has_contact = (request.client_id, request.account or "") in snapshot.contacts
-        return waiting.begin(decision, request, resource, passed, has_contact=has_contact)
+        return waiting.begin(decision, resource, passed, has_contact=has_contact)
 
     def _apply(self, request: Request, decision: Decision, actor: str) -> None:  # noqa: C901, PLR0912, PLR0915  # a table
         match decision:

@@ -17,7 +17,8 @@ from processor.domain.roles import ADMINS, CLIENTS, OPERATORS
 from processor.domain.rules import amendments, closings, deposits, openings, redemptions, withdrawals
 
 #: Decides a request. The arguments after it are its resource, if there is one, and the quantity of the resource that
-#: its account has used so far. The last argument is the time of the batch.
+#: its account has used so far. Without an account, this is the most that any account has used. The last argument is
+#: the time of the batch.
 Rule = Callable[[Request, Resource | None, int, datetime], Decision]
 
 
@@ -31,8 +32,10 @@ class Kind:
     roles: frozenset[str]
 
     # Effect on the resource. A kind without any of these moves nothing. The rule has the effect, and a test compares
-    # it with these fields. Statements read `takes` and `amends` from `request_kinds`; no code of Python reads them.
-    #: Debits the resource, or holds and then captures, the amount that its account takes.
+    # it with these fields. Statements read `takes` and `amends` from `request_kinds`.
+    # In Python, only texts read `takes`, and nothing reads `amends`.
+    #: Debits the resource, or holds and then captures, the amount that its account takes. `rules.waiting` guards
+    #: every such decision: above `confirm_above` it waits for a code, and above `approve_above` for an approval.
     takes: bool = False
     #: Credits the resource with its amount.
     gives: bool = False
@@ -49,8 +52,6 @@ class Kind:
     least_amount: int | None = None
 
     # Later steps.
-    #: Waits for a code above `confirm_above`, and for an approval above `approve_above`.
-    can_wait: bool = False
     #: Only holds while the gateway of its resource is called. Its rule makes the hold, and `verify` expects it.
     asks_gateway: bool = False
     #: A refund can give back what it took.
@@ -77,7 +78,6 @@ KINDS: Final[dict[str, Kind]] = {
         takes=True,
         requires_account=True,
         least_amount=1,
-        can_wait=True,
         asks_gateway=True,
         refundable=True,
         in_batches=True,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from processor.domain.model import Entry, EntryKind, Resource
+from processor.domain.model import MAX_QUANTITY, Entry, EntryKind, Resource
 
 #: The change of (available, held) by each kind of entry, in multiples of its amount.
 MOVES: Final[dict[str, tuple[int, int]]] = {
@@ -26,19 +26,35 @@ MOVES: Final[dict[str, tuple[int, int]]] = {
 USES: Final[dict[str, int]] = {"hold": +1, "capture": 0, "release": -1, "debit": +1, "credit": -1}
 
 
+def has_room(resource: Resource, quantity: int) -> bool:
+    """
+    Return whether a credit of this quantity fits, and still fits after every hold was released.
+
+    All credits are checked so. The sum of `available` and `held` therefore never exceeds MAX_QUANTITY, and each
+    release fits.
+    """
+    return resource.available + resource.held + quantity <= MAX_QUANTITY
+
+
+def can_hold(resource: Resource, quantity: int) -> bool:
+    """Return whether a hold of this quantity fits. With an overdraft, `held` may exceed everything that was given."""
+    return resource.held + quantity <= MAX_QUANTITY
+
+
 def post(
     resource: Resource, kind: EntryKind, request_id: UUID, account: str | None, amount: int, now: datetime
 ) -> Entry:
     """
     Change the resource by one entry, and return the entry.
 
-    Raises ValueError, with the resource unchanged, if the amount is below 1 or more is taken than there is.
+    Raises ValueError, with the resource unchanged, if the amount is below 1, more is taken than there is, or a
+    quantity would exceed MAX_QUANTITY.
     """
     available_move, held_move = MOVES[kind]
     version = resource.version + 1
     available = resource.available + available_move * amount
     held = resource.held + held_move * amount
-    if amount < 1 or available < -resource.overdraft or held < 0:
+    if amount < 1 or not -resource.overdraft <= available <= MAX_QUANTITY or not 0 <= held <= MAX_QUANTITY:
         raise ValueError(
             f"a {kind} of {amount} would leave {available} available and {held} held of {resource.id}"
         )

@@ -40,6 +40,7 @@ RejectionCode = Literal[
     "nothing_to_refund",
     "refund_too_large",
     "outcome_pending",
+    "invalid_amendment",
 ]
 
 STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # a Literal's words

@@ -1,4 +1,4 @@
--- Withdrawals that wait for a code.
+-- Requests that wait for a code.
 
 -- lock_destination --
 -- Locks the unused code of a request. Returns the destination of the next code: the account's present address, or the
@@ -12,7 +12,7 @@ SELECT c.client_id, lower(coalesce(a.email, c.destination))
    FOR UPDATE OF c;
 
 -- expire --
--- The withdrawals of these partitions whose last code was sent and has expired.
+-- The requests of these partitions whose last code was sent and has expired.
 INSERT INTO inbox (partition, request_id, verb)
 SELECT r.partition, c.request_id, 'expire'
   FROM codes c

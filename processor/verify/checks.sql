@@ -411,12 +411,15 @@ SELECT request_id::text, 'version ' || version || ' is ' || status || ' for ' ||
                    ELSE code IS NULL END IS NOT TRUE;
 
 -- deadline_wrong --
--- No request takes anything at its deadline or later, and `deadline_passed` is not used before it.
+-- No request takes anything at its deadline or later, also after it waited for a code or an approval. `deadline_passed`
+-- is not used before it.
 SELECT q.id::text, 'it was ' || d.status || ' at ' || d.at || '; it had to be applied before '
                    || coalesce(q.apply_before::text, 'no particular time')
   FROM requests q
   JOIN decisions d ON d.request_id = q.id
- WHERE (q.apply_before <= d.at AND d.version = 2 AND (d.status = 'completed' OR d.stage IN ('held', 'settling')))
+  LEFT JOIN decisions before ON before.request_id = d.request_id AND before.version = d.version - 1
+ WHERE (q.apply_before <= d.at AND (d.version = 2 OR before.stage LIKE 'awaiting_%%')
+        AND (d.status = 'completed' OR d.stage IN ('held', 'settling')))
     OR (d.code = 'deadline_passed' AND coalesce(d.at < q.apply_before, true));
 
 -- sequence_wrong --

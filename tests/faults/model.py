@@ -85,10 +85,9 @@ class Model:
         if asked.kind in TAKING:
             return self._take(asked)
         if asked.kind == "deposit":
-            too_large = self.available + self.held + (asked.amount or 0) > LARGEST
-            return Verdict(code="too_large") if too_large else Verdict("credit", asked.amount or 0)
-        if asked.kind == "amendment" and self.available < -asked.details.get("overdraft", self._overdraft):
-            return Verdict(code=SHORT[self.kind])
+            return self._credit(asked.amount or 0)
+        if asked.kind == "amendment":
+            return self._amend(asked.details)
         return Verdict()
 
     def note(self, asked: Stored) -> None:
@@ -138,6 +137,18 @@ class Model:
         overdraft: int = self.rules.get("overdraft", 0)
         return overdraft
 
+    def _credit(self, amount: int) -> Verdict:
+        if self.available + self.held + amount > LARGEST:
+            return Verdict(code="too_large")
+        return Verdict("credit", amount)
+
+    def _amend(self, rules: dict[str, Any]) -> Verdict:
+        if self.available < -rules.get("overdraft", self._overdraft):
+            return Verdict(code=SHORT[self.kind])
+        limit = rules.get("per_account_limit")
+        is_used_up = limit is not None and max(self.used.values(), default=0) > limit
+        return Verdict(code="invalid_amendment") if is_used_up else Verdict()
+
     def _take(self, asked: Stored) -> Verdict:
         amount = asked.amount or 0
         if asked.apply_before_us is not None and asked.states[0].decided_us >= asked.apply_before_us:
@@ -147,6 +158,8 @@ class Model:
             return Verdict(code="limit_reached")
         if self.available - amount < -self._overdraft:
             return Verdict(code=SHORT[self.kind])
+        if self.rules.get("gateway") and self.held + amount > LARGEST:
+            return Verdict(code="too_large")
         return Verdict("hold" if self.rules.get("gateway") else "debit", amount)
 
     def _refund(self, asked: Stored) -> Verdict:
@@ -165,4 +178,4 @@ class Model:
             return Verdict(code="nothing_to_refund")
         if asked.amount is not None and asked.amount > left:
             return Verdict(code="refund_too_large")
-        return Verdict("credit", left if asked.amount is None else asked.amount)
+        return self._credit(left if asked.amount is None else asked.amount)

@@ -177,6 +177,9 @@ class Simulator:
         decided, done = [], len(work)
         with _faulty_rules() if faulty else contextlib.nullcontext():
             for count, row in enumerate(work, start=1):
+                if sheet.needs_reload_before(row):
+                    done = count - 1
+                    break
                 try:
                     sheet.decide(row)
                 except RuntimeError as fault:
@@ -228,9 +231,14 @@ class Simulator:
         snapshot.originals = {one.id: one for one in refunded}
         snapshot.effects = {one: self._effect(one) for one in ids if one in store.effects}
         snapshot.holding = {one for one in ids if self.holds(one)}
+        snapshot.most_used = {one: self._most_used(one) for one in store.resources}
         snapshot.webhooks = {"shop": [Webhook("shop", HOOK, None)]}
         now = BEGIN + timedelta(seconds=self.now)
         return Worksheet(partition, now, store.sequences.get(partition, 0), snapshot)
+
+    def _most_used(self, resource: str) -> int:
+        """Return the greatest usage of any account, from the entries."""
+        return max(self._used_of(resource).values(), default=0)
 
     def _effect(self, request: UUID) -> Effect:
         row = self.store.effects[request]
@@ -290,6 +298,10 @@ class Simulator:
         return request in self.store.effects and self._effect(request).calling
 
     def _rebuild_usages(self, resource: str) -> None:
+        self.store.usages |= self._used_of(resource)
+
+    def _used_of(self, resource: str) -> dict[UsageKey, int]:
+        """Return the usage of each account of a resource, from the entries."""
         moves = {"hold": 1, "debit": 1, "release": -1, "credit": -1, "capture": 0}
         found: dict[UsageKey, int] = {}
         for entry in self.store.entries:
@@ -298,7 +310,7 @@ class Simulator:
             if entry.resource_id == resource and entry.account is not None:
                 key = (resource, owner.client_id, entry.account)
                 found[key] = found.get(key, 0) + moves[entry.kind] * entry.amount
-        self.store.usages |= found
+        return found
 
     # ------------------------------------------------------------ courier and gateway
 

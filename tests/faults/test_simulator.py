@@ -384,11 +384,17 @@ def _refund_while_the_gateway_is_asked(patch: pytest.MonkeyPatch) -> None:
     sound = refunds.decide
 
     def decide(
-        refund: Request, original: Request | None, state: State | None, effect: Effect | None, holding: bool
+        refund: Request,
+        original: Request | None,
+        resource: Resource | None,
+        state: State | None,
+        effect: Effect | None,
+        *,
+        holding: bool,
     ) -> Decision:
         if state is not None and state.status == "processing":
             state, effect = state._replace(status="failed"), effect and effect._replace(calling=False)
-        return sound(refund, original, state, effect, holding)
+        return sound(refund, original, resource, state, effect, holding=holding)
 
     patch.setattr(refunds, "decide", decide)
 
@@ -397,9 +403,16 @@ def _refund_again_and_again(patch: pytest.MonkeyPatch) -> None:
     sound = refunds.decide
 
     def decide(
-        refund: Request, original: Request | None, state: State | None, effect: Effect | None, holding: bool
+        refund: Request,
+        original: Request | None,
+        resource: Resource | None,
+        state: State | None,
+        effect: Effect | None,
+        *,
+        holding: bool,
     ) -> Decision:
-        return sound(refund, original, state and state._replace(refunded=0), effect, holding)
+        forgetful = state and state._replace(refunded=0)
+        return sound(refund, original, resource, forgetful, effect, holding=holding)
 
     patch.setattr(refunds, "decide", decide)
 

@@ -1,5 +1,5 @@
 """
-Withdrawals that await a code of the account, or the approval of another client. The test runs the batches.
+Requests that await a code of the account, or the approval of another client. The test runs the batches.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
 from processor.operations import approvals
 from processor.outbox import code_messages, tries
@@ -483,17 +484,6 @@ def test_a_withdrawal_that_needs_only_an_approval_gets_no_code(teller: Teller) -
     assert state(teller, request) == "completed"
 
 
-def test_only_withdrawals_need_a_code_or_an_approval(bank: Teller) -> None:
-    """
-    A redemption of the same resource completes at once.
-    """
-    body = {"resource": "bank", "account": "u", "amount": 900}
-    request = bank.client.post("/v1/redemptions", body).json["id"]
-    bank.drain()
-
-    assert state(bank, request) == "completed"
-
-
 # ---------------------------------------------------------------- with refunds, replays, gateways and deadlines
 
 
@@ -577,3 +567,69 @@ def test_the_deadline_includes_the_time_of_waiting(bank: Teller) -> None:
     bank.drain()
 
     assert state(bank, request) == "deadline_passed"
+
+
+def test_a_deadline_also_ends_a_request_that_is_approved_or_replayed_after_it(
+    bank: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each decision looks at the deadline: an approval and a replay that come after it are rejected.
+    """
+    soon = own(
+        bank, "SELECT to_char((now() + interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')"
+    )[0][0]
+    bank.open("guarded", "balance", 1_000, approve_above=100)
+    kinds = ("withdrawals", "redemptions")
+    body = {"account": "u", "amount": 300, "apply_before": soon}
+    waiting = [bank.client.post(f"/v1/{kind}", {"resource": "guarded", **body}).json["id"] for kind in kinds]
+    bank.drain()
+    with monkeypatch.context() as patched:
+        patched.setattr("processor.domain.rules.waiting.begin", lambda *_, **__: 1 / 0)
+        failed = bank.client.post("/v1/withdrawals", {"resource": "guarded", **body}).json["id"]
+        bank.drain()
+    assert [state(bank, one) for one in (*waiting, failed)] == ["awaiting_approval"] * 2 + ["processor_error"]
+    own(bank, "SELECT pg_sleep(extract(epoch FROM %s::timestamptz - clock_timestamp()))", soon)
+
+    answers = [bank.admin.post(f"/v1/admin/requests/{one}/approve", {"reason": "known"}) for one in waiting]
+    answers.append(bank.admin.post(f"/v1/admin/requests/{failed}/replay", {"reason": "mended"}))
+    bank.drain()
+
+    assert [answer.status_code for answer in answers] == [202] * 3
+    assert [state(bank, one) for one in (*waiting, failed)] == ["deadline_passed"] * 3
+    assert bank.quantities("guarded") == (1_000, 0)
+
+
+# ---------------------------------------------------------------- whatever takes
+
+
+@pytest.mark.parametrize("kind", sorted(name for name, kind in KINDS.items() if kind.takes and kind.rule))
+def test_no_kind_takes_more_than_a_threshold_without_its_code_and_its_approval(
+    bank: Teller, kind: str
+) -> None:
+    """
+    A key alone takes nothing above a threshold, by whatever kind of request, in one call or in a batch.
+    """
+    bank.client.put("/v1/accounts/v", {"email": "bob@example.com"})
+    body = {"resource": "bank", "account": "u", "amount": 600}
+    alone = bank.client.post(f"/v1/{kind}s", body)
+    items = [
+        {"kind": kind, "idempotency_key": f"{kind}-1", **body, "account": "v"},
+        {"kind": kind, "idempotency_key": f"{kind}-2", **body, "account": "nobody"},
+    ]
+    batch = bank.client.post("/v1/batches", {"requests": items}).json["results"]
+    bank.drain()
+
+    first, second, third = (
+        alone.json["id"],
+        *(one["request"]["id"] for one in batch if one["status"] == 202),
+    )
+    waits = "awaiting_confirmation"
+    assert [state(bank, one) for one in (first, second, third)] == [waits, waits, "no_contact"]
+    assert bank.quantities("bank") == (1_000, 0)
+
+    confirm(bank.client, first, send(bank)[first])
+    bank.drain()
+    assert (state(bank, first), bank.quantities("bank")) == ("awaiting_approval", (1_000, 0))
+    assert bank.admin.post(f"/v1/admin/requests/{first}/approve", {"reason": "known"}).status_code == 202
+    bank.drain()
+    assert (state(bank, first), bank.quantities("bank")) == ("completed", (400, 0))

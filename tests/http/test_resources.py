@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from processor.domain.model import MAX_QUANTITY
+from processor.gateways.protocol import Answer
+
 if TYPE_CHECKING:
     from tests.http.teller import Teller
 
@@ -82,6 +85,76 @@ def test_rules_are_amended_and_removed(teller: Teller) -> None:
     assert document["per_account_limit"] is None
     assert (document["overdraft"], document["metadata"], document["unit"]) == (10, {"x": 1}, "EUR")
     assert document["ends_at"] == "2126-01-01T00:00:00.000000Z"
+
+
+def test_an_amendment_that_does_not_fit_the_resource_is_rejected_when_it_is_decided(teller: Teller) -> None:
+    """
+    An empty window and a limit below what an account has used change nothing, as at the opening of a resource.
+    """
+    teller.open("a", "stock", 10, ends_at="2030-01-01T00:00:00Z")
+    teller.client.post("/v1/redemptions", {"resource": "a", "account": "u", "amount": 3})
+    before = teller.admin.get("/v1/resources/a").json
+    bodies = [
+        {"starts_at": "2030-01-01T00:00:00Z"},
+        {"starts_at": "2031-01-01T00:00:00Z", "unit": "pairs"},
+        {"per_account_limit": 2},
+        {"per_account_limit": 3},
+        {"starts_at": "2031-01-01T00:00:00Z", "ends_at": None},
+        {"ends_at": "2030-12-31T23:59:59Z"},
+        {"per_account_limit": 2},
+    ]
+
+    asked = [teller.admin.patch("/v1/resources/a", body) for body in bodies]
+    for _ in range(3):  # a first limit, and usages that have moved, end a batch
+        teller.drain()
+
+    assert [one.status_code for one in asked] == [202] * 7
+    assert [teller.status(one.json["id"]) for one in asked] == [
+        "invalid_amendment",
+        "invalid_amendment",
+        "invalid_amendment",
+        "completed",
+        "completed",
+        "invalid_amendment",
+        "invalid_amendment",
+    ]
+    after = teller.admin.get("/v1/resources/a").json
+    changed = {name for name, value in after.items() if value != before[name]}
+    assert changed == {"starts_at", "ends_at", "per_account_limit", "available", "version"}
+
+
+def test_what_would_exceed_the_largest_quantity_is_rejected_before_anything_is_written(
+    teller: Teller,
+) -> None:
+    """
+    Deposits, holds and refunds at the ceiling are `too_large`. Releases and captures always fit.
+    """
+    teller.open("full", "balance", MAX_QUANTITY, overdraft=MAX_QUANTITY)
+    teller.open("paid", "balance", MAX_QUANTITY, overdraft=MAX_QUANTITY, gateway="sandbox")
+    taken = teller.withdraw("full", 10)
+    deposits = [teller.admin.post("/v1/deposits", {"resource": "full", "amount": n}) for n in (11, 10, 1)]
+    refund = teller.admin.post(f"/v1/admin/requests/{taken}/refund", {"reason": "sold by mistake"})
+    teller.drain()
+    held = teller.withdraw("paid", MAX_QUANTITY)
+    second = teller.withdraw("paid", 1)
+    teller.admin.post("/v1/deposits", {"resource": "paid", "amount": 1})
+    teller.drain()
+    lower = teller.admin.patch("/v1/resources/paid", {"overdraft": 0})
+    teller.drain()
+
+    ids = [*(one.json["id"] for one in (*deposits, refund)), second, lower.json["id"]]
+    assert [teller.status(one) for one in ids] == [
+        "too_large",
+        "completed",
+        "too_large",
+        "too_large",
+        "too_large",
+        "completed",
+    ]
+    assert (teller.quantities("full"), teller.quantities("paid")) == ((MAX_QUANTITY, 0), (0, MAX_QUANTITY))
+
+    teller.call_gateway(Answer("declined", 422))
+    assert (teller.status(held), teller.quantities("paid")) == ("gateway_declined", (MAX_QUANTITY, 0))
 
 
 def test_an_idempotency_key_is_optional_for_a_patch(teller: Teller) -> None:

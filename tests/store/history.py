@@ -78,7 +78,7 @@ def _rule_changes(store: Store) -> None:
     store.drain("coupon")
     store.drain("nothing")
 
-    store.open("points", "points", 100)  # gets a limit later, loses it, and gets a lower one
+    store.open("points", "points", 100)  # gets a limit later, loses it, and gets another one
     store.accept(
         store.redeems("points", "ada", 30),
         store.asks("amendment", "points", details={"per_account_limit": 50}),
@@ -86,7 +86,8 @@ def _rule_changes(store: Store) -> None:
         store.redeems("points", "bob", 10),
         store.asks("amendment", "points", details={"per_account_limit": None}),
         store.redeems("points", "ada", 1),
-        store.asks("amendment", "points", details={"per_account_limit": 20, "unit": "miles"}),
+        store.asks("amendment", "points", details={"per_account_limit": 20}),  # invalid_amendment
+        store.asks("amendment", "points", details={"per_account_limit": 53, "unit": "miles"}),
         store.redeems("points", "bob", 5),
         store.redeems("points", "ada", 5),  # limit_reached
     )

@@ -533,9 +533,10 @@ def test_a_limit_that_comes_later_counts_what_was_taken_before(store: Store, lim
     assert store.used("coupon") == {"ada": 3, "bob": 3, "new": 3}
 
 
-def test_a_limit_that_is_lifted_and_set_again_still_counts_everything(store: Store) -> None:
+@pytest.mark.parametrize("limit", [2_000, 1], ids="in batches of {}".format)
+def test_a_limit_that_is_lifted_and_set_again_still_counts_everything(store: Store, limit: int) -> None:
     """
-    Usage without a limit counts once there is one again. A lower limit removes nothing from accounts.
+    Usage without a limit counts once there is one again, and no limit can be lower than it.
     """
     store.open("coupon", "coupon", 100, per_account_limit=5)
     asked = store.accept(
@@ -544,15 +545,55 @@ def test_a_limit_that_is_lifted_and_set_again_still_counts_everything(store: Sto
         store.redeems("coupon", "ada", 4),
         store.asks("amendment", "coupon", details={"per_account_limit": 9}),
         store.redeems("coupon", "ada", 1),
-        store.asks("amendment", "coupon", details={"per_account_limit": 2}),
+        store.asks("amendment", "coupon", details={"per_account_limit": 8}),
         store.redeems("coupon", "ada", 1),
-        store.redeems("coupon", "bob", 2),
+        store.redeems("coupon", "bob", 9),
     )
 
-    store.drain("coupon")
+    store.drain("coupon", limit=limit)
 
-    assert store.statuses(asked) == ["completed"] * 6 + ["limit_reached", "completed"]
-    assert store.used("coupon") == {"ada": 9, "bob": 2}
+    assert store.statuses(asked) == ["completed"] * 5 + ["invalid_amendment", "limit_reached", "completed"]
+    assert store.used("coupon") == {"ada": 9, "bob": 9}
+
+
+@pytest.mark.parametrize("first", [None, 9], ids=["without a limit before", "with a higher limit before"])
+@pytest.mark.parametrize("limit", [2_000, 2, 1], ids="in batches of {}".format)
+def test_a_limit_is_compared_with_what_was_used_when_it_is_decided(
+    store: Store, limit: int, first: int | None
+) -> None:
+    """
+    Redemptions and refunds before the amendment count, also those of the same batch, and those after it do not.
+    """
+    store.open("coupon", "coupon", 100, **({} if first is None else {"per_account_limit": first}))
+    [first_id] = store.accept(store.redeems("coupon", "ada", 4))
+    store.drain("coupon")
+    asked = store.accept(
+        store.redeems("coupon", "bob", 5),
+        store.asks("amendment", "coupon", details={"per_account_limit": 4}),
+        store.asks("amendment", "coupon", details={"per_account_limit": 5}),
+        store.redeems("coupon", "ada", 1),
+        store.asks("refund", "coupon")._replace(refund_of=first_id),
+        store.redeems("coupon", "bob", 1),
+    )
+    store.accept(store.asks("refund", "coupon")._replace(refund_of=asked[0]))
+    asked += store.accept(
+        store.asks("amendment", "coupon", details={"per_account_limit": 1}),
+        store.redeems("coupon", "cyd", 2),
+    )
+
+    store.drain("coupon", limit=limit)
+
+    assert store.statuses(asked) == [
+        "refunded_by_admin",
+        "invalid_amendment",
+        "completed",
+        "completed",
+        "completed",
+        "limit_reached",
+        "completed",
+        "limit_reached",
+    ]
+    assert store.used("coupon") == {"ada": 1, "bob": 0}
 
 
 # ---------------------------------------------------------------- giving back

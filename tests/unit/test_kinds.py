@@ -57,7 +57,7 @@ def test_the_description_of_a_kind_has_no_contradiction(name: str) -> None:
     assert kind.takes + kind.gives + kind.gives_back <= 1
     assert kind.opens + kind.amends + kind.closes <= 1
     assert not kind.takes or (kind.requires_account and kind.least_amount == 1)
-    assert not (kind.refundable or kind.asks_gateway or kind.can_wait) or kind.takes
+    assert not (kind.refundable or kind.asks_gateway) or kind.takes
     assert not kind.in_batches or kind.rule is not None
     assert kind.roles
     assert kind.roles <= ALL_ROLES

@@ -59,8 +59,8 @@ def test_entries_add_up_and_chain_and_a_refused_one_changes_nothing(
         available, held = available + moves[0] * entry.amount, held + moves[1] * entry.amount
         assert (entry.version, entry.available, entry.held) == (number, available, held)
         assert entry.amount >= 1
-        assert available >= -overdraft
-        assert held >= 0
+        assert -overdraft <= available <= MAX_QUANTITY
+        assert 0 <= held <= MAX_QUANTITY
         digest = ledger.digest_of(
             digest,
             "wallet",

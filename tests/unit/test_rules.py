@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SOON, EARLIER = NOON + timedelta(microseconds=1), NOON - timedelta(microseconds=1)
+SOON_TEXT: Final = SOON.isoformat()
+INVALID: Final = Rejected("invalid_amendment")
 REQUEST: Final = Request(uuid.UUID(int=1), "shop", "redemption", "sneaker", "ada", 1)
 RESOURCE: Final = Resource("sneaker", "stock", 10, NOON)
 
@@ -133,6 +135,9 @@ def test_a_missing_resource_is_refused(kind: str) -> None:
         ({"gateway": "bank"}, 0, {"amount": 4}, Hold(4, "bank")),
         ({"gateway": "bank", "available": 0}, 0, {}, Rejected("out_of_stock")),
         ({"available": MAX_QUANTITY}, 0, {"amount": MAX_QUANTITY}, Debit(MAX_QUANTITY)),
+        ({"gateway": "bank", "overdraft": MAX_QUANTITY, "held": MAX_QUANTITY - 1}, 0, {}, Hold(1, "bank")),
+        ({"gateway": "bank", "overdraft": MAX_QUANTITY, "held": MAX_QUANTITY}, 0, {}, Rejected("too_large")),
+        ({"gateway": "bank", "available": 0, "held": MAX_QUANTITY}, 0, {}, Rejected("out_of_stock")),
     ],
 )
 def test_taking_up_to_the_edge_and_not_over_it(
@@ -214,6 +219,16 @@ def test_a_yes_never_leads_below_the_overdraft_or_above_the_limit(
             {"details": {"overdraft": 5}},
             Amend({"overdraft": 5}),
         ),
+        ("amendment", {"ends_at": NOON}, {"details": {"starts_at": SOON_TEXT}}, INVALID),
+        ("amendment", {"starts_at": SOON}, {"details": {"ends_at": SOON_TEXT}}, INVALID),
+        ("amendment", {}, {"details": {"starts_at": SOON_TEXT, "ends_at": SOON_TEXT}}, INVALID),
+        (
+            "amendment",
+            {"ends_at": NOON},
+            {"details": {"starts_at": SOON_TEXT, "ends_at": None}},
+            Amend({"starts_at": SOON, "ends_at": None}),
+        ),
+        ("amendment", {"starts_at": SOON, "ends_at": NOON}, {"details": {"unit": "x"}}, Amend({"unit": "x"})),
         ("opening", {}, {"details": {"kind": "stock"}}, Rejected("resource_exists")),
         (
             "opening",
@@ -231,6 +246,20 @@ def test_deposits_openings_amendments_and_closings(
     Deposits, amendments, closings, and openings of existing resources.
     """
     assert _decide(kind, replace(RESOURCE, **resource), **asked) == expected
+
+
+@pytest.mark.parametrize(("limit", "used", "fits"), [(5, 5, True), (5, 6, False), (None, 6, True)])
+def test_a_limit_below_what_an_account_has_used_is_no_limit(
+    limit: int | None, used: int, *, fits: bool
+) -> None:
+    """
+    An amendment cannot set a limit that an account has already passed. To remove the limit is always possible.
+    """
+    decision = _decide(
+        "amendment", RESOURCE, used, account=None, amount=None, details={"per_account_limit": limit}
+    )
+
+    assert decision == (Amend({"per_account_limit": limit}) if fits else INVALID)
 
 
 def test_an_opening_makes_a_resource_with_its_rules() -> None:
@@ -455,7 +484,23 @@ def test_a_refund_gives_back_at_most_what_was_taken_and_never_while_a_call_is_in
     """
     refund = replace(REQUEST, id=uuid.UUID(int=2), kind="refund", amount=amount, refund_of=REQUEST.id)
 
-    assert refunds.decide(refund, replace(REQUEST, amount=10), state, effect, holding) == expected
+    original = replace(REQUEST, amount=10)
+    assert refunds.decide(refund, original, RESOURCE, state, effect, holding=holding) == expected
+
+
+@pytest.mark.parametrize(("held", "fits"), [(3, True), (4, False)])
+def test_a_refund_never_gives_back_more_than_fits(held: int, *, fits: bool) -> None:
+    """
+    After the refund, each hold can still be released: the available and the held quantity fit together.
+    """
+    resource = replace(RESOURCE, available=MAX_QUANTITY - 10, held=held)
+    refund = replace(REQUEST, kind="refund", amount=7, refund_of=REQUEST.id)
+
+    decision = refunds.decide(
+        refund, replace(REQUEST, amount=10), resource, _state("completed"), None, holding=False
+    )
+
+    assert decision == (GiveBack(7, whole=False) if fits else Rejected("too_large"))
 
 
 @pytest.mark.parametrize("kind", ["deposit", "opening", "amendment", "closing", "refund"])
@@ -466,5 +511,6 @@ def test_a_request_that_took_nothing_cannot_be_refunded(kind: str) -> None:
     refund = replace(REQUEST, kind="refund", amount=None, refund_of=REQUEST.id)
 
     original = replace(REQUEST, kind=kind)
-    assert refunds.decide(refund, original, _state("completed"), None, False) == Rejected("nothing_to_refund")
-    assert refunds.decide(refund, None, None, None, False) == Rejected("nothing_to_refund")
+    state, nothing = _state("completed"), Rejected("nothing_to_refund")
+    assert refunds.decide(refund, original, RESOURCE, state, None, holding=False) == nothing
+    assert refunds.decide(refund, None, None, None, None, holding=False) == nothing

@@ -1,5 +1,5 @@
 """
-Withdrawals that wait, decided without a database, and the digits of a code.
+Requests that wait, decided without a database, and the digits of a code.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from processor.clients import codes
 from processor.domain.model import (
     Await,
     Cancel,
+    Credit,
     Debit,
     Decision,
     Hold,
     Nothing,
     Rejected,
-    Request,
     Resource,
     Stage,
     State,
@@ -36,12 +36,10 @@ def _guarded(  # the story is in the arguments
     approve_above: int | None = None,
     passed: Stage | None = None,
     *,
-    kind: str = "withdrawal",
     has_contact: bool = True,
 ) -> Decision:
     resource = Resource("b", "balance", 1_000, NOON, confirm_above=confirm_above, approve_above=approve_above)
-    request = Request(uuid.UUID(int=1), "shop", kind, "b", "ada", 300)
-    return waiting.begin(decision, request, resource, passed, has_contact=has_contact)
+    return waiting.begin(decision, resource, passed, has_contact=has_contact)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +60,10 @@ def _guarded(  # the story is in the arguments
         (_guarded(confirm_above=300, approve_above=0), APPROVAL),
         (_guarded(approve_above=0, has_contact=False), APPROVAL),
         (_guarded(confirm_above=0, approve_above=0, passed="awaiting_approval"), TAKE),
-        (_guarded(confirm_above=0, approve_above=0, kind="redemption"), TAKE),
+        (_guarded(Credit(300), confirm_above=0, approve_above=0), Credit(300)),
     ],
 )
-def test_a_withdrawal_waits_for_its_code_and_then_for_an_approval(seen: Decision, expected: Decision) -> None:
+def test_what_takes_waits_for_its_code_and_then_for_an_approval(seen: Decision, expected: Decision) -> None:
     """
     Waiting begins above the threshold, not at it. A refusal comes before any waiting, and no step is
     repeated.

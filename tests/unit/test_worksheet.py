@@ -11,19 +11,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from processor.batch.snapshot import CancelCommand, Row, Snapshot
 from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
 from processor.domain.kinds import KINDS
-from processor.domain.model import Amend, Open, Request, Resource
+from processor.domain.model import MAX_QUANTITY, Amend, Effect, Open, Request, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processor.domain.model import Decision
+    from processor.domain.model import Decision, Outcome
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -243,3 +243,99 @@ def test_any_sequence_of_requests_keeps_the_ledger_right(asked: list[tuple[str, 
     assert resource.version == len(sheet.entries)
     assert sheet.snapshot.usages.get(("sneaker", "shop", "ada"), 0) <= 20
     assert [state.request_id.int for state in sheet.new_states] == list(range(1, len(asked) + 1))
+
+
+#: Quantities at the ends of what fits, and small ones.
+EDGES = st.one_of(st.integers(1, 3), st.integers(MAX_QUANTITY - 3, MAX_QUANTITY), st.just(MAX_QUANTITY // 2))
+#: Rows: a kind or a verb, a quantity, and the number of the request that a refund or an answer is for.
+STEPS = st.tuples(
+    st.sampled_from(["withdrawal", "deposit", "overdraft", "limit", "gateway", "refund", "yes", "no"]),
+    EDGES,
+    st.integers(0, 12),
+)
+
+
+@given(
+    available=EDGES,
+    overdraft=st.sampled_from([0, 1, MAX_QUANTITY]),
+    gateway=st.sampled_from([None, "bank"]),
+    steps=st.lists(STEPS, max_size=12),
+)
+@example(MAX_QUANTITY, MAX_QUANTITY, "bank", [("withdrawal", MAX_QUANTITY, 0), ("withdrawal", 1, 0)])
+def test_no_decision_leaves_a_state_that_the_constraints_refuse(
+    available: int, overdraft: int, gateway: str | None, steps: list[tuple[str, int, int]]
+) -> None:
+    """
+    Near the limits each row is decided by a rule, and no rule leaves more than fits, which PostgreSQL would refuse.
+
+    The bounds are those of the CHECK constraints on resources, usages and entries.
+    """
+    sheet = _sheet(_stock(available, overdraft=overdraft, gateway=gateway))
+    snapshot = sheet.snapshot
+    requests = [_row(1).request]
+    for number, (step, quantity, which) in enumerate(steps, 2):
+        _near_the_limits(sheet, requests, number, step, quantity, which)
+        snapshot.originals = {request.id: request for request in requests}
+
+        resource = snapshot.resources["sneaker"]
+        assert -resource.overdraft <= resource.available <= MAX_QUANTITY
+        assert 0 <= resource.held <= MAX_QUANTITY
+        assert resource.available + resource.held <= MAX_QUANTITY
+        limit = resource.per_account_limit
+        assert limit is None or all(0 <= used <= limit for used in snapshot.usages.values())
+    assert sheet.failed == 0
+    assert all(1 <= entry.amount <= MAX_QUANTITY for entry in sheet.entries)
+
+
+def _near_the_limits(
+    sheet: Worksheet, requests: list[Request], number: int, step: str, quantity: int, which: int
+) -> None:
+    """Decide one row of a step. A fault of a rule raises."""
+    asked = requests[which % len(requests)]
+    rules = {"overdraft": quantity, "limit": quantity, "gateway": "bank" if quantity % 2 else None}
+    if step in ("yes", "no"):
+        outcome: Outcome = "done" if step == "yes" else "declined"
+        sheet.snapshot.effects[asked.id] = Effect(asked.id, "bank", outcome, None, None, False, False, False)
+        sheet.decide(Row(number, "settle", None, asked))
+        return
+    kind, amount = ("amendment", None) if step in rules else (step, quantity)
+    name = "per_account_limit" if step == "limit" else step
+    row = _row(
+        number,
+        kind,
+        amount,
+        details={name: rules[step]} if step in rules else None,
+        refund_of=asked.id if step == "refund" else None,
+    )
+    if kind in ("amendment", "deposit"):
+        row = row._replace(request=replace(row.request, account=None))
+    if kind == "amendment":
+        sheet.snapshot.most_used = {"sneaker": max(_used(sheet).values(), default=0)}
+        sheet.snapshot.usages |= _used(sheet)  # as after the reload that a first limit needs
+    requests.append(row.request)
+    sheet.decide(row)
+
+
+def _used(sheet: Worksheet) -> dict[tuple[str, str, str], int]:
+    """Return the usages that follow from the entries."""
+    used: dict[tuple[str, str, str], int] = {}
+    for entry in sheet.entries:
+        if entry.account is not None:
+            key = (entry.resource_id, "shop", entry.account)
+            used[key] = used.get(key, 0) + ledger.USES[entry.kind] * entry.amount
+    return used
+
+
+def test_a_limit_waits_for_a_fresh_read_if_its_usages_have_moved() -> None:
+    """
+    A row that sets a limit is decided with the usages that the rows before it left.
+    """
+    sheet = _sheet(_stock(per_account_limit=5))
+    limit = _row(2, "amendment", None, details={"per_account_limit": 3})
+    assert not sheet.needs_reload_before(limit)
+
+    sheet.decide(_row(1))
+
+    assert sheet.needs_reload_before(limit)
+    assert not sheet.needs_reload_before(_row(3))
+    assert not sheet.needs_reload_before(_row(4, "amendment", None, details={"per_account_limit": None}))

@@ -26,7 +26,10 @@ _TIMES: Final = frozenset({"starts_at", "ends_at"})
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
     """
     Change the named rules, or refuse with the first reason that applies:
-    not found, closed, overdrawn by more than the new overdraft.
+    not found, closed, overdrawn by more than the new overdraft, invalid.
+
+    An amendment is invalid if the resource would end before it starts, or if an account has used more than its new
+    limit. `used` is the most that any account has used.
     """
     if resource is None:
         return Rejected("resource_not_found")
@@ -35,7 +38,14 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
     changes = parsed(request.details or {})
     if resource.available < -changes.get("overdraft", resource.overdraft):
         return Rejected(SHORTAGE[resource.kind])
+    if _closes_the_window(resource, changes) or _is_used_up(changes, used):
+        return Rejected("invalid_amendment")
     return Amend(changes)
+
+
+def limits_accounts(request: Request) -> bool:
+    """Return whether a request sets a per-account limit. Its decision needs the most that any account has used."""
+    return (request.details or {}).get("per_account_limit") is not None
 
 
 def parsed(rules: dict[str, Any]) -> dict[str, Any]:
@@ -44,3 +54,18 @@ def parsed(rules: dict[str, Any]) -> dict[str, Any]:
         RULES[name]: datetime.fromisoformat(value) if name in _TIMES and value is not None else value
         for name, value in rules.items()
     }
+
+
+def _closes_the_window(resource: Resource, changes: dict[str, Any]) -> bool:
+    """Return whether the resource would end before it starts. A window that stays is not checked."""
+    if changes.keys().isdisjoint(_TIMES):
+        return False
+    starts_at = changes.get("starts_at", resource.starts_at)
+    ends_at = changes.get("ends_at", resource.ends_at)
+    return starts_at is not None and ends_at is not None and starts_at >= ends_at
+
+
+def _is_used_up(changes: dict[str, Any], used: int) -> bool:
+    """Return whether an account has used more than the new limit."""
+    limit = changes.get("per_account_limit")
+    return limit is not None and used > limit

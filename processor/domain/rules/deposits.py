@@ -4,7 +4,8 @@ Deposits: an operator adds to a resource, as a top-up or a restock.
 
 from datetime import datetime
 
-from processor.domain.model import MAX_QUANTITY, Credit, Decision, Rejected, Request, Resource
+from processor.domain import ledger
+from processor.domain.model import Credit, Decision, Rejected, Request, Resource
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
@@ -13,6 +14,6 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
         return Rejected("resource_not_found")
     if resource.closed_at is not None:
         return Rejected("resource_closed")
-    if resource.available + resource.held + request.quantity > MAX_QUANTITY:
+    if not ledger.has_room(resource, request.quantity):
         return Rejected("too_large")
     return Credit(request.quantity)

@@ -1,22 +1,31 @@
 """
 Refunds: an admin gives back the amount that a completed request took, or the hold of a failed one.
 
-A refund never gives back more than was taken. It gives nothing back while a gateway may be paying.
+A refund never gives back more than was taken, and never more than fits. It gives nothing back while a gateway may be
+paying.
 """
 
+from processor.domain import ledger
 from processor.domain.kinds import KINDS
-from processor.domain.model import Decision, Effect, GiveBack, Rejected, ReleaseHeld, Request, State
+from processor.domain.model import Decision, Effect, GiveBack, Rejected, ReleaseHeld, Request, Resource, State
 
 
 def decide(
-    refund: Request, original: Request | None, state: State | None, effect: Effect | None, holding: bool
+    refund: Request,
+    original: Request | None,
+    resource: Resource | None,
+    state: State | None,
+    effect: Effect | None,
+    *,
+    holding: bool,
 ) -> Decision:
     """
-    Give back, or refuse with the first reason that applies: nothing to refund, outcome pending, more than is left.
+    Give back, or refuse with the first reason that applies: nothing to refund, outcome pending, more than is left,
+    more than fits.
 
-    `state`, `effect` and `holding` describe the original. `holding` is true while its hold is open.
+    All arguments after the first describe the original. `holding` is true while its hold is open.
     """
-    if original is None or not KINDS[original.kind].refundable:
+    if original is None or resource is None or not KINDS[original.kind].refundable:
         return Rejected("nothing_to_refund")
     if state is None or state.status == "processing":
         return Rejected("outcome_pending")
@@ -28,6 +37,8 @@ def decide(
     wanted = left if refund.amount is None else refund.amount
     if wanted > left:
         return Rejected("refund_too_large")
+    if not ledger.has_room(resource, wanted):
+        return Rejected("too_large")
     return GiveBack(wanted, whole=wanted == left)
 
 

@@ -4,17 +4,22 @@ Taking: the decision that redemptions, withdrawals and all other kinds that take
 
 from datetime import datetime
 
+from processor.domain import ledger
 from processor.domain.model import SHORTAGE, Debit, Hold, Rejected, Request, Resource
 
 
 def take(request: Request, resource: Resource | None, used: int, now: datetime) -> Debit | Hold | Rejected:
     """
-    Debit the amount; hold it, if the resource has a gateway; or refuse.
+    Debit the amount; hold it, if the resource has a gateway; or refuse. The last reason is a hold that is too large.
     """
     refused = refusal(request, resource, used, now)
     if refused is not None or resource is None:
         return refused or Rejected("resource_not_found")
-    return Hold(request.quantity, resource.gateway) if resource.gateway else Debit(request.quantity)
+    if not resource.gateway:
+        return Debit(request.quantity)
+    if not ledger.can_hold(resource, request.quantity):
+        return Rejected("too_large")
+    return Hold(request.quantity, resource.gateway)
 
 
 def refusal(request: Request, resource: Resource | None, used: int, now: datetime) -> Rejected | None:

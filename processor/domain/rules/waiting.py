@@ -2,12 +2,11 @@
 Waiting: a large request waits for a code, then for an approval, before it takes anything.
 
 It waits for the account's code above the resource's `confirm_above`. Above `approve_above` it waits for the approval
-of another client.
+of another client. The decision counts, and not the kind: no kind of request can take more without them.
 """
 
 from typing import Final
 
-from processor.domain.kinds import KINDS
 from processor.domain.model import (
     Await,
     Cancel,
@@ -16,7 +15,6 @@ from processor.domain.model import (
     Hold,
     Nothing,
     Rejected,
-    Request,
     Resource,
     Stage,
     State,
@@ -31,20 +29,18 @@ ENDS: Final[dict[str, Stage]] = {
 }
 
 
-def begin(
-    decision: Decision, request: Request, resource: Resource, passed: Stage | None, *, has_contact: bool
-) -> Decision:
+def begin(decision: Decision, resource: Resource, passed: Stage | None, *, has_contact: bool) -> Decision:
     """
-    Return the stage that a granted request must wait in first, if its kind can wait; otherwise `decision`.
+    Return the stage that a request must wait in before it takes something; otherwise `decision`.
 
     `passed` is the stage that the request has just left. Confirmation comes before approval. A request that needs a
     code is rejected if its account has no address.
     """
-    if not KINDS[request.kind].can_wait or not isinstance(decision, Debit | Hold):
+    if not isinstance(decision, Debit | Hold):
         return decision
-    if passed is None and _is_above(request, resource.confirm_above):
+    if passed is None and _is_above(decision.quantity, resource.confirm_above):
         return Await("awaiting_confirmation") if has_contact else Rejected("no_contact")
-    if passed != "awaiting_approval" and _is_above(request, resource.approve_above):
+    if passed != "awaiting_approval" and _is_above(decision.quantity, resource.approve_above):
         return Await("awaiting_approval")
     return decision
 
@@ -64,5 +60,5 @@ def end(verb: str, state: State | None, reason: str | None, *, has_lapsed: bool)
     return None
 
 
-def _is_above(request: Request, threshold: int | None) -> bool:
-    return threshold is not None and request.quantity > threshold
+def _is_above(quantity: int, threshold: int | None) -> bool:
+    return threshold is not None and quantity > threshold
