@@ -6,7 +6,6 @@ may be private.
 """
 
 import json
-import ssl
 import time
 from typing import Any, Final
 
@@ -14,72 +13,55 @@ import aiohttp
 
 from processor.domain.model import Outcome
 from processor.gateways import signatures
-from processor.gateways.protocol import Answer, Order
+from processor.gateways.client import Client
+from processor.gateways.protocol import Answer, Order, text_of
 
 #: The longest answer that is read, in bytes. A longer answer counts by its status alone.
 BODY_BYTES_MAX: Final = 64 * 1024
-#: The longest reference or reason that is kept, in characters.
-TEXT_CHARACTERS_MAX: Final = 255
-#: The time for which an idle connection is kept, in seconds. It is shorter than that of servers, because a call on a
-#: connection that the server closes counts as unknown.
-KEEPALIVE_SECONDS: Final = 1.0
 #: The connections to one gateway, as many as calls are under way at once (`gateway_calls.CALLS_AT_ONCE`).
 CONNECTIONS_MAX: Final = 64
+#: The end of a call's timeout, in which nothing more is read and a status without its body counts. It is a part of
+#: the timeout, and has at most this many seconds.
+EVALUATION_PART: Final = 0.1
+EVALUATION_SECONDS_MAX: Final = 0.1
 
 _DECLINED = frozenset({400, 402, 422})
-_MISCONFIGURED = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 410})
-
-
-def open_session(timeout_seconds: float | None, **connector: Any) -> aiohttp.ClientSession:
-    """
-    Open a session for signed POSTs, inside the event loop.
-
-    It keeps no cookies and decompresses nothing, and uses TLS with the certificates of the system. `connector` has
-    further parameters of the TCPConnector.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context(), **connector
-        ),
-        timeout=aiohttp.ClientTimeout(total=timeout_seconds),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={
-            "User-Agent": "teller",
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-        },
-    )
+_MISCONFIGURED = frozenset({401, 403, 404, 405, 410})
 
 
 class HttpGateway:
-    """A gateway at one URL. It is made inside the event loop."""
+    """A gateway at one URL. It is made inside the event loop. `timeout_seconds` is that of the courier for a call."""
 
-    def __init__(self, url: str, key: bytes) -> None:
+    def __init__(self, url: str, key: bytes, timeout_seconds: float) -> None:
         self._url = url
         self._key = key
-        self._session = open_session(None, limit=CONNECTIONS_MAX)  # the courier has a timeout for each call
+        evaluation_seconds = min(timeout_seconds * EVALUATION_PART, EVALUATION_SECONDS_MAX)
+        self._client = Client(timeout_seconds - evaluation_seconds, limit=CONNECTIONS_MAX)
 
     async def perform(self, order: Order) -> Answer:
-        """Send the order. Returns the outcome by the status of the answer (`outcome_of`)."""
+        """
+        Send the order. Returns the outcome by the status of the answer (`outcome_of`).
+
+        Raises TimeoutError if no status arrives in time.
+        """
         body = json.dumps(_document(order), ensure_ascii=False, separators=(",", ":")).encode()
         key = str(order.request_id)
         signed = signatures.headers(key, int(time.time()), body, [self._key])
         try:
-            async with self._session.post(
-                self._url, data=body, headers={"Idempotency-Key": key, **signed}, allow_redirects=False
-            ) as response:
-                outcome = outcome_of(response.status)
-                document = await _read(response) if outcome in ("done", "declined") else {}
-                return _answer(outcome, response.status, document)
+            reply = await self._client.post(
+                self._url, body, {"Idempotency-Key": key, **signed}, body_bytes_max=BODY_BYTES_MAX
+            )
+        except TimeoutError:
+            raise
         except aiohttp.ClientConnectorError as fault:
             return Answer("unknown", reason="no connection", error=describe(fault))
         except (aiohttp.ClientError, OSError, ValueError) as fault:
             return Answer("unknown", reason="no valid answer", error=describe(fault))
+        return answer_of(reply.status, reply.body)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._client.close()
 
 
 def outcome_of(status: int) -> Outcome:
@@ -88,12 +70,25 @@ def outcome_of(status: int) -> Outcome:
         return "done"
     if status in _DECLINED:
         return "declined"
-    return "misconfigured" if status in _MISCONFIGURED else "unknown"
+    is_redirect = 300 <= status <= 399  # noqa: PLR2004 - RFC 9110, redirection
+    return "misconfigured" if is_redirect or status in _MISCONFIGURED else "unknown"
+
+
+def answer_of(status: int, body: bytes) -> Answer:
+    """Return the answer with this status and body. The status decides, also if the body is not what it should be."""
+    outcome = outcome_of(status)
+    match outcome:
+        case "done":
+            return Answer("done", status, reference=text_of(_parse(body).get("reference")))
+        case "declined":
+            return Answer("declined", status, reason=text_of(_parse(body).get("reason")))
+        case _:
+            return Answer(outcome, status, reason=f"answered {status}")
 
 
 def describe(fault: BaseException) -> str:
     """Return a fault as one short line, for operators."""
-    return f"{type(fault).__name__}: {fault}".partition("\n")[0][:TEXT_CHARACTERS_MAX]
+    return text_of(f"{type(fault).__name__}: {fault}".partition("\n")[0]) or ""
 
 
 def _document(order: Order) -> dict[str, Any]:
@@ -108,33 +103,15 @@ def _document(order: Order) -> dict[str, Any]:
     }
 
 
-async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the JSON object of an answer, or an empty one if it has none or is too long."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            response.close()
-            return {}
+def _parse(body: bytes) -> dict[str, Any]:
+    """
+    Return the JSON object of an answer, or an empty one if it has none.
+
+    Numbers are the text that was sent, and NaN and the infinities are None. Bytes that are not text are replaced.
+    """
     try:
-        document = json.loads(body)
+        text = body.decode(json.detect_encoding(body), "replace")
+        document = json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _answer(outcome: Outcome, status: int, document: dict[str, Any]) -> Answer:
-    match outcome:
-        case "done":
-            return Answer("done", status, reference=_text(document.get("reference")))
-        case "declined":
-            return Answer("declined", status, reason=_text(document.get("reason")))
-        case _:
-            return Answer(outcome, status, reason=f"answered {status}")
-
-
-def _text(value: object) -> str | None:
-    """Return the printable part of a text, or None if it is no text or nothing is left."""
-    if not isinstance(value, str):
-        return None
-    return "".join(character for character in value if character.isprintable())[:TEXT_CHARACTERS_MAX] or None

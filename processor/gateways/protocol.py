@@ -6,10 +6,15 @@ A package adds a gateway with a class that has the two methods of `Gateway`, and
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, get_args
 from uuid import UUID
 
 from processor.domain.model import Outcome
+
+#: The longest reference, reason or error that is kept, in characters.
+TEXT_CHARACTERS_MAX: Final = 255
+#: The highest status that is kept.
+STATUS_MAX: Final = 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,39 @@ class Answer:
     reference: str | None = None
     reason: str | None = None
     error: str | None = None
+
+
+def storable(answer: object) -> Answer:
+    """
+    Return an answer as it can be stored: known outcome, text of printable characters, status of at most three digits.
+
+    Raises ValueError if it is no Answer, or has no known outcome.
+    """
+    if not isinstance(answer, Answer) or answer.outcome not in get_args(Outcome):
+        raise ValueError("the gateway returned no Answer with a known outcome")
+    is_status = isinstance(answer.status, int) and 0 <= answer.status <= STATUS_MAX
+    return Answer(
+        answer.outcome,
+        answer.status if is_status else None,
+        text_of(answer.reference),
+        text_of(answer.reason),
+        text_of(answer.error),
+    )
+
+
+def text_of(value: object) -> str | None:
+    """
+    Return the printable part of a text or number, at most TEXT_CHARACTERS_MAX of it.
+
+    Returns None for any other value, and if nothing is left.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return None
+    return "".join(filter(str.isprintable, text))[:TEXT_CHARACTERS_MAX].strip() or None
 
 
 class Gateway(Protocol):

@@ -28,7 +28,9 @@ def load(settings: Settings) -> dict[str, Gateway]:
     names(settings)
     key = signatures.gateway_key(settings.gateway_secret, settings.secret)
     gateways: dict[str, Gateway] = {
-        name: HttpGateway(sandbox_url(settings) if url == BUILTIN else url, key)
+        name: HttpGateway(
+            sandbox_url(settings) if url == BUILTIN else url, key, settings.gateway_timeout_seconds
+        )
         for name, url in settings.gateways.items()
     }
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):

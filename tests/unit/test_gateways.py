@@ -14,7 +14,8 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from processor.errors import SettingsError
 from processor.gateways import names as gateway_names
 from processor.gateways import registry, signatures
-from processor.gateways.http import outcome_of
+from processor.gateways.http import answer_of, outcome_of
+from processor.gateways.protocol import TEXT_CHARACTERS_MAX, Answer, storable
 from processor.outbox import gateway_calls
 from processor.settings import Settings
 
@@ -24,8 +25,11 @@ from processor.settings import Settings
     [
         ((200, 201, 202, 204, 299), "done"),
         ((400, 402, 422), "declined"),
-        ((401, 403, 404, 405, 410, 301, 302, 303, 307, 308), "misconfigured"),
-        ((100, 300, 304, 406, 408, 409, 411, 418, 425, 429, 451, 499, 500, 502, 503, 504, 599), "unknown"),
+        ((401, 403, 404, 405, 410, *range(300, 400)), "misconfigured"),
+        (
+            (100, 101, 199, 406, 408, 409, 411, 418, 425, 429, 451, 499, 500, 502, 503, 504, 599, 600, 999),
+            "unknown",
+        ),
     ],
 )
 def test_each_status_has_its_outcome(statuses: tuple[int, ...], outcome: str) -> None:
@@ -33,6 +37,72 @@ def test_each_status_has_its_outcome(statuses: tuple[int, ...], outcome: str) ->
     Each status of the protocol has its outcome. Every other status is unknown.
     """
     assert {status: outcome_of(status) for status in statuses} == dict.fromkeys(statuses, outcome)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b'"T-1"', "T-1"),
+        (b"12345", "12345"),
+        (b"-0", "-0"),
+        (b"1.50", "1.50"),
+        (b"1e400", "1e400"),
+        (b"9007199254740993", "9007199254740993"),
+        (b"1" * 5_000, "1" * TEXT_CHARACTERS_MAX),
+        (b'"' + b"x" * 60_000 + b'"', "x" * TEXT_CHARACTERS_MAX),
+        (b'"  a\\n\\u0000\\u001b[31mb\\ud800  "', "a[31mb"),
+        (b'"T-\xfc"', "T-\N{REPLACEMENT CHARACTER}"),
+        ('"über ✓"'.encode(), "über ✓"),
+        ('"über"'.encode("utf-16-le"), None),  # the object around it is in another encoding
+        (b'""', None),
+        (b'" \\t "', None),
+        (b"true", None),
+        (b"null", None),
+        (b"NaN", None),
+        (b"-Infinity", None),
+        (b'{"a": 1}', None),
+        (b"[1]", None),
+        (b'"broken', None),
+        (b"[" * 60_000, None),
+    ],
+)
+def test_a_reference_or_reason_is_the_text_or_number_that_was_sent(value: bytes, kept: str | None) -> None:
+    """
+    Text loses what is not printable, numbers keep their digits, and any other value counts as none.
+    """
+    assert answer_of(201, b'{"reference": %b}' % value) == Answer("done", 201, reference=kept)
+    assert answer_of(422, b'{"reason": %b}' % value) == Answer("declined", 422, reason=kept)
+    assert answer_of(503, b'{"reason": %b}' % value) == Answer("unknown", 503, reason="answered 503")
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"T-1"', b"12", b"OK", b"\xff\xfe", b"\xef\xbb\xbf"])
+def test_a_body_that_is_no_object_has_neither(body: bytes) -> None:
+    """
+    The status alone counts.
+    """
+    assert answer_of(200, body) == Answer("done", 200)
+    assert answer_of(400, body) == Answer("declined", 400)
+
+
+def test_a_body_may_be_in_each_encoding_of_json() -> None:
+    """
+    A mark of the byte order is no part of the JSON.
+    """
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-be"):
+        assert answer_of(200, '{"reference": "ü"}'.encode(encoding)).reference == "ü"
+
+
+def test_what_a_gateway_of_ones_own_returns_can_be_stored() -> None:
+    """
+    Values of other types and text that PostgreSQL refuses would cost the results of other calls.
+    """
+    answer = Answer("done", 99_999, 12_345, "a\0b\ud800", "x" * 1_000)  # type: ignore[arg-type]
+
+    assert storable(answer) == Answer("done", None, "12345", "ab", "x" * TEXT_CHARACTERS_MAX)
+    assert storable(Answer("unknown", reference=10**5_000)) == Answer("unknown")  # type: ignore[arg-type]
+    for wrong in (None, "done", Answer("paid")):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="known outcome"):
+            storable(wrong)
 
 
 def test_a_signature_is_verified_by_the_library_of_the_standard() -> None:

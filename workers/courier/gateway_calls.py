@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from processor.gateways.http import describe
-from processor.gateways.protocol import Answer
+from processor.gateways.protocol import Answer, storable
 from processor.outbox import gateway_calls
 from processor.outbox.gateway_calls import CallResult
 from workers.courier.sender import BLOCKED_SECONDS, GATHER_SECONDS, Sender
@@ -119,7 +119,7 @@ class GatewayCalls(Sender[GatewayResult]):
             return Answer("misconfigured", reason="this gateway is no longer set up")
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await gateway.perform(effect.order)
+                return storable(await gateway.perform(effect.order))
         except TimeoutError:
             return Answer("unknown", reason=f"no answer within {self._timeout_seconds:g} s", error="timeout")
         except Exception as fault:

@@ -7,8 +7,6 @@ It resolves the name once, checks each of its addresses, and connects to one of 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
 import time
 from typing import TYPE_CHECKING, Final
@@ -18,7 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from processor.gateways import addresses, signatures
 from processor.gateways.addresses import AddressRefused, WebhookAddressRefused
-from processor.gateways.http import open_session
+from processor.gateways.client import Client
 from processor.outbox import tries
 from processor.outbox.deliveries import PAUSES_SECONDS
 from workers.courier.database_thread import in_thread
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS: Final = 10.0
 #: The connections that are open at once, idle ones included.
 CONNECTIONS_MAX: Final = 1_024
+#: The headers of an answer that are parsed. A receiver's status is enough, and many headers take long to parse.
+HEADERS_MAX: Final = 128
 #: The longest body of an answer that is read, in bytes, and the time for it, in seconds. It is read only so that the
 #: connection can be reused.
 BODY_BYTES_MAX: Final = 16 * 1024
@@ -46,8 +46,9 @@ class WebhookClient:
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
-        self._session = open_session(
+        self._client = Client(
             TIMEOUT_SECONDS,
+            headers_max=HEADERS_MAX,
             limit=CONNECTIONS_MAX,
             use_dns_cache=False,
             resolver=Resolver(allow_private=allow_private),
@@ -73,25 +74,15 @@ class WebhookClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._client.close()
 
     async def _post(self, delivery: WebhookDelivery, url: str) -> int:
         body = delivery.body()
         headers = signatures.headers(delivery.message_id, int(time.time()), body, delivery.keys)
-        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the status is enough
-                async with asyncio.timeout(BODY_SECONDS):
-                    await _drain(response.content)
-            return response.status
-
-
-async def _drain(content: aiohttp.StreamReader) -> None:
-    """Read an answer to its end, so that its connection is reused. A connection with a long answer is closed."""
-    read = 0
-    async for chunk in content.iter_any():
-        read += len(chunk)
-        if read > BODY_BYTES_MAX:
-            return
+        reply = await self._client.post(
+            url, body, headers, body_bytes_max=BODY_BYTES_MAX, body_seconds=BODY_SECONDS
+        )
+        return reply.status
 
 
 class Resolver(AbstractResolver):

@@ -23,6 +23,7 @@ from workers.courier import webhook_client
 if TYPE_CHECKING:
     import uuid
 
+    from tests.flow.courier.outside import Call, Handler
     from tests.flow.courier.till import Till
 
 
@@ -74,6 +75,37 @@ def test_a_delivery_has_its_own_version_of_the_request(till: Till) -> None:
     assert [mine[name]["type"] for name in sorted(mine)] == ["request.completed", "request.refunded"]
     assert [mine[name]["data"]["status"] for name in sorted(mine)] == ["completed", "refunded"]
     assert [mine[name]["data"]["version"] for name in sorted(mine)] == [3, 4]
+
+
+def test_a_webhook_is_called_at_its_address_as_it_is_registered(till: Till) -> None:
+    """
+    Nothing in path and query is decoded, encoded or resolved.
+    """
+    targets = ["/q?sp=%2Fa%2Fb", "/q?c=%3A", "/q?t=%7E", "/q?l[]=1", "/a/../b", "/q?"]
+    for target in targets:
+        till.webhook(f"{till.outside.url}{target}")
+    till.redeem()
+    till.start()
+    eventually(lambda: till.deliveries() == {"delivered": len(targets)})
+
+    assert sorted(call.path for call in till.outside.calls) == sorted(targets)
+
+
+def test_an_answer_with_a_head_that_no_parser_takes_is_an_answer(till: Till) -> None:
+    """
+    The receiver has the event, as its status says, so it is not sent again.
+    """
+
+    def behave(_call: Call, handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"Content-Length: 0\r\n\r\n")
+
+    till.outside.behave = behave
+    till.webhook(f"{till.outside.url}/hook")
+    till.redeem()
+    till.start()
+
+    eventually(lambda: till.deliveries() == {"delivered": 1})
+    assert len(till.outside.calls) == 1
 
 
 def test_only_the_wanted_events_are_delivered(till: Till) -> None:
