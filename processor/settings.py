@@ -242,7 +242,10 @@ class _Reader:
         return value
 
     def database_url(self, name: str) -> str:
-        value = self.url(name, ("postgresql", "postgres"))
+        """Read the address of a database: a URL with one host or several, or `host=… dbname=…`."""
+        value = self.text(name)
+        if "://" in value and not value.startswith(("postgresql://", "postgres://")):
+            raise SettingsError(f"{name} must be a URL that begins with postgresql:// or postgres://")
         if value and not _is_conninfo(value):
             raise SettingsError(
                 f"{name} is no URL that PostgreSQL reads: in a password, % is written %25, @ %40 and / %2F"
@@ -252,15 +255,20 @@ class _Reader:
 
 def _is_conninfo(value: str) -> bool:
     """
-    Return whether libpq can read the URL, and reads no part of the password as a host.
+    Return whether libpq can read the address, with valid ports, and reads no part of the password as a host.
 
     The messages of libpq are not shown, because they repeat the unreadable part, which is usually in the password.
     """
     try:
-        found = conninfo_to_dict(value)
+        found = {name: str(part) for name, part in conninfo_to_dict(value).items()}
     except ProgrammingError:
         return False
-    return not any("@" in str(found.get(part, "")) for part in ("host", "port", "dbname"))
+    hosts, ports = (found.get(part, "").split(",") for part in ("host", "port"))
+    return (
+        not any("@" in found.get(part, "") for part in ("host", "port", "dbname"))
+        and len(ports) in (1, len(hosts))
+        and all(re.fullmatch(r"[0-9]{1,5}|", port) and int(port or 1) in range(1, 65_536) for port in ports)
+    )
 
 
 def _is_url(value: str, schemes: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import psycopg
 import structlog
 from psycopg import DataError, IntegrityError
 
@@ -26,7 +27,7 @@ from processor.records import documents
 from processor.records.audit import AuditLine
 from processor.records.documents import RequestRecord
 from processor.storage import arrays, connections, statements
-from processor.storage.connections import Connection
+from processor.storage.connections import Connection, Reconnecting
 
 #: Requests in one INSERT. All items of one call are in the same INSERT, so a group may be larger by one call.
 GROUP_LIMIT: Final = 1_000
@@ -142,12 +143,11 @@ class Intake:
         `accepted` is called after each commit with the partitions that have new work. It must not block, for it runs
         in the writer's thread. `backlog_limit` is the number of inbox rows from which a partition is saturated.
         """
-        self._connect = connect
         self._saturation = Saturation(connect, backlog_limit)
         self._partitions = partitions
         self._accepted = accepted
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._connection: Connection | None = None
+        self._connection = Reconnecting(connect)
         self._writer = threading.Thread(target=self._write_groups, name="intake-writer", daemon=True)
         #: For the metrics: groups written, and requests in them.
         self.groups = 0
@@ -199,15 +199,20 @@ class Intake:
             try:
                 self._write_calls(calls)
             except DatabaseUnavailable as fault:
-                self._forget_connection()
+                self._connection.close()
                 for call in calls:
                     call.answer(fault)
+            except psycopg.Error as fault:
+                log.exception("intake_fault")
+                self._connection.close()
+                for call in calls:
+                    call.answer(DatabaseUnavailable(connections.first_line(fault)))
             except BaseException as fault:
-                self._forget_connection()
+                self._connection.close()
                 for call in calls:
                     call.answer(DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
                 raise
-        self._forget_connection()
+        self._connection.close()
 
     def _next_group(self) -> list[_Call]:
         """Take the waiting calls, up to GROUP_LIMIT requests. Blocks for the first. Returns [] to stop."""
@@ -253,10 +258,9 @@ class Intake:
 
     def _write(self, group: list[_Asked]) -> None:
         with connections.faults():
-            if self._connection is None or self._connection.closed:
-                self._connection = self._connect()
+            connection = self._connection.get()
             won = self._insert(
-                self._connection, [one for one in group if one.partition not in self._saturation.partitions]
+                connection, [one for one in group if one.partition not in self._saturation.partitions]
             )
         others = []
         for one in group:
@@ -265,7 +269,7 @@ class Intake:
             else:
                 others.append(one)
         if others:
-            self._answer_others(self._connection, others)
+            self._answer_others(connection, others)
 
     def _insert(self, connection: Connection, group: list[_Asked]) -> dict[UUID, datetime]:
         """Insert a group. Returns the time of acceptance of each request that was the first with its key."""
@@ -309,11 +313,6 @@ class Intake:
                 one.receipt = Receipt(
                     problem=IdempotencyKeyReused("this key was used before, with another body")
                 )
-
-    def _forget_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def _keyed(columns: tuple[Any, ...]) -> tuple[str, bytes, RequestRecord]:

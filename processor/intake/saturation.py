@@ -13,7 +13,7 @@ import structlog
 
 from processor.errors import DatabaseUnavailable
 from processor.storage import connections, statements
-from processor.storage.connections import Connection
+from processor.storage.connections import Connection, Reconnecting
 
 #: The pause between two measurements, and the share of time that measuring may take.
 INTERVAL_SECONDS: Final = 1.0
@@ -32,9 +32,8 @@ class Saturation:
     """
 
     def __init__(self, connect: Callable[[], Connection], backlog_limit: int) -> None:
-        self._connect = connect
         self._backlog_limit = backlog_limit
-        self._connection: Connection | None = None
+        self._connection = Reconnecting(connect)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="saturation", daemon=True)
         self.partitions: frozenset[int] = frozenset()
@@ -53,20 +52,14 @@ class Saturation:
             started = time.monotonic()
             try:
                 with connections.faults():
-                    self._connection = self._connection or self._connect()
-                    self.partitions = _saturated(self._connection, self._backlog_limit)
+                    self.partitions = _saturated(self._connection.get(), self._backlog_limit)
             except DatabaseUnavailable:
-                self._forget_connection()  # accepting fails too, and reports it
+                self._connection.close()  # accepting fails too, and reports it
             except Exception:
                 log.exception("saturation_fault")
-                self._forget_connection()
+                self._connection.close()
             pause = max(INTERVAL_SECONDS, (time.monotonic() - started) / SHARE_OF_TIME)
-        self._forget_connection()
-
-    def _forget_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()
 
 
 def _saturated(connection: Connection, limit: int) -> frozenset[int]:

@@ -7,13 +7,17 @@ of the infrastructure is raised as `errors.DatabaseUnavailable`.
 
 import contextlib
 import logging
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psycopg
 import psycopg_pool
+from psycopg import errors as server
 from psycopg.abc import RV, PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from processor.errors import DatabaseUnavailable
@@ -32,6 +36,14 @@ CONNECT_TIMEOUT_SECONDS: Final = 2
 CHECK_TIMEOUT_SECONDS: Final = 0.8
 #: The shortest answer timeout of a statement, in seconds.
 LEAST_ANSWER_SECONDS: Final = 0.2
+#: The age of its last check from which a thread's own connection is checked again, in seconds. A server or a proxy
+#: may have closed it meanwhile, or the server may have become a standby.
+CHECK_AFTER_SECONDS: Final = 1.0
+#: The seconds for which a pool tries to replace one connection. It doubles the pauses between tries, so with a longer
+#: time it would pause for a minute when the server is back. Each client that waits for a connection begins anew.
+RECONNECT_SECONDS: Final = 1.0
+#: The time after which data that the server did not acknowledge ends a connection, in milliseconds.
+UNACKNOWLEDGED_MS: Final = 10_000
 
 #: Errors after which the same work may be tried again on a fresh connection: the statement is not at fault.
 INFRASTRUCTURE = (
@@ -40,6 +52,18 @@ INFRASTRUCTURE = (
     psycopg.InternalError,  # a transaction that PostgreSQL ended: idle for too long, or read-only after a failover
     psycopg_pool.PoolTimeout,
     psycopg_pool.PoolClosed,
+    # Rights or tables that are missing while an operator restores, grants or migrates.
+    server.InsufficientPrivilege,
+    server.InvalidCatalogName,
+    server.InvalidSchemaName,
+    server.UndefinedTable,
+    server.UndefinedColumn,
+    server.UndefinedFunction,
+    server.UndefinedObject,
+    server.FeatureNotSupported,  # a prepared statement whose table has changed
+    # A prepared statement that is not there, or is another session's: a pooler stands in between.
+    server.InvalidSqlStatementName,
+    server.DuplicatePreparedStatement,
 )
 
 logging.getLogger("psycopg.pool").setLevel(
@@ -58,6 +82,11 @@ class _Connection(Connection):
     #: Seconds that one statement, or one pipeline, may stay without an answer; None: no limit.
     answer_timeout_seconds: float | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        #: By the monotonic clock.
+        self.opened_at = time.monotonic()
+
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """
         Wait as psycopg does, for up to the answer timeout. Raises OperationalError after that.
@@ -70,7 +99,32 @@ class _Connection(Connection):
             raise
 
 
-Pool = psycopg_pool.ConnectionPool[_Connection]
+class Pool(psycopg_pool.ConnectionPool[_Connection]):
+    """
+    A pool that checks each connection before it is lent.
+
+    A connection that is dead or has become read-only is closed together with all idle ones, because the fault is
+    usually the server's. Connections that are lent at that time are closed when they come back.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._draining = threading.Lock()
+        self._last_drain = -math.inf
+        super().__init__(url, connection_class=_Connection, check=self._check_or_drain, **options)
+
+    def _check_or_drain(self, connection: _Connection) -> None:
+        """Raises psycopg.Error if the connection must not be lent. It is closed then."""
+        try:
+            _check(connection)
+        except psycopg.Error:
+            connection.close()
+            with self._draining:
+                if (
+                    connection.opened_at > self._last_drain
+                ):  # another check may have found its siblings already
+                    self._last_drain = time.monotonic()
+                    self.drain()
+            raise
 
 
 def connect(
@@ -86,22 +140,39 @@ def connect(
     Without autocommit, psycopg's `transaction()` would be nested in one that an earlier SELECT began.
     """
     with faults():
-        connection = _Connection.connect(url, **_parameters(application_name, statement_timeout_ms))
+        connection = _Connection.connect(url, **_parameters(url, application_name, statement_timeout_ms))
         connection.answer_timeout_seconds = answer_timeout_seconds
         return connection
 
 
 class Reconnecting:
-    """A connection for one thread at a time. It is opened for its first use, and again after `close`."""
+    """
+    A connection for one thread at a time. It is opened for its first use, and again after `close`.
+
+    It is also opened again if it is found dead or read-only, so that the first use after a quiet time does not fail.
+    """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._connection: Connection | None = None
+        self._checked_at = -math.inf
 
     def get(self) -> Connection:
-        """Return the connection. Opens one if there is none. Raises DatabaseUnavailable."""
+        """
+        Return the connection. Opens one if there is none, or if the one there is cannot be used.
+
+        Raises DatabaseUnavailable.
+        """
+        if self._connection is not None and time.monotonic() - self._checked_at >= CHECK_AFTER_SECONDS:
+            try:
+                _check(self._connection)
+            except psycopg.Error:
+                self.close()
+            else:
+                self._checked_at = time.monotonic()
         if self._connection is None:
             self._connection = self._connect()
+            self._checked_at = time.monotonic()
         return self._connection
 
     @property
@@ -120,22 +191,30 @@ def open_pool(url: str, *, application_name: str, size: int, statement_timeout_m
     """
     Open a pool of at most `size` connections, which are opened when needed and checked before they are lent (`lend`).
     """
-    return psycopg_pool.ConnectionPool(
+    return Pool(
         url,
-        connection_class=_Connection,
-        kwargs=_parameters(application_name, statement_timeout_ms),
+        kwargs=_parameters(url, application_name, statement_timeout_ms),
         min_size=1,
         max_size=size,
         timeout=CONNECT_TIMEOUT_SECONDS,
-        check=_check,
+        reconnect_timeout=RECONNECT_SECONDS,
         name=application_name,
         open=True,
     )
 
 
-def _check(connection: _Connection) -> None:
-    connection.answer_timeout_seconds = CHECK_TIMEOUT_SECONDS
-    connection.execute("")
+def _check(connection: Connection) -> None:
+    """
+    Check that the server answers, and lets this session write.
+
+    Raises psycopg.Error. The caller closes the connection then.
+    """
+    before = getattr(connection, "answer_timeout_seconds", None)
+    connection.answer_timeout_seconds = CHECK_TIMEOUT_SECONDS  # type: ignore[attr-defined]
+    [(is_read_only,)] = connection.execute("SHOW transaction_read_only").fetchall()
+    connection.answer_timeout_seconds = before  # type: ignore[attr-defined]
+    if is_read_only != "off":
+        raise psycopg.OperationalError("the server has become read-only")
 
 
 @contextlib.contextmanager
@@ -153,25 +232,33 @@ def lend(pool: Pool, within_seconds: float) -> Iterator[Connection]:
         yield connection
 
 
-def _parameters(application_name: str, statement_timeout_ms: int | None) -> dict[str, Any]:
+def _parameters(url: str, application_name: str, statement_timeout_ms: int | None) -> dict[str, Any]:
+    """Return the parameters of a connection. Those that the URL sets itself win, except for timeouts."""
     options = "-c timezone=UTC"
     if statement_timeout_ms is not None:
         options += f" -c statement_timeout={statement_timeout_ms}"
-    return {
+    given = conninfo_to_dict(url)
+    if given.get("options"):
+        options = f"{given['options']} {options}"
+    defaults = {
+        "target_session_attrs": "read-write",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": UNACKNOWLEDGED_MS,
+    }
+    return {name: value for name, value in defaults.items() if name not in given} | {
         "autocommit": True,
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "options": options,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
     }
 
 
 @contextlib.contextmanager
 def faults() -> Iterator[None]:
     """
-    Turn a fault of the infrastructure (no connection, server shutdown, timeout) into DatabaseUnavailable.
+    Turn a fault of the infrastructure (no connection, timeout, missing rights) into DatabaseUnavailable.
 
     Other errors are about the statement, and pass.
     """

@@ -70,6 +70,17 @@ class Proxy:
         """Pass on everything that was held back."""
         self._flow(flows=True)
 
+    def strand(self) -> None:
+        """
+        Pass nothing more on over the present connections, and close none, as a firewall forgets idle ones.
+        """
+
+        async def forget() -> None:
+            for link in self._links:
+                link.is_stranded = True
+
+        self._run(forget())
+
     def close(self) -> None:
         """End all connections."""
 
@@ -142,6 +153,7 @@ class _Link:
         self._from_server, self._to_server = from_server, to_server
         self._prepared: dict[bytes, bytes] = {}
         self._losing = False
+        self.is_stranded = False
         self.tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -160,6 +172,8 @@ class _Link:
         with contextlib.suppress(OSError):
             while chunk := await self._from_client.read(CHUNK_BYTES):
                 await self._proxy.flow()
+                if self.is_stranded:
+                    continue
                 commits = [self._commits(*message) for message in messages.read(chunk)]
                 if any(commits):
                     if self._proxy.delay_seconds:

@@ -36,6 +36,10 @@ def test_without_variables_all_settings_have_their_defaults() -> None:
     [
         ("DATABASE_URL", "mysql://x/y"),
         ("DATABASE_URL", "postgresql://h:port/d"),
+        ("DATABASE_URL", "postgresql://h:65536/d"),
+        ("DATABASE_URL", "postgresql://a:1,b:2,c:3/d?port=1,2"),
+        ("DATABASE_URL", "host=h port=5432 basename=d"),
+        ("DATABASE_URL", "localhost"),
         ("REDIS_URL", "localhost:6379"),
         ("TELLER_PORT", "0"),
         ("TELLER_PORT", "65536"),
@@ -78,6 +82,26 @@ def test_an_invalid_value_is_one_line_that_names_the_variable(name: str, value: 
 
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://a:5432,b:5433/teller",
+        "postgres://ada:p%40ss@a,b,c/teller?target_session_attrs=any",
+        "postgresql:///teller?host=/run/postgresql&port=5433",
+        "postgresql://[::1]:5432,[::2]:5432/teller",
+        "postgresql://%2Frun%2Fpostgresql/teller",
+        "host=a,b port=5432,5433 dbname=teller user=ada password='a b'",
+    ],
+)
+def test_an_address_of_a_database_is_any_that_libpq_reads(address: str) -> None:
+    """
+    Several hosts, sockets and the form of keywords are accepted, and handed on as they are.
+    """
+    settings = Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, "DATABASE_URL": address})
+
+    assert settings.database_url == address
 
 
 @pytest.mark.parametrize(
