@@ -169,7 +169,7 @@ def _stop_waiting_on_signals(services: Services) -> None:
         with sender, receiver:
             while receiver.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
                 pass
-            services.waiters.stop()
+            services.waiters.end_all()
 
     threading.Thread(target=listen, name="stop", daemon=True).start()
 

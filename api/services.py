@@ -26,7 +26,7 @@ from workers.doorbell.announcements import Announcements
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from uuid import UUID
 
     from processor.reading.requests import Gauges
@@ -55,7 +55,7 @@ class Services:
     intake: Intake
     keys: Authenticator
     large_bodies: Turns
-    waiters: Waiters
+    waiters: Waiters[RequestRecord]
     doorbell: Doorbell
     announcements: Announcements
     #: Used only to check that Redis answers.
@@ -79,7 +79,7 @@ class Services:
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
         )
         doorbell = Doorbell(settings.redis_url)
-        waiters = Waiters()
+        waiters = Waiters(lambda ids: _read_requests(pool, ids), lambda record: record.is_final)
         intake = Intake(
             lambda: _connect_to_own(url, settings.partitions),
             settings.partitions,
@@ -105,6 +105,7 @@ class Services:
             gateways=gateway_names(settings),
         )
         intake.start()
+        waiters.start()
         services.keys.start()
         announcements.start()
         return services
@@ -154,6 +155,11 @@ class Services:
 def _lend(pool: Pool) -> Iterator[Connection]:
     with deadline.remaining() as seconds, connections.lend(pool, seconds) as connection:
         yield connection
+
+
+def _read_requests(pool: Pool, request_ids: Collection[UUID]) -> dict[UUID, RequestRecord]:
+    with _lend(pool) as connection:
+        return requests.read_requests(connection, request_ids)
 
 
 def _connect_to_own(url: str, partitions: int) -> Connection:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from api.web.long_poll import Waiters
     from processor.intake.intake import Intake
     from processor.reading.requests import Gauges
+    from processor.records.documents import RequestRecord
     from workers.doorbell.ring import Doorbell
 
 #: The time for which counts from the database are reused, because `/metrics` is public.
@@ -29,7 +30,7 @@ GAUGES_FRESH_SECONDS: Final = 1.0
 def register(
     registry: CollectorRegistry,
     intake: Intake,
-    waiters: Waiters,
+    waiters: Waiters[RequestRecord],
     doorbell: Doorbell,
     read_gauges: Callable[[], Gauges | None],
 ) -> None:
@@ -45,7 +46,7 @@ def register(
 class _ProcessCollector(Collector):
     """Counts that other modules keep."""
 
-    def __init__(self, intake: Intake, waiters: Waiters, doorbell: Doorbell) -> None:
+    def __init__(self, intake: Intake, waiters: Waiters[RequestRecord], doorbell: Doorbell) -> None:
         self._intake = intake
         self._waiters = waiters
         self._doorbell = doorbell

@@ -174,7 +174,11 @@ def get_request(call: Call, request: str) -> Answer:
     headers: dict[str, str] = {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
     if seconds is not None:
-        record, position = submission.wait_for(call, record, position, seconds, headers)
+        record = submission.wait_for(call, record, seconds, headers)
+        if record.is_final:
+            position = None
+        elif seconds > 0:
+            record, position = _read(call, request_id)  # the position changes without an announcement
     headers["ETag"] = submission.etag(record, position)
     if _matches(call.header("HTTP_IF_NONE_MATCH"), headers["ETag"]):
         return Answer(None, 304, headers)

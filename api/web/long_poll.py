@@ -1,18 +1,28 @@
 """
 `Prefer: wait=N` (RFC 7240) delays an answer until a request is final.
 
-A waiter sleeps until the worker announces the request, and reads it twice a second in case the announcement was
-lost. An announcement that comes before its waiter is kept for a while, so that the waiter reads at once. This module
-does not decide which state is final, and keeps nothing beyond the process.
+One thread reads for all waiting calls. It reads the requests that workers have announced, by one query for all that
+were announced meanwhile, and wakes the calls whose requests are final. Twice a second it also reads the others, in
+case announcements were lost. An announcement that comes before its wait is kept for a while, so that the request is
+read at once. This module does not decide which state is final, and keeps nothing beyond the process.
 """
 
+from __future__ import annotations
+
+import queue
 import re
 import threading
 import time
-from collections.abc import Callable
-from collections.abc import Set as AbstractSet
-from typing import Final, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import structlog
+
+from processor.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
+    from uuid import UUID
 
 #: The longest wait; more counts as this.
 WAIT_SECONDS_MAX: Final = 20
@@ -20,14 +30,15 @@ WAIT_SECONDS_MAX: Final = 20
 WAITERS_MAX: Final = 192
 #: The delay that a lost announcement causes at most.
 LOOK_INTERVAL_SECONDS: Final = 0.5
-#: Announcements are kept for at least this time, and at most in this number. A waiter registers within milliseconds
-#: after its request is durable; one that misses its announcement reads the request itself.
+#: Announcements are kept for at least this time, and at most in this number. A wait begins within milliseconds after
+#: its request is durable; one that misses its announcement is read twice a second.
 REMEMBERED_SECONDS: Final = 2.0
 REMEMBERED_MAX: Final = 50_000
 
 _WAIT = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
 
 Seen = TypeVar("Seen")
+log = structlog.get_logger()
 
 
 def read_preference(header: str | None) -> int | None:
@@ -38,59 +49,86 @@ def read_preference(header: str | None) -> int | None:
     return None
 
 
-class Waiters:
-    """The waits of this process, by request."""
+class _Wait(Generic[Seen]):
+    """One call that waits for one request, until `done` is released."""
 
-    def __init__(self) -> None:
+    __slots__ = ("done", "fault", "is_done", "read_at", "request_id", "seen")
+
+    def __init__(self, request_id: UUID, seen: Seen) -> None:
+        self.request_id = request_id
+        self.seen = seen
+        self.fault: Exception | None = None
+        self.read_at = time.monotonic()
+        self.is_done = False
+        #: A plain lock, because an Event wakes a thread through two locks.
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def end(self) -> None:
+        """Wake the call. The caller holds the lock of all waits."""
+        if not self.is_done:
+            self.is_done = True
+            self.done.release()
+
+
+class Waiters(Generic[Seen]):
+    """
+    The waits of this process, by request, and the thread that reads for them.
+
+    `read` returns the present states of requests; those that do not exist are left out. It may raise
+    DatabaseUnavailable, which ends the waits that it was called for. `is_over` says whether a state ends the waits.
+    """
+
+    def __init__(
+        self, read: Callable[[Collection[UUID]], Mapping[UUID, Seen]], is_over: Callable[[Seen], bool]
+    ) -> None:
+        self._read = read
+        self._is_over = is_over
         self._lock = threading.Lock()
         #: Keys are the bytes of request ids, since most announced requests have no waiter.
-        self._waiting: dict[bytes, list[threading.Event]] = {}
+        self._waiting: dict[bytes, list[_Wait[Seen]]] = {}
         self._count = 0
-        self._stopping = False
+        self._is_stopping = False
         #: The announcements of the current period and of the period before.
         self._announced: set[bytes] = set()
         self._announced_before: set[bytes] = set()
         self._remembered_at = time.monotonic()
+        #: Requests to read; None ends the thread.
+        self._due: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read_groups, name="waiters", daemon=True)
 
-    def wait(
-        self,
-        request_id: UUID,
-        seconds: int,
-        seen: Seen,
-        look: Callable[[], Seen],
-        is_over: Callable[[Seen], bool],
-    ) -> tuple[Seen, bool]:
-        """
-        Call `look` at each announcement until `is_over` accepts its result, or the time is up.
+    def start(self) -> None:
+        """Start the thread, after any fork."""
+        self._reader.start()
 
-        `seen` is the result at the start. Returns the last result, and whether the wait was granted.
+    def wait(self, request_id: UUID, seconds: float, seen: Seen) -> tuple[Seen, bool]:
         """
-        event = self._enter(request_id.bytes)
-        if event is None:
+        Wait until the request is in a state that ends the wait, or until the time is up.
+
+        `seen` is the state at the start. Returns the last state, and whether the wait was granted. Raises
+        DatabaseUnavailable.
+        """
+        wait = _Wait(request_id, seen)
+        if not self._enter(wait):
             return seen, False
-        deadline = time.monotonic() + seconds
         try:
-            while True:
-                left = deadline - time.monotonic()
-                if is_over(seen) or left <= 0:
-                    return seen, True
-                if self._stopping:
-                    return seen, False
-                event.wait(min(left, LOOK_INTERVAL_SECONDS))
-                event.clear()
-                seen = look()
+            if seconds > 0:
+                wait.done.acquire(timeout=seconds)
         finally:
-            self._leave(request_id.bytes, event)
+            self._leave(wait)
+        if wait.fault is not None:
+            raise wait.fault
+        return wait.seen, not self._is_stopping or self._is_over(wait.seen)
 
     def wake(self, request_ids: AbstractSet[bytes]) -> None:
         """
-        Wake the waiters of changed requests, also those that register a little later. Ids are bytes.
+        Read changed requests for the calls that wait for them, also if they begin a little later. Ids are bytes.
         """
         with self._lock:
             self._remember(request_ids)
-            events = [event for one in self._waiting.keys() & request_ids for event in self._waiting[one]]
-        for event in events:
-            event.set()
+            due = self._waiting.keys() & request_ids
+        if due:
+            self._due.put(due)
 
     def remembered(self) -> int:
         """Return the number of announcements in memory."""
@@ -105,36 +143,110 @@ class Waiters:
         self._announced.update(request_ids)
 
     def wake_all(self) -> None:
-        """Wake all waiters, because announcements may have been lost."""
+        """Read for all waits, because announcements may have been lost."""
         with self._lock:
-            events = [event for waiting in self._waiting.values() for event in waiting]
-        for event in events:
-            event.set()
+            due = list(self._waiting)
+        self._due.put(due)
+
+    def end_all(self) -> None:
+        """End all waits, and grant no more: the process is stopping."""
+        with self._lock:
+            self._is_stopping = True
+            for waiting in self._waiting.values():
+                for wait in waiting:
+                    wait.end()
 
     def stop(self) -> None:
-        """End all waits, and grant no more: the process is stopping."""
-        self._stopping = True
-        self.wake_all()
+        """End all waits, and then the thread."""
+        self.end_all()
+        self._due.put(None)
 
     def count(self) -> int:
         """Return the number of waits, for the metrics."""
         return self._count
 
-    def _enter(self, request_id: bytes) -> threading.Event | None:
+    def _enter(self, wait: _Wait[Seen]) -> bool:
+        key = wait.request_id.bytes
         with self._lock:
-            if self._stopping or self._count >= WAITERS_MAX:
-                return None
+            if self._is_stopping or self._count >= WAITERS_MAX:
+                return False
             self._count += 1
-            event = threading.Event()
-            if request_id in self._announced or request_id in self._announced_before:
-                event.set()
-            self._waiting.setdefault(request_id, []).append(event)
-            return event
+            self._waiting.setdefault(key, []).append(wait)
+            is_announced = key in self._announced or key in self._announced_before
+        if is_announced:
+            self._due.put((key,))
+        return True
 
-    def _leave(self, request_id: bytes, event: threading.Event) -> None:
+    def _leave(self, wait: _Wait[Seen]) -> None:
+        key = wait.request_id.bytes
         with self._lock:
             self._count -= 1
-            events = self._waiting[request_id]
-            events.remove(event)
-            if not events:
-                del self._waiting[request_id]
+            waiting = self._waiting[key]
+            waiting.remove(wait)
+            if not waiting:
+                del self._waiting[key]
+
+    # ------------------------------------------------------------ the reader's thread
+
+    def _read_groups(self) -> None:
+        look_at = time.monotonic() + LOOK_INTERVAL_SECONDS
+        while (due := self._next_group(look_at)) is not None:
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_INTERVAL_SECONDS
+                due |= self._overdue()
+            if due:
+                self._read_group(due)
+
+    def _next_group(self, look_at: float) -> set[bytes] | None:
+        """Take the requests that are due. Blocks for the first until `look_at`. Returns None to stop."""
+        due: set[bytes] = set()
+        left = max(0.0, look_at - time.monotonic())
+        try:
+            found = self._due.get(timeout=left)
+            while found is not None:
+                due.update(found)
+                found = self._due.get_nowait()
+        except queue.Empty:
+            return due
+        return None
+
+    def _overdue(self) -> set[bytes]:
+        """Return the requests that were not read for LOOK_INTERVAL_SECONDS."""
+        before = time.monotonic() - LOOK_INTERVAL_SECONDS
+        with self._lock:
+            return {
+                key
+                for key, waiting in self._waiting.items()
+                if any(wait.read_at <= before for wait in waiting)
+            }
+
+    def _read_group(self, due: set[bytes]) -> None:
+        with self._lock:
+            ids = [self._waiting[key][0].request_id for key in due if key in self._waiting]
+        if not ids:
+            return
+        began = time.monotonic()
+        fault: Exception | None = None
+        states: Mapping[UUID, Seen] = {}
+        try:
+            states = self._read(ids)
+        except DatabaseUnavailable as unavailable:
+            fault = unavailable
+        except Exception as broken:
+            log.exception("waiters_fault")
+            fault = broken
+        with self._lock:
+            for request_id in ids:
+                for wait in self._waiting.get(request_id.bytes, ()):
+                    if (
+                        wait.is_done or wait.read_at > began
+                    ):  # one that began later may have seen a later state
+                        continue
+                    wait.read_at = began
+                    if fault is not None:
+                        wait.fault = fault
+                        wait.end()
+                    elif (state := states.get(request_id)) is not None:
+                        wait.seen = state
+                        if self._is_over(state):
+                            wait.end()

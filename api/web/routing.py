@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from processor.clients.keys import Caller
     from processor.errors import TellerError
     from processor.intake.intake import Receipt, Submission
+    from processor.records.documents import RequestRecord
     from processor.storage.connections import Connection
 
 #: The limit of a body.
@@ -66,7 +67,7 @@ class Services(Protocol):
         """The turns of clients that send large bodies."""
 
     @property
-    def waiters(self) -> Waiters:
+    def waiters(self) -> Waiters[RequestRecord]:
         """The callers that wait for a decision."""
 
     def connection(self) -> AbstractContextManager[Connection]:

@@ -17,12 +17,10 @@ from processor.domain.model import FINAL_STATUSES
 from processor.errors import IdempotencyKeyReused, PartitionSaturated
 from processor.ids import new_id
 from processor.intake.intake import Submission, fingerprint
-from processor.reading import requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
-    from uuid import UUID
 
     from processor.clients.keys import Caller
     from processor.records.documents import RequestRecord
@@ -133,7 +131,7 @@ def accepted(call: Call[ServicesT], record: RequestRecord, *, is_replayed: bool)
     headers = {"Idempotency-Replayed": "true"} if is_replayed else {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
     if seconds is not None:
-        record, _position = wait_for(call, record, None, seconds, headers)
+        record = wait_for(call, record, seconds, headers)
     final = record.status in FINAL_STATUSES and (is_replayed or seconds is not None)
     headers["Location"] = f"/v1/requests/{record.id}"
     headers["ETag"] = etag(record, None)
@@ -153,27 +151,20 @@ def recorded(record: RequestRecord) -> Answer:
 
 
 def wait_for(
-    call: Call[ServicesT], record: RequestRecord, position: int | None, seconds: int, headers: dict[str, str]
-) -> tuple[RequestRecord, int | None]:
+    call: Call[ServicesT], record: RequestRecord, seconds: int, headers: dict[str, str]
+) -> RequestRecord:
     """
-    Wait until the request is final, or until the time is up. Returns the request and its position.
+    Wait until the request is final, or until the time is up. Returns the request as it was last read.
 
-    Adds a header if the wait was granted.
+    Adds a header if the wait was granted. Raises DatabaseUnavailable.
     """
-    seen, applied = (record, position), True
+    applied = True
     if not record.is_final:
-        seen, applied = call.services.waiters.wait(
-            record.id, seconds, seen, lambda: _look(call, record.id), lambda found: found[0].is_final
-        )
+        record, applied = call.services.waiters.wait(record.id, seconds, record)
+        deadline.begin()  # the wait until now was asked for
     if applied:
         headers["Preference-Applied"] = f"wait={seconds}"
-    return seen
-
-
-def _look(call: Call[ServicesT], request_id: UUID) -> tuple[RequestRecord, int | None]:
-    deadline.begin()  # the wait until now was asked for
-    with call.services.connection() as connection:
-        return requests.read_request(connection, request_id, None)
+    return record
 
 
 def etag(record: RequestRecord, position: int | None) -> str:

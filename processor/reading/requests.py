@@ -5,6 +5,7 @@ Requests, their entries and events, resources, and gauges.
 Other objects do not exist for it. Lists are newest first, and their cursors stay valid while rows are added.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -78,6 +79,12 @@ def read_request(
     if row is None:
         raise RequestNotFound(request_id)
     return RequestRecord(*row[:-1]), row[-1]
+
+
+def read_requests(connection: Connection, request_ids: Collection[UUID]) -> dict[UUID, RequestRecord]:
+    """Return these requests by their ids. The callers have checked that they may see them."""
+    rows = connection.cursor(binary=True).execute(SQL["read_requests"], {"ids": list(request_ids)}).fetchall()
+    return {row[0]: RequestRecord(*row) for row in rows}
 
 
 def list_requests(

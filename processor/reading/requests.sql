@@ -19,6 +19,12 @@ SELECT {request_columns},
  WHERE r.id = %(id)s
    AND (%(client)s::text IS NULL OR r.client_id = %(client)s);
 
+-- read_requests --
+-- The requests that clients wait for.
+SELECT {request_columns}
+  FROM {request_tables}
+ WHERE r.id = ANY(%(ids)s);
+
 -- list_requests --
 -- Newest first. Undecided requests are found by their inbox rows, for the inbox is short.
 SELECT {request_columns}

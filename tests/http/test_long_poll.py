@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api.web import long_poll
+from processor.errors import DatabaseUnavailable
 from tests.waiting import Deadline, eventually
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from tests.http.teller import Teller
 
@@ -191,7 +192,7 @@ def test_a_stop_ends_all_waits(teller: Teller) -> None:
         ]
         wait_for_waiters(teller, 3)
         limit = Deadline(1)
-        teller.services.waiters.stop()
+        teller.services.waiters.end_all()
         statuses = [answer.result().status_code for answer in answers]
         limit.check()
 
@@ -211,43 +212,158 @@ def test_a_get_that_waits_compares_its_etag_at_the_end(teller: Teller) -> None:
     assert answer.headers["Preference-Applied"] == "wait=1"
 
 
-def test_an_announcement_before_the_wait_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A worker may decide a request before its call begins to wait. Then the call reads the request at once.
-    """
+class Reads:
+    """The states of requests, and the groups in which they were read."""
+
+    def __init__(self) -> None:
+        self.states: dict[uuid.UUID, str] = {}
+        self.groups: list[set[uuid.UUID]] = []
+        #: A read waits for it.
+        self.may_read = threading.Event()
+        self.may_read.set()
+        self.fault: Exception | None = None
+
+    def __call__(self, request_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+        found = {one: self.states[one] for one in request_ids if one in self.states}
+        self.groups.append(set(request_ids))
+        self.may_read.wait()
+        if self.fault is not None:
+            raise self.fault
+        return found
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """States that are read only after an announcement."""
     monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
-    waiters = long_poll.Waiters()
+    return Reads()
+
+
+@pytest.fixture
+def waiters(reads: Reads) -> Iterator[long_poll.Waiters[str]]:
+    """Waits that end at the state completed."""
+    waiters = long_poll.Waiters(reads, lambda seen: seen == "completed")
+    waiters.start()
+    yield waiters
+    waiters.stop()
+
+
+def test_an_announcement_before_the_wait_is_not_lost(reads: Reads, waiters: long_poll.Waiters[str]) -> None:
+    """
+    A worker may decide a request before its call begins to wait. Then the request is read at once.
+    """
     named = uuid.uuid4()
+    reads.states[named] = "completed"
     waiters.wake({named.bytes})
 
     limit = Deadline(10)
-    answer = waiters.wait(named, 20, "queued", lambda: "completed", lambda seen: seen == "completed")
+    answer = waiters.wait(named, 20, "queued")
 
     assert answer == ("completed", True)
     limit.check()
 
 
-def test_a_wait_without_an_announcement_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_without_an_announcement_reads_nothing(reads: Reads, waiters: long_poll.Waiters[str]) -> None:
     """
     The call has read the present state already, so a wait without an announcement makes no query.
     """
-    monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
-
-    def look() -> str:
-        pytest.fail("there was no announcement")
-
-    waiters = long_poll.Waiters()
     waiters.wake({uuid.uuid4().bytes})
 
-    assert waiters.wait(uuid.uuid4(), 0, "queued", look, lambda _: False) == ("queued", True)
+    assert waiters.wait(uuid.uuid4(), 0, "queued") == ("queued", True)
+    assert reads.groups == []
 
 
-def test_the_memory_for_announcements_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_are_announced_together_are_read_together(
+    reads: Reads, waiters: long_poll.Waiters[str]
+) -> None:
+    """
+    Announcements that come during a read are read by one query after it. Each call gets its own request.
+    """
+    ids = [uuid.uuid4() for _ in range(20)]
+    reads.states = dict.fromkeys(ids, "queued")
+    with ThreadPoolExecutor(len(ids)) as callers:
+        answers = [callers.submit(waiters.wait, named, 20, "queued") for named in ids]
+        eventually(lambda: waiters.count() == len(ids))
+        reads.may_read.clear()
+        waiters.wake({ids[0].bytes})
+        eventually(lambda: len(reads.groups) == 1)
+        reads.states = dict.fromkeys(ids, "completed")
+        for named in ids:
+            waiters.wake({named.bytes, uuid.uuid4().bytes})
+        reads.may_read.set()
+        limit = Deadline(10)
+        assert [answer.result() for answer in answers] == [("completed", True)] * len(ids)
+        limit.check()
+
+    assert reads.groups == [{ids[0]}, set(ids) - {ids[0]}] or reads.groups == [{ids[0]}, set(ids)]
+    assert waiters.count() == 0
+
+
+def test_a_state_that_ends_no_wait_wakes_no_call(reads: Reads, waiters: long_poll.Waiters[str]) -> None:
+    """
+    The call waits on, and returns the last state that was read when its time is up.
+    """
+    named = uuid.uuid4()
+    with ThreadPoolExecutor(1) as callers:
+        answer = callers.submit(waiters.wait, named, 1, "queued")
+        eventually(lambda: waiters.count() == 1)
+        reads.states[named] = "held"
+        waiters.wake({named.bytes})
+
+        assert answer.result() == ("held", True)
+
+
+def test_an_unavailable_database_ends_the_waits_that_were_read_for(
+    reads: Reads, waiters: long_poll.Waiters[str]
+) -> None:
+    """
+    Their calls raise the fault. Other waits and later reads go on.
+    """
+    first, second = uuid.uuid4(), uuid.uuid4()
+    with ThreadPoolExecutor(2) as callers:
+        failing, other = (callers.submit(waiters.wait, named, 20, "queued") for named in (first, second))
+        eventually(lambda: waiters.count() == 2)
+        reads.fault = DatabaseUnavailable("the server is gone")
+        waiters.wake({first.bytes})
+        with pytest.raises(DatabaseUnavailable):
+            failing.result()
+        reads.fault = None
+        reads.states[second] = "completed"
+        waiters.wake({second.bytes})
+
+        assert other.result() == ("completed", True)
+
+
+def test_a_state_read_before_a_wait_began_does_not_end_it(
+    reads: Reads, waiters: long_poll.Waiters[str]
+) -> None:
+    """
+    A call that begins to wait during a read may have seen a later state, so it gets the next one.
+    """
+    named = uuid.uuid4()
+    reads.states[named] = "completed"
+    reads.may_read.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(waiters.wait, named, 20, "queued")
+        eventually(lambda: waiters.count() == 1)
+        waiters.wake({named.bytes})
+        eventually(lambda: len(reads.groups) == 1)
+        reads.states[named] = "replayed"
+        second = callers.submit(waiters.wait, named, 1, "replayed")
+        eventually(lambda: waiters.count() == 2)
+        reads.may_read.set()
+
+        assert first.result() == ("completed", True)
+        assert second.result() == ("replayed", True)
+
+
+def test_the_memory_for_announcements_is_limited(
+    waiters: long_poll.Waiters[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Announcements that no call waits for use a limited amount of memory.
     """
     monkeypatch.setattr(long_poll, "REMEMBERED_MAX", 10)
-    waiters = long_poll.Waiters()
 
     for _ in range(100):
         waiters.wake({uuid.uuid4().bytes for _ in range(5)})
