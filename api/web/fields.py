@@ -48,11 +48,16 @@ def parse_time(value: object) -> datetime:
         raise ValueError("is not a time that exists") from None
 
 
-def _small(metadata: dict[str, Any]) -> dict[str, Any]:
-    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata as it is stored: with 0.0 for -0.0. Raises ValueError if it is too large."""
+    text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+    size = len(text.encode())
     if size > METADATA_BYTES_MAX:
         raise ValueError(f"must be at most {METADATA_BYTES_MAX} bytes of JSON, this is {size}")
-    return metadata
+    if "-0.0" not in text:
+        return metadata
+    stored: dict[str, Any] = json.loads(text, parse_float=lambda digits: float(digits) + 0.0)
+    return stored
 
 
 Id = Annotated[str, Field(pattern=ID_PATTERN, examples=["coupon:BLACKFRIDAY"])]
@@ -71,11 +76,12 @@ Timestamp = Annotated[
 ]
 Metadata = Annotated[
     dict[str, Any],
-    AfterValidator(_small),
+    AfterValidator(_storable),
     WithJsonSchema(
         {
             "type": "object",
-            "description": f"Any object of at most {METADATA_BYTES_MAX} bytes of JSON.",
+            "description": f"Any object of at most {METADATA_BYTES_MAX} bytes of JSON. It comes back as it was sent. "
+            "A whole number keeps all its digits, and a number with a point or an exponent is a double.",
             "examples": [{"order": "A-17"}],
         }
     ),

@@ -2,7 +2,7 @@
 From bytes to a checked model. Input that is not JSON is a 400, and JSON of the wrong shape is a 422.
 
 JSON follows RFC 8259 with the limits of I-JSON (RFC 7493). A name occurs once in an object, and there are no lone
-surrogates. NUL and numbers beyond the range of a double are refused, and the depth is limited.
+surrogates. NUL and numbers that no double can hold are refused, and the depth is limited.
 
 The time of every check grows with the size of the input at most (tests/unit/test_linear_time.py).
 """
@@ -14,6 +14,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 from uuid import UUID
@@ -32,6 +33,8 @@ VALUES_MAX = 16_384
 COUNTED_BYTES = 64 * 1024
 #: The digits of a whole number that is certainly within the range of a double.
 DIGITS_SURE_TO_FIT = 308
+#: The significant digits with which each double can be written. A number of more digits must be that of a double.
+DOUBLE_DIGITS = 17
 #: The mistakes that one answer names.
 ERRORS_MAX = 50
 #: The parameters of one query.
@@ -45,6 +48,8 @@ _STORABLE_ESCAPES = re.compile(
     rb"(?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])....|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+", re.DOTALL
 )
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NONZERO = re.compile(r"-?[0.]*+[1-9]")
+_EXPONENT = re.compile(r"[eE].*", re.DOTALL)
 _BRACKETS = b"[{]}"
 _NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
 #: Each bracket as the change of the depth, as a signed byte.
@@ -223,6 +228,26 @@ def _finite(digits: str) -> float:
     return number
 
 
+def _fraction(digits: str) -> float:
+    """Return a number with a point or an exponent. Raises Invalid if it would come back as another number."""
+    number = _finite(digits)
+    if not number and _NONZERO.match(digits):
+        raise Invalid.at("", "holds a number that is too close to zero")
+    if _significant(digits) > DOUBLE_DIGITS and Decimal(digits) != Decimal(repr(number)):
+        raise Invalid.at(
+            "",
+            f"holds a number with more than {DOUBLE_DIGITS} digits and a point or exponent: send it as text",
+        )
+    return number
+
+
+def _significant(digits: str) -> int:
+    """Return the number of digits from the first to the last that is not zero. For few digits it is 0."""
+    if len(digits) <= DOUBLE_DIGITS:
+        return 0
+    return len(_EXPONENT.sub("", digits).lstrip("-").replace(".", "").strip("0"))
+
+
 def _whole(digits: str) -> int:
     if len(digits) > DIGITS_SURE_TO_FIT:
         _finite(digits)
@@ -234,5 +259,5 @@ def _refuse_constant(name: str) -> None:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_once_each, parse_float=_finite, parse_int=_whole, parse_constant=_refuse_constant
+    object_pairs_hook=_once_each, parse_float=_fraction, parse_int=_whole, parse_constant=_refuse_constant
 )

@@ -20,7 +20,7 @@ from processor.batch.worksheet import Worksheet
 from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Resource, State
 from processor.domain.rules import amendments
 from processor.errors import DatabaseUnavailable
-from processor.storage import arrays, statements
+from processor.storage import arrays, json_text, statements
 from processor.storage.connections import Connection
 
 SQL = statements.beside(__file__)
@@ -269,7 +269,8 @@ class Writer:
 
 def _fields(resource: Resource) -> dict[str, Any]:
     fields = asdict(resource)
-    return fields | {"metadata": None if resource.metadata is None else Jsonb(resource.metadata)}
+    metadata = resource.metadata
+    return fields | {"metadata": None if metadata is None else Jsonb(metadata, json_text.dumps)}
 
 
 def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:

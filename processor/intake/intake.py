@@ -26,7 +26,7 @@ from processor.intake.saturation import Saturation
 from processor.records import documents
 from processor.records.audit import AuditLine
 from processor.records.documents import RequestRecord
-from processor.storage import arrays, connections, statements
+from processor.storage import arrays, connections, json_text, statements
 from processor.storage.connections import Connection, Reconnecting
 
 #: Requests in one INSERT. All items of one call are in the same INSERT, so a group may be larger by one call.
@@ -357,7 +357,7 @@ def _audit_columns(audited: list[_Asked]) -> dict[str, Any]:
 
 
 def _json(value: dict[str, Any] | None) -> str | None:
-    return json.dumps(value, separators=(",", ":")) if value else None
+    return json_text.dumps(value) if value else None
 
 
 def _new_record(one: _Asked, created_at: datetime) -> RequestRecord:
