@@ -36,7 +36,12 @@ LOOKUPS_AT_ONCE: Final = 8
 DIGITS_MAX: Final = 18
 
 EventType = Literal[
-    "request.completed", "request.rejected", "request.refunded", "request.failed", "request.cancelled"
+    "request.completed",
+    "request.rejected",
+    "request.refunded",
+    "request.partially_refunded",
+    "request.failed",
+    "request.cancelled",
 ]
 
 _lookups = threading.BoundedSemaphore(LOOKUPS_AT_ONCE)

@@ -40,6 +40,7 @@ from processor.domain.model import (
     State,
     Status,
     Unsettled,
+    event_of,
 )
 from processor.domain.rules import amendments, cancellations, refunds, replays, settling, waiting
 
@@ -389,14 +390,15 @@ class Worksheet:
         )
         self.snapshot.states[request.id] = state
         self.new_states.append(state)
-        if status != "processing" and (before is None or before.status != status):
+        is_news = before is None or before.status != status or before.refunded < refunded
+        if status != "processing" and is_news:
             self._notify(request, state)
 
     def _notify(self, request: Request, state: State) -> None:
         """Note one delivery of this state for each webhook of the client that takes it, and one for the account."""
         snapshot = self.snapshot
         if snapshot.webhooks or snapshot.contacts:
-            event = f"request.{state.status}"
+            event = event_of(state.status, state.refunded)
             self.deliveries += [
                 Delivery(request.id, state.version, event, webhook.id, None)
                 for webhook in snapshot.webhooks.get(request.client_id, ())

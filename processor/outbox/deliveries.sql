@@ -2,7 +2,7 @@
 -- {request_columns} is the select list of processor/records/documents.py.
 
 -- expand --
--- Make deliveries from fanout rows, the oldest first. Each row is expanded once and as a whole, because the DELETE of
+-- Make deliveries from fanout rows, the oldest first. The types are those of `domain/model.event_of`. Each row is expanded once and as a whole, because the DELETE of
 -- a second courier does not find it.
 WITH taken AS (
     DELETE FROM fanouts
@@ -10,7 +10,9 @@ WITH taken AS (
  RETURNING id, webhook_id, request_ids, versions
 )
 INSERT INTO deliveries (request_id, version, type, webhook_id)
-SELECT news.request_id, news.version, 'request.' || d.status, taken.webhook_id
+SELECT news.request_id, news.version,
+       CASE WHEN d.status = 'completed' AND d.refunded > 0 THEN 'request.partially_refunded' ELSE 'request.' || d.status END,
+       taken.webhook_id
   FROM taken
  CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS news(request_id, version, place)
   JOIN decisions d ON d.request_id = news.request_id AND d.version = news.version

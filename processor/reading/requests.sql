@@ -63,10 +63,10 @@ coalesce(d.status, 'processing') = 'processing'
 d.status = %(status)s
 
 -- list_request_entries --
--- Newest first.
+-- The entries of a request and of its refunds, newest first.
 SELECT {entry_columns}
   FROM entries e
- WHERE e.request_id = %(id)s
+ WHERE e.request_id = ANY(%(id)s::uuid || ARRAY(SELECT r.id FROM requests r WHERE r.refund_of = %(id)s))
    AND (%(before_at)s::timestamptz IS NULL
         OR (e.created_at, e.resource_id, e.version) < (%(before_at)s, %(before_resource)s, %(before_version)s))
  ORDER BY e.created_at DESC, e.resource_id DESC, e.version DESC

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from processor.domain.model import FINAL_STATUSES
+from processor.domain.model import FINAL_STATUSES, event_of
 from processor.storage import statements
 
 SQL = statements.beside(__file__)
@@ -58,6 +58,13 @@ class RequestRecord(NamedTuple):
     sequence: int | None = None
     decided_at: datetime | None = None
     at: datetime | None = None
+    #: The time since which it has this status. Refunds of parts, for example, change `at` but not the status.
+    status_since: datetime | None = None
+
+    @property
+    def event(self) -> str:
+        """The type of the notification about this state."""
+        return event_of(self.status, self.refunded)
 
     @property
     def is_final(self) -> bool:
@@ -85,7 +92,7 @@ class RequestRecord(NamedTuple):
             "metadata": self.metadata or {},
             "created_at": timestamp(self.created_at),
             "decided_at": timestamp(self.decided_at),
-            "finished_at": timestamp(self.at) if self.status in FINAL_STATUSES else None,
+            "finished_at": timestamp(self.status_since) if self.status in FINAL_STATUSES else None,
         }
         if self.apply_before is not None:
             document["apply_before"] = timestamp(self.apply_before)

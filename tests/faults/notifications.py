@@ -1,7 +1,8 @@
 """
 Compares expected notifications with the stored rows and the messages that arrived.
 
-An event is a request's change to a new status. Each subscriber of its client receives it under one id.
+An event is a request's change to a new status, or a refund of a part of it. Each subscriber of its client receives it
+under one id.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     Event = tuple[str, str, int]
 
 
+PARTIALLY_REFUNDED = "request.partially_refunded"
+
+
 def check_notifications(history: History) -> Iterator[Violation]:
     """Return the violations in the notifications of subscribers."""
     expected = _expected(history)
@@ -34,13 +38,15 @@ def _expected(history: History) -> dict[Event, str]:
         for stored in history.requests:
             if stored.client != subscriber.client:
                 continue
-            was = "processing"
+            was = ("processing", 0)
             for state in stored.states:
-                event = f"request.{state.status}"
+                in_part = state.status == "completed" and state.refunded > 0
+                event = PARTIALLY_REFUNDED if in_part else f"request.{state.status}"
                 wanted = subscriber.events is None or event in subscriber.events
-                if state.status not in ("processing", was) and wanted:
+                now = (state.status, state.refunded)
+                if now not in (was, ("processing", 0)) and wanted:
                     expected[subscriber.id, stored.id, state.version] = event
-                was = state.status
+                was = now
     return expected
 
 
@@ -67,7 +73,8 @@ def _messages(history: History, expected: dict[Event, str]) -> Iterator[Violatio
         names[key].add(message.event)
         named[message.event].add((message.request, message.version))
         true = expected.get(key)
-        if (message.type, f"request.{message.status}") != (true, true):
+        status = "completed" if true == PARTIALLY_REFUNDED else (true or "").removeprefix("request.")
+        if (message.type, message.status) != (true, status):
             yield Violation(
                 "notified_wrongly",
                 message.request,

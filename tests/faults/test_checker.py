@@ -72,8 +72,11 @@ class Record:
         stage = "settling" if status == "processing" else None
         state = State(len(stored.states) + 2, status, stage, code, 0, *numbers, self._tick())
         stored.states.append(dataclasses.replace(state, **more))  # type: ignore[arg-type]
-        if status not in ("processing", was.status if was else None) and stored.client == SHOP:
-            event = (name, state.version, f"request.{status}")
+        state = stored.states[-1]
+        is_news = was is None or (was.status, was.refunded) != (status, state.refunded)
+        if status != "processing" and is_news and stored.client == SHOP:
+            in_part = status == "completed" and state.refunded > 0
+            event = (name, state.version, "request.partially_refunded" if in_part else f"request.{status}")
             self.history.deliveries.append(Delivery(*event, HOOK))
             self.history.messages.append(
                 Message(HOOK, f"msg-{name}-{state.version}", event[2], *event[:2], status)

@@ -4,6 +4,7 @@ Failed requests in the admin API: list, show, replay, refund.
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,8 +12,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from processor.clients import webhooks
 from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
+from processor.outbox import deliveries
+from processor.storage import connections
+from workers.courier.request_mails import mail_for
 
 if TYPE_CHECKING:
     from tests.http.teller import Teller
@@ -274,6 +279,58 @@ def test_refunds_never_exceed_the_amount_taken(
     assert bank.status(asked) == status
     assert bank.quantities("bank") == left
     assert bank.client.get(f"/v1/requests/{asked}").json["refunded"] == back
+
+
+def test_a_refund_of_a_part_is_notified_and_leaves_the_time_of_completion(bank: Teller) -> None:
+    """
+    Client and account hear of each part with the sum so far. `finished_at` stays, and the credits are entries of the
+    request, with the ids of the refunds.
+    """
+    bank.client.put("/v1/accounts/u", {"email": "ada@example.com"})
+    with connections.connect(bank.settings.database_url, application_name="test") as owner:
+        hook, _ = webhooks.register(owner, bank.client.id, "https://shop.example/", None, "test")
+    asked = bank.withdraw("bank", 30)
+    bank.call_gateway(YES)
+    path = f"/v1/requests/{asked}"
+    before = bank.client.get(path).json
+    refunds = []
+    for amount in (10, 5, None):
+        body = {"reason": "a mistake"} | ({} if amount is None else {"amount": amount})
+        refunds.append(bank.admin.post(f"/v1/admin/requests/{asked}/refund", body).json["id"])
+        bank.drain()
+        if amount is not None:
+            seen = bank.client.get(path).json
+            assert (seen["status"], seen["finished_at"]) == ("completed", before["finished_at"])
+    after = bank.client.get(path).json
+
+    assert (after["status"], after["refunded"]) == ("refunded", 30)
+    assert after["finished_at"] > before["finished_at"]
+    entries = bank.client.get(f"{path}/entries?limit=3").json
+    entries["data"] += bank.client.get(f"{path}/entries?cursor={entries['next_cursor']}").json["data"]
+    assert [(one["kind"], one["amount"], one["request"]) for one in reversed(entries["data"])] == [
+        ("hold", 30, asked),
+        ("capture", 30, asked),
+        ("credit", 10, refunds[0]),
+        ("credit", 5, refunds[1]),
+        ("credit", 15, refunds[2]),
+    ]
+    expected = [
+        ("request.completed", 0),
+        ("request.partially_refunded", 10),
+        ("request.partially_refunded", 15),
+        ("request.refunded", 30),
+    ]
+    with connections.connect(bank.settings.courier_database_url, application_name="test courier") as courier:
+        deliveries.expand(courier)
+        bodies = [json.loads(one.body()) for one in deliveries.claim_webhooks(courier, {hook.id: 9}, 1.0)]
+        claimed = deliveries.claim_mails(courier, 9, 1.0)
+    assert [(one["type"], one["data"]["refunded"]) for one in bodies] == expected
+    assert [one["data"]["finished_at"] for one in bodies[:3]] == [before["finished_at"]] * 3
+    assert bodies[1]["timestamp"] > bodies[1]["data"]["finished_at"]
+    assert [(one.request.event, one.request.refunded) for one in claimed] == expected
+    mails = [mail_for(one, "teller@example.com") for one in claimed]
+    assert "was given back in part" in str(mails[1]["Subject"])
+    assert "Refunded:  15 in all" in mails[2].get_content()
 
 
 def test_one_key_refunds_once_and_is_in_the_audit_once(bank: Teller) -> None:

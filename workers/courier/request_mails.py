@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from processor.outbox.deliveries import MailDelivery
     from processor.records.documents import RequestRecord
 
+#: The news of each event.
 _NEWS: Final = {
-    "completed": "is completed",
-    "rejected": "was rejected",
-    "refunded": "was given back",
-    "cancelled": "was cancelled",
-    "failed": "could not be finished yet",
+    "request.completed": "is completed",
+    "request.rejected": "was rejected",
+    "request.refunded": "was given back",
+    "request.partially_refunded": "was given back in part",
+    "request.cancelled": "was cancelled",
+    "request.failed": "could not be finished yet",
 }
 _FAILED_NOTE: Final = "Nothing is lost. The amount stays set aside, and an operator will look at the request."
 
@@ -33,7 +35,7 @@ def mail_for(delivery: MailDelivery, sender: str) -> EmailMessage:
     return compose(
         sender,
         delivery.email,
-        f"Your {request.kind} {_NEWS[request.status]}",
+        f"Your {request.kind} {_NEWS[request.event]}",
         documents.message_id(request.id, request.version),
         request.at,
         _lines(request),
@@ -42,10 +44,12 @@ def mail_for(delivery: MailDelivery, sender: str) -> EmailMessage:
 
 def _lines(request: RequestRecord) -> list[str]:
     amount = "" if request.amount is None else f" of {request.amount}"
-    lines = [f"Your {request.kind}{amount} from {request.resource_id} {_NEWS[request.status]}.", ""]
+    lines = [f"Your {request.kind}{amount} from {request.resource_id} {_NEWS[request.event]}.", ""]
     if request.status == "failed":
         lines += [_FAILED_NOTE, ""]
     lines += [f"Account:   {request.account}", f"Request:   {request.id}"]
+    if 0 < request.refunded < (request.amount or 0):
+        lines.append(f"Refunded:  {request.refunded} in all")
     if request.code is not None:
         lines.append(f"Reason:    {request.code}" + (f" ({request.reason})" if request.reason else ""))
     if request.reference is not None:
