@@ -84,11 +84,15 @@ class Entry(BaseModel):
     resource: str
     version: int
     kind: EntryKind
-    request: str
+    request: str | None = Field(
+        description="Null, like `account`: the request is of another client, from before the resource was yours."
+    )
     account: str | None
     amount: int
-    available: int
-    held: int
+    available: int | None = Field(
+        description="Null, like `held`: the resource belongs to another client now."
+    )
+    held: int | None
     created_at: AwareDatetime
 
 
@@ -218,13 +222,15 @@ def list_request_entries(call: Call, request: str) -> Answer:
     """
     Read the ledger lines of a request.
 
-    Includes those of all resources that it changed.
+    Includes those of all resources that it changed, and those of its refunds.
     """
     request_id = read_id(request, "request")
     part: Page = call.query
     _read(call, request_id)
     with call.services.connection() as connection:
-        page = requests.list_request_entries(connection, request_id, part.limit, part.cursor)
+        page = requests.list_request_entries(
+            connection, request_id, call.caller.sees, part.limit, part.cursor
+        )
     return Answer(listed(page))
 
 

@@ -250,7 +250,8 @@ def get_resource(call: Call, resource: str) -> Answer:
     """
     Read a resource.
 
-    With `at`, the state at that time: quantities from its ledger, and rules from its amendments.
+    With `at`, the state at that time: quantities from its ledger, and rules from its amendments. While the resource
+    belonged to another client, it does not exist for yours.
     """
     _check_id(resource)
     moment: Moment = call.query
@@ -273,7 +274,8 @@ def list_resource_entries(call: Call, resource: str) -> Answer:
     """
     Read the ledger of a resource.
 
-    If all clients can use the resource, a client gets the entries of its own requests.
+    If all clients can use the resource, a client gets the entries of its own requests. If the resource is its own, it
+    gets all entries. Those of another client, from before, show neither the account nor the request.
     """
     _check_id(resource)
     part: Page = call.query

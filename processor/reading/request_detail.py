@@ -160,7 +160,7 @@ def inspect(connection: Connection, request_id: UUID, audit_lines: list[AuditRec
             EffectState(*effect[0]) if effect else None,
             _all(connection, "is_holding", id=request_id) == [(True,)],
             gateway_attempts.read_attempts(connection, request_id),
-            stored_requests.list_request_entries(connection, request_id, SHOWN_MAX, None).rows[::-1],
+            stored_requests.list_request_entries(connection, request_id, None, SHOWN_MAX, None).rows[::-1],
             [
                 Notification(*row)
                 for row in _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)

@@ -114,9 +114,13 @@ def list_requests(
 
 
 def list_request_entries(
-    connection: Connection, request_id: UUID, limit: int, cursor: str | None
+    connection: Connection, request_id: UUID, client: str | None, limit: int, cursor: str | None
 ) -> Page[EntryRecord]:
-    """List the entries of a request. The caller has checked that it may see the request. Raises CursorInvalid."""
+    """
+    List the entries of a request and its refunds. The caller has checked that `client` may see the request.
+
+    Raises CursorInvalid.
+    """
     before_at, before_resource, before_version = read_cursor(
         cursor, datetime.fromisoformat, identifier, row_number
     )
@@ -124,6 +128,7 @@ def list_request_entries(
         SQL["list_request_entries"],
         {
             "id": request_id,
+            "client": client,
             "before_at": before_at,
             "before_resource": before_resource,
             "before_version": before_version,
@@ -159,7 +164,8 @@ def read_resource_at(
     """
     Return a resource as it was at a time, or None if it did not exist then.
 
-    Quantities come from its entries, and rules from its opening and its amendments. Its present client may see it.
+    Quantities come from its entries, and rules from its opening and its amendments. A client may see it if it can use
+    the resource now, and could use it then.
     """
     now = read_resource(connection, resource_id, client)
     if now is None or now.created_at > at:
@@ -172,6 +178,8 @@ def read_resource_at(
         changes = dict(details or {})
         changes.pop("kind", None)
         rules |= parsed(changes)
+    if client is not None and rules["client_id"] not in (None, client):
+        return None
     closed_at = now.closed_at if now.closed_at is not None and now.closed_at <= at else None
     return now._replace(version=version, available=available, held=held, closed_at=closed_at, **rules)
 
@@ -204,12 +212,18 @@ def list_resource_entries(
     """
     List the entries of a resource, newest first. If the resource is for all, a client sees those of its own requests.
 
+    The client of a resource sees all its entries. Those of other clients show neither account nor request.
     Raises CursorInvalid.
     """
     [before] = read_cursor(cursor, row_number)
-    sees_all = client is None or resource.client_id == client
+    if client is None:
+        name = "list_resource_entries"
+    elif resource.client_id == client:
+        name = "list_entries_of_own_resource"
+    else:
+        name = "list_own_entries_of_shared_resource"
     rows = connection.execute(
-        SQL["list_resource_entries" if sees_all else "list_own_resource_entries"],
+        SQL[name],
         {"id": resource.id, "client": client, "before": before, "limit": limit + 1},
     ).fetchall()
     return page([EntryRecord(*row) for row in rows], limit, lambda entry: (str(entry.version),))

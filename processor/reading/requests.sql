@@ -63,9 +63,15 @@ coalesce(d.status, 'processing') = 'processing'
 d.status = %(status)s
 
 -- list_request_entries --
--- The entries of a request and of its refunds, newest first.
-SELECT {entry_columns}
+-- The entries of a request and of its refunds, newest first. If the resource belongs to another client now, its
+-- quantities are not shown.
+SELECT e.resource_id, e.version, e.kind, e.request_id, e.account, e.amount,
+       CASE WHEN t.is_visible THEN e.available END, CASE WHEN t.is_visible THEN e.held END, e.created_at
   FROM entries e
+ CROSS JOIN LATERAL (SELECT %(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s AS is_visible
+                       FROM resources
+                      WHERE resources.id = e.resource_id
+                      LIMIT 1) AS t
  WHERE e.request_id = ANY(%(id)s::uuid || ARRAY(SELECT r.id FROM requests r WHERE r.refund_of = %(id)s))
    AND (%(before_at)s::timestamptz IS NULL
         OR (e.created_at, e.resource_id, e.version) < (%(before_at)s, %(before_resource)s, %(before_version)s))
@@ -134,12 +140,32 @@ SELECT {entry_columns}
  ORDER BY e.version DESC
  LIMIT %(limit)s;
 
--- list_own_resource_entries --
--- The entries of one client's requests, newest first.
+-- list_entries_of_own_resource --
+-- Newest first. Entries of other clients' requests, from before the resource was this client's, show neither the account
+-- nor the request. A refund belongs to the client whose request it gives back.
+SELECT e.resource_id, e.version, e.kind, CASE WHEN o.client_id = %(client)s THEN e.request_id END,
+       CASE WHEN o.client_id = %(client)s THEN e.account END, e.amount, e.available, e.held, e.created_at
+  FROM (SELECT *
+          FROM entries
+         WHERE resource_id = %(id)s
+           AND (%(before)s::bigint IS NULL OR version < %(before)s)
+         ORDER BY version DESC
+         LIMIT %(limit)s) AS e
+  LEFT JOIN LATERAL (SELECT coalesce(original.client_id, r.client_id) AS client_id
+                       FROM requests r
+                       LEFT JOIN requests original ON original.id = r.refund_of
+                      WHERE r.id = e.request_id
+                      LIMIT 1) AS o ON true
+ ORDER BY e.version DESC;
+
+-- list_own_entries_of_shared_resource --
+-- The entries of one client's requests and of their refunds, newest first.
 SELECT {entry_columns}
   FROM entries e
-  JOIN requests r ON r.id = e.request_id AND r.client_id = %(client)s
+  JOIN requests r ON r.id = e.request_id
+  LEFT JOIN requests original ON original.id = r.refund_of
  WHERE e.resource_id = %(id)s
+   AND coalesce(original.client_id, r.client_id) = %(client)s
    AND (%(before)s::bigint IS NULL OR e.version < %(before)s)
  ORDER BY e.version DESC
  LIMIT %(limit)s;

@@ -139,11 +139,13 @@ class EntryRecord(NamedTuple):
     resource_id: str
     version: int
     kind: str
-    request_id: UUID
+    #: None, like `account`: the request is another client's, from before the reader had the resource.
+    request_id: UUID | None
     account: str | None
     amount: int
-    available: int
-    held: int
+    #: None, like `held`: the resource is another client's now.
+    available: int | None
+    held: int | None
     created_at: datetime
 
     def document(self) -> Document:
@@ -152,7 +154,7 @@ class EntryRecord(NamedTuple):
             "resource": self.resource_id,
             "version": self.version,
             "kind": self.kind,
-            "request": str(self.request_id),
+            "request": None if self.request_id is None else str(self.request_id),
             "account": self.account,
             "amount": self.amount,
             "available": self.available,

@@ -94,7 +94,7 @@ def read(connection: Connection, request: UUID) -> Document:
     Return the document of a request, with its client, events and entries. Raises RequestNotFound.
     """
     record, position = stored_requests.read_request(connection, request, None)
-    entries = stored_requests.list_request_entries(connection, request, ENTRIES_MAX, None).rows
+    entries = stored_requests.list_request_entries(connection, request, None, ENTRIES_MAX, None).rows
     return {
         **record.document(),
         **({} if position is None else {"position": position}),

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from processor.domain.model import MAX_QUANTITY
 from processor.gateways.protocol import Answer
 
@@ -262,6 +264,102 @@ def test_entries_of_a_shared_resource_are_those_of_the_clients_own_requests(tell
     assert versions(teller.client, "shared", "?limit=1") == [4]
     cursor = teller.client.get("/v1/resources/shared/entries?limit=1").json["next_cursor"]
     assert versions(teller.client, "shared", f"?cursor={cursor}") == [2]
+
+
+def _give(teller: Teller, resource: str, client: str | None) -> str:
+    """Give a resource to a client. Returns the time of the decision."""
+    asked = teller.admin.patch(f"/v1/resources/{resource}", {"client": client}).json["id"]
+    teller.drain()
+    decided = teller.admin.get(f"/v1/requests/{asked}").json
+    assert decided["status"] == "completed"
+    return str(decided["decided_at"])
+
+
+def _everything(teller: Teller, caller: Any, resource: str, *times: str) -> str:
+    """Return all that a caller can read about a resource, as text."""
+    paths = [
+        f"/v1/resources/{resource}",
+        f"/v1/resources/{resource}/entries?limit=100",
+        f"/v1/resources/{resource}/entries?limit=1",
+        "/v1/resources",
+        f"/v1/requests?resource={resource}",
+        "/v1/requests",
+        *(f"/v1/resources/{resource}?at={moment}" for moment in times),
+    ]
+    shown = b"".join(caller.get(path).data for path in paths)
+    for one in caller.get("/v1/requests").json["data"]:
+        shown += caller.get(f"/v1/requests/{one['id']}/entries").data
+        shown += caller.get(f"/v1/requests/{one['id']}/events").data
+    return shown.decode()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared before", "another client's before"])
+def test_the_new_client_of_a_resource_sees_nothing_of_the_clients_before(
+    teller: Teller, *, shared: bool
+) -> None:
+    """
+    The ledger is whole for the new client, without accounts and requests of others. Where the resource belonged to
+    another client, it did not exist for this one.
+    """
+    teller.open("a", "balance", 100, **({} if shared else {"client": teller.client.id}))
+    old = [
+        teller.client.post("/v1/withdrawals", {"resource": "a", "account": "alice", "amount": n}).json["id"]
+        for n in (1, 2)
+    ]
+    teller.admin.post(f"/v1/admin/requests/{old[0]}/refund", {"reason": "a mistake"})
+    teller.drain()
+    opened_at = teller.admin.get("/v1/resources/a").json["created_at"]
+    given_at = _give(teller, "a", teller.other.id)
+    mine = teller.other.post("/v1/withdrawals", {"resource": "a", "account": "bob", "amount": 5}).json["id"]
+    teller.drain()
+    back = teller.admin.post(f"/v1/admin/requests/{mine}/refund", {"reason": "a mistake"}).json["id"]
+    teller.admin.post(f"/v1/admin/requests/{old[1]}/refund", {"reason": "a mistake"})
+    teller.drain()
+
+    shown = _everything(teller, teller.other, "a", opened_at, given_at)
+    hidden = {
+        "alice",
+        teller.client.id,
+        *(one["id"] for one in teller.client.get("/v1/requests").json["data"]),
+    }
+    assert [word for word in hidden if word in shown] == []
+    entries = teller.other.get("/v1/resources/a/entries?limit=100").json["data"]
+    assert [one["version"] for one in entries] == [7, 6, 5, 4, 3, 2, 1]
+    assert [(one["kind"], one["amount"], one["available"], one["held"]) for one in entries[:3]] == [
+        ("credit", 2, 100, 0),
+        ("credit", 5, 98, 0),
+        ("debit", 5, 93, 0),
+    ]
+    named = [
+        (one["version"], one["request"], one["account"]) for one in entries if one["request"] is not None
+    ]
+    assert named == [(6, back, "bob"), (5, mine, "bob")]
+    assert all(one["account"] is None for one in entries if one["request"] is None)
+    assert teller.other.get(f"/v1/resources/a?at={given_at}").status_code == 200
+    then = teller.other.get(f"/v1/resources/a?at={opened_at}")
+    assert (then.status_code, (then.json or {}).get("client")) == ((200, None) if shared else (404, None))
+
+
+def test_the_client_that_had_a_resource_sees_nothing_of_the_client_that_has_it(teller: Teller) -> None:
+    """
+    Its own requests keep their entries. The quantities after them are the new client's, and are not shown.
+    """
+    teller.open("a", "balance", 100, client=teller.client.id)
+    old = teller.withdraw("a", 10, "alice")
+    assert teller.client.get(f"/v1/requests/{old}/entries").json["data"][0]["available"] == 90
+    _give(teller, "a", teller.other.id)
+    teller.admin.post("/v1/deposits", {"resource": "a", "amount": 777})
+    teller.admin.post(f"/v1/admin/requests/{old}/refund", {"reason": "a mistake"})
+    teller.drain()
+
+    entries = teller.client.get(f"/v1/requests/{old}/entries").json["data"]
+    assert [(one["kind"], one["amount"], one["available"], one["held"]) for one in entries] == [
+        ("credit", 10, None, None),
+        ("debit", 10, None, None),
+    ]
+    assert "877" not in _everything(teller, teller.client, "a")
+    _give(teller, "a", None)
+    assert teller.client.get(f"/v1/requests/{old}/entries").json["data"][0]["available"] == 877
 
 
 def test_resources_are_listed_newest_first_by_kind(teller: Teller) -> None:
