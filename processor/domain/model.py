@@ -63,7 +63,7 @@ SHORTAGE: Final[dict[str, RejectionCode]] = {
 
 
 def event_of(status: str, refunded: int) -> str:
-    """Return the type of the notification that a request is in this state, with so much refunded."""
+    """Return the type of the notification about a state of a request."""
     is_refunded_in_part = status == "completed" and refunded > 0
     return "request.partially_refunded" if is_refunded_in_part else f"request.{status}"
 
