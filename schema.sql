@@ -372,9 +372,14 @@ CREATE TABLE accounts (
     name       text        NOT NULL CHECK (length(name) BETWEEN 1 AND 128 AND name !~ '[^A-Za-z0-9._:~@-]'),
     email      text        CHECK (length(email) BETWEEN 3 AND 254),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (client_id, name)
+    protected_email text   CHECK (length(protected_email) BETWEEN 3 AND 254),
+    protected_until timestamptz,
+    PRIMARY KEY (client_id, name),
+    CONSTRAINT accounts_protection CHECK ((protected_email IS NULL) = (protected_until IS NULL))
 );
 COMMENT ON TABLE accounts IS 'The e-mail address of each account that has one.';
+COMMENT ON COLUMN accounts.protected_email IS
+    'The address before the changes of the last hours; codes go there until protected_until.';
 
 CREATE TABLE address_changes (
     id         uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -480,6 +485,7 @@ CREATE TABLE codes (
     due_at      timestamptz,
     tries       integer     NOT NULL DEFAULT 0 CHECK (tries >= 0),
     token       uuid,
+    request_wrong smallint   NOT NULL DEFAULT 0 CHECK (request_wrong BETWEEN 0 AND 20),
     CONSTRAINT codes_lifetime CHECK (request_id IS NOT NULL OR expires_at IS NOT NULL)
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX codes_of_destination ON codes (client_id, destination, purpose) WHERE request_id IS NULL;
@@ -494,6 +500,8 @@ COMMENT ON COLUMN codes.request_id IS 'The only request that this code confirms.
 COMMENT ON COLUMN codes.expires_at IS
     'The end of the code''s lifetime. For a code of a request it is counted from the sending, and NULL before.';
 COMMENT ON COLUMN codes.wrong IS 'Wrong tries. After 5 the code is invalid.';
+COMMENT ON COLUMN codes.request_wrong IS
+    'Wrong tries of all codes of this request. After 20 no code confirms it, and none is sent.';
 COMMENT ON COLUMN codes.has_turn IS
     'Whether the code may be sent now; otherwise it waits for the cooldown of its destination.';
 COMMENT ON COLUMN codes.due_at IS

@@ -35,6 +35,9 @@ class Account(BaseModel):
     account: str
     email: str | None
     updated_at: AwareDatetime
+    codes_to_previous_until: AwareDatetime | None = Field(
+        description="Until then, codes that confirm requests go to the address before the last changes."
+    )
 
 
 class Contact(Body):
@@ -66,7 +69,8 @@ def put_account(call: Call, account: str) -> Answer:
     Set the e-mail address of an account.
 
     Applies to your client's account of that name; other clients may have accounts of the same name. A previous
-    address is notified of the change by e-mail, in which the new address is masked.
+    address is notified of the change by e-mail, in which the new address is masked. For a day after a change, codes
+    that confirm requests still go to the address before. Further changes within the day prolong it.
     """
     if not _ID.fullmatch(account):
         raise Invalid.at("", f"the name of the account must match {ID_PATTERN}")

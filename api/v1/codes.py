@@ -40,8 +40,9 @@ problems.declare(
     CodeLocked.code,
     status=429,
     title="Locked for today",
-    explanation="There were too many wrong codes for this destination today (UTC). Until tomorrow your client can "
-    "neither verify a code there nor ask for one.",
+    explanation="There were too many wrong codes for this destination today (UTC), or for this request. Until "
+    "tomorrow your client can neither verify a code there nor ask for one. A request is cancelled when its last code "
+    "expires.",
     remedy="Try again after Retry-After seconds.",
 )
 

@@ -231,11 +231,16 @@ UPDATE effects
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_codes --
--- A code for each request that began to wait for one. It is sent as soon as its destination has no cooldown.
+-- A code for each request that began to wait for one. It is sent as soon as its destination has no cooldown. While the
+-- account has a protected address, the code goes there.
 INSERT INTO codes (id, client_id, destination, request_id, created_at, has_turn, due_at)
-SELECT gen_random_uuid(), v.client_id, v.destination, v.request_id, %(now)s, false, %(now)s
+SELECT gen_random_uuid(), v.client_id,
+       lower(CASE WHEN a.protected_until > %(now)s THEN a.protected_email ELSE v.destination END), v.request_id, %(now)s,
+       false, %(now)s
   FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(destinations)b::text[])
        AS v(request_id, client_id, destination)
+ CROSS JOIN LATERAL (SELECT account FROM requests WHERE requests.id = v.request_id LIMIT 1) AS r
+  LEFT JOIN accounts a ON a.client_id = v.client_id AND a.name = r.account
     ON CONFLICT (request_id) WHERE request_id IS NOT NULL
     DO UPDATE SET id = excluded.id, destination = excluded.destination, created_at = excluded.created_at, wrong = 0,
                   expires_at = NULL, used_at = NULL, has_turn = false, due_at = excluded.due_at, tries = 0, token = NULL;

@@ -3,13 +3,17 @@ Accounts: the e-mail address of the person behind each. An account belongs to it
 """
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from processor.clients.keys import Caller
 from processor.records import audit
 from processor.records.documents import Document, timestamp
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
+
+#: The time after a change of an address in which codes still go to the address before, in seconds. Its owner learns
+#: of the change by mail at once.
+PROTECTED_SECONDS: Final = 86_400.0
 
 SQL = statements.beside(__file__)
 
@@ -21,10 +25,17 @@ class Account(NamedTuple):
     #: None: its requests send no mail.
     email: str | None
     updated_at: datetime
+    #: Until then, codes go to the address before the last changes. None: they go to `email`.
+    codes_to_previous_until: datetime | None
 
     def document(self) -> Document:
         """Return the account as its client sees it."""
-        return {"account": self.name, "email": self.email, "updated_at": timestamp(self.updated_at)}
+        return {
+            "account": self.name,
+            "email": self.email,
+            "updated_at": timestamp(self.updated_at),
+            "codes_to_previous_until": timestamp(self.codes_to_previous_until),
+        }
 
 
 def set_email(connection: Connection, name: str, email: str | None, by: Caller) -> Account:
@@ -32,6 +43,7 @@ def set_email(connection: Connection, name: str, email: str | None, by: Caller) 
     Set the address of an account of the caller's client, or remove it. The address was checked before.
 
     The same transaction writes a notice to the previous address, if that was another, and an operator's audit line.
+    For PROTECTED_SECONDS codes still go to the previous address.
     Raises DatabaseUnavailable.
     """
     parameters = {
@@ -39,6 +51,7 @@ def set_email(connection: Connection, name: str, email: str | None, by: Caller) 
         "name": name,
         "email": email,
         "became": None if email is None else masked(email),
+        "protected_seconds": PROTECTED_SECONDS,
     }
     with connections.faults(), connection.transaction():
         connection.execute(SQL["lock_account"], parameters)

@@ -27,6 +27,8 @@ DIGITS: Final = 6
 WRONG_TRIES_MAX: Final = 5
 #: Wrong tries in a day (UTC) after which a client's destination is locked for the rest of it.
 WRONG_TRIES_OF_A_DAY_MAX: Final = 20
+#: Wrong tries of all codes of a request after which none confirms it. It is cancelled when its last code expires.
+WRONG_TRIES_OF_A_REQUEST_MAX: Final = 20
 #: Codes and turns are kept for two days, longer than any lifetime or cooldown that the settings accept.
 KEPT_SECONDS: Final = 2 * 86_400.0
 #: Rows of each table that one run of `tidy` deletes.
@@ -49,12 +51,14 @@ class CodeCooldown(TellerError):
 
 
 class CodeLocked(TellerError):
-    """Too many wrong tries at this destination today."""
+    """Too many wrong tries at this destination today, or of the codes of one request."""
 
     code = "code_locked"
 
     def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__("too many wrong tries: this destination is locked for the rest of the day (UTC)")
+        super().__init__(
+            "too many wrong tries: no code is sent or accepted here for the rest of the day (UTC)"
+        )
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -174,7 +178,7 @@ def attempt(
     row = connection.execute(SQL[lock], where).fetchone()
     if row is None:
         return _locked(connection, where) or Tried(is_right=False, attempts_remaining=0)
-    code_id, client, destination, wrong, is_used, is_live = row
+    code_id, client, destination, wrong, is_used, is_live, request_wrong = row
     whose = {"client": client, "destination": destination}
     if is_used or not is_live:
         return _locked(connection, whose) or Tried(is_right=False, attempts_remaining=0)
@@ -183,6 +187,8 @@ def attempt(
     ).fetchone()
     if counted is None:
         return _locked(connection, whose) or Tried(is_right=False, attempts_remaining=0)
+    if request_wrong >= WRONG_TRIES_OF_A_REQUEST_MAX:
+        return Tried(is_right=False, attempts_remaining=0, locked_seconds=seconds_of_the_day(connection))
     if wrong >= WRONG_TRIES_MAX:
         return Tried(is_right=False, attempts_remaining=0)
     connection.execute(SQL["count_wrong"], {"id": code_id})
@@ -196,6 +202,12 @@ def tidy(connection: Connection) -> None:
     """Delete some of the codes, turns and guesses that expired long ago. Raises DatabaseUnavailable."""
     with connections.faults():
         connection.execute(SQL["tidy"], {"kept_seconds": KEPT_SECONDS, "limit": TIDY_LIMIT})
+
+
+def seconds_of_the_day(connection: Connection) -> int:
+    """Return the seconds until the end of the day (UTC), at least 1."""
+    [(seconds,)] = connection.execute(SQL["read_day"]).fetchall()
+    return _whole(seconds)
 
 
 def _locked(connection: Connection, whose: dict[str, Any]) -> Tried | None:

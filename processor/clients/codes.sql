@@ -52,10 +52,15 @@ SELECT coalesce((SELECT extract(epoch FROM t.taken_at - clock_timestamp())::floa
        extract(epoch FROM date_trunc('day', now() AT TIME ZONE 'UTC') + interval '1 day'
                           - (now() AT TIME ZONE 'UTC'))::float8;
 
+-- read_day --
+-- The seconds until the end of the day.
+SELECT extract(epoch FROM date_trunc('day', now() AT TIME ZONE 'UTC') + interval '1 day'
+                          - (now() AT TIME ZONE 'UTC'))::float8;
+
 -- lock_code --
 -- Locks the last code of a client, destination and purpose. Concurrent tries wait here for each other.
 SELECT id, client_id, destination, wrong, used_at IS NOT NULL,
-       expires_at IS NOT NULL AND expires_at > clock_timestamp()
+       expires_at IS NOT NULL AND expires_at > clock_timestamp(), request_wrong
   FROM codes
  WHERE client_id = %(client)s
    AND destination = %(destination)s
@@ -65,7 +70,7 @@ SELECT id, client_id, destination, wrong, used_at IS NOT NULL,
 
 -- lock_code_of_request --
 SELECT id, client_id, destination, wrong, used_at IS NOT NULL,
-       expires_at IS NOT NULL AND expires_at > clock_timestamp()
+       expires_at IS NOT NULL AND expires_at > clock_timestamp(), request_wrong
   FROM codes
  WHERE request_id = %(request_id)s
    FOR UPDATE;
@@ -79,8 +84,10 @@ VALUES (%(client)s, %(destination)s, (now() AT TIME ZONE 'UTC')::date, 1)
 RETURNING day;
 
 -- count_wrong --
--- Counts a try of this code.
-UPDATE codes SET wrong = wrong + 1 WHERE id = %(id)s;
+-- Counts a try of this code, and of its request.
+UPDATE codes
+   SET wrong = wrong + 1, request_wrong = request_wrong + CASE WHEN request_id IS NULL THEN 0 ELSE 1 END
+ WHERE id = %(id)s;
 
 -- burn --
 -- Marks the code as used, and takes the right try off the counts of wrong ones.
@@ -91,7 +98,10 @@ WITH forgiven AS (
        AND destination = %(destination)s
        AND day = %(day)s
 )
-UPDATE codes SET used_at = clock_timestamp(), wrong = wrong - 1, due_at = NULL WHERE id = %(id)s;
+UPDATE codes
+   SET used_at = clock_timestamp(), wrong = wrong - 1, due_at = NULL,
+       request_wrong = request_wrong - CASE WHEN request_id IS NULL THEN 0 ELSE 1 END
+ WHERE id = %(id)s;
 
 -- tidy --
 -- Deletes codes of clients, turns and guesses that no query reads again, some at a time.

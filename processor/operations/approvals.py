@@ -10,7 +10,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from processor.clients import codes
-from processor.clients.codes import CodeRequested
+from processor.clients.codes import CodeLocked, CodeRequested
 from processor.clients.keys import Caller
 from processor.errors import TellerError
 from processor.intake import commands
@@ -87,11 +87,15 @@ def send_code_again(
     """
     with connections.faults(), connection.transaction():
         stored_requests.read_request(connection, request_id, by.sees)
-        locked = connection.execute(SQL["lock_destination"], {"request_id": request_id}).fetchone()
+        wanted = {"request_id": request_id, "request_limit": codes.WRONG_TRIES_OF_A_REQUEST_MAX}
+        locked = connection.execute(SQL["lock_destination"], wanted).fetchone()
         request, _ = stored_requests.read_request(connection, request_id, by.sees)
         if locked is None or request.stage != "awaiting_confirmation":
             raise NotAwaitingConfirmation(request)
-        parameters = codes.parameters_of(settings, *locked) | {"request_id": request_id}
+        client, destination, is_locked = locked
+        if is_locked:
+            raise CodeLocked(codes.seconds_of_the_day(connection))
+        parameters = codes.parameters_of(settings, client, destination) | {"request_id": request_id}
         row = connection.execute(codes.SQL["replace_code_of_request"], parameters).fetchone()
         if row is None:
             raise codes.refusal(connection, parameters)

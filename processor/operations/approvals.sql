@@ -1,9 +1,12 @@
 -- Requests that wait for a code.
 
 -- lock_destination --
--- Locks the unused code of a request. Returns the destination of the next code: the account's present address, or the
--- destination of the last code. The last code may have expired, if the sweep has not processed it yet.
-SELECT c.client_id, lower(coalesce(a.email, c.destination))
+-- Locks the unused code of a request. Returns the destination of the next code: the account's protected address, else
+-- its present address, else the destination of the last code. Then whether there were too many wrong tries. The last
+-- code may have expired, if the sweep has not processed it yet.
+SELECT c.client_id,
+       lower(coalesce(CASE WHEN a.protected_until > clock_timestamp() THEN a.protected_email END, a.email, c.destination)),
+       c.request_wrong >= %(request_limit)s
   FROM codes c
   JOIN requests r ON r.id = c.request_id
   LEFT JOIN accounts a ON a.client_id = r.client_id AND a.name = r.account

@@ -251,7 +251,8 @@ def test_codes_of_several_withdrawals_are_sent_one_a_minute(bank: Teller) -> Non
 
 def test_a_code_can_be_requested_again_after_the_cooldown(bank: Teller) -> None:
     """
-    During the cooldown it returns 429. The new code goes to the present address, and the old code is invalid.
+    During the cooldown it returns 429. The new code goes to the present address once no change of it is recent, and
+    the old code is invalid.
     """
     request = bank.withdraw("bank", 300)
     old = send(bank)[request]
@@ -260,6 +261,7 @@ def test_a_code_can_be_requested_again_after_the_cooldown(bank: Teller) -> None:
     assert int(soon.headers["Retry-After"]) <= 60
     cool_down(bank)
     bank.client.put("/v1/accounts/u", {"email": "new@example.com"})
+    own(bank, "UPDATE accounts SET protected_until = clock_timestamp()")
 
     again = bank.client.post(f"/v1/requests/{request}/code")
     assert (again.status_code, again.json["destination"]) == (202, "new@example.com")
@@ -269,6 +271,85 @@ def test_a_code_can_be_requested_again_after_the_cooldown(bank: Teller) -> None:
     bank.drain()
     assert state(bank, request) == "completed"
     assert [line[0] for line in audit(bank, request)] == ["code_sent_again", "confirm"]
+
+
+def test_for_a_day_after_a_change_codes_go_to_the_address_before(bank: Teller) -> None:
+    """
+    A stolen key cannot have the code sent to an address of its own, however often it changes the address.
+    """
+    waiting = bank.withdraw("bank", 300)
+    for email in ("mallory@example.com", None, "mallory@example.org", ADA.lower()):
+        bank.client.put("/v1/accounts/u", {"email": email})
+    changed = bank.client.put("/v1/accounts/u", {"email": "mallory@example.com"}).json
+    assert changed["codes_to_previous_until"] > changed["updated_at"]
+    assert list(send(bank)) == [waiting]
+    assert own(bank, "SELECT destination FROM codes") == [(ADA.lower(),)]
+    cool_down(bank)
+
+    again = bank.client.post(f"/v1/requests/{waiting}/code")
+    assert (again.status_code, again.json["destination"]) == (202, ADA.lower())
+    later = bank.withdraw("bank", 200)
+    assert own(bank, "SELECT DISTINCT destination FROM codes") == [(ADA.lower(),)]
+    bank.client.put("/v1/accounts/u", {"email": None})
+    assert state(bank, bank.withdraw("bank", 200)) == "no_contact"
+    bank.client.put("/v1/accounts/u", {"email": "new@example.com"})
+    own(bank, "UPDATE accounts SET protected_until = clock_timestamp()")
+
+    assert bank.client.get("/v1/accounts/u").json["codes_to_previous_until"] is None
+    after = bank.withdraw("bank", 200)
+    assert own(bank, "SELECT destination FROM codes WHERE request_id = %s", after) == [("new@example.com",)]
+    assert own(bank, "SELECT destination FROM codes WHERE request_id = %s", later) == [(ADA.lower(),)]
+    bank.client.put("/v1/accounts/u", {"email": "newer@example.com"})
+    last = bank.withdraw("bank", 200)
+    assert own(bank, "SELECT destination FROM codes WHERE request_id = %s", last) == [("new@example.com",)]
+
+
+def test_a_first_address_gets_its_codes_at_once(bank: Teller) -> None:
+    """
+    Where there was no address, none is protected, also if one was set to the same again.
+    """
+    for _ in range(2):
+        changed = bank.client.put("/v1/accounts/fresh", {"email": "eve@example.com"}).json
+        assert changed["codes_to_previous_until"] is None
+
+    request = bank.withdraw("bank", 300, account="fresh")
+
+    assert own(bank, "SELECT request_id::text, destination FROM codes") == [(request, "eve@example.com")]
+
+
+def test_wrong_tries_are_counted_for_each_request(bank: Teller) -> None:
+    """
+    Neither another code nor another destination or day gives a request more than 20 wrong tries.
+    """
+    request, code, again = bank.withdraw("bank", 300), "", None
+    for _ in range(4):
+        code = send(bank)[request]
+        left = [confirm(bank.client, request, wrong(code)).json["attempts_remaining"] for _ in range(5)]
+        assert left == [4, 3, 2, 1, 0]
+        own(bank, "DELETE FROM code_guesses")
+        cool_down(bank)
+        again = bank.client.post(f"/v1/requests/{request}/code")
+
+    assert again is not None
+    assert (again.status_code, again.json["code"]) == (429, "code_locked")
+    assert int(again.headers["Retry-After"]) >= 1
+    tried = confirm(bank.client, request, code)
+    assert (tried.status_code, tried.json["code"]) == (429, "code_locked")
+    own(bank, "UPDATE codes SET expires_at = clock_timestamp()")
+    sweep(bank)
+    assert state(bank, request) == "confirmation_expired"
+
+
+def test_a_right_code_takes_no_try_from_its_request(bank: Teller) -> None:
+    """
+    Only wrong tries are counted.
+    """
+    request = bank.withdraw("bank", 300)
+    code = send(bank)[request]
+    confirm(bank.client, request, wrong(code))
+
+    assert confirm(bank.client, request, code).status_code == 202
+    assert own(bank, "SELECT wrong, request_wrong FROM codes") == [(1, 1)]
 
 
 def test_an_unconfirmed_withdrawal_is_cancelled_when_its_code_expires(bank: Teller) -> None:
