@@ -326,14 +326,17 @@ CREATE TABLE effects (
     reason       text,
     answered_at  timestamptz,
     voided_at    timestamptz,
+    client_id    text        NOT NULL DEFAULT '',
     PRIMARY KEY (request_id, leg),
     CONSTRAINT effects_lease CHECK ((token IS NULL) = (leased_until IS NULL))
 ) WITH (fillfactor = 60);
-CREATE INDEX effects_due    ON effects (gateway, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX effects_due    ON effects (gateway, client_id, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX effects_leased ON effects (gateway, leased_until) WHERE leased_until IS NOT NULL;
 COMMENT ON TABLE effects IS
     'The act that a gateway performs for a request with a hold. A batch creates it, a courier calls the gateway, a batch settles it.';
 COMMENT ON COLUMN effects.due_at IS 'The time of the next call; NULL: no call is due.';
+COMMENT ON COLUMN effects.client_id IS
+    'The client of the request: clients take turns. Rows of a release that did not write it have an empty text.';
 COMMENT ON COLUMN effects.tries IS 'Calls since the effect was created or last replayed.';
 COMMENT ON COLUMN effects.leased_until IS 'The latest end of the call in flight that has this token.';
 COMMENT ON COLUMN effects.outcome IS
@@ -358,12 +361,28 @@ COMMENT ON TABLE attempts IS
 CREATE TABLE gateways (
     name       text        PRIMARY KEY,
     failures   integer     NOT NULL DEFAULT 0 CHECK (failures >= 0),
-    open_until timestamptz
+    open_until timestamptz,
+    probed     text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE gateways IS
-    'The circuit breaker of each gateway. A lock on its row lets one courier at a time claim effects.';
-COMMENT ON COLUMN gateways.failures IS 'Unknown outcomes in a row.';
-COMMENT ON COLUMN gateways.open_until IS 'No calls are made before this time.';
+    'The probes of each gateway. A lock on its row lets one courier at a time claim effects.';
+COMMENT ON COLUMN gateways.failures IS 'Unused since gateway_breakers counts the failures of each client.';
+COMMENT ON COLUMN gateways.open_until IS
+    'Clients whose breaker is open have no call before this time; NULL: no breaker is open.';
+COMMENT ON COLUMN gateways.probed IS 'The client that had the last probe. The next probe is one of the client behind it.';
+
+CREATE TABLE gateway_breakers (
+    gateway   text    NOT NULL,
+    client_id text    NOT NULL,
+    failures  integer NOT NULL CHECK (failures >= 0),
+    is_open   boolean NOT NULL,
+    PRIMARY KEY (gateway, client_id)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE gateway_breakers IS
+    'The circuit breaker of each client at each gateway. A client without a row has had no unknown outcome.';
+COMMENT ON COLUMN gateway_breakers.failures IS 'Unknown outcomes in a row.';
+COMMENT ON COLUMN gateway_breakers.is_open IS
+    'Clients with an open breaker at the gateway have one call at a time together.';
 
 -- ---------------------------------------------------------------- notifications
 
@@ -710,6 +729,7 @@ CREATE TRIGGER one_current BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.cur
 -- effects       | read                    | read, insert, update             | read, update
 -- attempts      | read                    | read                             | read, insert, update
 -- gateways      | read                    | read                             | read, insert, update
+-- gateway_breakers | read                 |                                  | read, insert, update
 -- accounts      | read, insert, update    | read                             | read
 -- address_changes | insert                |                                  | read, update, delete
 -- webhooks      | read, write             | read but the secrets             | read, disable
@@ -778,6 +798,8 @@ GRANT INSERT ON deliveries TO teller_courier;
 GRANT INSERT ON inbox, audit, attempts, gateways TO teller_courier;
 GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, answered_at) ON effects TO teller_courier;
 GRANT UPDATE ON attempts, gateways, deliveries TO teller_courier;
+GRANT SELECT ON gateway_breakers TO teller_api;
+GRANT SELECT, INSERT, UPDATE ON gateway_breakers TO teller_courier;
 GRANT UPDATE (disabled_at, disabled_reason) ON webhooks TO teller_courier;
 
 GRANT SELECT, INSERT, UPDATE ON codes, code_turns, code_guesses TO teller_api;

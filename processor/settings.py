@@ -39,6 +39,9 @@ WORKERS_MAX = 32
 WORKERS_DEFAULT_MAX = 4
 #: The largest number of calls of a gateway for one effect that may be set.
 GATEWAY_TRIES_MAX = 100
+#: The calls of one gateway under way at once, by default and at most.
+GATEWAY_CALLS = 64
+GATEWAY_CALLS_MAX = 1024
 #: The longest pause, timeout or lifetime that may be set: a day.
 SECONDS_MAX = 86_400.0
 #: The shortest TELLER_SECRET.
@@ -96,6 +99,8 @@ class Settings:
     smtp_url: str | None = field(repr=False)
     #: Name → URL, or BUILTIN for the sandbox.
     gateways: Mapping[str, str] = field(repr=False)
+    #: Name of a gateway → its calls under way at once. The empty name stands for all gateways without a number.
+    gateway_calls: Mapping[str, int]
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
@@ -134,6 +139,7 @@ class Settings:
             gateway_secret=_gateway_secret(read),
             smtp_url=read.url("TELLER_SMTP_URL", ("smtp", "smtps")) or None,
             gateways=_gateways(read),
+            gateway_calls=_gateway_calls(read),
         )
         if not settings.embeds_postgres:
             settings._require_secrets(gateways_named=bool(read.text("TELLER_GATEWAYS")))
@@ -184,6 +190,12 @@ class Settings:
             "TELLER_PORT": str(self.port),
             "TELLER_LAB": "1" if self.lab else "0",
         }
+
+    def calls_at_once(self, gateway: str) -> int:
+        """
+        Return the most calls of a gateway that all couriers together have under way.
+        """
+        return self.gateway_calls.get(gateway, self.gateway_calls[""])
 
     @property
     def roles_guard(self) -> bool:
@@ -344,3 +356,25 @@ def _gateways(read: _Reader) -> Mapping[str, str]:
             raise SettingsError(f"TELLER_GATEWAYS: the address of {name} must begin with http:// or https://")
         gateways[name] = url
     return MappingProxyType(gateways)
+
+
+def _gateway_calls(read: _Reader) -> Mapping[str, int]:
+    """
+    Read `n` for all gateways, or `name=n` pairs, or both.
+    """
+    calls = {"": GATEWAY_CALLS}
+    named: set[str] = set()
+    value = read.text("TELLER_GATEWAY_CALLS")
+    for part in value.split(",") if value else ():
+        name, _, number = (text.strip() for text in part.rpartition("="))
+        if name and not _GATEWAY_NAME.fullmatch(name):
+            raise SettingsError(
+                "TELLER_GATEWAY_CALLS must be a number, or name=number pairs with commas between"
+            )
+        if name in named:
+            raise SettingsError(f"TELLER_GATEWAY_CALLS names {name or 'the default'} twice")
+        named.add(name)
+        if not (number.isascii() and number.isdigit()) or not 1 <= int(number) <= GATEWAY_CALLS_MAX:
+            raise SettingsError(f"TELLER_GATEWAY_CALLS: each number must be from 1 to {GATEWAY_CALLS_MAX}")
+        calls[name] = int(number)
+    return MappingProxyType(calls)

@@ -234,7 +234,7 @@ class Writer:
         """Write the work of the couriers."""
         sheet = self._sheet
         if sheet.new_effects:
-            columns = _columns(sheet.new_effects, ("request_ids", "gateways"))
+            columns = _columns(sheet.new_effects, ("request_ids", "client_ids", "gateways"))
             self._execute("insert_effects", columns | {"partition": sheet.partition, "now": sheet.now})
         if sheet.retried:
             self._execute("retry_effects", {"ids": sheet.retried, "now": sheet.now})

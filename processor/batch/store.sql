@@ -212,9 +212,9 @@ SELECT v.*, %(now)s
               %(current)b::boolean[]) AS v;
 
 -- insert_effects --
-INSERT INTO effects (request_id, partition, gateway, created_at, due_at)
-SELECT v.request_id, %(partition)s, v.gateway, %(now)s, %(now)s
-  FROM unnest(%(request_ids)b::uuid[], %(gateways)b::text[]) AS v(request_id, gateway);
+INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)
+SELECT v.request_id, v.client_id, %(partition)s, v.gateway, %(now)s, %(now)s
+  FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(gateways)b::text[]) AS v(request_id, client_id, gateway);
 
 -- retry_effects --
 -- Due again with all tries ahead, unless a definite answer has come meanwhile.

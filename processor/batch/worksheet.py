@@ -72,7 +72,7 @@ class Worksheet:
     #: The resource that got its first per-account limit. Its usages are counted before the next row is decided.
     newly_limited: str | None = None
     #: Requests with a new effect, each with the name of its gateway.
-    new_effects: list[tuple[UUID, str]] = field(default_factory=list)
+    new_effects: list[tuple[UUID, str, str]] = field(default_factory=list)
     #: Requests whose effect is tried again from the start.
     retried: list[UUID] = field(default_factory=list)
     #: Requests whose gateway must not be called again.
@@ -202,7 +202,7 @@ class Worksheet:
             case Hold(quantity, gateway):
                 self._post(request, "hold", quantity)
                 self.snapshot.holding.add(request.id)
-                self.new_effects.append((request.id, gateway))
+                self.new_effects.append((request.id, request.client_id, gateway))
                 self._state(
                     request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked"
                 )

@@ -18,8 +18,6 @@ from processor.gateways.protocol import Answer, Order, text_of
 
 #: The longest answer that is read, in bytes. A longer answer counts by its status alone.
 BODY_BYTES_MAX: Final = 64 * 1024
-#: The connections to one gateway, as many as calls are under way at once (`gateway_calls.CALLS_AT_ONCE`).
-CONNECTIONS_MAX: Final = 64
 #: The end of a call's timeout, in which nothing more is read and a status without its body counts. It is a part of
 #: the timeout, and has at most this many seconds.
 EVALUATION_PART: Final = 0.1
@@ -30,13 +28,17 @@ _MISCONFIGURED = frozenset({401, 403, 404, 405, 410})
 
 
 class HttpGateway:
-    """A gateway at one URL. It is made inside the event loop. `timeout_seconds` is that of the courier for a call."""
+    """
+    A gateway at one URL, with at most `connections_max` connections. It is made inside the event loop.
 
-    def __init__(self, url: str, key: bytes, timeout_seconds: float) -> None:
+    `timeout_seconds` is that of the courier for a call.
+    """
+
+    def __init__(self, url: str, key: bytes, timeout_seconds: float, connections_max: int) -> None:
         self._url = url
         self._key = key
         evaluation_seconds = min(timeout_seconds * EVALUATION_PART, EVALUATION_SECONDS_MAX)
-        self._client = Client(timeout_seconds - evaluation_seconds, limit=CONNECTIONS_MAX)
+        self._client = Client(timeout_seconds - evaluation_seconds, limit=connections_max)
 
     async def perform(self, order: Order) -> Answer:
         """

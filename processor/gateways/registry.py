@@ -29,7 +29,10 @@ def load(settings: Settings) -> dict[str, Gateway]:
     key = signatures.gateway_key(settings.gateway_secret, settings.secret)
     gateways: dict[str, Gateway] = {
         name: HttpGateway(
-            sandbox_url(settings) if url == BUILTIN else url, key, settings.gateway_timeout_seconds
+            sandbox_url(settings) if url == BUILTIN else url,
+            key,
+            settings.gateway_timeout_seconds,
+            settings.calls_at_once(name),
         )
         for name, url in settings.gateways.items()
     }

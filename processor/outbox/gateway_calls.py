@@ -14,19 +14,25 @@ from processor.gateways.protocol import Answer, Order
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-#: The calls of one gateway that all couriers together have under way.
-CALLS_AT_ONCE: Final = 64
+#: The calls that one client may have under way, for each that it leaves free: 56 of 64. So another client's call
+#: begins at once.
+RESERVE: Final = 7
 #: The time that a lease lasts beyond the timeout of a call, in seconds: to begin the call and to record the answer.
 LEASE_MARGIN_SECONDS: Final = 5.0
-#: The unknown outcomes in a row that open the breaker of a gateway: as many as are under way at once.
-BREAKER_OPENS_AFTER: Final = CALLS_AT_ONCE
-#: The time without calls after the breaker opened, in seconds. Then the courier makes one call at a time, until one
-#: is answered.
+#: The unknown outcomes in a row that open the breaker of a client at a gateway.
+BREAKER_OPENS_AFTER: Final = 64
+#: The time without calls for clients whose breaker is open, in seconds. Then they have one call at a time together,
+#: each time another client, until one is answered.
 BREAKER_OPEN_SECONDS: Final = 3.0
 #: The longest pause before the next try, in seconds. The pause doubles with each try.
 PAUSE_SECONDS_MAX: Final = 3_600.0
+#: The pairs of gateway and client that one look reads. The next look continues behind them.
+CLIENTS_PER_LOOK: Final = 256
 #: The longest time for which a courier that is suspended during a claim blocks the claims of others, in milliseconds.
 IDLE_TIMEOUT_MS: Final = 3_000
+
+#: A place before all gateways and clients.
+BEFORE_FIRST: Final = ("", "")
 
 _CUT_OFF: Final = "the last call was cut off"
 
@@ -36,6 +42,7 @@ SQL = statements.beside(__file__)
 class ClaimedEffect(NamedTuple):
     """An effect that belongs to this courier until its lease expires. `tries` includes this call."""
 
+    client: str
     partition: int
     leg: int
     token: UUID
@@ -69,14 +76,32 @@ class Recorded(NamedTuple):
     contradicted: list[UUID]
 
 
-def due_gateways(connection: Connection) -> dict[str, float]:
+class DueClient(NamedTuple):
+    """A client that has effects at a gateway, and the seconds until its first call may be made (0: now)."""
+
+    gateway: str
+    client: str
+    seconds: float
+
+
+class BreakerChange(NamedTuple):
+    """A breaker that was open before some results were counted, or is open now."""
+
+    gateway: str
+    client: str
+    was_open: bool
+    is_open: bool
+
+
+def due_clients(connection: Connection, after: tuple[str, str]) -> list[DueClient]:
     """
-    Return the gateways that have effects, and the seconds until each may be called (0: now).
+    Read which clients have effects at which gateways, in this order: those behind `after`, at most CLIENTS_PER_LOOK.
 
     Raises DatabaseUnavailable.
     """
+    parameters = {"gateway": after[0], "client": after[1], "limit": CLIENTS_PER_LOOK}
     with connections.faults():
-        return dict(connection.execute(SQL["due_gateways"]).fetchall())
+        return [DueClient(*row) for row in connection.execute(SQL["due_clients"], parameters).fetchall()]
 
 
 def introduce(connection: Connection, gateway: str) -> None:
@@ -85,17 +110,29 @@ def introduce(connection: Connection, gateway: str) -> None:
         connection.execute(SQL["insert_gateway"], {"gateway": gateway})
 
 
-def claim(connection: Connection, gateway: str, room: int, tries: int, timeout_seconds: float) -> Claim:
+def claim(
+    connection: Connection,
+    gateway: str,
+    clients: Sequence[str],
+    *,
+    room: int,
+    calls_at_once: int,
+    tries: int,
+    timeout_seconds: float,
+) -> Claim:
     """
     Claim at most `room` effects of a gateway that are due, and commit an attempt of each before the call.
 
-    Returns no effect while another courier claims, and while the breaker is open. An effect is called at most `tries`
-    times, and each call takes at most `timeout_seconds`. Raises DatabaseUnavailable.
+    The `clients` take turns in this order. `calls_at_once` limits the calls of all couriers. An effect is called at
+    most `tries` times, and each call takes at most `timeout_seconds`. Returns no effect while another courier claims.
+    Raises DatabaseUnavailable.
     """
     parameters = {
         "gateway": gateway,
+        "clients": list(clients),
         "room": room,
-        "calls_at_once": CALLS_AT_ONCE,
+        "calls_at_once": calls_at_once,
+        "reserve": RESERVE,
         "tries": tries,
         "lease_seconds": timeout_seconds + LEASE_MARGIN_SECONDS,
         "cut_off": _CUT_OFF,
@@ -107,16 +144,15 @@ def claim(connection: Connection, gateway: str, room: int, tries: int, timeout_s
         locked = connection.execute(SQL["lock_gateway"], parameters).fetchone()
         if locked is None:
             return Claim([], set())
-        if locked[0]:  # the breaker was open: one call, and no other until it is answered
-            parameters["calls_at_once"] = 1
+        parameters["may_probe"] = locked[0]
         rows = connection.execute(SQL["claim_effects"], parameters, binary=True).fetchall()
     return Claim(
         [
-            ClaimedEffect(partition, leg, token, count, Order(*order))
-            for partition, leg, token, count, *order in rows
+            ClaimedEffect(client, partition, leg, token, count, Order(*order))
+            for client, partition, leg, token, count, *order in rows
             if token is not None
         ],
-        {partition for partition, _, token, *_ in rows if token is None},
+        {partition for _, partition, _, token, *_ in rows if token is None},
     )
 
 
@@ -145,31 +181,32 @@ def record(connection: Connection, results: Sequence[CallResult]) -> Recorded:
     )
 
 
-def count_unknowns(
-    connection: Connection, gateway: str, results: Iterable[CallResult]
-) -> tuple[bool, bool] | None:
+def count_unknowns(connection: Connection, results: Iterable[tuple[str, CallResult]]) -> list[BreakerChange]:
     """
-    Count the results of calls, in this order, for the breaker of a gateway.
+    Count the results of calls, each with the name of its gateway, for the breakers.
 
-    Returns whether the breaker was open before and is open now. Returns None if no unknown outcome was counted,
-    neither before nor now. Raises DatabaseUnavailable.
+    The results of one gateway and client count in this order. Returns the breakers that were open before or are open
+    now. Raises DatabaseUnavailable.
     """
-    unknowns, answered = 0, False
-    for result in results:
+    counts: dict[tuple[str, str], tuple[int, bool]] = {}
+    for gateway, result in results:
+        pair = (gateway, result.effect.client)
+        unknowns, is_answered = counts.get(pair, (0, False))
         if result.answer.outcome == "unknown":
-            unknowns += 1
+            counts[pair] = (unknowns + 1, is_answered)
         else:
-            unknowns, answered = 0, True
+            counts[pair] = (0, True)
     parameters = {
-        "gateway": gateway,
-        "unknowns": unknowns,
-        "answered": answered,
+        "gateways": [gateway for gateway, _ in counts],
+        "clients": [client for _, client in counts],
+        "unknowns": [unknowns for unknowns, _ in counts.values()],
+        "answered": [is_answered for _, is_answered in counts.values()],
         "open_after": BREAKER_OPENS_AFTER,
         "open_seconds": BREAKER_OPEN_SECONDS,
     }
     with connections.faults():
-        row = connection.execute(SQL["count_unknowns"], parameters).fetchone()
-    return None if row is None else (row[0], row[1])
+        rows = connection.execute(SQL["count_unknowns"], parameters).fetchall()
+    return [BreakerChange(*row) for row in rows]
 
 
 def pause_before_retry(tries: int, first_seconds: float) -> float:

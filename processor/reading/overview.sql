@@ -25,7 +25,7 @@ SELECT p.id, p.sequence, w.host, w.pid, w.alive_until > clock_timestamp(), i.bac
 -- count_held --
 -- The number of effects without an answer, up to a limit, and the time of the database.
 SELECT (SELECT count(*) FROM (SELECT FROM effects WHERE due_at IS NOT NULL
-                               ORDER BY gateway, due_at LIMIT %(most)s) AS held),
+                               ORDER BY gateway, client_id, due_at LIMIT %(most)s) AS held),
        clock_timestamp();
 
 -- read_partition --

@@ -281,7 +281,7 @@ class Simulator:
         store.usages |= {key: snapshot.usages[key] for key in sheet.moved_usages}
         if sheet.newly_limited is not None:
             self._rebuild_usages(sheet.newly_limited)
-        for request, _gateway in sheet.new_effects:
+        for request, _client, _gateway in sheet.new_effects:
             store.effects[request] = EffectRow(partition, self.now)
         for request in sheet.retried:
             row = store.effects[request]

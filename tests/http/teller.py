@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from api.services import Services
     from processor.domain.model import Outcome
     from processor.settings import Settings
+    from processor.storage.connections import Connection
 
 _numbers = itertools.count(1)
 
@@ -135,7 +136,7 @@ class Teller:
         ) as connection:
             gateway_calls.introduce(connection, "sandbox")
             for number, answer in enumerate(answers, 1):
-                claim = gateway_calls.claim(connection, "sandbox", gateway_calls.CALLS_AT_ONCE, 100, 1.0)
+                claim = _claim(connection)
                 pause_seconds = None if number == len(answers) else 0.0
                 gateway_calls.record(
                     connection, [CallResult(one, answer, pause_seconds) for one in claim.effects]
@@ -157,7 +158,7 @@ class Teller:
             ) as courier,
         ):
             gateway_calls.introduce(courier, "sandbox")
-            claim = gateway_calls.claim(courier, "sandbox", gateway_calls.CALLS_AT_ONCE, 100, 1.0)
+            claim = _claim(courier)
             owner.execute("UPDATE effects SET due_at = now(), leased_until = now() WHERE token IS NOT NULL")
 
             def record(answer: Answer) -> None:
@@ -182,3 +183,11 @@ class Teller:
         """Return the available and the held quantity."""
         document = self.admin.get(f"/v1/resources/{resource}").json
         return document["available"], document["held"]
+
+
+def _claim(courier: Connection) -> gateway_calls.Claim:
+    """Claim the effects of the sandbox."""
+    clients = [client for _, client, _ in gateway_calls.due_clients(courier, gateway_calls.BEFORE_FIRST)]
+    return gateway_calls.claim(
+        courier, "sandbox", clients, room=64, calls_at_once=64, tries=100, timeout_seconds=1.0
+    )

@@ -107,7 +107,9 @@ def test_an_answer_of_a_gateway_and_its_consequences_are_one_transaction(store: 
     store.drain("cash")
     with closing(connections.connect(store.database.courier_url, application_name="test courier")) as courier:
         gateway_calls.introduce(courier, "bank")
-        [claimed] = gateway_calls.claim(courier, "bank", 10, 3, 10.0).effects
+        [claimed] = gateway_calls.claim(
+            courier, "bank", ["shop"], room=10, calls_at_once=64, tries=3, timeout_seconds=10.0
+        ).effects
         gateway_calls.record(courier, [CallResult(claimed, Answer("done", reference="r"), None)])
 
     writers = [_writers(store, name, "true") for name in ("effects", "attempts", "inbox")]

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
     from processor.domain.model import Outcome
     from processor.intake.intake import Submission
-    from processor.outbox.gateway_calls import Claim
+    from processor.outbox.gateway_calls import BreakerChange, Claim
     from processor.storage.connections import Connection
     from tests.servers import Database
     from tests.store.store import Store
 
 TRIES = 3
 TIMEOUT_SECONDS = 10.0
+#: The limit of calls at once in these tests, and the calls that one client may have of them.
+CALLS_AT_ONCE = 16
+CALLS_OF_ONE = 14
 
 
 @pytest.fixture
@@ -99,15 +102,16 @@ def test_the_limit_of_calls_at_once_holds_across_couriers(
     """
     Eight couriers that claim at the same instant get no more than the limit together, and no effect twice.
     """
-    held(store, gateway_calls.CALLS_AT_ONCE + 40)
+    held(store, CALLS_AT_ONCE)
+    held(store, CALLS_AT_ONCE, client="other")
     couriers = [connect() for _ in range(8)]
     claims: list[ClaimedEffect] = []
 
     for _ in range(4):
         at_once(*(lambda one=one: claims.extend(claim(one, room=20).effects) for one in couriers))
 
-    assert len(claims) == gateway_calls.CALLS_AT_ONCE
-    assert len({one.order.request_id for one in claims}) == gateway_calls.CALLS_AT_ONCE
+    assert CALLS_OF_ONE <= len(claims) <= CALLS_AT_ONCE
+    assert len({one.order.request_id for one in claims}) == len(claims)
     gateway_calls.record(couriers[0], [called(one, "done") for one in claims[:10]])
     assert len(claim(couriers[1]).effects) == 10
 
@@ -117,18 +121,14 @@ def test_one_gateway_does_not_use_the_limit_of_another(store: Store, courier: Co
     Each gateway has its own limit, and due effects of each are seen at once.
     """
     gateway_calls.introduce(courier, "post")
-    held(store, gateway_calls.CALLS_AT_ONCE + 1)
+    held(store, CALLS_AT_ONCE)
     held(store, 1, gateway="post")
     claim(courier)
 
-    assert gateway_calls.due_gateways(courier) == {"bank": 0.0, "post": 0.0}
+    assert due(courier) == {("bank", "shop"): 0.0, ("post", "shop"): 0.0}
     assert claim(courier).effects == []
     assert len(claim(courier, "post").effects) == 1
-    assert (
-        0
-        < gateway_calls.due_gateways(courier)["post"]
-        <= TIMEOUT_SECONDS + gateway_calls.LEASE_MARGIN_SECONDS
-    )
+    assert 0 < due(courier)["post", "shop"] <= TIMEOUT_SECONDS + gateway_calls.LEASE_MARGIN_SECONDS
 
 
 def test_a_courier_stopped_in_the_middle_of_a_claim_does_not_keep_the_others_from_theirs(
@@ -175,7 +175,7 @@ def test_an_answer_is_settled_by_the_batch(
         (available_after, held_after)
     ]
     assert store.one("SELECT outcome FROM attempts") == outcome
-    assert gateway_calls.due_gateways(courier) == {}
+    assert due(courier) == {}
 
 
 def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
@@ -189,7 +189,7 @@ def test_an_unknown_outcome_is_tried_again_and_then_waits_for_an_admin(
         [claimed] = claim(courier).effects
         assert claimed.tries == number
         gateway_calls.record(courier, [called(claimed, "unknown", pause=3600.0)])
-        assert 3500 < gateway_calls.due_gateways(courier)["bank"] <= 3600
+        assert 3500 < due(courier)["bank", "shop"] <= 3600
         assert (store.waiting(), claim(courier).effects) == (0, [])
         expire_leases(store)
 
@@ -344,12 +344,69 @@ def test_a_refunded_effect_is_never_called_again(store: Store, courier: Connecti
     assert store.statuses([asked]) == ["refunded_by_admin"]
 
     gateway_calls.record(courier, [called(lost, "unknown", pause=0.0)])
-    assert gateway_calls.due_gateways(courier) == {}
+    assert due(courier) == {}
     gateway_calls.record(courier, [called(lost, "done")])
     reports = store.drain("till")
 
     assert [request for report in reports for request in report.paid_after_refund] == [asked]
     assert (store.one("SELECT held FROM resources"), store.available("till")) == (0, 100)
+
+
+# ---------------------------------------------------------------- turns
+
+
+def test_the_first_claim_has_each_client_whatever_waits_for_the_others(
+    store: Store, courier: Connection
+) -> None:
+    """
+    A client with one effect is called in the first claim, although 300 older effects of another wait.
+    """
+    held(store, 300, client="flood")
+    [asked] = held(store, 1, client="late")
+
+    first = claim(courier).effects
+
+    assert [one.order.request_id for one in first if one.client == "late"] == [asked]
+
+
+def test_one_client_alone_leaves_calls_for_another(store: Store, courier: Connection) -> None:
+    """
+    However many effects a client has, and however slow its calls are, another client's call begins at once.
+    """
+    held(store, 5 * CALLS_AT_ONCE, client="flood")
+    assert len(claim(courier).effects) == CALLS_OF_ONE
+    assert claim(courier).effects == []
+
+    held(store, 3, client="late")
+
+    assert {one.client for one in claim(courier).effects} == {"late"}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_small_limit_is_used_up(store: Store, courier: Connection, limit: int) -> None:
+    """
+    A gateway that takes few calls at once gets as many.
+    """
+    held(store, 5)
+
+    assert len(claim(courier, calls_at_once=limit).effects) == limit
+    assert claim(courier, calls_at_once=limit).effects == []
+
+
+def test_clients_are_seen_page_by_page(
+    store: Store, courier: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A look reads a limited number of clients, and the next one continues behind them.
+    """
+    monkeypatch.setattr(gateway_calls, "CLIENTS_PER_LOOK", 2)
+    for client in ("a", "b", "c"):
+        held(store, 2, client=client)
+
+    first = gateway_calls.due_clients(courier, gateway_calls.BEFORE_FIRST)
+    second = gateway_calls.due_clients(courier, first[-1][:2])
+
+    assert [one.client for one in (*first, *second)] == ["a", "b", "c"]
 
 
 # ---------------------------------------------------------------- the breaker
@@ -362,38 +419,36 @@ def test_the_breaker_opens_after_unknowns_in_a_row_and_nothing_fails_by_it(
     A gateway that is down gets no calls, and its effects stay due. Later one call is made, and its answer
     closes the breaker.
     """
-    asked = held(store, gateway_calls.BREAKER_OPENS_AFTER + 10)
+    asked = held(store, CALLS_AT_ONCE + 10)
     calls = [called(one, "unknown", pause=0.0) for one in claim(courier).effects]
     gateway_calls.record(courier, calls)
 
-    assert gateway_calls.count_unknowns(courier, "bank", calls[1:]) == (False, False)
-    assert gateway_calls.count_unknowns(courier, "bank", calls[:1]) == (False, True)
+    assert count(courier, calls[:1] * (gateway_calls.BREAKER_OPENS_AFTER - 1)) == []
+    assert count(courier, calls[:1]) == [("bank", "shop", False, True)]
 
     assert claim(courier).effects == []
-    assert 0 < gateway_calls.due_gateways(courier)["bank"] <= gateway_calls.BREAKER_OPEN_SECONDS
+    assert 0 < due(courier)["bank", "shop"] <= gateway_calls.BREAKER_OPEN_SECONDS
     assert store.one("SELECT count(*) FROM effects WHERE due_at IS NOT NULL") == len(asked)
     assert store.waiting() == 0
 
-    store.owner.execute("UPDATE gateways SET open_until = now()")
+    end_pause(store)
     [probe] = claim(courier).effects
     assert claim(courier).effects == []
     gateway_calls.record(courier, [called(probe, "done")])
-    assert gateway_calls.count_unknowns(courier, "bank", [called(probe, "done")]) == (True, False)
-    assert len(claim(courier).effects) == gateway_calls.CALLS_AT_ONCE
+    assert count(courier, [called(probe, "done")]) == [("bank", "shop", True, False)]
+    assert len(claim(courier).effects) == CALLS_OF_ONE
 
 
 def test_a_failed_probe_keeps_the_breaker_open(store: Store, courier: Connection) -> None:
     """
     One more unknown outcome opens the breaker again.
     """
-    held(store, 1)
-    store.owner.execute(
-        "UPDATE gateways SET failures = %s, open_until = now() WHERE name = 'bank'",
-        (gateway_calls.BREAKER_OPENS_AFTER,),
-    )
+    held(store, 2)
+    trip(store, "shop")
     [probe] = claim(courier).effects
 
-    assert gateway_calls.count_unknowns(courier, "bank", [called(probe, "unknown")]) == (True, True)
+    gateway_calls.record(courier, [called(probe, "unknown", pause=0.0)])
+    assert count(courier, [called(probe, "unknown")]) == [("bank", "shop", True, True)]
     assert claim(courier).effects == []
 
 
@@ -405,12 +460,68 @@ def test_an_answer_in_between_ends_the_row(store: Store, courier: Connection) ->
     [claimed] = claim(courier).effects
     many = [called(claimed, "unknown")] * (gateway_calls.BREAKER_OPENS_AFTER - 1)
 
-    gateway_calls.count_unknowns(courier, "bank", many)
-    gateway_calls.count_unknowns(courier, "bank", [*many[:5], called(claimed, "declined"), *many[:2]])
+    count(courier, many)
+    count(courier, [*many[:5], called(claimed, "declined"), *many[:2]])
 
-    assert store.one("SELECT failures FROM gateways") == 2
-    assert gateway_calls.count_unknowns(courier, "bank", [called(claimed, "done")]) == (False, False)
-    assert gateway_calls.count_unknowns(courier, "bank", [called(claimed, "done")]) is None
+    assert store.one("SELECT failures FROM gateway_breakers") == 2
+    assert count(courier, [called(claimed, "done")]) == []
+    assert store.one("SELECT failures FROM gateway_breakers") == 0
+
+
+def test_failures_of_one_client_do_not_stop_calls_of_another(store: Store, courier: Connection) -> None:
+    """
+    The unknown outcomes of one client open its breaker alone. Answers to another client do not close it.
+    """
+    held(store, 5, client="flood")
+    trip(store, "flood")
+    store.owner.execute("UPDATE gateways SET open_until = now() + interval '1 hour'")
+    held(store, 5, client="late")
+
+    assert due(courier)["bank", "late"] == 0
+    calls = claim(courier).effects
+
+    assert [one.client for one in calls] == ["late"] * 5
+    gateway_calls.record(courier, [called(one, "done") for one in calls])
+    assert count(courier, [called(one, "done") for one in calls]) == []
+    assert store.one("SELECT is_open FROM gateway_breakers WHERE client_id = 'flood'")
+    assert claim(courier).effects == []
+
+
+def test_each_probe_takes_another_clients_effect(store: Store, courier: Connection) -> None:
+    """
+    While a gateway is down for all, it gets one call at a time. The clients take turns, whatever waits for each.
+    """
+    for client, number in (("a", 30), ("b", 1), ("c", 2)):
+        held(store, number, client=client)
+        trip(store, client)
+    probed = []
+
+    for _ in range(5):
+        end_pause(store)
+        [probe] = claim(courier).effects
+        assert claim(courier).effects == []
+        probed.append(probe.client)
+        gateway_calls.record(courier, [called(probe, "unknown", pause=0.0)])
+        count(courier, [called(probe, "unknown")])
+
+    assert probed == ["a", "b", "c", "a", "b"]
+
+
+def test_an_answered_probe_closes_the_breakers_of_all_clients(store: Store, courier: Connection) -> None:
+    """
+    A gateway that is back serves every client at once, not one by one.
+    """
+    for client in ("a", "b", "c"):
+        held(store, 2, client=client)
+        trip(store, client)
+
+    [probe] = claim(courier).effects
+    gateway_calls.record(courier, [called(probe, "declined")])
+    count(courier, [called(probe, "declined")])
+
+    assert store.one("SELECT count(*) FROM gateway_breakers WHERE is_open OR failures > 0") == 0
+    assert store.one("SELECT open_until FROM gateways WHERE name = 'bank'") is None
+    assert len(claim(courier).effects) == 5
 
 
 # ---------------------------------------------------------------- the role
@@ -442,13 +553,13 @@ def test_a_courier_cannot_touch_the_ledger(courier: Connection, statement: str) 
 # ---------------------------------------------------------------- helpers
 
 
-def held(store: Store, count: int, gateway: str = "bank") -> list[uuid.UUID]:
+def held(store: Store, count: int, gateway: str = "bank", client: str = "shop") -> list[uuid.UUID]:
     """Create withdrawals of 5 each that wait for the gateway."""
-    till = "till" if gateway == "bank" else f"till-{gateway}"
+    till = "till" if (gateway, client) == ("bank", "shop") else f"till-{gateway}-{client}"
     store.open(till, "balance", available=max(100, 5 * count), gateway=gateway)
     asked = store.accept(
         *(
-            store.asks("withdrawal", till, "ada", 5, details={"destination": f"IBAN {number}"})
+            store.asks("withdrawal", till, "ada", 5, client=client, details={"destination": f"IBAN {number}"})
             for number in range(1, count + 1)
         )
     )
@@ -461,9 +572,49 @@ def refund_of(store: Store, original: uuid.UUID) -> Submission:
     return store.asks("refund", "till")._replace(refund_of=original)
 
 
-def claim(courier: Connection, gateway: str = "bank", room: int = gateway_calls.CALLS_AT_ONCE) -> Claim:
+def claim(
+    courier: Connection,
+    gateway: str = "bank",
+    room: int = CALLS_AT_ONCE,
+    calls_at_once: int = CALLS_AT_ONCE,
+) -> Claim:
     """Claim as a courier with these settings."""
-    return gateway_calls.claim(courier, gateway, room, TRIES, TIMEOUT_SECONDS)
+    clients = [client for where, client in due(courier) if where == gateway]
+    return gateway_calls.claim(
+        courier,
+        gateway,
+        clients,
+        room=room,
+        calls_at_once=calls_at_once,
+        tries=TRIES,
+        timeout_seconds=TIMEOUT_SECONDS,
+    )
+
+
+def due(courier: Connection) -> dict[tuple[str, str], float]:
+    """Return the seconds until the next call of each gateway and client."""
+    return {
+        (gateway, client): seconds
+        for gateway, client, seconds in gateway_calls.due_clients(courier, gateway_calls.BEFORE_FIRST)
+    }
+
+
+def count(courier: Connection, results: list[CallResult]) -> list[BreakerChange]:
+    """Count these results of calls of the bank."""
+    return gateway_calls.count_unknowns(courier, [("bank", result) for result in results])
+
+
+def trip(store: Store, client: str) -> None:
+    """Let the breaker of a client be open."""
+    store.owner.execute(
+        "INSERT INTO gateway_breakers (gateway, client_id, failures, is_open) VALUES ('bank', %s, %s, true)",
+        (client, gateway_calls.BREAKER_OPENS_AFTER),
+    )
+
+
+def end_pause(store: Store) -> None:
+    """Let a probe be allowed."""
+    store.owner.execute("UPDATE gateways SET open_until = now()")
 
 
 def called(

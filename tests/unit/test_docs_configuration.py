@@ -88,6 +88,8 @@ def test_a_documented_default_is_that_of_the_code(row: Row) -> None:
             assert (settings.lab, Settings.from_environment({"HOME": "/", **outside}).lab) == (True, False)
         case "TELLER_GATEWAYS":
             assert row.default == "`" + ",".join(f"{k}={v}" for k, v in settings.gateways.items()) + "`"
+        case "TELLER_GATEWAY_CALLS":
+            assert row.default == f"`{settings.calls_at_once('bank')}`"
         case "TELLER_SECRET" | "TELLER_GATEWAY_SECRET":
             assert row.default == "generated if PostgreSQL is embedded"
             assert getattr(settings, field) == ""

@@ -95,7 +95,7 @@ def test_the_example_gateway_pays_once_and_repeats_its_answer(tmp_path: Path) ->
     example, database = load_example("gateway"), str(tmp_path / "payouts.db")
 
     async def call(url: str) -> Answer:
-        client = http.HttpGateway(url, signatures.gateway_key(SECRET, ""), 10.0)
+        client = http.HttpGateway(url, signatures.gateway_key(SECRET, ""), 10.0, 1)
         try:
             return await client.perform(
                 Order(UUID(KEY), "withdrawal", "u_42", "balance:eur", 500, "DE00", {})

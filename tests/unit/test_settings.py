@@ -27,6 +27,7 @@ def test_without_variables_all_settings_have_their_defaults() -> None:
     )
     assert (settings.code_cooldown_seconds, settings.code_ttl_seconds) == (60, 600)
     assert dict(settings.gateways) == {"sandbox": "builtin"}
+    assert settings.calls_at_once("sandbox") == 64
     assert settings.smtp_url is None
     assert not settings.allow_private_webhooks
 
@@ -56,6 +57,13 @@ def test_without_variables_all_settings_have_their_defaults() -> None:
         ("TELLER_GATEWAYS", "bank=builtin"),
         ("TELLER_GATEWAYS", "a=http://x,a=http://y"),
         ("TELLER_GATEWAYS", "a=http://x,"),
+        ("TELLER_GATEWAY_CALLS", "0"),
+        ("TELLER_GATEWAY_CALLS", "1025"),
+        ("TELLER_GATEWAY_CALLS", "bank"),
+        ("TELLER_GATEWAY_CALLS", "bank=²"),
+        ("TELLER_GATEWAY_CALLS", "a=1,a=2"),
+        ("TELLER_GATEWAY_CALLS", "64,128"),
+        ("TELLER_GATEWAY_CALLS", "bank=1,,post=2"),
         ("TELLER_GATEWAY_TRIES", "0"),
         ("TELLER_GATEWAY_BACKOFF_SECONDS", "0"),
         ("TELLER_GATEWAY_BACKOFF_SECONDS", "nan"),
@@ -220,3 +228,16 @@ def test_a_child_gets_the_same_servers_and_secrets() -> None:
     settings = Settings.from_environment({"HOME": "/home/ada", "REDIS_URL": "redis://cache", **EXTERNAL})
 
     assert Settings.from_environment(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "bank", "post"),
+    [("128", 128, 128), ("bank=256", 256, 64), ("8, bank = 256", 256, 8), ("bank=1,post=1024", 1, 1024)],
+)
+def test_the_calls_at_once_are_set_for_one_gateway_or_for_all(value: str, bank: int, post: int) -> None:
+    """
+    A number without a name holds for all gateways that are not named.
+    """
+    settings = Settings.from_environment({"HOME": "/home/ada", "TELLER_GATEWAY_CALLS": value})
+
+    assert (settings.calls_at_once("bank"), settings.calls_at_once("post")) == (bank, post)

@@ -8,6 +8,7 @@ the batch applies. A courier that dies between the two leaves a lease that expir
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import Counter
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from processor.gateways.protocol import Gateway
     from processor.outbox.gateway_calls import ClaimedEffect
-    from processor.storage.connections import Connection
     from workers.courier.database_thread import DatabaseThread
 
 log = structlog.get_logger(__name__)
@@ -44,8 +44,8 @@ class GatewayCalls(Sender[GatewayResult]):
     """
     Calls gateways, many at once.
 
-    `call_tries`, `first_pause_seconds` and `timeout_seconds` are the settings of gateways. `notify` receives the
-    partitions that have new `settle` rows.
+    `calls_at_once` returns the limit of each gateway. `call_tries`, `first_pause_seconds` and `timeout_seconds` are
+    the settings of gateways. `notify` receives the partitions that have new `settle` rows.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class GatewayCalls(Sender[GatewayResult]):
         claims: DatabaseThread,
         records: DatabaseThread,
         *,
+        calls_at_once: Callable[[str], int],
         call_tries: int,
         first_pause_seconds: float,
         timeout_seconds: float,
@@ -61,31 +62,55 @@ class GatewayCalls(Sender[GatewayResult]):
     ) -> None:
         super().__init__(claims, records)
         self._gateways = gateways
+        self._calls_at_once = calls_at_once
         self._call_tries = call_tries
         self._first_pause_seconds = first_pause_seconds
         self._timeout_seconds = timeout_seconds
         self._notify = notify
         self._introduced: set[str] = set()
+        #: The last gateway and client of the look before.
+        self._after = gateway_calls.BEFORE_FIRST
+        #: The seconds until the next call may be made, among the clients since BEFORE_FIRST.
+        self._soonest = math.inf
+        #: The client of each gateway that the last claim served last. The next claim begins behind it.
+        self._served: dict[str, str] = {}
         #: The calls of each gateway that were claimed here and whose results are not recorded yet.
         self._under_way: Counter[str] = Counter()
 
     async def _look(self) -> float:
-        pauses: list[float] = []
-        for gateway, seconds in (await self._claims.run(gateway_calls.due_gateways)).items():
-            room = gateway_calls.CALLS_AT_ONCE - self._under_way[gateway]
+        if self._after == gateway_calls.BEFORE_FIRST:
+            self._soonest = math.inf
+        waiting = await self._claims.run(gateway_calls.due_clients, self._after)
+        is_last = len(waiting) < gateway_calls.CLIENTS_PER_LOOK
+        self._after = gateway_calls.BEFORE_FIRST if is_last else (waiting[-1].gateway, waiting[-1].client)
+        due: dict[str, list[str]] = {}
+        for gateway, client, seconds in waiting:
             if seconds > 0:
-                pauses.append(seconds)
-            elif room > 0:  # else the next recorded result makes room, and sets `woken`
-                begun = await self._begin(gateway, room)
-                pauses.append(GATHER_SECONDS if begun else BLOCKED_SECONDS)
-        return min(pauses, default=math.inf)
+                self._soonest = min(self._soonest, seconds)
+            else:
+                due.setdefault(gateway, []).append(client)
+        for gateway, clients in due.items():
+            room = self._calls_at_once(gateway) - self._under_way[gateway]
+            if room > 0:  # else the next recorded result makes room, and sets `woken`
+                begun = await self._begin(gateway, clients, room)
+                self._soonest = min(self._soonest, GATHER_SECONDS if begun else BLOCKED_SECONDS)
+        return self._soonest if is_last else GATHER_SECONDS
 
-    async def _begin(self, gateway: str, room: int) -> int:
+    async def _begin(self, gateway: str, clients: list[str], room: int) -> int:
         if gateway not in self._introduced:
             await self._claims.run(gateway_calls.introduce, gateway)
             self._introduced.add(gateway)
+        in_turn = self._in_turn(gateway, clients)
         claim = await self._claims.run(
-            gateway_calls.claim, gateway, room, self._call_tries, self._timeout_seconds
+            functools.partial(
+                gateway_calls.claim,
+                gateway=gateway,
+                clients=in_turn,
+                room=room,
+                calls_at_once=self._calls_at_once(gateway),
+                tries=self._call_tries,
+                timeout_seconds=self._timeout_seconds,
+            )
         )
         if not claim.effects and not claim.given_up:
             self._introduced.discard(gateway)  # a database that was restored from a backup may lack its row
@@ -93,7 +118,13 @@ class GatewayCalls(Sender[GatewayResult]):
         for effect in claim.effects:
             self._under_way[gateway] += 1
             self._start(self._call(gateway, effect))
+        self._served[gateway] = max({one.client for one in claim.effects}, key=in_turn.index, default="")
         return len(claim.effects) + len(claim.given_up)
+
+    def _in_turn(self, gateway: str, clients: list[str]) -> list[str]:
+        """Return the clients, beginning behind the one that was served last."""
+        served = self._served.get(gateway, "")
+        return sorted(clients, key=lambda client: (client <= served, client))
 
     async def _call(self, gateway: str, effect: ClaimedEffect) -> None:
         began = time.monotonic()
@@ -131,10 +162,17 @@ class GatewayCalls(Sender[GatewayResult]):
         self._notify(recorded.partitions)
         for request in recorded.contradicted:
             log.error("paid_after_refund", request=str(request), detail="the gateway said no before")
-        for gateway in {one.gateway for one in results}:
-            await self._records.run(
-                _count_unknowns, gateway, [one.result for one in results if one.gateway == gateway]
-            )
+        changes = await self._records.run(gateway_calls.count_unknowns, results)
+        for gateway, client, was_open, is_open in changes:
+            if is_open and not was_open:
+                log.warning(
+                    "gateway_breaker_opened",
+                    gateway=gateway,
+                    client=client,
+                    for_s=gateway_calls.BREAKER_OPEN_SECONDS,
+                )
+            elif was_open and not is_open:
+                log.info("gateway_breaker_closed", gateway=gateway, client=client)
 
     def _key(self, result: GatewayResult) -> tuple[UUID, int]:
         """
@@ -148,11 +186,3 @@ class GatewayCalls(Sender[GatewayResult]):
     def _after_record(self, results: list[GatewayResult]) -> None:
         self._under_way.subtract(one.gateway for one in results)
         self.woken.set()
-
-
-def _count_unknowns(connection: Connection, gateway: str, results: list[CallResult]) -> None:
-    change = gateway_calls.count_unknowns(connection, gateway, results)
-    if change == (False, True):
-        log.warning("gateway_breaker_opened", gateway=gateway, for_s=gateway_calls.BREAKER_OPEN_SECONDS)
-    elif change == (True, False):
-        log.info("gateway_breaker_closed", gateway=gateway)

@@ -118,6 +118,7 @@ def _gateway_calls(
         gateways,
         claims,
         records,
+        calls_at_once=settings.calls_at_once,
         call_tries=settings.gateway_tries,
         first_pause_seconds=settings.gateway_backoff_seconds,
         timeout_seconds=settings.gateway_timeout_seconds,

@@ -36,6 +36,9 @@ TRIES_MAX: Final = 15
 #: Seconds between two tries, in which the work that queued up is done.
 PAUSE_SECONDS: Final = 2.0
 
+#: Seconds between two looks whether another `migrate` has ended.
+WAIT_SECONDS: Final = 0.1
+
 _SCHEMA: Final = Path(__file__).resolve().parents[3] / "schema.sql"
 
 
@@ -56,8 +59,8 @@ def migrate(url: str, partitions: int, on_applied: Callable[[str], None] = lambd
         if server < OLDEST_SERVER:
             raise SchemaError(f"PostgreSQL {server} is too old: Teller needs {OLDEST_SERVER} or newer")
         # Held by a second connection, because a statement that is not transactional needs the first one without one.
-        guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        guard.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        while not _is_locked(guard):
+            time.sleep(WAIT_SECONDS)
         if not is_created(connection):
             with connection.transaction():
                 connection.execute(_schema(partitions))
@@ -71,6 +74,18 @@ def migrate(url: str, partitions: int, on_applied: Callable[[str], None] = lambd
                 apply(connection, migration)
                 on_applied(migration.name)
         return f"migrated the schema from version {before.schema_version} to {SCHEMA_VERSION}"
+
+
+def _is_locked(guard: Connection) -> bool:
+    """
+    Lock against other runs of `migrate` until the transaction of `guard` ends. Returns whether it succeeded.
+
+    A guard keeps no snapshot, since CREATE INDEX CONCURRENTLY waits for older ones. So it does not wait inside a
+    statement, and its last statement is one without a snapshot.
+    """
+    [(is_locked,)] = guard.execute("SELECT pg_try_advisory_xact_lock(%s)", (MIGRATION_LOCK,)).fetchall()
+    guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    return bool(is_locked)
 
 
 def apply(connection: Connection, migration: Migration) -> None:

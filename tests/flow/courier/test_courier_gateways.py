@@ -374,13 +374,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(till: Till) -> None:
 # ---------------------------------------------------------------- how calls are made
 
 
-def test_never_more_calls_at_once_than_the_limit_also_with_two_couriers(
-    till: Till, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_never_more_calls_at_once_than_the_limit_also_with_two_couriers(till: Till) -> None:
     """
-    Two couriers share the limit of a gateway, and everything is paid once.
+    Two couriers share the limit of a gateway, and everything is paid once. One client leaves a call to others.
     """
-    monkeypatch.setattr(gateway_calls, "CALLS_AT_ONCE", 8)
 
     def slowly(_call: Call, _handler: Handler) -> int:
         time.sleep(0.02)
@@ -388,11 +385,11 @@ def test_never_more_calls_at_once_than_the_limit_also_with_two_couriers(
 
     till.outside.behave = slowly
     asked = till.withdraw(100)
-    till.start()
-    till.start()
+    till.start(gateway_calls={"": 64, "bank": 8})
+    till.start(gateway_calls={"": 64, "bank": 8})
 
     assert till.until(asked) == ["completed"] * 100
-    assert till.outside.most_under_way == 8
+    assert till.outside.most_under_way == 7
     assert len(till.outside.calls) == len({call.key for call in till.outside.calls}) == 100
 
 
@@ -427,7 +424,7 @@ def test_the_breaker_stops_hammering_and_fails_nothing(till: Till, monkeypatch: 
     asked = till.withdraw(60)
     till.start(gateway_tries=50, gateway_backoff_seconds=0.02)
 
-    eventually(lambda: till.store.one("SELECT count(*) FROM gateways WHERE open_until IS NOT NULL"))
+    eventually(lambda: till.store.one("SELECT count(*) FROM gateway_breakers WHERE is_open"))
     began, called = time.monotonic(), len(till.outside.calls)
     time.sleep(1.0)
     assert len(till.outside.calls) - called <= 60 + probes_since(began)  # 60 were under way
@@ -440,8 +437,28 @@ def test_the_breaker_stops_hammering_and_fails_nothing(till: Till, monkeypatch: 
 
     till.outside.behave = lambda _call, _handler: 200
     assert till.until(asked) == ["completed"] * 60
-    assert till.store.one("SELECT failures FROM gateways WHERE name = 'bank'") == 0
+    assert till.store.one("SELECT count(*) FROM gateway_breakers WHERE failures > 0") == 0
     assert till.store.one("SELECT open_until FROM gateways WHERE name = 'bank'") is None
+
+
+def test_a_client_whose_calls_all_fail_does_not_delay_another(till: Till) -> None:
+    """
+    The gateway cannot serve one client's destination. Another client's payout takes as long as before.
+    """
+
+    def only_some(call: Call, _handler: Handler) -> int:
+        return 503 if call.document["account"] == "unserved" else 200
+
+    till.outside.behave = only_some
+    till.start(gateway_tries=50)
+    flood = till.withdraw(300, account="unserved", client="flood")
+    eventually(lambda: till.store.one("SELECT count(*) FROM gateway_breakers WHERE is_open"))
+
+    for _ in range(3):
+        asked = till.withdraw(account="ada")
+        assert till.until(asked, within=gateway_calls.BREAKER_OPEN_SECONDS / 2) == ["completed"]
+    assert till.store.one("SELECT client_id FROM gateway_breakers WHERE is_open") == "flood"
+    assert set(till.store.statuses(flood)) == {"processing"}
 
 
 def test_a_replay_pays_once_when_the_gateway_is_back(till: Till) -> None:

@@ -100,7 +100,10 @@ def test_killed_between_the_claim_and_the_call(till: Till, bank: Bank) -> None:
         till.settings.courier_database_url, application_name="test courier"
     ) as connection:
         gateway_calls.introduce(connection, "bank")
-        assert len(gateway_calls.claim(connection, "bank", 1, 3, 2.0).effects) == 1
+        claim = gateway_calls.claim(
+            connection, "bank", ["shop"], room=1, calls_at_once=64, tries=3, timeout_seconds=2.0
+        )
+        assert len(claim.effects) == 1
 
     assert till.balance() == (99_995, 5)
     finish(till, bank, asked)

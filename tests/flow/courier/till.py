@@ -122,7 +122,13 @@ class Till:
     # ------------------------------------------------------------ money
 
     def withdraw(
-        self, count: int = 1, *, account: str = "ada", gateway: str = "bank", amount: int = 5
+        self,
+        count: int = 1,
+        *,
+        account: str = "ada",
+        gateway: str = "bank",
+        amount: int = 5,
+        client: str = "shop",
     ) -> list[uuid.UUID]:
         """Withdrawals that are held and wait for the gateway."""
         resource = f"till-{gateway}"
@@ -130,7 +136,9 @@ class Till:
             self.store.open(resource, "balance", available=100_000, gateway=gateway)
         asked = self.store.accept(
             *(
-                self.store.asks("withdrawal", resource, account, amount, details={"destination": "IBAN 1"})
+                self.store.asks(
+                    "withdrawal", resource, account, amount, client=client, details={"destination": "IBAN 1"}
+                )
                 for _ in range(count)
             )
         )
