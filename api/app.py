@@ -35,9 +35,9 @@ from api.v1 import (
     webhooks,
     withdrawals,
 )
-from api.web import problems
+from api.web import headers, problems
 from api.web.access_log import AccessLog
-from api.web.problems import Invalid
+from api.web.problems import Invalid, Malformed
 from api.web.routing import PROBLEM, ROUTE, Route, respond
 from processor.errors import TellerError
 from processor.records.pages import CursorInvalid
@@ -89,6 +89,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
         services.metrics.registry, services.intake, services.waiters, services.doorbell, services.gauges
     )
     app.before_request(_refuse_double_slash)
+    app.before_request(_refuse_ambiguous_headers)
     pages.install(app, openapi_document())
     slots = threading.Semaphore(VIEWS_AT_ONCE)
     for route in ROUTES:
@@ -146,6 +147,14 @@ def _refuse_double_slash() -> Response | None:
     return problems.answer_http(HTTPStatus.NOT_FOUND, {}) if has_two else None
 
 
+def _refuse_ambiguous_headers() -> Response | None:
+    try:
+        headers.check(request.environ)
+    except Malformed as error:
+        return _refuse(error)
+    return None
+
+
 def _refuse(error: TellerError) -> Response:
     """Return a problem and note it for the log line. The note on a fault of the server has more details."""
     status = problems.status_of(error)
@@ -156,10 +165,10 @@ def _refuse(error: TellerError) -> Response:
 
 
 def _answer_http_error(error: HTTPException) -> Response:
-    headers: dict[str, str] = {}
+    allowed: dict[str, str] = {}
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-    return problems.answer_http(error.code or 500, headers)
+        allowed = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return problems.answer_http(error.code or 500, allowed)
 
 
 def _answer_unexpected(error: Exception) -> Response:

@@ -67,7 +67,7 @@ _REQUEST_HEADERS: Final[dict[str, Json]] = {
         "in": "header",
         "required": True,
         "description": "One key for each intended request, the same with every retry. The request is made once. "
-        "Bare or quoted.",
+        "Bare or quoted. A key with commas is quoted, because servers join two headers with a comma.",
         "schema": _IDEMPOTENCY_KEY,
         "example": "order-A-17",
     },

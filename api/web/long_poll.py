@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The longest wait; more counts as this.
 WAIT_SECONDS_MAX: Final = 20
+#: A number of more digits is greater.
+WAIT_DIGITS_MAX: Final = 2
 #: The waits in one process at the same time; each occupies a thread. Beyond it, requests are answered at once.
 WAITERS_MAX: Final = 192
 #: The delay that a lost announcement causes at most.
@@ -35,7 +37,7 @@ LOOK_INTERVAL_SECONDS: Final = 0.5
 REMEMBERED_SECONDS: Final = 2.0
 REMEMBERED_MAX: Final = 50_000
 
-_WAIT = re.compile(r'\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
+_WAIT = re.compile(r'\s*wait\s*=\s*"?([0-9]++)"?\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
 
 Seen = TypeVar("Seen")
 log = structlog.get_logger()
@@ -45,7 +47,8 @@ def read_preference(header: str | None) -> int | None:
     """Return the seconds that the client wants to wait, or None. Other preferences are ignored."""
     for preference in (header or "").split(","):
         if found := _WAIT.fullmatch(preference):
-            return min(int(found[1]), WAIT_SECONDS_MAX)
+            digits = found[1].lstrip("0") or "0"
+            return WAIT_SECONDS_MAX if len(digits) > WAIT_DIGITS_MAX else min(int(digits), WAIT_SECONDS_MAX)
     return None
 
 

@@ -21,7 +21,7 @@ RETRY_AFTER_SECONDS: Final = 1
 
 
 class Malformed(TellerError):
-    """The body is not JSON."""
+    """The body is not JSON, or a header is ambiguous."""
 
     code = "malformed"
 
@@ -117,9 +117,11 @@ def declare(
 declare(
     Malformed.code,
     status=400,
-    title="The body is not JSON",
-    explanation="The body could not be read as JSON (RFC 8259) in UTF-8. NaN and Infinity are not JSON.",
-    remedy="Send the output of a JSON library. detail names the line and column at which the parser stopped.",
+    title="The request cannot be read",
+    explanation="The body could not be read as JSON (RFC 8259) in UTF-8. NaN and Infinity are not JSON. "
+    "Or a header was sent twice with different values.",
+    remedy="Send the output of a JSON library, and each header once. detail names the line and column at which the "
+    "parser stopped, or the header.",
 )
 declare(
     IdempotencyKeyMissing.code,
