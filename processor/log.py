@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from processor.visible import visible
+
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -54,6 +56,16 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return event
 
 
+def show_invisible(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """
+    Escape invisible characters of texts, so that the text of a caller does not control the terminal.
+    """
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = visible(value, lines=True)
+    return event
+
+
 def configure(level: int = logging.INFO) -> None:
     """
     Send all logs of this process to standard error. The command line calls this once.
@@ -69,9 +81,11 @@ def configure(level: int = logging.INFO) -> None:
     ending: list[Processor] = [
         structlog.processors.format_exc_info,
         mask_secrets,
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if terminal
-        else structlog.processors.JSONRenderer(),
+        *(
+            (show_invisible, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+            if terminal
+            else (structlog.processors.JSONRenderer(),)
+        ),
     ]
     structlog.configure(
         processors=[*shared, *ending],

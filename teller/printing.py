@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from processor.records.documents import timestamp
+from processor.visible import escaped, escaped_json, isolated, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,14 +63,9 @@ def as_json() -> bool:
 def show(document: Any, text: Callable[[], str]) -> None:
     """Print the document as JSON, or the text for people."""
     if as_json():
-        click.echo(json.dumps(document, ensure_ascii=False))
+        click.echo(escaped_json(json.dumps(document, ensure_ascii=False)))
     elif lines := text():
         click.echo(lines)
-
-
-def clean(text: str) -> str:
-    """Replace control characters: the text of gateways and clients must not control the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -78,7 +74,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
     Returns one line for each row, separated by tabs, where the output is not a terminal.
     """
-    cells = [["" if cell is None else _text(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else escaped(_text(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         return "\n".join("\t".join(row) for row in cells)
     if not rows:
@@ -93,8 +89,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
     def line(row: Sequence[str]) -> str:
         parts = zip(map(_cut, row, widths), widths, numbers, strict=True)
-        return GAP.join(part.rjust(width) if number else part.ljust(width) for part, width, number in parts)
+        return GAP.join(
+            part.rjust(width) if number else isolated(part) + " " * (width - len(part))
+            for part, width, number in parts
+        )
 
+    # Isolates have no width, so they come last.
     heading = click.style(line(columns).rstrip(), bold=True)
     return "\n".join([heading, *(line(row).rstrip() for row in cells)])
 
@@ -103,7 +103,7 @@ def _text(cell: str | int | datetime) -> str:
     """Format a cell: times to the second for people, to the microsecond for programs."""
     if isinstance(cell, datetime):
         return f"{cell.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if sys.stdout.isatty() else str(timestamp(cell))
-    return clean(str(cell))
+    return str(cell)
 
 
 def _cut(text: str, width: int) -> str:
@@ -112,7 +112,7 @@ def _cut(text: str, width: int) -> str:
 
 def fields(pairs: Sequence[tuple[str, Cell]]) -> str:
     """Format names and values, one pair a line, for a single object. Values that are None are left out."""
-    present = [(name, _text(value)) for name, value in pairs if value is not None]
+    present = [(name, visible(_text(value))) for name, value in pairs if value is not None]
     if not sys.stdout.isatty():
         return "\n".join(f"{name}\t{value}" for name, value in present)
     width = max(len(name) for name, _ in present)

@@ -17,7 +17,7 @@ import psycopg
 
 from processor.errors import DatabaseUnavailable, TellerError
 from processor.storage import connections
-from teller.printing import clean
+from processor.visible import visible
 
 #: Exit statuses, as docs/operating.md lists them; 0 is ok.
 FAILED: Final = 1
@@ -127,5 +127,5 @@ def _database() -> str:
 def _complain(code: str, line: str) -> None:
     """Print one line on standard error, as JSON with --json."""
     document: dict[str, Any] = {"error": {"code": code, "detail": line}}
-    text = json.dumps(document) if "--json" in sys.argv else f"teller: {clean(line)}"
+    text = json.dumps(document) if "--json" in sys.argv else f"teller: {visible(line)}"
     click.echo(text, err=True)

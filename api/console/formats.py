@@ -8,7 +8,10 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup, escape
+
 from processor.reading.requests import GAUGE_MAX
+from processor.visible import escaped_json, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +154,21 @@ def pretty(value: Any) -> str:
     """
     Return a value as indented JSON.
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+    return escaped_json(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
+
+
+def shown(value: Any) -> Any:
+    """
+    Return a value as pages show it: text of clients and gateways with its invisible characters made visible.
+    """
+    return visible(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def typed(value: Any) -> Markup:
+    """
+    Return a value as a field of a form holds it, unchanged, so that it is sent back as it was.
+    """
+    return escape(value)
 
 
 FILTERS: Final[dict[str, Callable[..., str]]] = {
@@ -165,6 +182,7 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
     "stamp": stamp,
     "words": words,
     "tone": tone,
+    "typed": typed,
     "bounded": bounded,
     "pretty": pretty,
 }

@@ -68,6 +68,7 @@ class Layout:
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            finalize=formats.shown,
         )
         self._environment.filters.update(formats.FILTERS)
         self._environment.globals.update(static=files.address, charts=charts)

@@ -88,7 +88,8 @@ def check_webhook(url: str, *, allow_private: bool) -> None:
     """
     Check the URL of a webhook that is registered, by its form and by the addresses that its name resolves to.
 
-    A name that does not resolve is accepted, and each delivery checks its addresses. Raises WebhookAddressRefused.
+    A name that does not resolve is refused in the same words as a name of this network. So the answer does not
+    show which names this network has. Raises WebhookAddressRefused.
     """
     parts = check_form(url, allow_private=allow_private)
     if allow_private:
@@ -96,12 +97,12 @@ def check_webhook(url: str, *, allow_private: bool) -> None:
     host = parts.hostname or ""
     labels = host.rstrip(".").split(".")
     if any(".".join(labels[-length:]) in _INSIDE for length in (1, 2)):
-        raise WebhookAddressRefused(f"{host} is not a public name")
+        raise WebhookAddressRefused(f"{host} does not lead to a public address")
     try:
         found = socket.getaddrinfo(host, parts.port or 443, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return
-    if not all(is_public(str(address[0])) for *_, address in found):
+        found = []
+    if not found or not all(is_public(str(address[0])) for *_, address in found):
         raise WebhookAddressRefused(f"{host} does not lead to a public address")
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from lab.strategies import STRATEGIES
-from teller.printing import clean, table
+from processor.visible import visible
+from teller.printing import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,7 +97,7 @@ def replies(call: Call, verdict: Verdict) -> str:
     )
     alike = defaultdict(list)
     for one in verdict.replies:
-        alike[str(one.status) if one.status else clean(one.error or "")].append(one.ms)
+        alike[str(one.status) if one.status else visible(one.error or "")].append(one.ms)
     counted: list[Sequence[Cell]] = [
         (answer, len(times), f"{min(times):.0f} ms", f"{max(times):.0f} ms")
         for answer, times in sorted(alike.items())
@@ -104,7 +105,7 @@ def replies(call: Call, verdict: Verdict) -> str:
     title = click.style(f"{len(verdict.replies)} users, the same instant", bold=True)
     key = click.style(f"{APPROVED} succeeded   {REFUSED} refused   {FAILED} no answer", dim=True)
     drawn = [_coloured(part, RED if verdict.race else GREEN) for part in _wrap(marks, indent=0)]
-    asked = clean(f"{call.method} {call.url}")
+    asked = visible(f"{call.method} {call.url}")
     return "\n".join(
         [title, asked, key, "", *drawn, "", table(["answer", "users", "first", "last"], counted), "", words]
     )
@@ -131,7 +132,7 @@ def _why(one: Outcome) -> str:
     text = one.verdict()
     if moment is not None:
         text += f". {len(moment.readers)} users read {moment.value}, and each of them took it from there"
-    errors = sorted({clean(result.error) for result in one.results if result.error})
+    errors = sorted({visible(result.error) for result in one.results if result.error})
     return ". ".join([text, *errors[:1]])
 
 

@@ -14,8 +14,9 @@ from processor.domain.model import STATUSES
 from processor.operations import cancel as cancellations
 from processor.reading import requests as stored_requests
 from processor.reading.requests import RequestFilter
+from processor.visible import visible
 from teller.arguments import identifier, reason
-from teller.printing import Cell, Command, Group, clean, fields, show, table
+from teller.printing import Cell, Command, Group, fields, show, table
 from teller.reach import notify, operator, reached
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def describe(document: Document) -> str:
             if entries
             else []
         ),
-        *("\n".join(map(clean, trace.splitlines())) for trace in traces),
+        *(visible(trace, lines=True) for trace in traces),
     ]
     return "\n\n".join(parts)
 

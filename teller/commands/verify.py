@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from processor.verify import checks as verification
-from teller.printing import Command, as_json, clean, show
+from processor.visible import visible
+from teller.printing import Command, as_json, show
 from teller.reach import reached
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def verify() -> int:
             else:
                 if sys.stderr.isatty():
                     click.echo(ERASE_LINE, err=True, nl=False)
-                click.echo(clean(str(discrepancy)))
+                click.echo(visible(str(discrepancy)))
     counts = run.counts
     assert counts is not None  # noqa: S101 - it was iterated over
     document = {

@@ -413,3 +413,53 @@ def test_markup_of_clients_is_escaped(teller: Teller) -> None:
         assert SCRIPT not in page, address
         assert "<script>" not in page
     assert html.escape(SCRIPT) in visitor.get("/admin").text
+
+
+def test_text_of_clients_hides_nothing_and_reorders_nothing(teller: Teller) -> None:
+    """
+    Direction marks and control characters are shown as escapes on every page, and right-to-left text is isolated.
+    """
+    teller.open("bank", "balance", 100, unit="\u05d0\u05d1", approve_above=0, metadata={"a": "b\u202ec"})
+    body = {"resource": "bank", "account": "u", "amount": 1, "metadata": {"x": "y\u202ez"}}
+    asked = teller.client.post("/v1/withdrawals", {**body, "destination": "DE00\u202e1234\u2066\x9b\x07"})
+    teller.drain()
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        connection.execute("UPDATE api_keys SET name = %s WHERE role <> 'client'", ("ada\u202e",))
+    visitor = Visitor.signed_in(teller, teller.operator)
+    visitor.send(f"/admin/partitions/{home_of('bank')}/pause", {"reason": "rest\u202e"})
+
+    pages = [
+        visitor.get(address).text
+        for address in (
+            "/admin/approvals",
+            f"/admin/requests/{asked.json['id']}",
+            "/admin/resources/bank",
+            "/admin/audit",
+            "/admin",
+        )
+    ]
+    for page in (re.sub(r'value="[^"]*"', "", page) for page in pages):  # a field holds what is sent back
+        assert not {"\u202e", "\u2066", "\x9b", "\x07"} & set(page)
+    assert all("DE00\\u202e1234\\u2066\\u009b\\u0007" in page for page in pages[:2])
+    assert "\u2068\u05d0\u05d1\u2069" in pages[0]
+    assert '"y\\u202ez"' in html.unescape(pages[1])
+    assert '"b\\u202ec"' in html.unescape(pages[2])
+    assert "rest\\u202e" in pages[3]
+
+
+def test_no_answer_names_the_host_of_its_request(teller: Teller) -> None:
+    """
+    A redirect is relative, whatever the header Host says, and for an address with and without a slash at its end.
+    """
+    browser = teller.application.test_client()
+    paths = {
+        re.sub(r"<[^>]+>", "x", rule.rule).rstrip("/") for rule in teller.application.url_map.iter_rules()
+    }
+
+    for path in sorted(path + end for path in paths for end in ("", "/")):
+        answer = browser.get(path, headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"})
+        location = answer.headers.get("Location", "/")
+        assert location.startswith("/"), path
+        assert not location.startswith("//"), path
+        assert "evil.example" not in str(answer.headers), path
+        assert b"evil.example" not in answer.data, path

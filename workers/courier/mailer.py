@@ -21,6 +21,7 @@ import structlog
 
 from processor.errors import SettingsError
 from processor.outbox import tries
+from processor.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,17 +49,19 @@ def compose(
     """
     Build a mail in plain text. Raises ValueError if an address cannot stand in a header.
 
+    Values of clients and gateways cannot begin a line, hide, or change the order of the text around them.
+
     The Message-ID is the same for each try, so that a reader can drop a second copy.
     """
     mail = EmailMessage()
     mail["From"] = sender
     mail["To"] = recipient
-    mail["Subject"] = subject
+    mail["Subject"] = visible(subject)
     if date is not None:
         mail["Date"] = format_datetime(date)
     mail["Message-ID"] = f"<{message_id}@{sender.rpartition('@')[2].strip('>')}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content("\n".join(lines))
+    mail.set_content("\n".join(visible(line) for line in lines))
     return mail
 
 

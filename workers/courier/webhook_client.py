@@ -134,8 +134,8 @@ def _describe(fault: Exception) -> str:
             return f"no answer within {TIMEOUT_SECONDS:g} s"
         case aiohttp.ClientConnectorCertificateError():
             return "the certificate is not valid for this name"
-        case aiohttp.ClientConnectorDNSError() if not isinstance(fault.os_error, AddressRefused):
-            return "the name does not resolve"
+        case aiohttp.ClientConnectorDNSError():  # also a name of this network: the client must not learn which exist
+            return "the name does not lead to a public address"
         case aiohttp.ClientConnectorError() if isinstance(fault.os_error, AddressRefused):
             return "refused: the address is not public"
         case aiohttp.ClientConnectorError():
