@@ -6,7 +6,6 @@ Flask only finds the view. `routing` checks the input, and `problems` converts e
 
 from __future__ import annotations
 
-import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +37,7 @@ from api.v1 import (
 from api.web import headers, problems
 from api.web.access_log import AccessLog
 from api.web.problems import Invalid, Malformed
-from api.web.routing import PROBLEM, ROUTE, Route, respond
+from api.web.routing import CLIENT, PROBLEM, ROUTE, Route, respond
 from processor.errors import TellerError
 from processor.records.pages import CursorInvalid
 
@@ -69,9 +68,6 @@ NOUNS: Final = (
 batches.offer(route for noun in NOUNS for route in noun.routes.all)
 ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
 
-#: Requests in views at the same time. Those in `Prefer: wait` count, too, and are at most WAITERS_MAX.
-VIEWS_AT_ONCE: Final = 256
-
 log = structlog.get_logger()
 
 
@@ -91,12 +87,11 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     app.before_request(_refuse_double_slash)
     app.before_request(_refuse_ambiguous_headers)
     pages.install(app, openapi_document())
-    slots = threading.Semaphore(VIEWS_AT_ONCE)
     for route in ROUTES:
         app.add_url_rule(
             route.path,
             endpoint=f"{route.method} {route.path}",
-            view_func=_handler(route, services, slots),
+            view_func=_handler(route, services),
             methods=[route.method],
             provide_automatic_options=False,
         )
@@ -113,11 +108,12 @@ def openapi_document() -> dict[str, Any]:
     return openapi.document(ROUTES)
 
 
-def _handler(route: Route, services: Services, slots: threading.Semaphore) -> Callable[..., Response]:
+def _handler(route: Route, services: Services) -> Callable[..., Response]:
     """
     Return the function that Flask calls for a route.
 
-    A request takes a slot once its body is read, so slow clients occupy none.
+    A request takes a place among the views once its body is read, so slow clients occupy none. The requests of a
+    public route share places as those of one client do.
     """
     view = route.view
     path = route.path
@@ -126,7 +122,7 @@ def _handler(route: Route, services: Services, slots: threading.Semaphore) -> Ca
         request.environ[ROUTE] = path
         try:
             call = route.check(services)
-            with slots:
+            with services.views.take(request.environ.get(CLIENT, path)):
                 route.confirm(call)
                 return respond(view(call, **names))
         except CursorInvalid as error:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from redis import Redis
 
-from api.web import deadline, routing
+from api.web import deadline, large_bodies, routing, turns
 from api.web.auth import Authenticator
-from api.web.large_bodies import Turns
 from api.web.long_poll import Waiters
 from api.web.request_metrics import RequestMetrics
+from api.web.turns import Turns
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways.names import names as gateway_names
 from processor.intake.intake import Intake, Receipt, Submission
@@ -34,8 +34,16 @@ if TYPE_CHECKING:
     from processor.settings import Settings
     from processor.storage.connections import Connection, Pool
 
-#: Connections for reads; intake has its own. Reads are short, so more would only queue in PostgreSQL.
-POOL_CONNECTIONS: Final = 8
+#: Connections for reads; intake has its own. They are opened when they are needed.
+POOL_CONNECTIONS: Final = 16
+#: Those of one client, so that others find connections while its reads are slow.
+POOL_CONNECTIONS_OF_ONE_CLIENT: Final = POOL_CONNECTIONS // 4
+#: The requests in views at the same time, and those of one client. More of one client would not end sooner, since
+#: they share one interpreter. A request that waits for a decision or another server has left its place.
+VIEWS_AT_ONCE: Final = 256
+VIEWS_OF_ONE_CLIENT: Final = 8
+#: Those of a client while no other one is active. Larger groups of intake are cheaper.
+VIEWS_OF_A_CLIENT_ALONE: Final = 64
 #: The limit of one read of the API.
 STATEMENT_TIMEOUT_MS: Final = 2_500
 #: The limit of one insert of intake. Beyond it, callers get a 503.
@@ -52,9 +60,12 @@ class Services:
 
     settings: Settings
     pool: Pool
+    #: The turns of clients for its connections.
+    reads: Turns
     intake: Intake
     keys: Authenticator
     large_bodies: Turns
+    views: Turns
     waiters: Waiters[RequestRecord]
     doorbell: Doorbell
     announcements: Announcements
@@ -90,9 +101,11 @@ class Services:
         services = cls(
             settings=settings,
             pool=pool,
+            reads=Turns(POOL_CONNECTIONS, POOL_CONNECTIONS_OF_ONE_CLIENT),
             intake=intake,
             keys=Authenticator(lambda: _lend(pool), settings.rate_limit, settings.sign_in_limit),
-            large_bodies=Turns(),
+            large_bodies=large_bodies.turns(),
+            views=Turns(VIEWS_AT_ONCE, VIEWS_OF_ONE_CLIENT, share_alone=VIEWS_OF_A_CLIENT_ALONE),
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,
@@ -110,13 +123,19 @@ class Services:
         announcements.start()
         return services
 
-    def connection(self) -> contextlib.AbstractContextManager[Connection]:
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
         """
-        Lend a connection for a few statements, within the deadline of the request.
+        Lend a connection for a few statements, within the deadline of the request and the share of its client.
 
-        Raises DatabaseUnavailable.
+        Raises TooManyAtOnce, DatabaseUnavailable.
         """
-        return _lend(self.pool)
+        client = turns.acting_for()
+        with (
+            contextlib.nullcontext() if client is None else self.reads.take(client),
+            _lend(self.pool) as lent,
+        ):
+            yield lent
 
     def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
         """

@@ -29,7 +29,7 @@ from api.console import (
 )
 from api.console.layout import Layout
 from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
-from api.web import forms, parsing, problems, static_files
+from api.web import forms, parsing, problems, static_files, turns
 from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Invalid, NotFound
@@ -130,6 +130,7 @@ class _Handler:
         if visit.session is not None:
             visit.csrf = security.csrf_token(self._services.settings.secret, visit.session)
             request.environ[CLIENT] = visit.session.caller.client
+            turns.act_for(visit.session.caller.client)
 
     def _check(self, visit: Visit) -> None:
         """

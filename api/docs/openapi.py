@@ -25,6 +25,7 @@ from api.web.problems import (
     UnsupportedMediaType,
 )
 from api.web.responses import Problem
+from api.web.turns import TooManyAtOnce
 from processor.domain.roles import ALL_ROLES
 from processor.errors import DatabaseUnavailable, Forbidden
 
@@ -110,8 +111,8 @@ _RESPONSE_HEADERS: Final[dict[str, Json]] = {
     },
     "WWW-Authenticate": {"description": "The authentication scheme.", "schema": {"type": "string"}},
     "RateLimit-Policy": {
-        "description": "The number of requests (q) that your key may make in a window of w seconds. See "
-        "draft-ietf-httpapi-ratelimit-headers-11.",
+        "description": "The number of requests (q) that your key may make in a window of w seconds. Each item of a "
+        "batch counts. See draft-ietf-httpapi-ratelimit-headers-11.",
         "schema": {"type": "string"},
         "example": '"key";q=20000;w=1',
     },
@@ -249,6 +250,7 @@ def _problems_of(route: Route) -> dict[int, list[str]]:
     codes = [problem.code for problem in route.problems]
     if route.roles:
         codes += [Unauthorized.code, RateLimited.code, Invalid.code, DatabaseUnavailable.code]
+        codes.append(TooManyAtOnce.code)
         if route.body is not None:
             codes += [Malformed.code, UnsupportedMediaType.code, BodyTooLarge.code, TooManyLargeBodies.code]
         if route.roles != ALL_ROLES:

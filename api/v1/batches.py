@@ -1,5 +1,5 @@
 """
-Batches: up to a thousand requests in one call. Each is accepted or refused on its own; all are stored together.
+Batches: up to a thousand requests in one call. Each is accepted or refused on its own.
 """
 
 import functools
@@ -24,7 +24,7 @@ from processor.errors import Forbidden, TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.records.documents import Document
 
-#: The requests in one batch, which intake stores as one group.
+#: The requests in one batch.
 REQUESTS_MAX: Final = 1_000
 
 routes = Routes("Batches")
@@ -91,6 +91,7 @@ def submit_batch(call: Call) -> Answer:
     Each item is accepted or refused on its own. It has its own idempotency key in place of the header. The same item,
     sent alone or in another batch, is the same request.
     """
+    call.services.keys.count_items(call.environ, len(call.sent["requests"]))
     with call.turn():
         outcomes: list[Submission | TellerError] = [
             _read(call.caller, item) for item in call.sent["requests"]

@@ -17,6 +17,7 @@ from api.web.parsing import read_id
 from api.web.problems import NotFound
 from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
+from api.web.turns import Turns
 from processor.clients import webhooks
 from processor.clients.webhooks import WEBHOOKS_MAX, TooManyWebhooks
 from processor.domain.roles import CLIENTS
@@ -30,8 +31,13 @@ from processor.records.documents import Document
 
 #: The time that a registration waits for the name service.
 LOOKUP_SECONDS: Final = 3.0
-#: The names that one process looks up at the same time.
-LOOKUPS_AT_ONCE: Final = 8
+#: The names that one process looks up at the same time, and those of one client. A name server that is silent holds a
+#: look-up for many seconds.
+LOOKUPS_AT_ONCE: Final = 16
+LOOKUPS_OF_ONE_CLIENT: Final = 4
+#: The look-ups that wait for their turn in one process, and those of one client. Each has a thread.
+LOOKUPS_WAITING_MAX: Final = 64
+LOOKUPS_WAITING_OF_ONE_CLIENT_MAX: Final = 16
 #: The digits of a delivery's number.
 DIGITS_MAX: Final = 18
 
@@ -44,8 +50,6 @@ EventType = Literal[
     "request.cancelled",
 ]
 
-_lookups = threading.BoundedSemaphore(LOOKUPS_AT_ONCE)
-
 routes = Routes("Webhooks")
 
 
@@ -54,6 +58,14 @@ class NameServiceTimeout(TellerError):
 
     code = "name_service_silent"
 
+
+_lookups = Turns(
+    LOOKUPS_AT_ONCE,
+    LOOKUPS_OF_ONE_CLIENT,
+    waiting_max=LOOKUPS_WAITING_MAX,
+    waiting_of_one_client_max=LOOKUPS_WAITING_OF_ONE_CLIENT_MAX,
+    refusal=NameServiceTimeout,
+)
 
 problems.declare(
     TooManyWebhooks.code,
@@ -83,7 +95,8 @@ problems.declare(
     NameServiceTimeout.code,
     status=503,
     title="The address could not be looked up",
-    explanation="The name service did not resolve the host of the URL in time. Nothing was registered.",
+    explanation="The name service did not resolve the host of the URL in time, or too many of your look-ups were "
+    "waiting. Nothing was registered.",
     remedy="Try again after Retry-After seconds.",
 )
 
@@ -173,7 +186,9 @@ def register_webhook(call: Call) -> Answer:
     `secret`.
     """
     body: Registration = call.body
-    _check_address(body.url, allow_private=call.services.settings.allow_private_webhooks)
+    allow_private = call.services.settings.allow_private_webhooks
+    with call.services.views.aside():
+        _check_address(call.caller.client, body.url, allow_private=allow_private)
     events: list[str] | None = list(body.events) if "events" in body.model_fields_set else None
     with call.services.connection() as connection:
         webhook, secret = webhooks.register(
@@ -301,25 +316,22 @@ def resend_delivery(call: Call, delivery: str) -> Answer:
     return Answer(resent.document(), 202)
 
 
-def _check_address(url: str, *, allow_private: bool) -> None:
+def _check_address(client: str, url: str, *, allow_private: bool) -> None:
     """
     Refuse an address that deliveries may not go to, on a thread of its own, since the name service may be slow.
 
     Raises WebhookAddressRefused, NameServiceTimeout.
     """
-    if not _lookups.acquire(timeout=LOOKUP_SECONDS):
-        raise NameServiceTimeout("too many names are being looked up: try again")
     checked: Future[None] = Future()
 
     def check() -> None:
         try:
-            addresses.check_webhook(url, allow_private=allow_private)
+            with _lookups.take(client):
+                addresses.check_webhook(url, allow_private=allow_private)
         except BaseException as fault:  # noqa: BLE001 - the waiting thread raises it again
             checked.set_exception(fault)
         else:
             checked.set_result(None)
-        finally:
-            _lookups.release()
 
     threading.Thread(target=check, name="lookup", daemon=True).start()
     try:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
+from collections import Counter
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from api.web import deadline
-from api.web.rate_limits import RATE_LIMIT_HEADERS
+from api.web import deadline, turns
+from api.web.rate_limits import RATE_LIMIT_HEADERS, network_of
 from api.web.routing import CLIENT, PROBLEM, ROUTE
 
 if TYPE_CHECKING:
@@ -35,19 +38,67 @@ _NO_REFERRER: Final = ("Referrer-Policy", "no-referrer")
 _NO_PAGE: Final = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 _PRIVATE: Final = [_NO_PAGE, ("Cache-Control", "no-store")]
 
+#: The lines of refused requests in one second, of a client and of an address without a key.
+LINES_OF_A_CLIENT: Final = 10
+LINES_OF_AN_ADDRESS: Final = 1
+#: The callers whose refused requests of one second are counted separately.
+CALLERS_MAX: Final = 1_000
+
 log = structlog.get_logger()
 
 
+class Refusals:
+    """
+    The refused requests of each second by caller, so that no caller fills the log.
+
+    Each caller has a few lines in a second, and the others are counted. The next request after the second writes the
+    counts.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str | None, str]] = Counter()
+        self._until = 0.0
+
+    def has_line(self, client: str | None, address: str, now: float) -> bool:
+        """Count a refused request. Returns whether it has a line of its own."""
+        caller = (client, "" if client is not None else network_of(address))
+        with self._lock:
+            if not self._counts:
+                self._until = now + 1.0
+            if len(self._counts) >= CALLERS_MAX and caller not in self._counts:
+                caller = (None, "others")
+            self._counts[caller] += 1
+            return self._counts[caller] <= _lines_of(client)
+
+    def write_counts(self, now: float) -> None:
+        """Write the counts of a second that is over."""
+        if not self._counts or now < self._until:
+            return
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+        for (client, address), count in counts.items():
+            if count > _lines_of(client):
+                more = count - _lines_of(client)
+                log.info("http_requests_refused", client=client, address=address or None, more=more)
+
+
+def _lines_of(client: str | None) -> int:
+    return LINES_OF_AN_ADDRESS if client is None else LINES_OF_A_CLIENT
+
+
 class AccessLog:
-    """The application with a log line and metrics for each request."""
+    """The application with metrics and a log line for each request. Lines of refused ones are limited."""
 
     def __init__(self, application: WSGIApplication, metrics: RequestMetrics) -> None:
         self._application = application
         self._metrics = metrics
+        self._refusals = Refusals()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, then log and count it."""
         deadline.begin()
+        turns.begin()
         started = time.perf_counter()
         sent_id: str = environ.get("HTTP_X_REQUEST_ID", "")
         request_id = sent_id if _SANE_ID.fullmatch(sent_id) else f"{random.getrandbits(64):016x}"
@@ -80,13 +131,27 @@ class AccessLog:
             route = environ.get(ROUTE, NO_ROUTE)
             self._metrics.observe(method if route != NO_ROUTE else "(any)", route, status, seconds)
             problem = environ.get(PROBLEM)
-            log.info(
-                "http_request",
-                method=method,
-                route=route,
-                status=status,
-                duration_ms=round(seconds * 1000, 2),
-                client=environ.get(CLIENT),
-                **({} if problem is None else {"problem": problem}),
-            )
+            client = environ.get(CLIENT)
+            now = started + seconds
+            self._refusals.write_counts(now)
+            if not _is_refused(status) or self._refusals.has_line(
+                client, environ.get("REMOTE_ADDR", ""), now
+            ):
+                log.info(
+                    "http_request",
+                    method=method,
+                    route=route,
+                    status=status,
+                    duration_ms=round(seconds * 1000, 2),
+                    client=client,
+                    **({} if problem is None else {"problem": problem}),
+                )
             structlog.contextvars.reset_contextvars(**tokens)
+
+
+def _is_refused(status: int) -> bool:
+    """Return whether the answer refuses a request. A fault of the server (500) always has its line."""
+    return (
+        HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        or status == HTTPStatus.SERVICE_UNAVAILABLE
+    )

@@ -101,17 +101,29 @@ class Authenticator:
         Raises Unauthorized, RateLimited, DatabaseUnavailable.
         """
         cached = self._find(key, environ)
-        bucket = cached.bucket
-        allowed = self._limit.take(bucket)
-        environ[RATE_LIMIT_HEADERS] = self._limit.headers(bucket)
-        if not allowed:
-            raise self._limit.refusal(bucket, "this key has reached its limit of requests")
+        environ[_BUCKET] = cached.bucket
+        self._refuse_unless(self._limit.take(cached.bucket), cached.bucket, environ)
         return cached.caller
+
+    def count_items(self, environ: dict[str, Any], items: int) -> None:
+        """
+        Count each item of a batch as a request. The call itself has counted as one.
+
+        A batch may exceed the limit, and further calls wait until it is made up for. Raises RateLimited if an earlier
+        batch is not made up for.
+        """
+        bucket: Bucket = environ[_BUCKET]
+        self._refuse_unless(self._limit.take_on_credit(bucket, items - 1), bucket, environ)
 
     def note_use(self, caller: Caller) -> None:
         """Record a use of a key by a session that was started with it."""
         with self._lock:
             self._used.add(caller.key_id)
+
+    def _refuse_unless(self, allowed: bool, bucket: Bucket, environ: dict[str, Any]) -> None:
+        environ[RATE_LIMIT_HEADERS] = self._limit.headers(bucket)
+        if not allowed:
+            raise self._limit.refusal(bucket, "this key has reached its limit of requests")
 
     def _key_of(self, environ: dict[str, Any]) -> str:
         """Return the key of the header Authorization. Raises Unauthorized, RateLimited."""
@@ -179,4 +191,6 @@ class Authenticator:
                     keys.note_uses(connection, used)
 
 
+#: The key of the WSGI environment that has the bucket of the caller's key.
+_BUCKET: Final = "teller.bucket"
 _NO_KEY: Final = "the header Authorization is not: Bearer <key>"

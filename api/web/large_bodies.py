@@ -1,22 +1,16 @@
 """
 Large bodies are parsed a few at a time, and clients take turns.
 
-Parsing holds the interpreter. Without turns, large bodies that come together would delay every other request. A large
-body waits for its turn within the deadline of its request.
+Parsing holds the interpreter. Without turns, large bodies that come together would delay every other request.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from api.web import deadline, problems
+from api.web import problems
+from api.web.turns import Turns
 from processor.errors import TellerError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 #: The size from which a body is large. A smaller one costs about as much as the rest of its request.
 LARGE_BYTES: Final = 8 * 1024
@@ -43,66 +37,12 @@ problems.declare(
 )
 
 
-class Turns:
-    """The turns of clients. The client that has waited longest without a turn is next."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free = AT_ONCE
-        self._count = 0
-        #: The waiting turns by client, in the order in which the clients take turns.
-        self._waiting: OrderedDict[str, deque[threading.Event]] = OrderedDict()
-
-    @contextmanager
-    def take(self, client: str) -> Iterator[None]:
-        """Wait for a turn of this client, and hold it. Raises TooManyLargeBodies."""
-        turn = self._enter(client)
-        if turn is not None:
-            with deadline.remaining() as seconds:
-                turn.wait(seconds)
-            if not self._has_come(client, turn):
-                raise TooManyLargeBodies("the turn of this large body did not come in time")
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    def waiting(self) -> int:
-        """Return the number of bodies that wait."""
-        return self._count
-
-    def _enter(self, client: str) -> threading.Event | None:
-        """Return the turn to wait for, or None if the turn has come."""
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return None
-            turns = self._waiting.get(client)
-            if self._count >= WAITING_MAX or (turns and len(turns) >= WAITING_OF_ONE_CLIENT_MAX):
-                raise TooManyLargeBodies("too many large bodies are waiting")
-            turn = threading.Event()
-            self._waiting.setdefault(client, deque()).append(turn)
-            self._count += 1
-            return turn
-
-    def _has_come(self, client: str, turn: threading.Event) -> bool:
-        """Return whether a turn has come. Otherwise it is no longer waited for."""
-        with self._lock:
-            if not turn.is_set():
-                turns = self._waiting[client]
-                turns.remove(turn)
-                self._count -= 1
-                if not turns:
-                    del self._waiting[client]
-            return turn.is_set()
-
-    def _pass_on(self) -> None:
-        with self._lock:
-            if not self._waiting:
-                self._free += 1
-                return
-            client, turns = self._waiting.popitem(last=False)
-            turns.popleft().set()
-            self._count -= 1
-            if turns:
-                self._waiting[client] = turns
+def turns() -> Turns:
+    """Return the turns of one process."""
+    return Turns(
+        AT_ONCE,
+        AT_ONCE,
+        waiting_max=WAITING_MAX,
+        waiting_of_one_client_max=WAITING_OF_ONE_CLIENT_MAX,
+        refusal=TooManyLargeBodies,
+    )

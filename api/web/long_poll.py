@@ -13,6 +13,7 @@ import queue
 import re
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import structlog
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 WAIT_SECONDS_MAX: Final = 20
 #: A number of more digits is greater.
 WAIT_DIGITS_MAX: Final = 2
-#: The waits in one process at the same time; each occupies a thread. Beyond it, requests are answered at once.
-WAITERS_MAX: Final = 192
+#: The waits in one process at the same time; each occupies a thread. A client may have as many as are free: half of
+#: them if it is alone. Beyond it, requests are answered at once.
+WAITERS_MAX: Final = 384
 #: The delay that a lost announcement causes at most.
 LOOK_INTERVAL_SECONDS: Final = 0.5
 #: Announcements are kept for at least this time, and at most in this number. A wait begins within milliseconds after
@@ -55,10 +57,11 @@ def read_preference(header: str | None) -> int | None:
 class _Wait(Generic[Seen]):
     """One call that waits for one request, until `done` is released."""
 
-    __slots__ = ("done", "fault", "is_done", "read_at", "request_id", "seen")
+    __slots__ = ("client", "done", "fault", "is_done", "read_at", "request_id", "seen")
 
-    def __init__(self, request_id: UUID, seen: Seen) -> None:
+    def __init__(self, request_id: UUID, client: str, seen: Seen) -> None:
         self.request_id = request_id
+        self.client = client
         self.seen = seen
         self.fault: Exception | None = None
         self.read_at = time.monotonic()
@@ -91,6 +94,7 @@ class Waiters(Generic[Seen]):
         #: Keys are the bytes of request ids, since most announced requests have no waiter.
         self._waiting: dict[bytes, list[_Wait[Seen]]] = {}
         self._count = 0
+        self._count_of: Counter[str] = Counter()
         self._is_stopping = False
         #: The announcements of the current period and of the period before.
         self._announced: set[bytes] = set()
@@ -104,14 +108,14 @@ class Waiters(Generic[Seen]):
         """Start the thread, after any fork."""
         self._reader.start()
 
-    def wait(self, request_id: UUID, seconds: float, seen: Seen) -> tuple[Seen, bool]:
+    def wait(self, request_id: UUID, client: str, seconds: float, seen: Seen) -> tuple[Seen, bool]:
         """
         Wait until the request is in a state that ends the wait, or until the time is up.
 
         `seen` is the state at the start. Returns the last state, and whether the wait was granted. Raises
         DatabaseUnavailable.
         """
-        wait = _Wait(request_id, seen)
+        wait = _Wait(request_id, client, seen)
         if not self._enter(wait):
             return seen, False
         try:
@@ -171,9 +175,10 @@ class Waiters(Generic[Seen]):
     def _enter(self, wait: _Wait[Seen]) -> bool:
         key = wait.request_id.bytes
         with self._lock:
-            if self._is_stopping or self._count >= WAITERS_MAX:
+            if self._is_stopping or self._count_of[wait.client] >= WAITERS_MAX - self._count:
                 return False
             self._count += 1
+            self._count_of[wait.client] += 1
             self._waiting.setdefault(key, []).append(wait)
             is_announced = key in self._announced or key in self._announced_before
         if is_announced:
@@ -184,6 +189,9 @@ class Waiters(Generic[Seen]):
         key = wait.request_id.bytes
         with self._lock:
             self._count -= 1
+            self._count_of[wait.client] -= 1
+            if not self._count_of[wait.client]:
+                del self._count_of[wait.client]
             waiting = self._waiting[key]
             waiting.remove(wait)
             if not waiting:

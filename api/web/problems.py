@@ -190,7 +190,7 @@ declare(
     explanation="This key exceeds its number of requests in a second (TELLER_RATE_LIMIT), or too many sign-ins from "
     "your address have failed (TELLER_SIGN_IN_LIMIT). Nothing was done.",
     remedy="Try again after Retry-After seconds. The headers RateLimit-Policy and RateLimit state the limit and "
-    "how much of it is left. /v1/batches takes up to 1,000 requests at once.",
+    "how much of it is left. Each item of a batch counts as a request.",
 )
 declare(
     "internal_error",

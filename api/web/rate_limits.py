@@ -60,13 +60,22 @@ class Limit:
 
     def take(self, bucket: Bucket) -> bool:
         """Take one from the quota. Returns whether there was one."""
-        now = time.monotonic()
-        left = min(bucket.left + (now - bucket.since) * self._per_second, self._quota)
-        bucket.since = now
-        if left < 1.0:
-            bucket.left = left
+        self._refill(bucket)
+        if bucket.left < 1.0:
             return False
-        bucket.left = left - 1.0
+        bucket.left -= 1.0
+        return True
+
+    def take_on_credit(self, bucket: Bucket, count: int) -> bool:
+        """
+        Take a number that may exceed the rest of the quota. Nothing more can be taken until it is refilled.
+
+        Returns False, and takes nothing, if the bucket is refilled for an earlier number.
+        """
+        self._refill(bucket)
+        if bucket.left < 0.0:
+            return False
+        bucket.left -= count
         return True
 
     def is_full(self, bucket: Bucket) -> bool:
@@ -79,15 +88,21 @@ class Limit:
 
     def headers(self, bucket: Bucket) -> Headers:
         """Return the headers with the rest of the quota and the seconds until there is one more."""
-        left = f"r={int(bucket.left)};t={self._seconds_to_one_more(bucket)}"
-        return [self._policy, ("RateLimit", f'"{self._name}";{left}')]
+        left = max(0, int(bucket.left))
+        seconds = self._seconds_until(bucket, left + 1)
+        return [self._policy, ("RateLimit", f'"{self._name}";r={left};t={seconds}')]
 
     def refusal(self, bucket: Bucket, detail: str) -> RateLimited:
         """Return the error with the seconds until there is one more, as in `headers`."""
-        return RateLimited(detail, self._seconds_to_one_more(bucket))
+        return RateLimited(detail, self._seconds_until(bucket, max(0, int(bucket.left)) + 1))
 
-    def _seconds_to_one_more(self, bucket: Bucket) -> int:
-        return max(1, math.ceil((int(bucket.left) + 1 - bucket.left) / self._per_second))
+    def _refill(self, bucket: Bucket) -> None:
+        now = time.monotonic()
+        bucket.left = min(bucket.left + (now - bucket.since) * self._per_second, self._quota)
+        bucket.since = now
+
+    def _seconds_until(self, bucket: Bucket, left: int) -> int:
+        return max(1, math.ceil((left - bucket.left) / self._per_second))
 
 
 class FailedSignIns:

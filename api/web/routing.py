@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVa
 import pydantic_core
 from flask import Response, request
 
-from api.web import parsing
+from api.web import parsing, turns
 from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.large_bodies import LARGE_BYTES
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from api.web.auth import Authenticator
-    from api.web.large_bodies import Turns
     from api.web.long_poll import Waiters
+    from api.web.turns import Turns
     from processor.clients.keys import Caller
     from processor.errors import TellerError
     from processor.intake.intake import Receipt, Submission
@@ -67,6 +67,10 @@ class Services(Protocol):
         """The turns of clients that send large bodies."""
 
     @property
+    def views(self) -> Turns:
+        """The views that are at work."""
+
+    @property
     def waiters(self) -> Waiters[RequestRecord]:
         """The callers that wait for a decision."""
 
@@ -85,7 +89,7 @@ class Call(Generic[ServicesT]):
     """One HTTP request, checked by the declaration of its route."""
 
     services: ServicesT
-    environ: Mapping[str, Any]
+    environ: dict[str, Any]
     #: The client that calls. Views of public routes must not use it.
     caller: Caller
     #: The checked body and query, of the types that the route names.
@@ -188,6 +192,7 @@ class Route:
         call.caller = caller
         call.admitted_at = time.monotonic()
         request.environ[CLIENT] = caller.client
+        turns.act_for(caller.client)
         if caller.role not in self.roles:
             raise Forbidden(f"this needs the role {' or '.join(sorted(self.roles))}, yours is {caller.role}")
 

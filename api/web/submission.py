@@ -160,7 +160,8 @@ def wait_for(
     """
     applied = True
     if not record.is_final:
-        record, applied = call.services.waiters.wait(record.id, seconds, record)
+        with call.services.views.aside():
+            record, applied = call.services.waiters.wait(record.id, call.caller.client, seconds, record)
         deadline.begin()  # the wait until now was asked for
     if applied:
         headers["Preference-Applied"] = f"wait={seconds}"

@@ -25,7 +25,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server import Server
 
-from api.app import VIEWS_AT_ONCE
+from api.services import VIEWS_AT_ONCE
 from bench import processes, system
 
 if TYPE_CHECKING:

@@ -23,14 +23,15 @@ from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
 from processor.ids import new_id
 from processor.intake.saturation import Saturation
+from processor.intake.turns import Turns
 from processor.records import documents
 from processor.records.audit import AuditLine
 from processor.records.documents import RequestRecord
 from processor.storage import arrays, connections, json_text, statements
 from processor.storage.connections import Connection, Reconnecting
 
-#: Requests in one INSERT. All items of one call are in the same INSERT, so a group may be larger by one call.
-GROUP_LIMIT: Final = 1_000
+#: Requests of one call that are in the same INSERT. The parts of a larger call may be in several.
+PART_LIMIT: Final = 250
 #: The longest wait of a caller for its group. The outcome is unknown after it.
 ANSWER_TIMEOUT_SECONDS: Final = 2.8
 
@@ -105,17 +106,28 @@ class _Call:
 
     asked: list[_Asked]
     done: threading.Lock = field(default_factory=threading.Lock)
-    #: The caller no longer waits, so the writer may skip this call.
+    #: The caller no longer waits, so the writer may skip what is left of this call.
     given_up: bool = False
+    is_answered: bool = False
     fault: DatabaseUnavailable | None = None
 
     def __post_init__(self) -> None:
         self.done.acquire()
 
     def answer(self, fault: DatabaseUnavailable | None = None) -> None:
-        """Release the caller: its receipts are there, or the outcome is unknown because of the fault."""
-        self.fault = fault
-        self.done.release()
+        """Release the caller: its receipts are there, or the outcome is unknown because of the fault. Once."""
+        if not self.is_answered:
+            self.is_answered = self.given_up = True
+            self.fault = fault
+            self.done.release()
+
+
+class _Part(NamedTuple):
+    """Submissions of one call, in the order of the call. They are written together."""
+
+    call: _Call
+    asked: list[_Asked]
+    is_last: bool
 
 
 def fingerprint(kind: str, body: dict[str, Any]) -> bytes:
@@ -147,6 +159,8 @@ class Intake:
         self._partitions = partitions
         self._accepted = accepted
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._turns: Turns[_Part] = Turns()
+        self._stopping = False
         self._connection = Reconnecting(connect)
         self._writer = threading.Thread(target=self._write_groups, name="intake-writer", daemon=True)
         #: For the metrics: groups written, and requests in them.
@@ -195,45 +209,48 @@ class Intake:
 
     def _write_groups(self) -> None:
         while group := self._next_group():
-            calls = [call for call in group if not call.given_up]
+            parts = [part for part in group if not part.call.given_up]
             try:
-                self._write_calls(calls)
+                self._write_parts(parts)
             except DatabaseUnavailable as fault:
                 self._connection.close()
-                for call in calls:
-                    call.answer(fault)
+                for part in parts:
+                    part.call.answer(fault)
             except psycopg.Error as fault:
                 log.exception("intake_fault")
                 self._connection.close()
-                for call in calls:
-                    call.answer(DatabaseUnavailable(connections.first_line(fault)))
+                for part in parts:
+                    part.call.answer(DatabaseUnavailable(connections.first_line(fault)))
             except BaseException as fault:
                 self._connection.close()
-                for call in calls:
-                    call.answer(DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
+                for part in parts:
+                    part.call.answer(DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
                 raise
         self._connection.close()
 
-    def _next_group(self) -> list[_Call]:
-        """Take the waiting calls, up to GROUP_LIMIT requests. Blocks for the first. Returns [] to stop."""
-        first = self._calls.get()
-        if first is None:
-            return []
-        calls, size = [first], len(first.asked)
-        while size < GROUP_LIMIT:
+    def _next_group(self) -> list[_Part]:
+        """Take waiting calls in turns of their clients. Blocks for the first. Returns [] to stop."""
+        if not self._turns and not self._stopping:
+            self._line_up(self._calls.get())
+        while not self._stopping:
             try:
-                call = self._calls.get_nowait()
+                self._line_up(self._calls.get_nowait())
             except queue.Empty:
                 break
-            if call is None:
-                self._calls.put(None)  # finish this group, and stop after it
-                break
-            calls.append(call)
-            size += len(call.asked)
-        return calls
+        return self._turns.next_group()
 
-    def _write_calls(self, calls: list[_Call]) -> None:
-        group = [one for call in calls for one in call.asked]
+    def _line_up(self, call: _Call | None) -> None:
+        """Let a call wait for the turn of its client. None: finish what waits, and stop."""
+        if call is None:
+            self._stopping = True
+        else:
+            client = call.asked[0].submission.client_id
+            for start in range(0, len(call.asked), PART_LIMIT):
+                asked = call.asked[start : start + PART_LIMIT]
+                self._turns.add(client, len(asked), _Part(call, asked, start + PART_LIMIT >= len(call.asked)))
+
+    def _write_parts(self, parts: list[_Part]) -> None:
+        group = [one for part in parts for one in part.asked]
         if not group:
             return
         try:
@@ -244,8 +261,9 @@ class Intake:
         self.groups += 1
         self.requests += len(group)
         self._accepted({one.partition for one in group})
-        for call in calls:
-            call.answer()
+        for part in parts:
+            if part.is_last:
+                part.call.answer()
 
     def _write_alone(self, one: _Asked) -> None:
         try:

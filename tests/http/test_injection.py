@@ -72,6 +72,8 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
     )
     monkeypatch.setattr(access_log, "log", logger)
+    for name in ("LINES_OF_A_CLIENT", "LINES_OF_AN_ADDRESS"):
+        monkeypatch.setattr(access_log, name, 1_000)
 
     def take() -> list[str]:
         text = written.getvalue()

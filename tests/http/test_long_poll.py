@@ -181,6 +181,28 @@ def test_a_call_above_the_limit_of_waiters_does_not_wait(
     assert "Preference-Applied" not in second.headers
 
 
+def test_a_client_leaves_as_many_waits_as_it_has(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A client with many endless waits has half of them, and another client still waits for its decision.
+    """
+    monkeypatch.setattr(long_poll, "WAITERS_MAX", 8)
+    teller.open("sneaker")
+    endless = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
+    with ThreadPoolExecutor(10) as callers:
+        flood = [
+            callers.submit(teller.client.get, f"/v1/requests/{endless}", Prefer="wait=20") for _ in range(9)
+        ]
+        wait_for_waiters(teller, 4)
+        eventually(lambda: sum(one.done() for one in flood) == 5)
+        waited = callers.submit(teller.other.post, "/v1/redemptions", REDEMPTION, Prefer="wait=20")
+        wait_for_waiters(teller, 5)
+        teller.drain()
+
+    granted = [one for one in flood if "Preference-Applied" in one.result().headers]
+    assert len(granted) == 4
+    assert waited.result().json["status"] == "completed"
+
+
 def test_a_stop_ends_all_waits(teller: Teller) -> None:
     """
     All waiting calls return at once with the present state.
@@ -257,7 +279,7 @@ def test_an_announcement_before_the_wait_is_not_lost(reads: Reads, waiters: long
     waiters.wake({named.bytes})
 
     limit = Deadline(10)
-    answer = waiters.wait(named, 20, "queued")
+    answer = waiters.wait(named, "ada", 20, "queued")
 
     assert answer == ("completed", True)
     limit.check()
@@ -269,7 +291,7 @@ def test_a_wait_without_an_announcement_reads_nothing(reads: Reads, waiters: lon
     """
     waiters.wake({uuid.uuid4().bytes})
 
-    assert waiters.wait(uuid.uuid4(), 0, "queued") == ("queued", True)
+    assert waiters.wait(uuid.uuid4(), "ada", 0, "queued") == ("queued", True)
     assert reads.groups == []
 
 
@@ -282,7 +304,7 @@ def test_requests_that_are_announced_together_are_read_together(
     ids = [uuid.uuid4() for _ in range(20)]
     reads.states = dict.fromkeys(ids, "queued")
     with ThreadPoolExecutor(len(ids)) as callers:
-        answers = [callers.submit(waiters.wait, named, 20, "queued") for named in ids]
+        answers = [callers.submit(waiters.wait, named, "ada", 20, "queued") for named in ids]
         eventually(lambda: waiters.count() == len(ids))
         reads.may_read.clear()
         waiters.wake({ids[0].bytes})
@@ -305,7 +327,7 @@ def test_a_state_that_ends_no_wait_wakes_no_call(reads: Reads, waiters: long_pol
     """
     named = uuid.uuid4()
     with ThreadPoolExecutor(1) as callers:
-        answer = callers.submit(waiters.wait, named, 1, "queued")
+        answer = callers.submit(waiters.wait, named, "ada", 1, "queued")
         eventually(lambda: waiters.count() == 1)
         reads.states[named] = "held"
         waiters.wake({named.bytes})
@@ -321,7 +343,9 @@ def test_an_unavailable_database_ends_the_waits_that_were_read_for(
     """
     first, second = uuid.uuid4(), uuid.uuid4()
     with ThreadPoolExecutor(2) as callers:
-        failing, other = (callers.submit(waiters.wait, named, 20, "queued") for named in (first, second))
+        failing, other = (
+            callers.submit(waiters.wait, named, "ada", 20, "queued") for named in (first, second)
+        )
         eventually(lambda: waiters.count() == 2)
         reads.fault = DatabaseUnavailable("the server is gone")
         waiters.wake({first.bytes})
@@ -344,12 +368,12 @@ def test_a_state_read_before_a_wait_began_does_not_end_it(
     reads.states[named] = "completed"
     reads.may_read.clear()
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(waiters.wait, named, 20, "queued")
+        first = callers.submit(waiters.wait, named, "ada", 20, "queued")
         eventually(lambda: waiters.count() == 1)
         waiters.wake({named.bytes})
         eventually(lambda: len(reads.groups) == 1)
         reads.states[named] = "replayed"
-        second = callers.submit(waiters.wait, named, 1, "replayed")
+        second = callers.submit(waiters.wait, named, "ada", 1, "replayed")
         eventually(lambda: waiters.count() == 2)
         reads.may_read.set()
 

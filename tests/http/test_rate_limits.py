@@ -163,6 +163,45 @@ def test_a_key_above_its_limit_gets_429_with_a_time_to_retry(
     assert len(teller.client.get("/v1/requests").json["data"]) == len(answers) - len(refused)
 
 
+def test_each_item_of_a_batch_counts(
+    teller: Teller, limited: Callable[[Client], Client], clock: Clock
+) -> None:
+    """
+    A batch that exceeds the limit is accepted whole. The key then gets 429 until as many seconds are over.
+    """
+    client = limited(teller.client)
+    item = {"kind": "redemption", "resource": "a", "account": "u"}
+
+    def batch(number: int) -> Reply:
+        items = [{**item, "idempotency_key": f"{number}-{one}"} for one in range(12)]
+        return client.post("/v1/batches", {"requests": items})
+
+    accepted, refused = batch(1), batch(2)
+    assert [one["status"] for one in accepted.json["results"]] == [202] * 12
+    assert accepted.headers["RateLimit"] == '"key";r=0;t=2'
+    assert (refused.status_code, refused.json["code"]) == (429, "rate_limited")
+    assert refused.headers["Retry-After"] == "2"
+    clock.now += 1
+    assert client.get("/v1/requests").status_code == 429
+    clock.now += 0.7
+    assert batch(3).status_code == 202
+    assert len(teller.client.get("/v1/requests?limit=100").json["data"]) == 24
+
+
+def test_a_batch_on_credit_waits_for_the_one_before(clock: Clock) -> None:
+    """
+    Two batches that were authenticated together are not both accepted on credit.
+    """
+    limit = Limit("x", 5, 1)
+    bucket = limit.bucket()
+    assert [limit.take(bucket), limit.take(bucket)] == [True, True]
+
+    assert [limit.take_on_credit(bucket, 9), limit.take_on_credit(bucket, 9)] == [True, False]
+    assert bucket.left == -6
+    clock.now += 1.2
+    assert limit.take_on_credit(bucket, 9)
+
+
 def test_every_answer_to_a_key_has_the_rest_of_its_limit(teller: Teller) -> None:
     """
     Refusals have the headers, too. Public routes have no limit.

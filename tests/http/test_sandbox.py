@@ -105,13 +105,16 @@ def test_the_sandbox_answers_by_destination_and_pays_once(
 
 def test_slow_pays_before_it_answers_after_three_seconds(teller: Teller, ask: Callable[..., Reply]) -> None:
     """
-    A caller that does not wait for the answer finds the payout nevertheless.
+    A caller that does not wait for the answer finds the payout nevertheless. The pause takes no place of the views.
     """
     key = uuid.uuid4()
     payment, answering = Deadline(2.5), Deadline(4.5)
     with ThreadPoolExecutor(1) as courier:
         answer = courier.submit(ask, key, "slow")
         payment.until(lambda: recorded_calls(teller, key) == ([200], 1))
+        # It holds no place that another call of a gateway needs.
+        payment.until(lambda: teller.services.views.taken(PATH) == 0)
+        assert not answer.done()
         assert answer.result().status_code == 200
     assert answering.check() >= sandbox.SLOW_SECONDS
 

@@ -20,7 +20,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 
-from api.app import VIEWS_AT_ONCE
+from api.services import VIEWS_AT_ONCE
 from api.web import idle_connections
 from processor.clients import keys
 from processor.reading import keys as key_queries

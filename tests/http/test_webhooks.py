@@ -284,18 +284,18 @@ def test_a_name_service_without_an_answer_delays_no_other_call(
 
     monkeypatch.setattr("processor.gateways.addresses.socket.getaddrinfo", silent)
     monkeypatch.setattr(webhooks, "LOOKUP_SECONDS", 0.2)
-    with ThreadPoolExecutor(webhooks.LOOKUPS_AT_ONCE + 2) as crowd:
+    with ThreadPoolExecutor(webhooks.LOOKUPS_OF_ONE_CLIENT + 2) as crowd:
         answers = list(
             crowd.map(
                 lambda _: teller.client.post("/v1/webhooks", {"url": URL}),
-                range(webhooks.LOOKUPS_AT_ONCE + 2),
+                range(webhooks.LOOKUPS_OF_ONE_CLIENT + 2),
             )
         )
 
     for answer in answers:
         assert (answer.status_code, answer.json["code"]) == (503, "name_service_silent")
         assert answer.headers["Retry-After"] == "1"
-    assert sum(asked.acquire(blocking=False) for _ in answers) == webhooks.LOOKUPS_AT_ONCE
+    assert sum(asked.acquire(blocking=False) for _ in answers) == webhooks.LOOKUPS_OF_ONE_CLIENT
     assert teller.client.get("/v1/webhooks").json["data"] == []
     answers_again.set()
     register(teller.client)
