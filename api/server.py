@@ -28,7 +28,7 @@ from granian.server import Server
 from api.app import create_app
 from api.web import idle_connections
 from api.web.long_poll import WAITERS_MAX
-from processor.errors import DatabaseUnavailable, TellerError
+from processor.errors import DatabaseUnavailable, DatabaseUnsafe, TellerError
 from processor.gateways.names import names as gateway_names
 from processor.settings import Settings
 from processor.storage import connections, migrations
@@ -138,11 +138,17 @@ def _check_port(settings: Settings) -> None:
 
 
 def _check_schema(settings: Settings) -> None:
-    """Raise SchemaError for a database with another schema. A database that is unavailable may return."""
+    """
+    Raise SchemaError for a database with another schema, DatabaseUnsafe for one whose settings break a promise.
+
+    A database that is unavailable may return.
+    """
     try:
         connection = connections.connect(settings.api_database_url, application_name="teller api")
         with contextlib.closing(connection), connections.faults():
             migrations.check_partitions(migrations.read_installation(connection), settings.partitions)
+    except DatabaseUnsafe:
+        raise
     except DatabaseUnavailable as fault:
         log.warning("database_unavailable", detail=str(fault))
 

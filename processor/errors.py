@@ -50,6 +50,14 @@ class DatabaseUnavailable(TellerError):
     code = "database_unavailable"
 
 
+class DatabaseUnsafe(DatabaseUnavailable):
+    """
+    A setting of PostgreSQL breaks a promise; the message names it. No process starts with it.
+    """
+
+    code = "database_unsafe"
+
+
 class Forbidden(TellerError):
     """The role of the caller does not allow this."""
 

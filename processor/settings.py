@@ -62,6 +62,21 @@ LIMIT_MAX = 1_000_000
 _GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+class Address(str):
+    """The address of a database, and whether it is known to lead to a pooler."""
+
+    __slots__ = ("is_pooled",)
+
+    is_pooled: bool
+
+    @classmethod
+    def of(cls, url: str, *, is_pooled: bool) -> Address:
+        """Return a URL as an address."""
+        address = cls(url)
+        address.is_pooled = is_pooled
+        return address
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
@@ -92,6 +107,8 @@ class Settings:
     api_database_url: str = field(repr=False)
     worker_database_url: str = field(repr=False)
     courier_database_url: str = field(repr=False)
+    #: "transaction": a pooler that shares sessions is known to stand before the database.
+    database_pooler: str
     redis_url: str = field(repr=False)
     secret: str = field(repr=False)
     gateway_secret: str = field(repr=False)
@@ -108,7 +125,12 @@ class Settings:
         Check all variables and fill in the defaults. An empty variable counts as unset. Raises SettingsError.
         """
         read = _Reader(environ)
-        database_url = read.database_url("DATABASE_URL")
+        pooler = read.choice("TELLER_DATABASE_POOLER", ("transaction",))
+
+        def role_url(name: str) -> str:
+            return Address.of(_role_url(read, name, database_url), is_pooled=bool(pooler))
+
+        database_url = Address.of(read.database_url("DATABASE_URL"), is_pooled=bool(pooler))
         redis_url = read.url("REDIS_URL", ("redis", "rediss", "unix"))
         settings = cls(
             embeds_postgres=not database_url,
@@ -131,9 +153,10 @@ class Settings:
             sign_in_limit=read.whole("TELLER_SIGN_IN_LIMIT", SIGN_IN_LIMIT, 1, LIMIT_MAX),
             lab=read.flag("TELLER_LAB", default=not database_url),
             database_url=database_url,
-            api_database_url=_role_url(read, "TELLER_API_DATABASE_URL", database_url),
-            worker_database_url=_role_url(read, "TELLER_WORKER_DATABASE_URL", database_url),
-            courier_database_url=_role_url(read, "TELLER_COURIER_DATABASE_URL", database_url),
+            api_database_url=role_url("TELLER_API_DATABASE_URL"),
+            worker_database_url=role_url("TELLER_WORKER_DATABASE_URL"),
+            courier_database_url=role_url("TELLER_COURIER_DATABASE_URL"),
+            database_pooler=pooler,
             redis_url=redis_url,
             secret=_secret(read),
             gateway_secret=_gateway_secret(read),
@@ -182,6 +205,7 @@ class Settings:
             "TELLER_API_DATABASE_URL": self.api_database_url,
             "TELLER_WORKER_DATABASE_URL": self.worker_database_url,
             "TELLER_COURIER_DATABASE_URL": self.courier_database_url,
+            "TELLER_DATABASE_POOLER": self.database_pooler,
             "REDIS_URL": self.redis_url,
             "TELLER_SECRET": self.secret,
             "TELLER_GATEWAY_SECRET": self.gateway_secret,
@@ -244,6 +268,12 @@ class _Reader:
         if value not in ("", "0", "1"):
             raise SettingsError(f"{name} must be 1 or 0")
         return value == "1" if value else default
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name)
+        if value and value not in choices:
+            raise SettingsError(f"{name} must be {' or '.join(choices)}")
+        return value
 
     def url(self, name: str, schemes: tuple[str, ...]) -> str:
         value = self.text(name)

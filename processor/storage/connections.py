@@ -21,6 +21,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from processor.errors import DatabaseUnavailable
+from processor.settings import Address
+from processor.storage import sessions
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -52,6 +54,9 @@ INFRASTRUCTURE = (
     psycopg.InternalError,  # a transaction that PostgreSQL ended: idle for too long, or read-only after a failover
     psycopg_pool.PoolTimeout,
     psycopg_pool.PoolClosed,
+)
+#: Errors of a statement that come from outside of it.
+OUTSIDE = (
     # Rights or tables that are missing while an operator restores, grants or migrates.
     server.InsufficientPrivilege,
     server.InvalidCatalogName,
@@ -107,10 +112,16 @@ class Pool(psycopg_pool.ConnectionPool[_Connection]):
     usually the server's. Connections that are lent at that time are closed when they come back.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(self, url: str, statement_timeout_ms: int, **options: Any) -> None:
         self._draining = threading.Lock()
         self._last_drain = -math.inf
-        super().__init__(url, connection_class=_Connection, check=self._check_or_drain, **options)
+        super().__init__(
+            url,
+            connection_class=_Connection,
+            configure=lambda connection: _begin(connection, url, statement_timeout_ms),
+            check=self._check_or_drain,
+            **options,
+        )
 
     def _check_or_drain(self, connection: _Connection) -> None:
         """Raises psycopg.Error if the connection must not be lent. It is closed then."""
@@ -135,14 +146,26 @@ def connect(
     answer_timeout_seconds: float | None = None,
 ) -> Connection:
     """
-    Open a connection in autocommit mode, with UTC as its time zone. Raises DatabaseUnavailable.
+    Open a connection in autocommit mode, with the settings that Teller needs (`sessions.sql`).
 
     Without autocommit, psycopg's `transaction()` would be nested in one that an earlier SELECT began.
+    Raises DatabaseUnavailable; DatabaseUnsafe if a setting of the server breaks a promise.
     """
     with faults():
-        connection = _Connection.connect(url, **_parameters(url, application_name, statement_timeout_ms))
+        connection = _Connection.connect(url, **_parameters(url, application_name))
+        try:
+            _begin(connection, url, statement_timeout_ms)
+        except BaseException:
+            connection.close()
+            raise
         connection.answer_timeout_seconds = answer_timeout_seconds
         return connection
+
+
+def _begin(connection: _Connection, url: str, statement_timeout_ms: int | None) -> None:
+    connection.answer_timeout_seconds = CONNECT_TIMEOUT_SECONDS
+    is_pooled = isinstance(url, Address) and url.is_pooled
+    sessions.begin(connection, is_pooled=is_pooled, statement_timeout_ms=statement_timeout_ms)
 
 
 class Reconnecting:
@@ -193,7 +216,8 @@ def open_pool(url: str, *, application_name: str, size: int, statement_timeout_m
     """
     return Pool(
         url,
-        kwargs=_parameters(url, application_name, statement_timeout_ms),
+        statement_timeout_ms,
+        kwargs=_parameters(url, application_name),
         min_size=1,
         max_size=size,
         timeout=CONNECT_TIMEOUT_SECONDS,
@@ -232,14 +256,13 @@ def lend(pool: Pool, within_seconds: float) -> Iterator[Connection]:
         yield connection
 
 
-def _parameters(url: str, application_name: str, statement_timeout_ms: int | None) -> dict[str, Any]:
-    """Return the parameters of a connection. Those that the URL sets itself win, except for timeouts."""
-    options = "-c timezone=UTC"
-    if statement_timeout_ms is not None:
-        options += f" -c statement_timeout={statement_timeout_ms}"
+def _parameters(url: str, application_name: str) -> dict[str, Any]:
+    """
+    Return the parameters of a connection. Those that the URL sets itself win, except for the timeout.
+
+    No `options` are among them, because poolers refuse a start with them.
+    """
     given = conninfo_to_dict(url)
-    if given.get("options"):
-        options = f"{given['options']} {options}"
     defaults = {
         "target_session_attrs": "read-write",
         "keepalives_idle": 5,
@@ -251,7 +274,7 @@ def _parameters(url: str, application_name: str, statement_timeout_ms: int | Non
         "autocommit": True,
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "options": options,
+        "client_encoding": "UTF8",
     }
 
 
@@ -264,7 +287,7 @@ def faults() -> Iterator[None]:
     """
     try:
         yield
-    except INFRASTRUCTURE as fault:
+    except (*INFRASTRUCTURE, *OUTSIDE) as fault:
         raise DatabaseUnavailable(first_line(fault)) from fault
 
 

@@ -29,22 +29,30 @@ if TYPE_CHECKING:
 @click.command(cls=Command, short_help="Bring the database to the schema of this version.")
 def migrate() -> None:
     """
-    Bring the database to the schema that this version needs. Does nothing if it is there already.
+    Bring the database to the schema that this version needs, and repair what a restore or a move left behind.
 
-    Prints one line for each migration that was applied. The number of partitions (TELLER_PARTITIONS) is fixed the
-    first time, for the life of the database.
+    Prints one line for each migration that was applied, and for each repair. Does nothing if all is well. The number
+    of partitions (TELLER_PARTITIONS) is fixed the first time, for the life of the database.
     """
     log.configure(logging.WARNING)
     applied: list[str] = []
+    repaired: list[str] = []
 
     def note(name: str) -> None:
         applied.append(name)
         if not as_json():
             click.echo(f"applied {name}")
 
+    def note_repair(line: str) -> None:
+        repaired.append(line)
+        if not as_json():
+            click.echo(line)
+
     with serve(Settings.from_environment(os.environ), needs_valkey=False) as servers:
-        done = migrations.migrate(servers.settings.database_url, servers.settings.partitions, note)
-    show({"migrated": done, "applied": applied}, lambda: done)
+        done = migrations.migrate(
+            servers.settings.database_url, servers.settings.partitions, note, note_repair
+        )
+    show({"migrated": done, "applied": applied, "repaired": repaired}, lambda: done)
 
 
 @click.command(cls=Command)

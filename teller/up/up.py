@@ -152,6 +152,7 @@ def _prepare(settings: Settings) -> None:
         settings.database_url,
         settings.partitions,
         lambda name: logger.info("migration_applied", migration=name),
+        lambda line: logger.info("database_repaired", detail=line),
     )
     logger.info("migrated", detail=done)
     with contextlib.closing(_connect(settings)) as connection:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from processor.errors import DatabaseUnavailable
+from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.intake.intake import Intake
 from processor.storage import connections
 from tests.faults.proxy import Proxy
@@ -229,3 +229,93 @@ def test_the_writer_survives_an_error_that_has_no_name_here(
 
     assert store.intake.alive()
     assert store.accept(store.redeems("sneaker", "ada"))
+
+
+# ---------------------------------------------------------------- settings that break promises
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("timezone", "Asia/Tokyo", "UTC"),
+        ("datestyle", "SQL, DMY", "ISO, MDY"),
+        ("intervalstyle", "iso_8601", "postgres"),
+        ("default_transaction_isolation", "serializable", "read committed"),
+        ("synchronous_commit", "off", "on"),
+        ("synchronous_commit", "remote_apply", "remote_apply"),
+        ("standard_conforming_strings", "off", "on"),
+        ("client_min_messages", "error", "warning"),
+        ("client_encoding", "latin1", "UTF8"),
+    ],
+)
+def test_a_session_has_the_settings_that_it_needs(store: Store, name: str, wrong: str, right: str) -> None:
+    """
+    A setting of the database or the role that breaks a promise does not reach a session of Teller.
+    """
+    store.owner.execute(
+        sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+            sql.Identifier(store.database.name), sql.Identifier(name), sql.Literal(wrong)
+        )
+    )
+
+    with (
+        contextlib.closing(connections.connect(store.database.api_url, application_name="test")) as one,
+        _filled(store.database.api_url) as pool,
+        connections.lend(pool, LEND_SECONDS) as another,
+    ):
+        shown = [
+            connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(name))).fetchone()
+            for connection in (one, another)
+        ]
+
+    assert shown == [(right,), (right,)]
+
+
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
+def test_a_server_that_may_lose_what_it_committed_is_refused(store: Store, name: str) -> None:
+    """
+    One line names the setting of the server, which no session can change.
+    """
+    source = "SELECT source FROM pg_settings WHERE name = %s"
+    if store.owner.execute(source, (name,)).fetchone() == ("command line",):
+        pytest.skip("the embedded server has it in its command line")
+    change = sql.SQL("ALTER SYSTEM {}")
+    setting = sql.Identifier(name)
+    store.owner.execute(change.format(sql.SQL("SET {} = off").format(setting)))
+    try:
+        _reload(store, name, "off")
+        with pytest.raises(DatabaseUnsafe, match=f"^the setting {name} of PostgreSQL is off"):
+            connections.connect(store.database.api_url, application_name="test")
+    finally:
+        store.owner.execute(change.format(sql.SQL("RESET {}").format(setting)))
+        _reload(store, name, "on")
+
+
+def _reload(store: Store, name: str, value: str) -> None:
+    """Let the server read its settings again. Returns when a new session has this value."""
+    store.owner.execute("SELECT pg_reload_conf()")
+
+    def has_value() -> bool:
+        with psycopg.connect(store.database.url) as new:
+            return new.execute("SELECT current_setting(%s)", (name,)).fetchone() == (value,)
+
+    eventually(has_value)
+
+
+def test_a_database_of_another_encoding_is_refused(store: Store) -> None:
+    """
+    Not all of Unicode fits into it.
+    """
+    name = f"{store.database.name}_latin"
+    store.owner.execute(
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'").format(
+            sql.Identifier(name)
+        )
+    )
+    try:
+        with pytest.raises(DatabaseUnsafe, match="server_encoding"):
+            connections.connect(
+                store.database.url.replace(f"/{store.database.name}", f"/{name}"), application_name="test"
+            )
+    finally:
+        store.owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -41,6 +41,7 @@ def test_without_variables_all_settings_have_their_defaults() -> None:
         ("DATABASE_URL", "postgresql://a:1,b:2,c:3/d?port=1,2"),
         ("DATABASE_URL", "host=h port=5432 basename=d"),
         ("DATABASE_URL", "localhost"),
+        ("TELLER_DATABASE_POOLER", "session"),
         ("REDIS_URL", "localhost:6379"),
         ("TELLER_PORT", "0"),
         ("TELLER_PORT", "65536"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from processor.errors import DatabaseUnavailable
+from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.gateways import registry
 from processor.storage import connections, migrations
 from workers.courier.address_notices import ADDRESS_NOTICES
@@ -54,7 +54,8 @@ def run_courier(settings: Settings) -> int:
     """
     Send until SIGTERM or SIGINT, then finish the sends under way. Returns 0. Called on the main thread.
 
-    Raises SchemaError if the schema does not match, and SettingsError if a gateway cannot be made.
+    Raises SchemaError if the schema does not match, and SettingsError if a gateway cannot be made. Raises
+    DatabaseUnsafe if a setting of the server breaks a promise.
     """
 
     async def run() -> None:
@@ -68,7 +69,7 @@ def run_courier(settings: Settings) -> int:
 
 
 async def work(settings: Settings, stop: asyncio.Event) -> None:
-    """Run the courier until `stop` is set. Raises SchemaError, SettingsError."""
+    """Run the courier until `stop` is set. Raises SchemaError, DatabaseUnsafe, SettingsError."""
     mailer = mailer_for(settings.smtp_url, settings.home)
     if await _installation(settings.courier_database_url, stop) is None:
         return
@@ -144,13 +145,19 @@ def _listener(redis_url: str, senders: list[Sender[Any]]) -> Listener:
 
 
 async def _installation(url: str, stop: asyncio.Event) -> Installation | None:
-    """Read the installation when PostgreSQL is available. Returns None if `stop` is set before."""
+    """
+    Read the installation when PostgreSQL is available. Returns None if `stop` is set before.
+
+    Raises SchemaError, DatabaseUnsafe.
+    """
     thread = DatabaseThread(functools.partial(_connect, url))
     is_unavailable = False
     try:
         while not stop.is_set():
             try:
                 return await thread.run(_read_installation)
+            except DatabaseUnsafe:
+                raise
             except DatabaseUnavailable as fault:
                 if not is_unavailable:
                     is_unavailable = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import dramatiq
 import structlog
 
-from processor.errors import DatabaseUnavailable
+from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
 from workers.doorbell.ring import ACTOR_NAME, Doorbell
 from workers.worker import heartbeat, sweep
@@ -57,7 +57,8 @@ def run_worker(settings: Settings) -> int:
     """
     Drain until SIGTERM or SIGINT. Then finish the batches under way and release the partitions. Returns 0.
 
-    Called on the main thread. Raises SchemaError if the schema does not match.
+    Called on the main thread. Raises SchemaError if the schema does not match, DatabaseUnsafe if a setting of the
+    server breaks a promise.
     """
     rest_collector()
     stop = threading.Event()
@@ -146,7 +147,11 @@ class WorkerProcess:
 
 
 def _partition_count(url: str, stop: threading.Event) -> int | None:
-    """Read the number of partitions when PostgreSQL is available. Returns None if `stop` is set before."""
+    """
+    Read the number of partitions when PostgreSQL is available. Returns None if `stop` is set before.
+
+    Raises SchemaError, DatabaseUnsafe.
+    """
     is_unavailable = False
     while not stop.is_set():
         try:
@@ -155,6 +160,8 @@ def _partition_count(url: str, stop: threading.Event) -> int | None:
                 connections.faults(),
             ):
                 return migrations.read_installation(connection).partitions
+        except DatabaseUnsafe:
+            raise
         except DatabaseUnavailable as fault:
             if not is_unavailable:
                 is_unavailable = True

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from processor.errors import DatabaseUnavailable, MigrationFailed, SchemaError
-from processor.storage import connections
+from processor.storage import connections, repairs
 from processor.storage.connections import Connection
 from processor.storage.migrations import files
 from processor.storage.migrations.files import Migration
@@ -42,9 +42,17 @@ WAIT_SECONDS: Final = 0.1
 _SCHEMA: Final = Path(__file__).resolve().parents[3] / "schema.sql"
 
 
-def migrate(url: str, partitions: int, on_applied: Callable[[str], None] = lambda _: None) -> str:
+def migrate(
+    url: str,
+    partitions: int,
+    on_applied: Callable[[str], None] = lambda _: None,
+    on_repaired: Callable[[str], None] = lambda _: None,
+) -> str:
     """
-    Bring the database to SCHEMA_VERSION, and call `on_applied` with the name of each migration after it was applied.
+    Bring the database to SCHEMA_VERSION, and repair what a restore or a move has left behind.
+
+    Calls `on_applied` with the name of each migration after it was applied, and `on_repaired` with a line about each
+    repair of a database that was there already.
 
     Returns one line that describes the result. Raises SchemaError when the server is too old, or the database belongs
     to a newer Teller or has another number of partitions; MigrationFailed; DatabaseUnavailable.
@@ -64,15 +72,18 @@ def migrate(url: str, partitions: int, on_applied: Callable[[str], None] = lambd
         if not is_created(connection):
             with connection.transaction():
                 connection.execute(_schema(partitions))
+            repairs.repair(connection)
             return f"made the schema, version {SCHEMA_VERSION}, with {partitions} partitions"
         before = read_migratable(connection)
         check_partitions(before, partitions)
-        if before.schema_version == SCHEMA_VERSION:
-            return f"the schema is at version {SCHEMA_VERSION} already; {partitions} partitions"
         for migration in files.read():
             if migration.version > before.schema_version:
                 apply(connection, migration)
                 on_applied(migration.name)
+        for line in repairs.repair(connection):
+            on_repaired(line)
+        if before.schema_version == SCHEMA_VERSION:
+            return f"the schema is at version {SCHEMA_VERSION} already; {partitions} partitions"
         return f"migrated the schema from version {before.schema_version} to {SCHEMA_VERSION}"
 
 
@@ -125,7 +136,8 @@ def _apply_at_once(connection: Connection, migration: Migration) -> None:
 
 
 def _apply_step_by_step(connection: Connection, migration: Migration) -> None:
-    _limit_lock_waits(connection, is_local=False)
+    if connection.prepare_threshold is not None:  # behind a pooler, the limit would stay with another session
+        _limit_lock_waits(connection, is_local=False)
     if connection.execute("SELECT schema_version FROM installation").fetchall() != [(migration.version - 1,)]:
         return
     for statement in migration.statements().values():
