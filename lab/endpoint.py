@@ -3,26 +3,28 @@ A race against any endpoint: first the connections, then all requests at the sam
 
 A request with a body is sent in two parts. All but its last byte goes at one instant, and the last byte at a second
 one. So the race works for servers that act on the head alone, and for those that first read the body. It follows no
-redirect, uses no proxy, and reads only the beginning of an answer.
+redirect, uses no proxy, and reads only the beginning of an answer. Calls that were only accepted (202) are followed
+to their outcome after the race.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import time
-import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from lab import following
+from lab.endpoint_results import ACCEPTED, BODY_CHARACTERS_KEPT, Call, Reply, Success, Verdict
 from processor.errors import TellerError
+from processor.gateways.client import HEAD_BYTES_MAX, exact_url
 from processor.gateways.http import describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
     from types import SimpleNamespace
 
 #: The time for all connections, including TLS. Users without a connection are then left behind.
@@ -35,122 +37,16 @@ SEND_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 0.5
 #: The time for an answer, from the release.
 ANSWER_SECONDS: Final = 30.0
-#: The time in which the body of an answer is read.
-BODY_SECONDS: Final = 5.0
-#: The part of an answer that is read, and the part that is kept.
-BODY_BYTES_MAX: Final = 64 * 1024
-BODY_CHARACTERS_KEPT: Final = 200
+
+
+#: Connections that read outcomes at once.
+FOLLOWED_AT_ONCE: Final = 50
 
 
 class EndpointUnreachable(TellerError):
     """None of the calls was answered, so there is no result."""
 
     code = "endpoint_unreachable"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """
-    The call of each user.
-
-    `{n}` stands for the number of the user, from 1, and each `{uuid}` for a new UUID.
-    """
-
-    url: str
-    method: str
-    body: str | None
-    headers: Mapping[str, str]
-
-    def of(self, user: int) -> Call:
-        """Return the call of one user."""
-
-        def fill(text: str) -> str:
-            text = text.replace("{n}", str(user))
-            while "{uuid}" in text:
-                text = text.replace("{uuid}", str(uuid.uuid4()), 1)
-            return text
-
-        body = None if self.body is None else fill(self.body)
-        headers = {name: fill(value) for name, value in self.headers.items()}
-        return Call(fill(self.url), self.method, body, headers)
-
-
-@dataclass(frozen=True, slots=True)
-class Success:
-    """The condition of a successful call: one of these statuses and, if given, this text in the answer."""
-
-    statuses: frozenset[int]
-    text: str | None = None
-    #: A race is more than this number of successful calls.
-    expect: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to one user. `ms` counts from the release."""
-
-    user: int
-    ms: float
-    status: int | None = None
-    succeeded: bool = False
-    #: The beginning of the answer.
-    body: str = ""
-    error: str | None = None
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON of this reply."""
-        return {
-            "user": self.user,
-            "status": self.status,
-            "ms": round(self.ms, 3),
-            "succeeded": self.succeeded,
-            "error": self.error,
-            "body": self.body,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All answers, and the conclusion."""
-
-    replies: list[Reply]
-    expect: int
-
-    @property
-    def succeeded(self) -> int:
-        """Return the number of successful calls."""
-        return sum(reply.succeeded for reply in self.replies)
-
-    @property
-    def race(self) -> bool:
-        """Return whether more calls succeeded than expected."""
-        return self.succeeded > self.expect
-
-    @property
-    def unanswered(self) -> int:
-        """Return the number of calls without an answer."""
-        return sum(reply.status is None for reply in self.replies)
-
-    def words(self) -> str:
-        """Return the verdict in one line."""
-        expected = f"{self.expect} {'was' if self.expect == 1 else 'were'} expected"
-        if self.race:
-            return f"RACE: {self.succeeded} of {len(self.replies)} succeeded where {expected}"
-        if not self.succeeded and self.expect:
-            return f"no race seen, but none of {len(self.replies)} succeeded either: this says little"
-        lost = f"; {self.unanswered} got no answer" if self.unanswered else ""
-        return f"no race: {self.succeeded} of {len(self.replies)} succeeded, {expected} at the most{lost}"
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON of the verdict."""
-        return {
-            "users": len(self.replies),
-            "succeeded": self.succeeded,
-            "expect": self.expect,
-            "race": self.race,
-            "verdict": self.words(),
-            "results": [reply.document() for reply in self.replies],
-        }
 
 
 def race(call: Call, users: int, success: Success) -> Verdict:
@@ -233,18 +129,29 @@ async def _race(call: Call, users: int, success: Success) -> list[Reply]:
         if call.body is None:
             await start.ready.wait(user)
 
+    calls = {user: call.of(user) for user in range(1, users + 1)}
     trace.on_connection_create_end.append(connected)
-    connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=ssl.create_default_context())
-    async with aiohttp.ClientSession(
-        connector=connector,
+    async with _session(limit=0, force_close=True, traces=[trace]) as session:
+        start.release_in_time()
+        replies = await asyncio.gather(
+            *(_ask(session, calls[user], user, start, success) for user in range(1, users + 1))
+        )
+    async with _session(limit=FOLLOWED_AT_ONCE, force_close=False, traces=[]) as session:
+        return await following.follow_all(session, replies, calls, success)
+
+
+def _session(*, limit: int, force_close: bool, traces: list[aiohttp.TraceConfig]) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=limit, force_close=force_close, ssl=ssl.create_default_context()
+        ),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[trace],
-    ) as session:
-        start.release_in_time()
-        return await asyncio.gather(
-            *(_ask(session, call.of(user), user, start, success) for user in range(1, users + 1))
-        )
+        trace_configs=traces,
+        max_line_size=HEAD_BYTES_MAX,
+        max_field_size=HEAD_BYTES_MAX,
+        max_headers=HEAD_BYTES_MAX,
+    )
 
 
 async def _ask(
@@ -282,21 +189,29 @@ async def _send(
         headers["Content-Length"] = str(len(sent))
         data = slowly(sent)
     async with session.request(
-        call.method, call.url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=user
+        call.method,
+        exact_url(call.url),
+        data=data,
+        headers=headers,
+        allow_redirects=False,
+        trace_request_ctx=user,
     ) as response:
-        text = await _read(response)
-        succeeded = response.status in success.statuses and (success.text is None or success.text in text)
-        return Reply(user, start.ms(), response.status, succeeded, text[:BODY_CHARACTERS_KEPT])
-
-
-async def _read(response: aiohttp.ClientResponse) -> str:
-    """Return the beginning of an answer. The rest of a long answer is not read, and a broken one ends there."""
-    parts, size = [], 0
-    with contextlib.suppress(aiohttp.ClientPayloadError, TimeoutError):
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in response.content.iter_chunked(BODY_BYTES_MAX):
-                parts.append(part)
-                size += len(part)
-                if size >= BODY_BYTES_MAX:
-                    break
-    return b"".join(parts)[:BODY_BYTES_MAX].decode(errors="replace")
+        text = await following.read_beginning(response)
+        location = response.headers.get("Location")
+        counts = response.status in success.statuses
+        is_accepted = counts and response.status == ACCEPTED
+        if success.text is not None:
+            succeeded = counts and success.text in text
+            undecided = is_accepted and not succeeded and location is not None
+        else:
+            is_refused = following.status_word(text) in following.REFUSED
+            succeeded, undecided = counts and not is_accepted and not is_refused, is_accepted
+        return Reply(
+            user,
+            start.ms(),
+            response.status,
+            succeeded,
+            text[:BODY_CHARACTERS_KEPT],
+            undecided=undecided,
+            location=location,
+        )

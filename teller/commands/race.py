@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from lab import arena, endpoint, paused_holder, tellers_queue
+from lab import arena, endpoint, endpoint_results, paused_holder, tellers_queue
 from lab.arena import STOCK_MAX, USERS_MAX
 from lab.strategies import STRATEGIES
 from processor import log
@@ -26,6 +26,7 @@ from teller.commands import race_drawing as drawing
 from teller.embedded import postgres, valkey
 from teller.embedded.servers import serve
 from teller.printing import Command, as_json, show
+from teller.root import WAITED_TOO_LONG
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
@@ -157,6 +158,11 @@ def race(
     user, and {uuid} is new each time.
     The exit status is 1 if more than --expect succeed.
 
+    A 202 alone is no success, because the endpoint may still refuse the call. The address in its Location is read
+    with the same headers until the outcome is final, for up to 30 s. The outcome is --accept-text, or the status in
+    the JSON, or the HTTP status. If it stays open whether too many succeed, the command says so. The exit status is
+    then 1, or 3 if the time was up.
+
     \b
     teller race --users 50 --stock 1
     teller race --url http://localhost:5000/redeem --body '{"user": {n}}' --expect 1
@@ -279,8 +285,10 @@ def _race_there(
     sent = dict(headers)
     if body is not None and not any(name.lower() == "content-type" for name in sent):
         sent["Content-Type"] = "application/json"
-    call = endpoint.Call(url, method or METHOD, body, sent)
-    success = endpoint.Success(statuses or _statuses(ACCEPTED), text, expect)
+    call = endpoint_results.Call(url, method or METHOD, body, sent)
+    success = endpoint_results.Success(statuses or _statuses(ACCEPTED), text, expect)
     verdict = endpoint.race(call, users, success)
     show(verdict.document(), lambda: drawing.replies(call, verdict))
-    return int(verdict.race)
+    if verdict.is_late:
+        return WAITED_TOO_LONG
+    return int(verdict.race or verdict.is_open)

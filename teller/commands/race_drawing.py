@@ -19,20 +19,21 @@ from teller.printing import table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lab.endpoint import Call, Verdict
+    from lab.endpoint_results import Call, Reply, Verdict
     from lab.outcomes import Outcome
     from teller.printing import Cell
 
-#: The mark of a user: approved, refused, no answer.
+#: The mark of a user: approved, refused, no answer, only accepted.
 APPROVED: Final = "✓"
 REFUSED: Final = "·"
 FAILED: Final = "!"
+UNDECIDED: Final = "?"
 #: Bars are drawn in eighths of a character.
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 #: The longest bar, in characters.
 BAR_CHARACTERS_MAX: Final = 60
 LABEL_CHARACTERS: Final = max(map(len, STRATEGIES)) + 2
-GREEN, RED = "green", "red"
+GREEN, RED, YELLOW = "green", "red", "yellow"
 
 
 def is_terminal() -> bool:
@@ -87,27 +88,45 @@ def summary(outcomes: Sequence[Outcome], paused: Outcome | None) -> str:
 
 def replies(call: Call, verdict: Verdict) -> str:
     """Format a race against a URL: the successes, the count of each answer, and the verdict."""
-    words = click.style(verdict.words(), fg=RED if verdict.race else GREEN, bold=True)
+    colour = RED if verdict.race else YELLOW if verdict.is_open else GREEN
+    words = click.style(verdict.words(), fg=colour, bold=True)
     if not is_terminal():
         rows = [(one.user, one.status, f"{one.ms:.1f}", one.succeeded, one.error) for one in verdict.replies]
         answered = [[None if cell is None else str(cell) for cell in row] for row in rows]
         return "\n".join([table(["user", "status", "ms", "succeeded", "error"], answered), verdict.words()])
-    marks = "".join(
-        FAILED if one.status is None else APPROVED if one.succeeded else REFUSED for one in verdict.replies
-    )
+    marks = "".join(_mark(one) for one in verdict.replies)
     alike = defaultdict(list)
     for one in verdict.replies:
-        alike[str(one.status) if one.status else visible(one.error or "")].append(one.ms)
+        alike[_answer(one) if one.status else visible(one.error or "")].append(one.ms)
     counted: list[Sequence[Cell]] = [
         (answer, len(times), f"{min(times):.0f} ms", f"{max(times):.0f} ms")
         for answer, times in sorted(alike.items())
     ]
     title = click.style(f"{len(verdict.replies)} users, the same instant", bold=True)
-    key = click.style(f"{APPROVED} succeeded   {REFUSED} refused   {FAILED} no answer", dim=True)
-    drawn = [_coloured(part, RED if verdict.race else GREEN) for part in _wrap(marks, indent=0)]
+    meanings = f"{APPROVED} succeeded   {REFUSED} refused   {FAILED} no answer"
+    if verdict.undecided:
+        meanings += f"   {UNDECIDED} only accepted"
+    key = click.style(meanings, dim=True)
+    drawn = [_coloured(part, colour) for part in _wrap(marks, indent=0)]
     asked = visible(f"{call.method} {call.url}")
     return "\n".join(
         [title, asked, key, "", *drawn, "", table(["answer", "users", "first", "last"], counted), "", words]
+    )
+
+
+def _mark(reply: Reply) -> str:
+    if reply.status is None:
+        return FAILED
+    if reply.undecided:
+        return UNDECIDED
+    return APPROVED if reply.succeeded else REFUSED
+
+
+def _answer(reply: Reply) -> str:
+    return (
+        str(reply.status)
+        if reply.followed_status is None
+        else f"{reply.status}, then {reply.followed_status}"
     )
 
 

@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import click
 import pytest
 
-from lab import endpoint, strategies
+from lab import endpoint, endpoint_results, following, strategies
 from lab.strategies import STRATEGIES
 from teller.commands import race_drawing
 
@@ -235,6 +235,7 @@ class Shop:
     expected: int = USERS
     stock: dict[str, int] = field(default_factory=lambda: {"/racy": 1, "/safe": 1})
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
+    reads: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -267,8 +268,46 @@ class Shop:
             case "/silent":
                 start_response("204 No Content", [])
                 return []
+            case "/refused":
+                start_response("200 OK", [])
+                return [b'{"status": "rejected"}']
+            case "/queued" | "/stuck" | "/elsewhere" | "/forbidden" | "/accepted":
+                return self._accept(path, start_response)
+            case _ if path.startswith("/orders/"):
+                return self._order(path, environ, start_response)
         start_response("404 Not Found", [])
         return []
+
+    def _accept(self, path: str, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer 202, with a Location that depends on the address."""
+        with self.lock:
+            number = len(self.seen)
+        locations = {
+            "/queued": f"/orders/{number}",
+            "/stuck": "orders/stuck",
+            "/elsewhere": "http://127.0.0.2:1/orders/1",
+            "/forbidden": "/orders/forbidden",
+        }
+        location = [("Location", locations[path])] if path in locations else []
+        start_response("202 Accepted", location)
+        return [b'{"status": "processing"}']
+
+    def _order(self, path: str, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Show an order: the first two reads are too early, and the first order is sold."""
+        with self.lock:
+            self.reads[path] = self.reads.get(path, 0) + 1
+            reads = self.reads[path]
+        if environ.get("HTTP_AUTHORIZATION") != "Bearer mine" or path == "/orders/forbidden":
+            start_response("403 Forbidden", [])
+            return []
+        if path == "/orders/stuck" or reads == 1:
+            start_response("200 OK", [])
+            return [b'{"status": "processing"}']
+        if reads == 2:
+            start_response("503 Service Unavailable", [])
+            return []
+        start_response("200 OK", [])
+        return [b'{"status": "completed", "n": 1}' if path == "/orders/1" else b'{"status": "rejected"}']
 
 
 @pytest.fixture
@@ -365,11 +404,114 @@ def test_redirects_and_long_and_empty_answers_are_reported(
     status, result = ask("/moved", "--method", "GET")
     assert (status, result["status"], result["succeeded"]) == (0, 302, False)
     status, result = ask("/huge", "--method", "GET")
-    assert (status, result["status"], result["body"]) == (0, 200, "x" * endpoint.BODY_CHARACTERS_KEPT)
+    assert (status, result["status"], result["body"]) == (0, 200, "x" * endpoint_results.BODY_CHARACTERS_KEPT)
     status, result = ask("/silent", "--accept-status", "200, 204")
     assert (status, result["status"], result["succeeded"]) == (0, 204, True)
     status, result = ask("/nowhere")
     assert (status, result["status"], result["succeeded"]) == (0, 404, False)
+
+
+def accepted(shop: Shop, run_teller: Callable[..., Result], path: str, *more: str) -> tuple[int, Any]:
+    """Return the exit status and the document of a race of 4 users at an address that answers 202."""
+    words = ("--url", shop.url + path, "--users", "4", "--header", "Authorization: Bearer mine", "--json")
+    printed = run_teller("race", *words, *more)
+    return printed.status, printed.document
+
+
+def test_what_is_only_accepted_is_followed_to_its_outcome(
+    shop: Shop, run_teller: Callable[..., Result]
+) -> None:
+    """
+    The Location is read with the same headers until the status is final. One of four orders is completed.
+    """
+    status, document = accepted(shop, run_teller, "/queued", "--expect", "1")
+
+    assert (status, document["succeeded"], document["undecided"], document["race"]) == (0, 1, 0, False)
+    assert document["verdict"] == "no race: 1 of 4 succeeded, 1 was expected at the most"
+    assert [(one["status"], one["followed_status"]) for one in document["results"]] == [(202, 200)] * 4
+    assert set(shop.reads.values()) == {3}
+    [won] = [one for one in document["results"] if one["succeeded"]]
+    assert won["followed_body"] == '{"status": "completed", "n": 1}'
+
+
+def test_more_outcomes_than_expected_are_a_race(shop: Shop, run_teller: Callable[..., Result]) -> None:
+    """
+    A text decides instead of the status, if it is given.
+    """
+    status, document = accepted(shop, run_teller, "/queued", "--expect", "1", "--accept-text", "rejected")
+
+    assert (status, document["verdict"]) == (1, "RACE: 3 of 4 succeeded where 1 was expected")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "why"),
+    [
+        ("/accepted", 1, "the answer has no Location"),
+        ("/elsewhere", 1, "its Location is of another origin"),
+        ("/forbidden", 1, "its Location answered 403, which shows no outcome"),
+        ("/stuck", 3, "no outcome at its Location within"),
+    ],
+)
+def test_a_202_without_an_outcome_is_no_success(
+    shop: Shop,
+    run_teller: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    status: int,
+    why: str,
+) -> None:
+    """
+    The verdict says that it is open, why, and which option helps. Nothing else was refused or sold.
+    """
+    monkeypatch.setattr(following, "FOLLOW_SECONDS", 0.5)
+
+    ended, document = accepted(shop, run_teller, path, "--expect", "1")
+
+    assert (ended, document["succeeded"], document["undecided"], document["race"]) == (status, 0, 4, False)
+    assert document["verdict"].startswith("undecided: 0 of 4 succeeded where 1 was expected")
+    assert why in document["verdict"]
+    assert "--accept-text" in document["verdict"]
+    assert all(one["undecided"] and why in one["error"] for one in document["results"])
+
+
+def test_undecided_calls_that_cannot_be_too_many_are_no_race(
+    shop: Shop, run_teller: Callable[..., Result]
+) -> None:
+    """
+    Four calls were accepted, and four may succeed. A text that the answer itself has decides at once.
+    """
+    status, document = accepted(shop, run_teller, "/accepted", "--expect", "4")
+    by_text = accepted(shop, run_teller, "/accepted", "--expect", "1", "--accept-text", "processing")
+    without = accepted(shop, run_teller, "/accepted", "--expect", "1", "--accept-text", "sold")
+
+    assert (status, document["undecided"]) == (0, 4)
+    assert (by_text[0], by_text[1]["succeeded"]) == (1, 4)
+    assert (without[0], without[1]["succeeded"], without[1]["undecided"]) == (0, 0, 0)
+
+
+def test_a_200_that_says_no_is_no_success(shop: Shop, run_teller: Callable[..., Result]) -> None:
+    """
+    A status of the JSON such as rejected counts against the HTTP status.
+    """
+    status, document = accepted(shop, run_teller, "/refused", "--expect", "1")
+
+    assert (status, document["succeeded"]) == (0, 0)
+
+
+def test_a_terminal_marks_what_is_undecided(
+    shop: Shop, run_teller: Callable[..., Result], terminal: Callable[[int], None]
+) -> None:
+    """
+    A question mark for each user, and the verdict in the last line.
+    """
+    terminal(80)
+
+    printed = run_teller("race", "--url", f"{shop.url}/accepted", "--users", "4", "--expect", "1")
+
+    lines = click.unstyle(printed.out).splitlines()
+    assert printed.status == 1
+    assert lines[4] == race_drawing.UNDECIDED * 4
+    assert lines[-1].startswith("undecided: ")
 
 
 def test_an_unreachable_endpoint_gives_no_verdict(run_teller: Callable[..., Result]) -> None:

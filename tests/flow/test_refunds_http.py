@@ -6,6 +6,9 @@ whose behaviour the test sets.
 from __future__ import annotations
 
 import email
+import json
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ from standardwebhooks.webhooks import Webhook
 
 from tests.flow.courier.outside import Call, Handler, says, serving
 from tests.flow.payments import GATEWAY_TRIES, Payments
-from tests.stack import Client, at_once
+from tests.stack import TELLER, Client, at_once
 from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -395,3 +398,32 @@ def mails(stack: Payments, address: str) -> list[Any]:
     """
     found = [email.message_from_bytes(path.read_bytes()) for path in (stack.home / "outbox").glob("*.eml")]
     return [one for one in found if one["To"] == address]
+
+
+# ---------------------------------------------------------------- a race against Teller
+
+
+def test_a_race_at_a_url_follows_tellers_202_to_its_decisions(stack: Payments) -> None:
+    """
+    Twenty users want one piece, and each answer is 202. One of them is completed, and the others are sold out.
+    """
+    stack.admin.post("/v1/resources", {"id": "raced", "kind": "stock", "available": 1}, 200, wait=20)
+    key = stack.new_client("client").key.key
+    words = [
+        *("race", "--json", "--users", "20", "--url", f"{stack.url}/v1/redemptions"),
+        *("--header", f"Authorization: Bearer {key}", "--header", "Idempotency-Key: {uuid}"),
+        *("--body", '{"resource": "raced", "account": "u{n}"}', "--expect", "1"),
+    ]
+
+    ran = subprocess.run(
+        [sys.executable, *TELLER, *words], check=False, capture_output=True, text=True, env=stack.environment
+    )
+
+    document = json.loads(ran.stdout)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert document["verdict"] == "no race: 1 of 20 succeeded, 1 was expected at the most"
+    assert [(one["status"], one["followed_status"]) for one in document["results"]] == [(202, 200)] * 20
+    [won] = [
+        json.loads(one["body"].partition(",")[0] + "}") for one in document["results"] if one["succeeded"]
+    ]
+    assert stack.admin.get(f"/v1/requests/{won['id']}")["status"] == "completed"

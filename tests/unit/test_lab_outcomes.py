@@ -10,7 +10,7 @@ import pytest
 
 from api.lab import timelines
 from lab import endpoint
-from lab.endpoint import Call, Reply, Verdict
+from lab.endpoint_results import Call, Reply, Verdict
 from lab.outcomes import Outcome, Step, UserResult
 
 
