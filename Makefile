@@ -6,7 +6,7 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: up check test scenarios fuzz faults lint format lock bench bench-quick clean .venv
+.PHONY: up check test test-oldest scenarios fuzz faults lint format lock bench bench-quick clean .venv
 
 up: .venv
 	@exec $(BIN)/teller up
@@ -19,12 +19,12 @@ SYSTEM_TESTS := tests/faults tests/flow tests/browser tests/scenarios tests/embe
 # Test processes: one more than there are cores, because tests often wait. At most five.
 PROCESSES := $(shell python3 -c 'import os; print(min(5, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 2)
 
-# Takes less than a minute. Runs the store's tests on the newest PostgreSQL alone.
+# Takes less than a minute.
 check: .venv
 	@echo "check, step 1 of 2: lint"
 	@$(MAKE) --silent lint
 	@echo "check, step 2 of 2: $(QUICK_TESTS)"
-	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal --newest-postgres $(QUICK_TESTS)
+	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal $(QUICK_TESTS)
 
 test: .venv
 	@echo "test, step 1 of 3: lint; then quick tests, then tests of whole systems"
@@ -33,6 +33,10 @@ test: .venv
 	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal $(QUICK_TESTS) $(FRONT_TESTS)
 	@echo "test, step 3 of 3: $(SYSTEM_TESTS)"
 	@$(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(SYSTEM_TESTS)
+
+# Repeats the tests of statements and plans on an installed PostgreSQL 15, the oldest that Teller supports.
+test-oldest: .venv
+	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal --oldest-postgres tests/store tests/http/test_console_plans.py
 
 # Each story of a promise runs twenty times, with a hundred thousand requests waiting. Takes some minutes.
 scenarios: .venv

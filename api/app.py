@@ -6,6 +6,7 @@ Flask only finds the view. `routing` checks the input, and `problems` converts e
 
 from __future__ import annotations
 
+import functools
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,7 +87,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     )
     app.before_request(_refuse_double_slash)
     app.before_request(_refuse_ambiguous_headers)
-    pages.install(app, openapi_document())
+    pages.install(app, openapi_document)
     for route in ROUTES:
         app.add_url_rule(
             route.path,
@@ -103,6 +104,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     return app
 
 
+@functools.cache
 def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of all routes."""
     return openapi.document(ROUTES)

@@ -11,12 +11,13 @@ import pytest
 import redis
 import structlog
 
-from processor.settings import Settings
 from tests import servers as test_servers
 from tests.servers import NEWEST, OLDEST, Clones, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from processor.settings import Settings
 
 # structlog by itself draws each local variable of a traceback: a second of work, in the thread that others wait for.
 structlog.configure(
@@ -30,19 +31,20 @@ structlog.configure(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """
-    Add the option that halves the time of the store's tests.
+    Add the option for the oldest supported PostgreSQL.
     """
-    parser.addoption("--newest-postgres", action="store_true", help="test the store on no older PostgreSQL")
+    parser.addoption(
+        "--oldest-postgres", action="store_true", help="test the store on an installed PostgreSQL 15 alone"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
-    The tests of the store run on the oldest PostgreSQL, too, where one is installed.
+    Run the tests of the store, and of the console's plans, on the embedded PostgreSQL or on the oldest one.
     """
     if "postgres" in metafunc.fixturenames and "store" in metafunc.definition.path.parts:
-        has_oldest = test_servers.find_oldest() and not metafunc.config.getoption("--newest-postgres")
-        versions = [NEWEST, OLDEST] if has_oldest else [NEWEST]
-        metafunc.parametrize("postgres", versions, indirect=True, scope="session")
+        version = OLDEST if metafunc.config.getoption("--oldest-postgres") else NEWEST
+        metafunc.parametrize("postgres", [version], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +70,7 @@ def clones(servers: Settings) -> Iterator[Callable[[str], Clones]]:
                 url = servers.database_url
                 if version == OLDEST:
                     binaries = test_servers.find_oldest()
-                    assert binaries is not None
+                    assert binaries is not None, "install PostgreSQL 15, or leave out --oldest-postgres"
                     url = running.enter_context(test_servers.oldest(binaries))
                 made[version] = Clones(url)
                 running.enter_context(made[version].template())
@@ -80,7 +82,7 @@ def clones(servers: Settings) -> Iterator[Callable[[str], Clones]]:
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest, clones: Callable[[str], Clones]) -> Clones:
     """
-    The PostgreSQL of a test: the embedded one; in tests/store, one after the other, the oldest, too.
+    The PostgreSQL of a test: the embedded one, or in tests/store the oldest one, if the option says so.
     """
     return clones(getattr(request, "param", NEWEST))
 
@@ -128,13 +130,5 @@ def settings(servers: Settings, database: Database, redis_url: str) -> Settings:
     """
     The settings of a Teller that has the test's database, as the roles that guard it.
     """
-    return Settings.from_environment(
-        {
-            **servers.environment(),
-            "DATABASE_URL": database.url,
-            "TELLER_API_DATABASE_URL": database.api_url,
-            "TELLER_WORKER_DATABASE_URL": database.worker_url,
-            "TELLER_COURIER_DATABASE_URL": database.courier_url,
-            "REDIS_URL": redis_url,
-        }
-    )
+    assert redis_url == servers.redis_url  # it is empty now
+    return test_servers.settings_of(servers, database)

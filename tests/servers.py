@@ -167,6 +167,21 @@ def embedded() -> Iterator[Settings]:
             yield servers.settings
 
 
+def settings_of(servers: Settings, database: Database) -> Settings:
+    """
+    Return the settings of a Teller on these servers that has this database, as the roles that guard it.
+    """
+    return Settings.from_environment(
+        {
+            **servers.environment(),
+            "DATABASE_URL": database.url,
+            "TELLER_API_DATABASE_URL": database.api_url,
+            "TELLER_WORKER_DATABASE_URL": database.worker_url,
+            "TELLER_COURIER_DATABASE_URL": database.courier_url,
+        }
+    )
+
+
 def find_oldest() -> Path | None:
     """The binaries of an installed PostgreSQL 15."""
     return next((path for path in OLDEST_PLACES if (path / "initdb").exists()), None)

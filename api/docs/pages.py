@@ -11,7 +11,9 @@ import hashlib
 import importlib.resources
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pydantic_core
 from flask import current_app, render_template, request
@@ -22,6 +24,8 @@ from api.web.problems import PROBLEMS, NotFound, type_of
 from api.web.routing import Answer, AnswerDoc, Routes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask
 
     from api.services import Call
@@ -35,25 +39,54 @@ POLICY: Final = (
 )
 PUBLIC: Final[frozenset[str]] = frozenset()
 
-_DOCUMENT = "teller.openapi"
-_PAGE = "teller.docs"
+_DOCUMENTATION = "teller.docs"
 _POLICY = "teller.docs.policy"
 _TICKED = re.compile(r"`([^`]+)`")
 
 
-def install(app: Flask, document: dict[str, Any]) -> None:
-    """Render the pages that never change."""
+class _Documentation:
+    """
+    The OpenAPI document and its page, which never change.
+
+    They are made for their first reader, because they take longer than the rest of the start.
+    """
+
+    def __init__(self, document: Callable[[], dict[str, Any]]) -> None:
+        self._document = document
+        self._lock = threading.Lock()
+
+    @cached_property
+    def json(self) -> bytes:
+        """The document."""
+        return pydantic_core.to_json(self._document())
+
+    @cached_property
+    def page(self) -> str:
+        """The page, rendered in the context of the application."""
+        document = self._document()
+        return render_template(
+            "docs.html",
+            document=document,
+            problems=_problems(),
+            resolve=lambda node: _resolve(document, node),
+        )
+
+    def read(self, name: Literal["json", "page"]) -> Any:
+        """Return one of the two. Simultaneous first readers wait for one of them to make it."""
+        with self._lock:
+            return getattr(self, name)
+
+
+def install(app: Flask, document: Callable[[], dict[str, Any]]) -> None:
+    """Prepare the pages. `document` returns the OpenAPI document."""
     app.jinja_env.filters["ticks"] = _ticks
     app.jinja_env.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    app.jinja_env.globals["resolve"] = lambda node: _resolve(document, node)
     app.jinja_env.globals["type_of"] = _type_of
-    app.extensions[_DOCUMENT] = pydantic_core.to_json(document)
     style = _style()
     app.jinja_env.globals["style"] = Markup(style)  # noqa: S704 - our own files
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     app.extensions[_POLICY] = POLICY.format(digest)
-    with app.app_context():
-        app.extensions[_PAGE] = render_template("docs.html", document=document, problems=_problems())
+    app.extensions[_DOCUMENTATION] = _Documentation(document)
 
 
 @routes.add(
@@ -68,7 +101,7 @@ def openapi_json(_call: Call) -> Answer:
 
     The document of all routes, in OpenAPI 3.1.
     """
-    return Answer(current_app.extensions[_DOCUMENT])
+    return Answer(_documentation().read("json"))
 
 
 @routes.add("GET", "/docs", roles=PUBLIC, answers={200: AnswerDoc("A page.", content_type="text/html")})
@@ -78,7 +111,7 @@ def docs(_call: Call) -> Answer:
 
     The OpenAPI document as a page.
     """
-    return Answer(current_app.extensions[_PAGE], headers=_headers(), content_type=HTML)
+    return Answer(_documentation().read("page"), headers=_headers(), content_type=HTML)
 
 
 @routes.add(
@@ -117,6 +150,11 @@ def _style() -> str:
     colours, mark, _ = console.partition("/* The colours end here. */\n")
     assert mark, "console.css marks the end of its colours"  # noqa: S101 - our own file
     return colours + folder.joinpath("docs.css").read_text()
+
+
+def _documentation() -> _Documentation:
+    found: _Documentation = current_app.extensions[_DOCUMENTATION]
+    return found
 
 
 def _headers() -> dict[str, str]:

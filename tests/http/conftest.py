@@ -1,9 +1,10 @@
 """
-A Teller in this process, on a database of the test's own.
+A Teller in this process, on a database of the test's own, or on one that tests share because they change nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,16 +13,51 @@ from api import create_app
 from processor.clients import keys
 from processor.storage import connections
 from tests.http.teller import Client, Teller
+from tests.servers import NEWEST, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from processor.settings import Settings
+    from tests.servers import Clones
+
+#: Numbers that grow with every change that a call can make.
+CHANGES = """
+    SELECT (SELECT count(*) FROM requests), (SELECT count(*) FROM inbox), (SELECT count(*) FROM resources),
+           (SELECT count(*) FROM accounts), (SELECT count(*) FROM webhooks), (SELECT count(*) FROM deliveries),
+           (SELECT count(*) FROM codes), (SELECT count(*) FROM api_keys), (SELECT count(*) FROM audit),
+           (SELECT count(*) FROM pauses), (SELECT count(*) FROM sandbox_payouts)
+"""
 
 
 @pytest.fixture
-def teller(settings: Settings) -> Iterator[Teller]:
-    """A Teller without a server and without workers. The test runs the batches."""
+def teller(request: pytest.FixtureRequest) -> Iterator[Teller]:
+    """
+    A Teller without a server and without workers. The test runs the batches.
+
+    Tests with the mark `changes_nothing` share one, and fail if they change it.
+    """
+    if request.node.get_closest_marker("changes_nothing") is None:
+        with opened(request.getfixturevalue("settings")) as own:
+            yield own
+        return
+    shared: Teller = request.getfixturevalue("shared_teller")
+    with connections.connect(shared.settings.database_url, application_name="test") as connection:
+        before = connection.execute(CHANGES).fetchone()
+        yield shared
+        assert connection.execute(CHANGES).fetchone() == before, "the test has changed the shared database"
+
+
+@pytest.fixture(scope="session")
+def shared_teller(servers: Settings, clones: Callable[[str], Clones]) -> Iterator[Teller]:
+    """The Teller of all tests that change nothing."""
+    with clones(NEWEST).clone() as database, opened(settings_of(servers, database)) as shared:
+        yield shared
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Teller]:
+    """While it lasts, there is an application with a key of each role."""
     made = {}
     with connections.connect(settings.database_url, application_name="test") as connection:
         for name, role in (

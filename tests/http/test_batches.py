@@ -116,6 +116,7 @@ def test_a_batch_of_a_thousand_is_decided_in_its_order(teller: Teller) -> None:
     ],
     ids=["nothing", "empty", "object", "extra", "too many", "list"],
 )
+@pytest.mark.changes_nothing
 def test_an_envelope_of_the_wrong_shape_refuses_all(teller: Teller, body: Any) -> None:
     """
     An invalid envelope returns 422 for the whole batch, and no item is stored.

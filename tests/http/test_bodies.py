@@ -51,6 +51,7 @@ def send_raw(teller: Teller, raw: bytes, content_type: str | None = "application
         b'{"resource": "a", "account": "b"} trailing',
     ],
 )
+@pytest.mark.changes_nothing
 def test_a_body_that_is_not_json_is_malformed(teller: Teller, raw: bytes) -> None:
     """
     A body that is not JSON returns 400.
@@ -81,6 +82,7 @@ def test_a_body_that_is_not_json_is_malformed(teller: Teller, raw: bytes) -> Non
         ),
     ],
 )
+@pytest.mark.changes_nothing
 def test_json_that_cannot_be_stored_unchanged_is_invalid(
     teller: Teller, raw: bytes, pointer: str | None
 ) -> None:
@@ -123,6 +125,7 @@ def test_json_that_cannot_be_stored_unchanged_is_invalid(
         ({"a/b~c": 1}, "/a~1b~0c"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_values_are_taken_strictly(teller: Teller, change: dict[str, Any], pointer: str) -> None:
     """
     Wrong types, values out of range and unknown fields return 422 with a pointer.
@@ -149,6 +152,7 @@ def test_the_largest_values_are_accepted(teller: Teller) -> None:
     assert answer.json["metadata"] == body["metadata"]
 
 
+@pytest.mark.changes_nothing
 def test_every_mistake_is_named(teller: Teller) -> None:
     """
     All mistakes of a body are returned together.
@@ -223,6 +227,7 @@ def test_a_body_has_at_most_a_mebibyte(teller: Teller) -> None:
         ("/v1/admin/partitions?limit=5", "/limit"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_query_parameters_are_taken_strictly(teller: Teller, path: str, pointer: str) -> None:
     """
     Unknown, repeated and invalid parameters return 422 with the parameter's name.
@@ -250,6 +255,7 @@ RESOURCE = {"id": "a", "kind": "balance", "available": 0}
         ({"ends_at": None}, "/ends_at"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_a_resource_is_checked_when_it_is_opened(
     teller: Teller, change: dict[str, Any], pointer: str
 ) -> None:
@@ -272,6 +278,7 @@ def test_a_resource_is_checked_when_it_is_opened(
         ({"gateway": "nobody"}, "/gateway"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_only_rules_of_a_resource_can_be_amended(
     teller: Teller, change: dict[str, Any], pointer: str
 ) -> None:

@@ -268,6 +268,7 @@ def test_twenty_wrong_guesses_in_a_day_lock_the_destination_for_that_client(tell
         {"destination": ADA, "code": "123456"},
     ],
 )
+@pytest.mark.changes_nothing
 def test_an_invalid_destination_or_purpose_is_refused(teller: Teller, body: dict[str, Any]) -> None:
     """
     An invalid destination starts no cooldown. A telephone number needs a gateway named `sms`.

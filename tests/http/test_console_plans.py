@@ -27,7 +27,7 @@ from processor.records import audit
 from processor.storage import connections
 from tests.http.teller import Client, Teller
 from tests.http.visitor import Visitor, fields
-from tests.servers import NEWEST, OLDEST, find_oldest
+from tests.servers import NEWEST, OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,16 +65,17 @@ ACTION: Final = "00000000-0000-7000-8000-000000000001"
 _STATEMENT: Final = re.compile(r"(?:--[^\n]*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b")
 
 
-@pytest.fixture(scope="module", params=[NEWEST, OLDEST] if find_oldest() else [NEWEST])
+@pytest.fixture(scope="module")
 def crowded(
     request: pytest.FixtureRequest, servers: Settings, clones: Callable[[str], Clones]
 ) -> Iterator[Teller]:
     """
-    The application on a filled database, once for each PostgreSQL, because their planners differ.
+    The application on a filled database, on the PostgreSQL of the option, because planners differ.
     """
     text = (Path(__file__).parent / "crowded.sql").read_text()
     filling, vacuum, tables = text.rpartition("VACUUM")
-    with clones(request.param).clone() as clone:
+    version = OLDEST if request.config.getoption("--oldest-postgres") else NEWEST
+    with clones(version).clone() as clone:
         with psycopg.connect(clone.url, autocommit=True) as owner:
             owner.execute(filling.encode())
             owner.execute((vacuum + tables).encode())

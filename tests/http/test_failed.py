@@ -440,6 +440,7 @@ def test_an_invalid_body_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     "query", ["code=No", "code=", "resource=a%20b", "limit=0", "cursor=!", "status=failed"]
 )
+@pytest.mark.changes_nothing
 def test_an_invalid_query_is_refused(teller: Teller, query: str) -> None:
     """
     An invalid or unknown parameter returns 422.

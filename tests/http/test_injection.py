@@ -85,6 +85,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
 
 
 @pytest.mark.parametrize(("method", "address"), ADDRESSES, ids=lambda value: value)
+@pytest.mark.changes_nothing
 def test_a_hostile_address_is_an_ordinary_error(
     teller: Teller, method: str, address: str, lines: Callable[[], list[str]]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_hostile_address_is_an_ordinary_error(
 @pytest.mark.parametrize(
     "request_id", ["a\nevent=paid", "a\r\nSet-Cookie: x=1", "\x1b[31m", "a" * 129, "%s", "ä", "a b", '"', ""]
 )
+@pytest.mark.changes_nothing
 def test_an_invalid_request_id_is_replaced(
     teller: Teller, request_id: str, lines: Callable[[], list[str]]
 ) -> None:
@@ -142,6 +144,7 @@ def test_text_is_stored_unchanged_and_not_interpreted(teller: Teller) -> None:
 
 
 @pytest.mark.parametrize("address", ["//v1/requests", "///v1/requests", "//metrics", "//healthz", "//"])
+@pytest.mark.changes_nothing
 def test_an_address_has_one_spelling(teller: Teller, address: str) -> None:
     """
     A proxy may filter by path, so repeated slashes are not another spelling of a path.

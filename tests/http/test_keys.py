@@ -50,6 +50,7 @@ def test_everything_under_v1_needs_a_key() -> None:
         "teller_" + "a" * 43,
     ],
 )
+@pytest.mark.changes_nothing
 def test_an_invalid_key_is_refused(teller: Teller, authorization: str) -> None:
     """
     An unknown key, another scheme and a malformed header all return 401.

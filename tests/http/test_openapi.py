@@ -172,6 +172,7 @@ def test_every_problem_of_a_route_is_in_the_table() -> None:
         ("PUT", "/docs", 405, "method_not_allowed"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_an_error_of_flask_is_a_problem_too(
     teller: Teller, method: str, path: str, status: int, code: str
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_paused_partition_accepts_and_decides_when_it_is_resumed(teller: Telle
 
 
 @pytest.mark.parametrize("number", ["64", "-1", "nonsense", "99999999999999999999", "%F0%9D%9F%97"])
+@pytest.mark.changes_nothing
 def test_an_unknown_partition_is_not_found(teller: Teller, number: str) -> None:
     """
     A number outside the range, or text that is no number, returns 404.

@@ -313,6 +313,7 @@ INVALID_IDS = ["nothing", "0", UNKNOWN_ID, "a" * 200, "%00", "..", "{" + UNKNOWN
 
 
 @pytest.mark.parametrize("named", INVALID_IDS)
+@pytest.mark.changes_nothing
 def test_an_unknown_request_is_not_found(teller: Teller, named: str) -> None:
     """
     An unknown id, or text that is no id, returns 404.

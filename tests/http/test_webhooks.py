@@ -229,6 +229,7 @@ def test_webhooks_are_listed_in_pages(teller: Teller) -> None:
         *("https://8.8.8.8/a b", "https://8.8.8.8\\@127.0.0.1/", "https://8.8.8.8/\u202e"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_an_address_that_is_not_public_is_refused(
     teller: Teller, names: dict[str, list[str]], url: str
 ) -> None:
@@ -316,6 +317,7 @@ def test_a_name_service_without_an_answer_delays_no_other_call(
         ({"url": URL, "events": ["request.completed", "request.completed"]}, "/events"),
     ],
 )
+@pytest.mark.changes_nothing
 def test_an_invalid_webhook_is_refused(teller: Teller, body: Any, pointer: str) -> None:
     """
     An invalid webhook returns 422 with a pointer.

@@ -1,5 +1,5 @@
 """
-A store for each test, on the embedded PostgreSQL and on the oldest supported one, where it is installed.
+A store for each test, on the embedded PostgreSQL, or on the oldest supported one (`make test-oldest`).
 """
 
 from __future__ import annotations
