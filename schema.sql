@@ -471,6 +471,7 @@ CREATE TABLE fanouts (
     versions    integer[]   NOT NULL,
     CONSTRAINT fanouts_pairs CHECK (cardinality(request_ids) = cardinality(versions))
 );
+CREATE INDEX fanouts_of_webhook ON fanouts (webhook_id, id);
 COMMENT ON TABLE fanouts IS
     'All notifications of one batch for one webhook, in one row, which costs the batch little. A courier expands it into deliveries.';
 

@@ -25,8 +25,12 @@ PAUSES_SECONDS: Final = (5.0, 30.0, 120.0, 600.0, 3_600.0, 10_800.0, 36_000.0)
 LEASE_MARGIN_SECONDS: Final = 10.0
 #: The endpoints that one look reads. The next look continues behind them.
 ENDPOINTS_PER_LOOK: Final = 256
-#: The fanout rows that one look expands. Each has at most as many requests as a batch has rows.
-FANOUTS_PER_LOOK: Final = 16
+#: The fanout rows that one look expands, and the deliveries after which it expands no further row. Each row has at
+#: most as many requests as a batch has rows.
+FANOUTS_PER_LOOK: Final = 64
+EXPANDED_PER_LOOK: Final = 1_000
+#: The deliveries to webhooks that were deleted or disabled that one statement ends.
+ENDED_AT_ONCE: Final = 1_000
 #: The longest error that is kept, in characters.
 ERROR_CHARACTERS_MAX: Final = 255
 
@@ -34,8 +38,14 @@ _GONE_REASON: Final = "it answered 410 Gone"
 #: An id below that of every webhook.
 BEFORE_FIRST: Final = UUID(int=0)
 
+#: The reason for which the deliveries of a row of `webhooks` end, or NULL. The row may be missing.
+_ENDED: Final = (
+    "CASE WHEN webhooks.id IS NULL THEN 'the webhook was deleted'"
+    " WHEN webhooks.disabled_at IS NOT NULL THEN 'the webhook is disabled' END"
+)
+
 SQL = {
-    name: text.replace("{request_columns}", documents.REQUEST_COLUMNS)
+    name: text.replace("{request_columns}", documents.REQUEST_COLUMNS).replace("{ended}", _ENDED)
     for name, text in statements.beside(__file__).items()
 }
 
@@ -80,23 +90,53 @@ class MailDelivery(NamedTuple):
     request: RequestRecord
 
 
-def expand(connection: Connection) -> int:
+class Expanded(NamedTuple):
+    """The number of new deliveries, and the last webhook that got some. None: no fanout row was left behind."""
+
+    deliveries: int
+    last: UUID | None
+
+
+class Endpoint(NamedTuple):
+    """A webhook that has deliveries."""
+
+    id: UUID
+    #: The seconds until its first delivery is due (0: now).
+    seconds: float
+    #: The webhook was deleted or disabled, so its deliveries end.
+    is_ended: bool
+
+
+def expand(connection: Connection, after: UUID = BEFORE_FIRST) -> Expanded:
     """
-    Make deliveries from the oldest fanout rows. Returns the number of new deliveries. Raises DatabaseUnavailable.
+    Make deliveries from fanout rows. The webhooks behind `after` take turns. Raises DatabaseUnavailable.
     """
+    parameters = {"after": after, "fanouts": FANOUTS_PER_LOOK, "deliveries": EXPANDED_PER_LOOK}
     with connections.faults():
-        return connection.execute(SQL["expand"], {"limit": FANOUTS_PER_LOOK}).rowcount
+        [row] = connection.execute(SQL["expand"], parameters).fetchall()
+    return Expanded(*row)
 
 
-def due_endpoints(connection: Connection, after: UUID) -> dict[UUID, float]:
+def due_endpoints(connection: Connection, after: UUID) -> list[Endpoint]:
     """
     Read which webhooks have deliveries, in the order of their ids: those behind `after`, at most ENDPOINTS_PER_LOOK.
 
-    Returns for each the seconds until its first delivery is due (0: now). Raises DatabaseUnavailable.
+    Raises DatabaseUnavailable.
     """
     parameters = {"after": after, "limit": ENDPOINTS_PER_LOOK}
     with connections.faults():
-        return dict(connection.execute(SQL["due_endpoints"], parameters).fetchall())
+        return [Endpoint(*row) for row in connection.execute(SQL["due_endpoints"], parameters).fetchall()]
+
+
+def end(connection: Connection, webhook_ids: Sequence[UUID]) -> int:
+    """
+    End deliveries to those of these webhooks that were deleted or disabled, at most ENDED_AT_ONCE.
+
+    Returns how many have ended now. Raises DatabaseUnavailable.
+    """
+    parameters = {"webhook_ids": list(webhook_ids), "limit": ENDED_AT_ONCE}
+    with connections.faults():
+        return connection.execute(SQL["end_deliveries"], parameters).rowcount
 
 
 def claim_webhooks(

@@ -2,25 +2,63 @@
 -- {request_columns} is the select list of processor/records/documents.py.
 
 -- expand --
--- Make deliveries from fanout rows, the oldest first. The types are those of `domain/model.event_of`. Each row is expanded once and as a whole, because the DELETE of
--- a second courier does not find it.
-WITH taken AS (
+-- Make deliveries from fanout rows. The webhooks behind a given one take turns, each with its oldest rows, up to a number
+-- of deliveries. Each row is expanded once and as a whole, because the DELETE of a second courier does not find it.
+-- Deliveries to a webhook that was deleted or disabled have ended. Returns their number, and the last webhook.
+WITH RECURSIVE waiting AS (
+    (SELECT webhook_id, 1 AS place
+       FROM fanouts
+      WHERE webhook_id > %(after)s
+      ORDER BY webhook_id
+      LIMIT 1)
+    UNION ALL
+    SELECT following.webhook_id, waiting.place + 1
+      FROM waiting
+     CROSS JOIN LATERAL (SELECT f.webhook_id
+                           FROM fanouts f
+                          WHERE f.webhook_id > waiting.webhook_id
+                          ORDER BY f.webhook_id
+                          LIMIT 1) AS following
+     WHERE waiting.place < %(fanouts)s
+), turns AS MATERIALIZED (
+    SELECT waiting.webhook_id, waiting.place, oldest.row, oldest.size,
+           row_number() OVER (PARTITION BY waiting.webhook_id ORDER BY oldest.id) AS number
+      FROM waiting
+     CROSS JOIN LATERAL (SELECT f.ctid AS row, f.id, cardinality(f.request_ids) AS size
+                           FROM fanouts f
+                          WHERE f.webhook_id BETWEEN waiting.webhook_id AND waiting.webhook_id  -- by this index alone
+                          ORDER BY f.webhook_id, f.id
+                          LIMIT greatest(1, %(fanouts)s / (SELECT count(*) FROM waiting))) AS oldest
+), chosen AS MATERIALIZED (
+    SELECT turns.row, turns.webhook_id, turns.place
+      FROM (SELECT *, sum(size) OVER (ORDER BY number, place) - size AS before FROM turns) AS turns
+     WHERE turns.before < %(deliveries)s
+), taken AS (
     DELETE FROM fanouts
-     WHERE id IN (SELECT id FROM fanouts ORDER BY id LIMIT %(limit)s)
+     WHERE ctid = ANY(ARRAY(SELECT chosen.row FROM chosen))
  RETURNING id, webhook_id, request_ids, versions
+), made AS (
+    INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, last_error)
+    SELECT news.request_id, news.version, 'request.' || d.status, taken.webhook_id,
+           CASE WHEN w.ended IS NULL THEN 'pending' ELSE 'failed' END, CASE WHEN w.ended IS NULL THEN now() END, w.ended
+      FROM taken
+     CROSS JOIN LATERAL (SELECT {ended} AS ended
+                           FROM (SELECT) AS always
+                           LEFT JOIN webhooks ON webhooks.id = taken.webhook_id) AS w
+     CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS news(request_id, version, place)
+     CROSS JOIN LATERAL (SELECT status
+                           FROM decisions
+                          WHERE decisions.request_id = news.request_id
+                            AND decisions.version = news.version
+                          LIMIT 1) AS d
+     ORDER BY taken.id, news.place
+ RETURNING 1
 )
-INSERT INTO deliveries (request_id, version, type, webhook_id)
-SELECT news.request_id, news.version,
-       CASE WHEN d.status = 'completed' AND d.refunded > 0 THEN 'request.partially_refunded' ELSE 'request.' || d.status END,
-       taken.webhook_id
-  FROM taken
- CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS news(request_id, version, place)
-  JOIN decisions d ON d.request_id = news.request_id AND d.version = news.version
- ORDER BY taken.id, news.place;
+SELECT (SELECT count(*) FROM made), (SELECT webhook_id FROM chosen ORDER BY place DESC LIMIT 1);
 
 -- due_endpoints --
 -- Webhooks behind a given one that have deliveries, and the seconds until the first delivery is due. Each webhook costs
--- one step in the index, independent of its backlog.
+-- one step in the index, independent of its backlog. Then whether its deliveries end, because it was deleted or disabled.
 WITH RECURSIVE waiting AS (
     (SELECT webhook_id, due_at, 1 AS number
        FROM deliveries
@@ -39,29 +77,54 @@ WITH RECURSIVE waiting AS (
                           LIMIT 1) AS following
      WHERE waiting.number < %(limit)s
 )
-SELECT webhook_id, greatest(0, extract(epoch FROM due_at - clock_timestamp()))::float8
+SELECT waiting.webhook_id, greatest(0, extract(epoch FROM waiting.due_at - clock_timestamp()))::float8,
+       w.id IS NULL OR w.disabled_at IS NOT NULL
   FROM waiting
- ORDER BY number;
+  LEFT JOIN LATERAL (SELECT id, disabled_at FROM webhooks WHERE webhooks.id = waiting.webhook_id LIMIT 1) AS w ON true
+ ORDER BY waiting.number;
+
+-- end_deliveries --
+-- The deliveries to webhooks that were deleted or disabled have failed, some at a time. Those under way are recorded first.
+-- The inner limit is a query, so that the planner expects few rows: for many it would read and sort all.
+UPDATE deliveries d
+   SET status = 'failed', due_at = NULL, token = NULL, last_error = w.ended
+  FROM (SELECT v.webhook_id, {ended} AS ended
+          FROM unnest(%(webhook_ids)b::uuid[]) AS v(webhook_id)
+          LEFT JOIN webhooks ON webhooks.id = v.webhook_id) AS w
+ WHERE d.webhook_id = w.webhook_id
+   AND w.ended IS NOT NULL
+   AND d.ctid = ANY(ARRAY(SELECT waiting.row
+                            FROM unnest(%(webhook_ids)b::uuid[]) AS v(webhook_id)
+                           CROSS JOIN LATERAL (SELECT ctid AS row
+                                                 FROM deliveries
+                                                WHERE deliveries.webhook_id = v.webhook_id
+                                                  AND deliveries.due_at IS NOT NULL
+                                                  AND (deliveries.token IS NULL
+                                                       OR deliveries.due_at <= statement_timestamp())
+                                                ORDER BY deliveries.webhook_id, deliveries.due_at
+                                                LIMIT (SELECT %(limit)s::bigint)
+                                                  FOR UPDATE SKIP LOCKED) AS waiting
+                           LIMIT %(limit)s));
 
 -- claim_webhooks --
 -- The oldest deliveries of each endpoint that are due, within its room, get a token and a lease. Returns each with its
--- request as it was in that version.
-WITH due AS (
-    SELECT oldest.id
+-- request as it was in that version. The rows are updated by their place, and joined one by one. For a planner that expects
+-- more of them, a join would read all that wait.
+WITH due AS MATERIALIZED (
+    SELECT oldest.row
       FROM unnest(%(webhook_ids)b::uuid[], %(room)b::integer[]) AS v(webhook_id, room)
-     CROSS JOIN LATERAL (SELECT d.id
+     CROSS JOIN LATERAL (SELECT d.ctid AS row
                            FROM deliveries d
                           WHERE d.webhook_id = v.webhook_id
                             AND d.due_at <= statement_timestamp()
-                          ORDER BY d.due_at
+                          ORDER BY d.webhook_id, d.due_at
                           LIMIT v.room
                             FOR UPDATE SKIP LOCKED) AS oldest
 ), claimed AS (
     UPDATE deliveries c
        SET token = gen_random_uuid(), tries = c.tries + 1,
            due_at = statement_timestamp() + %(lease_seconds)s * interval '1 second'
-      FROM due
-     WHERE c.id = due.id
+     WHERE c.ctid = ANY(ARRAY(SELECT due.row FROM due))
  RETURNING c.id, c.token, c.tries, c.type, c.webhook_id, c.request_id, c.version
 )
 SELECT c.id, c.token, c.tries, c.type, c.webhook_id, w.url,
@@ -69,9 +132,13 @@ SELECT c.id, c.token, c.tries, c.type, c.webhook_id, w.url,
        w.disabled_at IS NOT NULL,
        {request_columns}
   FROM claimed c
-  JOIN requests r ON r.id = c.request_id
-  JOIN decisions d ON d.request_id = c.request_id AND d.version = c.version
-  LEFT JOIN webhooks w ON w.id = c.webhook_id
+ CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
+ CROSS JOIN LATERAL (SELECT *
+                       FROM decisions
+                      WHERE decisions.request_id = c.request_id
+                        AND decisions.version = c.version
+                      LIMIT 1) AS d
+  LEFT JOIN LATERAL (SELECT * FROM webhooks WHERE webhooks.id = c.webhook_id LIMIT 1) AS w ON true
  ORDER BY c.id;
 
 -- claim_mails --

@@ -9,6 +9,7 @@ ones.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from processor.errors import DatabaseUnavailable
 from processor.outbox import deliveries
 from processor.outbox.deliveries import BEFORE_FIRST, WebhookDelivery
 from processor.outbox.tries import SendResult
@@ -49,9 +51,20 @@ log = structlog.get_logger(__name__)
 class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
     """Delivers webhooks, many at once."""
 
-    def __init__(self, client: WebhookClient, claims: DatabaseThread, records: DatabaseThread) -> None:
+    def __init__(
+        self,
+        client: WebhookClient,
+        claims: DatabaseThread,
+        records: DatabaseThread,
+        background: DatabaseThread,
+    ) -> None:
         super().__init__(claims, records)
         self._client = client
+        self._background = background
+        #: The webhooks whose deliveries are being ended.
+        self._ending: set[UUID] = set()
+        #: The last webhook whose fanout rows were expanded.
+        self._expanded = BEFORE_FIRST
         #: The last endpoint of the look before.
         self._after = BEFORE_FIRST
         #: Seconds until the first delivery is due, among the endpoints since BEFORE_FIRST.
@@ -63,16 +76,44 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
     async def _look(self) -> float:
         if self._after == BEFORE_FIRST:
             self._soonest = math.inf
-        expanded = await self._claims.run(deliveries.expand)
+        has_expanded = await self._expand()
         endpoints = await self._claims.run(deliveries.due_endpoints, self._after)
         is_last = len(endpoints) < deliveries.ENDPOINTS_PER_LOOK
-        self._after = BEFORE_FIRST if is_last else next(reversed(endpoints))
+        self._after = BEFORE_FIRST if is_last else endpoints[-1].id
+        if (ended := {one.id for one in endpoints if one.is_ended}) and not self._ending:
+            self._ending = ended
+            self._start(self._end(ended))
         begun = 0
-        if room := self._room([endpoint for endpoint, seconds in endpoints.items() if seconds <= 0]):
+        if room := self._room([one.id for one in endpoints if one.seconds <= 0 and not one.is_ended]):
             begun = await self._begin(room)
-        soonest = min((seconds for seconds in endpoints.values() if seconds > 0), default=math.inf)
-        self._soonest = GATHER_SECONDS if begun or expanded else min(self._soonest, soonest)
+        soonest = min(
+            (one.seconds for one in endpoints if one.seconds > 0 and not one.is_ended), default=math.inf
+        )
+        self._soonest = GATHER_SECONDS if begun or has_expanded else min(self._soonest, soonest)
         return self._soonest if is_last else GATHER_SECONDS
+
+    async def _expand(self) -> bool:
+        """Expand some fanout rows, behind the last ones. Returns whether there may be more."""
+        began_first = self._expanded == BEFORE_FIRST
+        expanded = await self._claims.run(deliveries.expand, self._expanded)
+        self._expanded = expanded.last or BEFORE_FIRST
+        return expanded.deliveries > 0 or not began_first
+
+    async def _end(self, webhook_ids: set[UUID]) -> None:
+        """End all deliveries of these webhooks, in parts with a pause as long as each took."""
+        try:
+            began = time.monotonic()
+            while not self._is_stopping:
+                count = await self._background.run(deliveries.end, list(webhook_ids))
+                if not count:
+                    break
+                log.info("deliveries_ended", count=count)
+                await asyncio.sleep(time.monotonic() - began)
+                began = time.monotonic()
+        except DatabaseUnavailable:
+            pass  # a later look finds them again
+        finally:
+            self._ending = set()
 
     async def _begin(self, room: dict[UUID, int]) -> int:
         claimed = await self._claims.run(deliveries.claim_webhooks, room, TIMEOUT_SECONDS)

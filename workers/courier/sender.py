@@ -60,6 +60,8 @@ class Sender(ABC, Generic[Result]):
         self._claims = claims
         self._records = records
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Work that repeats itself in the background ends.
+        self._is_stopping = False
         #: Set when another look may find rows.
         self.woken = asyncio.Event()
         self.recorder: Recorder[Result] = Recorder(self._record, self._key, self._after_record)
@@ -88,6 +90,7 @@ class Sender(ABC, Generic[Result]):
 
     async def finish(self) -> None:
         """Wait until no send is under way and all results are recorded."""
+        self._is_stopping = True
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self.recorder.drained()

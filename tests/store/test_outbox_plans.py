@@ -1,0 +1,186 @@
+"""
+The queues of the courier, with much waiting: each step reads what it takes, before and after ANALYZE.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from processor.outbox import deliveries, gateway_calls
+from processor.storage import connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processor.storage.connections import Connection
+    from tests.servers import Database
+    from tests.store.store import Store
+
+#: The rows that wait in each queue.
+WAITING: Final = 12_000
+#: The tables that have few rows here, so that a scan of the whole table is a good plan.
+SMALL: Final = ("webhooks", "requests", "decisions")
+#: A deleted webhook, which nearly all deliveries are for, and one whose endpoint works.
+DEAD, ALIVE = uuid.UUID(int=1), uuid.UUID(int=2)
+
+#: Rows as batches and couriers leave them, with statistics from before they came.
+CROWD: Final = """
+ANALYZE deliveries, fanouts, effects, requests, decisions, webhooks;
+INSERT INTO webhooks (id, client_id, url, secret)
+SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'shop', 'https://x/', sha256('x')
+  FROM generate_series(2, 400) AS n;
+INSERT INTO deliveries (request_id, version, type, webhook_id)
+SELECT md5('d' || n)::uuid, 2, 'request.completed', '00000000-0000-0000-0000-000000000001'
+  FROM generate_series(1, %(waiting)s) AS n;
+INSERT INTO deliveries (request_id, version, type, webhook_id)
+SELECT r.id, 2, 'request.completed', w.id
+  FROM webhooks w
+ CROSS JOIN (SELECT id FROM requests ORDER BY id LIMIT 5) AS r;
+INSERT INTO fanouts (webhook_id, request_ids, versions)
+SELECT '00000000-0000-0000-0000-000000000001', array_agg(md5('f' || n)::uuid), array_agg(2)
+  FROM generate_series(1, %(waiting)s) AS n
+ GROUP BY n / 10;
+INSERT INTO fanouts (webhook_id, request_ids, versions)
+SELECT '00000000-0000-0000-0000-000000000002', array_agg(id), array_agg(2)
+  FROM (SELECT id FROM requests ORDER BY id LIMIT 5) AS r;
+INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)
+SELECT md5('e' || n)::uuid, 'flood', 0, 'bank', now(), now()
+  FROM generate_series(1, %(waiting)s) AS n;
+INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)
+SELECT id, 'late', 0, 'bank', now(), now()
+  FROM (SELECT id FROM requests ORDER BY id LIMIT 5) AS r;
+"""
+
+
+@pytest.fixture
+def courier(store: Store, database: Database) -> Iterator[Connection]:
+    """
+    A courier's connection to a database in which much is waiting.
+    """
+    store.open("coupon", "coupon", available=100)
+    store.accept(*(store.redeems("coupon", f"u{number}") for number in range(5)))
+    store.drain("coupon")
+    for statement in CROWD.split(";")[:-1]:
+        store.owner.execute(statement, {"waiting": WAITING})
+    with connections.connect(database.courier_url, application_name="test courier") as connection:
+        gateway_calls.introduce(connection, "bank")
+        yield connection
+
+
+def rows_read(courier: Connection, statement: str, parameters: dict[str, Any]) -> int:
+    """
+    Run a statement and roll it back. Returns the most rows that a node of its plan read, without the tables that are
+    small here.
+    """
+    with connections.faults(), courier.transaction(force_rollback=True):
+        [(plans,)] = courier.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).fetchall()
+    return max(_rows(plans[0]["Plan"]))
+
+
+def _rows(node: dict[str, Any]) -> Iterator[int]:
+    if node.get("Relation Name") not in SMALL:
+        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Join Filter", 0)
+        yield int(node["Actual Loops"] * (node["Actual Rows"] + removed))
+    for child in node.get("Plans", ()):
+        yield from _rows(child)
+
+
+def test_each_step_reads_what_it_takes(store: Store, courier: Connection) -> None:
+    """
+    Looks, claims, expanding and ending cost the same, however much waits, and whatever the planner expects.
+    """
+    steps = {**_steps_of_webhooks(), **_steps_of_gateway_calls()}
+
+    for statistics in ("old", "new"):
+        for name, (statement, parameters, most) in steps.items():
+            assert rows_read(courier, statement, parameters) <= most, (name, statistics)
+        store.owner.execute("ANALYZE")
+
+
+def _steps_of_webhooks() -> dict[str, tuple[str, dict[str, Any], int]]:
+    """
+    Return the statements with their parameters, and the most rows that each may read.
+    """
+    many = [uuid.UUID(f"{number:032}") for number in range(1, 257)]
+    endpoints = {"after": deliveries.BEFORE_FIRST, "limit": deliveries.ENDPOINTS_PER_LOOK}
+    fanouts = {"after": deliveries.BEFORE_FIRST, "fanouts": 64, "deliveries": 1_000}
+    statements = {
+        "look": ("due_endpoints", endpoints, 300),
+        "claim": (
+            "claim_webhooks",
+            {"webhook_ids": [DEAD, ALIVE], "room": [1, 4], "lease_seconds": 20.0},
+            20,
+        ),
+        "claim of many": (
+            "claim_webhooks",
+            {"webhook_ids": many, "room": [4] * 256, "lease_seconds": 20.0},
+            1_100,
+        ),
+        "expand": ("expand", fanouts, 1_100),
+        "end": ("end_deliveries", {"webhook_ids": [DEAD, ALIVE], "limit": 100}, 300),
+    }
+    return {
+        name: (deliveries.SQL[statement], parameters, most)
+        for name, (statement, parameters, most) in statements.items()
+    }
+
+
+def _steps_of_gateway_calls() -> dict[str, tuple[str, dict[str, Any], int]]:
+    claim = {
+        "gateway": "bank",
+        "clients": ["flood", "late"],
+        "room": 64,
+        "calls_at_once": 64,
+        "reserve": gateway_calls.RESERVE,
+        "tries": 6,
+        "lease_seconds": 15.0,
+        "cut_off": "",
+        "may_probe": True,
+    }
+    return {
+        "look at gateways": (
+            gateway_calls.SQL["due_clients"],
+            {"gateway": "", "client": "", "limit": 256},
+            10,
+        ),
+        "claim of effects": (gateway_calls.SQL["claim_effects"], claim, 200),
+    }
+
+
+def test_fanouts_of_one_webhook_do_not_delay_those_of_another(courier: Connection) -> None:
+    """
+    A webhook with one fanout row has its deliveries after the first look.
+    """
+    before = due(courier, ALIVE)
+
+    deliveries.expand(courier)
+
+    assert due(courier, ALIVE) == before + 5
+
+
+def test_the_deliveries_of_a_deleted_webhook_end_as_sets(courier: Connection) -> None:
+    """
+    Each statement ends a limited number, and those of other webhooks stay.
+    """
+    before = due(courier, ALIVE)
+
+    assert deliveries.end(courier, [DEAD, ALIVE]) == deliveries.ENDED_AT_ONCE
+    assert deliveries.end(courier, [ALIVE]) == 0
+
+    assert due(courier, ALIVE) == before
+    assert due(courier, DEAD) == WAITING - deliveries.ENDED_AT_ONCE
+    assert courier.execute(
+        "SELECT DISTINCT status, last_error FROM deliveries WHERE due_at IS NULL"
+    ).fetchall() == [("failed", "the webhook was deleted")]
+
+
+def due(courier: Connection, webhook: uuid.UUID) -> int:
+    """
+    Return how many deliveries wait for a webhook.
+    """
+    query = "SELECT count(*) FROM deliveries WHERE webhook_id = %s AND due_at IS NOT NULL"
+    [(count,)] = courier.execute(query, (webhook,)).fetchall()
+    return int(count)
