@@ -182,7 +182,7 @@ CREATE INDEX inbox_cancels ON inbox (partition, request_id) WHERE verb = 'cancel
 -- this trigger assigns the transaction id before any row of the statement gets its seq.
 CREATE FUNCTION number_transaction() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_current_xact_id();
+    PERFORM pg_catalog.pg_current_xact_id();
     RETURN NULL;
 END $$;
 CREATE TRIGGER numbered_first BEFORE INSERT ON inbox FOR EACH STATEMENT EXECUTE FUNCTION number_transaction();
@@ -673,7 +673,8 @@ COMMENT ON COLUMN bulk_items.version IS
 
 -- ---------------------------------------------------------------- history is append-only
 
-CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'integrity_constraint_violation';
 END $$;
@@ -687,7 +688,8 @@ CREATE TRIGGER never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE
 CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON decisions FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
-CREATE FUNCTION refuse_revision() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_revision() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'decisions can only be superseded, never changed' USING ERRCODE = 'integrity_constraint_violation';
 END $$;
@@ -704,13 +706,73 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
 -- Its plan is kept for the whole session, so a plan that suits only a small table must not be chosen.
 CREATE FUNCTION refuse_second_state() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
-    IF EXISTS (SELECT FROM decisions WHERE request_id = NEW.request_id AND current) THEN
+    IF EXISTS (SELECT FROM public.decisions WHERE request_id = NEW.request_id AND current) THEN
         RAISE EXCEPTION 'request % is in a state already: supersede it first', NEW.request_id USING ERRCODE = 'unique_violation';
     END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER one_current BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.current AND NEW.version > 2)
     EXECUTE FUNCTION refuse_second_state();
+
+-- ---------------------------------------------------------------- a role that was taken over must not pay
+
+-- Functions find tables in `public`, and none in pg_temp. Those of the hot path name the schema of each table instead of
+-- setting a search path, which would cost more than they do.
+
+-- Each role writes its own verbs: the API those of people, a worker `expire`, a courier `settle`. A person's command
+-- leaves a line in the audit, and a confirmation uses a code, in the transaction of the command. The check is made at
+-- the commit, so their order does not matter. A line of the last minute counts, because the clock may be set back.
+-- The condition spares new requests the call of the function. The owner writes all.
+CREATE FUNCTION refuse_command() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    IF (CASE current_user WHEN 'teller_api'     THEN NEW.verb IN ('settle', 'expire')
+                          WHEN 'teller_worker'  THEN NEW.verb <> 'expire'
+                          WHEN 'teller_courier' THEN NEW.verb <> 'settle'
+                          ELSE false END) THEN
+        RAISE EXCEPTION '% does not write the verb %', current_user, NEW.verb USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF current_user = 'teller_api' AND NEW.verb IN ('confirm', 'approve', 'deny', 'replay')
+       AND NOT EXISTS (SELECT FROM public.audit
+                        WHERE request_id = NEW.request_id
+                          AND action = NEW.verb
+                          AND actor = NEW.payload ->> 'actor'
+                          AND at > now() - interval '1 minute') THEN
+        RAISE EXCEPTION 'the command % of request % has no line in the audit', NEW.verb, NEW.request_id
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF current_user = 'teller_api' AND NEW.verb = 'confirm'
+       AND NOT EXISTS (SELECT FROM public.codes WHERE request_id = NEW.request_id AND used_at IS NOT NULL) THEN
+        RAISE EXCEPTION 'request % was confirmed without its code', NEW.request_id
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER own_commands AFTER INSERT ON inbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.verb <> 'decide' OR current_user <> 'teller_api')
+    EXECUTE FUNCTION refuse_command();
+
+CREATE FUNCTION refuse_reversal() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION '% of % is final', TG_NAME, TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+-- A gateway's yes or no stays, and so does the refund that voided the effect. No further call follows.
+CREATE TRIGGER outcome BEFORE UPDATE ON effects FOR EACH ROW
+    WHEN ((OLD.outcome IN ('done', 'declined')
+           AND (OLD.outcome, OLD.reference, OLD.reason, OLD.answered_at, OLD.due_at, OLD.token)
+               IS DISTINCT FROM
+               (NEW.outcome, NEW.reference, NEW.reason, NEW.answered_at, NEW.due_at, NEW.token))
+          OR (OLD.voided_at IS NOT NULL
+              AND (OLD.voided_at IS DISTINCT FROM NEW.voided_at OR NEW.due_at IS NOT NULL)))
+    EXECUTE FUNCTION refuse_reversal();
+CREATE TRIGGER revocation BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN (OLD.revoked_at IS NOT NULL AND OLD.revoked_at IS DISTINCT FROM NEW.revoked_at)
+    EXECUTE FUNCTION refuse_reversal();
+-- The next code of a request or destination takes the row, with another id.
+CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
+    WHEN (OLD.used_at IS NOT NULL AND OLD.used_at IS DISTINCT FROM NEW.used_at AND OLD.id = NEW.id)
+    EXECUTE FUNCTION refuse_reversal();
 
 -- ---------------------------------------------------------------- roles and grants
 --
@@ -745,7 +807,7 @@ CREATE TRIGGER one_current BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.cur
 -- pauses        | read, insert, delete    | read                             | read
 -- workers       | read                    | read, insert, update, delete     | read
 -- ownership     | read                    | read, update                     | read
--- audit         | read, insert            | insert                           | insert
+-- audit         | read, insert            |                                  |
 -- bulk_*        | read, insert, update    |                                  |
 
 DO $$
@@ -767,53 +829,83 @@ END $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
 
+-- Rows are inserted and updated by the columns that a role needs. The numbers and the times that a table gives its rows
+-- are not among them. A role that may update a whole table could also lock it against all others.
+
 GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
    TO teller_api, teller_worker, teller_courier;
 
 GRANT SELECT ON request_kinds, api_keys, usages, audit TO teller_api;
-GRANT INSERT ON clients, api_keys, requests, inbox, pauses, audit TO teller_api;
-GRANT UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
-GRANT DELETE ON pauses TO teller_api;
-GRANT SELECT, INSERT, DELETE ON console_sessions TO teller_api;
+GRANT INSERT (id) ON clients TO teller_api;
+GRANT INSERT (id, client_id, name, role, digest, expires_at), UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
+GRANT INSERT (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
+              apply_before, refund_of, details, metadata) ON requests TO teller_api;
+GRANT INSERT (partition, request_id, verb, leg, payload) ON inbox TO teller_api;
+GRANT INSERT (partition, actor), DELETE ON pauses TO teller_api;
+GRANT INSERT (actor, action, request_id, reason, detail) ON audit TO teller_api;
+GRANT SELECT, INSERT (digest, key_id, expires_at), DELETE ON console_sessions TO teller_api;
 
 GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON webhooks, deliveries, fanouts, sandbox_calls, sandbox_payouts TO teller_api;
 GRANT SELECT (id, client_id, url, events, previous_until, created_at, disabled_at, disabled_reason) ON webhooks
    TO teller_worker;
-GRANT INSERT ON accounts, webhooks, sandbox_calls, sandbox_payouts TO teller_api;
-GRANT UPDATE ON accounts, webhooks TO teller_api;
+GRANT INSERT (client_id, name), UPDATE (email, updated_at, protected_email, protected_until)
+   ON accounts TO teller_api;
+GRANT INSERT (id, client_id, url, events, secret), UPDATE (secret, previous_secret, previous_until), DELETE ON webhooks
+   TO teller_api;
+GRANT INSERT (request_id, status) ON sandbox_calls TO teller_api;
+GRANT INSERT (request_id) ON sandbox_payouts TO teller_api;
 GRANT UPDATE (status, due_at, tries) ON deliveries TO teller_api;
-GRANT DELETE ON webhooks TO teller_api;
 
 GRANT SELECT ON usages TO teller_worker;
-GRANT INSERT ON effects, deliveries, fanouts TO teller_worker;
-GRANT UPDATE (due_at, tries, outcome, reason, voided_at) ON effects TO teller_worker;
-GRANT INSERT ON inbox, decisions, resources, usages, entries, workers, audit TO teller_worker;
-GRANT UPDATE ON resources, usages, partitions, workers, ownership TO teller_worker;
+GRANT INSERT (partition, request_id, verb), DELETE ON inbox TO teller_worker;
+GRANT INSERT ON decisions, resources, usages, entries TO teller_worker;
 GRANT UPDATE (current) ON decisions TO teller_worker;
-GRANT DELETE ON inbox, workers TO teller_worker;
+GRANT UPDATE (unit, client_id, available, held, version, overdraft, per_account_limit, starts_at, ends_at, gateway,
+              confirm_above, approve_above, metadata, closed_at, digest, last_entry_at) ON resources TO teller_worker;
+GRANT UPDATE (used, "limit") ON usages TO teller_worker;
+GRANT UPDATE (sequence, drained_at, low_water, next_low_water, next_xid) ON partitions TO teller_worker;
+GRANT INSERT (request_id, partition, gateway, client_id, created_at, due_at),
+      UPDATE (due_at, tries, outcome, reason, voided_at) ON effects TO teller_worker;
+GRANT INSERT (request_id, version, type, email) ON deliveries TO teller_worker;
+GRANT INSERT (webhook_id, request_ids, versions) ON fanouts TO teller_worker;
+GRANT INSERT (id, host, pid, alive_until), UPDATE (alive_until), DELETE ON workers TO teller_worker;
+GRANT UPDATE (worker_id, since) ON ownership TO teller_worker;
 
 GRANT SELECT ON webhooks, deliveries, fanouts TO teller_courier;
 GRANT DELETE ON fanouts TO teller_courier;
-GRANT INSERT ON deliveries TO teller_courier;
-GRANT INSERT ON inbox, audit, attempts, gateways TO teller_courier;
+GRANT INSERT (request_id, version, type, webhook_id),
+      UPDATE (status, due_at, tries, token, last_status, last_error, delivered_at) ON deliveries TO teller_courier;
+GRANT INSERT (partition, request_id, verb, leg) ON inbox TO teller_courier;
+GRANT INSERT (request_id, leg, token), UPDATE (ended_at, status, outcome, error) ON attempts TO teller_courier;
+GRANT INSERT (name), UPDATE (failures, open_until, probed) ON gateways TO teller_courier;
 GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, answered_at) ON effects TO teller_courier;
-GRANT UPDATE ON attempts, gateways, deliveries TO teller_courier;
 GRANT SELECT ON gateway_breakers TO teller_api;
-GRANT SELECT, INSERT, UPDATE ON gateway_breakers TO teller_courier;
+GRANT SELECT, INSERT (gateway, client_id, failures, is_open), UPDATE (failures, is_open) ON gateway_breakers
+   TO teller_courier;
 GRANT UPDATE (disabled_at, disabled_reason) ON webhooks TO teller_courier;
 
-GRANT SELECT, INSERT, UPDATE ON codes, code_turns, code_guesses TO teller_api;
-GRANT SELECT, INSERT, UPDATE, DELETE ON codes TO teller_worker;
+GRANT SELECT ON codes, code_turns, code_guesses TO teller_api;
+GRANT INSERT (id, client_id, destination, purpose, created_at, expires_at, has_turn, due_at),
+      UPDATE (id, destination, created_at, expires_at, used_at, wrong, request_wrong, has_turn, due_at, tries, token)
+   ON codes TO teller_api;
+GRANT INSERT (destination, taken_at), UPDATE (taken_at) ON code_turns TO teller_api, teller_courier;
+GRANT INSERT (client_id, destination, day, wrong), UPDATE (wrong) ON code_guesses TO teller_api;
+GRANT SELECT, INSERT (id, client_id, destination, request_id, created_at, has_turn, due_at),
+      UPDATE (id, destination, created_at, expires_at, used_at, wrong, has_turn, due_at, tries, token), DELETE
+   ON codes TO teller_worker;
 GRANT SELECT, DELETE ON code_turns, code_guesses TO teller_worker;
 GRANT SELECT, UPDATE (has_turn, due_at, tries, token, expires_at) ON codes TO teller_courier;
-GRANT SELECT, INSERT, UPDATE ON code_turns TO teller_courier;
+GRANT SELECT ON code_turns TO teller_courier;
 
-GRANT INSERT ON address_changes TO teller_api;
+GRANT INSERT (client_id, account, email, became) ON address_changes TO teller_api;
 GRANT SELECT, UPDATE (due_at, tries, token), DELETE ON address_changes TO teller_courier;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON lab_things, lab_approvals, lab_results TO teller_api;
-GRANT SELECT, INSERT, UPDATE ON bulk_actions, bulk_items TO teller_api;
+GRANT SELECT, INSERT (id, action, reason, filter, actor, client_id, key_id),
+      UPDATE (matched, done, sent, finished_at, stopped_by) ON bulk_actions TO teller_api;
+GRANT SELECT, INSERT (action_id, place, request_id, version), UPDATE (outcome, problem, refund_id) ON bulk_items
+   TO teller_api;
 
 -- ---------------------------------------------------------------- the first rows
 

@@ -10,7 +10,7 @@ from typing import Final
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
-from processor.storage import sessions, statements
+from processor.storage import database_rights, sessions, statements
 from processor.storage.connections import Connection
 
 SQL: Final = statements.beside(__file__)
@@ -20,7 +20,7 @@ def repair(connection: Connection) -> list[str]:
     """
     Repair what is wrong. Returns a line for each repair, and for each one that the owner has no right to.
     """
-    return list(_role_settings(connection))
+    return [*_role_settings(connection), *database_rights.guard(connection)]
 
 
 def _role_settings(connection: Connection) -> Iterator[str]:

@@ -118,6 +118,9 @@ def apply(connection: Connection, migration: Migration) -> None:
                     f" ({connections.first_line(fault)}): run `teller migrate` again when the database is less busy"
                 ) from fault
             time.sleep(PAUSE_SECONDS)
+        except psycopg.ProgrammingError as fault:  # a missing table is no fault of the infrastructure here
+            line = connections.first_line(fault)
+            raise MigrationFailed(f"migration {migration.name} failed: {line}") from fault
         except connections.INFRASTRUCTURE as fault:
             line = connections.first_line(fault)
             raise DatabaseUnavailable(f"migration {migration.name} was interrupted: {line}") from fault

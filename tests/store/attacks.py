@@ -1,0 +1,176 @@
+"""
+Attacks of a role that was taken over, each with the guard that refuses it.
+
+The parameters are the requests of the scene in tests/store/test_guards.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Guard(NamedTuple):
+    """How the owner removes a guard, and puts it back."""
+
+    remove: str
+    restore: str
+
+
+def trigger(name: str, table: str) -> Guard:
+    return Guard(f"ALTER TABLE {table} DISABLE TRIGGER {name}", f"ALTER TABLE {table} ENABLE TRIGGER {name}")
+
+
+def missing_grant(right: str, role: str) -> Guard:
+    return Guard(f"GRANT {right} TO {role}", f"REVOKE {right} FROM {role}")
+
+
+class Attack(NamedTuple):
+    """Statements of a role, which one guard refuses."""
+
+    name: str
+    role: str
+    guard: Guard
+    statements: tuple[str, ...]
+
+
+def attack(name: str, role: str, guard: Guard, *statements: str) -> Attack:
+    return Attack(name, role, guard, statements)
+
+
+COMMAND: Final = (
+    "INSERT INTO inbox (partition, request_id, verb, payload)"
+    " SELECT partition, id, '{verb}', '{{\"actor\": \"olga\"}}' FROM requests WHERE id = %({request})s"
+)
+PLAIN_COMMAND: Final = (
+    "INSERT INTO inbox (partition, request_id, verb) SELECT partition, id, '{verb}' FROM requests"
+    " WHERE id = %({request})s"
+)
+LINE: Final = "INSERT INTO audit (actor, action, request_id) VALUES ('olga', '{verb}', %({request})s)"
+
+ATTACKS: Final = (
+    attack(
+        "a courier confirms a withdrawal",
+        "teller_courier",
+        trigger("own_commands", "inbox"),
+        PLAIN_COMMAND.format(verb="confirm", request="unconfirmed"),
+    ),
+    attack(
+        "a courier approves a withdrawal",
+        "teller_courier",
+        trigger("own_commands", "inbox"),
+        PLAIN_COMMAND.format(verb="approve", request="unapproved"),
+    ),
+    attack(
+        "a worker approves a withdrawal",
+        "teller_worker",
+        trigger("own_commands", "inbox"),
+        PLAIN_COMMAND.format(verb="approve", request="unapproved"),
+    ),
+    attack(
+        "the API settles a withdrawal",
+        "teller_api",
+        trigger("own_commands", "inbox"),
+        COMMAND.format(verb="settle", request="declined"),
+    ),
+    attack(
+        "the API confirms a withdrawal without its code",
+        "teller_api",
+        trigger("own_commands", "inbox"),
+        LINE.format(verb="confirm", request="unconfirmed"),
+        COMMAND.format(verb="confirm", request="unconfirmed"),
+    ),
+    *(
+        attack(
+            f"the API writes {verb} and no audit",
+            "teller_api",
+            trigger("own_commands", "inbox"),
+            COMMAND.format(verb=verb, request="unapproved"),
+        )
+        for verb in ("approve", "deny", "replay")
+    ),
+    attack(
+        "the API approves in the name of an older line",
+        "teller_api",
+        trigger("own_commands", "inbox"),
+        COMMAND.format(verb="approve", request="approved_before"),
+    ),
+    attack(
+        "a courier writes the audit, with numbers that are still to come and a date in the past",
+        "teller_courier",
+        missing_grant("INSERT ON audit", "teller_courier"),
+        "INSERT INTO audit (id, at, actor, action) OVERRIDING SYSTEM VALUE"
+        " SELECT n, '2020-01-01', 'olga', 'approve' FROM generate_series(1000, 1010) AS n",
+    ),
+    attack(
+        "the API numbers and dates a line of the audit",
+        "teller_api",
+        missing_grant("INSERT (id, at) ON audit", "teller_api"),
+        "INSERT INTO audit (id, at, actor, action) OVERRIDING SYSTEM VALUE"
+        " VALUES (1000, '2020-01-01', 'olga', 'approve')",
+    ),
+    attack(
+        "the API accepts a request in the past",
+        "teller_api",
+        missing_grant("INSERT (created_at) ON requests", "teller_api"),
+        "INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition,"
+        "                      resource_id, account, amount, created_at)"
+        " SELECT gen_random_uuid(), client_id, created_by, 'older', fingerprint, kind, partition, resource_id,"
+        "        account, amount, '2020-01-01' FROM requests WHERE id = %(unapproved)s",
+    ),
+    attack(
+        "the API takes a place in front of the others",
+        "teller_api",
+        missing_grant("INSERT (seq) ON inbox", "teller_api"),
+        "INSERT INTO inbox (seq, partition, request_id, verb) OVERRIDING SYSTEM VALUE"
+        " SELECT -1, partition, id, 'cancel' FROM requests WHERE id = %(unapproved)s",
+    ),
+    attack(
+        "a courier turns a gateway's no into a yes",
+        "teller_courier",
+        trigger("outcome", "effects"),
+        "UPDATE effects SET outcome = 'done' WHERE request_id = %(declined)s",
+    ),
+    attack(
+        "a courier calls a gateway again after its no",
+        "teller_courier",
+        trigger("outcome", "effects"),
+        "UPDATE effects SET due_at = now() WHERE request_id = %(declined)s",
+    ),
+    attack(
+        "a courier calls a gateway after the refund",
+        "teller_courier",
+        trigger("outcome", "effects"),
+        "UPDATE effects SET due_at = now() WHERE request_id = %(voided)s",
+    ),
+    attack(
+        "a worker takes back what a refund voided",
+        "teller_worker",
+        trigger("outcome", "effects"),
+        "UPDATE effects SET voided_at = NULL, due_at = now() WHERE request_id = %(voided)s",
+    ),
+    attack(
+        "the API makes a revoked key valid",
+        "teller_api",
+        trigger("revocation", "api_keys"),
+        "UPDATE api_keys SET revoked_at = NULL WHERE id = %(revoked)s",
+    ),
+    attack(
+        "the API uses a code twice",
+        "teller_api",
+        trigger("use", "codes"),
+        "UPDATE codes SET used_at = NULL WHERE request_id = %(used)s",
+    ),
+    attack(
+        "a worker makes a table that hides another one",
+        "teller_worker",
+        missing_grant("TEMPORARY ON DATABASE {database}", "PUBLIC"),
+        "CREATE TEMPORARY TABLE decisions (request_id uuid, current boolean)",
+        "INSERT INTO pg_temp.decisions VALUES (NULL)",
+    ),
+    attack(
+        "a courier stores a large object",
+        "teller_courier",
+        missing_grant("EXECUTE ON FUNCTION lo_from_bytea(oid, bytea)", "PUBLIC"),
+        "SELECT lo_from_bytea(0, 'anything')",
+    ),
+)
