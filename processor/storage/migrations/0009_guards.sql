@@ -1,4 +1,4 @@
--- Version 8.
+-- Version 9.
 --   1. Rows are inserted and updated by the columns that a role needs, and workers and couriers write no audit.
 --   2. Each role writes its own verbs into the inbox. A command of a person needs its line in the audit.
 --   3. A gateway's yes or no, a revocation, and the use of a code are final.
