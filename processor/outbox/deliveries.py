@@ -38,14 +38,8 @@ _GONE_REASON: Final = "it answered 410 Gone"
 #: An id below that of every webhook.
 BEFORE_FIRST: Final = UUID(int=0)
 
-#: The reason for which the deliveries of a row of `webhooks` end, or NULL. The row may be missing.
-_ENDED: Final = (
-    "CASE WHEN webhooks.id IS NULL THEN 'the webhook was deleted'"
-    " WHEN webhooks.disabled_at IS NOT NULL THEN 'the webhook is disabled' END"
-)
-
 SQL = {
-    name: text.replace("{request_columns}", documents.REQUEST_COLUMNS).replace("{ended}", _ENDED)
+    name: text.replace("{request_columns}", documents.REQUEST_COLUMNS)
     for name, text in statements.beside(__file__).items()
 }
 

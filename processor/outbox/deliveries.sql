@@ -4,7 +4,7 @@
 -- expand --
 -- Make deliveries from fanout rows. The webhooks behind a given one take turns, each with its oldest rows, up to a number
 -- of deliveries. Each row is expanded once and as a whole, because the DELETE of a second courier does not find it.
--- Deliveries to a webhook that was deleted or disabled have ended. Returns their number, and the last webhook.
+-- Returns the number of deliveries, and the last webhook.
 WITH RECURSIVE waiting AS (
     (SELECT webhook_id, 1 AS place
        FROM fanouts
@@ -38,13 +38,9 @@ WITH RECURSIVE waiting AS (
      WHERE ctid = ANY(ARRAY(SELECT chosen.row FROM chosen))
  RETURNING id, webhook_id, request_ids, versions
 ), made AS (
-    INSERT INTO deliveries (request_id, version, type, webhook_id, status, due_at, last_error)
-    SELECT news.request_id, news.version, 'request.' || d.status, taken.webhook_id,
-           CASE WHEN w.ended IS NULL THEN 'pending' ELSE 'failed' END, CASE WHEN w.ended IS NULL THEN now() END, w.ended
+    INSERT INTO deliveries (request_id, version, type, webhook_id)
+    SELECT news.request_id, news.version, 'request.' || d.status, taken.webhook_id
       FROM taken
-     CROSS JOIN LATERAL (SELECT {ended} AS ended
-                           FROM (SELECT) AS always
-                           LEFT JOIN webhooks ON webhooks.id = taken.webhook_id) AS w
      CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS news(request_id, version, place)
      CROSS JOIN LATERAL (SELECT status
                            FROM decisions
@@ -88,7 +84,9 @@ SELECT waiting.webhook_id, greatest(0, extract(epoch FROM waiting.due_at - clock
 -- The inner limit is a query, so that the planner expects few rows: for many it would read and sort all.
 UPDATE deliveries d
    SET status = 'failed', due_at = NULL, token = NULL, last_error = w.ended
-  FROM (SELECT v.webhook_id, {ended} AS ended
+  FROM (SELECT v.webhook_id,
+               CASE WHEN webhooks.id IS NULL THEN 'the webhook was deleted'
+                    WHEN webhooks.disabled_at IS NOT NULL THEN 'the webhook is disabled' END AS ended
           FROM unnest(%(webhook_ids)b::uuid[]) AS v(webhook_id)
           LEFT JOIN webhooks ON webhooks.id = v.webhook_id) AS w
  WHERE d.webhook_id = w.webhook_id
