@@ -152,22 +152,17 @@ def _check(owner: connections.Connection, decided: int, requests: int, notified:
 
 
 def _drain_partitions(share: tuple[str, list[int]], wait: Callable[[], object]) -> int:
-    """Drain one process's share of the partitions once all processes are ready."""
+    """Drain one process's share of the partitions once all processes are ready, as a worker does."""
     url, partitions = share
     rest_collector()  # as a worker does
+    decided = 0
     with connections.connect(url, application_name="bench") as worker:
         wait()
-        return sum(_drain_partition(worker, partition) for partition in partitions)
-
-
-def _drain_partition(worker: connections.Connection, partition: int) -> int:
-    """Drain as a worker does, until a batch reports that nothing is left."""
-    decided = 0
-    while True:
-        report = batch.drain_once(worker, partition)
-        decided += report.taken
-        if not report.more:
-            return decided
+        while partitions:
+            report = batch.drain_once(worker, partitions)
+            decided += report.taken
+            partitions = sorted(report.more)
+    return decided
 
 
 # ---------------------------------------------------------------- the others

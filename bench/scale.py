@@ -117,7 +117,7 @@ def _sizes(plan: Plan, servers: Servers, size: int) -> tuple[float, float, float
         elapsed = 0.0
         while elapsed < plan.batch_seconds and decided < waiting:
             began = time.perf_counter()
-            decided += batch.drain_once(worker, partition, limit=size).taken
+            decided += batch.drain_once(worker, [partition], limit=size).taken
             took.append(time.perf_counter() - began)
             elapsed += took[-1]
         [(entries,)] = owner.execute("SELECT count(*) FROM entries").fetchall()

@@ -18,6 +18,7 @@ class Row(NamedTuple):
     """One inbox row, with its request."""
 
     seq: int
+    partition: int
     verb: str
     payload: dict[str, Any] | None
     request: Request

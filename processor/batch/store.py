@@ -6,56 +6,35 @@ of the first rows are written while the next rows are decided.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any, Final
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Final
 
-from psycopg import Cursor
 from psycopg.types.json import Jsonb
 
-from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, Webhook
+from processor.batch.inbox import Taken
+from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
 from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Resource, State
 from processor.domain.rules import amendments
 from processor.errors import DatabaseUnavailable
-from processor.storage import arrays, json_text, statements
-from processor.storage.connections import Connection
+from processor.storage import json_text, statements
+from processor.storage.arrays import Execute, Rows
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 SQL = statements.beside(__file__)
 #: The first field that has its default in a plain state, and the defaults from there on.
 _PLAIN_FROM: Final = State._fields.index("version")
 _PLAIN: Final = tuple(State._field_defaults[name] for name in State._fields[_PLAIN_FROM:])
 
-Rows = Cursor[tuple[Any, ...]]
-Execute = Callable[[str, Mapping[str, Any]], Rows]
-
-
-def executor(connection: Connection) -> Execute:
-    """
-    Return a function that runs a named query of the batch. In a pipeline it returns before the rows are there.
-    """
-
-    def execute(name: str, parameters: Mapping[str, Any]) -> Cursor[tuple[Any, ...]]:
-        statement = SQL[name]
-        return connection.cursor(binary=True).execute(statement, arrays.packed(statement, parameters))
-
-    return execute
-
 
 def read(
-    execute: Execute,
-    partition: int,
-    rows: list[Row],
-    now: datetime,
-    sequence: int,
-    cancels: dict[UUID, CancelCommand],
-    *,
-    recheck: bool = False,
+    execute: Execute, taken: Taken, rows: list[Row], sequences: dict[int, int], *, recheck: bool = False
 ) -> Worksheet:
     """
-    Read everything that the rows can touch, in one or two round trips.
+    Read everything that these rows can touch, in one or two round trips.
 
     `recheck`: the rows could not be written before, so the states of all their requests are read, too.
     """
@@ -63,12 +42,12 @@ def read(
     resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
     listeners_read = _ask_for_listeners(execute, requests)
 
-    snapshot = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, cancels)
+    snapshot = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, taken.cancels)
     _note_listeners(snapshot, listeners_read)
     _read_usages(execute, snapshot, requests)
     _read_most_used(execute, snapshot, requests)
     _read_history(execute, snapshot, rows, recheck=recheck)
-    return Worksheet(partition, now, sequence, snapshot)
+    return Worksheet(taken.now, dict(sequences), snapshot)
 
 
 def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> Rows:
@@ -143,7 +122,7 @@ class Writer:
         self._execute = execute
         self._sheet = sheet
         #: Statements with the number of rows that each must have changed, and the name of such a row.
-        self._expected: list[tuple[Cursor[tuple[Any, ...]], int, str]] = []
+        self._expected: list[tuple[Rows, int, str]] = []
 
     def part(self, decided: Decided) -> None:
         """Send the entries and states of some rows. It returns while PostgreSQL writes them."""
@@ -166,24 +145,11 @@ class Writer:
             current = [decided.is_current(state) for state in others]
             self._execute("insert_states", _columns(others, State._fields) | {"current": current, "now": now})
 
-    def rest(self, done: list[Row], settled_xid: int) -> None:
-        """
-        Write resources, usages, the work of the couriers, and the end of the inbox rows.
-
-        All transactions before `settled_xid` had ended when the rows were taken.
-        """
+    def rest(self) -> None:
+        """Write resources, usages, and the work of the couriers."""
         self._resources()
         self._usages()
         self._consequences()
-        end = {
-            "partition": self._sheet.partition,
-            "sequence": self._sheet.sequence,
-            "seqs": [row.seq for row in done],
-            "rows": len(done),
-            "last_seq": done[-1].seq,
-            "settled_xid": settled_xid,
-        }
-        self._expected.append((self._execute("finish_batch", end), 1, "the inbox"))
 
     def check(self) -> None:
         """
@@ -199,9 +165,9 @@ class Writer:
 
     def _resources(self) -> None:
         sheet, resources = self._sheet, self._sheet.snapshot.resources
-        for resource_id in sheet.opened:
+        for resource_id, partition in sheet.opened.items():
             fields = _fields(resources[resource_id])
-            self._execute("insert_resource", fields | {"partition": sheet.partition})
+            self._execute("insert_resource", fields | {"partition": partition})
         for resource_id in sheet.amended.difference(sheet.opened):
             self._execute("update_rules", _fields(resources[resource_id]))
         moved = [
@@ -234,8 +200,8 @@ class Writer:
         """Write the work of the couriers."""
         sheet = self._sheet
         if sheet.new_effects:
-            columns = _columns(sheet.new_effects, ("request_ids", "client_ids", "gateways"))
-            self._execute("insert_effects", columns | {"partition": sheet.partition, "now": sheet.now})
+            columns = _columns(sheet.new_effects, ("request_ids", "client_ids", "partitions", "gateways"))
+            self._execute("insert_effects", columns | {"now": sheet.now})
         if sheet.retried:
             self._execute("retry_effects", {"ids": sheet.retried, "now": sheet.now})
         if sheet.voided:

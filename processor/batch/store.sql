@@ -1,42 +1,4 @@
--- The statements of one batch of one partition, in the transaction of `processor/batch/run.py`.
-
--- lock_partition --
--- Waits for the lock that allows one batch at a time for each partition. It ends with the transaction, so it works
--- behind PgBouncer and ends with its connection. It is a statement of its own: later statements see everything that was
--- committed before the lock was granted. The timeouts, in milliseconds, limit every wait of the batch. Returns the
--- oldest transaction that has not ended: the take sees the rows of all before it.
-SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
-       set_config('lock_timeout', %(lock_ms)s::text, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true),
-       pg_advisory_xact_lock(%(lock_class)s, %(partition)s),
-       pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
-
--- take_inbox --
--- The oldest work of a partition, with its requests, above the low-water mark. Below the mark are only dead rows: all
--- rows that were decided since the oldest snapshot that is still in use. The LATERAL join goes row by row, because the
--- planner would otherwise read all requests.
-SELECT i.seq, i.verb, i.payload,
-       r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
-  FROM (SELECT seq, verb, payload, request_id
-          FROM inbox
-         WHERE partition = %(partition)s
-           AND seq > (SELECT low_water FROM partitions WHERE id = %(partition)s)
-           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = %(partition)s)
-         ORDER BY seq
-         LIMIT %(batch_limit)s) i
- CROSS JOIN LATERAL (SELECT *
-                       FROM requests
-                      WHERE requests.id = i.request_id
-                      LIMIT 1) r
- ORDER BY i.seq;
-
--- read_partition --
--- The time of this batch, the number of the partition's last decision, whether it is paused, and the commands to
--- cancel that wait. A cancel counts when the turn of its request comes, before its own.
-SELECT clock_timestamp(), p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id),
-       (SELECT jsonb_object_agg(request_id, payload) FROM inbox WHERE inbox.partition = p.id AND verb = 'cancel')
-  FROM partitions p
- WHERE p.id = %(partition)s;
+-- The snapshot of one batch and its changes, read and written as sets, in the transaction of `processor/batch/run.py`.
 
 -- read_resources --
 SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
@@ -213,8 +175,8 @@ SELECT v.*, %(now)s
 
 -- insert_effects --
 INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)
-SELECT v.request_id, v.client_id, %(partition)s, v.gateway, %(now)s, %(now)s
-  FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(gateways)b::text[]) AS v(request_id, client_id, gateway);
+SELECT v.*, %(now)s, %(now)s
+  FROM unnest(%(request_ids)b::uuid[], %(client_ids)b::text[], %(partitions)b::smallint[], %(gateways)b::text[]) AS v;
 
 -- retry_effects --
 -- Due again with all tries ahead, unless a definite answer has come meanwhile.
@@ -260,27 +222,3 @@ SELECT *
 -- All notifications of this batch for one webhook, as one row. A courier expands it into deliveries.
 INSERT INTO fanouts (webhook_id, request_ids, versions)
 VALUES (%(webhook_id)s, %(request_ids)b::uuid[], %(versions)b::integer[]);
-
--- finish_batch --
--- Deletes the rows and counts the decisions, only if every one of those rows was still there.
---
--- The low-water mark: no live row of this partition has seq <= low_water.
--- 1. This batch took every visible row up to last_seq.
--- 2. An invisible row with a lower seq belongs to a transaction with a lower xid
---    (the trigger assigns the xid before the seq).
--- 3. A batch that starts after all transactions below next_xid have ended sees every such row.
--- 4. So low_water may become next_low_water then.
-WITH gone AS (
-    DELETE FROM inbox
-     WHERE partition = %(partition)s
-       AND seq = ANY(%(seqs)b::bigint[])
-    RETURNING 1
-)
-UPDATE partitions
-   SET sequence = %(sequence)s, drained_at = clock_timestamp(),
-       low_water = CASE WHEN next_xid <= %(settled_xid)s THEN greatest(low_water, least(next_low_water, %(last_seq)s))
-                        ELSE low_water END,
-       next_low_water = CASE WHEN next_xid <= %(settled_xid)s THEN %(last_seq)s ELSE next_low_water END,
-       next_xid = CASE WHEN next_xid <= %(settled_xid)s THEN pg_current_xact_id()::text::bigint ELSE next_xid END
- WHERE id = %(partition)s
-   AND (SELECT count(*) FROM gone) = %(rows)s;

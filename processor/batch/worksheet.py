@@ -53,17 +53,17 @@ _FAILED: Final = "it could not be finished here; nothing is lost, and an admin c
 class Worksheet:
     """The snapshot of one batch, and its decisions so far."""
 
-    partition: int
     now: datetime
-    #: The number of the partition's last decision.
-    sequence: int
+    #: The number of the last decision of each partition.
+    sequences: dict[int, int]
     snapshot: Snapshot
 
     entries: list[Entry] = field(default_factory=list)
     new_states: list[State] = field(default_factory=list)
     #: The states in the database that are no longer current, by request.
     superseded: dict[UUID, State] = field(default_factory=dict)
-    opened: list[str] = field(default_factory=list)
+    #: New resources, each with its partition.
+    opened: dict[str, int] = field(default_factory=dict)
     amended: set[str] = field(default_factory=set)
     #: Versions of the moved resources before the batch.
     versions_before: dict[str, int] = field(default_factory=dict)
@@ -71,8 +71,8 @@ class Worksheet:
     moved_usages: dict[UsageKey, int | None] = field(default_factory=dict)
     #: The resource that got its first per-account limit. Its usages are counted before the next row is decided.
     newly_limited: str | None = None
-    #: Requests with a new effect, each with the name of its gateway.
-    new_effects: list[tuple[UUID, str, str]] = field(default_factory=list)
+    #: Requests with a new effect, each with its client, its partition and the name of its gateway.
+    new_effects: list[tuple[UUID, str, int, str]] = field(default_factory=list)
     #: Requests whose effect is tried again from the start.
     retried: list[UUID] = field(default_factory=list)
     #: Requests whose gateway must not be called again.
@@ -86,7 +86,8 @@ class Worksheet:
     failed: int = 0
     #: Requests with a new state, from all flushes so far.
     decided: list[UUID] = field(default_factory=list)
-    #: The command that is being applied, in the words of the history.
+    #: The partition of the row that is being applied, and its command in the words of the history.
+    _partition: int = -1
     _trigger: str | None = None
     #: New states that a later state of the same part has replaced.
     outdated: list[State] = field(default_factory=list)
@@ -110,7 +111,7 @@ class Worksheet:
 
     def decide(self, row: Row) -> None:
         """Decide one row, and note the changes. After an exception the changes of the rows before it are intact."""
-        self._trigger = _TRIGGERS.get(row.verb)
+        self._partition, self._trigger = row.partition, _TRIGGERS.get(row.verb)
         cancel = self._cancel_of(row)
         if cancel is None:
             self._apply(row.request, self._decision(row), row.actor)
@@ -120,6 +121,7 @@ class Worksheet:
 
     def fail(self, row: Row, trace: str) -> None:
         """Mark the request as failed, until an operator replays it or an admin refunds it. A final status stays."""
+        self._partition = row.partition
         state = self.snapshot.states.get(row.request.id)
         if state is None or not state.is_final:
             self._apply(row.request, Fail("processor_error", trace), row.actor)
@@ -202,7 +204,7 @@ class Worksheet:
             case Hold(quantity, gateway):
                 self._post(request, "hold", quantity)
                 self.snapshot.holding.add(request.id)
-                self.new_effects.append((request.id, request.client_id, gateway))
+                self.new_effects.append((request.id, request.client_id, self._partition, gateway))
                 self._state(
                     request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked"
                 )
@@ -277,7 +279,7 @@ class Worksheet:
         if quantity > 0:  # first: if it fails, there is no resource
             self.entries.append(ledger.post(resource, "credit", request.id, None, quantity, self.now))
         self.snapshot.resources[resource.id] = resource
-        self.opened.append(resource.id)
+        self.opened[resource.id] = self._partition
 
     def _amend(self, resource: Resource, changes: dict[str, Any]) -> None:
         amended = replace(resource, **changes)  # all of it or nothing: an unknown name raises
@@ -361,8 +363,9 @@ class Worksheet:
     ) -> None:
         before = self.snapshot.states.get(request.id)
         if before is None:
-            self.sequence += 1
-            version, sequence, decided_at = 2, self.sequence, self.now
+            sequence = self.sequences[self._partition] + 1
+            self.sequences[self._partition] = sequence
+            version, decided_at = 2, self.now
         else:
             if any(before is state for state in self.new_states):
                 self.outdated.append(before)

@@ -21,6 +21,8 @@ from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 
+from processor.storage.connections import Connection
+
 #: The OIDs in pg_type of an array type and of its element type.
 _BOOL: Final = (1000, 16)
 _BYTEA: Final = (1001, 17)
@@ -40,6 +42,24 @@ _NULL: Final = _LENGTH.pack(-1)
 #: PostgreSQL counts microseconds from here.
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+
+
+Rows = psycopg.Cursor[tuple[Any, ...]]
+Execute = Callable[[str, Mapping[str, Any]], Rows]
+
+
+def executor(connection: Connection, statements: Mapping[str, str]) -> Execute:
+    """
+    Return a function that runs a named statement with packed columns.
+
+    In a pipeline, the function returns before the rows are there.
+    """
+
+    def execute(name: str, parameters: Mapping[str, Any]) -> Rows:
+        statement = statements[name]
+        return connection.cursor(binary=True).execute(statement, packed(statement, parameters))
+
+    return execute
 
 
 class Packed:

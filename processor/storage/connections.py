@@ -71,9 +71,8 @@ OUTSIDE = (
     server.DuplicatePreparedStatement,
 )
 
-logging.getLogger("psycopg.pool").setLevel(
-    logging.ERROR
-)  # it repeats each failed attempt; our own log has one line for all
+# Its warnings repeat what is raised: each failed attempt of a pool, and each end of a pipeline after a fault.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class _Connection(Connection):

@@ -252,7 +252,7 @@ def _queue_access(settings: Settings) -> Iterator[tellers_queue.QueueAccess]:
         doorbell: Doorbell | None = None
         if not tellers_queue.has_workers(control):
             worker = connect(settings.worker_database_url)
-            drain = lambda partition: batch.drain_once(worker, partition)  # noqa: E731 - one of two drains
+            drain = lambda partition: batch.drain_once(worker, [partition])  # noqa: E731 - one of two drains
         elif not settings.embeds_valkey or valkey.is_ready(settings.home):
             doorbell = Doorbell(settings.redis_url)
             opened.callback(doorbell.close)

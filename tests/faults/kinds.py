@@ -44,6 +44,8 @@ CLOCK_SHIFTS: Final = (-7_200, -90, 90, 7_200)
 STOPPED_SECONDS: Final = 10.0
 #: Duration for which a foreign process drains beside the owners, in seconds.
 FOREIGN_SECONDS: Final = 1.5
+#: Partitions of one of its batches: of several owners.
+FOREIGN_PARTITIONS: Final = 8
 
 Fault = "Callable[[Run, random.Random], str]"
 
@@ -218,8 +220,8 @@ def drain_as_foreigner(run: Run, chance: random.Random) -> str:
         try:
             with connections.connect(url, application_name="foreigner") as own:
                 while not over.is_set():
-                    for partition in busy:
-                        taken += batch.drain_once(own, partition).taken
+                    for first in range(0, PARTITIONS, FOREIGN_PARTITIONS):
+                        taken += batch.drain_once(own, busy[first : first + FOREIGN_PARTITIONS]).taken
         except DatabaseUnavailable as fault:
             if NOT_ALONE in str(fault):
                 run.problems.append(f"not_alone: a foreign process drained, and {fault}")

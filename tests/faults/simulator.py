@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +25,7 @@ from tests.faults import history as records
 from tests.faults.checker import PAID_AFTER_REFUND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from processor.batch.snapshot import Delivery, UsageKey
     from processor.domain.model import Entry, Resource, State
@@ -75,8 +76,18 @@ class InboxRow:
 class Intake:
     """An open transaction of an API. Its rows have their numbers, but no other transaction sees them."""
 
+    xid: int
     requests: list[tuple[Request, str]]
     rows: list[InboxRow]
+
+
+@dataclass(slots=True)
+class Mark:
+    """The low-water mark of a partition, and the next one. It is valid when all transactions below `next_xid` end."""
+
+    low_water: int = 0
+    next_low_water: int = 0
+    next_xid: int = 0
 
 
 @dataclass(slots=True)
@@ -96,12 +107,14 @@ class Store:
     heard: set[UUID] = field(default_factory=set)
     deliveries: list[Delivery] = field(default_factory=list)
     sequences: dict[int, int] = field(default_factory=dict)
+    marks: dict[int, Mark] = field(default_factory=dict)
+    paused: set[int] = field(default_factory=set)
 
 
 class Simulator:
     """A system with `partitions` partitions. Gateways keep `paid`, and `declined` requests."""
 
-    def __init__(self, partitions: int = 2) -> None:
+    def __init__(self, partitions: int = 3) -> None:
         self.partitions = partitions
         self.store = Store()
         self.now = 0
@@ -113,6 +126,9 @@ class Simulator:
         self._ids = itertools.count(1)
         self._seqs = itertools.count(1)
         self._tokens = itertools.count(1)
+        self._xids = itertools.count(1)
+        #: The transactions that have not ended.
+        self._open_xids: set[int] = set()
 
     # ------------------------------------------------------------ clients and intake
 
@@ -127,11 +143,14 @@ class Simulator:
             ),
         )
         asked.tries.append(records.Try(self._tick()))
+        xid = next(self._xids)  # before the seq
+        self._open_xids.add(xid)
         row = InboxRow(next(self._seqs), self.partition_of(request.resource_id), request.id, "decide")
-        return Intake([(request, key)], [row])
+        return Intake(xid, [(request, key)], [row])
 
     def commit_intake(self, intake: Intake, crash: str | None) -> None:
         """Commit, notify and answer, unless the API crashes first."""
+        self._open_xids.remove(intake.xid)
         if crash == "before":
             return
         store = self.store
@@ -162,18 +181,21 @@ class Simulator:
 
     # ------------------------------------------------------------ one batch
 
-    def drain(self, partition: int, limit: int, part: int, crash: str | None, *, faulty: bool = False) -> int:
+    def drain(
+        self, partitions: Collection[int], limit: int, part: int, crash: str | None, *, faulty: bool = False
+    ) -> int:
         """
-        Run one batch of up to `limit` rows, flushed every `part`. Returns the number of rows taken.
+        Run one batch of up to `limit` rows of each partition, flushed every `part`. Returns the number of rows taken.
 
         `crash` is before or after its commit. With `faulty`, its rules raise for POISON.
         """
-        store = self.store
-        rows = self.take(partition, limit)
+        store, xid = self.store, next(self._xids)
+        settled = min(self._open_xids, default=xid)
+        rows = self.take(partitions, limit)
         if not rows:
             return 0
-        sheet = self._read(partition, rows)
-        work = [Row(row.seq, row.verb, None, store.requests[row.request]) for row in rows]
+        sheet = self._read(partitions, rows)
+        work = [Row(row.seq, row.partition, row.verb, None, store.requests[row.request]) for row in rows]
         decided, done = [], len(work)
         with _faulty_rules() if faulty else contextlib.nullcontext():
             for count, row in enumerate(work, start=1):
@@ -195,19 +217,38 @@ class Simulator:
         for one in decided:
             self._write_states(one.states)
             self._write_entries(one.entries)
-        self._write_rest(sheet, partition)
-        taken = set(rows[:done])
-        store.inbox = [row for row in store.inbox if row not in taken]
-        if crash is None and done == limit:
-            self.bells.append(partition)
+        self._write_rest(sheet)
+        self.finish(rows[:done], sheet.sequences, settled, xid)
+        if crash is None:
+            depths = Counter(row.partition for row in rows)
+            self.bells += {p for p in depths if depths[p] == limit} | {row.partition for row in rows[done:]}
         return done
 
-    def take(self, partition: int, limit: int) -> list[InboxRow]:
-        """Return the oldest rows of a partition."""
-        waiting = [row for row in self.store.inbox if row.partition == partition]
-        return sorted(waiting, key=lambda row: row.seq)[:limit]
+    def take(self, partitions: Collection[int], limit: int) -> list[InboxRow]:
+        """Return the oldest rows of each partition above its mark, in the order of their numbers."""
+        taken: list[InboxRow] = []
+        for partition in set(partitions) - self.store.paused:
+            low_water = self.mark_of(partition).low_water
+            waiting = [row for row in self.store.inbox if row.partition == partition and row.seq > low_water]
+            taken += sorted(waiting, key=lambda row: row.seq)[:limit]
+        return sorted(taken, key=lambda row: row.seq)
 
-    def _read(self, partition: int, rows: list[InboxRow]) -> Worksheet:
+    def finish(self, done: list[InboxRow], sequences: dict[int, int], settled: int, xid: int) -> None:
+        """Delete the rows, and count on the partitions that had some."""
+        store = self.store
+        store.inbox = [row for row in store.inbox if row not in done]
+        for partition, last_seq in {row.partition: row.seq for row in done}.items():
+            store.sequences[partition] = sequences[partition]
+            mark = self.mark_of(partition)
+            if mark.next_xid <= settled:
+                mark.low_water = max(mark.low_water, min(mark.next_low_water, last_seq))
+                mark.next_low_water, mark.next_xid = last_seq, xid
+
+    def mark_of(self, partition: int) -> Mark:
+        """Return the marks of a partition."""
+        return self.store.marks.setdefault(partition, Mark())
+
+    def _read(self, partitions: Collection[int], rows: list[InboxRow]) -> Worksheet:
         """Copy everything that the rows can touch."""
         store = self.store
         requests = [store.requests[row.request] for row in rows]
@@ -223,7 +264,7 @@ class Simulator:
             {
                 row.request: CancelCommand.of(None)
                 for row in store.inbox
-                if row.partition == partition and row.verb == "cancel"
+                if row.partition in partitions and row.verb == "cancel"
             },
         )
         ids = {row.request for row in rows if row.verb != "decide"} | {one.id for one in refunded}
@@ -234,7 +275,8 @@ class Simulator:
         snapshot.most_used = {one: self._most_used(one) for one in store.resources}
         snapshot.webhooks = {"shop": [Webhook("shop", HOOK, None)]}
         now = BEGIN + timedelta(seconds=self.now)
-        return Worksheet(partition, now, store.sequences.get(partition, 0), snapshot)
+        sequences = {partition: store.sequences.get(partition, 0) for partition in partitions}
+        return Worksheet(now, sequences, snapshot)
 
     def _most_used(self, resource: str) -> int:
         """Return the greatest usage of any account, from the entries."""
@@ -274,14 +316,14 @@ class Simulator:
                 assert not same, "entries_once"
             self.store.entries.append(entry)
 
-    def _write_rest(self, sheet: Worksheet, partition: int) -> None:
+    def _write_rest(self, sheet: Worksheet) -> None:
         store, snapshot = self.store, sheet.snapshot
         for name in {*sheet.versions_before, *sheet.opened, *sheet.amended}:
             store.resources[name] = snapshot.resources[name]
         store.usages |= {key: snapshot.usages[key] for key in sheet.moved_usages}
         if sheet.newly_limited is not None:
             self._rebuild_usages(sheet.newly_limited)
-        for request, _client, _gateway in sheet.new_effects:
+        for request, _client, partition, _gateway in sheet.new_effects:
             store.effects[request] = EffectRow(partition, self.now)
         for request in sheet.retried:
             row = store.effects[request]
@@ -291,7 +333,6 @@ class Simulator:
             assert not self.store_is_calling(request), "a call is in flight"
             store.effects[request].due_at, store.effects[request].voided = None, True
         store.deliveries += sheet.deliveries
-        store.sequences[partition] = sheet.sequence
 
     def store_is_calling(self, request: UUID) -> bool:
         """Return whether a call that counts is open."""

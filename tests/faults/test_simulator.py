@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from processor.batch.worksheet import Worksheet
 from processor.domain.kinds import KINDS
 from processor.domain.model import Nothing, Release
 from processor.domain.rules import refunds, settling
@@ -24,10 +25,11 @@ from tests.faults.model import TAKING
 from tests.faults.simulator import POISON, TRIES, Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from datetime import datetime
     from uuid import UUID
 
+    from processor.batch.snapshot import Row
     from processor.domain.model import Decision, Effect, Request, Resource, State
     from tests.faults.simulator import Call, InboxRow, Intake
 
@@ -136,16 +138,22 @@ class World:
         partition = self.chance.choice(self.world.bells)
         if self.chance.random() < 0.8:
             self.world.bells.remove(partition)
-        self.drain(partition)
+        self.drain({partition, *self._some_partitions()})
 
     def sweep(self) -> None:
-        """Drain a partition without a notification."""
-        self.drain(self.chance.randrange(self.world.partitions))
+        """Drain some partitions without a notification."""
+        self.drain(self._some_partitions())
 
-    def drain(self, partition: int) -> None:
-        """Run one batch, sometimes with faulty rules."""
+    def pause(self) -> None:
+        """Pause a partition, or resume it, as an operator."""
+        self.world.store.paused ^= {self.chance.randrange(self.world.partitions)}
+
+    def drain(self, partitions: set[int]) -> None:
+        """Run one batch, sometimes with faulty rules. Another backend may hold the lock of any of the partitions."""
+        locked = self._some_partitions() if self.chance.random() < 0.1 else set()
         sizes = self.chance.randint(1, 6), self.chance.randint(1, 3)
-        self.world.drain(partition, *sizes, self._crash(), faulty=self.chance.random() < 0.3)
+        self.world.drain(partitions - locked, *sizes, self._crash(), faulty=self.chance.random() < 0.3)
+        self.world.bells += partitions & locked
 
     def flush_redis(self) -> None:
         """Lose all notifications."""
@@ -224,7 +232,7 @@ class World:
         store = self.world.store
         waiting = [row.request for row in store.inbox if row.verb == "decide"]
         assert len(set(waiting)) == len(waiting)
-        assert not set(waiting) & set(store.states)
+        assert not set(waiting) & set(store.states), "decided and still waiting"
         assert {*waiting, *store.states} == set(store.requests), "lost"
         assert len(store.requests) == len(store.keys)
         for request, states in store.states.items():
@@ -240,25 +248,30 @@ class World:
     def end(self) -> None:
         """Bring everything to its end without faults, and run the checker."""
         world = self.world
+        world.store.paused.clear()
         for intake in self.open:
             self._commit(intake, None)
         for _ in range(4 * (TRIES + 1)):
             for call in world.calls[:]:
                 world.calls.remove(call)
                 self._end(call, lost=False)
-            for partition in range(world.partitions):
-                while world.drain(partition, 5, 2, None):
-                    pass
+            while world.drain(range(world.partitions), 5, 2, None):
+                pass
             world.now += 100
             for request in world.due():
                 world.claim(request)
-        assert not world.store.inbox
+        assert not world.store.inbox, "never decided"
         found = [
             one for one in check(world.history()) if one.code != "failed_by_fault"
         ]  # the rules had a fault
         assert not found, "; ".join(map(str, found[:3]))
 
     # ------------------------------------------------------------ helpers
+
+    def _some_partitions(self) -> set[int]:
+        """Choose one partition or more."""
+        partitions = range(self.world.partitions)
+        return set(self.chance.sample(partitions, self.chance.randint(1, len(partitions))))
 
     def _crash(self) -> str | None:
         return self.chance.choices([None, "before", "after"], [6, 1, 1])[0]
@@ -318,6 +331,7 @@ STEPS_AND_WEIGHTS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.meddle, 2),
     (World.handle_notification, 22),
     (World.sweep, 4),
+    (World.pause, 1),
     (World.flush_redis, 1),
     (World.claim, 14),
     (World.call, 18),
@@ -433,9 +447,10 @@ def _forget_the_limit(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sort_the_inbox_wrongly(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Simulator, partition: int, limit: int) -> list[InboxRow]:
-        waiting = [row for row in self.store.inbox if row.partition == partition]
-        return sorted(waiting, key=lambda row: -row.seq)[:limit]
+    sound = Simulator.take
+
+    def take(self: Simulator, partitions: Collection[int], limit: int) -> list[InboxRow]:
+        return sound(self, partitions, limit)[::-1]
 
     patch.setattr(Simulator, "take", take)
 
@@ -444,24 +459,57 @@ def _delete_the_inbox_first(patch: pytest.MonkeyPatch) -> None:
     """Delete the rows in a transaction of their own. A worker that crashes after it has decided nothing."""
     sound = Simulator.take
 
-    def take(self: Simulator, partition: int, limit: int) -> list[InboxRow]:
-        taken = sound(self, partition, limit)
+    def take(self: Simulator, partitions: Collection[int], limit: int) -> list[InboxRow]:
+        taken = sound(self, partitions, limit)
         self.store.inbox = [row for row in self.store.inbox if row not in taken]
         return taken
 
     patch.setattr(Simulator, "take", take)
 
 
+def _number_all_partitions_as_one(patch: pytest.MonkeyPatch) -> None:
+    sound = Worksheet.decide
+
+    def decide(self: Worksheet, row: Row) -> None:
+        sound(self, row._replace(partition=min(self.sequences)))
+
+    patch.setattr(Worksheet, "decide", decide)
+
+
+def _mark_all_partitions_as_one(patch: pytest.MonkeyPatch) -> None:
+    """Let the mark of each partition follow the last row of the batch. Rows that a full batch left are below it."""
+    sound = Simulator.finish
+
+    def finish(self: Simulator, done: list[InboxRow], *more: Any) -> None:
+        last = [replace(done[-1], partition=row.partition) for row in done]
+        sound(self, done + last, *more)
+
+    patch.setattr(Simulator, "finish", finish)
+
+
+def _mark_before_others_have_ended(patch: pytest.MonkeyPatch) -> None:
+    """Let the mark pass rows of transactions that are still open."""
+    sound = Simulator.finish
+
+    def finish(self: Simulator, done: list[InboxRow], sequences: dict[int, int], _: int, xid: int) -> None:
+        sound(self, done, sequences, xid, xid)
+
+    patch.setattr(Simulator, "finish", finish)
+
+
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
-        (_refund_on_unknown, "the gateway never declined"),
+        (_refund_on_unknown, "the gateway never declined|paid_and_refunded"),
         (_refund_while_the_gateway_is_asked, "refunded_while_open|a call is in flight"),
-        (_refund_again_and_again, "entries_once|refunded_too_much|decision_wrong"),
+        (_refund_again_and_again, "entries_once|refunded_too_much|decision_wrong|usages"),
         (_forget_the_late_yes, "paid_and_refunded"),
         (_forget_the_limit, "decision_wrong"),
         (_sort_the_inbox_wrongly, "overtaken|back from its end"),
         (_delete_the_inbox_first, "lost"),
+        (_number_all_partitions_as_one, "sequence_wrong"),
+        (_mark_all_partitions_as_one, "never decided|still waiting"),
+        (_mark_before_others_have_ended, "never decided|still waiting"),
     ],
 )
 def test_a_deliberate_fault_is_found(

@@ -94,7 +94,7 @@ def test_a_commit_after_the_acknowledgement_notifies_again(bell: Doorbell, clien
     """
     bell.notify(7)
     eventually(lambda: client.llen(QUEUE) == 1)
-    bell.acknowledge(7)
+    bell.acknowledge([7])
     bell.notify(7)
 
     eventually(lambda: client.llen(QUEUE) == 2)
@@ -215,10 +215,10 @@ def test_a_redis_that_never_answers_holds_up_no_commit_and_one_acknowledgement(
     bell.announce([uuid.uuid4()])
     assert bell.faults == 0  # all calls returned before the first time-out
 
-    bell.acknowledge(7)
+    bell.acknowledge([7])
     assert bell.is_unavailable
     monkeypatch.setattr(redis.Redis, "delete", lambda *_: pytest.fail("it waits for Redis again"))
-    bell.acknowledge(7)
+    bell.acknowledge([7])
 
     eventually(lambda: bell.faults >= 2)
     bell.close()
@@ -231,7 +231,7 @@ def test_a_doorbell_finds_out_that_redis_is_available_again(bell: Doorbell) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redis.Redis, "delete", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
         patch.setattr(redis.Redis, "ping", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
-        bell.acknowledge(7)
+        bell.acknowledge([7])
         eventually(lambda: bell.faults >= 3)
         assert bell.is_unavailable
 
@@ -284,7 +284,7 @@ def test_a_distant_redis_is_used_as_well(distant_redis: str, client: redis.Redis
     bell = Doorbell(distant_redis)
     bell.notify(7)
     eventually(lambda: client.llen(QUEUE) == 1)
-    bell.acknowledge(7)
+    bell.acknowledge([7])
     bell.notify(7)
     eventually(lambda: client.llen(QUEUE) == 2)
 

@@ -100,15 +100,11 @@ class Teller:
         return services
 
     def drain(self, limit: int = batch.BATCH_LIMIT) -> list[Any]:
-        """Run a batch on each partition, as a worker does, with at most `limit` rows. Returns the decided ids."""
-        decided: list[Any] = []
+        """Run a batch of all partitions, as a worker does, with at most `limit` rows. Returns the decided ids."""
         with connections.connect(
             self.settings.worker_database_url, application_name="test worker"
         ) as connection:
-            for partition in range(self.settings.partitions):
-                report = batch.drain_once(connection, partition, limit=limit)
-                decided += report.decided
-        return decided
+            return list(batch.drain_once(connection, range(self.settings.partitions), limit).decided)
 
     def open(self, resource: str, kind: str = "stock", available: int = 10, **rules: Any) -> None:
         """Open a resource and decide it."""

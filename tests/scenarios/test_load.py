@@ -127,7 +127,7 @@ def test_two_workers_drain_the_same_partition(stack: ScenarioStack, round_number
             stack.environment["TELLER_WORKER_DATABASE_URL"], application_name="scenarios"
         ) as connection:
             while not over.is_set():
-                decided.extend(batch.drain_once(connection, partition).decided)
+                decided.extend(batch.drain_once(connection, [partition]).decided)
 
     another = threading.Thread(target=drain)
     another.start()

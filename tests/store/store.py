@@ -214,9 +214,13 @@ def accepted_id(receipt: Receipt) -> uuid.UUID:
 
 
 def until_empty(connection: Connection, partition: int, limit: int) -> Iterator[BatchReport]:
-    """Run batches while they find work. Yields their reports."""
-    while (report := batch.drain_once(connection, partition, limit)).taken:
-        yield report
+    """Run batches while they find work, or another backend holds the lock. Yields the reports of those with work."""
+    while True:
+        report = batch.drain_once(connection, [partition], limit)
+        if report.taken:
+            yield report
+        elif not report.locked:
+            return
 
 
 def worker_connection(database: Database) -> Connection:

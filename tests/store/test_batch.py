@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from processor.batch import inbox
 from processor.batch import run as batch
-from processor.batch import store as batch_store
 from processor.domain.kinds import KINDS
 from processor.domain.model import Debit, Decision, Request, Resource
 from processor.errors import DatabaseUnavailable
 from processor.intake import commands
 from processor.outbox import deliveries
-from processor.storage import connections as database
 from tests.store.store import at_once, until_empty, worker_connection
 from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from processor.batch.run import BatchReport
     from processor.storage.connections import Connection
     from tests.store.store import Store
 
-#: Time limit for events that must happen, in seconds.
+#: A statement in place of `lock_partitions` that grants all locks and takes none.
+UNLOCKED = "SELECT id, %(lock_class)s > 0 FROM unnest(%(partitions)b::integer[]) AS id"
 
 
 @pytest.fixture
@@ -86,10 +87,10 @@ def test_an_applied_row_is_gone_and_a_second_batch_finds_nothing(store: Store) -
     """
     partition = store.open("sneaker")
     store.accept(store.redeems("sneaker", "ada"))
-    first = batch.drain_once(store.worker, partition)
+    first = batch.drain_once(store.worker, [partition])
     before = store.contents()
 
-    second = batch.drain_once(store.worker, partition)
+    second = batch.drain_once(store.worker, [partition])
 
     assert (first.taken, second.taken, second.decided) == (1, 0, [])
     assert store.contents() == before
@@ -220,7 +221,7 @@ def test_a_statement_that_takes_too_long_is_found_and_fails(
         " $$ BEGIN IF NEW.account = 'slow' THEN PERFORM pg_sleep(5); END IF; RETURN NEW; END $$;"
         "CREATE TRIGGER test_dawdle BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION dawdle();"
     )
-    monkeypatch.setitem(batch.LOCK_PARAMETERS, "statement_ms", 150)
+    monkeypatch.setitem(inbox.TIMEOUTS, "statement_ms", 150)
     store.open("sneaker")
     asked = store.accept(*(store.redeems("sneaker", name) for name in ("ada", "slow", "bob")))
 
@@ -241,7 +242,7 @@ def test_a_row_that_can_be_neither_decided_nor_failed_is_a_fault_and_not_a_busy_
 
     def drain() -> None:
         try:
-            batch.drain_once(store.worker, partition)
+            batch.drain_once(store.worker, [partition])
         except Exception:  # noqa: BLE001 - any error is right here
             ended.set()
 
@@ -292,7 +293,7 @@ def test_a_lost_connection_in_mid_batch_leaves_nothing_half_done(
     during_decision("u5", lambda: _terminate(store, first) if store.worker is first else None)
 
     with pytest.raises(DatabaseUnavailable):
-        batch.drain_once(store.worker, partition)
+        batch.drain_once(store.worker, [partition])
 
     assert store.contents() == before
     store.reconnect()
@@ -310,7 +311,7 @@ def test_a_server_that_is_read_only_after_a_failover_is_a_fault_and_fails_no_req
     store.worker.execute("SET default_transaction_read_only = on")
 
     with pytest.raises(DatabaseUnavailable):
-        batch.drain_once(store.worker, partition)
+        batch.drain_once(store.worker, [partition])
 
     assert store.contents() == before
     store.reconnect()
@@ -329,7 +330,7 @@ def test_a_resource_changed_by_another_transaction_is_not_overwritten(
     during_decision("ada", lambda: store.owner.execute("UPDATE resources SET version = version + 7"))
 
     with pytest.raises(DatabaseUnavailable, match="a resource changed"):
-        batch.drain_once(store.worker, partition)
+        batch.drain_once(store.worker, [partition])
 
     assert (store.available("sneaker"), store.waiting(), store.statuses([asked])) == (5, 1, [None])
     store.owner.execute("UPDATE resources SET version = version - 7")
@@ -346,7 +347,7 @@ def test_rows_taken_by_another_transaction_are_not_applied_again(
     during_decision("ada", lambda: store.owner.execute("DELETE FROM inbox"))
 
     with pytest.raises(DatabaseUnavailable, match="the inbox changed"):
-        batch.drain_once(store.worker, partition)
+        batch.drain_once(store.worker, [partition])
 
     assert store.available("sneaker") == 5
 
@@ -376,39 +377,23 @@ def test_two_workers_on_one_partition_never_decide_anything_twice(store: Store) 
     assert store.statuses(asked) == ["completed"] * 150 + ["out_of_stock"] * 250
 
 
-def test_the_second_worker_waits_for_the_first(
+def test_a_partition_with_a_batch_under_way_is_left_out(
     store: Store, during_decision: Callable[[str, Callable[[], object]], None]
 ) -> None:
     """
-    While a batch runs, another one of the same partition waits for the lock. Then it finds no rows left.
+    While a batch runs, another one of the same partition takes nothing of it, and reports it as locked.
     """
     partition = store.open("sneaker", available=5)
     asked = store.accept(store.redeems("sneaker", "ada"))
     second = worker_connection(store.database)
-    taken: list[int] = []
-    thread = threading.Thread(
-        target=lambda: taken.append(batch.drain_once(second, partition).taken), daemon=True
-    )
+    others: list[BatchReport] = []
+    during_decision("ada", lambda: others.append(batch.drain_once(second, [partition])))
 
-    def start_the_other() -> None:
-        thread.start()
-        eventually(
-            lambda: store.one(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s"
-                "   AND objid::bigint = %s AND pid = %s AND NOT granted",
-                database.LOCK_CLASS,
-                partition,
-                second.info.backend_pid,
-            )
-        )
+    first = batch.drain_once(store.worker, [partition])
 
-    during_decision("ada", start_the_other)
-
-    first = batch.drain_once(store.worker, partition).taken
-
-    thread.join(TIMEOUT_SECONDS)
     second.close()
-    assert (first, taken) == (1, [0])
+    assert (first.taken, first.locked) == (1, frozenset())
+    assert [(other.taken, other.locked) for other in others] == [(0, frozenset([partition]))]
     assert store.statuses(asked) == ["completed"]
 
 
@@ -420,7 +405,7 @@ def test_without_the_lock_nothing_is_taken_twice_either(
     """
     Even without the lock, two batches that read the same rows could not both write them.
     """
-    monkeypatch.setitem(batch_store.SQL, "lock_partition", "SELECT %(lock_class)s, %(partition)s")
+    monkeypatch.setitem(inbox.SQL, "lock_partitions", UNLOCKED)
     partition = store.open("sneaker", available=5)
     asked = store.accept(*(store.redeems("sneaker", name) for name in ("ada", "bob", "eve")))
     second = worker_connection(store.database)
@@ -429,11 +414,11 @@ def test_without_the_lock_nothing_is_taken_twice_either(
     def overtake() -> None:
         if not overtaking:
             overtaking.append(0)
-            overtaking[0] = batch.drain_once(second, partition).taken
+            overtaking[0] = batch.drain_once(second, [partition]).taken
 
     during_decision("eve", overtake)
 
-    report = batch.drain_once(store.worker, partition)
+    report = batch.drain_once(store.worker, [partition])
 
     second.close()
     assert (overtaking, report.taken) == ([3], 0)
@@ -453,9 +438,9 @@ def test_partitions_do_not_wait_for_each_other(
     [other] = store.accept(store.redeems("coupon", "bob"))
     second = worker_connection(store.database)
     meanwhile: list[int] = []
-    during_decision("ada", lambda: meanwhile.append(batch.drain_once(second, there).taken))
+    during_decision("ada", lambda: meanwhile.append(batch.drain_once(second, [there]).taken))
 
-    batch.drain_once(store.worker, here)
+    batch.drain_once(store.worker, [here])
 
     second.close()
     assert meanwhile == [1]
@@ -471,9 +456,9 @@ def test_a_paused_partition_accepts_and_takes_nothing(store: Store) -> None:
     asked = store.accept(store.redeems("sneaker", "ada"), store.redeems("sneaker", "bob"))
     before = store.contents()
 
-    report = batch.drain_once(store.worker, partition)
+    report = batch.drain_once(store.worker, [partition])
 
-    assert (report.paused, report.taken) == (True, 0)
+    assert (report.paused, report.taken) == (frozenset([partition]), 0)
     assert store.contents() == before
     store.owner.execute("DELETE FROM pauses")
     store.drain("sneaker")
@@ -804,20 +789,18 @@ def test_the_cost_of_a_batch_does_not_grow_with_the_past(store: Store) -> None:
         (partition,),
     )
     store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(batch.BATCH_LIMIT)))
-    numbered = re.sub(
-        r"%\(batch_limit\)[sbt]",
-        "$2",
-        re.sub(r"%\(partition\)[sbt]", "$1", batch_store.SQL["take_inbox"]),
-    )
-    store.worker.execute(f"PREPARE take (smallint, bigint) AS {numbered}".encode())
+    parameters = {"partitions": "$1", "share": "$2", "batch_limit": "$3"}
+    numbered = re.sub(r"%\((\w+)\)[sbt]", lambda found: parameters[found[1]], inbox.SQL["take_inbox"])
+    store.worker.execute(f"PREPARE take (smallint[], bigint, bigint) AS {numbered}".encode())
 
     for count in ("SELECT", "ANALYZE requests", "ANALYZE inbox"):
         store.owner.execute(count.encode())
         for mode in ("force_custom_plan", "force_generic_plan"):
             store.worker.execute(f"SET plan_cache_mode = {mode}".encode())
-            explain = f"EXPLAIN (COSTS OFF) EXECUTE take ({partition}, {batch.BATCH_LIMIT})"
+            explain = f"EXPLAIN (COSTS OFF) EXECUTE take ('{{{partition}}}', 2000, 2000)"
             plan = "\n".join(line for (line,) in store.worker.execute(explain.encode()))
-            assert "Seq Scan" not in plan, (count, mode, plan)
+            assert "Seq Scan on inbox" not in plan, (count, mode, plan)
+            assert "Seq Scan on requests" not in plan, (count, mode, plan)
 
 
 # ---------------------------------------------------------------- helpers

@@ -151,7 +151,7 @@ def test_a_fault_of_the_infrastructure_fails_no_request(store: Store, state: str
     store.owner.execute("CREATE TRIGGER fail BEFORE INSERT ON entries EXECUTE FUNCTION fail()")
 
     with pytest.raises(DatabaseUnavailable, match=message):
-        batch.drain_once(store.worker, partition)
+        batch.drain_once(store.worker, [partition])
 
     assert store.contents() == before
     store.owner.execute("DROP TRIGGER fail ON entries")

@@ -230,7 +230,7 @@ def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) 
 
     def drain(connection: connections.Connection) -> None:
         while not accepted_all.is_set() or store_waits():
-            batch.drain_once(connection, partition, 40)
+            batch.drain_once(connection, [partition], 40)
 
     def store_waits() -> bool:
         with worker_connection(store.database) as looking:

@@ -302,7 +302,7 @@ def counter(settings: Settings, database: Database) -> Iterator[tellers_queue.Qu
         contextlib.closing(_connect(settings.api_database_url)) as control,
         contextlib.closing(_connect(settings.worker_database_url)) as worker,
     ):
-        drain: Callable[[int], object] = lambda partition: batch.drain_once(worker, partition)  # noqa: E731
+        drain: Callable[[int], object] = lambda partition: batch.drain_once(worker, [partition])  # noqa: E731
         yield tellers_queue.QueueAccess(intake.accept, control, PARTITIONS, drain)
 
 

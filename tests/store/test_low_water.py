@@ -118,6 +118,6 @@ def test_decided_rows_are_below_the_low_water_mark_two_batches_later(store: Stor
             sneaker_for(store, f"buyer-{number}")
         [asked] = store.accept(store.redeems("sneaker", "last"))
         before = store.one("SELECT seq FROM inbox WHERE request_id = %s", asked)
-        batch.drain_once(store.worker, partition)
+        batch.drain_once(store.worker, [partition])
 
         assert before - 2 <= low_water(store, partition) < before

@@ -250,7 +250,7 @@ def test_undecided_requests_are_decided_in_their_order_after_a_migration(version
 
 def _drain(connection: Connection) -> None:
     for partition in range(PARTITIONS):
-        while batch.drain_once(connection, partition).taken:
+        while batch.drain_once(connection, [partition]).taken:
             pass
 
 

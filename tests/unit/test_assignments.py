@@ -33,8 +33,8 @@ def test_only_held_partitions_are_drained() -> None:
     """
     assignments = assignments_of(7)
 
-    assert assignments.enter(7)
-    assert not assignments.enter(8)
+    assert assignments.enter({7})
+    assert not assignments.enter({8})
 
 
 def test_an_expired_lease_ends_all_assignments() -> None:
@@ -44,7 +44,7 @@ def test_an_expired_lease_ends_all_assignments() -> None:
     assignments = assignments_of(7, seconds=0)
 
     assert not assignments.holds(7)
-    assert not assignments.enter(7)
+    assert not assignments.enter({7})
     assert assignments.held() == set()
 
 
@@ -60,17 +60,16 @@ def test_a_new_partition_is_reported_once() -> None:
     assert assignments.hold({1, 2, 3}, time.monotonic() + A_WHILE) == {1, 2, 3}
 
 
-def test_a_notification_during_a_drain_is_not_lost() -> None:
+def test_a_batch_begins_with_the_partitions_that_are_held() -> None:
     """
-    A second thread does not wait. The first may have read the inbox already, so it must read it again.
+    The others are left to their owners. A partition is busy until its batch ends.
     """
-    assignments = assignments_of(7)
-    assignments.enter(7)
+    assignments = assignments_of(7, 8)
 
-    assert not assignments.enter(7)
-    assert assignments.exit(7)
-    assert assignments.enter(7)
-    assert not assignments.exit(7)
+    assert assignments.enter({6, 7, 8}) == {7, 8}
+    assignments.exit({7})
+
+    assert [assignments.is_busy(partition) for partition in (6, 7, 8)] == [False, False, True]
 
 
 def test_idle_partitions_are_surrendered_first_and_busy_ones_between_batches() -> None:
@@ -82,7 +81,7 @@ def test_idle_partitions_are_surrendered_first_and_busy_ones_between_batches() -
     assignments = assignments_of(1, 2, 3)
     surrendered = threading.Event()
     assignments.on_surrender = surrendered.set
-    assignments.enter(1)
+    assignments.enter({1})
 
     assignments.surrender(2)
     assert assignments.surrendered() == {2, 3}
@@ -92,21 +91,21 @@ def test_idle_partitions_are_surrendered_first_and_busy_ones_between_batches() -
     assert assignments.surrendered() == {2, 3}
     assert not assignments.holds(1)
     assert not surrendered.is_set()
-    assignments.exit(1)
+    assignments.exit({1})
     assert surrendered.is_set()
     assert assignments.surrendered() == {1, 2, 3}
 
 
-def test_a_drain_without_progress_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_without_progress_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The time since the last batch counts, not the time since the beginning.
+    A committed batch is progress, and so the end of the wait. A second try of the same work is none.
     """
     assignments = assignments_of(7, 8)
-    assignments.enter(7)
-    assignments.enter(8)
+    assignments.enter({7, 8})
     later = time.monotonic() + module.STALLED_AFTER_SECONDS
     monkeypatch.setattr(module, "time", Mock(monotonic=lambda: later))
-    assignments.progress(8)
+    assignments.exit({8})
+    assignments.enter({7, 8})
 
     assert assignments.stalled() == [7]
 
@@ -116,9 +115,9 @@ def test_a_stop_waits_for_the_running_batch_and_lets_none_begin() -> None:
     Closing waits for the running drain, and no other can start meanwhile.
     """
     assignments = assignments_of(7, 8)
-    assignments.enter(7)
+    assignments.enter({7})
 
     assert not assignments.close(timeout_seconds=0.01)
-    assert not assignments.enter(8)
-    threading.Timer(0.05, assignments.exit, (7,)).start()
+    assert not assignments.enter({8})
+    threading.Timer(0.05, assignments.exit, ({7},)).start()
     assert assignments.close(timeout_seconds=A_WHILE)

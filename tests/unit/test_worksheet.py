@@ -30,7 +30,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 def _sheet(*resources: Resource, cancels: dict[uuid.UUID, CancelCommand] | None = None) -> Worksheet:
     snapshot = Snapshot({resource.id: resource for resource in resources}, {}, {}, cancels or {})
-    return Worksheet(7, NOON, 100, snapshot)
+    return Worksheet(NOON, {7: 100}, snapshot)
 
 
 def _stock(available: int = 10, **rules: Any) -> Resource:
@@ -41,7 +41,7 @@ def _row(
     number: int, kind: str = "redemption", amount: int | None = 1, verb: str = "decide", **asked: Any
 ) -> Row:
     request = Request(uuid.UUID(int=number), "shop", kind, "sneaker", "ada", amount, **asked)
-    return Row(number, verb, None, request)
+    return Row(number, 7, verb, None, request)
 
 
 def _noted(sheet: Worksheet) -> list[Any]:
@@ -87,7 +87,7 @@ def test_rows_are_decided_after_the_effects_of_earlier_rows() -> None:
 
     assert _statuses(sheet) == ["completed", "completed", "out_of_stock"]
     assert [state.sequence for state in sheet.new_states] == [101, 102, 103]
-    assert (sheet.sequence, sheet.rejected, sheet.failed) == (103, 1, 0)
+    assert (sheet.sequences[7], sheet.rejected, sheet.failed) == (103, 1, 0)
     assert sheet.versions_before == {"sneaker": 0}
 
 
@@ -163,7 +163,7 @@ def test_a_rule_that_raises_notes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(RuntimeError):
         sheet.decide(_row(1))
 
-    assert (_noted(sheet), sheet.sequence, sheet.new_states) == (before, 100, [])
+    assert (_noted(sheet), sheet.sequences[7], sheet.new_states) == (before, 100, [])
 
 
 def test_a_final_request_does_not_become_failed() -> None:
@@ -296,7 +296,7 @@ def _near_the_limits(
     if step in ("yes", "no"):
         outcome: Outcome = "done" if step == "yes" else "declined"
         sheet.snapshot.effects[asked.id] = Effect(asked.id, "bank", outcome, None, None, False, False, False)
-        sheet.decide(Row(number, "settle", None, asked))
+        sheet.decide(Row(number, 7, "settle", None, asked))
         return
     kind, amount = ("amendment", None) if step in rules else (step, quantity)
     name = "per_account_limit" if step == "limit" else step

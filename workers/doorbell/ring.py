@@ -152,16 +152,17 @@ class Doorbell:
             self._ownership_changed = True
             self._wake_sender()
 
-    def acknowledge(self, partition: int) -> None:
+    def acknowledge(self, partitions: Iterable[int]) -> None:
         """
-        Let the next commit of a partition notify again. Called before the drain reads its inbox.
+        Let the next commit of each partition notify again. Called before the drain reads their inboxes.
 
         Afterwards, a commit between the read and the acknowledgement would be taken for one that was read. Waits for
         at most TIMEOUT_SECONDS, and not at all while Redis is unavailable: then the sweep finds the next commit.
         """
         if self.is_unavailable:
             return
-        if not self._attempt(lambda: self._client.delete(_marker(partition))):
+        markers = [_marker(partition) for partition in partitions]
+        if not self._attempt(lambda: self._client.delete(*markers)):
             with self._changed:
                 self._must_probe = True
                 self._wake_sender()

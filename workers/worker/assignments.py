@@ -1,7 +1,7 @@
 """
-Assignments: the partitions that one worker process may drain now, and those that its threads are draining.
+Assignments: the partitions that one worker process may drain now, and those whose work is in a batch.
 
-Consumers, drains and the sweep read them, and only the heartbeat changes them. They are plain memory behind a lock.
+Consumers, the drain and the sweep read them, and only the heartbeat changes them. They are memory behind a lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-#: The time without progress after which a drain counts as stalled, in seconds.
+#: The time without a committed batch after which a partition with work counts as stalled, in seconds.
 STALLED_AFTER_SECONDS: Final = 3.0
 
 
@@ -22,7 +22,7 @@ class Assignments:
     A partition may be drained from `hold` until `lose_all`, its surrender, or the end of the lease.
 
     The lease ends by the monotonic clock, which also runs while the process is suspended. So a process that was
-    suspended for longer than its lease holds no partition when it continues. `on_surrender` is called when the drain
+    suspended for longer than its lease holds no partition when it continues. `on_surrender` is called when the batch
     of a surrendered partition has ended.
     """
 
@@ -32,13 +32,11 @@ class Assignments:
         self._surrendered: set[int] = set()
         self._lease_until = 0.0
         self._is_closed = False
-        #: Partition → the time of the last progress of its drain.
+        #: Partition → the time since which its work waits for a batch to be committed.
         self._busy: dict[int, float] = {}
-        #: Partitions that were notified while a thread drained them.
-        self._again: set[int] = set()
         self.on_surrender: Callable[[], None] = lambda: None
 
-    # ---------------------------------------------------------------- for drains
+    # ---------------------------------------------------------------- for the drain
 
     def holds(self, partition: int) -> bool:
         """Return whether this process may begin a batch of the partition now."""
@@ -50,40 +48,31 @@ class Assignments:
         with self._lock:
             return {partition for partition in self._held if self._holds(partition)}
 
-    def enter(self, partition: int) -> bool:
+    def enter(self, partitions: Collection[int]) -> set[int]:
         """
-        Begin a drain. Returns False if the partition is not held, or if another thread drains it.
+        Begin a batch. Returns those of the partitions that are held, and may be drained.
 
-        That other thread may have read the inbox before the caller's work was committed, so it then drains once more.
+        One that enters again before its exit, to be retried, has made no progress since it first entered.
         """
         with self._lock:
-            if not self._holds(partition):
-                return False
-            if partition in self._busy:
-                self._again.add(partition)
-                return False
-            self._busy[partition] = time.monotonic()
-            return True
+            entered = {partition for partition in partitions if self._holds(partition)}
+            now = time.monotonic()
+            for partition in entered:
+                self._busy.setdefault(partition, now)
+            return entered
 
-    def progress(self, partition: int) -> None:
-        """Note that a batch of the drain is committed."""
+    def exit(self, partitions: Collection[int]) -> None:
+        """End a batch: it is committed, or these partitions are no longer held."""
         with self._lock:
-            self._busy[partition] = time.monotonic()
-
-    def exit(self, partition: int) -> bool:
-        """End a drain. Returns True if the partition was notified during it and must be drained again."""
-        with self._lock:
-            del self._busy[partition]
-            again = partition in self._again
-            self._again.discard(partition)
-            surrendered = partition in self._surrendered
+            for partition in partitions:
+                self._busy.pop(partition, None)
+            surrendered = not self._surrendered.isdisjoint(partitions)
             self._lock.notify_all()
         if surrendered:
             self.on_surrender()
-        return again
 
     def is_busy(self, partition: int) -> bool:
-        """Return whether a thread drains the partition."""
+        """Return whether the partition has entered a batch."""
         with self._lock:
             return partition in self._busy
 
@@ -121,13 +110,13 @@ class Assignments:
             return self._surrendered - self._busy.keys()
 
     def stalled(self) -> list[int]:
-        """Return the partitions whose drain makes no progress."""
+        """Return the partitions that have work and make no progress."""
         with self._lock:
             since = time.monotonic() - STALLED_AFTER_SECONDS
             return sorted(partition for partition, at in self._busy.items() if at < since)
 
     def close(self, timeout_seconds: float) -> bool:
-        """Begin no further drain, and wait for those under way. Returns False if one did not end in time."""
+        """Begin no further batch, and wait for the one under way. Returns False if it did not end in time."""
         with self._lock:
             self._is_closed = True
             return self._lock.wait_for(lambda: not self._busy, timeout_seconds)

@@ -1,8 +1,8 @@
 """
-Draining: apply batches of a partition until its inbox is empty.
+Draining: one thread applies batches, each over all partitions that are marked as having work.
 
-Doorbells, the sweep and new claims use the same code. `processor.batch` applies a batch. Each thread that drains has
-a connection of its own.
+Doorbells, the sweep and new claims only mark partitions. Rows that are committed while a batch is under way form the
+next one. `processor.batch` applies a batch.
 """
 
 from __future__ import annotations
@@ -19,38 +19,29 @@ from processor.errors import DatabaseUnavailable
 from processor.storage.connections import Reconnecting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
 
     from processor.batch.run import BatchReport
     from processor.storage.connections import Connection
     from workers.doorbell.ring import Doorbell
     from workers.worker.assignments import Assignments
 
-#: The time after which a drain ends between two batches, in seconds, so that other partitions, a stop or a new owner
-#: get their turn. A full batch takes longer: then each partition with work gets one batch in turn.
-TURN_SECONDS: Final = 0.05
-#: The first and the longest pause after a fault of the infrastructure, in seconds. The pause doubles, and is
-#: shortened by a random part of up to a half. It is short because all work must continue two seconds after the server
-#: is back.
+#: The first and the longest pause before a partition that is set apart is tried again, in seconds. The pause doubles,
+#: and is shortened by a random part of up to a half. It is short because all work must continue two seconds after the
+#: server is back.
 RETRY_FIRST_SECONDS: Final = 0.05
 RETRY_LONGEST_SECONDS: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
 
-class _Own(threading.local):
-    """The connection of each thread that drains."""
-
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        self.connection = Reconnecting(connect)
-
-
 class Drainer:
     """
-    Drains held partitions on the caller's thread.
+    Drains marked partitions while this process holds them.
 
-    A fault of the infrastructure raises nothing. The same batch is tried again on a new connection, for as long as
-    this process holds the partition.
+    One partition must not keep the others waiting. So the partitions of a batch that failed are set apart, and so is
+    one whose lock another backend holds. They are tried again in a batch of their own: first one, then two, then four
+    of them, and one again after a fault. A partition whose rows end batches early is set apart, too, without a pause.
     """
 
     def __init__(
@@ -58,79 +49,168 @@ class Drainer:
     ) -> None:
         self._assignments = assignments
         self._doorbell = doorbell
-        self._own = _Own(connect)
-        self._stopping = threading.Event()
+        self._connection = Reconnecting(connect)
+        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+        #: Protects all that follows, and is notified of each change.
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        #: Partitions that may have work. Those among them that a doorbell marked, and those that the sweep did.
+        self._marked: set[int] = set()
+        self._notified: set[int] = set()
+        self._neglected: set[int] = set()
+        #: Partitions that are set apart, the next one first. The number, the time and the pause of the next try.
+        self._apart: list[int] = []
+        self._retry_count = 1
+        self._retry_at = 0.0
+        self._pause = RETRY_FIRST_SECONDS
+        #: The rows of neglected partitions that were applied. Zero in a healthy system.
+        self.swept = 0
+
+    def start(self) -> None:
+        """Start the thread. PostgreSQL may be unavailable."""
+        self._thread.start()
 
     def answer(self, partition: int) -> None:
         """
-        Drain a partition after a doorbell: the actor.
-
-        A second doorbell is harmless, because an empty inbox is a no-op.
-        A partition that is no longer held is left to its new owner, which drains it when it claims it.
+        Mark a partition after a doorbell: the actor. A second doorbell is harmless.
         """
-        self._doorbell.acknowledge(partition)  # before the drain reads: a later commit notifies again
-        _, more = self.drain(partition)
-        if more:  # other partitions get their turn, and a stop does not wait
-            self._doorbell.notify(partition)
+        with self._changed:
+            self._notified.add(partition)
+            self._mark((partition,))
 
-    def drain(self, partition: int) -> tuple[int, bool]:
-        """
-        Apply the inbox of a partition. An empty inbox and a partition that is not held are no fault.
+    def mark(self, partitions: Iterable[int]) -> None:
+        """Mark partitions that may have work, such as new claims. Returns at once."""
+        with self._changed:
+            self._mark(partitions)
 
-        Returns the number of applied rows, and whether there may be more. Then the caller must see to another drain.
-        """
-        taken = 0
-        more = True
-        while more and self._assignments.enter(partition):
-            try:
-                applied, more = self._drain_entered(partition)
-                taken += applied
-            finally:
-                again = self._assignments.exit(partition)
-            if more:  # other partitions get their turn, and a stop does not wait
-                return taken, True
-            more = again
-        return taken, False
+    def mark_neglected(self, partitions: Collection[int]) -> None:
+        """Mark partitions whose work no doorbell reported. Returns at once."""
+        with self._changed:
+            self._neglected.update(partitions)
+            self._mark(partitions)
 
     def stop(self) -> None:
-        """End the pauses between tries. `Assignments.close` ends the drains."""
-        self._stopping.set()
+        """Begin no further batch. `Assignments.close` waits for the one under way."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
 
-    def _drain_entered(self, partition: int) -> tuple[int, bool]:
-        taken = 0
-        turn_ends = time.monotonic() + TURN_SECONDS
-        while True:
-            report = self._apply(partition)
-            if report is None:
-                return taken, False
-            self._assignments.progress(partition)
-            self._doorbell.announce(report.decided)
-            if report.for_couriers:
-                self._doorbell.notify_couriers()
-            _log(report)
-            taken += report.taken
-            if not report.more:
-                return taken, False
-            if time.monotonic() >= turn_ends:
-                return taken, True
+    def _mark(self, partitions: Iterable[int]) -> None:
+        """Mark, and wake the thread. The caller holds the lock."""
+        self._marked.update(partitions)
+        self._changed.notify()
 
-    def _apply(self, partition: int) -> BatchReport | None:
-        """Apply one batch, and retry until it is committed. Returns None if the partition is no longer held."""
-        pause = RETRY_FIRST_SECONDS
-        while self._assignments.holds(partition):
+    # ---------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        while self._wait():
             try:
-                return batch.drain_once(self._own.connection.get(), partition)
-            except DatabaseUnavailable as fault:
-                self._own.connection.close()
-                log.warning(
-                    "batch_retried", partition=partition, fault=str(fault), pause_ms=round(pause * 1_000)
-                )
-            except BaseException:
-                self._own.connection.close()  # the state of the connection is undefined
-                raise
-            self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, protects nothing
-            pause = min(pause * 2, RETRY_LONGEST_SECONDS)
-        return None
+                self._drain(self._take_marked())
+                self._drain(self._take_apart(), apart=True)
+            except Exception:
+                log.exception("drain_fault")
+        self._assignments.exit(self._apart)
+        self._connection.close()
+
+    def _wait(self) -> bool:
+        """Wait until there is a partition to drain. Returns False at the stop."""
+        with self._changed:
+            while not self._is_stopping and self._marked.issubset(self._apart):
+                pause = self._retry_at - time.monotonic() if self._apart else None
+                if pause is not None and pause <= 0:
+                    break
+                self._changed.wait(pause)
+            return not self._is_stopping
+
+    def _take_marked(self) -> set[int]:
+        """
+        Return the marked partitions, except those set apart, and acknowledge their doorbells.
+
+        This precedes the batch, so a commit that the batch does not see notifies again.
+        """
+        with self._changed:
+            taken = self._marked.difference(self._apart)
+            self._marked -= taken
+            notified = self._notified & taken
+            self._notified -= taken
+        if notified:
+            self._doorbell.acknowledge(notified)
+        return taken
+
+    def _take_apart(self) -> set[int]:
+        """Return the partitions of the next try apart, if its time has come."""
+        with self._changed:
+            if time.monotonic() < self._retry_at:
+                return set()
+            taken, self._apart = self._apart[: self._retry_count], self._apart[self._retry_count :]
+            return set(taken)
+
+    def _drain(self, partitions: set[int], *, apart: bool = False) -> None:
+        """
+        Apply one batch. Partitions that are no longer held are left to their new owner, which drains what it claims.
+        """
+        held = self._assignments.enter(partitions)
+        self._leave(partitions - held)
+        if not held:
+            return
+        try:
+            report = batch.drain_once(self._connection.get(), held)
+        except DatabaseUnavailable as fault:
+            self._connection.close()
+            pause_ms = self._set_apart(held)
+            log.warning("batch_retried", partitions=sorted(held), fault=str(fault), pause_ms=pause_ms)
+            return
+        except Exception:
+            self._connection.close()  # its state is undefined
+            self._set_apart(held)
+            self._assignments.exit(held)  # a fault of the code is no reason for other workers to take over
+            raise
+        self._doorbell.announce(report.decided)
+        if report.for_couriers:
+            self._doorbell.notify_couriers()
+        _log(report)
+        self._note_swept(held, report)
+        if report.locked:
+            pause_ms = self._set_apart(report.locked)
+            log.warning("partitions_locked", partitions=sorted(report.locked), pause_ms=pause_ms)
+        elif apart:
+            self._try_more_apart()
+        with self._changed:
+            self._marked |= report.more - report.ended_by
+            self._apart += sorted(report.ended_by)
+        self._leave(held - report.locked - report.more)
+        self._assignments.exit(report.more)
+
+    def _leave(self, partitions: Collection[int]) -> None:
+        """End the batch of partitions that are empty as far as it saw, or no longer held."""
+        with self._changed:
+            self._neglected.difference_update(partitions)
+        self._assignments.exit(partitions)
+
+    def _note_swept(self, held: set[int], report: BatchReport) -> None:
+        """Count the rows of neglected partitions."""
+        with self._changed:
+            neglected = sorted(self._neglected & held)
+        for partition in neglected:
+            if taken := report.taken_from[partition]:
+                self.swept += taken
+                log.warning("swept", partition=partition, taken=taken, swept=self.swept)
+
+    def _try_more_apart(self) -> None:
+        """Try twice as many partitions apart at once, without a pause."""
+        with self._changed:
+            self._retry_count = max(1, min(2 * self._retry_count, len(self._apart)))
+            self._retry_at, self._pause = 0.0, RETRY_FIRST_SECONDS
+
+    def _set_apart(self, partitions: Collection[int]) -> int:
+        """Set partitions apart, and try one after a pause. Returns the pause in milliseconds."""
+        with self._changed:
+            self._apart += sorted(partitions)
+            self._retry_count = 1
+            pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - spreads load, protects nothing
+            self._retry_at = time.monotonic() + pause
+            self._pause = min(self._pause * 2, RETRY_LONGEST_SECONDS)
+            return round(pause * 1_000)
 
 
 def _log(report: BatchReport) -> None:
@@ -138,13 +218,13 @@ def _log(report: BatchReport) -> None:
     write = log.info if report.taken else log.debug
     write(
         "batch_applied",
-        partition=report.partition,
+        partitions=len(report.taken_from),
         taken=report.taken,
         decided=len(report.decided),
         rejected=report.rejected,
         failed=report.failed,
-        paused=report.paused,
+        paused=len(report.paused),
         duration_ms=round(report.duration_ms, 1),
     )
     for request_id in report.paid_after_refund:  # an alert: a gateway has paid after the refund
-        log.error("paid_after_refund", partition=report.partition, request=str(request_id))
+        log.error("paid_after_refund", request=str(request_id))

@@ -28,13 +28,13 @@ from workers.worker.sweep import Sweep
 if TYPE_CHECKING:
     from processor.settings import Settings
 
-#: The threads that drain notified partitions. They mostly wait for PostgreSQL, so there are more than cores.
-DRAIN_THREADS: Final = 4
+#: The threads on which Dramatiq calls the actor. It only marks a partition.
+ACTOR_THREADS: Final = 1
 #: The interval at which an idle thread of Dramatiq checks for its end, in milliseconds.
 DRAMATIQ_IDLE_MS: Final = 1_000
 #: The pause between two tries to reach PostgreSQL at the start, in seconds.
 START_RETRY_SECONDS: Final = 0.5
-#: The time that a stop waits for the batches under way, and for Dramatiq's threads, in seconds.
+#: The time that a stop waits for the batch under way, and for Dramatiq's threads, in seconds.
 BATCH_END_SECONDS: Final = 2.5
 DRAMATIQ_END_SECONDS: Final = 1.5
 
@@ -55,7 +55,7 @@ def rest_collector() -> None:
 
 def run_worker(settings: Settings) -> int:
     """
-    Drain until SIGTERM or SIGINT. Then finish the batches under way and release the partitions. Returns 0.
+    Drain until SIGTERM or SIGINT. Then finish the batch under way and release the partitions. Returns 0.
 
     Called on the main thread. Raises SchemaError if the schema does not match, DatabaseUnsafe if a setting of the
     server breaks a promise.
@@ -115,13 +115,14 @@ class WorkerProcess:
             self._drainer.answer
         )
         self._dramatiq = dramatiq.Worker(
-            self._broker, worker_threads=DRAIN_THREADS, worker_timeout=DRAMATIQ_IDLE_MS
+            self._broker, worker_threads=ACTOR_THREADS, worker_timeout=DRAMATIQ_IDLE_MS
         )
 
     def start(self) -> None:
         """Start all threads."""
         self._broker.listener.start()
         self._dramatiq.start()
+        self._drainer.start()
         self._sweep.start()
         self._ownership.start()
 
@@ -142,7 +143,7 @@ class WorkerProcess:
         log.info("worker_stopped")
 
     def _gain(self, gained: set[int], waiting: list[int]) -> None:
-        self._sweep.take(waiting)
+        self._drainer.mark(waiting)
         self._broker.wake(gained)
 
 

@@ -1,0 +1,115 @@
+"""
+The inbox in a batch: lock partitions, take their oldest rows, and end the batch of each.
+
+Every function runs in the transaction and the pipeline of `processor/batch/run.py`, and none commits.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from operator import itemgetter
+from typing import Final
+from uuid import UUID
+
+from processor.batch.snapshot import CancelCommand, Row
+from processor.domain.model import Request
+from processor.errors import DatabaseUnavailable
+from processor.storage import connections, statements
+from processor.storage.arrays import Execute
+
+SQL = statements.beside(__file__)
+#: Limits of one statement of a batch, its wait for a row that another transaction has locked, and a pause between two
+#: statements.
+TIMEOUTS: Final = {"statement_ms": 10_000, "lock_ms": 1_000, "idle_ms": 10_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The work of some partitions, whose locks this transaction holds."""
+
+    #: In `seq` order, over all partitions.
+    rows: list[Row]
+    #: Partitions with as many rows as their share. More may wait.
+    deep: frozenset[int]
+    #: Partitions that are left out, because another backend holds their lock.
+    locked: frozenset[int]
+    #: Partitions that are left out, because an operator paused them.
+    paused: frozenset[int]
+    #: The time of the batch. No row was accepted later.
+    now: datetime
+    #: The number of each partition's last decision.
+    sequences: dict[int, int]
+    #: The commands to cancel that wait, by request.
+    cancels: dict[UUID, CancelCommand]
+    #: All transactions before this one had ended when the rows were taken.
+    settled_xid: int
+
+
+def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
+    """
+    Lock partitions and take their oldest rows, in one round trip.
+
+    Takes up to `limit` rows, and at least one of each partition that has work.
+    """
+    ascending = sorted(partitions)  # all batches lock in this order
+    share = max(1, limit // len(ascending))
+    begun = execute("begin_batch", TIMEOUTS)
+    locks = execute("lock_partitions", {"lock_class": connections.LOCK_CLASS, "partitions": ascending})
+    inbox = execute("take_inbox", {"partitions": ascending, "share": share, "batch_limit": limit})
+    # After the take, because of the clock: no request is decided at an earlier time than it was accepted.
+    state = execute("read_partitions", {"partitions": ascending})
+    [(*_, settled_xid)] = begun.fetchall()
+    locked = frozenset(partition for partition, is_granted in locks if not is_granted)
+    found = inbox.fetchall()
+    states = {partition: columns for partition, *columns in state}
+    paused = frozenset(partition for partition, (_, is_paused, *_) in states.items() if is_paused)
+    rows = [
+        Row(seq, partition, verb, payload, Request(*asked))
+        for seq, partition, verb, payload, *asked in sorted(found, key=itemgetter(0))
+        if partition not in locked and partition not in paused
+    ]
+    depths = Counter(row.partition for row in rows)
+    cancels: dict[UUID, CancelCommand] = {}
+    for _, _, waiting, _ in states.values():
+        cancels |= {UUID(request): CancelCommand.of(payload) for request, payload in (waiting or {}).items()}
+    return Taken(
+        rows=rows,
+        deep=frozenset(partition for partition, depth in depths.items() if depth >= share),
+        locked=locked,
+        paused=paused - locked,
+        now=max(now for *_, now in states.values()),
+        sequences={partition: sequence for partition, (sequence, *_) in states.items()},
+        cancels=cancels,
+        settled_xid=settled_xid,
+    )
+
+
+def finish(execute: Execute, taken: Taken, done: list[Row], sequences: dict[int, int]) -> Callable[[], None]:
+    """
+    Send the end of the batch: the rows that are done are deleted, and their partitions counted on.
+
+    Returns a check for the time when the pipeline was synced. It raises DatabaseUnavailable if another transaction
+    took one of the rows: the next batch reads again.
+    """
+    counts = Counter(row.partition for row in done)
+    last_seqs = {row.partition: row.seq for row in done}
+    partitions = sorted(counts)
+    finished = execute(
+        "finish_partitions",
+        {
+            "row_partitions": [row.partition for row in done],
+            "seqs": [row.seq for row in done],
+            "partitions": partitions,
+            "sequences": [sequences[partition] for partition in partitions],
+            "counts": [counts[partition] for partition in partitions],
+            "last_seqs": [last_seqs[partition] for partition in partitions],
+            "settled_xid": taken.settled_xid,
+        },
+    )
+
+    def check() -> None:
+        if finished.rowcount != len(partitions):
+            raise DatabaseUnavailable("the inbox changed while the batch was under way; nothing was written")
+
+    return check
