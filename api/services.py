@@ -21,7 +21,7 @@ from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways.names import names as gateway_names
 from processor.intake.intake import Intake, Receipt, Submission
 from processor.reading import requests
-from processor.storage import connections, migrations
+from processor.storage import connections, migrations, pools
 from workers.doorbell.announcements import Announcements
 from workers.doorbell.ring import Doorbell
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from processor.reading.requests import Gauges
     from processor.records.documents import RequestRecord
     from processor.settings import Settings
-    from processor.storage.connections import Connection, Pool
+    from processor.storage.connections import Connection
+    from processor.storage.pools import Pool
 
 #: Connections for reads; intake has its own. They are opened when they are needed.
 POOL_CONNECTIONS: Final = 16
@@ -83,7 +84,7 @@ class Services:
         Raises SettingsError.
         """
         url = settings.api_database_url
-        pool = connections.open_pool(
+        pool = pools.open_pool(
             url,
             application_name="teller api",
             size=POOL_CONNECTIONS,
@@ -172,7 +173,7 @@ class Services:
 
 @contextlib.contextmanager
 def _lend(pool: Pool) -> Iterator[Connection]:
-    with deadline.remaining() as seconds, connections.lend(pool, seconds) as connection:
+    with deadline.remaining() as seconds, pools.lend(pool, seconds) as connection:
         yield connection
 
 

@@ -68,8 +68,8 @@ def readyz(call: Call) -> Answer:
     """
     Check whether the process can accept requests.
 
-    PostgreSQL must be available, with the schema that this version needs. Without Redis, requests are accepted and
-    decided more slowly.
+    PostgreSQL must be available and accept writes, with the schema that this version needs. Commits must not wait for
+    a synchronous standby. Without Redis, requests are accepted and decided more slowly.
     """
     degraded = [] if _redis_answers(call) else ["redis"]
     try:
@@ -81,6 +81,8 @@ def readyz(call: Call) -> Answer:
         return _unready("postgresql", degraded)
     except SchemaError:
         return _unready("schema", degraded)
+    if call.services.intake.waits_for_standby():
+        return _unready("standby", degraded)
     return Answer({"degraded": degraded})
 
 

@@ -22,7 +22,7 @@ from psycopg import DataError, IntegrityError
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
 from processor.ids import new_id
-from processor.intake.saturation import Saturation
+from processor.intake.saturation import Saturation, await_standby
 from processor.intake.turns import Turns
 from processor.records import documents
 from processor.records.audit import AuditLine
@@ -162,6 +162,8 @@ class Intake:
         self._turns: Turns[_Part] = Turns()
         self._stopping = False
         self._connection = Reconnecting(connect)
+        #: The writer has given a commit up, and the server still waits for a standby.
+        self._is_settling = False
         self._writer = threading.Thread(target=self._write_groups, name="intake-writer", daemon=True)
         #: For the metrics: groups written, and requests in them.
         self.groups = 0
@@ -182,6 +184,10 @@ class Intake:
         """Return False if the writer has died; the process must then be restarted."""
         return self._writer.is_alive()
 
+    def waits_for_standby(self) -> bool:
+        """Return whether commits wait for a synchronous standby, so that no request is accepted."""
+        return self._is_settling or self._saturation.waits_for_standby
+
     def accept(self, submissions: Sequence[Submission], within_seconds: float | None = None) -> list[Receipt]:
         """
         Make requests durable. Returns a receipt for each, in order.
@@ -189,6 +195,8 @@ class Intake:
         Raises DatabaseUnavailable if the outcome is unknown, at the latest after ANSWER_TIMEOUT_SECONDS or
         `within_seconds`. A repetition with the same key returns the outcome.
         """
+        if self._is_settling:  # a queue without a limit would grow otherwise
+            raise DatabaseUnavailable("the database does not answer, or waits for its standby")
         asked = [
             _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
         ]
@@ -213,20 +221,22 @@ class Intake:
             try:
                 self._write_parts(parts)
             except DatabaseUnavailable as fault:
-                self._connection.close()
-                for part in parts:
-                    part.call.answer(fault)
+                self._fail(parts, fault)
             except psycopg.Error as fault:
                 log.exception("intake_fault")
-                self._connection.close()
-                for part in parts:
-                    part.call.answer(DatabaseUnavailable(connections.first_line(fault)))
+                self._fail(parts, DatabaseUnavailable(connections.first_line(fault)))
             except BaseException as fault:
-                self._connection.close()
-                for part in parts:
-                    part.call.answer(DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
+                self._fail(parts, DatabaseUnavailable(f"intake died: {connections.first_line(fault)}"))
                 raise
         self._connection.close()
+
+    def _fail(self, parts: list[_Part], fault: DatabaseUnavailable) -> None:
+        """Answer that the outcome is unknown. Close the connection, once its commit waits for no standby."""
+        for part in parts:
+            part.call.answer(fault)
+        self._is_settling = True
+        self._connection.close()
+        self._is_settling = False
 
     def _next_group(self) -> list[_Part]:
         """Take waiting calls in turns of their clients. Blocks for the first. Returns [] to stop."""
@@ -317,6 +327,8 @@ class Intake:
         with connections.faults():
             rows = connection.cursor(binary=True).execute(SQL["read_by_keys"], keys).fetchall()
         first = {(record.client_id, key): (digest, record) for key, digest, record in map(_keyed, rows)}
+        if first:  # the wait of their own commits may have been cancelled
+            await_standby(connection)
         for one in others:
             digest, record = first.get(
                 (one.submission.client_id, one.submission.idempotency_key), (None, None)

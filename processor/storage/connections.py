@@ -1,14 +1,13 @@
 """
-Connections and pools.
+Connections.
 
-All other modules of `processor` get their connections from here. `api` and `workers` do not import psycopg: a fault
-of the infrastructure is raised as `errors.DatabaseUnavailable`.
+All other modules of `processor` get their connections from here, or from `pools`. `api` and `workers` do not import
+psycopg: a fault of the infrastructure is raised as `errors.DatabaseUnavailable`.
 """
 
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -16,15 +15,14 @@ from typing import Any, Final
 import psycopg
 import psycopg_pool
 from psycopg import errors as server
-from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
 
 from processor.errors import DatabaseUnavailable
 from processor.settings import Address
 from processor.storage import sessions
+from processor.storage.sessions import Session
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+Connection = sessions.Connection
 
 #: First half of the advisory lock of a partition; the second half is the number of the partition.
 LOCK_CLASS: Final = 0x7E11E4
@@ -36,14 +34,11 @@ SANDBOX_LOCK: Final = 0x7E11E7
 CONNECT_TIMEOUT_SECONDS: Final = 2
 #: Seconds that the check of a connection may take before it is lent: less than one, for the same 3 s.
 CHECK_TIMEOUT_SECONDS: Final = 0.8
-#: The shortest answer timeout of a statement, in seconds.
-LEAST_ANSWER_SECONDS: Final = 0.2
 #: The age of its last check from which a thread's own connection is checked again, in seconds. A server or a proxy
 #: may have closed it meanwhile, or the server may have become a standby.
 CHECK_AFTER_SECONDS: Final = 1.0
-#: The seconds for which a pool tries to replace one connection. It doubles the pauses between tries, so with a longer
-#: time it would pause for a minute when the server is back. Each client that waits for a connection begins anew.
-RECONNECT_SECONDS: Final = 1.0
+#: The interval at which the server is asked whether a commit without an answer waits for a standby, in seconds.
+STANDBY_LOOK_SECONDS: Final = 0.5
 #: The time after which data that the server did not acknowledge ends a connection, in milliseconds.
 UNACKNOWLEDGED_MS: Final = 10_000
 
@@ -75,68 +70,6 @@ OUTSIDE = (
 logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
-class _Connection(Connection):
-    """
-    A connection that does not wait for ever.
-
-    The timeouts of PostgreSQL have no effect while the server is suspended or the network is cut. Then the client
-    ends the wait, and closes the connection, whose state is unknown.
-    """
-
-    #: Seconds that one statement, or one pipeline, may stay without an answer; None: no limit.
-    answer_timeout_seconds: float | None = None
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        #: By the monotonic clock.
-        self.opened_at = time.monotonic()
-
-    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """
-        Wait as psycopg does, for up to the answer timeout. Raises OperationalError after that.
-        """
-        try:
-            return super().wait(gen, interval, self.answer_timeout_seconds if timeout is None else timeout)
-        except psycopg.OperationalError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # no answer, not even an error
-                self.pgconn.finish()
-            raise
-
-
-class Pool(psycopg_pool.ConnectionPool[_Connection]):
-    """
-    A pool that checks each connection before it is lent.
-
-    A connection that is dead or has become read-only is closed together with all idle ones, because the fault is
-    usually the server's. Connections that are lent at that time are closed when they come back.
-    """
-
-    def __init__(self, url: str, statement_timeout_ms: int, **options: Any) -> None:
-        self._draining = threading.Lock()
-        self._last_drain = -math.inf
-        super().__init__(
-            url,
-            connection_class=_Connection,
-            configure=lambda connection: _begin(connection, url, statement_timeout_ms),
-            check=self._check_or_drain,
-            **options,
-        )
-
-    def _check_or_drain(self, connection: _Connection) -> None:
-        """Raises psycopg.Error if the connection must not be lent. It is closed then."""
-        try:
-            _check(connection)
-        except psycopg.Error:
-            connection.close()
-            with self._draining:
-                if (
-                    connection.opened_at > self._last_drain
-                ):  # another check may have found its siblings already
-                    self._last_drain = time.monotonic()
-                    self.drain()
-            raise
-
-
 def connect(
     url: str,
     *,
@@ -151,9 +84,9 @@ def connect(
     Raises DatabaseUnavailable; DatabaseUnsafe if a setting of the server breaks a promise.
     """
     with faults():
-        connection = _Connection.connect(url, **_parameters(url, application_name))
+        connection = Session.connect(url, **parameters(url, application_name))
         try:
-            _begin(connection, url, statement_timeout_ms)
+            begin(connection, url, statement_timeout_ms)
         except BaseException:
             connection.close()
             raise
@@ -161,7 +94,10 @@ def connect(
         return connection
 
 
-def _begin(connection: _Connection, url: str, statement_timeout_ms: int | None) -> None:
+def begin(connection: Session, url: str, statement_timeout_ms: int | None) -> None:
+    """Prepare a new connection for use. Raises DatabaseUnsafe, psycopg.Error. The caller closes it then."""
+    connection.url = url
+    connection.application_name = connection.info.get_parameters()["application_name"]
     connection.answer_timeout_seconds = CONNECT_TIMEOUT_SECONDS
     is_pooled = isinstance(url, Address) and url.is_pooled
     sessions.begin(connection, is_pooled=is_pooled, statement_timeout_ms=statement_timeout_ms)
@@ -187,9 +123,10 @@ class Reconnecting:
         """
         if self._connection is not None and time.monotonic() - self._checked_at >= CHECK_AFTER_SECONDS:
             try:
-                _check(self._connection)
+                check(self._connection)
             except psycopg.Error:
-                self.close()
+                self._connection.close()  # a check commits nothing, so nothing waits
+                self._connection = None
             else:
                 self._checked_at = time.monotonic()
         if self._connection is None:
@@ -203,30 +140,50 @@ class Reconnecting:
         return self._connection is not None
 
     def close(self) -> None:
-        """Close the connection, if there is one. After a fault, the state of a connection is undefined."""
+        """
+        Close the connection, if there is one. After a fault, the state of a connection is undefined.
+
+        Returns only when its last commit no longer waits for a standby (`settle`).
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            settle(connection)
 
 
-def open_pool(url: str, *, application_name: str, size: int, statement_timeout_ms: int) -> Pool:
+def settle(connection: Connection) -> None:
     """
-    Open a pool of at most `size` connections, which are opened when needed and checked before they are lent (`lend`).
+    Close a connection. One whose commit waits for a synchronous standby is closed when the wait is over.
+
+    The wait would go on in the server without the connection. So a process that closed it and tried again would use
+    one more session of the server with each try.
     """
-    return Pool(
-        url,
-        statement_timeout_ms,
-        kwargs=_parameters(url, application_name),
-        min_size=1,
-        max_size=size,
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        reconnect_timeout=RECONNECT_SECONDS,
-        name=application_name,
-        open=True,
+    while isinstance(connection, Session) and connection.is_unanswered and not connection.closed:
+        if connection.has_input(STANDBY_LOOK_SECONDS):
+            break
+        with contextlib.suppress(DatabaseUnavailable):  # it may wait: ask again
+            if not _waits_for_standby(connection):
+                break
+    connection.close()
+
+
+def _waits_for_standby(connection: Session) -> bool:
+    """Ask the server, over another connection. Raises DatabaseUnavailable."""
+    asking = connect(
+        connection.url, application_name="teller standby", answer_timeout_seconds=CHECK_TIMEOUT_SECONDS
     )
+    with contextlib.closing(asking), faults():
+        [(waits,)] = asking.execute(
+            sessions.SQL["waits_for_standby"],
+            {
+                "backend_pid": connection.info.backend_pid,
+                "is_pooled": connection.prepare_threshold is None,
+                "application_name": connection.application_name,
+            },
+        ).fetchall()
+        return bool(waits)
 
 
-def _check(connection: Connection) -> None:
+def check(connection: Connection) -> None:
     """
     Check that the server answers, and lets this session write.
 
@@ -240,22 +197,7 @@ def _check(connection: Connection) -> None:
         raise psycopg.OperationalError("the server has become read-only")
 
 
-@contextlib.contextmanager
-def lend(pool: Pool, within_seconds: float) -> Iterator[Connection]:
-    """
-    Lend a connection of the pool, for up to `within_seconds`. Raises DatabaseUnavailable.
-
-    The time includes the wait for the connection. A statement without an answer is given up at its end, but not
-    before LEAST_ANSWER_SECONDS.
-    """
-    asked_at = time.monotonic()
-    with faults(), pool.connection(timeout=min(CONNECT_TIMEOUT_SECONDS, within_seconds)) as connection:
-        left = within_seconds - (time.monotonic() - asked_at)
-        connection.answer_timeout_seconds = max(left, LEAST_ANSWER_SECONDS)
-        yield connection
-
-
-def _parameters(url: str, application_name: str) -> dict[str, Any]:
+def parameters(url: str, application_name: str) -> dict[str, Any]:
     """
     Return the parameters of a connection. Those that the URL sets itself win, except for the timeout.
 

@@ -30,3 +30,11 @@ SELECT is_own, is_fixed, name, value,
        CASE WHEN is_own THEN set_config('statement_timeout', %(statement_timeout_ms)s::text, false) END
   FROM session
  CROSS JOIN needed;
+
+-- waits_for_standby --
+-- Whether the commit of a session waits for a synchronous standby. A session behind a pooler is known by its name alone.
+SELECT EXISTS (SELECT FROM pg_stat_activity
+                WHERE datname = current_database()
+                  AND usename = current_user
+                  AND wait_event = 'SyncRep'
+                  AND (pid = %(backend_pid)s OR (%(is_pooled)s AND application_name = %(application_name)s)));

@@ -253,7 +253,9 @@ def test_the_deadline_counts_only_waits_for_the_database(
 
 def test_a_statement_without_an_answer_ends_with_its_connection(settings: Settings) -> None:
     """
-    If PostgreSQL stops within a transaction, the statement raises DatabaseUnavailable and its connection is closed.
+    If PostgreSQL stops within a transaction, the statement raises DatabaseUnavailable, as do all later ones.
+
+    The connection is closed then, unless its commit waits for a standby.
     """
     connection = connections.connect(
         settings.api_database_url, application_name="test", answer_timeout_seconds=0.5
@@ -267,6 +269,9 @@ def test_a_statement_without_an_answer_ends_with_its_connection(settings: Settin
 
     with pytest.raises(DatabaseUnavailable):
         transact()
+    with pytest.raises(DatabaseUnavailable), connections.faults():
+        connection.execute("SELECT 3")
+    connections.settle(connection)
     assert connection.closed
 
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.intake.intake import Intake
-from processor.storage import connections
+from processor.storage import connections, pools
 from tests.faults.proxy import Proxy
 from tests.servers import PARTITIONS, temporary_home
 from tests.store.store import NO_LIMIT, started
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from processor.storage.connections import Connection, Pool
+    from processor.storage.connections import Connection
+    from processor.storage.pools import Pool
     from tests.servers import Database
     from tests.store.store import Store
 
@@ -51,9 +52,7 @@ def pool(database: Database) -> Iterator[Pool]:
 
 @contextlib.contextmanager
 def _filled(url: str) -> Iterator[Pool]:
-    pool = connections.open_pool(
-        url, application_name="test pool", size=POOL_SIZE, statement_timeout_ms=2_500
-    )
+    pool = pools.open_pool(url, application_name="test pool", size=POOL_SIZE, statement_timeout_ms=2_500)
     with contextlib.closing(pool):
         assert len(_pids(pool)) == POOL_SIZE
         yield pool
@@ -64,7 +63,7 @@ def _pids(pool: Pool) -> set[int]:
     together = threading.Barrier(POOL_SIZE)
 
     def one(_: int) -> int:
-        with connections.lend(pool, LEND_SECONDS) as connection:
+        with pools.lend(pool, LEND_SECONDS) as connection:
             together.wait()
             return connection.info.backend_pid
 
@@ -73,7 +72,7 @@ def _pids(pool: Pool) -> set[int]:
 
 
 def _read(pool: Pool) -> str:
-    with connections.lend(pool, LEND_SECONDS) as connection:
+    with pools.lend(pool, LEND_SECONDS) as connection:
         [(state,)] = connection.execute("SHOW transaction_read_only").fetchall()
         return str(state)
 
@@ -125,7 +124,7 @@ def test_a_connection_that_became_read_only_is_not_lent_and_neither_are_its_sibl
     A primary that has become a standby answers every check that only asks whether it is there.
     """
     before = _pids(pool)
-    with connections.lend(pool, LEND_SECONDS) as connection:
+    with pools.lend(pool, LEND_SECONDS) as connection:
         connection.execute("SET default_transaction_read_only = on")
 
     states = {_read(pool) for _ in range(POOL_SIZE)}
@@ -158,7 +157,7 @@ def test_a_pool_finds_a_server_that_was_unavailable_for_long(store: Store, pool:
         _end_backends(store, "test pool")
         ends_at = time.monotonic() + OUTAGE_SECONDS
         while time.monotonic() < ends_at:
-            with pytest.raises(DatabaseUnavailable), connections.lend(pool, 0.3):
+            with pytest.raises(DatabaseUnavailable), pools.lend(pool, 0.3):
                 pass
         elsewhere.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
 
@@ -261,7 +260,7 @@ def test_a_session_has_the_settings_that_it_needs(store: Store, name: str, wrong
     with (
         contextlib.closing(connections.connect(store.database.api_url, application_name="test")) as one,
         _filled(store.database.api_url) as pool,
-        connections.lend(pool, LEND_SECONDS) as another,
+        pools.lend(pool, LEND_SECONDS) as another,
     ):
         shown = [
             connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(name))).fetchone()
