@@ -122,6 +122,40 @@ def test_fifty_simultaneous_calls_over_http_make_one_request(server: Running) ->
     assert sum(answer.headers.get("Idempotency-Replayed") == "true" for answer in answers) == 49
 
 
+def test_a_header_that_is_sent_twice_is_one_value_or_a_refusal(server: Running) -> None:
+    """
+    The server joins two headers with a comma and no space, by which `api.web.headers` finds them.
+    """
+
+    def send(name: str, *values: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {server.key}", "Idempotency-Key": "k"}
+        headers.pop(name, None)
+        lines = [*headers.items(), *((name, value) for value in values)]
+        return httpx.post(f"{server.url}/v1/redemptions", json=REDEMPTION, headers=lines)
+
+    key = f"Bearer {server.key}"
+    refused = [
+        send("Idempotency-Key", "a", "b"),
+        send("Idempotency-Key", '"a"', '"b"'),
+        send("Prefer", "wait=1", "wait=2"),
+        send("Authorization", key, f"{key}x"),
+        send("X-Request-Id", "a", "b"),
+        send("Content_Length", "5"),
+        send("Content_Type", "text/plain"),
+    ]
+    taken = [
+        send("Idempotency-Key", "k", "k"),
+        send("Idempotency-Key", '"k"', '"k"'),
+        send("Prefer", "respond-async", "wait=0"),
+        send("Authorization", key, key),
+        send("Idempotency-Key", "k, l"),
+    ]
+
+    assert {(answer.status_code, answer.json()["code"]) for answer in refused} == {(400, "malformed")}
+    assert [answer.status_code for answer in taken] == [202] * 5
+    assert len({answer.json()["id"] for answer in taken}) == 2
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large_is_refused_in_both_encodings(server: Running, *, chunked: bool) -> None:
     """

@@ -247,7 +247,13 @@ def test_an_address_that_is_not_public_is_refused(
 
 
 @pytest.mark.parametrize(
-    "url", ["https://shop.example/teller", "https://8.8.4.4:8443/", "https://[2606:4700::1]/"]
+    "url",
+    [
+        "https://shop.example/teller",
+        "https://8.8.4.4:8443/",
+        "https://[2606:4700::1]/",
+        "https://8.8.4.4/a/../q?sp=%2Fa%2Fb&c=%3A&t=%7E&l[]=1&",
+    ],
 )
 def test_a_public_address_is_accepted(teller: Teller, url: str) -> None:
     """
