@@ -24,7 +24,7 @@ def mail_for(notice: AddressNotice, sender: str) -> EmailMessage:
     lines = [
         f"The e-mail address of your account was {done} on {notice.changed_at:%Y-%m-%d %H:%M} UTC.",
         "This address no longer receives mails about the requests of the account.",
-        "For a day it still receives the codes that confirm them.",
+        "For a day, codes that confirm them go to the address that the account had before the last changes.",
         "",
         f"Account:   {notice.account}",
     ]
