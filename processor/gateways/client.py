@@ -183,9 +183,13 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
-        transport = connection.transport
-        if transport is not None and connection.protocol is not None:
-            transport.set_protocol(_Tee(transport, connection.protocol, _awaited.get()))
+        transport, protocol = connection.transport, connection.protocol
+        if transport is not None and protocol is not None:
+            current = transport.get_protocol()
+            if isinstance(current, _Tee):  # the connection was used before
+                current.head = _awaited.get()
+            else:
+                transport.set_protocol(_Tee(transport, protocol, _awaited.get()))
         return connection
 
 
@@ -195,14 +199,14 @@ class _Tee(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, head: _Head) -> None:
         self._transport = transport
         self._protocol = protocol
-        self._head = head
+        self.head = head
         self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]  # forwarded as they are
         self.eof_received = protocol.eof_received  # type: ignore[method-assign]
         self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
         self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
-        if self._head.feed(data):
+        if self.head.feed(data):
             self._protocol.data_received(data)
         else:
             self._transport.abort()

@@ -91,7 +91,7 @@ def _one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(
-    *parts: bytes, path: str = "/pay", hangs: bool = False, times: int = 1
+    *parts: bytes, path: str = "/pay", hangs: bool = False, times: int = 1, last: bytes | None = None
 ) -> tuple[list[Reply | Exception], list[bytes]]:
     """Call a server that sends these parts. Returns the replies or faults, and the request lines that it received."""
     lines: list[bytes] = []
@@ -104,7 +104,7 @@ def call(
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(2)
                 lines.append(head.partition(b"\r\n")[0])
-                for part in parts:
+                for part in [last] if last is not None and len(lines) == times else parts:
                     writer.write(part)
                     await writer.drain()
                     await asyncio.sleep(0)
@@ -185,12 +185,17 @@ def test_an_answer_may_come_byte_by_byte() -> None:
 
 def test_each_answer_on_a_connection_is_read_by_itself() -> None:
     """
-    A status of the answer before never counts for the next call.
+    A status of the answer before never counts for the next call, and a broken answer still counts by its own.
     """
     replies, lines = call(OK + REST, times=3)
+    broken, _ = call(OK + REST, times=2, last=b"HTTP/1.1 503 X\r\ngarbage\r\n\r\n")
+    [first, none], _ = call(OK + REST, times=2, last=b"not HTTP\r\n\r\n")
 
     assert replies == [Reply(200, PAID)] * 3
     assert len(lines) == 3
+    assert broken == [Reply(200, PAID), Reply(503, b"")]
+    assert first == Reply(200, PAID)
+    assert isinstance(none, Exception)
 
 
 @pytest.mark.parametrize(
