@@ -1,7 +1,8 @@
 """
 The Flask application: all nouns, and the code around each of their routes.
 
-Flask only finds the view. `routing` checks the input, and `problems` converts errors.
+Flask only finds the view, and `shortcut` finds those of the API without it. `routing` checks the input, and
+`problems` converts errors.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ from api.web import headers, problems
 from api.web.access_log import AccessLog
 from api.web.problems import Invalid, Malformed
 from api.web.routing import CLIENT, PROBLEM, ROUTE, Route, respond
+from api.web.shortcut import Shortcut
 from processor.errors import TellerError
 from processor.records.pages import CursorInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from api.web.shortcut import Handler
     from processor.settings import Settings
 
 #: All nouns, in the order of the OpenAPI document. A new noun is one module and its place here.
@@ -88,11 +91,12 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     app.before_request(_refuse_double_slash)
     app.before_request(_refuse_ambiguous_headers)
     pages.install(app, openapi_document)
-    for route in ROUTES:
+    handlers = [(route, _handler(route, services)) for route in ROUTES]
+    for route, handler in handlers:
         app.add_url_rule(
             route.path,
             endpoint=f"{route.method} {route.path}",
-            view_func=_handler(route, services),
+            view_func=_view(handler),
             methods=[route.method],
             provide_automatic_options=False,
         )
@@ -100,7 +104,13 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     lab.install(app, services)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_unexpected)
-    app.wsgi_app = AccessLog(app.wsgi_app, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
+    direct: dict[tuple[str, str], Handler] = {
+        (route.method, route.path): _direct(handler)
+        for route, handler in handlers
+        if route.path.startswith("/v1/")  # pages need Flask's contexts
+    }
+    application = Shortcut(app.wsgi_app, direct)
+    app.wsgi_app = AccessLog(application, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
     return app
 
 
@@ -110,9 +120,9 @@ def openapi_document() -> dict[str, Any]:
     return openapi.document(ROUTES)
 
 
-def _handler(route: Route, services: Services) -> Callable[..., Response]:
+def _handler(route: Route, services: Services) -> Handler:
     """
-    Return the function that Flask calls for a route.
+    Return the function that answers a route, from the WSGI environment and the names in the address.
 
     A request takes a place among the views once its body is read, so slow clients occupy none. The requests of a
     public route share places as those of one client do.
@@ -120,17 +130,37 @@ def _handler(route: Route, services: Services) -> Callable[..., Response]:
     view = route.view
     path = route.path
 
-    def handle(**names: str) -> Response:
-        request.environ[ROUTE] = path
+    def handle(environ: dict[str, Any], names: dict[str, str]) -> Response:
+        environ[ROUTE] = path
         try:
-            call = route.check(services)
-            with services.views.take(request.environ.get(CLIENT, path)):
+            call = route.check(services, environ)
+            with services.views.take(environ.get(CLIENT, path)):
                 route.confirm(call)
                 return respond(view(call, **names))
         except CursorInvalid as error:
-            return _refuse(Invalid.at("/cursor", f"query parameter cursor {error}"))
+            return _refuse(environ, Invalid.at("/cursor", f"query parameter cursor {error}"))
         except TellerError as error:
-            return _refuse(error)
+            return _refuse(environ, error)
+
+    return handle
+
+
+def _view(handler: Handler) -> Callable[..., Response]:
+    """Return the function that Flask calls for a route."""
+    return lambda **names: handler(request.environ, names)
+
+
+def _direct(handler: Handler) -> Handler:
+    """Return a handler that does what Flask does around a view."""
+
+    def handle(environ: dict[str, Any], names: dict[str, str]) -> Response:
+        try:
+            headers.check(environ)
+            return handler(environ, names)
+        except Malformed as error:
+            return _refuse(environ, error)
+        except Exception as error:  # noqa: BLE001 - answered as any view's
+            return _answer_unexpected(error)
 
     return handle
 
@@ -149,16 +179,14 @@ def _refuse_ambiguous_headers() -> Response | None:
     try:
         headers.check(request.environ)
     except Malformed as error:
-        return _refuse(error)
+        return _refuse(request.environ, error)
     return None
 
 
-def _refuse(error: TellerError) -> Response:
+def _refuse(environ: dict[str, Any], error: TellerError) -> Response:
     """Return a problem and note it for the log line. The note on a fault of the server has more details."""
     status = problems.status_of(error)
-    request.environ[PROBLEM] = (
-        error.code if status < HTTPStatus.INTERNAL_SERVER_ERROR else f"{error.code}: {error}"
-    )
+    environ[PROBLEM] = error.code if status < HTTPStatus.INTERNAL_SERVER_ERROR else f"{error.code}: {error}"
     return problems.answer(error)
 
 

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
 
 import pydantic_core
-from flask import Response, request
+from flask import Response
 
 from api.web import parsing, turns
 from api.web.auth import CONFIRM_SECONDS
@@ -167,9 +167,8 @@ class Route:
         if self.body is not None and not self.roles and self.authenticate is None:
             raise ValueError(f"{self.method} {self.path} would parse the body of any caller")
 
-    def check(self, services: ServicesT) -> Call[ServicesT]:
-        """Check key, role, query and body of Flask's current request, in this order. Raises a TellerError."""
-        environ = request.environ
+    def check(self, services: ServicesT, environ: dict[str, Any]) -> Call[ServicesT]:
+        """Check key, role, query and body of a request, in this order. Raises a TellerError."""
         call = Call(services, environ, None)  # type: ignore[arg-type]  # public routes have no caller
         if self.roles:
             self._admit(call, services.keys.caller(environ))
@@ -186,12 +185,12 @@ class Route:
         Raises Unauthorized, Forbidden, RateLimited, DatabaseUnavailable.
         """
         if self.roles and time.monotonic() - call.admitted_at > CONFIRM_SECONDS:
-            self._admit(call, call.services.keys.confirm(request.environ))
+            self._admit(call, call.services.keys.confirm(call.environ))
 
     def _admit(self, call: Call[ServicesT], caller: Caller) -> None:
         call.caller = caller
         call.admitted_at = time.monotonic()
-        request.environ[CLIENT] = caller.client
+        call.environ[CLIENT] = caller.client
         turns.act_for(caller.client)
         if caller.role not in self.roles:
             raise Forbidden(f"this needs the role {' or '.join(sorted(self.roles))}, yours is {caller.role}")
