@@ -4,7 +4,7 @@
 --   requests            the requests, as they were accepted
 --   inbox               the work that each partition has still to do
 --   decisions           the states of each request
---   resources, usages   the present quantities
+--   resources, usages, daily_usages   the present quantities
 --   entries             the ledger that explains every quantity
 -- `teller migrate` applies this file to an empty database, in one transaction. It fills in :partitions, which never
 -- changes afterwards, and :schema_version. An older database is brought to the same schema by the files in
@@ -256,6 +256,7 @@ CREATE TABLE resources (
     closed_at         timestamptz,
     digest            bytea       NOT NULL CHECK (length(digest) = 32),
     last_entry_at     timestamptz,
+    per_account_daily_limit bigint CHECK (per_account_daily_limit >= 1),
     CONSTRAINT resources_never_below_the_overdraft CHECK (available >= -overdraft),
     CONSTRAINT resources_entry_time CHECK ((version = 0) = (last_entry_at IS NULL))
 ) WITH (fillfactor = 50);
@@ -267,6 +268,8 @@ COMMENT ON TABLE resources IS
 COMMENT ON COLUMN resources.version IS 'The number of its entries.';
 COMMENT ON COLUMN resources.digest IS 'The digest of its last entry; 32 zero bytes for a resource without entries.';
 COMMENT ON COLUMN resources.client_id IS 'The only client that the resource exists for; NULL: all clients.';
+COMMENT ON COLUMN resources.per_account_daily_limit IS
+    'The quantity that an account may take or hold within one day (UTC); NULL: no limit.';
 
 CREATE TABLE usages (
     resource_id text   NOT NULL,
@@ -279,6 +282,22 @@ CREATE TABLE usages (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE usages IS 'The quantity that an account has taken or holds of a resource with a per-account limit.';
 COMMENT ON COLUMN usages."limit" IS
+    'The limit when the account last took something. It is a copy, because a CHECK sees only its own row.';
+
+CREATE TABLE daily_usages (
+    resource_id text   NOT NULL,
+    client_id   text   NOT NULL,
+    account     text   NOT NULL,
+    day         date   NOT NULL,
+    used        bigint NOT NULL CHECK (used >= 0),
+    "limit"     bigint NOT NULL,
+    PRIMARY KEY (resource_id, client_id, account),
+    CONSTRAINT daily_usages_never_above_the_limit CHECK (used <= "limit")
+) WITH (fillfactor = 70);
+COMMENT ON TABLE daily_usages IS
+    'The quantity that an account has taken or held on one day, of a resource with a daily limit. A later day replaces it.';
+COMMENT ON COLUMN daily_usages.day IS 'The day (UTC) of the account''s last debit or hold, or on which the limit was set.';
+COMMENT ON COLUMN daily_usages."limit" IS
     'The limit when the account last took something. It is a copy, because a CHECK sees only its own row.';
 
 -- ---------------------------------------------------------------- the ledger
@@ -788,6 +807,7 @@ CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
 -- decisions     | read                    | read, insert, supersede          | read
 -- resources     | read                    | read, insert, update             | read
 -- usages        | read                    | read, insert, update             |
+-- daily_usages  | read                    | read, insert, update             |
 -- entries       | read                    | read, insert                     | read
 -- effects       | read                    | read, insert, update             | read, update
 -- attempts      | read                    | read                             | read, insert, update
@@ -835,7 +855,7 @@ GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
    TO teller_api, teller_worker, teller_courier;
 
-GRANT SELECT ON request_kinds, api_keys, usages, audit TO teller_api;
+GRANT SELECT ON request_kinds, api_keys, usages, daily_usages, audit TO teller_api;
 GRANT INSERT (id) ON clients TO teller_api;
 GRANT INSERT (id, client_id, name, role, digest, expires_at), UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT INSERT (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
@@ -857,13 +877,15 @@ GRANT INSERT (request_id, status) ON sandbox_calls TO teller_api;
 GRANT INSERT (request_id) ON sandbox_payouts TO teller_api;
 GRANT UPDATE (status, due_at, tries) ON deliveries TO teller_api;
 
-GRANT SELECT ON usages TO teller_worker;
+GRANT SELECT ON usages, daily_usages TO teller_worker;
 GRANT INSERT (partition, request_id, verb), DELETE ON inbox TO teller_worker;
-GRANT INSERT ON decisions, resources, usages, entries TO teller_worker;
+GRANT INSERT ON decisions, resources, usages, daily_usages, entries TO teller_worker;
 GRANT UPDATE (current) ON decisions TO teller_worker;
 GRANT UPDATE (unit, client_id, available, held, version, overdraft, per_account_limit, starts_at, ends_at, gateway,
-              confirm_above, approve_above, metadata, closed_at, digest, last_entry_at) ON resources TO teller_worker;
+              confirm_above, approve_above, metadata, closed_at, digest, last_entry_at, per_account_daily_limit)
+   ON resources TO teller_worker;
 GRANT UPDATE (used, "limit") ON usages TO teller_worker;
+GRANT UPDATE (day, used, "limit") ON daily_usages TO teller_worker;
 GRANT UPDATE (sequence, drained_at, low_water, next_low_water, next_xid) ON partitions TO teller_worker;
 GRANT INSERT (request_id, partition, gateway, client_id, created_at, due_at),
       UPDATE (due_at, tries, outcome, reason, voided_at) ON effects TO teller_worker;

@@ -54,6 +54,7 @@ class Resource(BaseModel):
     version: int
     overdraft: int
     per_account_limit: int | None
+    per_account_daily_limit: int | None
     starts_at: AwareDatetime | None
     ends_at: AwareDatetime | None
     gateway: str | None
@@ -78,6 +79,9 @@ class Rules(Body):
     unit: Text = optional("The unit of amounts, such as EUR, points or pieces.")
     overdraft: Quantity = optional("How far `available` may fall below zero. The default is 0.")
     per_account_limit: Amount = optional("The total that one account may have taken or hold.")
+    per_account_daily_limit: Amount = optional(
+        "The total that one account may take or hold within one day (UTC). Also counts what is given back later."
+    )
     starts_at: Timestamp = optional("Earlier requests are rejected.")
     ends_at: Timestamp = optional("Requests from then on are rejected.")
     gateway: Text = optional("An amount is held first, and taken when this gateway has accepted.")
@@ -119,6 +123,7 @@ class Amendment(Body):
     unit: Text | None = None
     overdraft: Quantity = optional()
     per_account_limit: Amount | None = None
+    per_account_daily_limit: Amount | None = None
     starts_at: Timestamp | None = None
     ends_at: Timestamp | None = None
     gateway: Text | None = None

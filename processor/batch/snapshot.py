@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from processor.domain.model import TELLER, Canceller, Effect, Entry, Request, Resource, State
+from processor.domain.rules.daily_limits import DailyUsage
 
 #: The key of an account's usage of a resource: (resource, client, account).
 UsageKey = tuple[str, str, str]
@@ -89,6 +90,8 @@ class Snapshot:
     states: dict[UUID, State]
     #: The commands to cancel that wait in the inbox, by request: they count as soon as its turn comes.
     cancels: dict[UUID, CancelCommand]
+    #: The quantities that accounts took on their last day, for resources with a daily limit.
+    daily_usages: dict[UsageKey, DailyUsage] = field(default_factory=dict)
     #: The most that any account has used, of each resource whose per-account limit an amendment of this batch sets.
     most_used: dict[str, int] = field(default_factory=dict)
     #: The requests that the refunds of this batch give back.

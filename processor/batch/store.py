@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg.types.json import Jsonb
 
 from processor.batch.inbox import Taken
-from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, Webhook
+from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, UsageKey, Webhook
 from processor.batch.worksheet import Worksheet
+from processor.domain import ledger
 from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Resource, State
-from processor.domain.rules import amendments
+from processor.domain.rules import amendments, daily_limits
+from processor.domain.rules.daily_limits import DailyUsage
 from processor.errors import DatabaseUnavailable
 from processor.storage import json_text, statements
 from processor.storage.arrays import Execute, Rows
@@ -70,17 +72,28 @@ def _note_listeners(snapshot: Snapshot, listeners_read: Rows) -> None:
 
 def _read_usages(execute: Execute, snapshot: Snapshot, requests: list[Request]) -> None:
     """Read the usages of the accounts, for resources with a per-account limit."""
-    limited = {
-        resource.id for resource in snapshot.resources.values() if resource.per_account_limit is not None
-    }
-    keys = {
+    resources = snapshot.resources.values()
+    limited = {one.id for one in resources if one.per_account_limit is not None}
+    limited_daily = {one.id for one in resources if one.per_account_daily_limit is not None}
+    names = ("resource_ids", "client_ids", "accounts")
+    if keys := _keys(requests, limited):
+        read = execute("read_usages", _columns(keys, names))
+        snapshot.usages = {(resource, client, account): used for resource, client, account, used in read}
+    if keys := _keys(requests, limited_daily):
+        read = execute("read_daily_usages", _columns(keys, names))
+        snapshot.daily_usages = {
+            (resource, client, account): DailyUsage(day, used)
+            for resource, client, account, day, used in read
+        }
+
+
+def _keys(requests: list[Request], resources: set[str]) -> set[UsageKey]:
+    """Return the keys of the usages that requests of these resources may change."""
+    return {
         (request.resource_id, request.client_id, request.account)
         for request in requests
-        if request.account is not None and request.resource_id in limited
+        if request.account is not None and request.resource_id in resources
     }
-    if keys:
-        read = execute("read_usages", _columns(keys, ("resource_ids", "client_ids", "accounts")))
-        snapshot.usages = {(resource, client, account): used for resource, client, account, used in read}
 
 
 def _read_most_used(execute: Execute, snapshot: Snapshot, requests: list[Request]) -> None:
@@ -195,6 +208,30 @@ class Writer:
         if sheet.newly_limited is not None:
             limit = resources[sheet.newly_limited].per_account_limit
             self._execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
+        self._daily_usages()
+
+    def _daily_usages(self) -> None:
+        sheet, resources = self._sheet, self._sheet.snapshot.resources
+        usages = [
+            (*key, usage.day.isoformat(), usage.used, limit)
+            for key, usage, limit in (
+                (key, sheet.snapshot.daily_usages[key], limit)
+                for key, limit in sheet.moved_daily_usages.items()
+            )
+        ]
+        if usages:
+            names = ("resource_ids", "client_ids", "accounts", "days", "used", "limits")
+            self._execute("write_daily_usages", _columns(usages, names))
+        if sheet.newly_limited_daily is not None:
+            resource = resources[sheet.newly_limited_daily]
+            day = daily_limits.day_of(ledger.time_of_next(resource, sheet.now))
+            parameters = {
+                "resource_id": resource.id,
+                "limit": resource.per_account_daily_limit,
+                "day": day,
+                "largest": MAX_QUANTITY,
+            }
+            self._execute("rebuild_daily_usages", parameters)
 
     def _consequences(self) -> None:
         """Write the work of the couriers."""

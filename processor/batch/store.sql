@@ -2,7 +2,8 @@
 
 -- read_resources --
 SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
-       ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at
+       ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at,
+       per_account_daily_limit
   FROM resources
  WHERE id = ANY(%(ids)b::text[]);
 
@@ -10,6 +11,11 @@ SELECT id, kind, available, created_at, unit, client_id, held, version, overdraf
 SELECT u.resource_id, u.client_id, u.account, u.used
   FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[]) AS v(resource_id, client_id, account)
   JOIN usages u USING (resource_id, client_id, account);
+
+-- read_daily_usages --
+SELECT u.resource_id, u.client_id, u.account, u.day, u.used
+  FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[]) AS v(resource_id, client_id, account)
+  JOIN daily_usages u USING (resource_id, client_id, account);
 
 -- read_most_used --
 -- The greatest usage of any account of these resources; of a resource without a limit, from its entries. A sum that no
@@ -90,16 +96,18 @@ SELECT client_id, name, NULL, NULL, email
 -- insert_resource --
 INSERT INTO resources (id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit,
                        starts_at, ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest,
-                       last_entry_at, partition)
+                       last_entry_at, per_account_daily_limit, partition)
 VALUES (%(id)s, %(kind)s, %(available)s, %(created_at)s, %(unit)s, %(client_id)s, %(held)s, %(version)s, %(overdraft)s,
         %(per_account_limit)s, %(starts_at)s, %(ends_at)s, %(gateway)s, %(confirm_above)s, %(approve_above)s,
-        %(metadata)s, %(closed_at)s, %(digest)s, %(last_entry_at)s, %(partition)s);
+        %(metadata)s, %(closed_at)s, %(digest)s, %(last_entry_at)s, %(per_account_daily_limit)s,
+        %(partition)s);
 
 -- update_rules --
 UPDATE resources
    SET unit = %(unit)s, client_id = %(client_id)s, overdraft = %(overdraft)s, per_account_limit = %(per_account_limit)s,
        starts_at = %(starts_at)s, ends_at = %(ends_at)s, gateway = %(gateway)s, confirm_above = %(confirm_above)s,
-       approve_above = %(approve_above)s, metadata = %(metadata)s, closed_at = %(closed_at)s
+       approve_above = %(approve_above)s, metadata = %(metadata)s, closed_at = %(closed_at)s,
+       per_account_daily_limit = %(per_account_daily_limit)s
  WHERE id = %(id)s;
 
 -- update_resources --
@@ -137,6 +145,35 @@ SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
          GROUP BY 1, 2, 3) AS taken
     ON CONFLICT (resource_id, client_id, account)
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
+
+-- write_daily_usages --
+INSERT INTO daily_usages (resource_id, client_id, account, day, used, "limit")
+SELECT v.resource_id, v.client_id, v.account, v.day::date, v.used, v."limit"
+  FROM unnest(%(resource_ids)b::text[], %(client_ids)b::text[], %(accounts)b::text[], %(days)b::text[],
+              %(used)b::bigint[], %(limits)b::bigint[]) AS v(resource_id, client_id, account, day, used, "limit")
+    ON CONFLICT (resource_id, client_id, account)
+    DO UPDATE SET day = EXCLUDED.day, used = EXCLUDED.used, "limit" = EXCLUDED."limit";
+
+-- rebuild_daily_usages --
+-- The quantity that each account took on this day, of a resource that got its first daily limit. Accounts that took
+-- under an earlier limit, and not on this day, begin with none.
+INSERT INTO daily_usages (resource_id, client_id, account, day, used, "limit")
+SELECT %(resource_id)s::text, client_id, account, %(day)s::date, used, greatest(used, %(limit)s)
+  FROM (SELECT client_id, account, least(sum(amount), %(largest)s + 1::numeric)::bigint AS used
+          FROM (SELECT client_id, account, 0 AS amount
+                  FROM daily_usages
+                 WHERE resource_id = %(resource_id)s
+                 UNION ALL
+                SELECT r.client_id, e.account, e.amount
+                  FROM entries e
+                  JOIN requests r ON r.id = e.request_id
+                 WHERE e.resource_id = %(resource_id)s
+                   AND e.kind IN ('debit', 'hold')
+                   AND e.account IS NOT NULL
+                   AND (e.created_at AT TIME ZONE 'UTC')::date = %(day)s) AS taken
+         GROUP BY client_id, account) AS summed
+    ON CONFLICT (resource_id, client_id, account)
+    DO UPDATE SET day = EXCLUDED.day, used = EXCLUDED.used, "limit" = EXCLUDED."limit";
 
 -- insert_entries --
 INSERT INTO entries (resource_id, version, kind, request_id, account, amount, available, held, created_at, digest)

@@ -42,7 +42,15 @@ from processor.domain.model import (
     Unsettled,
     event_of,
 )
-from processor.domain.rules import amendments, cancellations, refunds, replays, settling, waiting
+from processor.domain.rules import (
+    amendments,
+    cancellations,
+    daily_limits,
+    refunds,
+    replays,
+    settling,
+    waiting,
+)
 
 #: The words of the history for commands that let a request go on.
 _TRIGGERS: Final = {"confirm": "confirmed", "approve": "approved", "deny": "denied"}
@@ -71,6 +79,10 @@ class Worksheet:
     moved_usages: dict[UsageKey, int | None] = field(default_factory=dict)
     #: The resource that got its first per-account limit. Its usages are counted before the next row is decided.
     newly_limited: str | None = None
+    #: Daily usages that changed, each with the limit when its account last took.
+    moved_daily_usages: dict[UsageKey, int] = field(default_factory=dict)
+    #: The resource that got its first daily limit. Its usages of the day are counted before the next row is decided.
+    newly_limited_daily: str | None = None
     #: Requests with a new effect, each with its client, its partition and the name of its gateway.
     new_effects: list[tuple[UUID, str, int, str]] = field(default_factory=list)
     #: Requests whose effect is tried again from the start.
@@ -102,7 +114,7 @@ class Worksheet:
     @property
     def needs_reload(self) -> bool:
         """Whether the rows that follow need a new snapshot."""
-        return self.newly_limited is not None
+        return self.newly_limited is not None or self.newly_limited_daily is not None
 
     def needs_reload_before(self, row: Row) -> bool:
         """Whether this row needs a new snapshot: usages of its resource may have moved since the last was read."""
@@ -186,7 +198,12 @@ class Worksheet:
         if rule is None:
             raise NotImplementedError(f"no rule for the kind {request.kind}")
         decision = rule(request, resource, used, self.now)
-        if resource is None or (resource.confirm_above is None and resource.approve_above is None):
+        if resource is None:
+            return decision
+        if resource.per_account_daily_limit is not None:
+            usage = snapshot.daily_usages.get((resource.id, request.client_id, request.account or ""))
+            decision = daily_limits.check(decision, resource, usage, self.now)
+        if resource.confirm_above is None and resource.approve_above is None:
             return decision
         has_contact = (request.client_id, request.account or "") in snapshot.contacts
         return waiting.begin(decision, resource, passed, has_contact=has_contact)
@@ -263,8 +280,18 @@ class Worksheet:
         resource = snapshot.resources[request.resource_id]
         before = resource.version
         name = request.id if by is None else by.id
-        self.entries.append(ledger.post(resource, kind, name, request.account, quantity, self.now))
+        entry = ledger.post(resource, kind, name, request.account, quantity, self.now)
+        self.entries.append(entry)
         self.versions_before.setdefault(resource.id, before)
+        if (
+            resource.per_account_daily_limit is not None
+            and request.account is not None
+            and kind in ("debit", "hold")
+        ):
+            key = (resource.id, request.client_id, request.account)
+            day = daily_limits.day_of(entry.created_at)
+            snapshot.daily_usages[key] = daily_limits.after(snapshot.daily_usages.get(key), day, quantity)
+            self.moved_daily_usages[key] = resource.per_account_daily_limit
         if resource.per_account_limit is not None and request.account is not None:
             key = (resource.id, request.client_id, request.account)
             snapshot.usages[key] = max(0, snapshot.usages.get(key, 0) + ledger.USES[kind] * quantity)
@@ -287,6 +314,8 @@ class Worksheet:
         self.amended.add(resource.id)
         if resource.per_account_limit is None and amended.per_account_limit is not None:
             self.newly_limited = resource.id
+        if resource.per_account_daily_limit is None and amended.per_account_daily_limit is not None:
+            self.newly_limited_daily = resource.id
 
     # ------------------------------------------------------------ waiting
 

@@ -41,6 +41,11 @@ def can_hold(resource: Resource, quantity: int) -> bool:
     return resource.held + quantity <= MAX_QUANTITY
 
 
+def time_of_next(resource: Resource, now: datetime) -> datetime:
+    """Return the time of the next entry: now, or that of the last entry if the clock was set back since."""
+    return now if resource.last_entry_at is None else max(now, resource.last_entry_at)
+
+
 def post(
     resource: Resource, kind: EntryKind, request_id: UUID, account: str | None, amount: int, now: datetime
 ) -> Entry:
@@ -58,7 +63,7 @@ def post(
         raise ValueError(
             f"a {kind} of {amount} would leave {available} available and {held} held of {resource.id}"
         )
-    created_at = now if resource.last_entry_at is None else max(now, resource.last_entry_at)
+    created_at = time_of_next(resource, now)
     digest = digest_of(
         resource.digest, resource.id, version, kind, request_id, account, amount, available, held, created_at
     )

@@ -41,6 +41,7 @@ RejectionCode = Literal[
     "refund_too_large",
     "outcome_pending",
     "invalid_amendment",
+    "daily_limit_reached",
 ]
 
 STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # a Literal's words
@@ -95,6 +96,7 @@ class Resource:
     closed_at: datetime | None = None
     digest: bytes = bytes(32)
     last_entry_at: datetime | None = None
+    per_account_daily_limit: int | None = None
 
 
 @dataclass(slots=True)

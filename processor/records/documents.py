@@ -122,6 +122,7 @@ class ResourceRecord(NamedTuple):
     metadata: dict[str, Any] | None
     created_at: datetime
     closed_at: datetime | None
+    per_account_daily_limit: int | None
 
     def document(self) -> Document:
         """Return the resource as the API shows it."""

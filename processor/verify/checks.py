@@ -179,7 +179,8 @@ def _faulty_rules(rows: Iterable[Row]) -> Iterator[Discrepancy]:
     """
     for resource_id, group in itertools.groupby(rows, key=itemgetter(0)):
         acts = list(group)
-        (_, *stored), decided = acts[0][:14], [act[14:] for act in acts if act[14] is not None]
+        width = 1 + len(_RULE_FIELDS)
+        (_, *stored), decided = acts[0][:width], [act[width:] for act in acts if act[width] is not None]
         in_order = _derived(resource_id, decided)
         # A replayed act may have been applied before or after another act of the same batch.
         replayed_last = _derived(resource_id, sorted(decided, key=itemgetter(2, 3)))
@@ -208,6 +209,7 @@ _RULE_FIELDS: Final = (
     "metadata",
     "created_at",
     "closed_at",
+    "per_account_daily_limit",
 )
 
 

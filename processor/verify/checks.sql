@@ -29,7 +29,7 @@ SELECT resource_id, version, kind, request_id, account, amount, available, held,
 -- Every resource, with the acts that changed its rules, in their order. The exception is a replayed request: it keeps
 -- its old number, which does not give its place within its batch (one `at`).
 SELECT r.id, r.kind, r.unit, r.client_id, r.overdraft, r.per_account_limit, r.starts_at, r.ends_at, r.gateway,
-       r.confirm_above, r.approve_above, r.metadata, r.created_at, r.closed_at,
+       r.confirm_above, r.approve_above, r.metadata, r.created_at, r.closed_at, r.per_account_daily_limit,
        a.kind, a.details, a.at, a.replayed
   FROM resources r
   LEFT JOIN (SELECT q.resource_id, q.kind, q.details, d.at, d.sequence, d.version > 2 AS replayed
@@ -485,3 +485,57 @@ SELECT u.resource_id || ' ' || u.client_id || '/' || u.account,
               GROUP BY q.resource_id) AS g ON g.resource_id = u.resource_id
  WHERE NOT EXISTS (SELECT FROM unnest(g.limits) AS given WHERE u."limit" = greatest(u.used, coalesce(given, 0)))
     OR (array_position(g.limits, NULL) IS NULL AND u.used > (SELECT max(given) FROM unnest(g.limits) AS given));
+
+-- daily_usage_wrong --
+-- Resources that have a daily limit now. The row of an account has the quantity that it took on its last day. A row of a
+-- later day has none; it was written when the limit was set. An account without a row took nothing since then.
+WITH tracked AS (
+    SELECT r.id AS resource_id, max((d.at AT TIME ZONE 'UTC')::date) AS since
+      FROM resources r
+      JOIN requests q ON q.resource_id = r.id
+      JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
+      JOIN request_kinds k ON k.kind = q.kind
+     WHERE r.per_account_daily_limit IS NOT NULL
+       AND (k.opens OR k.amends)
+       AND q.details ? 'per_account_daily_limit'
+     GROUP BY r.id
+), taken AS (
+    SELECT DISTINCT ON (1, 2, 3) e.resource_id, q.client_id, e.account, (e.created_at AT TIME ZONE 'UTC')::date AS day,
+           least(sum(e.amount), 9007199254740992) AS used
+      FROM entries e
+      JOIN tracked USING (resource_id)
+      JOIN requests q ON q.id = e.request_id
+     WHERE e.kind IN ('debit', 'hold')
+       AND e.account IS NOT NULL
+     GROUP BY 1, 2, 3, 4
+     ORDER BY 1, 2, 3, 4 DESC
+)
+SELECT resource_id || ' ' || client_id || '/' || account,
+       'it has used ' || coalesce(u.used, 0) || ' on ' || coalesce(u.day::text, 'no day') || ', but the entries say '
+       || coalesce(t.used, 0) || ' on ' || coalesce(t.day::text, 'no day')
+  FROM (SELECT *
+          FROM daily_usages
+         WHERE resource_id IN (SELECT resource_id FROM tracked)
+            OR NOT EXISTS (SELECT FROM resources WHERE id = resource_id)) AS u
+  FULL JOIN taken t USING (resource_id, client_id, account)
+  LEFT JOIN tracked USING (resource_id)
+ WHERE CASE WHEN u.used IS NULL THEN t.day < tracked.since
+            WHEN t.used IS NULL OR u.day > t.day THEN u.used = 0
+            ELSE u.day = t.day AND u.used = t.used END IS NOT TRUE;
+
+-- daily_limit_wrong --
+-- The limit beside a daily usage is one that the resource had, or the usage itself if the limit came later.
+SELECT u.resource_id || ' ' || u.client_id || '/' || u.account,
+       'it has used ' || u.used || ' within a limit of ' || u."limit" || ' for a day; the resource was given: '
+       || coalesce(array_to_string(g.limits, ', ', 'none'), 'none')
+  FROM daily_usages u
+  LEFT JOIN (SELECT q.resource_id,
+                    array_agg(CASE jsonb_typeof(q.details -> 'per_account_daily_limit')
+                              WHEN 'number' THEN (q.details ->> 'per_account_daily_limit')::numeric END) AS limits
+               FROM requests q
+               JOIN decisions d ON d.request_id = q.id AND d.current AND d.status = 'completed'
+               JOIN request_kinds k USING (kind)
+              WHERE k.opens
+                 OR k.amends
+              GROUP BY q.resource_id) AS g ON g.resource_id = u.resource_id
+ WHERE NOT EXISTS (SELECT FROM unnest(g.limits) AS given WHERE u."limit" = greatest(u.used, coalesce(given, 0)));

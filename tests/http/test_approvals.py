@@ -680,6 +680,22 @@ def test_a_deadline_also_ends_a_request_that_is_approved_or_replayed_after_it(
     assert bank.quantities("guarded") == (1_000, 0)
 
 
+def test_many_requests_below_a_threshold_have_a_limit_for_the_day(bank: Teller) -> None:
+    """
+    A thief of a key cannot take without a code more than the daily limit, one small amount after the other.
+    """
+    bank.admin.patch("/v1/resources/bank", {"per_account_daily_limit": 250})
+    bank.drain()
+
+    asked = [bank.withdraw("bank", 100) for _ in range(3)]
+    large = bank.withdraw("bank", 300)
+
+    assert [state(bank, one) for one in asked] == ["completed", "completed", "daily_limit_reached"]
+    assert state(bank, large) == "daily_limit_reached"  # before a code is sent
+    assert send(bank) == {}
+    assert bank.client.get("/v1/resources/bank").json["per_account_daily_limit"] == 250
+
+
 # ---------------------------------------------------------------- whatever takes
 
 

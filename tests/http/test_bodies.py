@@ -249,6 +249,7 @@ RESOURCE = {"id": "a", "kind": "balance", "available": 0}
         ({"available": -1}, "/available"),
         ({"overdraft": -1}, "/overdraft"),
         ({"per_account_limit": 0}, "/per_account_limit"),
+        ({"per_account_daily_limit": 0}, "/per_account_daily_limit"),
         ({"gateway": "nobody"}, "/gateway"),
         ({"starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-02T01:00:00+01:00"}, ""),
         ({"client": "no such/client"}, "/client"),

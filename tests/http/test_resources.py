@@ -18,6 +18,7 @@ AMPLE = {
     "unit": "EUR",
     "overdraft": 50,
     "per_account_limit": 7,
+    "per_account_daily_limit": 3,
     "starts_at": "2026-01-01T00:00:00+01:00",
     "ends_at": "2126-01-01T00:00:00Z",
     "gateway": "sandbox",

@@ -93,6 +93,21 @@ def _rule_changes(store: Store) -> None:
     )
     store.drain("points")
 
+    store.open("daily", "balance", 1_000)  # gets a daily limit later, loses it, and gets a lower one
+    store.accept(
+        store.asks("withdrawal", "daily", "ada", 30),
+        store.asks("amendment", "daily", details={"per_account_daily_limit": 50}),
+        store.asks("withdrawal", "daily", "ada", 20),
+        store.asks("withdrawal", "daily", "ada", 1),  # daily_limit_reached
+        store.asks("withdrawal", "daily", "bob", 40),
+        store.asks("amendment", "daily", details={"per_account_daily_limit": None}),
+        store.asks("withdrawal", "daily", "ada", 7),
+        store.asks("amendment", "daily", details={"per_account_daily_limit": 60}),
+        store.asks("withdrawal", "daily", "ada", 3),
+    )
+    for _ in range(3):
+        store.drain("daily")
+
     store.open("balance", "balance", 10, overdraft=50, unit="EUR", confirm_above=10_000, approve_above=20_000)
     store.accept(
         store.asks("withdrawal", "balance", "ada", 40),

@@ -57,6 +57,7 @@ _COLUMNS: Final = {
         "INSERT": "request_id version type webhook_id",
         "UPDATE": "status due_at tries token last_status last_error delivered_at",
     },
+    ("daily_usages", "teller_worker"): {"UPDATE": "day used limit"},
     ("deliveries", "teller_worker"): {"INSERT": "request_id version type email"},
     ("effects", "teller_courier"): {
         "UPDATE": "due_at tries token leased_until outcome reference reason answered_at"
@@ -83,7 +84,7 @@ _COLUMNS: Final = {
     },
     ("resources", "teller_worker"): {
         "UPDATE": "unit client_id available held version overdraft per_account_limit starts_at ends_at gateway"
-        " confirm_above approve_above metadata closed_at digest last_entry_at"
+        " confirm_above approve_above metadata closed_at digest last_entry_at per_account_daily_limit"
     },
     ("sandbox_calls", "teller_api"): {"INSERT": "request_id status"},
     ("sandbox_payouts", "teller_api"): {"INSERT": "request_id"},

@@ -170,7 +170,7 @@ class Store:
     def contents(self) -> str:
         """Return a digest of everything that a batch can change."""
         digest = hashlib.sha256()
-        for table in ("resources", "usages", "entries", "decisions", "inbox", "partitions"):
+        for table in ("resources", "usages", "daily_usages", "entries", "decisions", "inbox", "partitions"):
             query = sql.SQL("SELECT t::text FROM {} t ORDER BY 1").format(sql.Identifier(table))
             rows = self.owner.execute(query).fetchall()
             digest.update(repr((table, rows)).encode())

@@ -16,6 +16,7 @@ from processor.batch import inbox
 from processor.batch import run as batch
 from processor.domain.kinds import KINDS
 from processor.domain.model import Debit, Decision, Request, Resource
+from processor.domain.rules import daily_limits
 from processor.errors import DatabaseUnavailable
 from processor.intake import commands
 from processor.outbox import deliveries
@@ -579,6 +580,54 @@ def test_a_limit_is_compared_with_what_was_used_when_it_is_decided(
         "limit_reached",
     ]
     assert store.used("coupon") == {"ada": 1, "bob": 0}
+
+
+@pytest.mark.parametrize("limit", [2_000, 2, 1], ids="in batches of {}".format)
+def test_an_account_takes_at_most_its_daily_limit(store: Store, limit: int) -> None:
+    """
+    Accounts of two clients are two. Amounts that are given back still count, and so do those from before the limit.
+    """
+    store.open("coupon", "coupon", 100)
+    [first] = store.accept(store.redeems("coupon", "ada", 2))
+    asked = store.accept(
+        store.asks("amendment", "coupon", details={"per_account_daily_limit": 5}),
+        store.redeems("coupon", "ada", 4),
+        store.redeems("coupon", "ada", 3),
+        store.asks("refund", "coupon")._replace(refund_of=first),
+        store.redeems("coupon", "ada", 1),
+        store.redeems("coupon", "ada", 5, client="other"),
+        store.redeems("coupon", "bob", 6),
+    )
+
+    store.drain("coupon", limit=limit)
+
+    assert store.statuses(asked) == [
+        "completed",
+        "daily_limit_reached",
+        "completed",
+        "completed",
+        "daily_limit_reached",
+        "completed",
+        "daily_limit_reached",
+    ]
+    store.owner.execute("UPDATE daily_usages SET day = day - 1")
+    again = store.accept(store.redeems("coupon", "ada", 5), store.redeems("coupon", "ada", 1))
+    store.drain("coupon", limit=limit)
+
+    assert store.statuses(again) == ["completed", "daily_limit_reached"]
+
+
+def test_a_daily_limit_is_repeated_by_a_constraint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    If a rule let an account take more, PostgreSQL refuses it, and only that request fails.
+    """
+    store.open("coupon", "coupon", 10, per_account_daily_limit=1)
+    monkeypatch.setattr(daily_limits, "check", lambda decision, *_: decision)
+
+    asked = store.accept(*(store.redeems("coupon", name) for name in ("ada", "ada", "bob")))
+    store.drain("coupon")
+
+    assert store.statuses(asked) == ["completed", "processor_error", "completed"]
 
 
 # ---------------------------------------------------------------- giving back

@@ -70,7 +70,7 @@ def test_all_that_a_batch_writes_is_written_by_one_transaction(store: Store) -> 
     """
     States, entries, usages, effects and notifications have the same writing transaction in PostgreSQL.
     """
-    store.open("cash", "balance", 100, gateway="bank", per_account_limit=9)
+    store.open("cash", "balance", 100, gateway="bank", per_account_limit=9, per_account_daily_limit=9)
     store.owner.execute(
         "INSERT INTO webhooks (id, client_id, url, secret)"
         " VALUES (gen_random_uuid(), 'shop', 'https://example.com', decode(repeat('00', 24), 'hex'))"
@@ -88,6 +88,7 @@ def test_all_that_a_batch_writes_is_written_by_one_transaction(store: Store) -> 
         "entries": "kind = 'hold'",
         "resources": "true",
         "usages": "true",
+        "daily_usages": "true",
         "effects": "true",
         "fanouts": "true",
         "deliveries": "true",

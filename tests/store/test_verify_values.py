@@ -146,6 +146,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
             "closed_at",
             "digest",
             "last_entry_at",
+            "per_account_daily_limit",
         )
     },
     "usages": {
@@ -154,6 +155,14 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         "client_id": Vouched(LIMITED),
         "account": Vouched(LIMITED),
         "used": Vouched(LIMITED),
+        "limit": Vouched("true", ('"limit" + 1000', "-1", "NULL")),
+    },
+    "daily_usages": {
+        "resource_id": Vouched("used > 0"),
+        "client_id": Vouched("used > 0"),
+        "account": Vouched("used > 0"),
+        "day": Vouched("used > 0"),
+        "used": Vouched(),
         "limit": Vouched("true", ('"limit" + 1000', "-1", "NULL")),
     },
     "entries": {
@@ -269,6 +278,7 @@ ANOTHER = {
     "uuid": ("gen_random_uuid()",),
     "bytea": ("sha256({0})",),
     "jsonb": ("""coalesce({0}, '{{}}') || '{{"x": 1}}'""",),
+    "date": ("{0} + 1", "{0} - 1"),
     "timestamp with time zone": ("coalesce({0}, now()) + interval '1 microsecond'",),
 }
 

@@ -41,9 +41,12 @@ from processor.domain.model import (
     State,
     Unsettled,
 )
-from processor.domain.rules import cancellations, refunds, replays, settling
+from processor.domain.rules import cancellations, daily_limits, refunds, replays, settling
+from processor.domain.rules.daily_limits import DailyUsage
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from processor.domain.kinds import Rule
     from processor.domain.model import Decision
 
@@ -292,6 +295,49 @@ def test_every_kind_of_resource_has_a_shortage_code() -> None:
     A new kind of resource without its code fails here and not in a batch.
     """
     assert set(SHORTAGE) == set(get_args(ResourceKind))
+
+
+TODAY: Final = NOON.date()
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage", "decision", "passes"),
+    [
+        (None, (TODAY, 99), Debit(5), True),
+        (5, None, Debit(5), True),
+        (5, None, Debit(6), False),
+        (5, None, Hold(6, "bank"), False),
+        (5, (TODAY, 2), Debit(3), True),
+        (5, (TODAY, 2), Debit(4), False),
+        (5, (TODAY, 9), Debit(1), False),
+        (5, (TODAY - timedelta(days=1), 5), Debit(5), True),
+        (5, (TODAY, 5), Credit(9), True),
+        (5, (TODAY, 5), Rejected("out_of_stock"), True),
+    ],
+)
+def test_an_account_takes_at_most_its_limit_within_a_day(
+    limit: int | None, usage: tuple[date, int] | None, decision: Decision, *, passes: bool
+) -> None:
+    """
+    Each decision that takes is counted, of whatever kind, and a new day begins with nothing used.
+    """
+    resource = replace(RESOURCE, per_account_daily_limit=limit)
+    used = None if usage is None else DailyUsage(*usage)
+
+    checked = daily_limits.check(decision, resource, used, NOON)
+
+    assert checked == (decision if passes else Rejected("daily_limit_reached"))
+
+
+def test_the_day_of_a_daily_limit_is_that_of_the_entry() -> None:
+    """
+    After the clock was set back over midnight, entries have the later time, and so does the count.
+    """
+    tomorrow = NOON + timedelta(days=1)
+    resource = replace(RESOURCE, per_account_daily_limit=5, last_entry_at=tomorrow)
+    used = DailyUsage(tomorrow.date(), 5)
+
+    assert daily_limits.check(Debit(1), resource, used, NOON) == Rejected("daily_limit_reached")
 
 
 # ---------------------------------------------------------------- later commands

@@ -12,6 +12,7 @@ RULES: Final = {
     "unit": "unit",
     "overdraft": "overdraft",
     "per_account_limit": "per_account_limit",
+    "per_account_daily_limit": "per_account_daily_limit",
     "starts_at": "starts_at",
     "ends_at": "ends_at",
     "gateway": "gateway",
