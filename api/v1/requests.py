@@ -2,7 +2,7 @@
 Requests: state, ledger lines and history of each, and its cancellation.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, Field
@@ -16,7 +16,7 @@ from api.web.problems import Invalid, NotFound
 from api.web.responses import AllOf, ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.kinds import KINDS
-from processor.domain.model import EntryKind, Stage, Status
+from processor.domain.model import EntryKind, RejectionCode, Stage, Status
 from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable, ReasonRefused
 from processor.reading import requests
@@ -40,7 +40,10 @@ RequestKind = Annotated[str, OneOf(KINDS)]
 class Error(BaseModel):
     """The reason for the status of a request that is rejected, cancelled, refunded or failed."""
 
-    code: str = Field(examples=["out_of_stock"])
+    code: str = Field(
+        examples=["out_of_stock"],
+        description=f"If the request is rejected, one of: {', '.join(get_args(RejectionCode))}.",
+    )
     reason: str | None = Field(
         default=None, description="The reason that the gateway, the approver or the operator gave."
     )
