@@ -412,10 +412,16 @@ CREATE TABLE accounts (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     protected_email text   CHECK (length(protected_email) BETWEEN 3 AND 254),
     protected_until timestamptz,
+    email_since timestamptz,
+    quick_since timestamptz,
+    quick_changes integer  NOT NULL DEFAULT 0 CHECK (quick_changes >= 0),
     PRIMARY KEY (client_id, name),
     CONSTRAINT accounts_protection CHECK ((protected_email IS NULL) = (protected_until IS NULL))
 );
 COMMENT ON TABLE accounts IS 'The e-mail address of each account that has one.';
+COMMENT ON COLUMN accounts.email_since IS 'The time at which the address was set; NULL: by a release that did not write it.';
+COMMENT ON COLUMN accounts.quick_since IS
+    'The first change of an hour after which the address before had stood only briefly; quick_changes counts such changes.';
 COMMENT ON COLUMN accounts.protected_email IS
     'The address before the changes of the last hours; codes go there until protected_until.';
 
@@ -428,14 +434,31 @@ CREATE TABLE address_changes (
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_at     timestamptz NOT NULL DEFAULT now(),
     tries      integer     NOT NULL DEFAULT 0 CHECK (tries >= 0),
-    token      uuid
+    token      uuid,
+    stood_since timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 80);
-CREATE INDEX address_changes_due ON address_changes (due_at);
+CREATE INDEX address_changes_due     ON address_changes (client_id, due_at);
+CREATE INDEX address_changes_longest ON address_changes (client_id, stood_since);
 COMMENT ON TABLE address_changes IS
     'Old addresses that must still be notified of a change. The row is written with the change, and deleted when its mail was sent or given up.';
 COMMENT ON COLUMN address_changes.email IS 'The old address, which receives the mail.';
 COMMENT ON COLUMN address_changes.became IS 'The new address, masked; NULL: the address was removed.';
+COMMENT ON COLUMN address_changes.stood_since IS
+    'The time at which the old address had been set. Notices to addresses that stood longest are sent first.';
 COMMENT ON COLUMN address_changes.due_at IS 'The time of the next try. A claim moves it beyond the lease.';
+
+CREATE TABLE mail_counts (
+    client_id text        NOT NULL,
+    kind      text        NOT NULL CHECK (kind IN ('request', 'notice')),
+    mailbox   text        NOT NULL,
+    hour      timestamptz NOT NULL,
+    mails     integer     NOT NULL CHECK (mails >= 0),
+    PRIMARY KEY (client_id, kind, mailbox)
+) WITH (fillfactor = 70);
+CREATE INDEX mail_counts_by_hour ON mail_counts (hour);
+COMMENT ON TABLE mail_counts IS
+    'The mails of each client to each mailbox in the last hour in which it had any. Couriers delete the rows of hours before.';
+COMMENT ON COLUMN mail_counts.mailbox IS 'The address in small letters; empty: all notices of the client.';
 
 CREATE TABLE webhooks (
     id              uuid        PRIMARY KEY,
@@ -471,16 +494,20 @@ CREATE TABLE deliveries (
     last_error   text,
     created_at   timestamptz NOT NULL DEFAULT now(),
     delivered_at timestamptz,
+    client_id    text        NOT NULL DEFAULT '',
     CONSTRAINT deliveries_one_way CHECK ((webhook_id IS NULL) <> (email IS NULL)),
     CONSTRAINT deliveries_due     CHECK ((status = 'pending') = (due_at IS NOT NULL))
 ) WITH (fillfactor = 80);
 CREATE INDEX deliveries_due        ON deliveries (webhook_id, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX deliveries_mails      ON deliveries (client_id, due_at) WHERE webhook_id IS NULL AND due_at IS NOT NULL;
 CREATE INDEX deliveries_of_request ON deliveries (request_id, id);
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, status, id) WHERE webhook_id IS NOT NULL;
 COMMENT ON TABLE deliveries IS
     'Notifications, pending and sent. A row is written with the change it reports; its payload is the decision of that version, which never changes.';
 COMMENT ON COLUMN deliveries.due_at IS
     'The time of the next try. A claim moves it beyond the lease, so a courier that dies loses nothing.';
+COMMENT ON COLUMN deliveries.client_id IS
+    'For an e-mail, the client of the request: clients take turns. Empty for webhooks, and for a release that did not write it.';
 COMMENT ON COLUMN deliveries.token IS 'The claim in progress. Only its holder may write the result.';
 
 CREATE TABLE fanouts (
@@ -529,7 +556,8 @@ CREATE TABLE codes (
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX codes_of_destination ON codes (client_id, destination, purpose) WHERE request_id IS NULL;
 CREATE UNIQUE INDEX codes_of_request ON codes (request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX codes_due   ON codes (has_turn, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX codes_due   ON codes (client_id, due_at) WHERE has_turn AND due_at IS NOT NULL;
+CREATE INDEX codes_waiting ON codes (client_id, destination, due_at) WHERE NOT has_turn AND due_at IS NOT NULL;
 CREATE INDEX codes_lapse ON codes (expires_at) WHERE request_id IS NOT NULL AND used_at IS NULL AND due_at IS NULL;
 COMMENT ON TABLE codes IS
     'The last one-time code for each client, destination and purpose, and for each request that waits for one. The digits are not stored: they are an HMAC over id.';
@@ -815,6 +843,7 @@ CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
 -- gateway_breakers | read                 |                                  | read, insert, update
 -- accounts      | read, insert, update    | read                             | read
 -- address_changes | insert                |                                  | read, update, delete
+-- mail_counts   |                         |                                  | read, insert, update, delete
 -- webhooks      | read, write             | read but the secrets             | read, disable
 -- deliveries    | read, resend            | insert                           | read, insert, update
 -- fanouts       | read                    | insert                           | read, delete
@@ -869,7 +898,8 @@ GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_work
 GRANT SELECT ON webhooks, deliveries, fanouts, sandbox_calls, sandbox_payouts TO teller_api;
 GRANT SELECT (id, client_id, url, events, previous_until, created_at, disabled_at, disabled_reason) ON webhooks
    TO teller_worker;
-GRANT INSERT (client_id, name), UPDATE (email, updated_at, protected_email, protected_until)
+GRANT INSERT (client_id, name), UPDATE (email, updated_at, protected_email, protected_until, email_since,
+                                               quick_since, quick_changes)
    ON accounts TO teller_api;
 GRANT INSERT (id, client_id, url, events, secret), UPDATE (secret, previous_secret, previous_until), DELETE ON webhooks
    TO teller_api;
@@ -889,7 +919,7 @@ GRANT UPDATE (day, used, "limit") ON daily_usages TO teller_worker;
 GRANT UPDATE (sequence, drained_at, low_water, next_low_water, next_xid) ON partitions TO teller_worker;
 GRANT INSERT (request_id, partition, gateway, client_id, created_at, due_at),
       UPDATE (due_at, tries, outcome, reason, voided_at) ON effects TO teller_worker;
-GRANT INSERT (request_id, version, type, email) ON deliveries TO teller_worker;
+GRANT INSERT (request_id, version, type, email, client_id) ON deliveries TO teller_worker;
 GRANT INSERT (webhook_id, request_ids, versions) ON fanouts TO teller_worker;
 GRANT INSERT (id, host, pid, alive_until), UPDATE (alive_until), DELETE ON workers TO teller_worker;
 GRANT UPDATE (worker_id, since) ON ownership TO teller_worker;
@@ -920,7 +950,8 @@ GRANT SELECT, DELETE ON code_turns, code_guesses TO teller_worker;
 GRANT SELECT, UPDATE (has_turn, due_at, tries, token, expires_at) ON codes TO teller_courier;
 GRANT SELECT ON code_turns TO teller_courier;
 
-GRANT INSERT (client_id, account, email, became) ON address_changes TO teller_api;
+GRANT INSERT (client_id, account, email, became, stood_since) ON address_changes TO teller_api;
+GRANT SELECT, INSERT (client_id, kind, mailbox, hour, mails), UPDATE (hour, mails), DELETE ON mail_counts TO teller_courier;
 GRANT SELECT, UPDATE (due_at, tries, token), DELETE ON address_changes TO teller_courier;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON lab_things, lab_approvals, lab_results TO teller_api;

@@ -54,6 +54,8 @@ BACKLOG_LIMIT = 2_000_000
 BACKLOG_LIMIT_MAX = 1_000_000_000
 #: The default limit of requests of one key in a second, in one API process: more than it can answer.
 RATE_LIMIT = 20_000
+#: The default limit of mails about requests that one client sends to one address in an hour.
+MAILBOX_LIMIT = 100
 #: The default limit of failed sign-ins of one address in a minute, in one API process.
 SIGN_IN_LIMIT = 600
 #: The largest value of these two limits that may be set.
@@ -101,6 +103,7 @@ class Settings:
     backlog_limit: int
     rate_limit: int
     sign_in_limit: int
+    mailbox_limit: int
     #: Whether the race lab is served, at /lab.
     lab: bool
     database_url: str = field(repr=False)
@@ -151,6 +154,7 @@ class Settings:
             backlog_limit=read.whole("TELLER_BACKLOG_LIMIT", BACKLOG_LIMIT, 1, BACKLOG_LIMIT_MAX),
             rate_limit=read.whole("TELLER_RATE_LIMIT", RATE_LIMIT, 1, LIMIT_MAX),
             sign_in_limit=read.whole("TELLER_SIGN_IN_LIMIT", SIGN_IN_LIMIT, 1, LIMIT_MAX),
+            mailbox_limit=read.whole("TELLER_MAILBOX_LIMIT", MAILBOX_LIMIT, 1, LIMIT_MAX),
             lab=read.flag("TELLER_LAB", default=not database_url),
             database_url=database_url,
             api_database_url=role_url("TELLER_API_DATABASE_URL"),

@@ -250,10 +250,12 @@ DELETE FROM codes
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_mails --
--- The notifications by e-mail.
-INSERT INTO deliveries (request_id, version, type, email)
-SELECT *
-  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(email)b::text[]);
+-- The notifications by e-mail. Clients take turns, so each has its client.
+INSERT INTO deliveries (request_id, version, type, email, client_id)
+SELECT v.request_id, v.version, v.type, v.email, r.client_id
+  FROM unnest(%(request_id)b::uuid[], %(version)b::integer[], %(type)b::text[], %(email)b::text[])
+       AS v(request_id, version, type, email)
+ CROSS JOIN LATERAL (SELECT client_id FROM requests WHERE requests.id = v.request_id LIMIT 1) AS r;
 
 -- insert_fanout --
 -- All notifications of this batch for one webhook, as one row. A courier expands it into deliveries.

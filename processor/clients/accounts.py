@@ -14,6 +14,10 @@ from processor.storage.connections import Connection
 #: The time after a change of an address in which codes still go to the address before, in seconds. Its owner learns
 #: of the change by mail at once.
 PROTECTED_SECONDS: Final = 86_400.0
+#: A change is quick if the address before stood for less time, in seconds.
+STOOD_SECONDS: Final = 600.0
+#: The quick changes of an account in an hour that are notified.
+QUICK_NOTICES_PER_HOUR: Final = 3
 
 SQL = statements.beside(__file__)
 
@@ -43,6 +47,7 @@ def set_email(connection: Connection, name: str, email: str | None, by: Caller) 
     Set the address of an account of the caller's client, or remove it. The address was checked before.
 
     The same transaction writes a notice to the previous address, if that was another, and an operator's audit line.
+    Quick changes back and forth write a limited number of notices.
     For PROTECTED_SECONDS codes still go to the previous address.
     Raises DatabaseUnavailable.
     """
@@ -52,6 +57,8 @@ def set_email(connection: Connection, name: str, email: str | None, by: Caller) 
         "email": email,
         "became": None if email is None else masked(email),
         "protected_seconds": PROTECTED_SECONDS,
+        "stood_seconds": STOOD_SECONDS,
+        "quick_notices": QUICK_NOTICES_PER_HOUR,
     }
     with connections.faults(), connection.transaction():
         connection.execute(SQL["lock_account"], parameters)

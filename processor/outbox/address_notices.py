@@ -7,15 +7,27 @@ Address notices: mails to the address that an account no longer has, about the c
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from processor.outbox import tries
-from processor.outbox.tries import SendResult
+from processor.outbox.tries import DueClient, SendResult
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
-SQL = statements.beside(__file__)
+#: The notices that one client sends in an hour. The others wait, those to addresses that stood longest first.
+NOTICES_PER_HOUR: Final = 300
+#: The notices that one client sends to one mailbox in an hour. The others wait.
+NOTICES_PER_MAILBOX: Final = 10
+#: The notices of one client that one claim reads.
+NOTICES_PER_LOOK: Final = 200
+
+SQL = {
+    name: text.replace("{notices_per_hour}", str(NOTICES_PER_HOUR)).replace(
+        "{notices_per_mailbox}", str(NOTICES_PER_MAILBOX)
+    )
+    for name, text in statements.beside(__file__).items()
+}
 
 
 class AddressNotice(NamedTuple):
@@ -37,16 +49,23 @@ class AddressNotice(NamedTuple):
         return f"address_{self.id.hex}"
 
 
-def claim(connection: Connection, limit: int, lease_seconds: float) -> list[AddressNotice]:
-    """Claim at most `limit` notices that are due. Raises DatabaseUnavailable."""
-    parameters = {"limit": limit, "lease_seconds": lease_seconds}
+def due(connection: Connection, after: str) -> list[DueClient]:
+    """
+    Read which clients have notices, in the order of their ids: those behind `after`. Raises DatabaseUnavailable.
+    """
+    return tries.due_clients(connection, SQL["due"], after)
+
+
+def claim(connection: Connection, client: str, limit: int, lease_seconds: float) -> list[AddressNotice]:
+    """Claim at most `limit` notices of a client that are due. Raises DatabaseUnavailable."""
+    parameters = {
+        "client": client,
+        "limit": limit,
+        "lease_seconds": lease_seconds,
+        "window": NOTICES_PER_LOOK,
+    }
     with connections.faults():
         return [AddressNotice(*row) for row in connection.execute(SQL["claim"], parameters).fetchall()]
-
-
-def next_due(connection: Connection) -> float:
-    """Return the seconds until the next notice is due, or infinity. Raises DatabaseUnavailable."""
-    return tries.seconds_until_due(connection, SQL["next"])
 
 
 def record(connection: Connection, results: Sequence[SendResult[AddressNotice]]) -> None:

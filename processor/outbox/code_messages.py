@@ -6,7 +6,7 @@ longer sent. The courier claims here, sends (`workers/courier/code_messages.py`)
 computes the digits; the `repr` of a message does not show them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ from uuid import UUID
 
 from processor.clients import codes
 from processor.outbox import tries
-from processor.outbox.tries import SendResult
+from processor.outbox.tries import DueClient, SendResult
 from processor.settings import Settings
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
@@ -22,6 +22,9 @@ from processor.storage.connections import Connection
 #: The pauses after the first, second … try that failed, in seconds. After the try that follows the last pause, a code
 #: is given up.
 PAUSES_SECONDS: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
+
+#: The destinations of one client that one look reads.
+DESTINATIONS_PER_LOOK: Final = 32
 
 SQL = statements.beside(__file__)
 
@@ -58,20 +61,64 @@ class CodeMessage:
         return f"code_{self.id.hex}"
 
 
-def claim(connection: Connection, settings: Settings, limit: int, lease_seconds: float) -> list[CodeMessage]:
+class Turns(NamedTuple):
+    """The waiting codes of a client, as far as one look goes."""
+
+    client: str
+    #: The last destination. The next look continues behind it.
+    last: str
+    destinations: int
+    #: The destinations of which a code got the turn.
+    granted: int
+    #: The seconds until another of these destinations may be free. None: all have the turn.
+    seconds: float | None
+
+
+def waiting_clients(connection: Connection, after: str) -> list[str]:
     """
-    Give the turn to codes whose destinations are free again, and claim at most `limit` codes that are due.
+    Read which clients have codes that wait for their destination: those behind `after`, at most CLIENTS_PER_LOOK.
 
     Raises DatabaseUnavailable.
     """
+    parameters = {"after": after, "limit": tries.CLIENTS_PER_LOOK}
+    with connections.faults():
+        return [client for (client,) in connection.execute(SQL["waiting_clients"], parameters).fetchall()]
+
+
+def take_turns(connection: Connection, settings: Settings, afters: Mapping[str, str]) -> list[Turns]:
+    """
+    Give the turn to codes whose destinations are free again.
+
+    `afters` has the clients, and for each the destination behind which the look begins. Raises DatabaseUnavailable.
+    """
     parameters = {
+        "clients": list(afters.keys()),
+        "afters": list(afters.values()),
+        "destinations": DESTINATIONS_PER_LOOK,
+        "cooldown_seconds": settings.code_cooldown_seconds,
+    }
+    with connections.faults():
+        return [Turns(*row) for row in connection.execute(SQL["take_turns"], parameters).fetchall()]
+
+
+def due(connection: Connection, after: str) -> list[DueClient]:
+    """
+    Read which clients have codes with the turn: those behind `after`. Raises DatabaseUnavailable.
+    """
+    return tries.due_clients(connection, SQL["due"], after)
+
+
+def claim(
+    connection: Connection, settings: Settings, client: str, limit: int, lease_seconds: float
+) -> list[CodeMessage]:
+    """Claim at most `limit` codes of a client that have the turn and are due. Raises DatabaseUnavailable."""
+    parameters = {
+        "client": client,
         "limit": limit,
         "lease_seconds": lease_seconds,
-        "cooldown_seconds": settings.code_cooldown_seconds,
         "ttl_seconds": settings.code_ttl_seconds,
     }
     with connections.faults():
-        connection.execute(SQL["take_turns"], parameters)
         rows = connection.execute(SQL["claim"], parameters).fetchall()
     return [
         CodeMessage(
@@ -87,11 +134,6 @@ def claim(connection: Connection, settings: Settings, limit: int, lease_seconds:
         )
         for code_id, token, number, destination, created_at, expires_at, is_expired, *request in rows
     ]
-
-
-def next_due(connection: Connection) -> float:
-    """Return the seconds until the next code is due, or infinity. Raises DatabaseUnavailable."""
-    return tries.seconds_until_due(connection, SQL["next"])
 
 
 def record(connection: Connection, settings: Settings, results: Sequence[SendResult[CodeMessage]]) -> None:

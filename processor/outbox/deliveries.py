@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from processor.outbox import tries
-from processor.outbox.tries import SendResult
+from processor.outbox.tries import DueClient, SendResult
 from processor.records import documents
 from processor.records.documents import RequestRecord, message_id
 from processor.storage import connections, statements
@@ -31,6 +31,10 @@ FANOUTS_PER_LOOK: Final = 64
 EXPANDED_PER_LOOK: Final = 1_000
 #: The deliveries to webhooks that were deleted or disabled that one statement ends.
 ENDED_AT_ONCE: Final = 1_000
+#: The e-mails of one client that one claim reads. Among them the mailboxes take turns.
+MAILS_PER_LOOK: Final = 200
+#: The longest time for which an e-mail waits for its mailbox, in seconds. After it the e-mail has failed.
+MAIL_WAIT_SECONDS: Final = 86_400.0
 #: The longest error that is kept, in characters.
 ERROR_CHARACTERS_MAX: Final = 255
 
@@ -154,20 +158,35 @@ def claim_webhooks(
     ]
 
 
-def claim_mails(connection: Connection, limit: int, lease_seconds: float) -> list[MailDelivery]:
-    """Claim at most `limit` e-mails that are due. Raises DatabaseUnavailable."""
-    parameters = {"limit": limit, "lease_seconds": lease_seconds}
+def due_mails(connection: Connection, after: str) -> list[DueClient]:
+    """
+    Read which clients have e-mails, in the order of their ids: those behind `after`. Raises DatabaseUnavailable.
+    """
+    return tries.due_clients(connection, SQL["due_mails"], after)
+
+
+def claim_mails(
+    connection: Connection, client: str, limit: int, lease_seconds: float, mails_per_hour: int
+) -> list[MailDelivery]:
+    """
+    Claim at most `limit` e-mails of a client that are due, at most `mails_per_hour` for each mailbox and hour.
+
+    Beyond that number they wait for the next hour. Raises DatabaseUnavailable.
+    """
+    parameters = {
+        "client": client,
+        "limit": limit,
+        "lease_seconds": lease_seconds,
+        "mails_per_hour": mails_per_hour,
+        "window": MAILS_PER_LOOK,
+        "wait_seconds": MAIL_WAIT_SECONDS,
+    }
     with connections.faults():
         rows = connection.execute(SQL["claim_mails"], parameters, binary=True).fetchall()
     return [
         MailDelivery(number, token, count, email, RequestRecord(*request))
         for number, token, count, email, *request in rows
     ]
-
-
-def next_mail(connection: Connection) -> float:
-    """Return the seconds until the next e-mail is due, or infinity. Raises DatabaseUnavailable."""
-    return tries.seconds_until_due(connection, SQL["next_mail"])
 
 
 def record(

@@ -139,36 +139,108 @@ SELECT c.id, c.token, c.tries, c.type, c.webhook_id, w.url,
   LEFT JOIN LATERAL (SELECT * FROM webhooks WHERE webhooks.id = c.webhook_id LIMIT 1) AS w ON true
  ORDER BY c.id;
 
+-- due_mails --
+-- Clients behind a given one that have e-mails, and the seconds until the first is due. Each client costs one step in the
+-- index.
+WITH RECURSIVE waiting AS (
+    (SELECT client_id, due_at, 1 AS number
+       FROM deliveries
+      WHERE webhook_id IS NULL
+        AND due_at IS NOT NULL
+        AND client_id > %(after)s
+      ORDER BY client_id, due_at
+      LIMIT 1)
+    UNION ALL
+    SELECT following.client_id, following.due_at, waiting.number + 1
+      FROM waiting
+     CROSS JOIN LATERAL (SELECT d.client_id, d.due_at
+                           FROM deliveries d
+                          WHERE d.webhook_id IS NULL
+                            AND d.due_at IS NOT NULL
+                            AND d.client_id > waiting.client_id
+                          ORDER BY d.client_id, d.due_at
+                          LIMIT 1) AS following
+     WHERE waiting.number < %(limit)s
+)
+SELECT client_id, greatest(0, extract(epoch FROM due_at - clock_timestamp()))::float8
+  FROM waiting
+ ORDER BY number;
+
 -- claim_mails --
--- The oldest e-mails that are due get a token and a lease. Returns each with its request as it was in that version.
-WITH due AS (
-    SELECT id
-      FROM deliveries
-     WHERE webhook_id IS NULL
-       AND due_at <= statement_timestamp()
-     ORDER BY due_at
+-- E-mails of a client that are due get a token and a lease. Returns each with its request as it was in that version.
+-- 1. `oldest` is a part of them, in the order of due_at. In it, the mailboxes take turns.
+-- 2. A first try counts for its mailbox and the hour. Beyond the limit, a mail waits for the next hour, or for a day at
+--    most. Then it has failed.
+-- 3. Counts of hours before are deleted, some at a time.
+WITH oldest AS MATERIALIZED (
+    SELECT d.ctid AS row, lower(d.email) AS mailbox, d.due_at, d.created_at, d.tries,
+           sum((d.tries = 0)::integer) OVER (PARTITION BY lower(d.email) ORDER BY d.due_at, d.id) AS number
+      FROM (SELECT ctid, id, email, due_at, created_at, tries
+              FROM deliveries
+             WHERE webhook_id IS NULL
+               AND client_id BETWEEN %(client)s AND %(client)s  -- by this index alone
+               AND due_at <= statement_timestamp()
+             ORDER BY client_id, due_at
+             LIMIT (SELECT %(window)s::bigint)) AS d
+), counted AS MATERIALIZED (
+    SELECT o.*, o.tries > 0 OR o.number + coalesce(m.mails, 0) <= %(mails_per_hour)s AS is_allowed
+      FROM oldest o
+      LEFT JOIN mail_counts m ON m.client_id = %(client)s AND m.kind = 'request' AND m.mailbox = o.mailbox
+                             AND m.hour = date_trunc('hour', statement_timestamp())
+), chosen AS MATERIALIZED (
+    SELECT c.row
+      FROM counted c
+     WHERE c.is_allowed
+     ORDER BY c.number, c.due_at
      LIMIT %(limit)s
+), locked AS MATERIALIZED (
+    SELECT ctid AS row
+      FROM deliveries
+     WHERE ctid = ANY(ARRAY(SELECT c.row FROM chosen c UNION ALL SELECT c.row FROM counted c WHERE NOT c.is_allowed))
+       AND due_at <= statement_timestamp()
        FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE deliveries c
        SET token = gen_random_uuid(), tries = c.tries + 1,
            due_at = statement_timestamp() + %(lease_seconds)s * interval '1 second'
-      FROM due
-     WHERE c.id = due.id
+     WHERE c.ctid = ANY(ARRAY(SELECT l.row FROM locked l JOIN chosen USING (row)))
  RETURNING c.id, c.token, c.tries, c.email, c.request_id, c.version
+), waiting AS (
+    UPDATE deliveries d
+       SET status = CASE WHEN d.created_at < w.oldest THEN 'failed' ELSE 'pending' END,
+           due_at = CASE WHEN d.created_at < w.oldest THEN NULL ELSE w.next_hour END,
+           last_error = 'its address has had too many mails in this hour'
+      FROM (SELECT statement_timestamp() - %(wait_seconds)s * interval '1 second' AS oldest,
+                   date_trunc('hour', statement_timestamp()) + interval '1 hour' AS next_hour) AS w
+     WHERE d.ctid = ANY(ARRAY(SELECT l.row FROM locked l JOIN counted c USING (row) WHERE NOT c.is_allowed))
+ RETURNING d.id
+), counts AS (
+    INSERT INTO mail_counts AS m (client_id, kind, mailbox, hour, mails)
+    SELECT %(client)s, 'request', lower(email), date_trunc('hour', statement_timestamp()), count(*)
+      FROM claimed
+     WHERE tries = 1
+     GROUP BY lower(email)
+     ORDER BY lower(email)
+        ON CONFLICT (client_id, kind, mailbox) DO UPDATE
+       SET mails = excluded.mails + CASE WHEN m.hour = excluded.hour THEN m.mails ELSE 0 END, hour = excluded.hour
+), forgotten AS (
+    DELETE FROM mail_counts
+     WHERE ctid = ANY(ARRAY(SELECT ctid
+                              FROM mail_counts
+                             WHERE hour < date_trunc('hour', statement_timestamp()) - interval '1 hour'
+                             ORDER BY hour
+                             LIMIT %(limit)s
+                               FOR UPDATE SKIP LOCKED))
 )
 SELECT c.id, c.token, c.tries, c.email, {request_columns}
   FROM claimed c
-  JOIN requests r ON r.id = c.request_id
-  JOIN decisions d ON d.request_id = c.request_id AND d.version = c.version
+ CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
+ CROSS JOIN LATERAL (SELECT *
+                       FROM decisions
+                      WHERE decisions.request_id = c.request_id
+                        AND decisions.version = c.version
+                      LIMIT 1) AS d
  ORDER BY c.id;
-
--- next_mail --
--- Seconds until the first e-mail is due. Null: there is none.
-SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
-  FROM deliveries
- WHERE webhook_id IS NULL
-   AND due_at IS NOT NULL;
 
 -- record_deliveries --
 -- Results count while their token is valid: delivered, failed, or pending until the end of a pause. An endpoint that is

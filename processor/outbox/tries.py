@@ -6,8 +6,7 @@ Shared by deliveries, code messages and address notices. Gateway calls have outc
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from processor.storage import connections
 
@@ -16,6 +15,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from processor.storage.connections import Connection
+
+#: The clients of a queue that one look reads. The next look continues behind them.
+CLIENTS_PER_LOOK: Final = 256
+#: An id before that of every client.
+BEFORE_FIRST: Final = ""
 
 DeliveryStatus = Literal["pending", "delivered", "failed"]
 
@@ -91,12 +95,19 @@ def columns(results: Sequence[SendResult[Any]]) -> dict[str, list[Any]]:
     }
 
 
-def seconds_until_due(connection: Connection, query: str) -> float:
+class DueClient(NamedTuple):
+    """A client that has messages in a queue, and the seconds until the first is due (0: now)."""
+
+    client: str
+    seconds: float
+
+
+def due_clients(connection: Connection, query: str, after: str) -> list[DueClient]:
     """
-    Run a query for the seconds until the first row is due. Returns 0 for a row that is due, and infinity for no row.
+    Run a query for the clients of a queue, in the order of their ids: those behind `after`, at most CLIENTS_PER_LOOK.
 
     Raises DatabaseUnavailable.
     """
     with connections.faults():
-        [(seconds,)] = connection.execute(query).fetchall()
-    return math.inf if seconds is None else max(0.0, float(seconds))
+        rows = connection.execute(query, {"after": after, "limit": CLIENTS_PER_LOOK}).fetchall()
+    return [DueClient(*row) for row in rows]

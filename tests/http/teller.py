@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from processor.batch import run as batch
 from processor.gateways.protocol import Answer
-from processor.outbox import deliveries, gateway_calls
+from processor.outbox import code_messages, deliveries, gateway_calls
 from processor.outbox.gateway_calls import CallResult
+from processor.outbox.tries import BEFORE_FIRST
 from processor.storage import connections
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from api.services import Services
     from processor.domain.model import Outcome
+    from processor.outbox.code_messages import CodeMessage
     from processor.settings import Settings
     from processor.storage.connections import Connection
 
@@ -187,3 +189,15 @@ def _claim(courier: Connection) -> gateway_calls.Claim:
     return gateway_calls.claim(
         courier, "sandbox", clients, room=64, calls_at_once=64, tries=100, timeout_seconds=1.0
     )
+
+
+def claim_codes(courier: Connection, settings: Settings) -> list[CodeMessage]:
+    """Give the turn to codes whose destinations are free, and claim the codes of all clients that are due."""
+    waiting = code_messages.waiting_clients(courier, BEFORE_FIRST)
+    code_messages.take_turns(courier, settings, dict.fromkeys(waiting, BEFORE_FIRST))
+    return [
+        message
+        for client, seconds in code_messages.due(courier, BEFORE_FIRST)
+        if seconds <= 0
+        for message in code_messages.claim(courier, settings, client, 10, 60.0)
+    ]

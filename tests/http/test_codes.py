@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,9 @@ import structlog
 
 from processor.clients import codes
 from processor.outbox import code_messages, tries
+from processor.outbox.tries import BEFORE_FIRST
 from processor.storage import connections
+from tests.http.teller import claim_codes
 
 if TYPE_CHECKING:
     from processor.outbox.code_messages import CodeMessage
@@ -30,7 +31,7 @@ def claim(teller: Teller) -> list[CodeMessage]:
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
-        claimed = code_messages.claim(connection, teller.settings, 10, 60.0)
+        claimed = claim_codes(connection, teller.settings)
         code_messages.record(connection, teller.settings, [tries.sent(one) for one in claimed])
     return claimed
 
@@ -356,7 +357,7 @@ def test_a_code_that_cannot_be_sent_is_retried_a_limited_number_of_times(teller:
     settings = replace(teller.settings, code_ttl_seconds=3_600.0)
     pauses = []
     with connections.connect(settings.courier_database_url, application_name="test courier") as connection:
-        while claimed := code_messages.claim(connection, settings, 10, 60.0):
+        while claimed := claim_codes(connection, settings):
             [outcome] = [tries.failed(one, "no connection", code_messages.PAUSES_SECONDS) for one in claimed]
             code_messages.record(connection, settings, [outcome])
             pauses.append(outcome.pause_seconds)
@@ -373,18 +374,19 @@ def test_the_next_due_time_of_codes_is_exact(teller: Teller) -> None:
     with connections.connect(
         teller.settings.courier_database_url, application_name="test courier"
     ) as connection:
-        assert code_messages.next_due(connection) == math.inf
+        assert code_messages.due(connection, BEFORE_FIRST) == []
         teller.client.post("/v1/codes", {"destination": ADA})
-        assert code_messages.next_due(connection) == 0
-        [delivery] = code_messages.claim(connection, teller.settings, 10, 60.0)
+        assert code_messages.due(connection, BEFORE_FIRST) == [(teller.client.id, 0)]
+        [delivery] = claim_codes(connection, teller.settings)
         code_messages.record(
             connection,
             teller.settings,
             [tries.failed(delivery, "no connection", code_messages.PAUSES_SECONDS)],
         )
-        assert 0 < code_messages.next_due(connection) <= code_messages.PAUSES_SECONDS[0]
+        [(_, seconds)] = code_messages.due(connection, BEFORE_FIRST)
+        assert 0 < seconds <= code_messages.PAUSES_SECONDS[0]
         own(teller, "UPDATE codes SET due_at = NULL")
-        assert code_messages.next_due(connection) == math.inf
+        assert code_messages.due(connection, BEFORE_FIRST) == []
 
 
 def claimed_digits(teller: Teller) -> str:

@@ -323,7 +323,7 @@ def test_a_refund_of_a_part_is_notified_and_leaves_the_time_of_completion(bank: 
     with connections.connect(bank.settings.courier_database_url, application_name="test courier") as courier:
         deliveries.expand(courier)
         bodies = [json.loads(one.body()) for one in deliveries.claim_webhooks(courier, {hook.id: 9}, 1.0)]
-        claimed = deliveries.claim_mails(courier, 9, 1.0)
+        claimed = deliveries.claim_mails(courier, bank.client.id, 9, 1.0, 9)
     assert [(one["type"], one["data"]["refunded"]) for one in bodies] == expected
     assert [one["data"]["finished_at"] for one in bodies[:3]] == [before["finished_at"]] * 3
     assert bodies[1]["timestamp"] > bodies[1]["data"]["finished_at"]

@@ -16,9 +16,9 @@ _CODE: Final = "id destination created_at expires_at used_at wrong has_turn due_
 _COLUMNS: Final = {
     ("accounts", "teller_api"): {
         "INSERT": "client_id name",
-        "UPDATE": "email updated_at protected_email protected_until",
+        "UPDATE": "email updated_at protected_email protected_until email_since quick_since quick_changes",
     },
-    ("address_changes", "teller_api"): {"INSERT": "client_id account email became"},
+    ("address_changes", "teller_api"): {"INSERT": "client_id account email became stood_since"},
     ("address_changes", "teller_courier"): {"UPDATE": "due_at tries token"},
     ("api_keys", "teller_api"): {
         "INSERT": "id client_id name role digest expires_at",
@@ -58,7 +58,7 @@ _COLUMNS: Final = {
         "UPDATE": "status due_at tries token last_status last_error delivered_at",
     },
     ("daily_usages", "teller_worker"): {"UPDATE": "day used limit"},
-    ("deliveries", "teller_worker"): {"INSERT": "request_id version type email"},
+    ("deliveries", "teller_worker"): {"INSERT": "request_id version type email client_id"},
     ("effects", "teller_courier"): {
         "UPDATE": "due_at tries token leased_until outcome reference reason answered_at"
     },
@@ -67,6 +67,10 @@ _COLUMNS: Final = {
         "UPDATE": "due_at tries outcome reason voided_at",
     },
     ("fanouts", "teller_worker"): {"INSERT": "webhook_id request_ids versions"},
+    ("mail_counts", "teller_courier"): {
+        "INSERT": "client_id kind mailbox hour mails",
+        "UPDATE": "hour mails",
+    },
     ("gateway_breakers", "teller_courier"): {
         "INSERT": "gateway client_id failures is_open",
         "UPDATE": "failures is_open",

@@ -37,8 +37,8 @@ def mail_for(notice: AddressNotice, sender: str) -> EmailMessage:
 
 ADDRESS_NOTICES: Final = MailKind(
     "address_notice",
+    address_notices.due,
     address_notices.claim,
-    address_notices.next_due,
     address_notices.record,
     mail_for,
     deliveries.PAUSES_SECONDS,

@@ -8,12 +8,13 @@ id to its digits.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 from processor.gateways.protocol import Order
 from processor.outbox import code_messages, tries
 from processor.outbox.code_messages import PAUSES_SECONDS, CodeMessage
-from processor.outbox.tries import SendResult
+from processor.outbox.tries import BEFORE_FIRST, CLIENTS_PER_LOOK, DueClient, SendResult
 from workers.courier import mailer as mails
 from workers.courier.database_thread import in_thread
 from workers.courier.mailer import compose
@@ -21,14 +22,13 @@ from workers.courier.sender import (
     BLOCKED_SECONDS,
     GATHER_SECONDS,
     MAILS_PER_CONNECTION,
-    Sender,
+    TurnSender,
     log_result,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from email.message import EmailMessage
-    from uuid import UUID
 
     from processor.gateways.protocol import Gateway
     from processor.settings import Settings
@@ -42,7 +42,7 @@ LEASE_SECONDS: Final = 15.0
 SMS: Final = "sms"
 
 
-class CodeMessages(Sender[SendResult[CodeMessage]]):
+class CodeMessages(TurnSender[CodeMessage]):
     """Sends one-time codes to the people that clients ask for a code."""
 
     def __init__(
@@ -57,17 +57,41 @@ class CodeMessages(Sender[SendResult[CodeMessage]]):
         self._settings = settings
         self._mailer = mailer
         self._sms = gateways.get(SMS)
+        #: The last client whose waiting codes were read, and the last destination of each that has more of them.
+        self._last_waiting = BEFORE_FIRST
+        self._last_destinations: dict[str, str] = {}
 
     async def _look(self) -> float:
-        # Before the claim: each wake-up of the courier wakes this sender, and codes are seldom due.
-        seconds = await self._claims.run(code_messages.next_due)
-        if seconds > 0:
-            return seconds
-        claimed = await self._claims.run(
-            code_messages.claim, self._settings, MAILS_PER_CONNECTION, LEASE_SECONDS
+        seconds = await self._take_turns()
+        return min(seconds, await super()._look())
+
+    async def _take_turns(self) -> float:
+        """Give the turn to waiting codes. Returns the seconds until the next look may find another."""
+        clients = await self._claims.run(code_messages.waiting_clients, self._last_waiting)
+        is_whole = self._last_waiting == BEFORE_FIRST and len(clients) < CLIENTS_PER_LOOK
+        self._last_waiting = clients[-1] if len(clients) == CLIENTS_PER_LOOK else BEFORE_FIRST
+        soonest = math.inf if is_whole else GATHER_SECONDS
+        if not clients:
+            return soonest
+        afters = {client: self._last_destinations.pop(client, BEFORE_FIRST) for client in clients}
+        for turns in await self._claims.run(code_messages.take_turns, self._settings, afters):
+            if turns.destinations == code_messages.DESTINATIONS_PER_LOOK:
+                self._last_destinations[turns.client] = turns.last
+            elif turns.seconds is not None:
+                soonest = min(soonest, max(turns.seconds, BLOCKED_SECONDS))
+            if turns.destinations == code_messages.DESTINATIONS_PER_LOOK or afters[turns.client]:
+                soonest = GATHER_SECONDS
+        return soonest
+
+    async def _due(self, after: str) -> list[DueClient]:
+        return await self._claims.run(code_messages.due, after)
+
+    async def _claim(self, client: str) -> list[CodeMessage]:
+        return await self._claims.run(
+            code_messages.claim, self._settings, client, MAILS_PER_CONNECTION, LEASE_SECONDS
         )
-        if not claimed:
-            return BLOCKED_SECONDS
+
+    async def _send_all(self, claimed: list[CodeMessage]) -> list[SendResult[CodeMessage]]:
         valid = [message for message in claimed if not message.is_expired]
         by_mail = [message for message in valid if "@" in message.destination]
         results = [
@@ -80,16 +104,16 @@ class CodeMessages(Sender[SendResult[CodeMessage]]):
         results += await asyncio.gather(
             *(self._send_text(message) for message in valid if "@" not in message.destination)
         )
-        for result in results:
-            confirms = result.item.confirms
-            log_result(
-                "code",
-                result,
-                id=str(result.item.id),
-                request=None if confirms is None else str(confirms.request_id),
-            )
-            self.recorder.add(result)
-        return GATHER_SECONDS
+        return results
+
+    def _log(self, result: SendResult[CodeMessage]) -> None:
+        confirms = result.item.confirms
+        log_result(
+            "code",
+            result,
+            id=str(result.item.id),
+            request=None if confirms is None else str(confirms.request_id),
+        )
 
     async def _send_text(self, message: CodeMessage) -> SendResult[CodeMessage]:
         if self._sms is None:
@@ -117,9 +141,6 @@ class CodeMessages(Sender[SendResult[CodeMessage]]):
 
     async def _record(self, results: list[SendResult[CodeMessage]]) -> None:
         await self._records.run(code_messages.record, self._settings, results)
-
-    def _key(self, result: SendResult[CodeMessage]) -> UUID:
-        return result.item.id
 
 
 def mail_for(message: CodeMessage, sender: str) -> EmailMessage:

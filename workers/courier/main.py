@@ -24,7 +24,7 @@ from workers.courier.database_thread import DatabaseThread
 from workers.courier.deliveries import WebhookDeliveries
 from workers.courier.gateway_calls import GatewayCalls
 from workers.courier.mailer import mailer_for
-from workers.courier.request_mails import REQUEST_MAILS
+from workers.courier.request_mails import request_mails
 from workers.courier.sender import RETRY_SECONDS, MailSender
 from workers.courier.webhook_client import WebhookClient
 from workers.doorbell.listener import Listener
@@ -81,7 +81,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     senders: list[Sender[Any]] = [
         _gateway_calls(settings, gateways, threads[0:2], doorbell),
         WebhookDeliveries(client, threads[2], threads[3], threads[6]),
-        MailSender(mailer, REQUEST_MAILS, threads[4], threads[4]),
+        MailSender(mailer, request_mails(settings.mailbox_limit), threads[4], threads[4]),
         MailSender(mailer, ADDRESS_NOTICES, threads[4], threads[4]),
         CodeMessages(settings, mailer, gateways, threads[5], threads[5]),
     ]

@@ -4,6 +4,7 @@ Request mails: they report to an account what has become of its request.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 from processor.outbox import deliveries
@@ -57,12 +58,14 @@ def _lines(request: RequestRecord) -> list[str]:
     return lines
 
 
-REQUEST_MAILS: Final = MailKind(
-    "mail",
-    deliveries.claim_mails,
-    deliveries.next_mail,
-    deliveries.record,
-    mail_for,
-    deliveries.PAUSES_SECONDS,
-    lambda delivery: {"delivery": delivery.id},
-)
+def request_mails(mails_per_hour: int) -> MailKind[MailDelivery]:
+    """Return the kind of these mails, of which a client sends a limited number to one mailbox in an hour."""
+    return MailKind(
+        "mail",
+        deliveries.due_mails,
+        functools.partial(deliveries.claim_mails, mails_per_hour=mails_per_hour),
+        deliveries.record,
+        mail_for,
+        deliveries.PAUSES_SECONDS,
+        lambda delivery: {"delivery": delivery.id},
+    )

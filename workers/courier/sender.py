@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import structlog
 
 from processor.errors import DatabaseUnavailable
-from processor.outbox.tries import Item, SendResult
+from processor.outbox.tries import BEFORE_FIRST, CLIENTS_PER_LOOK, DueClient, Item, SendResult
 from workers.courier import mailer as mails
 from workers.courier.database_thread import in_thread
 from workers.courier.recorder import Recorder
@@ -41,6 +43,10 @@ BLOCKED_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 0.5
 #: The mails that are sent over one connection to the mail server.
 MAILS_PER_CONNECTION: Final = 10
+#: The connections of one kind of message at once: to the mail server, or to the gateway for text messages.
+CONNECTIONS_MAX: Final = 4
+#: The connections of one client among them.
+CONNECTIONS_OF_CLIENT_MAX: Final = 2
 #: The lease of the mails that are sent over one connection, in seconds.
 MAIL_LEASE_SECONDS: Final = 120.0
 
@@ -121,25 +127,95 @@ class Sender(ABC, Generic[Result]):
         """Note that these results are recorded, or were dropped."""
 
 
+class TurnSender(Sender[SendResult[Item]], Generic[Item]):
+    """
+    Sends messages over some connections at once, some messages over each. The clients take turns.
+
+    One client has a part of the connections, so that another client's message begins at once.
+    """
+
+    def __init__(self, claims: DatabaseThread, records: DatabaseThread) -> None:
+        super().__init__(claims, records)
+        #: The last client of the look before.
+        self._after = BEFORE_FIRST
+        #: The seconds until the first message is due, among the clients since BEFORE_FIRST.
+        self._soonest = math.inf
+        #: The connections in use for each client.
+        self._connections: Counter[str] = Counter()
+
+    async def _look(self) -> float:
+        if self._after == BEFORE_FIRST:
+            self._soonest = math.inf
+        waiting = await self._due(self._after)
+        for client, seconds in waiting:
+            if seconds <= 0 and self._connections.total() >= CONNECTIONS_MAX:
+                return math.inf  # the next look begins with this client, when a connection is free
+            self._after = client
+            if seconds > 0:
+                self._soonest = min(self._soonest, seconds)
+            elif self._connections[client] < CONNECTIONS_OF_CLIENT_MAX:
+                await self._begin(client)
+        if len(waiting) == CLIENTS_PER_LOOK:
+            return GATHER_SECONDS
+        self._after = BEFORE_FIRST
+        return self._soonest
+
+    async def _begin(self, client: str) -> None:
+        claimed = await self._claim(client)
+        self._soonest = min(self._soonest, GATHER_SECONDS if claimed else BLOCKED_SECONDS)
+        if claimed:
+            self._connections[client] += 1
+            self._start(self._send(client, claimed))
+
+    async def _send(self, client: str, claimed: list[Item]) -> None:
+        try:
+            for result in await self._send_all(claimed):
+                self._log(result)
+                self.recorder.add(result)
+        finally:
+            self._connections[client] -= 1
+            self._connections += Counter()  # removes the clients that are at zero
+            self.woken.set()
+
+    @abstractmethod
+    async def _due(self, after: str) -> list[DueClient]:
+        """Read which clients have messages, behind one of them. Raises DatabaseUnavailable."""
+
+    @abstractmethod
+    async def _claim(self, client: str) -> list[Item]:
+        """Claim messages of a client that are due, at most MAILS_PER_CONNECTION. Raises DatabaseUnavailable."""
+
+    @abstractmethod
+    async def _send_all(self, claimed: list[Item]) -> list[SendResult[Item]]:
+        """Send messages once. Returns the results."""
+
+    @abstractmethod
+    def _log(self, result: SendResult[Item]) -> None:
+        """Log the result of a message."""
+
+    def _key(self, result: SendResult[Item]) -> Hashable:
+        return result.item.id
+
+
 @dataclass(frozen=True, slots=True)
 class MailKind(Generic[Item]):
     """The functions that differ between the senders of mails."""
 
     #: The first part of the names of log events.
     name: str
-    claim: Callable[[Connection, int, float], list[Item]]
-    next_due: Callable[[Connection], float]
+    due: Callable[[Connection, str], list[DueClient]]
+    claim: Callable[[Connection, str, int, float], list[Item]]
     record: Callable[[Connection, Sequence[SendResult[Item]]], None]
     mail_for: Callable[[Item, str], EmailMessage]
     pauses_seconds: Sequence[float]
     log_fields: Callable[[Item], dict[str, Any]]
 
 
-class MailSender(Sender[SendResult[Item]], Generic[Item]):
+class MailSender(TurnSender[Item]):
     """
-    Sends mails of one kind, some at a time, over one connection.
+    Sends mails of one kind.
 
-    It sends on a thread of its own, so a slow mail server delays only mails.
+    It sends on threads of its own, so a slow mail server delays only mails.
     """
 
     def __init__(
@@ -149,24 +225,23 @@ class MailSender(Sender[SendResult[Item]], Generic[Item]):
         self._mailer = mailer
         self._kind = kind
 
-    async def _look(self) -> float:
+    async def _due(self, after: str) -> list[DueClient]:
+        return await self._claims.run(self._kind.due, after)
+
+    async def _claim(self, client: str) -> list[Item]:
+        return await self._claims.run(self._kind.claim, client, MAILS_PER_CONNECTION, MAIL_LEASE_SECONDS)
+
+    async def _send_all(self, claimed: list[Item]) -> list[SendResult[Item]]:
         kind = self._kind
-        claimed = await self._claims.run(kind.claim, MAILS_PER_CONNECTION, MAIL_LEASE_SECONDS)
-        if not claimed:
-            return await self._claims.run(kind.next_due)
-        results = await in_thread(
+        return await in_thread(
             lambda: mails.send_all(self._mailer, claimed, kind.mail_for, kind.pauses_seconds)
         )
-        for result in results:
-            log_result(kind.name, result, **kind.log_fields(result.item))
-            self.recorder.add(result)
-        return GATHER_SECONDS
+
+    def _log(self, result: SendResult[Item]) -> None:
+        log_result(self._kind.name, result, **self._kind.log_fields(result.item))
 
     async def _record(self, results: list[SendResult[Item]]) -> None:
         await self._records.run(self._kind.record, results)
-
-    def _key(self, result: SendResult[Item]) -> Hashable:
-        return result.item.id
 
 
 def log_result(name: str, result: SendResult[Any], **fields: Any) -> None:

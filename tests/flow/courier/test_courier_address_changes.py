@@ -89,10 +89,10 @@ def test_a_try_that_is_no_longer_ours_says_nothing(till: Till) -> None:
     """
     change(till, "ada@example.com", None)
     with connections.connect(till.settings.courier_database_url, application_name="test") as connection:
-        [late] = address_notices.claim(connection, 10, 60.0)
-        assert address_notices.claim(connection, 10, 60.0) == []
+        [late] = address_notices.claim(connection, "shop", 10, 60.0)
+        assert address_notices.claim(connection, "shop", 10, 60.0) == []
         till.store.owner.execute("UPDATE address_changes SET due_at = now()")
-        [ours] = address_notices.claim(connection, 10, 60.0)
+        [ours] = address_notices.claim(connection, "shop", 10, 60.0)
         address_notices.record(connection, [tries.sent(late)])
         assert left(till) == 1
         address_notices.record(connection, [tries.sent(ours)])
@@ -133,7 +133,7 @@ def test_after_the_last_try_it_is_given_up(till: Till) -> None:
     with connections.connect(till.settings.courier_database_url, application_name="test") as connection:
         while left(till):
             till.store.owner.execute("UPDATE address_changes SET due_at = now()")
-            [claimed] = address_notices.claim(connection, 10, 60.0)
+            [claimed] = address_notices.claim(connection, "shop", 10, 60.0)
             result = tries.failed(claimed, "no such mailbox", deliveries.PAUSES_SECONDS)
             pauses.append(result.pause_seconds)
             address_notices.record(connection, [result])
