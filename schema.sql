@@ -127,6 +127,8 @@ CREATE INDEX requests_of_client   ON requests (client_id, id);
 CREATE INDEX requests_of_account  ON requests (client_id, account, id) WHERE account IS NOT NULL;
 CREATE INDEX requests_of_resource ON requests (resource_id, id);
 CREATE INDEX requests_refunds     ON requests (refund_of, id) WHERE refund_of IS NOT NULL;
+-- The kinds that open or amend: the rules of a resource at a time in the past.
+CREATE INDEX requests_of_rules    ON requests (resource_id, id) WHERE kind IN ('opening', 'amendment');
 -- By a trigger of the statement: a foreign key would look up and lock a row of request_kinds for every request.
 -- docs/decisions/0023-kinds.md has the measurement.
 CREATE FUNCTION refuse_wrong_kind() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -262,6 +264,7 @@ CREATE TABLE resources (
 ) WITH (fillfactor = 50);
 CREATE INDEX resources_newest ON resources (created_at DESC, id DESC);
 CREATE INDEX resources_of_kind ON resources (kind, created_at DESC, id DESC);
+CREATE INDEX resources_of_client ON resources (client_id, kind, created_at DESC, id DESC);
 CREATE INDEX resources_by_prefix ON resources (id text_pattern_ops);
 COMMENT ON TABLE resources IS
     'A limited thing: an available quantity, a held quantity, and rules. Only a batch of its partition writes it.';

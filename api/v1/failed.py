@@ -21,8 +21,8 @@ from processor.domain.model import Outcome
 from processor.domain.roles import OPERATORS
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
-from processor.reading import attempts, requests
-from processor.reading.requests import RequestFilter
+from processor.reading import attempts, request_lists
+from processor.reading.request_lists import RequestFilter
 
 routes = Routes("Failed requests")
 
@@ -109,7 +109,7 @@ def list_failed(call: Call) -> Answer:
     query: FailedQuery = call.query
     which = RequestFilter("failed", resource=query.resource, code=query.code)
     with call.services.connection() as connection:
-        page = requests.list_requests(connection, None, which, query.limit, query.cursor)
+        page = request_lists.list_requests(connection, None, which, query.limit, query.cursor)
     return Answer(listed(page))
 
 

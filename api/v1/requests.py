@@ -19,8 +19,8 @@ from processor.domain.kinds import KINDS
 from processor.domain.model import EntryKind, RejectionCode, Stage, Status
 from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable, ReasonRefused
-from processor.reading import requests
-from processor.reading.requests import RequestFilter
+from processor.reading import request_lists, requests
+from processor.reading.request_lists import RequestFilter
 from processor.records.documents import RequestRecord
 
 routes = Routes("Requests")
@@ -210,7 +210,7 @@ def list_requests(call: Call) -> Answer:
     query: RequestQuery = call.query
     which = RequestFilter(query.status, query.kind, query.resource, query.account)
     with call.services.connection() as connection:
-        page = requests.list_requests(connection, call.caller.sees, which, query.limit, query.cursor)
+        page = request_lists.list_requests(connection, call.caller.sees, which, query.limit, query.cursor)
     return Answer(listed(page))
 
 

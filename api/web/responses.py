@@ -37,7 +37,10 @@ class ListOf(BaseModel, Generic[Row]):
     """A part of a list, newest first."""
 
     data: list[Row]
-    next_cursor: str | None = Field(description="The cursor of the next part; null: this is the last.")
+    next_cursor: str | None = Field(
+        description="The cursor of the next part; null: this is the last. A part with a cursor may have fewer rows "
+        "than `limit`, or none."
+    )
 
 
 class AllOf(BaseModel, Generic[Row]):

@@ -32,8 +32,7 @@ class Kind:
     roles: frozenset[str]
 
     # Effect on the resource. A kind without any of these moves nothing. The rule has the effect, and a test compares
-    # it with these fields. Statements read `takes` and `amends` from `request_kinds`.
-    # In Python, only texts read `takes`, and nothing reads `amends`.
+    # it with these fields. Statements read `takes` from `request_kinds`; in Python, only texts read it.
     #: Debits the resource, or holds and then captures, the amount that its account takes. `rules.waiting` guards
     #: every such decision: above `confirm_above` it waits for a code, and above `approve_above` for an approval.
     takes: bool = False
@@ -41,7 +40,7 @@ class Kind:
     gives: bool = False
     #: Gives back what another request took: the original, which it must name.
     gives_back: bool = False
-    #: Creates the resource, changes its rules, or closes it.
+    #: Creates the resource, changes its rules, or closes it. The index `requests_of_rules` has the first two.
     opens: bool = False
     amends: bool = False
     closes: bool = False

@@ -8,24 +8,32 @@ Other objects do not exist for it. Lists are newest first, and their cursors sta
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 from uuid import UUID
 
+from processor.domain.kinds import KINDS
+from processor.domain.model import ResourceKind
 from processor.domain.rules.amendments import RULES, parsed
 from processor.errors import RequestNotFound
 from processor.records import documents
 from processor.records.documents import Document, EntryRecord, RequestRecord, ResourceRecord, timestamp
-from processor.records.pages import Page, identifier, page, read_cursor, row_number
+from processor.records.pages import Page, identifier, page, partial_page, read_cursor, row_number
 from processor.storage import statements
 from processor.storage.connections import Connection
 
 #: The limit of `position`. It is exact below.
 POSITION_MAX: Final = 1_000
+#: The entries of a resource, or the requests of a client, that one page of entries looks at.
+WALKED_MAX: Final = 5_000
 #: The limit of each gauge.
 GAUGE_MAX: Final = 10_000
 
 
+_BEHIND_ALL: Final = 2**63 - 1
+_RULE_KINDS: Final = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.opens or kind.amends)
+
 _SELECT_LISTS = {
+    "{rule_kinds}": _RULE_KINDS,
     "{request_columns}": documents.REQUEST_COLUMNS,
     "{request_tables}": documents.REQUEST_TABLES,
     "{resource_columns}": documents.RESOURCE_COLUMNS,
@@ -40,18 +48,6 @@ def _completed(text: str) -> str:
 
 
 SQL = {name: _completed(text) for name, text in statements.beside(__file__).items()}
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFilter:
-    """The requests that a list shows; None: all."""
-
-    status: str | None = None
-    kind: str | None = None
-    resource: str | None = None
-    account: str | None = None
-    #: The code of its failure, rejection, cancellation or refund.
-    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +81,6 @@ def read_requests(connection: Connection, request_ids: Collection[UUID]) -> dict
     """Return these requests by their ids. The callers have checked that they may see them."""
     rows = connection.cursor(binary=True).execute(SQL["read_requests"], {"ids": list(request_ids)}).fetchall()
     return {row[0]: RequestRecord(*row) for row in rows}
-
-
-def list_requests(
-    connection: Connection, client: str | None, chosen: RequestFilter, limit: int, cursor: str | None
-) -> Page[RequestRecord]:
-    """List requests, newest first. Raises CursorInvalid."""
-    [before] = read_cursor(cursor, UUID)
-    parameters: dict[str, Any] = {
-        "client": client,
-        "before": before,
-        "kind": chosen.kind,
-        "resource": chosen.resource,
-        "account": chosen.account,
-        "code": chosen.code,
-    }
-    # Only the conditions in use, so that the planner picks the index of each.
-    filters = [SQL[f"filter_{name}"] for name, value in parameters.items() if value is not None]
-    if chosen.status == "processing":
-        filters += [SQL["filter_processing"], SQL["filter_processing_check"]]
-    elif chosen.status is not None:
-        filters.append(SQL["filter_status"])
-    statement = SQL["list_requests"].replace("{filters}", "\n   AND ".join(filters) or "true")
-    rows = connection.execute(
-        statement, parameters | {"status": chosen.status, "limit": limit + 1}
-    ).fetchall()
-    return page([RequestRecord(*row) for row in rows], limit, lambda record: (str(record.id),))
 
 
 def list_request_entries(
@@ -193,13 +163,21 @@ def list_resources(
     Raises CursorInvalid.
     """
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
-    # Only the conditions in use, so that the planner picks the index of each.
-    conditions = {"client": client, "kind": kind, "before": before_id}
-    filters = [SQL[f"filter_resource_{name}"] for name, value in conditions.items() if value is not None]
-    statement = SQL["list_resources"].replace("{filters}", "\n   AND ".join(filters) or "true")
+    before = "true" if before_id is None else SQL["before_resource"]
+    # One of a few statements, so that the planner picks the index of each.
+    name = "list_resources_of_client" if client is not None else "list_resources"
+    if client is None and kind is not None:
+        name = "list_resources_of_kind"
     rows = connection.execute(
-        statement,
-        {"client": client, "kind": kind, "before_at": before_at, "before_id": before_id, "limit": limit + 1},
+        SQL[name].replace("{before}", before),
+        {
+            "client": client,
+            "kind": kind,
+            "kinds": list(get_args(ResourceKind)) if kind is None else [kind],
+            "before_at": before_at,
+            "before_id": before_id,
+            "limit": limit + 1,
+        },
     ).fetchall()
     return page(
         [ResourceRecord(*row) for row in rows], limit, lambda found: (found.created_at.isoformat(), found.id)
@@ -216,17 +194,37 @@ def list_resource_entries(
     Raises CursorInvalid.
     """
     [before] = read_cursor(cursor, row_number)
-    if client is None:
-        name = "list_resource_entries"
-    elif resource.client_id == client:
-        name = "list_entries_of_own_resource"
-    else:
-        name = "list_own_entries_of_shared_resource"
-    rows = connection.execute(
-        SQL[name],
-        {"id": resource.id, "client": client, "before": before, "limit": limit + 1},
-    ).fetchall()
+    parameters = {
+        "id": resource.id,
+        "client": client,
+        "before": _BEHIND_ALL if before is None else before,
+        "limit": limit + 1,
+        "walked": WALKED_MAX,
+    }
+    if client is not None and resource.client_id != client:
+        return _list_own_entries(connection, parameters, limit)
+    name = "list_resource_entries" if client is None else "list_entries_of_own_resource"
+    rows = connection.execute(SQL[name], parameters).fetchall()
     return page([EntryRecord(*row) for row in rows], limit, lambda entry: (str(entry.version),))
+
+
+def _list_own_entries(connection: Connection, parameters: dict[str, Any], limit: int) -> Page[EntryRecord]:
+    """
+    List the entries of one client's requests on a resource for all, newest first.
+
+    Walks the entries of the resource. If others have most of them, it walks the requests of the client instead. If
+    these are too many, too, the page is partial.
+    """
+    end: int | None = None
+    found: list[EntryRecord] = []
+    for name in ("list_own_entries_by_resource", "list_own_entries_by_client"):
+        rows = connection.execute(SQL[name], parameters).fetchall()
+        if not rows or rows[0][0] is None:
+            entries = [EntryRecord(*columns) for _, *columns in rows if columns[0] is not None]
+            return page(entries, limit, lambda entry: (str(entry.version),))
+        if end is None:
+            end, found = rows[0][0], [EntryRecord(*columns) for _, *columns in rows if columns[0] is not None]
+    return partial_page(found, (str(end),))
 
 
 def read_gauges(connection: Connection) -> Gauges:

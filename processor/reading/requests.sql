@@ -25,43 +25,6 @@ SELECT {request_columns}
   FROM {request_tables}
  WHERE r.id = ANY(%(ids)s);
 
--- list_requests --
--- Newest first. Undecided requests are found by their inbox rows, for the inbox is short.
-SELECT {request_columns}
-  FROM {request_tables}
- WHERE {filters}
- ORDER BY r.id DESC
- LIMIT %(limit)s;
-
--- filter_client --
-r.client_id = %(client)s
-
--- filter_before --
-r.id < %(before)s
-
--- filter_kind --
-r.kind = %(kind)s
-
--- filter_resource --
-r.resource_id = %(resource)s
-
--- filter_account --
-r.account = %(account)s
-
--- filter_code --
-d.code = %(code)s
-
--- filter_processing --
-r.id IN (SELECT request_id FROM inbox WHERE verb = 'decide'
-         UNION ALL
-         SELECT request_id FROM decisions WHERE current AND status = 'processing')
-
--- filter_processing_check --
-coalesce(d.status, 'processing') = 'processing'
-
--- filter_status --
-d.status = %(status)s
-
 -- list_request_entries --
 -- The entries of a request and of its refunds, newest first. If the resource belongs to another client now, its
 -- quantities are not shown.
@@ -96,39 +59,79 @@ SELECT {resource_columns}
    AND (%(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s);
 
 -- read_state_at --
--- The quantities after the last entry up to a time.
+-- The quantities after the last entry up to a time. The times of entries never run backwards, so each step halves the
+-- versions in question. That of the last entry is at least `low` and at most `high`.
+WITH RECURSIVE halves(low, high) AS (
+    SELECT 0::bigint, version FROM resources WHERE id = %(id)s
+    UNION ALL
+    SELECT CASE WHEN m.is_after THEN low ELSE m.middle END, CASE WHEN m.is_after THEN m.middle - 1 ELSE high END
+      FROM halves
+     CROSS JOIN LATERAL (SELECT (low + high + 1) / 2 AS middle,
+                                (SELECT created_at > %(at)s
+                                   FROM entries
+                                  WHERE resource_id = %(id)s
+                                    AND version = (low + high + 1) / 2) AS is_after) AS m
+     WHERE low < high
+)
 SELECT version, available, held
   FROM entries
  WHERE resource_id = %(id)s
-   AND created_at <= %(at)s
- ORDER BY version DESC
- LIMIT 1;
+   AND version = (SELECT low FROM halves WHERE low >= high);
 
 -- read_rules_until --
--- The opening and the amendments of a resource up to a time, in order.
+-- The opening and the amendments of a resource up to a time, in order. They have an index of their own.
 SELECT r.details
-  FROM requests r
-  JOIN decisions d ON d.request_id = r.id AND d.current AND d.status = 'completed'
-  JOIN request_kinds k ON k.kind = r.kind
- WHERE r.resource_id = %(id)s
-   AND (k.opens OR k.amends)
-   AND d.decided_at <= %(at)s
+  FROM (SELECT id, details
+          FROM requests
+         WHERE resource_id = %(id)s
+           AND kind IN ({rule_kinds})
+        OFFSET 0) AS r
+ CROSS JOIN LATERAL (SELECT decided_at, sequence
+                       FROM decisions
+                      WHERE decisions.request_id = r.id
+                        AND current
+                        AND status = 'completed'
+                      LIMIT 1) AS d
+ WHERE d.decided_at <= %(at)s
  ORDER BY d.sequence;
 
 -- list_resources --
 SELECT {resource_columns}
   FROM resources
- WHERE {filters}
+ WHERE {before}
  ORDER BY created_at DESC, id DESC
  LIMIT %(limit)s;
 
--- filter_resource_client --
-(client_id IS NULL OR client_id = %(client)s)
+-- list_resources_of_kind --
+SELECT {resource_columns}
+  FROM resources
+ WHERE kind = %(kind)s
+   AND {before}
+ ORDER BY created_at DESC, id DESC
+ LIMIT %(limit)s;
 
--- filter_resource_kind --
-kind = %(kind)s
+-- list_resources_of_client --
+-- Those for all and those of the client. It merges one list for each of these and each kind.
+SELECT {resource_columns}
+  FROM (SELECT of_all.*
+          FROM unnest(%(kinds)s::text[]) AS k(name)
+         CROSS JOIN LATERAL (SELECT *
+                               FROM resources
+                              WHERE client_id IS NULL AND kind = k.name AND {before}
+                              ORDER BY created_at DESC, id DESC
+                              LIMIT %(limit)s) AS of_all
+        UNION ALL
+        SELECT own.*
+          FROM unnest(%(kinds)s::text[]) AS k(name)
+         CROSS JOIN LATERAL (SELECT *
+                               FROM resources
+                              WHERE client_id = %(client)s AND kind = k.name AND {before}
+                              ORDER BY created_at DESC, id DESC
+                              LIMIT %(limit)s) AS own) AS either
+ ORDER BY created_at DESC, id DESC
+ LIMIT %(limit)s;
 
--- filter_resource_before --
+-- before_resource --
 (created_at, id) < (%(before_at)s, %(before_id)s)
 
 -- list_resource_entries --
@@ -136,7 +139,7 @@ kind = %(kind)s
 SELECT {entry_columns}
   FROM entries e
  WHERE e.resource_id = %(id)s
-   AND (%(before)s::bigint IS NULL OR e.version < %(before)s)
+   AND e.version < %(before)s
  ORDER BY e.version DESC
  LIMIT %(limit)s;
 
@@ -148,7 +151,7 @@ SELECT e.resource_id, e.version, e.kind, CASE WHEN o.client_id = %(client)s THEN
   FROM (SELECT *
           FROM entries
          WHERE resource_id = %(id)s
-           AND (%(before)s::bigint IS NULL OR version < %(before)s)
+           AND version < %(before)s
          ORDER BY version DESC
          LIMIT %(limit)s) AS e
   LEFT JOIN LATERAL (SELECT coalesce(original.client_id, r.client_id) AS client_id
@@ -158,17 +161,61 @@ SELECT e.resource_id, e.version, e.kind, CASE WHEN o.client_id = %(client)s THEN
                       LIMIT 1) AS o ON true
  ORDER BY e.version DESC;
 
--- list_own_entries_of_shared_resource --
--- The entries of one client's requests and of their refunds, newest first.
-SELECT {entry_columns}
-  FROM entries e
-  JOIN requests r ON r.id = e.request_id
-  LEFT JOIN requests original ON original.id = r.refund_of
- WHERE e.resource_id = %(id)s
-   AND coalesce(original.client_id, r.client_id) = %(client)s
-   AND (%(before)s::bigint IS NULL OR e.version < %(before)s)
- ORDER BY e.version DESC
- LIMIT %(limit)s;
+-- list_own_entries_by_resource --
+-- The entries of one client's requests and of their refunds, newest first, among the newest entries of the resource.
+-- With the version at which this walk ended, if it ended before the page was full and before the first entry.
+WITH page AS MATERIALIZED (
+    SELECT {entry_columns}
+      FROM (SELECT *
+              FROM entries
+             WHERE resource_id = %(id)s
+               AND version < %(before)s
+             ORDER BY version DESC
+             LIMIT %(walked)s) AS e
+     CROSS JOIN LATERAL (SELECT coalesce(original.client_id, r.client_id) AS client_id
+                           FROM requests r
+                           LEFT JOIN requests original ON original.id = r.refund_of
+                          WHERE r.id = e.request_id
+                          LIMIT 1) AS o
+     WHERE o.client_id = %(client)s
+     ORDER BY e.version DESC
+     LIMIT %(limit)s
+)
+SELECT CASE WHEN (SELECT count(*) FROM page) < %(limit)s THEN
+            (SELECT version
+               FROM entries
+              WHERE resource_id = %(id)s
+                AND version < %(before)s
+              ORDER BY version DESC
+             OFFSET %(walked)s - 1
+              LIMIT 1)
+       END, page.*
+  FROM (VALUES (true)) AS always(is_there)
+  LEFT JOIN page ON true
+ ORDER BY page.version DESC;
+
+-- list_own_entries_by_client --
+-- The same, by way of the requests of the client. With 0 in front if these are too many.
+WITH own AS MATERIALIZED (
+    SELECT id FROM requests WHERE client_id = %(client)s ORDER BY id DESC LIMIT %(walked)s
+), page AS MATERIALIZED (
+    SELECT {entry_columns}
+      FROM (SELECT id FROM own
+            UNION ALL
+            SELECT refund.id
+              FROM own
+             CROSS JOIN LATERAL (SELECT id FROM requests WHERE refund_of = own.id OFFSET 0) AS refund) AS mine
+     CROSS JOIN LATERAL (SELECT * FROM entries WHERE entries.request_id = mine.id OFFSET 0) AS e
+     WHERE (SELECT count(*) FROM own) < %(walked)s
+       AND e.resource_id = %(id)s
+       AND e.version < %(before)s
+     ORDER BY e.version DESC
+     LIMIT %(limit)s
+)
+SELECT CASE WHEN (SELECT count(*) FROM own) >= %(walked)s THEN 0 END, page.*
+  FROM (VALUES (true)) AS always(is_there)
+  LEFT JOIN page ON true
+ ORDER BY page.version DESC;
 
 -- read_gauges --
 -- Each count ends at a limit.

@@ -40,8 +40,13 @@ def page(rows: list[Row], limit: int, key: Callable[[Row], Sequence[str]]) -> Pa
     """
     if len(rows) <= limit:
         return Page(rows, None)
-    last = json.dumps(list(key(rows[limit - 1])), separators=(",", ":"))
-    return Page(rows[:limit], base64.urlsafe_b64encode(last.encode()).decode().rstrip("="))
+    return partial_page(rows[:limit], key(rows[limit - 1]))
+
+
+def partial_page(rows: list[Row], end: Sequence[str]) -> Page[Row]:
+    """A page with a next page, which begins after `end`. It may have fewer rows than asked, or none."""
+    last = json.dumps(list(end), separators=(",", ":"))
+    return Page(rows, base64.urlsafe_b64encode(last.encode()).decode().rstrip("="))
 
 
 def identifier(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg
 import psycopg_pool
 
-from processor.storage import connections
+from processor.storage import connections, sessions
 from processor.storage.connections import CONNECT_TIMEOUT_SECONDS, Connection
 from processor.storage.sessions import Session
 
@@ -22,6 +22,11 @@ LEAST_ANSWER_SECONDS: Final = 0.2
 #: The seconds for which a pool tries to replace one connection. It doubles the pauses between tries, so with a longer
 #: time it would pause for a minute when the server is back. Each client that waits for a connection begins anew.
 RECONNECT_SECONDS: Final = 1.0
+
+
+def _begin(connection: Session, url: str, statement_timeout_ms: int) -> None:
+    connections.begin(connection, url, statement_timeout_ms)
+    sessions.prefer_indexes(connection)
 
 
 class Pool(psycopg_pool.ConnectionPool[Session]):
@@ -41,7 +46,7 @@ class Pool(psycopg_pool.ConnectionPool[Session]):
         super().__init__(
             url,
             connection_class=Session,
-            configure=lambda connection: connections.begin(connection, url, statement_timeout_ms),
+            configure=lambda connection: _begin(connection, url, statement_timeout_ms),
             check=self._check_or_drain,
             **options,
         )

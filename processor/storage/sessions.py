@@ -124,3 +124,13 @@ def begin(connection: psycopg.Connection[Any], *, is_pooled: bool, statement_tim
         raise DatabaseUnsafe(
             f"behind a pooler, the setting {name} of the role {user} is {found}, and Teller needs {value}: {remedy}"
         )
+
+
+def prefer_indexes(connection: psycopg.Connection[Any]) -> None:
+    """
+    Let the planner use indexes wherever there is one, for reads that all have one.
+
+    Not behind a pooler, where another session may get the connection next. Raises psycopg.Error.
+    """
+    if connection.prepare_threshold is not None:
+        connection.execute(SQL["prefer_indexes"])

@@ -1,5 +1,9 @@
 -- The settings of a session that Teller's promises rest on, and those of the server.
 
+-- prefer_indexes --
+-- Each read of the API has an index. Before a large table has statistics, the planner would rather read more of it.
+SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false);
+
 -- begin_session --
 -- Sets what a session may set, where it belongs to one connection. Behind a pooler another connection may get it next,
 -- so there it is only read. Returns whether the session is our own, and each setting with the value that it must have.

@@ -12,8 +12,8 @@ import click
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts as gateway_attempts
-from processor.reading import requests as stored_requests
-from processor.reading.requests import RequestFilter
+from processor.reading import request_lists
+from processor.reading.request_lists import RequestFilter
 from teller.arguments import identifier, reason
 from teller.commands import requests
 from teller.printing import Command, Group, show, table
@@ -45,7 +45,7 @@ def list_(resource: str | None, limit: int) -> None:
     """
     with reached() as (connection, _):
         wanted = RequestFilter(status="failed", resource=resource)
-        rows = stored_requests.list_requests(connection, None, wanted, limit, None).rows
+        rows = request_lists.list_all(connection, None, wanted, limit)
     show({"data": [record.document() for record in rows]}, lambda: requests.listing(rows))
 
 

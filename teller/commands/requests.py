@@ -12,8 +12,9 @@ import click
 from processor.domain.kinds import KINDS
 from processor.domain.model import STATUSES
 from processor.operations import cancel as cancellations
+from processor.reading import request_lists
 from processor.reading import requests as stored_requests
-from processor.reading.requests import RequestFilter
+from processor.reading.request_lists import RequestFilter
 from processor.visible import visible
 from teller.arguments import identifier, reason
 from teller.printing import Cell, Command, Group, fields, show, table
@@ -61,7 +62,7 @@ def list_(
     """
     wanted = RequestFilter(status, kind, resource, account)
     with reached() as (connection, _):
-        rows = stored_requests.list_requests(connection, None, wanted, limit, None).rows
+        rows = request_lists.list_all(connection, None, wanted, limit)
     show({"data": [record.document() for record in rows]}, lambda: listing(rows))
 
 

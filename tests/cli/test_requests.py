@@ -25,6 +25,7 @@ def sold_out(store: Store) -> list[uuid.UUID]:
     """
     Three requests for a resource of one: the first completed, the second was rejected, the third is queued.
     """
+    store.owner.execute("INSERT INTO clients (id) VALUES (%s)", ["shop"])
     store.open("seat", available=1)
     decided = store.accept(store.redeems("seat", "ada"), store.redeems("seat", "bob"))
     store.drain("seat")

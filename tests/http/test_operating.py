@@ -22,7 +22,7 @@ from api import create_app
 from api.web import deadline
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable
-from processor.reading import requests as stored_requests
+from processor.reading import request_lists
 from processor.storage import arrays, connections
 from tests.http.teller import Client
 from tests.waiting import Deadline, eventually
@@ -341,7 +341,7 @@ def test_an_internal_error_hides_its_cause(teller: Teller, monkeypatch: pytest.M
     def break_down(*_: Any, **__: Any) -> None:
         raise RuntimeError("the secret reason")
 
-    monkeypatch.setattr(stored_requests, "list_requests", break_down)
+    monkeypatch.setattr(request_lists, "list_requests", break_down)
     with structlog.testing.capture_logs() as lines:
         answer = teller.client.get("/v1/requests", X_Request_Id="find-me")
 

@@ -1,12 +1,13 @@
 """
-With 100,000 failed requests, no page of the console scans a whole table.
+With 200,000 requests, no page of the console scans a whole table, and no list of the API reads many rows.
 
-The test loads each page and sends each form. Each statement of the console's SQL files is explained with its real
-values before it is executed.
+One test loads each page and sends each form. Each statement of the console's SQL files is explained with its real
+values before it is executed. The other reads each list with each combination of filters, and counts the rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,13 @@ from processor.operations import bulk_actions, resends
 from processor.reading import failed as failed_queries
 from processor.reading import keys as key_queries
 from processor.reading import overview as overview_queries
-from processor.reading import request_detail
+from processor.reading import request_detail, request_lists, requests
 from processor.reading import webhooks as webhook_queries
 from processor.records import audit
-from processor.storage import connections
+from processor.storage import connections, pools
 from tests.http.teller import Client, Teller
 from tests.http.visitor import Visitor, fields
+from tests.http.walked_reads import READ_MAX, WALKED, WALKED_OF_EACH_CLIENT, Measured, reads
 from tests.servers import NEWEST, OLDEST
 
 if TYPE_CHECKING:
@@ -47,8 +49,11 @@ BIG: Final = {
         "effects",
         "audit",
         "bulk_items",
+        "resources",
     ),
 }
+#: The lists that read too much, before the tables have statistics and after.
+EXCESSIVE: Final[dict[str, list[str]]] = {}
 #: The modules whose SQL files the console executes.
 MODULES: Final = (
     bulk_actions,
@@ -75,10 +80,16 @@ def crowded(
     text = (Path(__file__).parent / "crowded.sql").read_text()
     filling, vacuum, tables = text.rpartition("VACUUM")
     version = OLDEST if request.config.getoption("--oldest-postgres") else NEWEST
-    with clones(version).clone() as clone:
+    with clones(version).clone() as clone, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_lists, "WALKED_MAX", WALKED)
+        patch.setattr(request_lists, "WALKED_OF_EACH_CLIENT_MAX", WALKED_OF_EACH_CLIENT)
+        patch.setattr(requests, "WALKED_MAX", WALKED)
+        patch.setattr(requests, "GAUGE_MAX", WALKED)
         with psycopg.connect(clone.url, autocommit=True) as owner:
             owner.execute(filling.encode())
+            EXCESSIVE["without statistics"] = excessive(clone.api_url)
             owner.execute((vacuum + tables).encode())
+        EXCESSIVE["with statistics"] = excessive(clone.api_url)
         settings = replace(
             servers,
             database_url=clone.url,
@@ -92,6 +103,28 @@ def crowded(
         client = Client(application, admin.key, admin.client)
         yield Teller(application, settings, client, client, client, client)
         application.extensions["teller"].close()
+
+
+def excessive(url: str) -> list[str]:
+    """Return the lists that scan a table with many rows, or that read many of its rows."""
+    found = []
+    pool = pools.open_pool(url, application_name="test", size=1, statement_timeout_ms=60_000)
+    with contextlib.closing(pool), pools.lend(pool, 60) as connection:
+        for name, read in reads():
+            measured = Measured(connection)
+            read(measured)
+            scanned_ones = measured.sequential & BIG
+            if scanned_ones or measured.read_max > READ_MAX:
+                found.append(f"{name}: reads {measured.read_max}, scans {scanned_ones}")
+    return found
+
+
+@pytest.mark.usefixtures("crowded")
+def test_no_list_reads_more_rows_than_a_few_walks() -> None:
+    """
+    For each filter and each reader, before the tables have statistics and after.
+    """
+    assert EXCESSIVE == {"without statistics": [], "with statistics": []}
 
 
 class Explainer:
