@@ -1,4 +1,4 @@
--- Version 11.
+-- Version 12.
 --   1. The opening and the amendments of a resource have an index, for `?at=`.
 --   2. The resources of a client, and those for all, have an index, for the list that a client reads.
 -- Both are made while batches and intake go on.
