@@ -497,7 +497,7 @@ CREATE TABLE deliveries (
     last_error   text,
     created_at   timestamptz NOT NULL DEFAULT now(),
     delivered_at timestamptz,
-    client_id    text        NOT NULL DEFAULT '',
+    client_id    text        NOT NULL DEFAULT '-',
     CONSTRAINT deliveries_one_way CHECK ((webhook_id IS NULL) <> (email IS NULL)),
     CONSTRAINT deliveries_due     CHECK ((status = 'pending') = (due_at IS NOT NULL))
 ) WITH (fillfactor = 80);
@@ -510,7 +510,7 @@ COMMENT ON TABLE deliveries IS
 COMMENT ON COLUMN deliveries.due_at IS
     'The time of the next try. A claim moves it beyond the lease, so a courier that dies loses nothing.';
 COMMENT ON COLUMN deliveries.client_id IS
-    'For an e-mail, the client of the request: clients take turns. Empty for webhooks, and for a release that did not write it.';
+    'For an e-mail, the client of the request: clients take turns. A dash: a webhook, or a release that did not write it.';
 COMMENT ON COLUMN deliveries.token IS 'The claim in progress. Only its holder may write the result.';
 
 CREATE TABLE fanouts (

@@ -139,6 +139,21 @@ def test_a_new_hour_counts_anew_and_a_mail_fails_after_a_day(store: Store, couri
     assert deliveries.due_mails(courier, BEFORE_FIRST) == []
 
 
+def test_a_mail_of_the_release_before_is_found(store: Store, courier: Connection) -> None:
+    """
+    A worker that does not write the client runs on during and after the migration.
+    """
+    store.owner.execute(
+        "INSERT INTO deliveries (request_id, version, type, email)"
+        " SELECT id, 2, 'request.completed', 'ada@example.com' FROM requests ORDER BY id LIMIT 1"
+    )
+
+    [(client, seconds)] = deliveries.due_mails(courier, BEFORE_FIRST)
+
+    assert seconds == 0
+    assert claim_mails(courier, client) == ["ada@example.com"]
+
+
 # ---------------------------------------------------------------- changes of an address
 
 

@@ -15,7 +15,7 @@ ALTER TABLE accounts ADD COLUMN IF NOT EXISTS email_since timestamptz,
 ALTER TABLE address_changes ADD COLUMN IF NOT EXISTS stood_since timestamptz NOT NULL DEFAULT '-infinity';
 
 -- mails --
-ALTER TABLE deliveries ADD COLUMN IF NOT EXISTS client_id text NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN IF NOT EXISTS client_id text NOT NULL DEFAULT '-';
 
 -- due_mails --
 UPDATE deliveries d
@@ -23,7 +23,7 @@ UPDATE deliveries d
   FROM requests r
  WHERE d.webhook_id IS NULL
    AND d.due_at IS NOT NULL
-   AND d.client_id = ''
+   AND d.client_id = '-'
    AND r.id = d.request_id;
 
 -- drop_mails --
@@ -86,5 +86,5 @@ BEGIN
         'The mails of each client to each mailbox in the last hour in which it had any. Couriers delete the rows of hours before.';
     COMMENT ON COLUMN mail_counts.mailbox IS 'The address in small letters; empty: all notices of the client.';
     COMMENT ON COLUMN deliveries.client_id IS
-        'For an e-mail, the client of the request: clients take turns. Empty for webhooks, and for a release that did not write it.';
+        'For an e-mail, the client of the request: clients take turns. A dash: a webhook, or a release that did not write it.';
 END $$;
