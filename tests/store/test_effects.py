@@ -527,6 +527,20 @@ def test_an_answered_probe_closes_the_breakers_of_all_clients(store: Store, cour
 # ---------------------------------------------------------------- the role
 
 
+def test_a_kept_plan_of_the_guards_needs_no_right_that_a_courier_lacks(
+    store: Store, courier: Connection
+) -> None:
+    """
+    After some answers PostgreSQL keeps one plan for the triggers of a session. It refuses no further answer.
+    """
+    held(store, 2)
+    courier.execute("SET plan_cache_mode = force_generic_plan")
+
+    gateway_calls.record(courier, [called(one, "done") for one in claim(courier).effects])
+
+    assert store.waiting() == 2
+
+
 @pytest.mark.parametrize(
     "statement",
     [
