@@ -661,6 +661,18 @@ CREATE TABLE ownership (
 COMMENT ON TABLE ownership IS
     'The worker that consumes the doorbells of each partition. Only speed depends on it: the lock of the partition decides correctness.';
 
+CREATE TABLE alarms (
+    code      text        NOT NULL CHECK (code IN ('locked', 'misplaced')),
+    partition smallint,
+    detail    text        NOT NULL,
+    seen_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT alarms_last UNIQUE NULLS NOT DISTINCT (code, partition)
+);
+COMMENT ON TABLE alarms IS
+    'The last time that a worker saw something that no part of Teller does: a lock held against it, or work in a wrong partition.';
+COMMENT ON COLUMN alarms.partition IS 'The partition that is concerned; NULL: none, or all.';
+COMMENT ON COLUMN alarms.detail IS 'A description for people.';
+
 -- ---------------------------------------------------------------- the audit
 
 CREATE TABLE audit (
@@ -862,6 +874,7 @@ CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
 -- pauses        | read, insert, delete    | read                             | read
 -- workers       | read                    | read, insert, update, delete     | read
 -- ownership     | read                    | read, update                     | read
+-- alarms        | read                    | read, insert, update             |
 -- audit         | read, insert            |                                  |
 -- bulk_*        | read, insert, update    |                                  |
 
@@ -929,6 +942,8 @@ GRANT INSERT (request_id, version, type, email, client_id) ON deliveries TO tell
 GRANT INSERT (webhook_id, request_ids, versions) ON fanouts TO teller_worker;
 GRANT INSERT (id, host, pid, alive_until), UPDATE (alive_until), DELETE ON workers TO teller_worker;
 GRANT UPDATE (worker_id, since) ON ownership TO teller_worker;
+GRANT SELECT ON alarms TO teller_api, teller_worker;
+GRANT INSERT (code, partition, detail), UPDATE (detail, seen_at) ON alarms TO teller_worker;
 
 GRANT SELECT ON webhooks, deliveries, fanouts TO teller_courier;
 GRANT DELETE ON fanouts TO teller_courier;

@@ -11,6 +11,7 @@ from redis import RedisError
 from api.services import Call
 from api.web.problems import RETRY_AFTER_SECONDS
 from api.web.routing import Answer, AnswerDoc, Routes
+from processor.cluster import alarms
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.storage import migrations
 
@@ -18,7 +19,7 @@ routes = Routes("Health")
 
 
 class Readiness(BaseModel):
-    """The dependencies that are unavailable while requests are accepted."""
+    """The dependencies that are unavailable, and the alarms, while requests are accepted."""
 
     degraded: list[str]
 
@@ -69,7 +70,9 @@ def readyz(call: Call) -> Answer:
     Check whether the process can accept requests.
 
     PostgreSQL must be available and accept writes, with the schema that this version needs. Commits must not wait for
-    a synchronous standby. Without Redis, requests are accepted and decided more slowly.
+    a synchronous standby. `degraded` names what needs attention meanwhile. `redis`: requests are decided more slowly.
+    `locked`: a backend of another role keeps a worker from working. `misplaced`: in the last hour there was work that
+    the API did not write.
     """
     degraded = [] if _redis_answers(call) else ["redis"]
     try:
@@ -77,6 +80,7 @@ def readyz(call: Call) -> Answer:
             migrations.check_partitions(
                 migrations.read_installation(connection), call.services.settings.partitions
             )
+            degraded += alarms.current(connection)
     except DatabaseUnavailable:
         return _unready("postgresql", degraded)
     except SchemaError:

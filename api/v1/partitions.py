@@ -31,6 +31,7 @@ class Partition(BaseModel):
     backlog: int
     oldest_seconds: float | None
     paused: bool
+    locked_by: str | None
 
 
 class PartitionList(AllOf[Partition]):
@@ -54,6 +55,7 @@ def list_partitions(call: Call) -> Answer:
     List partitions.
 
     Each with its owner, its backlog, the age of its oldest row in seconds, and whether it is paused.
+    `locked_by` names a backend of another role that holds a lock against its batches.
     """
     with call.services.connection() as connection:
         return Answer({"data": [asdict(one) for one in ownership.list_partitions(connection)]})

@@ -30,6 +30,8 @@ class Taken:
 
     #: In `seq` order, over all partitions.
     rows: list[Row]
+    #: The partition and the seq of rows without a request of their partition. The API writes none.
+    strays: list[tuple[int, int]]
     #: Partitions with as many rows as their share. More may wait.
     deep: frozenset[int]
     #: Partitions that are left out, because another backend holds their lock.
@@ -44,6 +46,8 @@ class Taken:
     cancels: dict[UUID, CancelCommand]
     #: All transactions before this one had ended when the rows were taken.
     settled_xid: int
+    #: The number of partitions of the installation.
+    partition_count: int
 
 
 def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
@@ -59,22 +63,27 @@ def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
     inbox = execute("take_inbox", {"partitions": ascending, "share": share, "batch_limit": limit})
     # After the take, because of the clock: no request is decided at an earlier time than it was accepted.
     state = execute("read_partitions", {"partitions": ascending})
-    [(*_, settled_xid)] = begun.fetchall()
+    [(*_, partition_count, settled_xid)] = begun.fetchall()
     locked = frozenset(partition for partition, is_granted in locks if not is_granted)
     found = inbox.fetchall()
     states = {partition: columns for partition, *columns in state}
     paused = frozenset(partition for partition, (_, is_paused, *_) in states.items() if is_paused)
-    rows = [
-        Row(seq, partition, verb, payload, Request(*asked))
-        for seq, partition, verb, payload, *asked in sorted(found, key=itemgetter(0))
-        if partition not in locked and partition not in paused
-    ]
-    depths = Counter(row.partition for row in rows)
+    rows = []
+    strays = []
+    for seq, partition, verb, payload, *asked in sorted(found, key=itemgetter(0)):
+        if partition in locked or partition in paused:
+            continue
+        if asked[0] is None:
+            strays.append((partition, seq))
+        else:
+            rows.append(Row(seq, partition, verb, payload, Request(*asked)))
+    depths = Counter(row.partition for row in rows) + Counter(partition for partition, _ in strays)
     cancels: dict[UUID, CancelCommand] = {}
     for _, _, waiting, _ in states.values():
         cancels |= {UUID(request): CancelCommand.of(payload) for request, payload in (waiting or {}).items()}
     return Taken(
         rows=rows,
+        strays=strays,
         deep=frozenset(partition for partition, depth in depths.items() if depth >= share),
         locked=locked,
         paused=paused - locked,
@@ -82,7 +91,26 @@ def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
         sequences={partition: sequence for partition, (sequence, *_) in states.items()},
         cancels=cancels,
         settled_xid=settled_xid,
+        partition_count=partition_count,
     )
+
+
+def delete_strays(execute: Execute, strays: list[tuple[int, int]]) -> None:
+    """
+    Delete rows without a request of their partition, which would otherwise be taken again and again.
+    """
+    partitions, seqs = zip(*strays, strict=True)
+    execute("delete_strays", {"partitions": list(partitions), "seqs": list(seqs)})
+
+
+def note_misplaced(execute: Execute, misplaced: Counter[int]) -> None:
+    """
+    Raise the alarm about rows that are in a partition where they do not belong.
+    """
+    details = [
+        f"{count} rows of partition {partition} belong elsewhere" for partition, count in misplaced.items()
+    ]
+    execute("note_misplaced", {"partitions": list(misplaced), "details": details})
 
 
 def finish(execute: Execute, taken: Taken, done: list[Row], sequences: dict[int, int]) -> Callable[[], None]:

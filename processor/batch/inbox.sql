@@ -2,11 +2,12 @@
 -- `processor/batch/run.py`.
 
 -- begin_batch --
--- The timeouts, in milliseconds, limit every wait of the batch. Returns the oldest transaction that has not ended: the
--- take sees the rows of all before it.
+-- The timeouts, in milliseconds, limit every wait of the batch. Returns the number of partitions, and the oldest
+-- transaction that has not ended: the take sees the rows of all before it.
 SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
        set_config('lock_timeout', %(lock_ms)s::text, true),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s::text, true),
+       (SELECT partitions FROM installation),
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- lock_partitions --
@@ -23,7 +24,8 @@ SELECT id, pg_try_advisory_xact_lock(%(lock_class)s, id)
 --
 -- Each partition gets up to its share. Deep partitions divide among them the rows that shallow ones leave. So a
 -- partition with a single row is in every batch, beside one in which 100,000 wait.
--- The LATERAL joins go row by row, because the planner would otherwise read all requests.
+-- The LATERAL joins go row by row, because the planner would otherwise read all requests. A row whose request does not
+-- exist, or is of another partition, has no request here.
 WITH depths AS MATERIALIZED (
     SELECT p.id, p.low_water,
            (SELECT count(*)
@@ -54,10 +56,11 @@ SELECT i.seq, rations.id, i.verb, i.payload,
                         AND seq > rations.low_water
                       ORDER BY seq
                       LIMIT rations.ration) i
- CROSS JOIN LATERAL (SELECT *
+  LEFT JOIN LATERAL (SELECT *
                        FROM requests
                       WHERE requests.id = i.request_id
-                      LIMIT 1) r;
+                        AND requests.partition = rations.id
+                      LIMIT 1) r ON true;
 
 -- read_partitions --
 -- The number of each partition's last decision, whether it is paused, and the commands to cancel that wait. A cancel
@@ -67,6 +70,23 @@ SELECT p.id, p.sequence, EXISTS (SELECT FROM pauses WHERE pauses.partition = p.i
        clock_timestamp()
   FROM partitions p
  WHERE p.id = ANY(%(partitions)b::smallint[]);
+
+-- delete_strays --
+-- Deletes rows without a request of their partition. The API writes none.
+DELETE FROM inbox
+ WHERE ctid = ANY(ARRAY(SELECT i.place
+                          FROM unnest(%(partitions)b::smallint[], %(seqs)b::bigint[]) AS v(partition, seq)
+                         CROSS JOIN LATERAL (SELECT ctid AS place
+                                               FROM inbox
+                                              WHERE inbox.partition = v.partition
+                                                AND inbox.seq = v.seq
+                                              LIMIT 1) i));
+
+-- note_misplaced --
+INSERT INTO alarms (code, partition, detail)
+SELECT 'misplaced', v.partition, v.detail
+  FROM unnest(%(partitions)b::smallint[], %(details)b::text[]) AS v(partition, detail)
+    ON CONFLICT (code, partition) DO UPDATE SET detail = excluded.detail, seen_at = clock_timestamp();
 
 -- finish_partitions --
 -- Deletes the rows and counts the decisions, in each partition only if every one of its rows was still there.

@@ -78,6 +78,8 @@ class BatchReport:
     #: Whether couriers have new work.
     for_couriers: bool = False
     paid_after_refund: list[UUID] = field(default_factory=list)
+    #: Rows that the API did not write, by partition. They have no request there, or its resource is of another one.
+    misplaced: Counter[int] = field(default_factory=Counter)
 
     @property
     def taken(self) -> int:
@@ -113,8 +115,10 @@ def _transaction(
     with connection.pipeline() as pipeline, connection.transaction():
         execute = arrays.executor(connection, inbox.SQL | store.SQL)
         batch = _Batch(connection, pipeline, execute, inbox.take(execute, partitions, limit))
+        batch.delete_strays()
         if batch.taken.rows:
             write(batch)
+        batch.note_misplaced()
     return batch.report
 
 
@@ -129,6 +133,20 @@ class _Batch:
         self.report = BatchReport(locked=taken.locked, paused=taken.paused)
         #: The number of each partition's last decision that is written.
         self._sequences = taken.sequences
+
+    # ---------------------------------------------------------------- rows of another origin
+
+    def delete_strays(self) -> None:
+        """Delete the rows without a request of their partition. More may wait behind them."""
+        if self.taken.strays:
+            inbox.delete_strays(self._execute, self.taken.strays)
+            self.report.misplaced = Counter(partition for partition, _ in self.taken.strays)
+            self.report.more = self.taken.deep
+
+    def note_misplaced(self) -> None:
+        """Raise the alarm about them, and about the requests whose resource is of another partition."""
+        if self.report.misplaced:
+            inbox.note_misplaced(self._execute, self.report.misplaced)
 
     # ---------------------------------------------------------------- all at once
 
@@ -187,6 +205,7 @@ class _Batch:
         report = self.report
         report.rejected += sheet.rejected
         report.failed += sheet.failed
+        report.misplaced += sheet.misplaced
         report.decided += sheet.decided
         report.for_couriers |= bool(sheet.new_effects or sheet.retried or sheet.deliveries or sheet.codes)
         report.paid_after_refund += sheet.paid_after_refund

@@ -15,6 +15,12 @@ from processor.domain.rules.daily_limits import DailyUsage
 UsageKey = tuple[str, str, str]
 
 
+def _text(payload: object, name: str) -> str | None:
+    """Return a text of a payload. Another process than the API may have written anything."""
+    value = payload.get(name) if isinstance(payload, dict) else None
+    return value if isinstance(value, str) else None
+
+
 class Row(NamedTuple):
     """One inbox row, with its request."""
 
@@ -27,7 +33,7 @@ class Row(NamedTuple):
     @property
     def actor(self) -> str:
         """The actor of the command; of an undecided request, Teller."""
-        return TELLER if self.payload is None else self.payload.get("actor", TELLER)
+        return _text(self.payload, "actor") or TELLER
 
 
 class CancelCommand(NamedTuple):
@@ -42,9 +48,8 @@ class CancelCommand(NamedTuple):
         """
         Read the payload of a row. Rows of the release before have no `by`: they count as the client's.
         """
-        given = payload or {}
-        by: Canceller = "operator" if given.get("by") == "operator" else "client"
-        return cls(given.get("actor", TELLER), by, given.get("reason"))
+        by: Canceller = "operator" if _text(payload, "by") == "operator" else "client"
+        return cls(_text(payload, "actor") or TELLER, by, _text(payload, "reason"))
 
 
 class Webhook(NamedTuple):
@@ -90,6 +95,8 @@ class Snapshot:
     states: dict[UUID, State]
     #: The commands to cancel that wait in the inbox, by request: they count as soon as its turn comes.
     cancels: dict[UUID, CancelCommand]
+    #: The home partitions of the resources of this batch, also of those that do not exist.
+    homes: dict[str, int] = field(default_factory=dict)
     #: The quantities that accounts took on their last day, for resources with a daily limit.
     daily_usages: dict[UsageKey, DailyUsage] = field(default_factory=dict)
     #: The most that any account has used, of each resource whose per-account limit an amendment of this batch sets.

@@ -17,6 +17,7 @@ from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, UsageKey,
 from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
 from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Resource, State
+from processor.domain.partitioning import partition_of
 from processor.domain.rules import amendments, daily_limits
 from processor.domain.rules.daily_limits import DailyUsage
 from processor.errors import DatabaseUnavailable
@@ -44,7 +45,14 @@ def read(
     resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
     listeners_read = _ask_for_listeners(execute, requests)
 
-    snapshot = Snapshot({columns[0]: Resource(*columns) for columns in resources_read}, {}, {}, taken.cancels)
+    snapshot = Snapshot({}, {}, {}, taken.cancels)
+    for home, *columns in resources_read:
+        resource = Resource(*columns)
+        snapshot.resources[resource.id] = resource
+        snapshot.homes[resource.id] = home
+    for request in requests:
+        if request.resource_id not in snapshot.homes:
+            snapshot.homes[request.resource_id] = partition_of(request.resource_id, taken.partition_count)
     _note_listeners(snapshot, listeners_read)
     _read_usages(execute, snapshot, requests)
     _read_most_used(execute, snapshot, requests)

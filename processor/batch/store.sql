@@ -1,7 +1,7 @@
 -- The snapshot of one batch and its changes, read and written as sets, in the transaction of `processor/batch/run.py`.
 
 -- read_resources --
-SELECT id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
+SELECT partition, id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
        ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at,
        per_account_daily_limit
   FROM resources

@@ -5,6 +5,7 @@ Pure. Rows are decided here one after the other. Each row sees resources, usages
 them. `store` reads the snapshot from PostgreSQL and writes the changes back.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -57,6 +58,10 @@ _TRIGGERS: Final = {"confirm": "confirmed", "approve": "approved", "deny": "deni
 _FAILED: Final = "it could not be finished here; nothing is lost, and an admin can replay it"
 
 
+class Misplaced(Exception):
+    """A request is in another partition than its resource. Only the batch of that one may decide it."""
+
+
 @dataclass(slots=True)
 class Worksheet:
     """The snapshot of one batch, and its decisions so far."""
@@ -96,6 +101,8 @@ class Worksheet:
     paid_after_refund: list[UUID] = field(default_factory=list)
     rejected: int = 0
     failed: int = 0
+    #: Requests that are in another partition than their resource, by partition.
+    misplaced: Counter[int] = field(default_factory=Counter)
     #: Requests with a new state, from all flushes so far.
     decided: list[UUID] = field(default_factory=list)
     #: The partition of the row that is being applied, and its command in the words of the history.
@@ -124,6 +131,12 @@ class Worksheet:
     def decide(self, row: Row) -> None:
         """Decide one row, and note the changes. After an exception the changes of the rows before it are intact."""
         self._partition, self._trigger = row.partition, _TRIGGERS.get(row.verb)
+        home = self.snapshot.homes.get(row.request.resource_id, row.partition)
+        if home != row.partition:
+            self.misplaced[row.partition] += 1
+            raise Misplaced(
+                f"the request is in partition {row.partition}, and its resource in partition {home}"
+            )
         cancel = self._cancel_of(row)
         if cancel is None:
             self._apply(row.request, self._decision(row), row.actor)

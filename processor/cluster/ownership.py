@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from processor.cluster import alarms
 from processor.storage import connections, statements
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class PartitionStatus:
     #: Age of the oldest row; None if there is none.
     oldest_seconds: float | None
     paused: bool
+    #: The backend of another role that holds a lock against its batches.
+    locked_by: str | None
 
 
 def join(connection: Connection, worker: UUID, host: str, pid: int) -> None:
@@ -146,8 +149,12 @@ def list_partitions(connection: Connection) -> list[PartitionStatus]:
     Return all partitions, in order.
     """
     return [
-        PartitionStatus(number, None if host is None else f"{host}:{pid}", backlog, oldest_seconds, paused)
-        for number, host, pid, backlog, oldest_seconds, paused in _run(connection, "list")
+        PartitionStatus(
+            number, None if host is None else f"{host}:{pid}", backlog, oldest_seconds, paused, locked_by
+        )
+        for number, host, pid, backlog, oldest_seconds, paused, locked_by in _run(
+            connection, "list", fresh_seconds=alarms.FRESH_SECONDS
+        )
     ]
 
 

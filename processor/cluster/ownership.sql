@@ -119,9 +119,15 @@ SELECT p.id
  ORDER BY oldest.created_at;
 
 -- list --
--- All partitions as operators see them. An owner is shown while its lease is valid.
+-- All partitions as operators see them. An owner is shown while its lease is valid, and the holder of a lock while it
+-- is seen.
 SELECT p.id, w.host, w.pid, coalesce(i.backlog, 0), extract(epoch FROM clock_timestamp() - i.oldest)::float8,
-       EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
+       EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id),
+       (SELECT min(detail)
+          FROM alarms a
+         WHERE a.code = 'locked'
+           AND coalesce(a.partition, p.id) = p.id
+           AND a.seen_at > clock_timestamp() - make_interval(secs => %(fresh_seconds)s))
   FROM partitions p
   JOIN ownership o ON o.partition = p.id
   LEFT JOIN workers w ON w.id = o.worker_id AND w.alive_until > clock_timestamp()

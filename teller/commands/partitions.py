@@ -29,14 +29,14 @@ def partitions() -> None:
 @partitions.command("list", cls=Command)
 def list_() -> None:
     """
-    List all partitions: the worker of each (host:pid), its backlog, the age of the oldest row, and pauses.
+    List all partitions: the worker of each (host:pid), its backlog, the age of the oldest row, pauses and locks.
     """
     with reached() as (connection, _):
         found = ownership.list_partitions(connection)
     show(
         {"data": [asdict(one) for one in found]},
         lambda: table(
-            ("partition", "owner", "backlog", "oldest", "paused"),
+            ("partition", "owner", "backlog", "oldest", "paused", "locked by"),
             [
                 (
                     one.id,
@@ -44,6 +44,7 @@ def list_() -> None:
                     one.backlog,
                     None if one.oldest_seconds is None else f"{one.oldest_seconds:.1f} s",
                     "paused" if one.paused else None,
+                    one.locked_by,
                 )
                 for one in found
             ],

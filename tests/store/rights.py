@@ -20,6 +20,7 @@ _COLUMNS: Final = {
     },
     ("address_changes", "teller_api"): {"INSERT": "client_id account email became stood_since"},
     ("address_changes", "teller_courier"): {"UPDATE": "due_at tries token"},
+    ("alarms", "teller_worker"): {"INSERT": "code partition detail", "UPDATE": "detail seen_at"},
     ("api_keys", "teller_api"): {
         "INSERT": "id client_id name role digest expires_at",
         "UPDATE": "revoked_at last_used_at",

@@ -237,6 +237,7 @@ NOT_VOUCHED = {
     "attempts": OUTSIDE,
     "gateways": OUTSIDE,
     "gateway_breakers": OUTSIDE,
+    "alarms": PROCESSES,
     "sandbox_calls": OUTSIDE,
     "sandbox_payouts": OUTSIDE,
     "deliveries": OUTSIDE,

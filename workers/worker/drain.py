@@ -226,5 +226,7 @@ def _log(report: BatchReport) -> None:
         paused=len(report.paused),
         duration_ms=round(report.duration_ms, 1),
     )
+    if report.misplaced:
+        log.error("work_misplaced", rows_by_partition=dict(report.misplaced))
     for request_id in report.paid_after_refund:  # an alert: a gateway has paid after the refund
         log.error("paid_after_refund", request=str(request_id))

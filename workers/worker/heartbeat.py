@@ -21,6 +21,7 @@ from processor.cluster import ownership
 from processor.errors import DatabaseUnavailable
 from processor.ids import new_id
 from processor.storage.connections import Reconnecting
+from workers.worker.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,7 @@ class OwnershipThread:
         self._doorbell = doorbell
         self._on_gain = on_gain
         self._connection = Reconnecting(connect)
+        self._watch = Watch()
         #: The id of this worker. It changes after each lease that expired.
         self._worker: UUID | None = None
         self._woken = threading.Event()
@@ -120,7 +122,8 @@ class OwnershipThread:
 
     def _beat(self) -> float:
         """Renew the lease and adjust the share. Returns the seconds until the next heartbeat."""
-        stalled = self._assignments.stalled()
+        self._watch.look(self._connection.get())  # also while a drain is stalled
+        stalled = [one for one in self._assignments.stalled() if not self._watch.explains(one)]
         if stalled:
             if not self._is_stalled:
                 log.error("drain_stalled", partitions=stalled)

@@ -27,6 +27,8 @@ def decide(
     """
     if original is None or resource is None or not KINDS[original.kind].refundable:
         return Rejected("nothing_to_refund")
+    if original.resource_id != refund.resource_id:  # intake writes no such refund
+        return Rejected("nothing_to_refund")
     if state is None or state.status == "processing":
         return Rejected("outcome_pending")
     if state.status == "failed":
