@@ -21,6 +21,7 @@ from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways.names import names as gateway_names
 from processor.intake.intake import Intake, Receipt, Submission
 from processor.reading import requests
+from processor.settings import RATE_LIMIT
 from processor.storage import connections, migrations, pools
 from workers.doorbell.announcements import Announcements
 from workers.doorbell.ring import Doorbell
@@ -104,7 +105,13 @@ class Services:
             pool=pool,
             reads=Turns(POOL_CONNECTIONS, POOL_CONNECTIONS_OF_ONE_CLIENT),
             intake=intake,
-            keys=Authenticator(lambda: _lend(pool), settings.rate_limit, settings.sign_in_limit),
+            keys=Authenticator(
+                lambda: _lend(pool),
+                settings.rate_limit,
+                settings.sign_in_limit,
+                # An operator who sets another limit than the default limits a client alone, too.
+                limits_alone=settings.rate_limit != RATE_LIMIT,
+            ),
             large_bodies=large_bodies.turns(),
             views=Turns(VIEWS_AT_ONCE, VIEWS_OF_ONE_CLIENT, share_alone=VIEWS_OF_A_CLIENT_ALONE),
             waiters=waiters,

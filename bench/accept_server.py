@@ -82,7 +82,7 @@ def beside(teller: system.Teller) -> Iterator[system.Teller]:
     port = system.free_port()
     with processes.running(
         processes.python_module("bench.accept_server", str(port)),
-        {"TELLER_HOME": str(teller.home), "TELLER_PORT": str(port)},
+        {"TELLER_HOME": str(teller.home), "TELLER_PORT": str(port), "TELLER_RATE_LIMIT": system.RATE_LIMIT},
     ) as child:
         found = dataclasses.replace(teller, url=f"http://127.0.0.1:{port}", pid=child.pid)
         end = time.monotonic() + START_SECONDS

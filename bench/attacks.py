@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bench import fill, lab, load, system
 from processor.clients import keys
 from processor.domain.partitioning import partition_of
+from processor.settings import RATE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,7 +248,9 @@ def main() -> None:
     with lab.home() as home:
         (home / "sitecustomize.py").write_text(_SITE)
         (home / "sitecustomize.py").chmod(0o644)
-        with system.up_in(home, TELLER_WORKERS="2", PYTHONPATH=f"{home}:{Path.cwd()}") as teller:
+        path = f"{home}:{Path.cwd()}"
+        limit = str(RATE_LIMIT)
+        with system.up_in(home, TELLER_WORKERS="2", TELLER_RATE_LIMIT=limit, PYTHONPATH=path) as teller:
             _run(teller, asked.only, asked.seconds)
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
 
 READY = "teller is ready: "
+#: One key sends the whole load, so its limit exceeds what any server accepts.
+RATE_LIMIT = "1000000"
 #: Time for Teller to stop by itself, in seconds. Afterwards it is killed with everything that it started.
 STOP_SECONDS = 8
 #: Interval between two readings of the progress, in seconds.
@@ -138,7 +140,8 @@ def up_in(home: Path, *, checkout: Path | None = None, **environment: str) -> It
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "teller", "up", "--port", str(free_port())],
-            env={**os.environ, "TELLER_HOME": str(home), **environment} | _path_to(checkout),
+            env={**os.environ, "TELLER_HOME": str(home), "TELLER_RATE_LIMIT": RATE_LIMIT, **environment}
+            | _path_to(checkout),
             cwd=checkout,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -52,8 +52,9 @@ SIGNING_KEY_BYTES_MIN = 16
 BACKLOG_LIMIT = 2_000_000
 #: The largest backlog limit that may be set, in rows.
 BACKLOG_LIMIT_MAX = 1_000_000_000
-#: The default limit of requests of one key in a second, in one API process: more than it can answer.
-RATE_LIMIT = 20_000
+#: The default limit of requests of one key in a second, in one API process, while several clients are active. Each
+#: item of a batch counts. A process accepts several times as many items.
+RATE_LIMIT = 10_000
 #: The default limit of mails about requests that one client sends to one address in an hour.
 MAILBOX_LIMIT = 100
 #: The default limit of failed sign-ins of one address in a minute, in one API process.

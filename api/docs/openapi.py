@@ -112,14 +112,14 @@ _RESPONSE_HEADERS: Final[dict[str, Json]] = {
     "WWW-Authenticate": {"description": "The authentication scheme.", "schema": {"type": "string"}},
     "RateLimit-Policy": {
         "description": "The number of requests (q) that your key may make in a window of w seconds. Each item of a "
-        "batch counts. See draft-ietf-httpapi-ratelimit-headers-11.",
+        "batch counts. A client that is alone may make more. See draft-ietf-httpapi-ratelimit-headers-11.",
         "schema": {"type": "string"},
-        "example": '"key";q=20000;w=1',
+        "example": '"key";q=10000;w=1',
     },
     "RateLimit": {
         "description": "The number of requests left (r), and the seconds until there is one more (t).",
         "schema": {"type": "string"},
-        "example": '"key";r=19999;t=1',
+        "example": '"key";r=9999;t=1',
     },
     "Allow": {"description": "The methods of the address.", "schema": {"type": "string"}},
 }

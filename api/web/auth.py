@@ -18,6 +18,7 @@ from api.web.rate_limits import KEY_WINDOW_SECONDS, RATE_LIMIT_HEADERS, Bucket, 
 from processor.clients import keys
 from processor.clients.keys import Caller
 from processor.errors import DatabaseUnavailable
+from processor.intake.turns import Activity
 from processor.storage.connections import Connection
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class _CachedKey:
 class Authenticator:
     """
     Authenticates keys. `lend` returns a connection for one query. `start` and `stop` control the recording of uses.
+    Unless `limits_alone`, the limit of requests applies only while several clients are active.
 
     Failed sign-ins from an address never affect a cached key. A key that is not cached is refused without a query
     when too many sign-ins from its address have failed.
@@ -59,11 +61,16 @@ class Authenticator:
         lend: Callable[[], AbstractContextManager[Connection]],
         requests_per_second: int,
         failures_per_minute: int,
+        *,
+        limits_alone: bool = True,
     ) -> None:
         self._lend = lend
         self._cache: dict[bytes, _CachedKey] = {}
         self._lock = threading.Lock()
         self._limit = Limit("key", requests_per_second, KEY_WINDOW_SECONDS)
+        self._limits_alone = limits_alone
+        #: The clients, whom the limit protects from each other. Operators and admins do not count.
+        self._activity = Activity()
         self._failures = FailedSignIns(failures_per_minute)
         self._used: set[UUID] = set()
         self._stopping = threading.Event()
@@ -102,6 +109,8 @@ class Authenticator:
         """
         cached = self._find(key, environ)
         environ[_BUCKET] = cached.bucket
+        if cached.caller.role == "client":
+            self._activity.note(cached.caller.client)
         self._refuse_unless(self._limit.take(cached.bucket), cached.bucket, environ)
         return cached.caller
 
@@ -122,7 +131,7 @@ class Authenticator:
 
     def _refuse_unless(self, allowed: bool, bucket: Bucket, environ: dict[str, Any]) -> None:
         environ[RATE_LIMIT_HEADERS] = self._limit.headers(bucket)
-        if not allowed:
+        if not allowed and (self._limits_alone or self._activity.is_shared()):
             raise self._limit.refusal(bucket, "this key has reached its limit of requests")
 
     def _key_of(self, environ: dict[str, Any]) -> str:

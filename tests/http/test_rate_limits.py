@@ -10,15 +10,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from api import create_app
+from api import create_app, services
 from api.web import rate_limits
 from api.web.problems import RateLimited
 from api.web.rate_limits import FailedSignIns, Limit
+from tests.http.teller import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.http.teller import Client, Reply, Teller
+    from tests.http.teller import Reply, Teller
 
 WRONG = "Bearer teller_" + "a" * 43
 
@@ -188,6 +189,26 @@ def test_each_item_of_a_batch_counts(
     assert len(teller.client.get("/v1/requests?limit=100").json["data"]) == 24
 
 
+def test_the_default_limits_a_client_beside_others(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A client alone goes on beyond the default, also beside an admin. Once another client is active, it gets 429.
+    """
+    monkeypatch.setattr(services, "RATE_LIMIT", 5)
+    application = create_app(replace(teller.settings, rate_limit=5))
+    try:
+        client, other, admin = (
+            Client(application, one.key, one.id) for one in (teller.client, teller.other, teller.admin)
+        )
+        for _ in range(8):
+            assert admin.get("/v1/requests").status_code == 200
+            assert client.get("/v1/requests").status_code == 200
+        assert other.get("/v1/requests").status_code == 200
+        assert 429 in {client.get("/v1/requests").status_code for _ in range(8)}
+        assert other.get("/v1/requests").status_code == 200
+    finally:
+        application.extensions["teller"].close()
+
+
 def test_a_batch_on_credit_waits_for_the_one_before(clock: Clock) -> None:
     """
     Two batches that were authenticated together are not both accepted on credit.
@@ -208,8 +229,8 @@ def test_every_answer_to_a_key_has_the_rest_of_its_limit(teller: Teller) -> None
     """
     for path in ("/v1/requests", "/v1/requests/nothing", "/v1/admin/audit", "/v1/requests?limit=0"):
         answer = teller.client.get(path)
-        assert answer.headers["RateLimit-Policy"] == '"key";q=20000;w=1'
-        assert answer.headers["RateLimit"].startswith('"key";r=199')
+        assert answer.headers["RateLimit-Policy"] == '"key";q=10000;w=1'
+        assert answer.headers["RateLimit"].startswith('"key";r=99')
     assert "RateLimit" not in teller.client.get("/healthz").headers
 
 

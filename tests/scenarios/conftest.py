@@ -63,7 +63,8 @@ def stack(
     Two APIs and two workers. At the end everything must be right.
     """
     with clones("embedded").clone() as database:
-        variables = environment_of(servers, database, REDIS_URL=valkey_url)
+        # One key sends the load of a whole crowd.
+        variables = environment_of(servers, database, REDIS_URL=valkey_url, TELLER_RATE_LIMIT="1000000")
         logs = tmp_path_factory.mktemp("scenarios")
         with ScenarioStack(variables, logs, embeds_postgres=servers.embeds_postgres) as running:
             running.begin()
