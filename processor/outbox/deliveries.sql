@@ -39,10 +39,13 @@ WITH RECURSIVE waiting AS (
  RETURNING id, webhook_id, request_ids, versions
 ), made AS (
     INSERT INTO deliveries (request_id, version, type, webhook_id)
-    SELECT news.request_id, news.version, 'request.' || d.status, taken.webhook_id
+    SELECT news.request_id, news.version,
+           CASE WHEN d.status = 'completed' AND d.refunded > 0 THEN 'request.partially_refunded'  -- as `model.event_of`
+                ELSE 'request.' || d.status END,
+           taken.webhook_id
       FROM taken
      CROSS JOIN LATERAL unnest(taken.request_ids, taken.versions) WITH ORDINALITY AS news(request_id, version, place)
-     CROSS JOIN LATERAL (SELECT status
+     CROSS JOIN LATERAL (SELECT status, refunded
                            FROM decisions
                           WHERE decisions.request_id = news.request_id
                             AND decisions.version = news.version
