@@ -17,6 +17,8 @@ import pytest
 import redis
 
 from processor.clients.keys import Caller
+from processor.cluster import alarms
+from processor.domain.partitioning import partition_of
 from processor.operations import pauses
 from processor.storage.connections import LOCK_CLASS
 from teller.embedded import home as homes
@@ -252,6 +254,30 @@ def test_connections_that_are_cut_under_load_lose_nothing(installation: WorkerSt
     installation.until_decided(ids, within=2.0)
 
     assert any(worker.events("batch_retried") for worker in workers)
+
+
+def test_a_lock_of_another_role_stops_its_partition_alone(installation: WorkerStack) -> None:
+    """
+    The alarm names the holder within 10 s. The worker keeps its lease, and decides in all other partitions.
+    """
+    worker = installation.start_worker()
+    installation.until_decided(installation.submit(everywhere("before")))
+    with psycopg.connect(installation.settings.api_database_url, autocommit=True) as holder:
+        holder.execute("SELECT pg_advisory_lock(%s, 7)", (LOCK_CLASS,))
+        locked = installation.submit(resources_in(7, 1, "locked"))
+
+        Deadline(10.0).until(lambda: alarms.current(installation.owner) == ["locked"])
+        [event] = worker.events("locked_by_another_role")
+        assert str(holder.info.backend_pid) in event["holder"]
+        for number in range(10):  # for longer than a stalled drain keeps its lease
+            others = [name for name in everywhere(f"r{number}") if partition_of(name, PARTITIONS) != 7]
+            installation.until_decided(installation.submit(others))
+            time.sleep(0.5)
+        assert worker.events("lease_ran_out") == []
+        assert worker.events("drain_stalled") == []
+        assert installation.decided(locked) == 0
+    installation.until_decided(locked)
+    installation.check_order()
 
 
 def test_two_workers_share_evenly_and_a_third_gets_its_part(installation: WorkerStack) -> None:
