@@ -60,7 +60,7 @@ WATCH_INTERVAL_SECONDS: Final = 0.5
 DYING_SECONDS: Final = 1.0
 #: New objects before the garbage collector runs: those of some hundred requests.
 GARBAGE_OBJECTS: Final = 20_000
-#: The time for which a thread holds the interpreter while others wait for it. The default of Python is 5 ms.
+#: The time for which a thread holds the interpreter while others wait for it. Python's default of 5 ms is no faster.
 SWITCH_SECONDS: Final = 0.001
 #: prctl(2): the signal that a process gets when its parent thread ends.
 PR_SET_PDEATHSIG: Final = 1
