@@ -903,6 +903,9 @@ GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
    TO teller_api, teller_worker, teller_courier;
 
+-- Every process looks whether its numbers lie behind the data, as after a move.
+GRANT SELECT ON SEQUENCE inbox_seq_seq TO teller_api, teller_worker, teller_courier;
+
 GRANT SELECT ON request_kinds, api_keys, usages, daily_usages, audit TO teller_api;
 GRANT INSERT (id) ON clients TO teller_api;
 GRANT INSERT (id, client_id, name, role, digest, expires_at), UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;

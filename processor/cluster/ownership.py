@@ -135,6 +135,13 @@ def waiting(connection: Connection, partitions: Collection[int]) -> list[int]:
     return [partition for (partition,) in _run(connection, "waiting", partitions=list(partitions))]
 
 
+def hidden(connection: Connection, partitions: Collection[int]) -> list[int]:
+    """
+    Return those of the given partitions that have rows below their low-water mark: no batch will decide these.
+    """
+    return [partition for (partition,) in _run(connection, "hidden", partitions=list(partitions))]
+
+
 def neglected(connection: Connection, partitions: Collection[int], older_than_seconds: float) -> list[int]:
     """
     Return those of the given partitions whose oldest work is older, and that had no batch for as long. The partition

@@ -93,6 +93,14 @@ SELECT (SELECT count(*)
          WHERE NOT EXISTS (SELECT FROM workers w WHERE w.id = o.worker_id AND w.alive_until > clock_timestamp())),
        ARRAY(SELECT pid FROM workers WHERE host = %(host)s AND alive_until > clock_timestamp());
 
+-- hidden --
+-- Those of the given partitions that have rows below their low-water mark, which no batch looks at.
+SELECT p.id
+  FROM partitions p
+ WHERE p.id = ANY(%(partitions)s::smallint[])
+   AND EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id AND seq <= p.low_water)
+ ORDER BY p.id;
+
 -- waiting --
 -- Those of the given partitions that have work and are not paused.
 SELECT p.id

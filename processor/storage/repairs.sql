@@ -1,4 +1,18 @@
--- Repairs of a restored or moved database: settings that are in no dump of it.
+-- Repairs of a restored or moved database: rights, settings, sequences and low-water marks.
+
+-- read_rights --
+-- The roles that exist, and all rights on the tables of this schema, as one value.
+SELECT md5(concat_ws(' ',
+           (SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname = ANY(%(roles)s)),
+           (SELECT string_agg(nspacl::text, ' ') FROM pg_namespace WHERE nspname = current_schema()),
+           (SELECT string_agg(concat_ws(' ', c.oid, c.relacl::text), ' ' ORDER BY c.oid)
+              FROM pg_class c
+             WHERE c.relnamespace = current_schema()::regnamespace),
+           (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attacl::text), ' ' ORDER BY a.attrelid, a.attnum)
+              FROM pg_attribute a
+              JOIN pg_class c ON c.oid = a.attrelid
+             WHERE c.relnamespace = current_schema()::regnamespace
+               AND a.attacl IS NOT NULL)));
 
 -- read_role_settings --
 -- The settings of each of our roles in this database, as `name=value`. Roles that do not exist are left out.
@@ -12,3 +26,46 @@ SELECT r.rolname, coalesce(s.setconfig, '{}')
 
 -- read_database --
 SELECT current_database();
+
+-- read_sequences --
+-- The columns of this schema that number their rows, with the sequence of each.
+SELECT c.relname, a.attname, pg_get_serial_sequence(quote_ident(c.relname), a.attname)
+  FROM pg_attribute a
+  JOIN pg_class c ON c.oid = a.attrelid
+ WHERE c.relnamespace = current_schema()::regnamespace
+   AND a.attidentity <> ''
+ ORDER BY c.relname;
+
+-- read_greatest_mark --
+SELECT coalesce(max(greatest(low_water, next_low_water)), 0) FROM partitions;
+
+-- lock_inbox --
+-- Nothing enters meanwhile.
+LOCK TABLE inbox IN SHARE ROW EXCLUSIVE MODE;
+
+-- read_wrong_marks --
+-- Partitions with rows below their mark, or with a mark that waits for a transaction of another cluster. Each is locked
+-- against batches.
+SELECT p.id, pg_advisory_xact_lock(%(lock_class)s, p.id)
+  FROM (SELECT id
+          FROM partitions p
+         WHERE next_xid > pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+            OR EXISTS (SELECT FROM inbox WHERE partition = p.id AND seq <= p.low_water)
+         ORDER BY id) p;
+
+-- read_rows_below --
+-- Rows below the mark of their partition, in the order of their acceptance.
+SELECT i.partition, i.seq
+  FROM inbox i
+  JOIN partitions p ON p.id = i.partition
+ WHERE p.id = ANY(%(partitions)s::smallint[])
+   AND i.seq <= p.low_water
+ ORDER BY i.created_at, i.seq;
+
+-- renumber --
+UPDATE inbox SET seq = DEFAULT WHERE partition = %(partition)s AND seq = %(seq)s;
+
+-- reset_marks --
+UPDATE partitions
+   SET low_water = 0, next_low_water = 0, next_xid = 0
+ WHERE id = ANY(%(partitions)s::smallint[]);

@@ -169,7 +169,9 @@ def test_an_older_database_is_refused_until_it_is_migrated(
     migrated = teller("migrate")
 
     *lines, done = migrated.out.splitlines()
-    applied = [line for line in lines if not line.startswith("set the settings of the role ")]
+    applied = [
+        line for line in lines if line.startswith("applied ")
+    ]  # the others are repairs of a restored dump
     assert applied == [f"applied {migration.name}" for migration in files.read()]
     assert done == f"migrated the schema from version 2 to {SCHEMA_VERSION}"
     assert (migrated.status, migrated.err) == (0, "")
@@ -187,7 +189,11 @@ def test_migrations_are_listed_in_json(
     document = teller("migrate", "--json").document
 
     assert [line.split(":")[0] for line in document.pop("repaired")] == [
-        f"set the settings of the role {role}" for role in ("teller_api", "teller_courier", "teller_worker")
+        *(
+            f"set the settings of the role {role}"
+            for role in ("teller_api", "teller_courier", "teller_worker")
+        ),
+        "reset the low-water marks of 9 partitions, which hid 0 rows of the inbox",
     ]
     assert document == {
         "migrated": f"migrated the schema from version 2 to {SCHEMA_VERSION}",

@@ -20,7 +20,7 @@ from processor.operations import approvals
 from processor.storage.connections import Reconnecting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from processor.storage.connections import Connection
     from workers.worker.assignments import Assignments
@@ -41,6 +41,8 @@ REST_PER_LOOK: Final = 10
 REST_SECONDS_MAX: Final = 0.5
 #: The interval between two deletions of old codes, in seconds.
 TIDY_SECONDS: Final = 600.0
+#: The interval between two looks below the low-water marks, in seconds. Dead rows make such a look expensive.
+BELOW_SECONDS: Final = 5.0
 #: The longest time of a statement, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 5_000
 #: The time that `stop` waits for the thread, in seconds.
@@ -72,6 +74,7 @@ class Sweep:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._tidy_at = time.monotonic() + TIDY_SECONDS
+        self._look_below_at = 0.0
 
     def start(self) -> None:
         """Start the thread. PostgreSQL may be unavailable."""
@@ -118,8 +121,20 @@ class Sweep:
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
             codes.tidy(connection)
+        self._look_below(connection, held)
         idle = {partition for partition in held if not self._assignments.is_busy(partition)}
         if not idle:
             return
         age = NEGLECTED_AFTER_SECONDS if self._is_notified else 0.0
         self._drainer.mark_neglected(ownership.neglected(connection, idle, age))
+
+    def _look_below(self, connection: Connection, held: Collection[int]) -> None:
+        """
+        Report rows that no batch looks at, as after a move without `teller migrate`. Only that command repairs them.
+        """
+        if time.monotonic() < self._look_below_at:
+            return
+        self._look_below_at = time.monotonic() + BELOW_SECONDS
+        hidden = ownership.hidden(connection, held)
+        if hidden:
+            log.error("rows_below_low_water", partitions=hidden, remedy="run `teller migrate`")

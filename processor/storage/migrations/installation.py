@@ -11,6 +11,14 @@ from processor.storage.migrations import files
 
 #: The schema version that this code needs, of the newest migration file; `schema.sql` describes it.
 SCHEMA_VERSION: Final = files.newest_version()
+#: Whether new rows of the inbox get numbers that no batch looks at, or that lie before those of older rows. So it is
+#: after logical replication, which copies no sequences.
+_IS_BEHIND: Final = """
+SELECT last_value < (SELECT max(greatest(low_water, next_low_water,
+                                         (SELECT seq FROM inbox WHERE partition = p.id ORDER BY seq DESC LIMIT 1)))
+                       FROM partitions p)
+  FROM inbox_seq_seq
+"""
 #: The oldest schema version that can be migrated.
 OLDEST_VERSION: Final = 2
 
@@ -36,7 +44,7 @@ def read_installation(connection: Connection) -> Installation:
     """
     Return the installation of a database that has this code's schema version.
 
-    Raises SchemaError if the database has no schema, an older one or a newer one.
+    Raises SchemaError if the database has no schema, an older one or a newer one, or was moved without its sequences.
     """
     if not is_created(connection):
         raise SchemaError("the database has no Teller schema yet: run `teller migrate`")
@@ -44,6 +52,11 @@ def read_installation(connection: Connection) -> Installation:
     if found.schema_version < SCHEMA_VERSION:
         raise SchemaError(
             f"the database has schema version {found.schema_version}, and this Teller needs {SCHEMA_VERSION}:"
+            " run `teller migrate`"
+        )
+    if connection.execute(_IS_BEHIND).fetchall() == [(True,)]:
+        raise SchemaError(
+            "the sequence of the inbox lies behind its data, so new requests would be overtaken or never decided:"
             " run `teller migrate`"
         )
     return found

@@ -39,6 +39,8 @@ PAUSE_SECONDS: Final = 2.0
 #: Seconds between two looks whether another `migrate` has ended.
 WAIT_SECONDS: Final = 0.1
 
+#: The beginning of the title of a section of schema.sql.
+_SECTION: Final = "-- " + "-" * 64
 _SCHEMA: Final = Path(__file__).resolve().parents[3] / "schema.sql"
 
 
@@ -72,7 +74,7 @@ def migrate(
         if not is_created(connection):
             with connection.transaction():
                 connection.execute(_schema(partitions))
-            repairs.repair(connection)
+            repairs.repair(connection, _grants())
             return f"made the schema, version {SCHEMA_VERSION}, with {partitions} partitions"
         before = read_migratable(connection)
         check_partitions(before, partitions)
@@ -80,7 +82,7 @@ def migrate(
             if migration.version > before.schema_version:
                 apply(connection, migration)
                 on_applied(migration.name)
-        for line in repairs.repair(connection):
+        for line in repairs.repair(connection, _grants()):
             on_repaired(line)
         if before.schema_version == SCHEMA_VERSION:
             return f"the schema is at version {SCHEMA_VERSION} already; {partitions} partitions"
@@ -162,6 +164,12 @@ def _advance(connection: Connection, version: int) -> bool:
         "UPDATE installation SET schema_version = %s WHERE schema_version = %s", (version, version - 1)
     )
     return updated.rowcount == 1
+
+
+def _grants() -> str:
+    """Return the part of schema.sql that makes the roles and grants their rights."""
+    _, _, rest = _SCHEMA.read_text().partition(f"{_SECTION} roles and grants\n")
+    return rest.partition(_SECTION)[0]
 
 
 def _schema(partitions: int) -> bytes:
