@@ -9,6 +9,7 @@ waits for its turn within the deadline of the request.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 #: The turns that wait for one kind of place, and those of one client among them. There are 900 connections.
 WAITING_MAX: Final = 1_024
 WAITING_OF_ONE_CLIENT_MAX: Final = 512
+
+#: The pause of long work beside other clients. A thread that waits for the interpreter gets it at once then.
+PAUSE_SECONDS: Final = 0.0005
 
 #: The client that the current request acts for. None: no client is known, or there is no request.
 _client: ContextVar[str | None] = ContextVar("client", default=None)
@@ -126,6 +130,11 @@ class Turns:
             if turn is not None and not self._comes(client, turn):
                 with self._lock:
                     self._occupy(client)
+
+    def make_way(self) -> None:
+        """Leave the interpreter to other clients for a moment, if there are any: between parts of long work."""
+        if self._activity.is_shared():
+            time.sleep(PAUSE_SECONDS)
 
     def waiting(self) -> int:
         """Return the number of turns that are waited for."""
