@@ -71,7 +71,7 @@ def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
     rows = []
     strays = []
     for seq, partition, verb, payload, *asked in sorted(found, key=itemgetter(0)):
-        if partition in locked or partition in paused:
+        if partition in locked:
             continue
         if asked[0] is None:
             strays.append((partition, seq))

@@ -128,13 +128,6 @@ def presence(connection: Connection, host: str) -> tuple[int, frozenset[int]]:
     return free, frozenset(pids)
 
 
-def waiting(connection: Connection, partitions: Collection[int]) -> list[int]:
-    """
-    Return those of the given partitions that have work which may be decided now.
-    """
-    return [partition for (partition,) in _run(connection, "waiting", partitions=list(partitions))]
-
-
 def hidden(connection: Connection, partitions: Collection[int]) -> list[int]:
     """
     Return those of the given partitions that have rows below their low-water mark: no batch will decide these.

@@ -101,15 +101,6 @@ SELECT p.id
    AND EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id AND seq <= p.low_water)
  ORDER BY p.id;
 
--- waiting --
--- Those of the given partitions that have work and are not paused.
-SELECT p.id
-  FROM partitions p
- WHERE p.id = ANY(%(partitions)s::smallint[])
-   AND EXISTS (SELECT FROM inbox WHERE inbox.partition = p.id AND seq > p.low_water)
-   AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
- ORDER BY p.id;
-
 -- neglected --
 -- Those of the given partitions whose oldest work is older, and that had no batch for as long.
 SELECT p.id

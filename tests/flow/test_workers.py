@@ -126,7 +126,9 @@ def test_a_lost_ring_costs_a_second_or_two(installation: WorkerStack) -> None:
     The API was killed between its commit and its ring: the sweep finds it, and says so.
     """
     [worker] = installation.start_workers(1)
-    eventually(lambda: worker.events("worker_ready"))  # it has looked at all that it claimed
+    installation.until_decided(
+        installation.submit(resources_in(8, 1))
+    )  # after the batch of all that it claimed
 
     took = installation.until_decided(installation.submit(resources_in(7, 1), ring=False), within=2.0)
 
@@ -229,7 +231,7 @@ def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, instal
     try:
         installation.until_decided(installation.submit(everywhere("silent")), within=2.5)
         eventually(lambda: worker.events("doorbell_fault"))
-        installation.until_decided(installation.submit(everywhere("still silent")), within=1.0)
+        installation.until_decided(installation.submit(everywhere("still-silent")), within=1.0)
         stopping = Deadline(STOP_SECONDS)
         worker.stop()
         stopping.check()

@@ -250,7 +250,7 @@ def test_a_released_partition_is_taken_without_ending_a_backend(connect: Callabl
     assert last_batch.execute("SELECT 1").fetchall() == [(1,)]
 
 
-def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> None:
+def test_neglected_work(connect: Callable[[str], Connection]) -> None:
     """
     Neglected work waits longer than a second in a partition without a batch for a second. Paused work is
     neither.
@@ -265,7 +265,6 @@ def test_waiting_and_neglected_work(connect: Callable[[str], Connection]) -> Non
         add_work(owner, partition, age_seconds=5)
     pauses.pause(connect("api"), paused, OPERATOR)
 
-    assert ownership.waiting(connection, ALL) == [fresh, old, old_but_drained]
     assert ownership.neglected(connection, ALL, 1.0) == [old]
     assert ownership.neglected(connection, ALL - {old}, 1.0) == []
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import random
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -297,6 +299,90 @@ def test_a_partition_that_ends_batches_early_does_not_hold_up_the_others(
     drainer.mark([1, 4])
 
     assert [batches.next() for _ in range(5)] == [[1, 4], [4], [1], [4], [4]]
+
+
+class Commits:
+    """
+    An inbox and the markers of the doorbell in memory, with commits between any two steps of the drain.
+
+    A commit sends a doorbell unless its partition has a marker, as the script of `Doorbell` does.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.lock = threading.RLock()
+        #: Commits until the next quiet period.
+        self.left = 0
+        self.waiting: Counter[int] = Counter()
+        self.markers: set[int] = set()
+        self.drainer: Drainer | None = None
+        #: Batches that found no doorbell to be acknowledged before them, because the drain was busy.
+        self.unacknowledged = 0
+
+    def commit(self) -> None:
+        """Commit up to six rows, in any partitions."""
+        for _ in range(self.chance.choice([0, 0, 1, 6])):
+            with self.lock:
+                if self.left == 0:
+                    return
+                self.left -= 1
+                partition = self.chance.choice(HELD)
+                self.waiting[partition] += 1
+                is_silent = partition in self.markers
+                self.markers.add(partition)
+            if not is_silent and self.drainer is not None:
+                self.drainer.answer(partition)
+
+    def acknowledge(self, partitions: Collection[int]) -> None:
+        """Stand in for the doorbell: delete the markers, between two commits."""
+        self.commit()
+        with self.lock:
+            self.markers -= set(partitions)
+        self.commit()
+
+    def read(self, partitions: set[int]) -> BatchReport:
+        """Stand in for the batch: take all rows of these partitions, between two commits."""
+        self.commit()
+        with self.lock:
+            taken = Counter({partition: self.waiting.pop(partition, 0) for partition in partitions})
+            self.unacknowledged += not partitions.isdisjoint(self.markers)
+        self.commit()
+        return BatchReport(taken_from=taken)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_commit_is_left_behind_by_a_busy_drain(
+    batches: Batches, assignments: Assignments, seed: int
+) -> None:
+    """
+    Rows are committed before and after each acknowledgement and each read, with quiet periods between. All are taken,
+    without the sweep.
+    """
+    commits = Commits(seed)
+    batches.act = commits.read
+    doorbell = Mock(acknowledge=commits.acknowledge)
+    with running(assignments, doorbell) as drainer:
+        commits.drainer = drainer
+        for _ in range(5):
+            commits.left = 40
+            while commits.left:
+                commits.commit()
+                time.sleep(0.0002)
+            eventually(lambda: not commits.waiting.total())
+
+    assert commits.unacknowledged, "it was never busy"
+
+
+def test_a_claim_is_acknowledged_before_its_first_read(batches: Batches, assignments: Assignments) -> None:
+    """
+    The owner before may have left its doorbells unacknowledged. Until then, the commits of the partition are silent.
+    """
+    calls = Mock()
+    with running(assignments, calls) as drainer:
+        drainer.take_over({5, 6})
+        assert batches.next() == [5, 6]
+
+    calls.acknowledge.assert_called_once_with({5, 6})
 
 
 def test_rows_that_the_sweep_found_are_counted(drainer: Drainer, batches: Batches) -> None:

@@ -71,6 +71,7 @@ class WakingBroker(RedisBroker):
         )
         self.assignments = assignments
         self.is_ending = False
+        self.is_requeue_refused = False
         self._on_ownership_changed = on_ownership_changed
         self._partitions = {queue_name(partition): partition for partition in range(partition_count)}
         self._wake_ups = {queue: threading.Event() for queue in self._partitions}
@@ -164,10 +165,19 @@ class WakingConsumer(Consumer):
         self._finish(self._broker.do_nack, message)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Return messages that were fetched and not begun to the queue, when the worker stops."""
+        """
+        Return messages that were fetched and not begun to the queue, when the worker stops.
+
+        Without Redis, only the first queue waits for it. The new owners drain what they claim, without messages.
+        """
         ids = [message.options["redis_message_id"] for message in messages]
-        if ids:
-            self._tolerantly(lambda: self._broker.do_requeue(self._queue, *ids))
+        if not ids or self._broker.is_requeue_refused:
+            return
+        try:
+            self._broker.do_requeue(self._queue, *ids)
+        except (redis.RedisError, OSError) as fault:
+            self._broker.is_requeue_refused = True
+            log.debug("redis_fault", queue=self._queue, fault=str(fault))
 
     def _fetch(self) -> Message[Any] | None:
         if not self._broker.assignments.holds(self._partition):

@@ -50,8 +50,8 @@ class OwnershipThread:
     """
     Keeps the lease of this process on a thread of its own.
 
-    `on_gain` gets the partitions that may be drained from now on, and those among them that have work. These must be
-    drained at once, because their doorbells may have gone to the owner before.
+    `on_gain` gets the partitions that may be drained from now on. They must be drained at once, because their
+    doorbells may have gone to the owner before.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OwnershipThread:
         partition_count: int,
         assignments: Assignments,
         doorbell: Doorbell,
-        on_gain: Callable[[set[int], list[int]], None],
+        on_gain: Callable[[set[int]], None],
     ) -> None:
         self._partition_count = partition_count
         self._assignments = assignments
@@ -139,7 +139,7 @@ class OwnershipThread:
         gained = self._assignments.hold(beat.owned, lease_until)
         gained |= self._adjust_share(connection, beat, lease_until)
         if gained:
-            self._on_gain(gained, ownership.waiting(connection, gained))
+            self._on_gain(gained)
         if not self._is_ready:
             self._is_ready = True
             log.info(

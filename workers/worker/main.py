@@ -28,8 +28,9 @@ from workers.worker.sweep import Sweep
 if TYPE_CHECKING:
     from processor.settings import Settings
 
-#: The threads on which Dramatiq calls the actor. It only marks a partition.
-ACTOR_THREADS: Final = 1
+#: The threads on which Dramatiq calls the actor, which only marks a partition. Each waits while Redis finishes the
+#: message.
+ACTOR_THREADS: Final = 4
 #: The interval at which an idle thread of Dramatiq checks for its end, in milliseconds.
 DRAMATIQ_IDLE_MS: Final = 1_000
 #: The pause between two tries to reach PostgreSQL at the start, in seconds.
@@ -142,8 +143,8 @@ class WorkerProcess:
         self._doorbell.close()  # last: until here, threads notify and acknowledge
         log.info("worker_stopped")
 
-    def _gain(self, gained: set[int], waiting: list[int]) -> None:
-        self._drainer.mark(waiting)
+    def _gain(self, gained: set[int]) -> None:
+        self._drainer.take_over(gained)
         self._broker.wake(gained)
 
 
