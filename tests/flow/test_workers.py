@@ -361,17 +361,23 @@ def test_a_worker_that_is_asked_to_stop_hands_over_at_once(installation: WorkerS
 
 def test_a_drain_that_gets_nothing_done_gives_up_the_lease(installation: WorkerStack) -> None:
     """
-    A foreign process holds the lock, and no worker may end it. The worker stops its heartbeat after 3 s. It continues
-    in order when the lock is free.
+    Another backend of the workers' role holds the lock. The worker stops its heartbeat after 3 s. When it claims the
+    partition again, it ends that backend, and continues in order. Other partitions are decided meanwhile.
     """
     [worker] = installation.start_workers(1)
-    with psycopg.connect(installation.settings.database_url) as stranger:
+    with contextlib.closing(psycopg.connect(installation.settings.worker_database_url)) as stranger:
         stranger.execute("SELECT pg_advisory_xact_lock(%s, 7)", (LOCK_CLASS,))
         ids = installation.submit(resources_in(7, 3))
+        eventually(lambda: worker.events("partitions_locked"))
+        installation.until_decided(installation.submit(resources_in(8, 3)), within=1.0)
         Deadline(5.0).until(lambda: worker.events("drain_stalled"))
-        Deadline(5.0).until(lambda: installation.shares() == {None: PARTITIONS})
+        assert installation.decided(ids) == 0
 
-    installation.until_decided(ids)
+        installation.until_decided(ids)
+
+        with pytest.raises(psycopg.OperationalError):
+            stranger.execute("SELECT 1")
+    installation.check_order()
 
 
 def test_a_paused_partition_waits_and_continues_when_it_is_notified(installation: WorkerStack) -> None:
