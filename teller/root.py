@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "requests": "commands.requests",
     "failed": "commands.failed",
     "partitions": "commands.partitions",
+    "check": "commands.check",
     "verify": "commands.verify",
     "race": "commands.race",
     "openapi": "commands.processes",
