@@ -13,7 +13,12 @@ BEGIN
             IF has_database_privilege(role, current_database(), 'TEMPORARY') THEN
                 EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM %s', current_database(), role);
             END IF;
-            IF role <> 'public' THEN  -- where a temporary table can be made, a table of the schema is found first
+            -- Where a temporary table can be made, a table of the schema is found first.
+            IF role <> 'public' AND NOT EXISTS (SELECT FROM pg_db_role_setting s
+                                                 WHERE s.setrole = role::regrole
+                                                   AND s.setdatabase = (SELECT oid FROM pg_database
+                                                                         WHERE datname = current_database())
+                                                   AND 'search_path=public, pg_temp' = ANY(s.setconfig)) THEN
                 EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = public, pg_temp', role,
                                current_database());
             END IF;
