@@ -7,9 +7,13 @@ They have connections and threads, so they are started in the process that serve
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import math
+import threading
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from redis import Redis
 
 from api.web import deadline, large_bodies, routing, turns
@@ -20,7 +24,7 @@ from api.web.turns import Turns
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways.names import names as gateway_names
 from processor.intake.intake import Intake, Receipt, Submission
-from processor.reading import requests
+from processor.reading import health, requests
 from processor.settings import RATE_LIMIT
 from processor.storage import connections, migrations, pools
 from workers.doorbell.announcements import Announcements
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from uuid import UUID
 
+    from processor.reading.health import Health
     from processor.reading.requests import Gauges
     from processor.records.documents import RequestRecord
     from processor.settings import Settings
@@ -54,6 +59,19 @@ INTAKE_TIMEOUT_MS: Final = 2_500
 ANSWER_MARGIN_SECONDS: Final = 0.5
 #: A Redis that takes longer to answer counts as unavailable.
 REDIS_TIMEOUT_SECONDS: Final = 0.5
+#: The time for which a reading of the health is reused, because `/readyz` and `/metrics` are public.
+HEALTH_FRESH_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class _LastHealth:
+    """The last reading of the health, or None if it failed, and its time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.read_at = -math.inf
+        self.health: Health | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,7 @@ class Services:
     metrics: RequestMetrics
     #: The gateways that resources may name.
     gateways: frozenset[str]
+    _last_health: _LastHealth = field(default_factory=_LastHealth)
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
@@ -165,6 +184,23 @@ class Services:
             with self.connection() as connection:
                 return requests.read_gauges(connection)
         except DatabaseUnavailable:
+            return None
+
+    def health(self) -> Health | None:
+        """Return the health of workers and couriers, at most a second old, or None if PostgreSQL does not answer."""
+        last = self._last_health
+        with last.lock:
+            if time.monotonic() - last.read_at >= HEALTH_FRESH_SECONDS:
+                last.health = self._read_health()
+                last.read_at = time.monotonic()
+            return last.health
+
+    def _read_health(self) -> Health | None:
+        try:
+            with self.connection() as connection:
+                return health.read_health(connection)
+        except DatabaseUnavailable as fault:
+            log.warning("health_unknown", fault=str(fault))
             return None
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 Health checks and metrics, for the supervisor of the process.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
@@ -11,24 +11,28 @@ from redis import RedisError
 from api.services import Call
 from api.web.problems import RETRY_AFTER_SECONDS
 from api.web.routing import Answer, AnswerDoc, Routes
-from processor.cluster import alarms
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.storage import migrations
 
 routes = Routes("Health")
 
 
-class Readiness(BaseModel):
-    """The dependencies that are unavailable, and the alarms, while requests are accepted."""
+Cause = Literal["redis", "unowned", "undecided", "couriers", "locked", "misplaced"]
+#: The causes that the database shows. While it does not answer in time, each of them may be true.
+UNKNOWN: Final[list[Cause]] = ["unowned", "undecided", "couriers"]
 
-    degraded: list[str]
+
+class Readiness(BaseModel):
+    """The failing parts of Teller while requests are accepted."""
+
+    degraded: list[Cause]
 
 
 class Unreadiness(BaseModel):
     """The dependencies without which no request is accepted."""
 
-    missing: list[str]
-    degraded: list[str]
+    missing: list[Literal["postgresql", "schema", "standby"]]
+    degraded: list[Cause]
 
 
 class Life(BaseModel):
@@ -70,24 +74,29 @@ def readyz(call: Call) -> Answer:
     Check whether the process can accept requests.
 
     PostgreSQL must be available and accept writes, with the schema that this version needs. Commits must not wait for
-    a synchronous standby. `degraded` names what needs attention meanwhile. `redis`: requests are decided more slowly.
-    `locked`: a backend of another role keeps a worker from working. `misplaced`: in the last hour there was work that
-    the API did not write.
+    a synchronous standby. Otherwise `degraded` names what does not work, within a few seconds:
+
+    - `redis`: Redis is unavailable. Requests are decided more slowly.
+    - `unowned`: a partition has had no worker for 10 s.
+    - `undecided`: a partition that is not paused has work older than 10 s.
+    - `couriers`: a gateway call, webhook delivery, mail or code is overdue by 60 s.
+    - `locked`: a backend of another role keeps a worker from working.
+    - `misplaced`: in the last hour there was work that the API did not write.
     """
-    degraded = [] if _redis_answers(call) else ["redis"]
+    degraded: list[str] = [] if _redis_answers(call) else ["redis"]
     try:
         with call.services.connection() as connection:
             migrations.check_partitions(
                 migrations.read_installation(connection), call.services.settings.partitions
             )
-            degraded += alarms.current(connection)
     except DatabaseUnavailable:
         return _unready("postgresql", degraded)
     except SchemaError:
         return _unready("schema", degraded)
     if call.services.intake.waits_for_standby():
         return _unready("standby", degraded)
-    return Answer({"degraded": degraded})
+    health = call.services.health()
+    return Answer({"degraded": degraded + (list(UNKNOWN) if health is None else health.causes)})
 
 
 @routes.add(

@@ -82,9 +82,16 @@ DELETE FROM workers
 
 -- forget --
 -- Removes worker processes that ended without `leave`. Their partitions are free at once, before the lease expires.
-DELETE FROM workers
- WHERE host = %(host)s
-   AND pid = ANY(%(pids)s::integer[]);
+WITH gone AS (
+    DELETE FROM workers
+     WHERE host = %(host)s
+       AND pid = ANY(%(pids)s::integer[])
+    RETURNING id
+)
+UPDATE ownership o
+   SET since = clock_timestamp()
+  FROM gone
+ WHERE o.worker_id = gone.id;
 
 -- presence --
 -- The number of free partitions, and the process ids of the workers of a host with a valid lease.

@@ -82,13 +82,13 @@ def test_an_unknown_partition_is_not_found(teller: Teller, number: str) -> None:
         assert teller.admin.post(f"/v1/admin/partitions/{number}/{verb}").status_code == 404
 
 
-def test_readyz_is_200_with_all_servers(teller: Teller) -> None:
+def test_the_routes_of_health_need_no_key(teller: Teller) -> None:
     """
-    The route needs no key. With PostgreSQL and Redis nothing is degraded.
+    /readyz and /healthz answer 200.
     """
     application = teller.application.test_client()
 
-    assert application.get("/readyz").json == {"degraded": []}
+    assert application.get("/readyz").status_code == 200
     assert application.get("/healthz").status_code == 200
 
 
@@ -99,7 +99,7 @@ def test_without_redis_the_api_accepts_and_is_degraded(settings: Settings, telle
     application = create_app(replace(settings, redis_url="redis://127.0.0.1:1"))
     try:
         client = Client(application, teller.client.key, teller.client.id)
-        assert client.get("/readyz").json == {"degraded": ["redis"]}
+        assert "redis" in client.get("/readyz").json["degraded"]
         assert client.post("/v1/redemptions", {"resource": "a", "account": "u"}).status_code == 202
         eventually(lambda: application.extensions["teller"].doorbell.faults)
         assert doorbell_faults(client) >= 1

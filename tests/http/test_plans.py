@@ -20,6 +20,7 @@ from api import create_app
 from processor.clients import keys
 from processor.operations import bulk_actions, resends
 from processor.reading import failed as failed_queries
+from processor.reading import health as health_queries
 from processor.reading import keys as key_queries
 from processor.reading import overview as overview_queries
 from processor.reading import request_detail, request_lists, requests
@@ -54,7 +55,7 @@ BIG: Final = {
 }
 #: The lists that read too much, before the tables have statistics and after.
 EXCESSIVE: Final[dict[str, list[str]]] = {}
-#: The modules whose SQL files the console executes.
+#: The modules whose SQL files the console and `/readyz` execute.
 MODULES: Final = (
     bulk_actions,
     overview_queries,
@@ -62,6 +63,7 @@ MODULES: Final = (
     key_queries,
     webhook_queries,
     failed_queries,
+    health_queries,
     request_detail,
     resends,
 )
@@ -191,6 +193,7 @@ def addresses(crowded: Teller) -> list[str]:
             "SELECT request_id FROM decisions WHERE current AND status = 'failed' LIMIT 1 OFFSET 50000"
         ).fetchall()
     pages = [
+        "/readyz",
         "/admin",
         "/admin/partitions/7",
         "/admin/resources",

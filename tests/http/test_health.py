@@ -1,0 +1,168 @@
+"""
+`/readyz` names each thing that does not work, and nothing else.
+
+The rows of the database are made older, which stands for the time that passes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api import services
+from processor.storage import connections
+
+if TYPE_CHECKING:
+    from tests.http.teller import Client, Teller
+
+#: A worker that has all partitions. Without it, each test would find them unowned.
+OWNED = """
+    INSERT INTO workers (id, host, pid, alive_until) VALUES (gen_random_uuid(), 'h', 1, now() + interval '1 hour');
+    UPDATE ownership SET worker_id = (SELECT id FROM workers), since = now() - interval '1 hour'
+"""
+#: A request waits for its batch.
+WAITING = "UPDATE inbox SET created_at = now() - interval '{} s'"
+PAUSED = "INSERT INTO pauses (partition, actor) SELECT DISTINCT partition, 'olga' FROM inbox"
+#: Notifications: as they are sent, and as a batch writes them.
+DELIVERY = """
+    INSERT INTO deliveries (request_id, version, type, webhook_id, email, due_at)
+    SELECT id, 2, 'request.completed', {}, {}, now() - interval '{} s' FROM requests
+"""
+FANOUT = """
+    INSERT INTO decisions (request_id, version, status, sequence, decided_at, at, actor)
+    SELECT '00000000-0000-7000-8000-0000000000{0}', 2, 'completed', 1, at, at, 'test'
+      FROM (SELECT now() - interval '{0} s' AS at) AS past;
+    INSERT INTO fanouts (webhook_id, request_ids, versions)
+    VALUES ({1}, ARRAY['00000000-0000-7000-8000-0000000000{0}'::uuid], ARRAY[2])
+"""
+EFFECT = """
+    INSERT INTO effects (request_id, partition, gateway, created_at, due_at, client_id)
+    SELECT id, partition, '{}', created_at, now() - interval '{} s', '{}' FROM requests
+"""
+CODE = """
+    INSERT INTO codes (id, client_id, destination, expires_at, has_turn, due_at)
+    VALUES (gen_random_uuid(), 'c', 'a@b.example', now() + interval '1 h', {}, now() - interval '{} s')
+"""
+EARLIER_WEBHOOK = "'00000000-0000-7000-8000-000000000000'"
+BY_WEBHOOK = ("'00000000-0000-7000-8000-000000000001'", "NULL")
+BY_MAIL = ("NULL", "'a@b.example'")
+
+
+@pytest.fixture(autouse=True)
+def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer comes from a reading of its own."""
+    monkeypatch.setattr(services, "HEALTH_FRESH_SECONDS", 0.0)
+
+
+def change(teller: Teller, *statements: str) -> None:
+    """Change the database as its owner."""
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        for statement in statements:
+            for part in statement.split(";"):
+                connection.execute(part)
+
+
+def degraded(client: Client) -> list[str]:
+    """Return what /readyz names."""
+    answer = client.get("/readyz")
+    assert answer.status_code == 200, answer.json
+    found: list[str] = answer.json["degraded"]
+    return found
+
+
+CASES: list[tuple[str, list[str], list[Any]]] = [
+    ("work of 9 s", [WAITING.format(9)], []),
+    ("work of 11 s", [WAITING.format(11)], ["undecided"]),
+    ("work of 11 s in a paused partition", [WAITING.format(11), PAUSED], []),
+    ("no worker for 9 s", ["UPDATE ownership SET worker_id = NULL, since = now() - interval '9 s'"], []),
+    (
+        "one partition without a worker for 11 s",
+        ["UPDATE ownership SET worker_id = NULL, since = now() - interval '11 s' WHERE partition = 3"],
+        ["unowned"],
+    ),
+    ("a lease that expired 9 s ago", ["UPDATE workers SET alive_until = now() - interval '9 s'"], []),
+    (
+        "a lease that expired 11 s ago",
+        ["UPDATE workers SET alive_until = now() - interval '11 s'"],
+        ["unowned"],
+    ),
+    ("a worker that was removed", ["DELETE FROM workers"], ["unowned"]),
+    ("an effect that is due for 50 s", [EFFECT.format("g", 50, "c")], []),
+    (
+        "an effect that is due for 61 s, behind those of another client",
+        [EFFECT.format("g", 0, "a"), "UPDATE effects SET leg = 1", EFFECT.format("g", 61, "c")],
+        ["couriers"],
+    ),
+    ("an effect that is due for 61 s", [EFFECT.format("g", 61, "c")], ["couriers"]),
+    (
+        "a delivery of 61 s behind those of another webhook",
+        [DELIVERY.format(EARLIER_WEBHOOK, "NULL", 0), DELIVERY.format(*BY_WEBHOOK, 61)],
+        ["couriers"],
+    ),
+    ("a delivery of 50 s", [DELIVERY.format(*BY_WEBHOOK, 50)], []),
+    ("a mail of 50 s", [DELIVERY.format(*BY_MAIL, 50)], []),
+    ("a mail of 61 s", [DELIVERY.format(*BY_MAIL, 61)], ["couriers"]),
+    ("a code of 61 s", [CODE.format("true", 61)], ["couriers"]),
+    ("a code that waits for its cooldown", [CODE.format("false", 61)], []),
+    ("a fanout of 50 s", [FANOUT.format(50, BY_WEBHOOK[0])], []),
+    ("a fanout of 61 s", [FANOUT.format(61, BY_WEBHOOK[0])], ["couriers"]),
+    ("an alarm of a worker", ["INSERT INTO alarms (code, detail) VALUES ('misplaced', 'x')"], ["misplaced"]),
+    (
+        "all at once",
+        [WAITING.format(11), EFFECT.format("g", 61, "c"), "DELETE FROM workers"],
+        ["unowned", "undecided", "couriers"],
+    ),
+]
+
+
+def test_readyz_names_each_thing_that_does_not_work(teller: Teller) -> None:
+    """
+    Each row of the table makes the database so, and /readyz names it. Before and after, nothing is named.
+    """
+    change(teller, OWNED)
+    teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+    assert degraded(teller.client) == []
+    for case, statements, expected in CASES:
+        change(teller, *statements)
+        assert degraded(teller.client) == expected, case
+        change(
+            teller,
+            "UPDATE inbox SET created_at = now()",
+            "DELETE FROM pauses",
+            "DELETE FROM workers",
+            "DELETE FROM effects",
+            "DELETE FROM deliveries",
+            "DELETE FROM fanouts",
+            "DELETE FROM codes",
+            "DELETE FROM alarms",
+            OWNED,
+        )
+        assert degraded(teller.client) == [], case
+
+
+def test_a_reading_is_shared_for_a_second(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    /readyz needs no key, so its calls do not each read all partitions.
+    """
+    change(teller, OWNED)
+    monkeypatch.setattr(services, "HEALTH_FRESH_SECONDS", 600.0)
+
+    assert degraded(teller.client) == []
+    change(teller, "DELETE FROM workers")
+    assert degraded(teller.client) == []
+
+
+def test_a_reading_that_is_not_answered_names_all_that_may_be_wrong(teller: Teller) -> None:
+    """
+    The API accepts requests while a lock blocks the reading.
+    """
+    change(teller, OWNED)
+    assert degraded(teller.client) == []
+    with (
+        connections.connect(teller.settings.database_url, application_name="test") as blocker,
+        blocker.transaction(),
+    ):
+        blocker.execute("LOCK codes")
+        assert degraded(teller.client) == ["unowned", "undecided", "couriers"]
+    assert degraded(teller.client) == []
