@@ -41,7 +41,7 @@ WITH longest AS MATERIALIZED (
       FROM (SELECT ctid AS row, id, lower(email) AS mailbox, stood_since, tries
               FROM address_changes
              WHERE client_id BETWEEN %(client)s AND %(client)s  -- by the index in this order alone
-               AND due_at <= statement_timestamp()
+               AND (due_at <= statement_timestamp()) IS TRUE
              ORDER BY client_id, stood_since
              LIMIT (SELECT %(window)s::bigint)) AS c
 ), counted AS MATERIALIZED (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from processor.outbox import deliveries, gateway_calls
+from processor.outbox import address_notices, code_messages, deliveries, gateway_calls
 from processor.storage import connections
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DEAD, ALIVE = uuid.UUID(int=1), uuid.UUID(int=2)
 
 #: Rows as batches and couriers leave them, with statistics from before they came.
 CROWD: Final = """
-ANALYZE deliveries, fanouts, effects, requests, decisions, webhooks;
+ANALYZE deliveries, fanouts, effects, requests, decisions, webhooks, codes, address_changes;
 INSERT INTO webhooks (id, client_id, url, secret)
 SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'shop', 'https://x/', sha256('x')
   FROM generate_series(2, 400) AS n;
@@ -52,6 +52,21 @@ SELECT md5('e' || n)::uuid, 'flood', 0, 'bank', now(), now()
 INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)
 SELECT id, 'late', 0, 'bank', now(), now()
   FROM (SELECT id FROM requests ORDER BY id LIMIT 5) AS r;
+INSERT INTO deliveries (request_id, version, type, email, client_id)
+SELECT md5('m' || n)::uuid, 2, 'request.completed', 'ada@example.com', 'flood'
+  FROM generate_series(1, %(waiting)s) AS n;
+INSERT INTO deliveries (request_id, version, type, email, client_id)
+SELECT id, 2, 'request.completed', 'bob@example.com', 'late'
+  FROM (SELECT id FROM requests ORDER BY id LIMIT 5) AS r;
+INSERT INTO codes (id, client_id, destination, request_id, has_turn, due_at)
+SELECT gen_random_uuid(), 'flood', 'ada@example.com', gen_random_uuid(), n %% 2 = 0, now()
+  FROM generate_series(1, %(waiting)s) AS n;
+INSERT INTO codes (id, client_id, destination, request_id, has_turn, due_at)
+SELECT gen_random_uuid(), 'late', 'bob@example.com', gen_random_uuid(), true, now();
+INSERT INTO address_changes (client_id, account, email, stood_since)
+SELECT 'flood', 'u' || n, 'u' || n || '@example.com', now()
+  FROM generate_series(1, %(waiting)s) AS n;
+INSERT INTO address_changes (client_id, account, email) VALUES ('late', 'bob', 'bob@example.com');
 """
 
 
@@ -92,7 +107,7 @@ def test_each_step_reads_what_it_takes(store: Store, courier: Connection) -> Non
     """
     Looks, claims, expanding and ending cost the same, however much waits, and whatever the planner expects.
     """
-    steps = {**_steps_of_webhooks(), **_steps_of_gateway_calls()}
+    steps = {**_steps_of_webhooks(), **_steps_of_gateway_calls(), **_steps_of_messages()}
 
     for statistics in ("old", "new"):
         for name, (statement, parameters, most) in steps.items():
@@ -147,6 +162,35 @@ def _steps_of_gateway_calls() -> dict[str, tuple[str, dict[str, Any], int]]:
             10,
         ),
         "claim of effects": (gateway_calls.SQL["claim_effects"], claim, 200),
+    }
+
+
+def _steps_of_messages() -> dict[str, tuple[str, dict[str, Any], int]]:
+    look = {"after": "", "limit": 256}
+    claim = {"client": "late", "limit": 10, "lease_seconds": 60.0, "window": 200}
+    mails = {**claim, "mails_per_hour": 100, "wait_seconds": 86_400.0}
+    turns = {
+        "clients": ["flood", "late"],
+        "afters": ["", ""],
+        "destinations": 32,
+        "cooldown_seconds": 60.0,
+    }
+    return {
+        "look at mails": (deliveries.SQL["due_mails"], look, 10),
+        "claim of mails": (deliveries.SQL["claim_mails"], mails, 20),
+        "claim of many mails": (deliveries.SQL["claim_mails"], {**mails, "client": "flood"}, 500),
+        "look at waiting codes": (code_messages.SQL["waiting_clients"], look, 10),
+        "turns of codes": (code_messages.SQL["take_turns"], turns, 10),
+        "look at codes": (code_messages.SQL["due"], look, 10),
+        "claim of codes": (code_messages.SQL["claim"], {**claim, "ttl_seconds": 600.0}, 20),
+        "claim of many codes": (
+            code_messages.SQL["claim"],
+            {**claim, "ttl_seconds": 600.0, "client": "flood"},
+            20,
+        ),
+        "look at notices": (address_notices.SQL["due"], look, 10),
+        "claim of notices": (address_notices.SQL["claim"], claim, 20),
+        "claim of many notices": (address_notices.SQL["claim"], {**claim, "client": "flood"}, 500),
     }
 
 
