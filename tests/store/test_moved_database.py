@@ -4,15 +4,23 @@ A database after a move: sequences, low-water marks, roles and rights that do no
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
+from unittest.mock import create_autospec
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from processor.cluster import ownership
 from processor.errors import SchemaError
 from processor.storage import migrations
 from tests.servers import PARTITIONS
+from tests.store.store import worker_connection
+from tests.waiting import TIMEOUT_SECONDS, eventually
+from workers.worker.assignments import Assignments
+from workers.worker.drain import Drainer
+from workers.worker.sweep import Sweep
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -143,3 +151,25 @@ def _rights(store: Store) -> set[tuple[str, str]]:
         " WHERE relnamespace = 'public'::regnamespace AND acl::text LIKE 'teller\\_%'"
     )
     return {(table, right) for table, right in found}
+
+
+def test_the_sweep_reports_rows_that_no_batch_looks_at(store: Store) -> None:
+    """
+    An error in the log names the partition and the remedy, so that the rows are not silent.
+    """
+    partition = _with_history(store)
+    _lose_sequences(store)
+    _accept(store, "ada")
+    assignments = Assignments()
+    assignments.hold({partition}, time.monotonic() + TIMEOUT_SECONDS)
+    drainer = create_autospec(Drainer, instance=True)
+    sweep = Sweep(lambda: worker_connection(store.database), drainer, assignments, lambda: True)
+
+    with capture_logs() as logs:
+        sweep.start()
+        eventually(lambda: any(line["event"] == "rows_below_low_water" for line in logs))
+        sweep.stop()
+
+    [line] = [line for line in logs if line["event"] == "rows_below_low_water"]
+    assert (line["log_level"], line["partitions"]) == ("error", [partition])
+    assert "teller migrate" in line["remedy"]
