@@ -134,7 +134,9 @@ def _handler(route: Route, services: Services) -> Handler:
         environ[ROUTE] = path
         try:
             call = route.check(services, environ)
-            with services.views.take(environ.get(CLIENT, path)):
+            client = environ.get(CLIENT)
+            is_company = client is not None and call.caller.role == "client"
+            with services.views.take(client or path, is_company=is_company):
                 route.confirm(call)
                 return respond(view(call, **names))
         except CursorInvalid as error:

@@ -69,8 +69,7 @@ class Turns:
     """
     Places, of which each client has at most `share`. The client that has waited longest without a turn is next.
 
-    A client that is alone has `share_alone`. Names that begin with a slash are public routes, whose callers count as
-    one client with its share, but not as company. `refusal` is the error for a turn that does not come in time.
+    A client that is alone has `share_alone`. `refusal` is the error for a turn that does not come in time.
     """
 
     def __init__(
@@ -99,8 +98,14 @@ class Turns:
         self._local = threading.local()
 
     @contextmanager
-    def take(self, client: str) -> Iterator[None]:
-        """Wait for a place of this client, and hold it. Raises the refusal."""
+    def take(self, client: str, *, is_company: bool = True) -> Iterator[None]:
+        """
+        Wait for a place of this client, and hold it. Raises the refusal.
+
+        Without `is_company`, other clients remain alone: the work is an operator's, or that of a public route.
+        """
+        if is_company:
+            self._activity.note(client)
         turn = self._enter(client)
         if turn is not None and not self._comes(client, turn):
             raise self._refusal("the turn of this request did not come in time")
@@ -147,8 +152,6 @@ class Turns:
     def _enter(self, client: str, *, begun: bool = False) -> threading.Lock | None:
         """Return the turn to wait for, or None if the client has a place. Raises the refusal."""
         with self._lock:
-            if not client.startswith("/"):
-                self._activity.note(client)
             if self._free > 0 and self._taken.get(client, 0) < self._share_now():
                 self._occupy(client)
                 return None

@@ -13,7 +13,7 @@ SHARED_GROUP_LIMIT: Final = 250
 #: The requests from which a call is large.
 LARGE_CALL: Final = 50
 #: The time after the last call of another client at which a client counts as alone.
-ALONE_AFTER_SECONDS: Final = 3.0
+ALONE_AFTER_SECONDS: Final = 10.0
 
 CallT = TypeVar("CallT")
 

@@ -161,7 +161,7 @@ def test_a_client_alone_has_more_until_another_comes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(deadline, "DEADLINE_SECONDS", TIMEOUT_SECONDS)
     turns = Turns(9, 1, share_alone=3)
     crowd = Crowd(turns)
-    with turns.take("flood"), turns.take("/healthz"):
+    with turns.take("flood"), turns.take("/healthz", is_company=False):
         with turns.take("flood"), turns.take("ada"):
             crowd.come("flood")
             assert crowd.served == []
