@@ -32,7 +32,7 @@ EXPANDED_PER_LOOK: Final = 1_000
 #: The deliveries to webhooks that were deleted or disabled that one statement ends.
 ENDED_AT_ONCE: Final = 1_000
 #: The e-mails of one client that one claim reads. Among them the mailboxes take turns.
-MAILS_PER_LOOK: Final = 200
+MAILS_PER_LOOK: Final = 100
 #: The longest time for which an e-mail waits for its mailbox, in seconds. After it the e-mail has failed.
 MAIL_WAIT_SECONDS: Final = 86_400.0
 #: The longest error that is kept, in characters.

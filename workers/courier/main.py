@@ -44,8 +44,8 @@ STATEMENT_TIMEOUT_MS: Final = 5_000
 #: The time for which a stop waits for the sends under way, in seconds. The others are due again when their leases
 #: expire.
 END_SECONDS: Final = 3.0
-#: Connections to PostgreSQL: two each for gateway calls and deliveries, one each for mails, codes and ended webhooks.
-DATABASE_THREADS: Final = 7
+#: Connections to PostgreSQL: two each for gateway calls, deliveries and mails, one each for codes and ended webhooks.
+DATABASE_THREADS: Final = 8
 
 log = structlog.get_logger(__name__)
 
@@ -81,8 +81,8 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     senders: list[Sender[Any]] = [
         _gateway_calls(settings, gateways, threads[0:2], doorbell),
         WebhookDeliveries(client, threads[2], threads[3], threads[6]),
-        MailSender(mailer, request_mails(settings.mailbox_limit), threads[4], threads[4]),
-        MailSender(mailer, ADDRESS_NOTICES, threads[4], threads[4]),
+        MailSender(mailer, request_mails(settings.mailbox_limit), threads[4], threads[7]),
+        MailSender(mailer, ADDRESS_NOTICES, threads[4], threads[7]),
         CodeMessages(settings, mailer, gateways, threads[5], threads[5]),
     ]
     listener = _listener(settings.redis_url, senders)

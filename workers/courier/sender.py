@@ -147,9 +147,10 @@ class TurnSender(Sender[SendResult[Item]], Generic[Item]):
         if self._after == BEFORE_FIRST:
             self._soonest = math.inf
         waiting = await self._due(self._after)
-        for client, seconds in waiting:
+        # Those without a connection first: each claim takes time.
+        for client, seconds in sorted(waiting, key=lambda one: self._connections[one.client]):
             if seconds <= 0 and self._connections.total() >= CONNECTIONS_MAX:
-                return math.inf  # the next look begins with this client, when a connection is free
+                return math.inf  # the next look begins behind the last client, when a connection is free
             self._after = client
             if seconds > 0:
                 self._soonest = min(self._soonest, seconds)
