@@ -86,7 +86,12 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     app.url_map.merge_slashes = False  # no redirects: they have no problem+json
     app.extensions["teller"] = services
     metrics.register(
-        services.metrics.registry, services.intake, services.waiters, services.doorbell, services.gauges
+        services.metrics.registry,
+        services.intake,
+        services.waiters,
+        services.doorbell,
+        services.gauges,
+        services.health,
     )
     app.before_request(_refuse_double_slash)
     app.before_request(_refuse_ambiguous_headers)

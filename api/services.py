@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from uuid import UUID
 
-    from processor.reading.health import Health
+    from processor.reading.health import Health, RowCounts
     from processor.reading.requests import Gauges
     from processor.records.documents import RequestRecord
     from processor.settings import Settings
@@ -178,11 +178,11 @@ class Services:
         with self.connection() as connection:
             return requests.read_request(connection, request_id, None)[0]
 
-    def gauges(self) -> Gauges | None:
-        """Return the gauges for the metrics, or None if the database is unavailable."""
+    def gauges(self) -> tuple[Gauges, RowCounts] | None:
+        """Return the counts for the metrics, or None if the database is unavailable."""
         try:
             with self.connection() as connection:
-                return requests.read_gauges(connection)
+                return requests.read_gauges(connection), health.count_rows(connection)
         except DatabaseUnavailable:
             return None
 

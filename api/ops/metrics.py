@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from processor.reading.health import BACKLOG_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from api.web.long_poll import Waiters
     from processor.intake.intake import Intake
+    from processor.reading.health import Health, RowCounts
     from processor.reading.requests import Gauges
     from processor.records.documents import RequestRecord
     from workers.doorbell.ring import Doorbell
@@ -32,15 +35,17 @@ def register(
     intake: Intake,
     waiters: Waiters[RequestRecord],
     doorbell: Doorbell,
-    read_gauges: Callable[[], Gauges | None],
+    read_gauges: Callable[[], tuple[Gauges, RowCounts] | None],
+    read_health: Callable[[], Health | None],
 ) -> None:
     """
-    Add the metrics of this process, and those that `read_gauges` reads.
+    Add the metrics of this process, and those of the database.
 
-    `read_gauges` returns None if the database is unavailable.
+    `read_gauges` and `read_health` return None if the database is unavailable.
     """
     registry.register(_ProcessCollector(intake, waiters, doorbell))
     registry.register(_DatabaseCollector(read_gauges))
+    registry.register(_HealthCollector(read_health))
 
 
 class _ProcessCollector(Collector):
@@ -75,10 +80,10 @@ class _ProcessCollector(Collector):
 class _DatabaseCollector(Collector):
     """Counts for all processes, from the database."""
 
-    def __init__(self, read: Callable[[], Gauges | None]) -> None:
+    def __init__(self, read: Callable[[], tuple[Gauges, RowCounts] | None]) -> None:
         self._read = read
         self._lock = threading.Lock()
-        self._gauges: Gauges | None = None
+        self._gauges: tuple[Gauges, RowCounts] | None = None
         self._read_at = -GAUGES_FRESH_SECONDS
 
     def describe(self) -> Iterator[Metric]:
@@ -86,9 +91,18 @@ class _DatabaseCollector(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        gauges = self._latest()
-        if gauges is None:
+        latest = self._latest()
+        if latest is None:
             return
+        gauges, rows = latest
+        yield GaugeMetricFamily(
+            "teller_backlog", f"Rows that wait for a batch, up to {BACKLOG_MAX:,}.", rows.backlog
+        )
+        yield GaugeMetricFamily(
+            "teller_deliveries_failed",
+            "Deliveries to present webhooks that failed for good. Each can be sent again.",
+            rows.deliveries_failed,
+        )
         yield GaugeMetricFamily(
             "teller_parked_requests", "Failed requests, which an admin must replay or refund.", gauges.failed
         )
@@ -109,9 +123,41 @@ class _DatabaseCollector(Collector):
             breakers.add_metric([gateway], float(open_until is not None))
         yield breakers
 
-    def _latest(self) -> Gauges | None:
+    def _latest(self) -> tuple[Gauges, RowCounts] | None:
         with self._lock:
             if time.monotonic() - self._read_at >= GAUGES_FRESH_SECONDS:
                 self._gauges = self._read()
                 self._read_at = time.monotonic()
             return self._gauges
+
+
+class _HealthCollector(Collector):
+    """The numbers behind `/readyz`."""
+
+    def __init__(self, read: Callable[[], Health | None]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterator[Metric]:
+        """Return nothing, so that registration needs no database."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        health = self._read()
+        if health is None:
+            return
+        yield GaugeMetricFamily(
+            "teller_oldest_seconds", "Age of the oldest row that waits for a batch.", health.oldest_seconds
+        )
+        yield GaugeMetricFamily("teller_partitions_paused", "Paused partitions.", health.paused)
+        yield GaugeMetricFamily(
+            "teller_partitions_unowned", "Partitions without a worker for 10 s.", health.unowned
+        )
+        yield GaugeMetricFamily(
+            "teller_partitions_undecided",
+            "Partitions that are not paused and have work older than 10 s.",
+            health.undecided,
+        )
+        yield CounterMetricFamily("teller_decided", "Requests that were decided, ever.", health.decided)
+        yield GaugeMetricFamily(
+            "teller_effects_overdue", "Gateway calls that have been due for 60 s.", health.effects_overdue
+        )

@@ -6,7 +6,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 #: Upper bounds of the latency buckets, in seconds. Those above 3 are for `Prefer: wait`.
 LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 20.0)
@@ -16,6 +22,7 @@ class RequestMetrics:
     """The metrics of answers. Other modules add their collectors to `registry`."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "teller_http_requests",

@@ -8,7 +8,7 @@ database's clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from processor.cluster import alarms
 from processor.storage import connections, statements
@@ -24,10 +24,22 @@ UNDECIDED_SECONDS: Final = 10.0
 OVERDUE_SECONDS: Final = 60.0
 #: The limit of the count of overdue effects.
 OVERDUE_MAX: Final = 10_000
+#: The limits of the other counts.
+BACKLOG_MAX: Final = 100_000
+FAILED_MAX: Final = 10_000
 #: The clients or webhooks with waiting rows that are looked at, in each table.
 TURNS_MAX: Final = 1_000
 
 SQL = statements.beside(__file__)
+
+
+class RowCounts(NamedTuple):
+    """Counts whose cost grows with the rows, up to a limit."""
+
+    #: Rows of the inbox, up to BACKLOG_MAX.
+    backlog: int
+    #: Deliveries to present webhooks that failed for good, up to FAILED_MAX.
+    deliveries_failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,8 @@ class Health:
     undecided: int
     #: Age of the oldest work, also in paused partitions; 0 if there is none.
     oldest_seconds: float
+    #: The requests that all partitions have decided, ever.
+    decided: int
     #: Effects that have been due for OVERDUE_SECONDS, up to OVERDUE_MAX.
     effects_overdue: int
     #: Whether a delivery or a code has been due for as long.
@@ -63,7 +77,7 @@ def read_health(connection: Connection) -> Health:
     """
     Read the health of all partitions, workers and couriers. Raises DatabaseUnavailable.
     """
-    paused, unowned, undecided, oldest_seconds = _one(
+    paused, unowned, undecided, oldest_seconds, decided = _one(
         connection, "read_partitions", unowned_seconds=UNOWNED_SECONDS, undecided_seconds=UNDECIDED_SECONDS
     )
     [effects] = _one(
@@ -76,7 +90,18 @@ def read_health(connection: Connection) -> Health:
     [deliveries] = _one(
         connection, "has_overdue_deliveries", overdue_seconds=OVERDUE_SECONDS, turns=TURNS_MAX
     )
-    return Health(paused, unowned, undecided, oldest_seconds, effects, deliveries, alarms.current(connection))
+    return Health(
+        paused, unowned, undecided, oldest_seconds, decided, effects, deliveries, alarms.current(connection)
+    )
+
+
+def count_rows(connection: Connection) -> RowCounts:
+    """
+    Count the rows of the inbox and the failed deliveries. Raises DatabaseUnavailable.
+    """
+    return RowCounts(
+        *_one(connection, "count_rows", backlog_max=BACKLOG_MAX, failed_max=FAILED_MAX, turns=TURNS_MAX)
+    )
 
 
 def _one(connection: Connection, name: str, **parameters: Any) -> tuple[Any, ...]:

@@ -3,13 +3,14 @@
 
 -- read_partitions --
 -- The number of paused partitions, of those without a worker for a while, and of those with old work that are not paused.
--- Then the age of the oldest work. A partition has no worker since its release, or since the lease of its owner expired.
+-- Then the age of the oldest work, and the number of decisions ever. A partition has no worker since its release, or since the lease of its owner expired.
 -- The first row above the low-water mark counts as the oldest.
 SELECT count(*) FILTER (WHERE state.is_paused),
        count(*) FILTER (WHERE state.free_since <= statement_timestamp() - make_interval(secs => %(unowned_seconds)s)),
        count(*) FILTER (WHERE NOT state.is_paused AND state.age_seconds > %(undecided_seconds)s),
-       greatest(0, coalesce(max(state.age_seconds), 0))::float8
-  FROM (SELECT x.partition IS NOT NULL AS is_paused,
+       greatest(0, coalesce(max(state.age_seconds), 0))::float8,
+       sum(state.sequence)::bigint
+  FROM (SELECT p.sequence, x.partition IS NOT NULL AS is_paused,
                CASE WHEN w.id IS NULL THEN o.since ELSE w.alive_until END AS free_since,
                extract(epoch FROM statement_timestamp() - oldest.created_at) AS age_seconds
           FROM partitions p
@@ -22,6 +23,29 @@ SELECT count(*) FILTER (WHERE state.is_paused),
                                 AND seq > p.low_water
                               ORDER BY seq
                               LIMIT 1) AS oldest ON true) AS state;
+
+-- count_rows --
+-- The rows of the inbox, and the deliveries to present webhooks that failed for good, each up to a limit.
+SELECT (SELECT count(*)
+          FROM (SELECT
+                  FROM partitions p
+                 CROSS JOIN LATERAL (SELECT
+                                       FROM inbox
+                                      WHERE inbox.partition = p.id
+                                        AND seq > p.low_water
+                                      ORDER BY seq
+                                      LIMIT (SELECT %(backlog_max)s::bigint)) AS waiting
+                 LIMIT %(backlog_max)s) AS backlog),
+       (SELECT count(*)
+          FROM (SELECT
+                  FROM (SELECT id FROM webhooks ORDER BY id LIMIT %(turns)s) AS endpoints
+                 CROSS JOIN LATERAL (SELECT
+                                       FROM deliveries d
+                                      WHERE d.webhook_id = endpoints.id
+                                        AND d.status = 'failed'
+                                      ORDER BY d.webhook_id, d.status, d.id
+                                      LIMIT (SELECT %(failed_max)s::bigint)) AS lost
+                 LIMIT %(failed_max)s) AS failed);
 
 -- count_overdue_effects --
 -- The effects that have been due for a while, up to a limit. Each pair of gateway and client costs one step in the index.

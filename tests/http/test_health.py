@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api import services
+from api.ops import metrics as api_metrics
 from processor.storage import connections
+from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from tests.http.teller import Client, Teller
@@ -25,6 +27,10 @@ OWNED = """
 WAITING = "UPDATE inbox SET created_at = now() - interval '{} s'"
 PAUSED = "INSERT INTO pauses (partition, actor) SELECT DISTINCT partition, 'olga' FROM inbox"
 #: Notifications: as they are sent, and as a batch writes them.
+WEBHOOK = """
+    INSERT INTO webhooks (id, client_id, url, secret)
+    VALUES ('00000000-0000-7000-8000-000000000001', 'c', 'https://a.example/', decode(repeat('00', 24), 'hex'))
+"""
 DELIVERY = """
     INSERT INTO deliveries (request_id, version, type, webhook_id, email, due_at)
     SELECT id, 2, 'request.completed', {}, {}, now() - interval '{} s' FROM requests
@@ -166,3 +172,45 @@ def test_a_reading_that_is_not_answered_names_all_that_may_be_wrong(teller: Tell
         blocker.execute("LOCK codes")
         assert degraded(teller.client) == ["unowned", "undecided", "couriers"]
     assert degraded(teller.client) == []
+
+
+def metrics(client: Client) -> dict[str, float]:
+    """Return the metrics without labels."""
+    lines = client.get("/metrics").data.decode().splitlines()
+    return {
+        name: float(value)
+        for name, value in (line.split(" ") for line in lines if "{" not in line and line[0] != "#")
+    }
+
+
+def test_metrics_show_what_waits_and_what_is_late(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The numbers behind /readyz are metrics, with zero for what is well. No metric has a time of its creation.
+    """
+    monkeypatch.setattr(api_metrics, "GAUGES_FRESH_SECONDS", 0.0)
+    change(teller, OWNED)
+    teller.open("a")
+    before = metrics(teller.client)
+    for _ in range(3):
+        teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+    change(
+        teller,
+        WAITING.format(11),
+        PAUSED,
+        "UPDATE ownership SET worker_id = NULL, since = now() - interval '11 s' WHERE partition = 3",
+        EFFECT.format("g", 61, "c"),
+        WEBHOOK,
+        DELIVERY.format(*BY_WEBHOOK, 0),
+        "UPDATE deliveries SET status = 'failed', due_at = NULL",
+    )
+    after = metrics(teller.client)
+
+    names = (
+        *("teller_backlog", "teller_partitions_paused", "teller_partitions_unowned", "teller_decided_total"),
+        *("teller_deliveries_failed", "teller_effects_overdue", "teller_partitions_undecided"),
+    )
+    assert [before[name] for name in names] == [0, 0, 0, 1, 0, 0, 0]
+    assert [after[name] for name in names] == [3, 1, 1, 1, 4, 4, 0]
+    assert before["teller_oldest_seconds"] == 0
+    assert 11 <= after["teller_oldest_seconds"] < 11 + TIMEOUT_SECONDS
+    assert [name for name in after if name.endswith("_created")] == []

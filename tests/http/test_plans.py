@@ -55,7 +55,7 @@ BIG: Final = {
 }
 #: The lists that read too much, before the tables have statistics and after.
 EXCESSIVE: Final[dict[str, list[str]]] = {}
-#: The modules whose SQL files the console and `/readyz` execute.
+#: The modules whose SQL files the console, `/readyz` and `/metrics` execute.
 MODULES: Final = (
     bulk_actions,
     overview_queries,
@@ -194,6 +194,7 @@ def addresses(crowded: Teller) -> list[str]:
         ).fetchall()
     pages = [
         "/readyz",
+        "/metrics",
         "/admin",
         "/admin/partitions/7",
         "/admin/resources",
