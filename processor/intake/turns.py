@@ -78,8 +78,10 @@ class Turns(Generic[CallT]):
             while small and left > 0:
                 client = small.popleft()
                 left -= self._take(client, group)
-                if client in self._waiting and not self._is_large(client):
-                    small.append(client)
+                if client in self._waiting:
+                    self._waiting.move_to_end(client)  # clients beyond a full group are first in the next
+                    if not self._is_large(client):
+                        small.append(client)
         elif self._waiting:
             left = SHARED_GROUP_LIMIT if self._activity.is_shared() else GROUP_LIMIT
             client = next(filter(self._is_large, self._waiting))

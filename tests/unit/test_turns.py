@@ -259,3 +259,22 @@ def test_small_calls_share_a_group_in_turns_of_clients() -> None:
     assert group[:3] == ["flood 0", "ada", "flood 1"]
     assert len(group) == intake_turns.GROUP_LIMIT
     assert turns.next_group()[0] == "flood 999"
+
+
+def test_clients_beyond_a_full_group_are_in_the_next_one() -> None:
+    """
+    Clients whose small calls fill every group, and who always have more of them, keep no other client out.
+    """
+    size = intake_turns.LARGE_CALL - 1
+    floods = [f"flood {number}" for number in range(intake_turns.GROUP_LIMIT // size + 1)]
+    turns: intake_turns.Turns[str] = intake_turns.Turns()
+    for client in floods * 2:
+        turns.add(client, size, client)
+    turns.add("ada", 1, "ada")
+
+    first = turns.next_group()
+    for client in first:
+        turns.add(client, size, client)
+
+    assert first == floods
+    assert turns.next_group()[0] == "ada"
