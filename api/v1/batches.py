@@ -102,6 +102,7 @@ def submit_batch(call: Call) -> Answer:
             outcomes.append(_read(call.caller, item))
             if number % ITEMS_AT_ONCE == 0:
                 call.services.views.make_way()
+    call.confirm()
     submissions = [one for one in outcomes if isinstance(one, Submission)]
     receipts = iter(call.services.accept(submissions) if submissions else [])
     results = []

@@ -189,6 +189,7 @@ def register_webhook(call: Call) -> Answer:
     allow_private = call.services.settings.allow_private_webhooks
     with call.services.views.aside():
         _check_address(call.caller.client, body.url, allow_private=allow_private)
+    call.confirm()
     events: list[str] | None = list(body.events) if "events" in body.model_fields_set else None
     with call.services.connection() as connection:
         webhook, secret = webhooks.register(

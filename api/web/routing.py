@@ -116,6 +116,16 @@ class Call(Generic[ServicesT]):
             return nullcontext()
         return self.services.large_bodies.take(self.environ.get(CLIENT, ""))
 
+    def confirm(self) -> None:
+        """
+        Check the key again after a wait of the view, if it was last checked a while ago, since it may be revoked.
+
+        Raises Unauthorized, RateLimited, DatabaseUnavailable.
+        """
+        if time.monotonic() - self.admitted_at > CONFIRM_SECONDS:
+            self.caller = self.services.keys.confirm(self.environ)
+            self.admitted_at = time.monotonic()
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

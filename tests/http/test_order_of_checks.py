@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import time
 import uuid
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -19,12 +20,13 @@ from api.web import parsing
 from api.web.auth import CONFIRM_SECONDS
 from api.web.routing import Answer, Call, Routes
 from processor.clients import keys
-from processor.gateways import signatures
+from processor.gateways import addresses, signatures
 from processor.storage import connections
 from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from tests.http.teller import Client, Reply, Teller
 
@@ -159,6 +161,45 @@ def test_a_key_that_is_revoked_while_its_body_is_sent_makes_no_request(teller: T
     assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
     [only] = teller.operator.get("/v1/requests").json["data"]
     assert teller.other.get(f"/v1/requests/{only['id']}").status_code == 200
+
+
+def test_a_key_that_is_revoked_during_a_look_up_registers_no_webhook(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A name service that is slow, as one of the caller's own may be, gives a revoked key no time.
+    """
+
+    def look_up(*_: Any, **__: Any) -> None:
+        _revoke(teller, teller.client)
+        time.sleep(CONFIRM_SECONDS + 0.1)
+
+    monkeypatch.setattr(addresses, "check_webhook", look_up)
+    answer = teller.client.post("/v1/webhooks", {"url": "https://shop.example/"})
+
+    assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
+    assert teller.operator.get("/v1/webhooks").json["data"] == []
+
+
+def test_a_key_that_is_revoked_while_its_batch_waits_makes_no_request(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A batch waits for its turn twice: to be parsed, and to be checked.
+    """
+
+    def slow(_call: Call[Any]) -> AbstractContextManager[None]:
+        if teller.client.get("/v1/requests").status_code == 200:
+            _revoke(teller, teller.client)
+        time.sleep(CONFIRM_SECONDS / 2 + 0.1)
+        return nullcontext()
+
+    monkeypatch.setattr(Call, "turn", slow)
+    item = {"kind": "redemption", "resource": "sneaker", "account": "u_42", "idempotency_key": "k"}
+    answer = teller.client.call("POST", "/v1/batches", json={"requests": [item]})
+
+    assert (answer.status_code, answer.json["code"]) == (401, "unauthorized")
+    assert teller.operator.get("/v1/requests").json["data"] == []
 
 
 def test_a_key_that_is_revoked_while_its_form_is_sent_does_nothing(teller: Teller) -> None:
