@@ -187,6 +187,7 @@ def register_webhook(call: Call) -> Answer:
     """
     body: Registration = call.body
     allow_private = call.services.settings.allow_private_webhooks
+    _lookups.refuse_if_full(call.caller.client)  # before a thread is started for it
     with call.services.views.aside():
         _check_address(call.caller.client, body.url, allow_private=allow_private)
     call.confirm()

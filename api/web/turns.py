@@ -136,6 +136,12 @@ class Turns:
                 with self._lock:
                     self._occupy(client)
 
+    def refuse_if_full(self, client: str) -> None:
+        """Raise the refusal at once if the client could not even wait for a turn now."""
+        turns = self._waiting.get(client)
+        if turns is not None and len(turns) >= self._waiting_of_one_client_max:
+            raise self._refusal("too many requests are waiting")
+
     def make_way(self) -> None:
         """Leave the interpreter to other clients for a moment, if there are any: between parts of long work."""
         if self._activity.is_shared():
