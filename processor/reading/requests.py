@@ -30,9 +30,13 @@ GAUGE_MAX: Final = 10_000
 
 
 _BEHIND_ALL: Final = 2**63 - 1
+_OPERATORS_KINDS: Final = ", ".join(
+    f"'{name}'" for name, kind in KINDS.items() if not kind.gives_back and "client" not in kind.roles
+)
 _RULE_KINDS: Final = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.opens or kind.amends)
 
 _SELECT_LISTS = {
+    "{operators_kinds}": _OPERATORS_KINDS,
     "{rule_kinds}": _RULE_KINDS,
     "{request_columns}": documents.REQUEST_COLUMNS,
     "{request_tables}": documents.REQUEST_TABLES,
@@ -190,7 +194,7 @@ def list_resource_entries(
     """
     List the entries of a resource, newest first. If the resource is for all, a client sees those of its own requests.
 
-    The client of a resource sees all its entries. Those of other clients show neither account nor request.
+    The client of a resource sees all its entries. Those of clients before it show neither account nor request.
     Raises CursorInvalid.
     """
     [before] = read_cursor(cursor, row_number)

@@ -145,16 +145,18 @@ SELECT {entry_columns}
 
 -- list_entries_of_own_resource --
 -- Newest first. Entries of other clients' requests, from before the resource was this client's, show neither the account
--- nor the request. A refund belongs to the client whose request it gives back.
-SELECT e.resource_id, e.version, e.kind, CASE WHEN o.client_id = %(client)s THEN e.request_id END,
-       CASE WHEN o.client_id = %(client)s THEN e.account END, e.amount, e.available, e.held, e.created_at
+-- nor the request. A refund belongs to the client whose request it gives back. Openings and deposits are of no client
+-- before: only operators make them.
+SELECT e.resource_id, e.version, e.kind, CASE WHEN o.is_shown THEN e.request_id END,
+       CASE WHEN o.is_shown THEN e.account END, e.amount, e.available, e.held, e.created_at
   FROM (SELECT *
           FROM entries
          WHERE resource_id = %(id)s
            AND version < %(before)s
          ORDER BY version DESC
          LIMIT %(limit)s) AS e
-  LEFT JOIN LATERAL (SELECT coalesce(original.client_id, r.client_id) AS client_id
+  LEFT JOIN LATERAL (SELECT coalesce(original.client_id, r.client_id) = %(client)s
+                            OR r.kind IN ({operators_kinds}) AS is_shown
                        FROM requests r
                        LEFT JOIN requests original ON original.id = r.refund_of
                       WHERE r.id = e.request_id

@@ -334,11 +334,26 @@ def test_the_new_client_of_a_resource_sees_nothing_of_the_clients_before(
     named = [
         (one["version"], one["request"], one["account"]) for one in entries if one["request"] is not None
     ]
-    assert named == [(6, back, "bob"), (5, mine, "bob")]
+    opening = teller.admin.get("/v1/requests?kind=opening").json["data"][0]["id"]
+    assert named == [(6, back, "bob"), (5, mine, "bob"), (1, opening, None)]
     assert all(one["account"] is None for one in entries if one["request"] is None)
     assert teller.other.get(f"/v1/resources/a?at={given_at}").status_code == 200
     then = teller.other.get(f"/v1/resources/a?at={opened_at}")
     assert (then.status_code, (then.json or {}).get("client")) == ((200, None) if shared else (404, None))
+
+
+def test_the_client_of_a_resource_sees_the_requests_that_put_more_into_it(teller: Teller) -> None:
+    """
+    Openings and deposits are requests of operators. Their entries name them, as those of the client's own do.
+    """
+    teller.open("a", "balance", 100, client=teller.client.id)
+    deposit = teller.operator.post("/v1/deposits", {"resource": "a", "amount": 5}).json["id"]
+    teller.drain()
+
+    entries = teller.client.get("/v1/resources/a/entries").json["data"]
+
+    opening = teller.admin.get("/v1/requests?kind=opening").json["data"][0]["id"]
+    assert [(one["kind"], one["request"]) for one in entries] == [("credit", deposit), ("credit", opening)]
 
 
 def test_the_client_that_had_a_resource_sees_nothing_of_the_client_that_has_it(teller: Teller) -> None:
