@@ -83,8 +83,10 @@ def served(application: Flask) -> Iterator[str]:
         server.server_close()
 
 
-def is_false_alarm(check: str, status: int, content: bytes) -> bool:
-    """Return whether a failed check demands more than the document promises."""
+def is_false_alarm(check: str, status: int, content: bytes, key: str) -> bool:
+    """Return whether a failed check demands more than the document promises. `key` is the idempotency key as sent."""
+    if check == "negative_data_rejection" and "," in key and len(set(key.split(","))) == 1:
+        return True  # for a list, such as [null, null], it sends the same key twice, which is one key
     with contextlib.suppress(ValueError):
         document = json.loads(content)
         if check == "positive_data_acceptance" and status == 422:
@@ -113,13 +115,19 @@ def fuzz(url: str, key: str, *, systematic: bool) -> Iterator[tuple[int, str | N
             case events.ScenarioFinished(recorder=recorder):
                 for call, checks in recorder.checks.items():
                     yield len(checks), None
-                    response = recorder.interactions[call].response
+                    interaction = recorder.interactions[call]
+                    response, keys = (
+                        interaction.response,
+                        interaction.request.headers.get("Idempotency-Key", []),
+                    )
                     status, content = (
                         (response.status_code, response.content or b"") if response else (0, b"")
                     )
                     for check in checks:
                         found = check.failure_info
-                        if found is not None and not is_false_alarm(check.name, status, content):
+                        if found is not None and not is_false_alarm(
+                            check.name, status, content, ",".join(keys)
+                        ):
                             message = f"{recorder.label}: {check.name}: {found.failure.message}"
                             yield 0, f"{message}\n{status} {content[:300]!r}\n{found.code_sample}"
             case events.NonFatalError(value=fault) | events.FatalError(exception=fault):
