@@ -92,6 +92,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
         services.doorbell,
         services.gauges,
         services.health,
+        settings.metrics_file,
     )
     app.before_request(_refuse_double_slash)
     app.before_request(_refuse_ambiguous_headers)

@@ -93,6 +93,10 @@ class Settings:
     home: Path
     host: str
     port: int
+    #: The port of the metrics of a worker or courier; 0: none.
+    metrics_port: int
+    #: The files of the metrics of a process of `teller up` begin with this name. The API reads all of its directory.
+    metrics_file: Path | None
     partitions: int
     workers: int
     gateway_tries: int
@@ -142,6 +146,8 @@ class Settings:
             home=_home(read),
             host=read.text("TELLER_HOST") or "127.0.0.1",
             port=read.whole("TELLER_PORT", 8000, 1, 65_535),
+            metrics_port=read.whole("TELLER_METRICS_PORT", 0, 1, 65_535),
+            metrics_file=_path(read, "TELLER_METRICS_FILE"),
             partitions=read.whole("TELLER_PARTITIONS", 64, 1, PARTITIONS_MAX),
             workers=read.whole(
                 "TELLER_WORKERS", min(os.cpu_count() or 1, WORKERS_DEFAULT_MAX), 1, WORKERS_MAX
@@ -332,6 +338,11 @@ def _role_url(read: _Reader, name: str, database_url: str) -> str:
     if value and not database_url:
         raise SettingsError(f"{name} is set, but DATABASE_URL is not")
     return value or database_url
+
+
+def _path(read: _Reader, name: str) -> Path | None:
+    value = read.text(name)
+    return Path(value).absolute() if value else None
 
 
 def _home(read: _Reader) -> Path:

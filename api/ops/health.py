@@ -109,8 +109,9 @@ def metrics(call: Call) -> Answer:
     """
     Read the metrics.
 
-    For this process: HTTP requests by route and status, latencies, intake and waits. For all of Teller, the numbers
-    that operators watch: failed requests, pending deliveries and suspended gateways.
+    For this process: HTTP requests by route and status, latencies, intake and waits. For all of Teller: the backlog,
+    partitions without a worker, failed requests, gateway calls and deliveries. With `teller up`, also the counts of
+    its workers and its courier.
     """
     return Answer(call.services.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 

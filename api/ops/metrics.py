@@ -9,12 +9,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from processor.reading.health import BACKLOG_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
@@ -37,15 +39,18 @@ def register(
     doorbell: Doorbell,
     read_gauges: Callable[[], tuple[Gauges, RowCounts] | None],
     read_health: Callable[[], Health | None],
+    metrics_file: Path | None,
 ) -> None:
     """
-    Add the metrics of this process, and those of the database.
+    Add the metrics of this process, those of the database, and those of other processes in the same directory.
 
     `read_gauges` and `read_health` return None if the database is unavailable.
     """
     registry.register(_ProcessCollector(intake, waiters, doorbell))
     registry.register(_DatabaseCollector(read_gauges))
     registry.register(_HealthCollector(read_health))
+    if metrics_file is not None:
+        registry.register(_FilesCollector(metrics_file.parent))
 
 
 class _ProcessCollector(Collector):
@@ -129,6 +134,20 @@ class _DatabaseCollector(Collector):
                 self._gauges = self._read()
                 self._read_at = time.monotonic()
             return self._gauges
+
+
+class _FilesCollector(Collector):
+    """The sums of the metrics that workers and couriers keep in files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files = MultiProcessCollector(None, str(directory))  # type: ignore[no-untyped-call]  # it has no types
+
+    def describe(self) -> Iterator[Metric]:
+        """Return nothing: the other processes may not have started."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._files.collect()  # type: ignore[no-untyped-call]  # as above
 
 
 class _HealthCollector(Collector):

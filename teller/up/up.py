@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -224,10 +225,20 @@ def _connect(settings: Settings) -> Connection:
 
 
 def _run(settings: Settings, servers: Sequence[Kept], signals: Signals) -> int:
-    environment = settings.environment()
-    api = Process("api", ["api"], environment)
-    workers = [Process(f"worker {i + 1}", ["worker"], environment) for i in range(settings.workers)]
-    courier = Process("courier", ["courier"], environment)
+    with tempfile.TemporaryDirectory(prefix="teller-metrics-", ignore_cleanup_errors=True) as metrics:
+        return _supervise(settings, servers, signals, Path(metrics))
+
+
+def _supervise(settings: Settings, servers: Sequence[Kept], signals: Signals, metrics: Path) -> int:
+    """Run the processes. Workers and courier keep their metrics in a directory that the API reads."""
+
+    def process(part: str, name: str) -> Process:
+        changed = {"TELLER_METRICS_PORT": "", "TELLER_METRICS_FILE": str(metrics / name.replace(" ", "-"))}
+        return Process(name, [part], settings.environment() | changed)
+
+    api = process("api", "api")
+    workers = [process("worker", f"worker {i + 1}") for i in range(settings.workers)]
+    courier = process("courier", "courier")
     processes = [api, *workers, courier]
 
     def forget(died: Kept, pid: int) -> None:
@@ -239,8 +250,8 @@ def _run(settings: Settings, servers: Sequence[Kept], signals: Signals) -> int:
                 ownership.forget(connection, socket.gethostname(), [pid])
 
     try:
-        for process in processes:
-            process.start()
+        for one in processes:
+            one.start()
         supervisor = Supervisor([*processes, *reversed(servers)], signals, forget)
         if _becomes_ready(settings, processes, workers, supervisor, signals):
             url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"

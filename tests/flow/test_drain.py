@@ -12,6 +12,7 @@ from processor.storage import connections as postgres
 from tests.store.store import open_store
 from tests.waiting import eventually
 from workers.doorbell.ring import Doorbell
+from workers.metrics import WorkerMetrics
 from workers.worker.assignments import Assignments
 from workers.worker.drain import Drainer
 
@@ -67,7 +68,7 @@ def test_a_batch_is_committed_before_its_notifications(database: Database) -> No
         assignments, doorbell = Assignments(), ReadingDoorbell(reader)
         assignments.hold({partition}, time.monotonic() + 60)
 
-        drainer = Drainer(lambda: store.worker, assignments, doorbell)
+        drainer = Drainer(lambda: store.worker, assignments, doorbell, WorkerMetrics())
         drainer.start()
 
         drainer.answer(partition)

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from teller.embedded import keys as kept_keys
@@ -169,6 +170,40 @@ def test_ready_means_that_a_request_is_decided_at_once(system: Up) -> None:
     When the line is there, the very first request is accepted and decided.
     """
     assert system.opens("first")
+
+
+def test_the_metrics_of_all_processes_are_those_of_the_api(system: Up) -> None:
+    """
+    The API shows what workers and couriers count. The counts go on when a worker is killed and started again.
+    """
+
+    def metrics() -> dict[str, float]:
+        text = httpx.get(f"http://127.0.0.1:{system.port}/metrics", trust_env=False).text
+        lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+        return {name.partition("{")[0]: float(value) for name, _, value in lines}
+
+    assert system.opens("counted")
+    before = metrics()
+    names = {
+        *("teller_backlog", "teller_oldest_seconds", "teller_partitions_paused", "teller_partitions_unowned"),
+        *(
+            "teller_decided_total",
+            "teller_swept_total",
+            "teller_batch_seconds_count",
+            "teller_batch_rows_count",
+        ),
+        *("teller_gateway_calls_total", "teller_deliveries_total", "teller_deliveries_failed"),
+        "teller_effects_overdue",
+    }
+    assert names <= before.keys()
+    assert before["teller_batch_rows_count"] >= 1
+    workers = system.started("teller worker")
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    eventually(lambda: system.opens("counted-again"))
+
+    assert not set(workers) & set(system.started("teller worker"))
+    assert metrics()["teller_batch_rows_count"] > before["teller_batch_rows_count"]
 
 
 def test_the_first_start_keeps_two_keys_and_says_where(system: Up) -> None:

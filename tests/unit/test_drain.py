@@ -81,7 +81,7 @@ def drainer(batches: Batches, assignments: Assignments) -> Iterator[Drainer]:
 @contextlib.contextmanager
 def running(assignments: Assignments, doorbell: Any) -> Iterator[Drainer]:
     """Run a drain, and stop it at the end."""
-    drainer = Drainer(Mock(), assignments, doorbell)
+    drainer = Drainer(Mock(), assignments, doorbell, Mock())
     drainer.start()
     try:
         yield drainer

@@ -17,6 +17,7 @@ import structlog
 
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.gateways import registry
+from processor.gateways.names import names
 from processor.storage import connections, migrations
 from workers.courier.address_notices import ADDRESS_NOTICES
 from workers.courier.code_messages import CodeMessages
@@ -29,15 +30,18 @@ from workers.courier.sender import RETRY_SECONDS, MailSender
 from workers.courier.webhook_client import WebhookClient
 from workers.doorbell.listener import Listener
 from workers.doorbell.ring import COURIER_CHANNEL, Doorbell
+from workers.metrics import CourierMetrics, keep_in_files, served
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from processor.gateways.protocol import Gateway
+    from processor.outbox.tries import SendResult
     from processor.settings import Settings
     from processor.storage.connections import Connection
     from processor.storage.migrations import Installation
     from workers.courier.sender import Sender
+    from workers.metrics import Channel
 
 #: The longest time of a statement, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 5_000
@@ -55,20 +59,23 @@ def run_courier(settings: Settings) -> int:
     Send until SIGTERM or SIGINT, then finish the sends under way. Returns 0. Called on the main thread.
 
     Raises SchemaError if the schema does not match, and SettingsError if a gateway cannot be made. Raises
-    DatabaseUnsafe if a setting of the server breaks a promise.
+    DatabaseUnsafe if a setting of the server breaks a promise, and ServerError if the port of the metrics is taken.
     """
 
     async def run() -> None:
         stop = asyncio.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-        await work(settings, stop)
+        await work(settings, stop, metrics)
 
-    asyncio.run(run())
+    keep_in_files(settings)
+    metrics = CourierMetrics(names(settings))
+    with served(settings, metrics.registry):
+        asyncio.run(run())
     return 0
 
 
-async def work(settings: Settings, stop: asyncio.Event) -> None:
+async def work(settings: Settings, stop: asyncio.Event, metrics: CourierMetrics) -> None:
     """Run the courier until `stop` is set. Raises SchemaError, DatabaseUnsafe, SettingsError."""
     mailer = mailer_for(settings.smtp_url, settings.home)
     if await _installation(settings.courier_database_url, stop) is None:
@@ -78,13 +85,15 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     doorbell = Doorbell(settings.redis_url)
     gateways = registry.load(settings)
     client = WebhookClient(allow_private=settings.allow_private_webhooks)
-    senders: list[Sender[Any]] = [
-        _gateway_calls(settings, gateways, threads[0:2], doorbell),
-        WebhookDeliveries(client, threads[2], threads[3], threads[6]),
-        MailSender(mailer, request_mails(settings.mailbox_limit), threads[4], threads[7]),
-        MailSender(mailer, ADDRESS_NOTICES, threads[4], threads[7]),
-        CodeMessages(settings, mailer, gateways, threads[5], threads[5]),
-    ]
+    calls = _gateway_calls(settings, gateways, threads[0:2], doorbell)
+    messages: dict[Channel, Sender[SendResult[Any]]] = {
+        "webhook": WebhookDeliveries(client, threads[2], threads[3], threads[6]),
+        "mail": MailSender(mailer, request_mails(settings.mailbox_limit), threads[4], threads[7]),
+        "notice": MailSender(mailer, ADDRESS_NOTICES, threads[4], threads[7]),
+        "code": CodeMessages(settings, mailer, gateways, threads[5], threads[5]),
+    }
+    senders: list[Sender[Any]] = [calls, *messages.values()]
+    _count(metrics, calls, messages)
     listener = _listener(settings.redis_url, senders)
     listener.start()
     recorders = [asyncio.create_task(sender.recorder.run()) for sender in senders]
@@ -109,6 +118,19 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         for gateway in gateways.values():
             await gateway.close()
         log.info("courier_stopped")
+
+
+def _count(
+    metrics: CourierMetrics, calls: GatewayCalls, messages: Mapping[Channel, Sender[SendResult[Any]]]
+) -> None:
+    """Count the results of all senders."""
+    calls.recorder.on_result = lambda one: metrics.count_call(one.gateway, one.result.answer.outcome)
+    for channel, sender in messages.items():
+        sender.recorder.on_result = functools.partial(_count_delivery, metrics, channel)
+
+
+def _count_delivery(metrics: CourierMetrics, channel: Channel, result: SendResult[Any]) -> None:
+    metrics.count_delivery(channel, result.status)
 
 
 def _gateway_calls(

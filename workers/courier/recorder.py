@@ -44,6 +44,8 @@ class Recorder(Generic[Result]):
         self._write = write
         self._key = key
         self._written = written
+        #: Called with each result, before it is queued.
+        self.on_result: Callable[[Result], None] = lambda _: None
         self._waiting: list[Result] = []
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -51,6 +53,7 @@ class Recorder(Generic[Result]):
 
     def add(self, result: Result) -> None:
         """Queue a result for the next set."""
+        self.on_result(result)
         self._waiting.append(result)
         self._idle.clear()
         self._changed.set()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from processor.batch.run import BatchReport
     from processor.storage.connections import Connection
     from workers.doorbell.ring import Doorbell
+    from workers.metrics import WorkerMetrics
     from workers.worker.assignments import Assignments
 
 #: The first and the longest pause before a partition that is set apart is tried again, in seconds. The pause doubles,
@@ -54,10 +55,15 @@ class Drainer:
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], assignments: Assignments, doorbell: Doorbell
+        self,
+        connect: Callable[[], Connection],
+        assignments: Assignments,
+        doorbell: Doorbell,
+        metrics: WorkerMetrics,
     ) -> None:
         self._assignments = assignments
         self._doorbell = doorbell
+        self._metrics = metrics
         self._connection = Reconnecting(connect)
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         #: Protects all that follows, and is notified of each change.
@@ -208,6 +214,7 @@ class Drainer:
         if report.for_couriers:
             self._doorbell.notify_couriers()
         _log(report)
+        self._metrics.count_batch(report.taken, report.duration_ms / 1_000)
         self._note_swept(held, report)
         if report.locked:
             pause_ms = self._set_apart(report.locked)
@@ -234,6 +241,7 @@ class Drainer:
         for partition in neglected:
             if taken := report.taken_from[partition]:
                 self.swept += taken
+                self._metrics.count_swept(taken)
                 log.warning("swept", partition=partition, taken=taken, swept=self.swept)
 
     def _try_more_apart(self) -> None:

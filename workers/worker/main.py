@@ -18,6 +18,7 @@ import structlog
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
 from workers.doorbell.ring import ACTOR_NAME, Doorbell
+from workers.metrics import WorkerMetrics, keep_in_files, served
 from workers.worker import heartbeat, sweep
 from workers.worker.assignments import Assignments
 from workers.worker.broker import WakingBroker
@@ -59,7 +60,7 @@ def run_worker(settings: Settings) -> int:
     Drain until SIGTERM or SIGINT. Then finish the batch under way and release the partitions. Returns 0.
 
     Called on the main thread. Raises SchemaError if the schema does not match, DatabaseUnsafe if a setting of the
-    server breaks a promise.
+    server breaks a promise. Raises ServerError if the port of the metrics is taken.
     """
     rest_collector()
     stop = threading.Event()
@@ -68,17 +69,20 @@ def run_worker(settings: Settings) -> int:
     partition_count = _partition_count(settings.worker_database_url, stop)
     if partition_count is None:
         return 0
-    worker = WorkerProcess(settings, partition_count)
-    worker.start()
-    stop.wait()
-    worker.stop()
+    keep_in_files(settings)
+    metrics = WorkerMetrics()
+    with served(settings, metrics.registry):
+        worker = WorkerProcess(settings, partition_count, metrics)
+        worker.start()
+        stop.wait()
+        worker.stop()
     return 0
 
 
 class WorkerProcess:
     """The parts of a worker process, and the order in which they start and stop."""
 
-    def __init__(self, settings: Settings, partition_count: int) -> None:
+    def __init__(self, settings: Settings, partition_count: int, metrics: WorkerMetrics) -> None:
         connect = functools.partial(connections.connect, settings.worker_database_url)
         self._assignments = Assignments()
         self._doorbell = Doorbell(settings.redis_url)
@@ -86,6 +90,7 @@ class WorkerProcess:
             functools.partial(connect, application_name="teller worker drain"),
             self._assignments,
             self._doorbell,
+            metrics,
         )
         self._ownership = OwnershipThread(
             functools.partial(

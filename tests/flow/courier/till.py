@@ -17,6 +17,7 @@ from processor.outbox import deliveries as outbox
 from tests.stack import TELLER, Process
 from tests.waiting import TIMEOUT_SECONDS, Deadline
 from workers.courier.main import work
+from workers.metrics import CourierMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ class RunningCourier:
     def _run(self) -> None:
         async def run() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            await work(self._settings, self._stop)
+            await work(self._settings, self._stop, CourierMetrics(()))
 
         try:
             asyncio.run(run())
