@@ -176,7 +176,7 @@ class _HealthCollector(Collector):
             "Partitions that are not paused and have work older than 10 s.",
             health.undecided,
         )
-        yield CounterMetricFamily("teller_decided_total", "Requests that were decided, ever.", health.decided)
+        yield CounterMetricFamily("teller_decided", "Requests that were decided, ever.", health.decided)
         yield GaugeMetricFamily(
             "teller_effects_overdue", "Gateway calls that have been due for 60 s.", health.effects_overdue
         )

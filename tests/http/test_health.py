@@ -12,6 +12,7 @@ import pytest
 
 from api import services
 from api.ops import metrics as api_metrics
+from processor.cluster import ownership
 from processor.storage import connections
 from tests.waiting import TIMEOUT_SECONDS
 
@@ -145,6 +146,19 @@ def test_readyz_names_each_thing_that_does_not_work(teller: Teller) -> None:
             OWNED,
         )
         assert degraded(teller.client) == [], case
+
+
+def test_partitions_of_a_worker_that_was_removed_count_from_then_on(teller: Teller) -> None:
+    """
+    `teller up` removes a worker that died. Its partitions, which it had for an hour, are unowned after 10 s.
+    """
+    change(teller, OWNED)
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        ownership.forget(connection, "h", [1])
+    assert degraded(teller.client) == []
+
+    change(teller, "UPDATE ownership SET since = since - interval '10 s'")
+    assert degraded(teller.client) == ["unowned"]
 
 
 def test_a_reading_is_shared_for_a_second(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
