@@ -184,6 +184,8 @@ class Route:
             self._admit(call, services.keys.caller(environ))
             values = parsing.split_query(environ.get("QUERY_STRING", ""))
             call.query = parsing.parse_query(self.query, values)
+        elif self.authenticate is None:
+            turns.act_for(self.path)  # callers without a key have the share of one client together
         if self.body is not None:
             self._read_body(call, self.body)
         return call

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import structlog
 
 from api.services import POOL_CONNECTIONS, POOL_CONNECTIONS_OF_ONE_CLIENT, VIEWS_OF_ONE_CLIENT
@@ -18,8 +19,6 @@ from api.web import access_log, deadline, turns
 from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.http.teller import Reply, Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
@@ -75,6 +74,22 @@ def test_a_client_beside_others_has_its_share_of_the_views(
         assert teller.client.get("/healthz").status_code == 200
     accepted = teller.client.post("/v1/redemptions", REDEMPTION, key="k")
     assert (accepted.status_code, "Idempotency-Replayed" in accepted.headers) == (202, False)
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+def test_callers_without_a_key_have_a_share_of_the_connections(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """
+    A flood of a public route takes no more connections for reads than one client. A client finds some free.
+    """
+    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.3)
+    with contextlib.ExitStack() as busy:
+        for _ in range(POOL_CONNECTIONS_OF_ONE_CLIENT):
+            busy.enter_context(teller.services.reads.take(path))
+        assert refused(teller.client.get(path))
+        assert teller.client.get("/v1/requests").status_code == 200
+    assert teller.client.get(path).status_code == 200
 
 
 def test_silent_name_servers_of_a_client_delay_no_other(
