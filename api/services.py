@@ -41,10 +41,13 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
     from processor.storage.pools import Pool
 
-#: Connections for reads; intake has its own. They are opened when they are needed.
-POOL_CONNECTIONS: Final = 16
+#: The connections that reads of callers hold at the same time; intake has its own.
+READS_AT_ONCE: Final = 16
 #: Those of one client, so that others find connections while its reads are slow.
-POOL_CONNECTIONS_OF_ONE_CLIENT: Final = POOL_CONNECTIONS // 4
+READS_OF_ONE_CLIENT: Final = READS_AT_ONCE // 4
+#: Two more are left for the thread that reads for all waits, and for look-ups of keys, however slow the reads are.
+#: Connections are opened when they are needed.
+POOL_CONNECTIONS: Final = READS_AT_ONCE + 2
 #: The requests in views at the same time, and those of one client. More of one client would not end sooner, since
 #: they share one interpreter. A request that waits for a decision or another server has left its place.
 VIEWS_AT_ONCE: Final = 256
@@ -80,7 +83,7 @@ class Services:
 
     settings: Settings
     pool: Pool
-    #: The turns of clients for its connections.
+    #: The turns of callers for most of its connections.
     reads: Turns
     intake: Intake
     keys: Authenticator
@@ -122,7 +125,7 @@ class Services:
         services = cls(
             settings=settings,
             pool=pool,
-            reads=Turns(POOL_CONNECTIONS, POOL_CONNECTIONS_OF_ONE_CLIENT),
+            reads=Turns(READS_AT_ONCE, READS_OF_ONE_CLIENT),
             intake=intake,
             keys=Authenticator(
                 lambda: _lend(pool),

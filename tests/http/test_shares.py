@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from api.services import POOL_CONNECTIONS, POOL_CONNECTIONS_OF_ONE_CLIENT, VIEWS_OF_ONE_CLIENT
+from api.services import READS_AT_ONCE, READS_OF_ONE_CLIENT, VIEWS_OF_ONE_CLIENT
 from api.v1 import webhooks
 from api.web import access_log, deadline, turns
 from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.http.teller import Reply, Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
@@ -30,32 +32,60 @@ def refused(answer: Reply) -> bool:
     return answer.headers["Retry-After"] == "1"
 
 
+@contextlib.contextmanager
+def slow_reads(teller: Teller, clients: list[str]) -> Iterator[None]:
+    """
+    Hold a connection for a read of each of these clients.
+    """
+    release = threading.Event()
+    held = threading.Semaphore(0)
+
+    def read_slowly(client: str) -> None:
+        turns.act_for(client)
+        with teller.services.connection():
+            held.release()
+            release.wait(TIMEOUT_SECONDS)
+
+    with ThreadPoolExecutor(len(clients)) as slow:
+        try:
+            for client in clients:
+                slow.submit(read_slowly, client)
+                assert held.acquire(timeout=TIMEOUT_SECONDS)
+            yield
+        finally:
+            release.set()
+
+
 def test_a_client_holds_a_quarter_of_the_connections(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     While slow reads of a client hold its share, its next read gets 503. Other clients, and the look-up of keys, find
     connections.
     """
-    assert POOL_CONNECTIONS_OF_ONE_CLIENT * 4 == POOL_CONNECTIONS
+    assert READS_OF_ONE_CLIENT * 4 == READS_AT_ONCE
     teller.client.get("/v1/requests")
     monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.3)
-    release = threading.Event()
-    held = threading.Semaphore(0)
-
-    def read_slowly() -> None:
-        turns.act_for(teller.client.id)
-        with teller.services.connection():
-            held.release()
-            release.wait(TIMEOUT_SECONDS)
-
-    with ThreadPoolExecutor(POOL_CONNECTIONS_OF_ONE_CLIENT) as slow:
-        for _ in range(POOL_CONNECTIONS_OF_ONE_CLIENT):
-            slow.submit(read_slowly)
-            assert held.acquire(timeout=TIMEOUT_SECONDS)
+    with slow_reads(teller, [teller.client.id] * READS_OF_ONE_CLIENT):
         assert refused(teller.client.get("/v1/requests"))
         assert teller.other.get("/v1/requests").status_code == 200
         assert teller.client.post("/v1/redemptions", REDEMPTION).status_code == 202
-        release.set()
     assert teller.client.get("/v1/requests").status_code == 200
+
+
+def test_slow_reads_of_several_clients_leave_connections_for_keys_and_waits(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    While the slow reads of four clients hold all places, a key is looked up, and a wait ends with the decision.
+    """
+    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.5)
+    clients = [f"slow {number % 4}" for number in range(READS_AT_ONCE)]
+    with slow_reads(teller, clients), ThreadPoolExecutor(1) as caller:
+        posted = caller.submit(teller.client.post, "/v1/redemptions", REDEMPTION, Prefer="wait=20")
+        eventually(lambda: teller.services.waiters.count() == 1 or posted.done())
+        teller.drain()
+        answer = posted.result()
+        assert (answer.status_code, answer.headers.get("Preference-Applied")) == (200, "wait=20")
+        assert refused(teller.client.get("/v1/requests"))
 
 
 def test_a_client_beside_others_has_its_share_of_the_views(
@@ -85,7 +115,7 @@ def test_callers_without_a_key_have_a_share_of_the_connections(
     """
     monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.3)
     with contextlib.ExitStack() as busy:
-        for _ in range(POOL_CONNECTIONS_OF_ONE_CLIENT):
+        for _ in range(READS_OF_ONE_CLIENT):
             busy.enter_context(teller.services.reads.take(path))
         assert refused(teller.client.get(path))
         assert teller.client.get("/v1/requests").status_code == 200
