@@ -235,9 +235,9 @@ class _Batch:
             if fault is None:
                 size = max(1, (refused_before - done) // 2) if done < refused_before else 2 * size
             elif len(run) > 1:
-                named = _named(fault, run)
-                size = len(run) // 2 if named is None else max(1, named)
-                refused_before = done + (len(run) if named is None else named + 1)
+                place = named_in_fault(fault, run)
+                size = len(run) // 2 if place is None else max(1, place)
+                refused_before = done + (len(run) if place is None else place + 1)
             else:
                 self._fail(rows[done], fault)
                 refused_in.add(rows[done].partition)
@@ -281,7 +281,7 @@ def _decide(sheet: Worksheet, row: Row, refusal: str | None) -> None:
         sheet.fail(row, _trace(fault))
 
 
-def _named(fault: Exception, rows: list[Row]) -> int | None:
+def named_in_fault(fault: Exception, rows: list[Row]) -> int | None:
     """Return the place of the first row whose request PostgreSQL names as the reason. It is a guess, to be tried."""
     detail = fault.diag.message_detail if isinstance(fault, psycopg.Error) else None
     ids = set(_UUID.findall(detail or ""))

@@ -10,7 +10,7 @@ from typing import Final
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
-from processor.storage import sessions, statements
+from processor.storage import database_rights, sessions, statements
 from processor.storage.connections import LOCK_CLASS, Connection
 
 SQL: Final = statements.beside(__file__)
@@ -26,6 +26,7 @@ def repair(connection: Connection, grants: str) -> list[str]:
     return [
         *_rights(connection, grants),
         *_role_settings(connection),
+        *database_rights.guard(connection),
         *_sequences(connection),
         *_marks(connection),
     ]

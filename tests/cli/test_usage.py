@@ -188,12 +188,9 @@ def test_migrations_are_listed_in_json(
 
     document = teller("migrate", "--json").document
 
-    assert [line.split(":")[0] for line in document.pop("repaired")] == [
-        *(
-            f"set the settings of the role {role}"
-            for role in ("teller_api", "teller_courier", "teller_worker")
-        ),
-        "reset the low-water marks of 9 partitions, which hid 0 rows of the inbox",
+    # Its marks are repaired, too, if this server has begun fewer transactions than the one that it is from.
+    assert [line.split(":")[0] for line in document.pop("repaired")][:3] == [
+        f"set the settings of the role {role}" for role in ("teller_api", "teller_courier", "teller_worker")
     ]
     assert document == {
         "migrated": f"migrated the schema from version 2 to {SCHEMA_VERSION}",

@@ -436,7 +436,7 @@ def test_a_row_that_is_named_and_not_refused_does_not_fail(
     The name in the fault is a guess, which is tried. A wrong one costs time, and fails no request.
     """
     refuse(shop, "account <> 'u7'")
-    monkeypatch.setattr(batch, "_named", lambda _, rows: min(2, len(rows) - 1))
+    monkeypatch.setattr(batch, "named_in_fault", lambda _, rows: min(2, len(rows) - 1))
     asked = in_turn(shop, 12)
 
     drain(shop)

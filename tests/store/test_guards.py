@@ -215,6 +215,8 @@ def test_no_role_makes_what_the_schema_does_not_have(store: Store, database: Dat
         statement.format(name)
         for (name,) in store.owner.execute("SELECT seqrelid::regclass::text FROM pg_sequence")
         for statement in ("SELECT nextval('{}')", "SELECT setval('{}', 1)", "SELECT last_value FROM {}")
+        # Each process reads it at its start, to find numbers behind the data.
+        if (name, statement) != ("inbox_seq_seq", "SELECT last_value FROM {}")
     ]
     assert len(sequences) > 10
     others = [
