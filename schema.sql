@@ -459,6 +459,7 @@ CREATE TABLE mail_counts (
     PRIMARY KEY (client_id, kind, mailbox)
 ) WITH (fillfactor = 70);
 CREATE INDEX mail_counts_by_hour ON mail_counts (hour);
+CREATE INDEX mail_counts_by_mailbox ON mail_counts (mailbox, hour) WHERE kind = 'request';
 COMMENT ON TABLE mail_counts IS
     'The mails of each client to each mailbox in the last hour in which it had any. Couriers delete the rows of hours before.';
 COMMENT ON COLUMN mail_counts.mailbox IS 'The address in small letters; empty: all notices of the client.';

@@ -7,6 +7,7 @@ to one webhook begin as one fanout row, which the courier expands. It claims del
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -33,6 +34,10 @@ EXPANDED_PER_LOOK: Final = 1_000
 ENDED_AT_ONCE: Final = 1_000
 #: The e-mails of one client that one claim reads. Among them the mailboxes take turns.
 MAILS_PER_LOOK: Final = 100
+#: The mails of all clients to one mailbox in an hour, as a multiple of the limit of one client.
+MAILBOX_LIMITS_OF_ALL: Final = 3
+#: The part of its limit that each client keeps when all clients together have reached theirs.
+MAILBOX_SHARE: Final = 0.1
 #: The longest time for which an e-mail waits for its mailbox, in seconds. After it the e-mail has failed.
 MAIL_WAIT_SECONDS: Final = 86_400.0
 #: The longest error that is kept, in characters.
@@ -171,13 +176,16 @@ def claim_mails(
     """
     Claim at most `limit` e-mails of a client that are due, at most `mails_per_hour` for each mailbox and hour.
 
-    Beyond that number they wait for the next hour. Raises DatabaseUnavailable.
+    All clients together have MAILBOX_LIMITS_OF_ALL times that number, and then MAILBOX_SHARE of it each. Further
+    mails wait for the next hour. Raises DatabaseUnavailable.
     """
     parameters = {
         "client": client,
         "limit": limit,
         "lease_seconds": lease_seconds,
         "mails_per_hour": mails_per_hour,
+        "mails_of_all": MAILBOX_LIMITS_OF_ALL * mails_per_hour,
+        "mails_of_share": math.ceil(MAILBOX_SHARE * mails_per_hour),
         "window": MAILS_PER_LOOK,
         "wait_seconds": MAIL_WAIT_SECONDS,
     }

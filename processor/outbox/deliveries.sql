@@ -174,7 +174,9 @@ SELECT client_id, greatest(0, extract(epoch FROM due_at - clock_timestamp()))::f
 -- 1. `oldest` is a part of them, in the order of due_at. In it, the mailboxes take turns.
 -- 2. A first try counts for its mailbox and the hour. Beyond the limit, a mail waits for the next hour, or for a day at
 --    most. Then it has failed.
--- 3. Counts of hours before are deleted, some at a time.
+-- 3. When the mails of all clients to a mailbox reach their limit, each client has a small share left. Each count is at
+--    least one mail, so reading as many counts as the limit suffices.
+-- 4. Counts of hours before are deleted, some at a time.
 WITH oldest AS MATERIALIZED (
     SELECT d.ctid AS row, lower(d.email) AS mailbox, d.due_at, d.created_at, d.tries,
            sum((d.tries = 0)::integer) OVER (PARTITION BY lower(d.email) ORDER BY d.due_at, d.id) AS number
@@ -185,11 +187,30 @@ WITH oldest AS MATERIALIZED (
                AND due_at <= statement_timestamp()
              ORDER BY client_id, due_at
              LIMIT (SELECT %(window)s::bigint)) AS d
+), sent AS MATERIALIZED (
+    SELECT o.mailbox, coalesce(own.mails, 0) AS by_client, coalesce(total.mails, 0) AS by_all
+      FROM (SELECT DISTINCT mailbox FROM oldest) AS o
+      LEFT JOIN LATERAL (SELECT mails
+                           FROM mail_counts
+                          WHERE client_id = %(client)s
+                            AND kind = 'request'
+                            AND mailbox = o.mailbox
+                            AND hour = date_trunc('hour', statement_timestamp())
+                          LIMIT 1) AS own ON true
+     CROSS JOIN LATERAL (SELECT sum(m.mails) AS mails
+                           FROM (SELECT mails
+                                   FROM mail_counts
+                                  WHERE kind = 'request'
+                                    AND mailbox = o.mailbox
+                                    AND hour = date_trunc('hour', statement_timestamp())
+                                  LIMIT %(mails_of_all)s) AS m) AS total
 ), counted AS MATERIALIZED (
-    SELECT o.*, o.tries > 0 OR o.number + coalesce(m.mails, 0) <= %(mails_per_hour)s AS is_allowed
+    SELECT o.*,
+           o.tries > 0
+           OR (o.number + s.by_client <= %(mails_per_hour)s
+               AND (o.number + s.by_all <= %(mails_of_all)s OR o.number + s.by_client <= %(mails_of_share)s)) AS is_allowed
       FROM oldest o
-      LEFT JOIN mail_counts m ON m.client_id = %(client)s AND m.kind = 'request' AND m.mailbox = o.mailbox
-                             AND m.hour = date_trunc('hour', statement_timestamp())
+      JOIN sent s USING (mailbox)
 ), chosen AS MATERIALIZED (
     SELECT c.row
       FROM counted c

@@ -154,6 +154,27 @@ def test_a_mail_of_the_release_before_is_found(store: Store, courier: Connection
     assert claim_mails(courier, client) == ["ada@example.com"]
 
 
+def test_all_clients_together_have_a_limit_for_a_mailbox(store: Store, courier: Connection) -> None:
+    """
+    Clients that have used it up leave each other client its share, and do not limit other mailboxes.
+    """
+    total = deliveries.MAILBOX_LIMITS_OF_ALL * PER_HOUR
+    crowd = [f"crowd {number}" for number in range(deliveries.MAILBOX_LIMITS_OF_ALL)]
+    for client in (*crowd, "late"):
+        mails(store, client, "ada@example.com", 2 * PER_HOUR)
+    mails(store, "late", "bob@example.com", 2)
+
+    claimed = [email for client in crowd for _ in range(2) for email in claim_mails(courier, client)]
+    assert claimed == ["ada@example.com"] * total
+    late = [email for _ in range(3) for email in claim_mails(courier, "late")]
+
+    assert sorted(late) == ["ada@example.com", "bob@example.com", "bob@example.com"]
+    assert store.one("SELECT sum(mails) FROM mail_counts WHERE mailbox = 'ada@example.com'") == total + 1
+    store.owner.execute("UPDATE mail_counts SET hour = hour - interval '1 hour'")
+    store.owner.execute("UPDATE deliveries SET due_at = now() WHERE due_at IS NOT NULL AND tries = 0")
+    assert claim_mails(courier, "late") == ["ada@example.com"] * PER_HOUR
+
+
 # ---------------------------------------------------------------- changes of an address
 
 

@@ -28,7 +28,8 @@ DEAD, ALIVE = uuid.UUID(int=1), uuid.UUID(int=2)
 
 #: Rows as batches and couriers leave them, with statistics from before they came.
 CROWD: Final = """
-ANALYZE deliveries, fanouts, effects, requests, decisions, webhooks, codes, address_changes;
+ANALYZE deliveries, fanouts, effects, requests, decisions, webhooks, codes, address_changes,
+        mail_counts;
 INSERT INTO webhooks (id, client_id, url, secret)
 SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 'shop', 'https://x/', sha256('x')
   FROM generate_series(2, 400) AS n;
@@ -67,6 +68,9 @@ INSERT INTO address_changes (client_id, account, email, stood_since)
 SELECT 'flood', 'u' || n, 'u' || n || '@example.com', now()
   FROM generate_series(1, %(waiting)s) AS n;
 INSERT INTO address_changes (client_id, account, email) VALUES ('late', 'bob', 'bob@example.com');
+INSERT INTO mail_counts (client_id, kind, mailbox, hour, mails)
+SELECT 'client ' || n %% 10, 'request', 'u' || n || '@example.com', date_trunc('hour', now()), 1
+  FROM generate_series(1, %(waiting)s) AS n;
 """
 
 
@@ -168,7 +172,13 @@ def _steps_of_gateway_calls() -> dict[str, tuple[str, dict[str, Any], int]]:
 def _steps_of_messages() -> dict[str, tuple[str, dict[str, Any], int]]:
     look = {"after": "", "limit": 256}
     claim = {"client": "late", "limit": 10, "lease_seconds": 60.0, "window": 200}
-    mails = {**claim, "mails_per_hour": 100, "wait_seconds": 86_400.0}
+    mails = {
+        **claim,
+        "mails_per_hour": 100,
+        "mails_of_all": 300,
+        "mails_of_share": 10,
+        "wait_seconds": 86_400.0,
+    }
     turns = {
         "clients": ["flood", "late"],
         "afters": ["", ""],
