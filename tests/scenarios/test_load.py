@@ -35,6 +35,8 @@ SLOW_COMMIT_SECONDS = 0.02
 SHOPPING_SECONDS = 1.0
 #: The time for which two workers drain the same partition, in seconds.
 OVERLAP_SECONDS = 0.3
+#: The time between two batches of the second worker, in seconds.
+PAUSE_SECONDS = 0.02
 
 
 @contextlib.contextmanager
@@ -126,7 +128,7 @@ def test_two_workers_drain_the_same_partition(stack: ScenarioStack, round_number
         with connections.connect(
             stack.environment["TELLER_WORKER_DATABASE_URL"], application_name="scenarios"
         ) as connection:
-            while not over.is_set():
+            while not over.wait(PAUSE_SECONDS):  # the lock is free for the worker meanwhile
                 decided.extend(batch.drain_once(connection, [partition]).decided)
 
     another = threading.Thread(target=drain)
@@ -134,12 +136,26 @@ def test_two_workers_drain_the_same_partition(stack: ScenarioStack, round_number
     try:
         with shopping(stack, [resource], people=16) as answered:
             time.sleep(OVERLAP_SECONDS)
+            eventually(lambda: 0 < len(decided) < decisions_of(stack, resource))
     finally:
         over.set()
         another.join()
 
     check_shopping(stack, [opening], answered)
     assert 0 < len(decided) < sum(map(len, answered)), "only one of them decided"
+
+
+def decisions_of(stack: ScenarioStack, resource: str) -> int:
+    """
+    Return the number of redemptions of a resource that are decided.
+    """
+    with psycopg.connect(stack.environment["DATABASE_URL"]) as reader:
+        [(count,)] = reader.execute(
+            "SELECT count(*) FROM decisions d JOIN requests r ON r.id = d.request_id"
+            " WHERE r.resource_id = %s AND r.kind = 'redemption'",
+            (resource,),
+        ).fetchall()
+    return int(count)
 
 
 @pytest.fixture
