@@ -38,9 +38,12 @@ class Batches:
     def __init__(self) -> None:
         self.begun: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self.act: Callable[[set[int]], BatchReport | None] = lambda _: None
+        #: The limit of the latest batch.
+        self.limit = 0
 
-    def drain_once(self, _connection: object, partitions: Collection[int]) -> BatchReport:
+    def drain_once(self, _connection: object, partitions: Collection[int], limit: int) -> BatchReport:
         """Stand in for the batch of `processor.batch.run`."""
+        self.limit = limit
         self.begun.put(sorted(partitions))
         return self.act(set(partitions)) or BatchReport(taken_from=Counter(partitions))
 
@@ -395,3 +398,26 @@ def test_rows_that_the_sweep_found_are_counted(drainer: Drainer, batches: Batche
     batches.next()
 
     eventually(lambda: drainer.swept == 2)
+
+
+def test_batches_are_short_beside_a_partition_with_many_rows(drainer: Drainer, batches: Batches) -> None:
+    """
+    A row that comes during a batch waits for its end. A partition that is alone, or deep like all, has long batches.
+    """
+    limits: list[int] = []
+    deep = {0: 3}
+
+    def act(partitions: set[int]) -> BatchReport:
+        limits.append(batches.limit)
+        deep[0] -= 1
+        return BatchReport(taken_from=Counter(partitions), more=frozenset({0} if deep[0] > 0 else ()))
+
+    batches.act = act
+    drainer.mark([0])
+    eventually(lambda: len(limits) == 3)
+    assert set(limits) == {batch.BATCH_LIMIT}
+
+    deep[0] = 3
+    drainer.mark([0, 1])
+    eventually(lambda: len(limits) == 6)
+    assert limits[3:] == [batch.BATCH_LIMIT, module.SHARED_LIMIT, module.SHARED_LIMIT]
