@@ -36,7 +36,7 @@ test: .venv
 
 # Repeats the tests of statements and plans on an installed PostgreSQL 15, the oldest that Teller supports.
 test-oldest: .venv
-	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal --oldest-postgres tests/store tests/http/test_console_plans.py
+	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal --oldest-postgres tests/store tests/http/test_plans.py
 
 # Each story of a promise runs twenty times, with a hundred thousand requests waiting. Takes some minutes.
 scenarios: .venv
