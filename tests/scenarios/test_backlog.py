@@ -114,7 +114,7 @@ def test_24_a_hot_resource_with_100000_waiting(stack: ScenarioStack, long_round:
     for name in (same, *colds):
         stack.open(name, "stock", 1_000_000)
 
-    with stack.crowd(1) as crowd:
+    with stack.may_stall(), stack.crowd(1) as crowd:
         idle = [latency(stack, crowd, cold) for _ in range(SAMPLES) for cold in colds]
         pause(stack, crowd, partition, "pause")
         batches = [batch(stack, hot, number) for number in range(0, WAITING, ITEMS)]
@@ -214,7 +214,7 @@ def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, round
     stock = stack.name("stuck")
     stack.open(stock, "stock", 1_000)
     partition = partition_of(stock, PARTITIONS)
-    with stack.crowd(1) as crowd:
+    with stack.may_stall(), stack.crowd(1) as crowd:
         with psycopg.connect(stack.environment["DATABASE_URL"]) as blocker:
             # A batch writes this row last, after everything else.
             blocker.execute("SELECT FROM partitions WHERE id = %s FOR UPDATE", (partition,))
