@@ -144,6 +144,13 @@ def neglected(connection: Connection, partitions: Collection[int], older_than_se
     return [partition for (partition,) in rows]
 
 
+def paused(connection: Connection, partitions: Collection[int]) -> set[int]:
+    """
+    Return those of the given partitions that are paused.
+    """
+    return {partition for (partition,) in _run(connection, "paused", partitions=list(partitions))}
+
+
 def list_partitions(connection: Connection) -> list[PartitionStatus]:
     """
     Return all partitions, in order.

@@ -124,6 +124,10 @@ SELECT p.id
    AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
  ORDER BY oldest.created_at;
 
+-- paused --
+-- Those of the given partitions that are paused.
+SELECT partition FROM pauses WHERE partition = ANY(%(partitions)s::smallint[]);
+
 -- list --
 -- All partitions as operators see them. An owner is shown while its lease is valid, and the holder of a lock while it
 -- is seen.

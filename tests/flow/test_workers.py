@@ -269,6 +269,7 @@ def test_a_lock_of_another_role_stops_its_partition_alone(installation: WorkerSt
         locked = installation.submit(resources_in(7, 1, "locked"))
 
         Deadline(10.0).until(lambda: alarms.current(installation.owner) == ["locked"])
+        eventually(lambda: worker.events("locked_by_another_role"))
         [event] = worker.events("locked_by_another_role")
         assert str(holder.info.backend_pid) in event["holder"]
         for number in range(10):  # for longer than a stalled drain keeps its lease
@@ -396,6 +397,22 @@ def test_a_paused_partition_waits_and_continues_when_it_is_notified(installation
     installation.bell.notify(7)
 
     installation.until_decided(waiting, within=0.5)
+    assert worker.events("swept") == []
+
+
+def test_a_resumed_partition_needs_no_doorbell(installation: WorkerStack) -> None:
+    """
+    The sweep drains it within a second or two. Its work is old because of the pause: no doorbell counts as lost.
+    """
+    [worker] = installation.start_workers(1)
+    with psycopg.connect(installation.settings.api_database_url, autocommit=True) as api:
+        pauses.pause(api, 7, OPERATOR)
+        waiting = installation.submit(resources_in(7, 3))
+        time.sleep(2.0)  # the sweep looked, and the work is old
+        pauses.resume(api, 7, OPERATOR)
+
+    installation.until_decided(waiting, within=2.0)
+
     assert worker.events("swept") == []
 
 

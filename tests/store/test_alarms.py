@@ -217,6 +217,25 @@ def test_a_held_lock_is_named(store: Store, database: Database, api: Connection)
     assert not watch.explains(HOME)
 
 
+def test_a_look_is_at_once_when_a_drain_stalls(
+    store: Store, api: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The second look does not wait for the interval: it may explain the stall, and the worker keeps its lease.
+    """
+    monkeypatch.setattr(watch_module, "INTERVAL_SECONDS", 3_600.0)
+    api.execute("SELECT pg_advisory_lock(%s, %s)", (connections.LOCK_CLASS, HOME))
+    watch = Watch()
+    watch.look(store.worker)
+    watch.look(store.worker)
+    assert not watch.explains(HOME)
+
+    watch.look(store.worker, at_once=True)
+
+    assert watch.explains(HOME)
+    api.execute("SELECT pg_advisory_unlock_all()")
+
+
 def test_a_pause_is_no_alarm(store: Store, api: Connection) -> None:
     """
     The API holds the lock of a partition for a moment when it pauses it. One look alone raises no alarm.

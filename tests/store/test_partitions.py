@@ -267,6 +267,8 @@ def test_neglected_work(connect: Callable[[str], Connection]) -> None:
 
     assert ownership.neglected(connection, ALL, 1.0) == [old]
     assert ownership.neglected(connection, ALL - {old}, 1.0) == []
+    assert ownership.paused(connection, ALL) == {paused}
+    assert ownership.paused(connection, ALL - {paused}) == set()
 
 
 def test_a_pause_waits_for_the_running_batch(connect: Callable[[str], Connection]) -> None:

@@ -122,8 +122,9 @@ class OwnershipThread:
 
     def _beat(self) -> float:
         """Renew the lease and adjust the share. Returns the seconds until the next heartbeat."""
-        self._watch.look(self._connection.get())  # also while a drain is stalled
-        stalled = [one for one in self._assignments.stalled() if not self._watch.explains(one)]
+        stalled = self._assignments.stalled()
+        self._watch.look(self._connection.get(), at_once=bool(stalled))  # it may explain the stall
+        stalled = [one for one in stalled if not self._watch.explains(one)]
         if stalled:
             if not self._is_stalled:
                 log.error("drain_stalled", partitions=stalled)

@@ -69,6 +69,8 @@ class Sweep:
         self._assignments = assignments
         self._wake_ups_available = wake_ups_available
         self._connection = Reconnecting(connect)
+        #: Partitions that were paused at the last look.
+        self._paused: set[int] = set()
         #: Wake-ups were available before the last look.
         self._is_notified = True
         self._stopping = threading.Event()
@@ -126,7 +128,12 @@ class Sweep:
         if not idle:
             return
         age = NEGLECTED_AFTER_SECONDS if self._is_notified else 0.0
-        self._drainer.mark_neglected(ownership.neglected(connection, idle, age))
+        paused = ownership.paused(connection, idle)  # read first: it may be resumed before the next statement
+        found = set(ownership.neglected(connection, idle, age))
+        resumed = found & (self._paused | paused)
+        self._paused = paused
+        self._drainer.mark(resumed)  # its work is old because of the pause, and no doorbell was lost
+        self._drainer.mark_neglected(found - resumed)
 
     def _look_below(self, connection: Connection, held: Collection[int]) -> None:
         """

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from processor.cluster.alarms import Blocker
     from processor.storage.connections import Connection
 
-#: The interval between two looks, in seconds. A backend that is seen in two of them raises the alarm.
-INTERVAL_SECONDS: Final = 2.0
+#: The interval between two looks, in seconds. A backend that is seen in two of them raises the alarm. The interval is
+#: well below the time after which a drain counts as stalled, so that an earlier look can explain the stall.
+INTERVAL_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +41,9 @@ class Watch:
         #: The partitions that they lock; None: a lock that any batch may need.
         self._locked: set[int | None] = set()
 
-    def look(self, connection: Connection) -> None:
-        """Look, if the interval is over. Raises DatabaseUnavailable."""
-        if time.monotonic() < self._next_at:
+    def look(self, connection: Connection, *, at_once: bool = False) -> None:
+        """Look, if the interval is over or if it is to be `at_once`. Raises DatabaseUnavailable."""
+        if time.monotonic() < self._next_at and not at_once:
             return
         self._next_at = time.monotonic() + INTERVAL_SECONDS
         found = {blocker.pid: blocker for blocker in alarms.blockers(connection)}
