@@ -21,8 +21,10 @@ from processor.batch import run as batch
 from processor.batch.run import BatchReport
 from processor.errors import DatabaseUnavailable
 from tests.waiting import TIMEOUT_SECONDS, eventually
+from workers.worker import batch_limit
 from workers.worker import drain as module
 from workers.worker.assignments import Assignments
+from workers.worker.batch_limit import BatchLimit
 from workers.worker.drain import Drainer
 
 if TYPE_CHECKING:
@@ -420,4 +422,24 @@ def test_batches_are_short_beside_a_partition_with_many_rows(drainer: Drainer, b
     deep[0] = 3
     drainer.mark([0, 1])
     eventually(lambda: len(limits) == 6)
-    assert limits[3:] == [batch.BATCH_LIMIT, module.SHARED_LIMIT, module.SHARED_LIMIT]
+    assert limits[3:] == [batch.BATCH_LIMIT, batch_limit.SHARED_LIMIT, batch_limit.SHARED_LIMIT]
+
+
+def test_a_batch_has_the_rows_that_fit_into_half_a_second() -> None:
+    """
+    On a busy machine, the largest batch could last for more than three seconds. The drain would count as stalled.
+    """
+    limit = BatchLimit()
+
+    def after(duration_ms: float, taken: int) -> int:
+        limit.note(BatchReport(taken_from=Counter({0: taken}), duration_ms=duration_ms))
+        return limit.next()
+
+    assert limit.next() == batch.BATCH_LIMIT
+    assert after(499.0, 2_000) == batch.BATCH_LIMIT
+    assert after(2_000.0, 2_000) == 500
+    assert after(1_000.0, 500) == 250
+    assert after(400.0, 250) == 250  # near half a second, it stays
+    assert after(60_000.0, 1) == 250  # it waited for something else
+    assert after(60_000.0, 250) == batch_limit.LEAST_LIMIT
+    assert [after(10.0, 50) for _ in range(6)] == [100, 200, 400, 800, 1_600, batch.BATCH_LIMIT]

@@ -18,6 +18,7 @@ import structlog
 from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.storage.connections import Reconnecting
+from workers.worker.batch_limit import BatchLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -37,10 +38,6 @@ RETRY_LONGEST_SECONDS: Final = 0.5
 BUSY_ROWS: Final = 4
 #: The longest time for which a busy drain gathers rows, in seconds. It gathers for as long as its last batch took.
 GATHER_SECONDS: Final = 0.003
-#: The rows of a batch while one partition has many waiting rows and another one few, and the time for which this
-#: counts, in seconds. A row that comes during a batch waits for its end, so these batches are short.
-SHARED_LIMIT: Final = 500
-SHARED_SECONDS: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +77,7 @@ class Drainer:
         self._silent: set[int] = set()
         self._is_busy = False
         self._gather_seconds = 0.0
-        #: Until then, batches are short: some partitions have many waiting rows, and others few.
-        self._shared_until = 0.0
+        self._limit = BatchLimit()
         #: Partitions that are set apart, the next one first. The number, the time and the pause of the next try.
         self._apart: list[int] = []
         self._retry_count = 1
@@ -205,9 +201,7 @@ class Drainer:
         if not held:
             return None
         try:
-            is_shared = time.monotonic() < self._shared_until
-            limit = SHARED_LIMIT if is_shared else batch.BATCH_LIMIT
-            report = batch.drain_once(self._connection.get(), held, limit)
+            report = batch.drain_once(self._connection.get(), held, self._limit.next())
         except DatabaseUnavailable as fault:
             self._connection.close()
             pause_ms = self._set_apart(held)
@@ -224,8 +218,7 @@ class Drainer:
         _log(report)
         self._metrics.count_batch(report.taken, report.duration_ms / 1_000)
         self._note_swept(held, report)
-        if report.more and report.taken_from.keys() - report.more:
-            self._shared_until = time.monotonic() + SHARED_SECONDS
+        self._limit.note(report)
         if report.locked:
             pause_ms = self._set_apart(report.locked)
             log.warning("partitions_locked", partitions=sorted(report.locked), pause_ms=pause_ms)
