@@ -17,7 +17,21 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import accept, courier, drain, growth, idle, lab, latency, one_by_one, plan, report, scale, where
+from bench import (
+    accept,
+    courier,
+    drain,
+    growth,
+    idle,
+    lab,
+    latency,
+    one_by_one,
+    plan,
+    report,
+    scale,
+    scaling,
+    where,
+)
 from bench.peers import install
 from bench.peers.install import Installed
 
@@ -28,7 +42,7 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from bench.report import Section
 
-PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where", "one_by_one")
+PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where", "one_by_one", "scaling")
 #: Parts that compare with the job queues.
 WITH_PEERS = ("drain", "latency")
 #: Parts that need servers beside a whole Teller, or instead of one.
@@ -89,6 +103,8 @@ def _measure(part: str, chosen: Plan, installed: Installed, sections: list[Secti
             return growth.measure(chosen)
         case "one_by_one":
             return one_by_one.measure(chosen)
+        case "scaling":
+            return scaling.measure(chosen)
         case _:
             return where.measure(chosen)
 

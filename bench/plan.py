@@ -66,6 +66,9 @@ class Plan:
     one_shapes: tuple[str, ...]
     one_rounds: int
     one_seconds: float
+    #: Requests a second, by Zipf, and seconds at each rate.
+    scaling_rates: tuple[int, ...] = (50, 200, 400, 800)
+    scaling_seconds: float
     #: Another checkout of this repository, to be measured beside this one.
     beside: Path | None = None
 
@@ -97,6 +100,7 @@ FULL = Plan(
     one_shapes=("hot", "64", "1,000", "zipf"),
     one_rounds=3,
     one_seconds=2,
+    scaling_seconds=10,
 )
 QUICK = Plan(
     name="quick",
@@ -127,4 +131,5 @@ QUICK = Plan(
     one_shapes=("hot", "64"),
     one_rounds=1,
     one_seconds=1.5,
+    scaling_seconds=2,
 )
