@@ -1,7 +1,7 @@
 -- Teller: the database.
 --
 -- PostgreSQL holds the order and the truth. This file describes the whole schema as it is now.
---   requests            the requests, as they were accepted
+--   requests, legs      the requests, as they were accepted
 --   inbox               the work that each partition has still to do
 --   decisions           the states of each request
 --   resources, usages, daily_usages   the present quantities
@@ -78,12 +78,13 @@ CREATE TABLE request_kinds (
     closes           boolean NOT NULL DEFAULT false,
     asks_gateway     boolean NOT NULL DEFAULT false,
     requires_account boolean NOT NULL DEFAULT false,
-    least_amount     bigint
+    least_amount     bigint,
+    requires_legs    boolean NOT NULL DEFAULT false
 );
 INSERT INTO request_kinds (kind, takes, asks_gateway, requires_account, least_amount) VALUES ('redemption', true, true, true, 1);
 INSERT INTO request_kinds (kind, takes, asks_gateway, requires_account, least_amount) VALUES ('withdrawal', true, true, true, 1);
 INSERT INTO request_kinds (kind, gives, least_amount) VALUES ('deposit', true, 1);
-INSERT INTO request_kinds (kind) VALUES ('exchange');
+INSERT INTO request_kinds (kind, requires_account, requires_legs) VALUES ('exchange', true, true);
 INSERT INTO request_kinds (kind, takes, requires_account, least_amount) VALUES ('reservation', true, true, 1);
 INSERT INTO request_kinds (kind, gives_back) VALUES ('refund', true);
 INSERT INTO request_kinds (kind, gives, opens, least_amount) VALUES ('opening', true, true, 0);
@@ -102,6 +103,7 @@ COMMENT ON COLUMN request_kinds.closes IS 'A completed request has closed its re
 COMMENT ON COLUMN request_kinds.asks_gateway IS 'A hold of such a request has an effect: its gateway is called.';
 COMMENT ON COLUMN request_kinds.requires_account IS 'Requests without an account are refused.';
 COMMENT ON COLUMN request_kinds.least_amount IS 'Requests with a smaller amount, or none, are refused; NULL: no amount is required.';
+COMMENT ON COLUMN request_kinds.requires_legs IS 'Requests without legs are refused. Each leg takes from a resource, or gives to one.';
 
 -- ---------------------------------------------------------------- requests
 
@@ -142,6 +144,7 @@ BEGIN
         OR (k.requires_account AND made.account IS NULL)
         OR (k.least_amount IS NOT NULL AND (made.amount IS NULL OR made.amount < k.least_amount))
         OR (k.gives_back AND made.refund_of IS NULL)
+        OR (k.requires_legs AND NOT coalesce(made.details ? 'legs', false))
      LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'request % lacks what its kind requires, or there is no kind %', wrong.id, wrong.kind
@@ -162,9 +165,58 @@ COMMENT ON COLUMN requests.amount IS
 COMMENT ON COLUMN requests.details IS
     'Fields that only this kind has: the rules of an opening or amendment, the destination of a withdrawal, the legs of an exchange.';
 
+-- ---------------------------------------------------------------- legs
+
+CREATE TABLE legs (
+    request_id  uuid     NOT NULL,
+    leg         smallint NOT NULL CHECK (leg BETWEEN 0 AND 9),
+    resource_id text     NOT NULL CHECK (length(resource_id) BETWEEN 1 AND 128 AND resource_id !~ '[^A-Za-z0-9._:~@-]'),
+    partition   smallint NOT NULL,
+    take        bigint   CHECK (take BETWEEN 1 AND 9007199254740991),
+    give        bigint   CHECK (give BETWEEN 1 AND 9007199254740991),
+    PRIMARY KEY (request_id, leg),
+    CONSTRAINT legs_one_for_each_resource UNIQUE (request_id, resource_id),
+    CONSTRAINT legs_one_way CHECK (num_nonnulls(take, give) = 1)
+);
+CREATE INDEX legs_of_resource ON legs (resource_id, request_id);
+COMMENT ON TABLE legs IS
+    'The resources of requests that have several, as `legs` of their details says. Only a trigger writes it, with its request.';
+COMMENT ON COLUMN legs.leg IS 'The place of the leg, from 0. Entries and inbox rows have the same number.';
+COMMENT ON COLUMN legs.take IS 'The quantity that is taken or held; NULL: the leg gives.';
+
+-- The partition of a resource, as processor/domain/partitioning.py computes it. The number of 64 bits is computed in two
+-- halves, because bigint has a sign.
+CREATE FUNCTION home_partition(resource text, partitions bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN mod(mod(('x' || substr(encode(sha256(convert_to(resource, 'UTF8')), 'hex'), 1, 8))::bit(32)::bigint, partitions)
+           * mod(4294967296, partitions)
+           + ('x' || substr(encode(sha256(convert_to(resource, 'UTF8')), 'hex'), 9, 8))::bit(32)::bigint, partitions);
+
+-- This function, like queue_legs below, runs as the owner: no role may write a leg, or the number of an inbox row. No role
+-- may attach it to a table of its own either.
+CREATE FUNCTION place_legs() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    placed integer;
+BEGIN
+    INSERT INTO legs (request_id, leg, resource_id, partition, take, give)
+    SELECT NEW.id, sent.place - 1, sent.leg ->> 'resource', home_partition(sent.leg ->> 'resource', i.partitions),
+           (sent.leg ->> 'take')::bigint, (sent.leg ->> 'give')::bigint
+      FROM installation i, jsonb_array_elements(NEW.details -> 'legs') WITH ORDINALITY AS sent(leg, place);
+    GET DIAGNOSTICS placed = ROW_COUNT;
+    IF placed < 2 OR NEW.amount IS NOT NULL
+       OR NOT EXISTS (SELECT FROM legs WHERE request_id = NEW.id AND leg = 0
+                                         AND resource_id = NEW.resource_id AND partition = NEW.partition) THEN
+        RAISE EXCEPTION 'request % has legs of another form', NEW.id USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+REVOKE EXECUTE ON FUNCTION place_legs() FROM PUBLIC;
+CREATE TRIGGER with_legs AFTER INSERT ON requests FOR EACH ROW WHEN (NEW.details ? 'legs')
+    EXECUTE FUNCTION place_legs();
+
 -- ---------------------------------------------------------------- the inbox
 
--- The verbs `capture` and `release`, and legs above 0, belong to reservations and exchanges. Nothing writes them yet.
+-- The verbs `capture` and `release` belong to reservations. Nothing writes them yet.
 CREATE TABLE inbox (
     seq        bigint      GENERATED ALWAYS AS IDENTITY,
     partition  smallint    NOT NULL,
@@ -188,6 +240,40 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER numbered_first BEFORE INSERT ON inbox FOR EACH STATEMENT EXECUTE FUNCTION number_transaction();
+-- A request with legs has a row in the partition of each leg, and all have one seq. So all partitions have them in one
+-- order, and no two requests wait for each other. The rows beside the one in the home partition are written at the commit.
+-- A cancel or a denial moves nothing, and no gateway is asked about legs, so these need none.
+CREATE FUNCTION queue_legs() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    request uuid;
+    command text;
+BEGIN
+    IF TG_TABLE_NAME = 'requests' THEN
+        request := NEW.id;
+        command := 'decide';
+    ELSE
+        request := NEW.request_id;
+        command := NEW.verb;
+    END IF;
+    INSERT INTO inbox (seq, partition, request_id, verb, leg, payload)
+    OVERRIDING SYSTEM VALUE
+    SELECT home.seq, other.partition, request, home.verb, other.leg, home.payload
+      FROM inbox home
+     CROSS JOIN (SELECT partition, min(leg) AS leg FROM legs WHERE request_id = request GROUP BY partition) AS other
+     WHERE home.request_id = request
+       AND home.verb = command
+       AND home.leg = 0
+       AND other.partition <> home.partition;
+    RETURN NULL;
+END $$;
+REVOKE EXECUTE ON FUNCTION queue_legs() FROM PUBLIC;
+CREATE CONSTRAINT TRIGGER queued_with_legs AFTER INSERT ON requests DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.details ? 'legs') EXECUTE FUNCTION queue_legs();
+CREATE CONSTRAINT TRIGGER queued_with_legs AFTER INSERT ON inbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.leg = 0 AND NEW.verb NOT IN ('decide', 'settle', 'cancel', 'deny')) EXECUTE FUNCTION queue_legs();
+COMMENT ON COLUMN inbox.leg IS
+    '0 for the row in the home partition of the request. A row of a later leg only holds its place in the partition of that leg.';
 COMMENT ON TABLE inbox IS
     'The work that each partition has still to do, in the order of seq. The batch that applies a row deletes it in the same transaction.';
 
@@ -209,6 +295,7 @@ CREATE TABLE decisions (
     actor      text        NOT NULL,
     detail     text,
     trace      text,
+    leg        smallint    CHECK (leg BETWEEN 0 AND 9),
     PRIMARY KEY (request_id, version),
     -- The stage `held` belongs to reservations. Nothing writes it yet.
     CONSTRAINT decisions_status CHECK (
@@ -231,6 +318,7 @@ COMMENT ON COLUMN decisions.current IS
     'Whether this is the present state. It becomes false once, when the next version is written.';
 COMMENT ON COLUMN decisions.sequence IS
     'The number of the decision within its partition, without gaps. Later versions of the request keep it.';
+COMMENT ON COLUMN decisions.leg IS 'The leg that the code is about, of a request with legs.';
 COMMENT ON COLUMN decisions.reference IS 'The gateway''s own reference for the effect.';
 COMMENT ON COLUMN decisions.detail IS 'A description of the change, for people.';
 COMMENT ON COLUMN decisions.trace IS 'The traceback of a fault, for admins. Clients never see it.';
@@ -746,6 +834,8 @@ CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON entries  FOR EACH ROW EXE
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON entries FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON requests FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON legs     FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON legs FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON audit    FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW EXECUTE FUNCTION refuse_change();
@@ -759,10 +849,10 @@ END $$;
 CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
     WHEN (NOT OLD.current OR NEW.current
           OR (OLD.request_id, OLD.version, OLD.status, OLD.stage, OLD.code, OLD.reason, OLD.reference, OLD.refunded,
-              OLD.sequence, OLD.decided_at, OLD.at, OLD.actor, OLD.detail, OLD.trace)
+              OLD.sequence, OLD.decided_at, OLD.at, OLD.actor, OLD.detail, OLD.trace, OLD.leg)
              IS DISTINCT FROM
              (NEW.request_id, NEW.version, NEW.status, NEW.stage, NEW.code, NEW.reason, NEW.reference, NEW.refunded,
-              NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace))
+              NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace, NEW.leg))
     EXECUTE FUNCTION refuse_revision();
 
 -- A trigger, because an index would slow down every first state (version 2), which the primary key makes unique already.
@@ -850,6 +940,7 @@ CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
 -- console_*     | read, insert, delete    |                                  |
 -- request_kinds | read                    |                                  |
 -- requests      | read, insert            | read                             | read
+-- legs          | read                    | read                             | read
 -- inbox         | read, insert            | read, insert, delete             | read, insert
 -- decisions     | read                    | read, insert, supersede          | read
 -- resources     | read                    | read, insert, update             | read
@@ -901,7 +992,7 @@ GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
 -- Rows are inserted and updated by the columns that a role needs. The numbers and the times that a table gives its rows
 -- are not among them. A role that may update a whole table could also lock it against all others.
 
-GRANT SELECT ON installation, clients, requests, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
+GRANT SELECT ON installation, clients, requests, legs, inbox, decisions, resources, entries, partitions, pauses, workers, ownership
    TO teller_api, teller_worker, teller_courier;
 
 -- Every process looks whether its numbers lie behind the data, as after a move.
@@ -912,7 +1003,7 @@ GRANT INSERT (id) ON clients TO teller_api;
 GRANT INSERT (id, client_id, name, role, digest, expires_at), UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT INSERT (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
               apply_before, refund_of, details, metadata) ON requests TO teller_api;
-GRANT INSERT (partition, request_id, verb, leg, payload) ON inbox TO teller_api;
+GRANT INSERT (partition, request_id, verb, payload) ON inbox TO teller_api;
 GRANT INSERT (partition, actor), DELETE ON pauses TO teller_api;
 GRANT INSERT (actor, action, request_id, reason, detail) ON audit TO teller_api;
 GRANT SELECT, INSERT (digest, key_id, expires_at), DELETE ON console_sessions TO teller_api;

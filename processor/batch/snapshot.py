@@ -79,6 +79,8 @@ class Decided(NamedTuple):
     superseded: dict[UUID, State]
     #: Those of `states` that a later one of them has replaced.
     outdated: list[State]
+    #: Some of the entries are of later legs.
+    has_legs: bool = False
 
     def is_current(self, state: State) -> bool:
         """Return whether no later state of the request is in this part."""

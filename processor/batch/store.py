@@ -148,7 +148,8 @@ class Writer:
     def part(self, decided: Decided) -> None:
         """Send the entries and states of some rows. It returns while PostgreSQL writes them."""
         if decided.entries:
-            self._execute("insert_entries", _columns(decided.entries, Entry._fields))
+            name = "insert_entries_of_legs" if decided.has_legs else "insert_entries"
+            self._execute(name, _columns(decided.entries, Entry._fields))
         before = [(state.request_id, state.version) for state in decided.superseded.values()]
         if before:
             superseded = self._execute("supersede_states", _columns(before, ("request_ids", "versions")))

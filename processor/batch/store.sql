@@ -41,7 +41,8 @@ SELECT r.id,
 
 -- read_states --
 -- The current states of requests that were decided before.
-SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor
+SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor,
+       leg
   FROM decisions
  WHERE request_id = ANY(%(ids)b::uuid[])
    AND current;
@@ -182,6 +183,14 @@ SELECT *
               %(account)b::text[], %(amount)b::bigint[], %(available)b::bigint[], %(held)b::bigint[],
               %(created_at)b::timestamptz[], %(digest)b::bytea[]);
 
+-- insert_entries_of_legs --
+-- The same, if some of them are of later legs.
+INSERT INTO entries (resource_id, version, kind, request_id, account, amount, available, held, created_at, digest, leg)
+SELECT *
+  FROM unnest(%(resource_id)b::text[], %(version)b::bigint[], %(kind)b::text[], %(request_id)b::uuid[],
+              %(account)b::text[], %(amount)b::bigint[], %(available)b::bigint[], %(held)b::bigint[],
+              %(created_at)b::timestamptz[], %(digest)b::bytea[], %(leg)b::smallint[]);
+
 -- supersede_states --
 -- The rows are found one by one and updated by their place, because the planner would otherwise read all decisions.
 UPDATE decisions
@@ -203,12 +212,12 @@ SELECT v.*, 2, 0, %(now)s, %(now)s, %(actor)s
 
 -- insert_states --
 INSERT INTO decisions (request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded,
-                       detail, trace, actor, current, at)
+                       detail, trace, actor, leg, current, at)
 SELECT v.*, %(now)s
   FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[],
               %(decided_at)b::timestamptz[], %(version)b::integer[], %(stage)b::text[], %(reason)b::text[],
               %(reference)b::text[], %(refunded)b::bigint[], %(detail)b::text[], %(trace)b::text[], %(actor)b::text[],
-              %(current)b::boolean[]) AS v;
+              %(leg)b::smallint[], %(current)b::boolean[]) AS v;
 
 -- insert_effects --
 INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)

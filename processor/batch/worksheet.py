@@ -110,12 +110,15 @@ class Worksheet:
     _trigger: str | None = None
     #: New states that a later state of the same part has replaced.
     outdated: list[State] = field(default_factory=list)
+    #: Some of the entries since the last flush are of later legs.
+    has_legs: bool = False
 
     def flush(self) -> Decided:
         """Return the decisions since the last flush. They are written while the next rows are decided."""
-        decided = Decided(self.entries, self.new_states, self.superseded, self.outdated)
+        decided = Decided(self.entries, self.new_states, self.superseded, self.outdated, self.has_legs)
         self.decided += (state.request_id for state in self.new_states)
         self.entries, self.new_states, self.superseded, self.outdated = [], [], {}, []
+        self.has_legs = False
         return decided
 
     @property
@@ -226,9 +229,9 @@ class Worksheet:
             case Debit(quantity):
                 self._post(request, "debit", quantity)
                 self._state(request, "completed", actor)
-            case Rejected(code, reason):
+            case Rejected(code, reason, leg):
                 self.rejected += 1
-                self._state(request, "rejected", actor, code=code, reason=reason)
+                self._state(request, "rejected", actor, code=code, reason=reason, leg=leg)
             case Await(stage):
                 self._await(request, stage, actor)
             case Hold(quantity, gateway):
@@ -402,6 +405,7 @@ class Worksheet:
         refunded: int = 0,
         detail: str | None = None,
         trace: str | None = None,
+        leg: int | None = None,
     ) -> None:
         before = self.snapshot.states.get(request.id)
         if before is None:
@@ -432,6 +436,7 @@ class Worksheet:
             detail,
             trace,
             actor,
+            leg,
         )
         self.snapshot.states[request.id] = state
         self.new_states.append(state)

@@ -49,6 +49,8 @@ class Kind:
     requires_account: bool = False
     #: None: no amount is required.
     least_amount: int | None = None
+    #: Has several resources, its legs, in place of one resource and an amount. Each takes or gives.
+    requires_legs: bool = False
 
     # Later steps.
     #: Only holds while the gateway of its resource is called. Its rule makes the hold, and `verify` expects it.
@@ -82,7 +84,7 @@ KINDS: Final[dict[str, Kind]] = {
         in_batches=True,
     ),
     "deposit": Kind(deposits.decide, OPERATORS, gives=True, least_amount=1, in_batches=True),
-    "exchange": Kind(None, CLIENTS),
+    "exchange": Kind(None, CLIENTS, requires_account=True, requires_legs=True),
     "reservation": Kind(None, CLIENTS, takes=True, requires_account=True, least_amount=1, refundable=True),
     "refund": Kind(None, ADMINS, gives_back=True),
     "opening": Kind(openings.decide, ADMINS, gives=True, opens=True, least_amount=0),

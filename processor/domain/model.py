@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
+from processor.domain.legs import Leg, legs_of
+
 #: The largest quantity: every JSON reader holds it exactly.
 MAX_QUANTITY: Final = 2**53 - 1
 
@@ -114,6 +116,11 @@ class Request:
     refund_of: UUID | None = None
 
     @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The legs of a request with several resources; else none."""
+        return legs_of(self.details)
+
+    @property
     def quantity(self) -> int:
         """The amount; 0 for kinds without one."""
         return self.amount or 0
@@ -139,6 +146,8 @@ class State(NamedTuple):
     detail: str | None = None
     trace: str | None = None
     actor: str = TELLER
+    #: The leg that the code is about.
+    leg: int | None = None
 
     @property
     def is_final(self) -> bool:
@@ -176,6 +185,7 @@ class Entry(NamedTuple):
     held: int
     created_at: datetime
     digest: bytes
+    leg: int = 0
 
 
 # Decisions: the result of one inbox row, as a value. The worksheet carries it out.
@@ -183,10 +193,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rule refused it; nothing is taken. `reason` is the text of an approver who denied it."""
+    """
+    A rule refused it; nothing is taken.
+
+    `reason` is the text of an approver who denied it, and `leg` is the leg that the rule refused.
+    """
 
     code: RejectionCode
     reason: str | None = None
+    leg: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import psycopg
 import structlog
 from psycopg import DataError, IntegrityError
 
+from processor.domain.legs import partitions_of
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
 from processor.ids import new_id
@@ -93,6 +94,8 @@ class _Asked:
     submission: Submission
     id: UUID
     partition: int
+    #: The partition of each of its legs. A request with a single resource has its home partition alone.
+    partitions: frozenset[int]
     receipt: Receipt | None = None
 
 
@@ -197,9 +200,7 @@ class Intake:
         """
         if self._is_settling:  # a queue without a limit would grow otherwise
             raise DatabaseUnavailable("the database does not answer, or waits for its standby")
-        asked = [
-            _Asked(one, new_id(), partition_of(one.resource_id, self._partitions)) for one in submissions
-        ]
+        asked = [self._asked(one) for one in submissions]
         if asked:
             call = _Call(asked)
             self._calls.put(call)
@@ -212,6 +213,10 @@ class Intake:
             if call.fault is not None:
                 raise call.fault
         return [one.receipt for one in asked if one.receipt is not None]
+
+    def _asked(self, submission: Submission) -> _Asked:
+        home = partition_of(submission.resource_id, self._partitions)
+        return _Asked(submission, new_id(), home, partitions_of(submission.details, home, self._partitions))
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -270,7 +275,7 @@ class Intake:
                 self._write_alone(one)
         self.groups += 1
         self.requests += len(group)
-        self._accepted({one.partition for one in group})
+        self._accepted(frozenset().union(*(one.partitions for one in group)))
         for part in parts:
             if part.is_last:
                 part.call.answer()
@@ -288,7 +293,7 @@ class Intake:
         with connections.faults():
             connection = self._connection.get()
             won = self._insert(
-                connection, [one for one in group if one.partition not in self._saturation.partitions]
+                connection, [one for one in group if one.partitions.isdisjoint(self._saturation.partitions)]
             )
         others = []
         for one in group:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.domain.legs import Leg, legs_of
 from processor.domain.model import FINAL_STATUSES, event_of
 from processor.storage import statements
 
@@ -60,6 +61,8 @@ class RequestRecord(NamedTuple):
     at: datetime | None = None
     #: The time since which it has this status. Refunds of parts, for example, change `at` but not the status.
     status_since: datetime | None = None
+    #: The leg that the code is about.
+    leg: int | None = None
 
     @property
     def event(self) -> str:
@@ -71,11 +74,18 @@ class RequestRecord(NamedTuple):
         """Whether the request keeps its status until an operator acts."""
         return self.status in FINAL_STATUSES or self.status == "failed"
 
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The legs of a request with several resources, in place of `resource_id` and `amount`; else none."""
+        return legs_of(self.details)
+
     def document(self) -> Document:
         """Return the request as the API shows it."""
         error: Document | None = None
         if self.code is not None:
             error = {"code": self.code} | ({"reason": self.reason} if self.reason is not None else {})
+            if self.leg is not None and self.leg < len(self.legs):
+                error["resource"] = self.legs[self.leg].resource_id
         document: Document = {
             "id": str(self.id),
             "kind": self.kind,
@@ -94,6 +104,9 @@ class RequestRecord(NamedTuple):
             "decided_at": timestamp(self.decided_at),
             "finished_at": timestamp(self.status_since) if self.status in FINAL_STATUSES else None,
         }
+        if self.legs:
+            document["legs"] = [leg.document() for leg in self.legs]
+            del document["resource"], document["amount"]
         if self.apply_before is not None:
             document["apply_before"] = timestamp(self.apply_before)
         if self.refund_of is not None:

@@ -1,14 +1,15 @@
 -- The columns and tables of the records, for the queries of other modules.
 
 -- request_columns --
--- The last one is the time since which a request has its status. A refund of a part is a new state of the same status.
+-- The last but one is the time since which a request has its status. A refund of a part is a new state of the same status.
 r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.metadata, r.details, r.apply_before, r.refund_of,
 r.created_at, coalesce(d.version, 1), coalesce(d.status, 'processing'),
 CASE WHEN d.request_id IS NULL THEN 'queued' ELSE d.stage END, d.code, d.reason, d.reference, coalesce(d.refunded, 0),
 d.sequence, d.decided_at, d.at,
 CASE WHEN d.refunded > 0
      THEN (SELECT s.at FROM decisions s WHERE s.request_id = d.request_id AND s.status = d.status ORDER BY s.version LIMIT 1)
-     ELSE d.at END
+     ELSE d.at END,
+d.leg
 
 -- request_tables --
 requests r LEFT JOIN decisions d ON d.request_id = r.id AND d.current

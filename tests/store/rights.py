@@ -77,7 +77,7 @@ _COLUMNS: Final = {
         "UPDATE": "failures is_open",
     },
     ("gateways", "teller_courier"): {"INSERT": "name", "UPDATE": "failures open_until probed"},
-    ("inbox", "teller_api"): {"INSERT": "partition request_id verb leg payload"},
+    ("inbox", "teller_api"): {"INSERT": "partition request_id verb payload"},
     ("inbox", "teller_courier"): {"INSERT": "partition request_id verb leg"},
     ("inbox", "teller_worker"): {"INSERT": "partition request_id verb"},
     ("ownership", "teller_worker"): {"UPDATE": "worker_id since"},

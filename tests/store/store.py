@@ -97,6 +97,13 @@ class Store:
         """Return a redemption that is not submitted yet."""
         return self.asks("redemption", resource, account, amount, **more)
 
+    def exchanges(self, account: str, *legs: tuple[str, int], **more: Any) -> Submission:
+        """Return an exchange that is not submitted yet. The leg `("points", -100)` takes 100 points."""
+        sent = [
+            {"resource": resource, "give" if change > 0 else "take": abs(change)} for resource, change in legs
+        ]
+        return self.asks("exchange", legs[0][0], account, details={"legs": sent}, **more)
+
     def accept(self, *submissions: Submission) -> list[uuid.UUID]:
         """Submit in one call. All must be accepted."""
         return [accepted_id(receipt) for receipt in self.intake.accept(submissions)]

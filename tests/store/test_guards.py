@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.servers import Database
     from tests.store.store import Store
 
+#: Functions with the rights of their owner: they write rows that no role may write.
+OF_THE_OWNER: Final = {"place_legs", "queue_legs"}
 VERBS: Final = (
     *("decide", "cancel", "settle", "replay", "expire", "confirm", "approve", "deny", "capture", "release"),
 )
@@ -175,8 +177,8 @@ def test_a_withdrawal_is_paid_to_a_courier_only_without_the_guard(
 
 def test_functions_find_the_tables_of_the_schema_alone(store: Store) -> None:
     """
-    Each function has a search path that ends with pg_temp, or names the schema of each table. None has the rights of
-    its owner.
+    Each function has a search path that ends with pg_temp, or names the schema of each table. The two that have the
+    rights of their owner can be neither called by a role nor attached to a table.
     """
     functions = store.owner.execute(
         "SELECT proname, proconfig, prosrc, prosecdef FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
@@ -184,7 +186,15 @@ def test_functions_find_the_tables_of_the_schema_alone(store: Store) -> None:
 
     assert len(functions) >= 5
     for name, settings, source, is_definer in functions:
-        assert not is_definer, name
+        assert is_definer == (name in OF_THE_OWNER), name
+        if is_definer:
+            assert (
+                store.owner.execute(
+                    "SELECT role FROM unnest(%s::text[]) AS role WHERE has_function_privilege(role, %s, 'EXECUTE')",
+                    (list(ROLES), f"{name}()"),
+                ).fetchall()
+                == []
+            )
         if "search_path=pg_catalog, public, pg_temp" not in (settings or []):
             named = re.findall(r"\b(?:FROM|JOIN)\s+([\w.]+)", source)
             assert all(

@@ -206,6 +206,7 @@ BULK = "the record of acts on many requests; the result of each request is verif
 LAB = "a row of the race lab; nothing of Teller follows from it"
 PROCESSES = "the processes at this moment; the ledger does not depend on them"
 NEXT_LOW_WATER = "it becomes the low-water mark; if that is wrong, work lies below it, which is found"
+LEGS = "no rule makes a request with legs yet"
 HISTORY = "a description for people; the described change is verified, its wording is not"
 
 #: Columns and whole tables that can be changed without `teller verify` finding it, each with the reason.
@@ -228,6 +229,8 @@ NOT_VOUCHED = {
     "decisions.actor": HISTORY,
     "decisions.detail": HISTORY,
     "decisions.trace": HISTORY,
+    "decisions.leg": LEGS,
+    "legs": LEGS,
     "effects.created_at": CLOCK,
     "effects.client_id": OUTSIDE,
     "effects.tries": OUTSIDE,
