@@ -347,6 +347,7 @@ CREATE TABLE resources (
     digest            bytea       NOT NULL CHECK (length(digest) = 32),
     last_entry_at     timestamptz,
     per_account_daily_limit bigint CHECK (per_account_daily_limit >= 1),
+    decimals          smallint    NOT NULL DEFAULT 0 CHECK (decimals BETWEEN 0 AND 9),
     CONSTRAINT resources_never_below_the_overdraft CHECK (available >= -overdraft),
     CONSTRAINT resources_entry_time CHECK ((version = 0) = (last_entry_at IS NULL))
 ) WITH (fillfactor = 50);
@@ -361,6 +362,8 @@ COMMENT ON COLUMN resources.digest IS 'The digest of its last entry; 32 zero byt
 COMMENT ON COLUMN resources.client_id IS 'The only client that the resource exists for; NULL: all clients.';
 COMMENT ON COLUMN resources.per_account_daily_limit IS
     'The quantity that an account may take or hold within one day (UTC); NULL: no limit.';
+COMMENT ON COLUMN resources.decimals IS
+    'How many digits of an amount stand behind the point where people read it. It is fixed at the opening.';
 
 CREATE TABLE usages (
     resource_id text   NOT NULL,
@@ -924,6 +927,10 @@ CREATE TRIGGER outcome BEFORE UPDATE ON effects FOR EACH ROW
     EXECUTE FUNCTION refuse_reversal();
 CREATE TRIGGER revocation BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (OLD.revoked_at IS NOT NULL AND OLD.revoked_at IS DISTINCT FROM NEW.revoked_at)
+    EXECUTE FUNCTION refuse_reversal();
+-- With other decimals, every amount of the past would be read as another one.
+CREATE TRIGGER decimals BEFORE UPDATE OF decimals ON resources FOR EACH ROW
+    WHEN (OLD.decimals IS DISTINCT FROM NEW.decimals)
     EXECUTE FUNCTION refuse_reversal();
 -- The next code of a request or destination takes the row, with another id.
 CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW

@@ -28,6 +28,12 @@ CELL_CHARACTERS_MIN: Final = 8
 Cell = str | int | datetime | None
 
 
+class Amount(str):
+    """An amount as people write it. Columns of amounts are aligned to the right, as those of numbers are."""
+
+    __slots__ = ()
+
+
 class Command(click.Command):
     """A command with the option --json."""
 
@@ -85,12 +91,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     if sum(min(width, CELL_CHARACTERS_MIN) for width in widths[1:]) <= room:
         while sum(widths[1:]) > room:
             widths[widths.index(max(widths[1:]), 1)] -= 1
-    numbers = [all(isinstance(row[i], int | None) for row in rows) for i in range(len(columns))]
+    numbers = [all(isinstance(row[i], int | Amount | None) for row in rows) for i in range(len(columns))]
 
     def line(row: Sequence[str]) -> str:
         parts = zip(map(_cut, row, widths), widths, numbers, strict=True)
         return GAP.join(
-            part.rjust(width) if number else isolated(part) + " " * (width - len(part))
+            " " * (width - len(part)) + isolated(part)
+            if number
+            else isolated(part) + " " * (width - len(part))
             for part, width, number in parts
         )
 

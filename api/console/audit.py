@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 from api.console.fields import Moment, PageQuery, field_value
 from api.console.pages import Page, Pages, Visit
 from api.web.fields import optional
+from processor.reading.units import read_units_of_requests
 from processor.records import audit
 from processor.records.audit import AuditFilter
 
@@ -48,9 +49,17 @@ def list_audit(visit: Visit) -> Page:
     with visit.services.connection() as connection:
         found = audit.list_audit(connection, chosen, LISTED, query.cursor)
         choices = audit.read_choices(connection)
+        about = [line.request_id for line in found.rows if line.request_id and line.detail]
+        units = read_units_of_requests(connection, about)
     values = query.model_dump(exclude={"cursor"})
     fields = {
         name: field_value(value) if isinstance(value, datetime) else value for name, value in values.items()
     }
-    context = {"found": found, "fields": fields, "choices": choices, "later": query.cursor is not None}
+    context = {
+        "found": found,
+        "units": units,
+        "fields": fields,
+        "choices": choices,
+        "later": query.cursor is not None,
+    }
     return Page("audit.html", context)

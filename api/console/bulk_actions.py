@@ -19,6 +19,7 @@ from processor.domain.kinds import KINDS
 from processor.operations import bulk_actions
 from processor.operations.bulk_actions import Action, Results
 from processor.reading.failed import FailedFilter
+from processor.reading.units import read_units
 
 #: Requests on one page.
 LISTED: Final = 50
@@ -75,12 +76,14 @@ def progress(visit: Visit, action: str) -> Page:
         found = bulk_actions.read(connection, action_id)
         results = Results() if found.finished_at is None else bulk_actions.count_results(connection, found)
         items = bulk_actions.list_items(connection, action_id, LISTED, visit.query.cursor)
+        units = read_units(connection, (one.resource_id for one in items.rows))
     if found.finished_at is None:
         visit.memory.runner.go_on(visit.services, action_id)
     context = {
         "action": found,
         "results": results,
         "items": items,
+        "units": units,
         "is_live": found.finished_at is None or results.under_way > 0,
         "failed_again": f"{ROOT}/failed?" + urlencode({"since": field_value(found.started_at)}),
     }

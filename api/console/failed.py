@@ -17,6 +17,7 @@ from processor.ids import new_id
 from processor.operations import bulk_actions, failed_requests
 from processor.reading import failed
 from processor.reading.failed import FailedFilter
+from processor.reading.units import read_units
 
 #: Requests on one page.
 LISTED: Final = 50
@@ -88,6 +89,7 @@ def list_failed(visit: Visit) -> Page:
         found = failed.list_failed(connection, chosen, LISTED, query.cursor)
         summary = failed.sum_up(connection, chosen)
         recent = bulk_actions.list_actions(connection, RECENT)
+        units = read_units(connection, (one.resource_id for one in found.rows))
     for action in recent:
         if action.finished_at is None:  # the process that ran it may have ended
             visit.memory.runner.go_on(visit.services, action.id)
@@ -95,6 +97,7 @@ def list_failed(visit: Visit) -> Page:
     context = {
         "found": found,
         "summary": summary,
+        "units": units,
         "recent": recent,
         "fields": fields,
         "shown": dict.fromkeys(FailedForm.model_fields) | fields,
@@ -148,11 +151,13 @@ def _preview(visit: Visit, form: PreviewForm, ids: tuple[UUID, ...] | None) -> P
         chosen = FailedFilter(ids=ids, seen=seen) if ids else replace(form.as_filter(), seen=seen)
         summary = failed.sum_up(connection, chosen)
         first = failed.list_failed(connection, chosen, PREVIEWED, None)
+        units = read_units(connection, (one.resource_id for one in first.rows))
     fields = form.as_fields()
     context: dict[str, Any] = {
         "action": form.action,
         "summary": summary,
         "first": first.rows,
+        "units": units,
         "fields": fields,
         "query": urlencode(fields),
         "ids": ids,

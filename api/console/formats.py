@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup, escape
 
+from processor.domain.amounts import NO_UNIT, format_amount
 from processor.reading.requests import GAUGE_MAX
 from processor.visible import escaped_json, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from processor.domain.amounts import Unit
 
 #: The text in place of no value.
 NONE: Final = "\N{EN DASH}"
@@ -58,6 +61,23 @@ def number(value: float | None) -> str:
     Return a number with separators, such as 1,234,567. Returns NONE for None.
     """
     return NONE if value is None else f"{value:,}".replace("-", "\N{MINUS SIGN}")
+
+
+def amount(value: int | None, unit: Unit | None = None) -> str:
+    """
+    Return an amount with its unit, such as 250.00 EUR. Returns NONE for None.
+    """
+    if value is None:
+        return NONE
+    name = unit and unit.name and visible(unit.name)  # by itself, so that it does not move the digits
+    return escape(format_amount(value, (unit or NO_UNIT)._replace(name=name)))
+
+
+def bare_amount(value: int, unit: Unit) -> str:
+    """
+    Return an amount without the name of its unit, where that stands beside it.
+    """
+    return format_amount(value, unit._replace(name=None))
 
 
 def rate(value: float | None) -> str:
@@ -173,6 +193,8 @@ def typed(value: Any) -> Markup:
 
 FILTERS: Final[dict[str, Callable[..., str]]] = {
     "number": number,
+    "amount": amount,
+    "bare_amount": bare_amount,
     "rate": rate,
     "age": age,
     "ago": ago,

@@ -11,6 +11,7 @@ from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.web.problems import NotFound
 from processor.operations import pauses
 from processor.reading import overview as overview_queries
+from processor.reading.units import read_units
 
 #: The digits of a partition's number.
 DIGITS_MAX: Final = 4
@@ -30,7 +31,8 @@ def partition(visit: Visit, partition: str) -> Page:
         state = overview_queries.read_partition(connection, number) or _none()
         line = overview_queries.read_line(connection, number, SHOWN)
         waiting, _ = overview_queries.read_waiting(connection, number, None, SHOWN)
-    return Page("partition.html", {"state": state, "line": line, "waiting": waiting})
+        units = read_units(connection, (one.resource_id for one in waiting))
+    return Page("partition.html", {"state": state, "line": line, "waiting": waiting, "units": units})
 
 
 @pages.post("/partitions/<partition>/pause")

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from api.console import timeline
-from api.console.fields import ReasonBackForm, read_digits
+from api.console.fields import ReasonBackForm
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.web.fields import optional
 from api.web.parsing import read_id
+from api.web.problems import Invalid
 from processor.clients.keys import Caller
+from processor.domain.amounts import NO_UNIT, Unit, format_amount, read_amount
 from processor.domain.kinds import KINDS
 from processor.domain.model import MAX_QUANTITY
 from processor.ids import new_id
@@ -25,6 +27,7 @@ from processor.operations.approvals import ApproverIsRequester, NotAwaitingAppro
 from processor.operations.failed_requests import NotFailed
 from processor.reading import request_detail, requests
 from processor.reading.request_detail import Inspection
+from processor.reading.units import read_units_of_requests
 from processor.records import audit
 from processor.records.audit import AuditFilter
 from processor.records.documents import RequestRecord
@@ -32,8 +35,10 @@ from processor.storage.connections import Connection
 
 #: The stages in which a cancel command can come in time. The client itself releases a request that is `held`.
 CANCELLABLE_STAGES: Final = cancellations.CANCELLABLE_STAGES - {"held"}
-#: The digits of an amount.
-AMOUNT_DIGITS_MAX: Final = 16
+#: The rules of a resource that are amounts.
+AMOUNT_RULES: Final = frozenset(
+    {"overdraft", "per_account_limit", "per_account_daily_limit", "confirm_above", "approve_above"}
+)
 #: Audit lines in the timeline.
 AUDIT_LINES_MAX: Final = 50
 
@@ -42,20 +47,24 @@ Verdict = Callable[[Connection, UUID, Caller, str], tuple[RequestRecord, Recorde
 pages = Pages("")
 
 
-def _number(value: object) -> object:
-    """
-    Read digits that may be grouped, such as 1,234. Any other value is returned, and refused by the field.
-    """
-    digits = value.replace(",", "").replace(" ", "") if isinstance(value, str) else ""
-    number = read_digits(digits, AMOUNT_DIGITS_MAX)
-    return value if number is None else number
-
-
 class RefundForm(ReasonBackForm):
     """A refund. The page made its key, so that a form that is sent twice makes one refund."""
 
     key: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]
-    amount: Annotated[int | None, Field(ge=1, le=MAX_QUANTITY), BeforeValidator(_number)] = optional()
+    #: As people write it, such as 1,234.50.
+    amount: str | None = optional()
+
+    def read_amount(self, unit: Unit) -> int | None:
+        """
+        Return the amount, or None for all that is left. Raises Invalid.
+        """
+        if self.amount is None:
+            return None
+        read = read_amount(self.amount, unit.decimals)
+        if read is None or not 1 <= read <= MAX_QUANTITY:
+            example = format_amount(1234 * 10**unit.decimals, unit._replace(name=None))
+            raise Invalid.at("/amount", f"must be an amount above zero, such as {example}")
+        return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +153,8 @@ def one_request(visit: Visit, request: str) -> Page:
         "found": found,
         "request": found.request,
         "kind": KINDS[found.request.kind],
-        "unit": None if found.resource is None else found.resource.unit,
+        "unit": found.unit,
+        "amounts": AMOUNT_RULES,
         "original": original,
         "timeline": timeline.read(found),
         "can": can,
@@ -179,11 +189,12 @@ def refund(visit: Visit, request: str) -> Redirect:
     """
     request_id, form = read_id(request, "request"), visit.read(RefundForm)
     with visit.services.connection() as connection:
+        units = read_units_of_requests(connection, [request_id])
         failed_requests.refund(
             visit.services.accept,
             connection,
             request_id,
-            form.amount,
+            form.read_amount(units.get(request_id, NO_UNIT)),
             form.reason,
             visit.caller,
             f"console-{form.key}",

@@ -4,6 +4,7 @@ Resources: the list, and one with its rules, its queue, the reasons why it waits
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,6 +15,7 @@ from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
 from api.web.fields import optional
 from api.web.problems import NotFound
+from processor.domain.amounts import format_amount
 from processor.domain.model import ResourceKind  # noqa: TC001 - pydantic looks it up
 from processor.reading import overview as overview_queries
 from processor.reading import requests
@@ -78,6 +80,7 @@ def one_resource(visit: Visit, resource: str) -> Page:
         "resource.html",
         {
             "resource": record,
+            "units": {record.id: record.written_unit},
             "state": state,
             "situation": situation,
             "entries": entries,
@@ -221,9 +224,10 @@ def _chart(resource: ResourceRecord, balance: list[BalancePoint]) -> Markup | No
     if not balance:
         return None
     available = [point.available for point in balance]
+    written = functools.partial(format_amount, unit=resource.written_unit)
     description = (
-        f"available after each of the last {len(balance)} entries: from {available[0]:,} to {available[-1]:,}, "
-        f"between {min(available):,} and {max(available):,}"
+        f"available after each of the last {len(balance)} entries: from {written(available[0])}"
+        f" to {written(available[-1])}, between {written(min(available))} and {written(max(available))}"
     )
     series = [("first", available)]
     if any(point.held for point in balance):

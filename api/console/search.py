@@ -14,6 +14,7 @@ from api.web.fields import Body
 from processor.errors import RequestNotFound
 from processor.reading import overview as overview_queries
 from processor.reading import requests
+from processor.reading.units import read_units
 
 if TYPE_CHECKING:
     from processor.records.documents import RequestRecord
@@ -39,6 +40,8 @@ def search(visit: Visit) -> Page | Redirect:
         resources = overview_queries.find_resources(connection, text) if text else []
         by_key = overview_queries.find_by_key(connection, text) if text else []
         by_account = overview_queries.find_by_account(connection, text) if text else []
+        shown = [*by_key, *by_account, *([request] if request else [])]
+        units = read_units(connection, (one.resource_id for one in shown))
     resources = [one for one in resources if one.id == text] or resources
     if request is not None and not (resources or by_key or by_account):
         return Redirect(f"{ROOT}/requests/{request.id}")
@@ -54,6 +57,7 @@ def search(visit: Visit) -> Page | Redirect:
             "resources": resources,
             "by_key": by_key,
             "by_account": by_account,
+            "units": units,
             "most": overview_queries.HITS_MAX,
         },
     )

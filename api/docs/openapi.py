@@ -125,6 +125,26 @@ _RESPONSE_HEADERS: Final[dict[str, Json]] = {
 }
 
 
+#: The fields that hold an amount, in bodies and answers. Each says in which unit it counts.
+AMOUNT_FIELDS: Final = frozenset(
+    {
+        "amount",
+        "approve_above",
+        "available",
+        "confirm_above",
+        "give",
+        "held",
+        "overdraft",
+        "per_account_daily_limit",
+        "per_account_limit",
+        "refunded",
+        "take",
+    }
+)
+IN_WHOLE_UNITS: Final = (
+    "In whole units of the smallest kind: 25000 is 250.00 where the resource has 2 `decimals`."
+)
+
 #: The headers of each answer to a valid key.
 _RATE_LIMIT_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
 
@@ -170,7 +190,7 @@ class _Schemas:
         inputs = [(model, "validation") for model in bodies]
         outputs = [(model, "serialization") for model in answers]
         self._found, definitions = models_json_schema([*inputs, *outputs], ref_template=_SCHEMA)  # type: ignore[list-item]  # the modes are literals
-        self.definitions: Json = _without_null_defaults(definitions["$defs"])
+        self.definitions: Json = _with_units(_without_null_defaults(definitions["$defs"]))
 
     def of_body(self, model: type[BaseModel]) -> Json:
         """Return the schema of a body."""
@@ -275,6 +295,15 @@ def _response(answer: AnswerDoc, schemas: _Schemas, shared_headers: tuple[str, .
 
 def _headers(names: Iterable[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _with_units(definitions: Json) -> Json:
+    """Add to each amount of these schemas, which are new, the unit in which it counts."""
+    for definition in definitions.values():
+        for name, field in definition.get("properties", {}).items():
+            if name in AMOUNT_FIELDS:
+                field["description"] = " ".join(filter(None, [field.get("description"), IN_WHOLE_UNITS]))
+    return definitions
 
 
 def _without_null_defaults(schema: Any) -> Any:

@@ -3,7 +3,7 @@ Resources: the limited things. Requests open, amend and close them.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -27,14 +27,17 @@ from api.web.problems import Invalid, NotFound
 from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from api.web.submission import Origin
+from processor.domain.amounts import DECIMALS_MAX
 from processor.domain.kinds import KINDS
 from processor.domain.model import ResourceKind
-from processor.domain.rules.amendments import RULES
+from processor.domain.rules.amendments import OPENING_RULES
 from processor.intake.intake import Submission
 from processor.reading import requests
 from processor.records.documents import ResourceRecord, timestamp
 
 _ID = re.compile(ID_PATTERN)
+
+Decimals = Annotated[int, Field(ge=0, le=DECIMALS_MAX)]
 
 routes = Routes("Resources")
 
@@ -45,6 +48,10 @@ class Resource(BaseModel):
     id: str
     kind: ResourceKind
     unit: str | None
+    decimals: int = Field(
+        description="How many digits of an amount stand behind the point where people read it."
+        " With 2, the amount 25000 is shown as 250.00."
+    )
     client: str | None = Field(
         description="The only client that can use the resource; null: all clients can."
     )
@@ -103,6 +110,10 @@ class Opening(Rules):
     id: Id
     kind: ResourceKind
     available: Quantity
+    decimals: Decimals = optional(
+        "How many digits of an amount stand behind the point where people read it: 2 for EUR in cents. The default is"
+        " 0. It never changes afterwards."
+    )
 
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""
@@ -292,7 +303,7 @@ def list_resource_entries(call: Call, resource: str) -> Answer:
 
 def _details(rules: "Rules | Amendment") -> dict[str, Any]:
     """Return the rules that were sent, as a request stores them."""
-    sent = {name: getattr(rules, name) for name in RULES if name in rules.model_fields_set}
+    sent = {name: getattr(rules, name) for name in OPENING_RULES if name in rules.model_fields_set}
     times = {name: timestamp(sent[name]) for name in ("starts_at", "ends_at") if name in sent}
     return sent | times
 

@@ -62,10 +62,8 @@ def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
 
 Id = Annotated[str, Field(pattern=ID_PATTERN, examples=["coupon:BLACKFRIDAY"])]
 Account = Annotated[str, Field(pattern=ID_PATTERN, examples=["u_42"])]
-Amount = Annotated[
-    int,
-    Field(ge=1, le=MAX_QUANTITY, description="In whole units of the resource; money in minor units."),
-]
+#: An amount in whole units of the resource; money in minor units. The OpenAPI document says so at each field.
+Amount = Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
 #: A quantity that may be zero: what a resource begins with, an overdraft, a threshold.
 Quantity = Annotated[int, Field(ge=0, le=MAX_QUANTITY)]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]

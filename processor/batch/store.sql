@@ -3,7 +3,7 @@
 -- read_resources --
 SELECT partition, id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
        ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at,
-       per_account_daily_limit
+       per_account_daily_limit, decimals
   FROM resources
  WHERE id = ANY(%(ids)b::text[]);
 
@@ -97,11 +97,11 @@ SELECT client_id, name, NULL, NULL, email
 -- insert_resource --
 INSERT INTO resources (id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit,
                        starts_at, ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest,
-                       last_entry_at, per_account_daily_limit, partition)
+                       last_entry_at, per_account_daily_limit, decimals, partition)
 VALUES (%(id)s, %(kind)s, %(available)s, %(created_at)s, %(unit)s, %(client_id)s, %(held)s, %(version)s, %(overdraft)s,
         %(per_account_limit)s, %(starts_at)s, %(ends_at)s, %(gateway)s, %(confirm_above)s, %(approve_above)s,
         %(metadata)s, %(closed_at)s, %(digest)s, %(last_entry_at)s, %(per_account_daily_limit)s,
-        %(partition)s);
+        %(decimals)s, %(partition)s);
 
 -- update_rules --
 UPDATE resources

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, UsageKey
 from processor.domain import ledger
+from processor.domain.amounts import format_amount
 from processor.domain.kinds import KINDS
 from processor.domain.model import (
     Amend,
@@ -350,6 +351,7 @@ class Worksheet:
     def _give_back(self, refund: Request, quantity: int, whole: bool, actor: str) -> None:
         original = self.snapshot.originals[refund.refund_of]  # type: ignore[index]  # the rule found it
         before = self.snapshot.states[original.id]
+        unit = self.snapshot.resources[original.resource_id].written_unit
         self._post(original, "credit", quantity, by=refund)
         self._state(
             original,
@@ -358,7 +360,7 @@ class Worksheet:
             code="refunded_by_admin" if whole else None,
             reference=before.reference,
             refunded=before.refunded + quantity,
-            detail=f"{quantity} given back by refund {refund.id}",
+            detail=f"{format_amount(quantity, unit)} given back by refund {refund.id}",
         )
         self._state(refund, "completed", actor)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
+from processor.domain.amounts import Unit
 from processor.domain.legs import Leg, legs_of
 
 #: The largest quantity: every JSON reader holds it exactly.
@@ -99,6 +100,13 @@ class Resource:
     digest: bytes = bytes(32)
     last_entry_at: datetime | None = None
     per_account_daily_limit: int | None = None
+    #: How many digits of an amount stand behind the point where people read it.
+    decimals: int = 0
+
+    @property
+    def written_unit(self) -> Unit:
+        """The unit and the decimals of its amounts."""
+        return Unit(self.unit, self.decimals)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from processor.clients import codes
+from processor.domain.amounts import Unit
 from processor.outbox import tries
 from processor.outbox.tries import DueClient, SendResult
 from processor.settings import Settings
@@ -32,6 +33,8 @@ SQL = statements.beside(__file__)
 class ConfirmedRequest(NamedTuple):
     """The request that a code confirms."""
 
+    #: The unit of its amount.
+    unit: Unit
     request_id: UUID
     kind: str
     amount: int | None
@@ -129,10 +132,10 @@ def claim(
             created_at,
             expires_at,
             is_expired,
-            None if request[0] is None else ConfirmedRequest(*request),
+            None if request[0] is None else ConfirmedRequest(Unit(unit, decimals), *request),
             codes.digits_of(settings.secret, code_id),
         )
-        for code_id, token, number, destination, created_at, expires_at, is_expired, *request in rows
+        for code_id, token, number, destination, created_at, expires_at, is_expired, unit, decimals, *request in rows
     ]
 
 

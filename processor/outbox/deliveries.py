@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from processor.domain.amounts import Unit
 from processor.outbox import tries
 from processor.outbox.tries import DueClient, SendResult
 from processor.records import documents
@@ -90,6 +91,8 @@ class MailDelivery(NamedTuple):
     token: UUID
     tries: int
     email: str
+    #: The unit of its amounts.
+    unit: Unit
     request: RequestRecord
 
 
@@ -192,8 +195,8 @@ def claim_mails(
     with connections.faults():
         rows = connection.execute(SQL["claim_mails"], parameters, binary=True).fetchall()
     return [
-        MailDelivery(number, token, count, email, RequestRecord(*request))
-        for number, token, count, email, *request in rows
+        MailDelivery(number, token, count, email, Unit(unit, decimals), RequestRecord(*request))
+        for number, token, count, email, unit, decimals, *request in rows
     ]
 
 

@@ -256,7 +256,7 @@ WITH oldest AS MATERIALIZED (
                              LIMIT %(limit)s
                                FOR UPDATE SKIP LOCKED))
 )
-SELECT c.id, c.token, c.tries, c.email, {request_columns}
+SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0), {request_columns}
   FROM claimed c
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
  CROSS JOIN LATERAL (SELECT *
@@ -264,6 +264,7 @@ SELECT c.id, c.token, c.tries, c.email, {request_columns}
                       WHERE decisions.request_id = c.request_id
                         AND decisions.version = c.version
                       LIMIT 1) AS d
+  LEFT JOIN LATERAL (SELECT unit, decimals FROM resources WHERE resources.id = r.resource_id LIMIT 1) AS t ON true
  ORDER BY c.id;
 
 -- record_deliveries --

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from processor.domain.amounts import Unit
 from processor.records import documents
 from processor.records.documents import RequestRecord
 from processor.records.pages import Page, page, read_cursor
@@ -56,7 +57,7 @@ class Sum:
 
     #: A code or a resource.
     name: str | None
-    unit: str | None
+    unit: Unit
     requests: int
     #: The requests that have an amount.
     counted: int
@@ -99,11 +100,11 @@ def sum_up(connection: Connection, chosen: FailedFilter) -> Summary:
     with connections.faults(), connection.transaction():
         connection.execute(SQL["plan_for_many"])
         rows = connection.execute(statement, chosen.parameters() | {"limit": NAMED_MAX}).fetchall()
-    for part, name, unit, requests, counted, amount in rows:
+    for part, name, unit, decimals, requests, counted, amount in rows:
         if part == "resources":
             resources = int(requests)
         else:
-            parts[part].append(Sum(name, unit, int(requests), int(counted), int(amount or 0)))
+            parts[part].append(Sum(name, Unit(unit, decimals), int(requests), int(counted), int(amount or 0)))
     codes = sorted(parts["code"], key=lambda one: -one.requests)
     units = sorted(parts["unit"], key=lambda one: -one.requests)
     return Summary(sum(one.requests for one in codes), resources, codes, units, parts["resource"])

@@ -26,25 +26,25 @@ WITH groups AS MATERIALIZED (
      WHERE {filters}
      GROUP BY d.code, r.resource_id
 ), by_resource AS MATERIALIZED (
-    SELECT g.resource_id, t.unit, sum(g.requests) AS requests, sum(g.counted) AS counted, sum(g.amount) AS amount
+    SELECT g.resource_id, t.unit, coalesce(t.decimals, 0) AS decimals, sum(g.requests) AS requests, sum(g.counted) AS counted, sum(g.amount) AS amount
       FROM groups g
-      LEFT JOIN LATERAL (SELECT unit FROM resources WHERE resources.id = g.resource_id LIMIT 1) AS t ON true
-     GROUP BY g.resource_id, t.unit
+      LEFT JOIN LATERAL (SELECT unit, decimals FROM resources WHERE resources.id = g.resource_id LIMIT 1) AS t ON true
+     GROUP BY g.resource_id, t.unit, t.decimals
 )
-SELECT 'code', code, NULL, sum(requests), sum(counted), sum(amount)
+SELECT 'code', code, NULL, 0, sum(requests), sum(counted), sum(amount)
   FROM groups
  GROUP BY code
 UNION ALL
-SELECT 'unit', NULL, unit, sum(requests), sum(counted), sum(amount)
+SELECT 'unit', NULL, unit, decimals, sum(requests), sum(counted), sum(amount)
   FROM by_resource
- GROUP BY unit
+ GROUP BY unit, decimals
 UNION ALL
-(SELECT 'resource', resource_id, unit, requests, counted, amount
+(SELECT 'resource', resource_id, unit, decimals, requests, counted, amount
    FROM by_resource
   ORDER BY requests DESC, resource_id
   LIMIT %(limit)s)
 UNION ALL
-SELECT 'resources', NULL, NULL, count(*), 0, 0
+SELECT 'resources', NULL, NULL, 0, count(*), 0, 0
   FROM by_resource;
 
 -- filter_failed --

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.domain.amounts import NO_UNIT, Unit
 from processor.domain.rules.settling import PAID_AFTER_REFUND
 from processor.reading import attempts as gateway_attempts
 from processor.reading import requests as stored_requests
@@ -100,7 +101,7 @@ class Notification(NamedTuple):
 class Awaiting(NamedTuple):
     """A request that waits for an approval."""
 
-    unit: str | None
+    unit: Unit
     approve_above: int | None
     #: The name of the API key that made the request.
     asked_by: str | None
@@ -126,6 +127,14 @@ class Inspection:
     deliveries: list[Notification]
     refunds: list[RequestRecord]
     audit_lines: list[AuditRecord]
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of its amounts. That of an opening that is not decided yet is the one that it names."""
+        if self.resource is not None:
+            return self.resource.written_unit
+        rules = self.request.details or {}
+        return NO_UNIT._replace(name=rules.get("unit"), decimals=rules.get("decimals", 0))
 
     @property
     def trace(self) -> str | None:
@@ -175,7 +184,7 @@ def list_awaiting(connection: Connection, limit: int, cursor: str | None) -> Pag
     [after] = read_cursor(cursor, UUID)
     with connections.faults():
         rows = _all(connection, "list_awaiting", after=after, limit=limit + 1)
-    found = [Awaiting(row[0], row[1], row[2], RequestRecord(*row[3:])) for row in rows]
+    found = [Awaiting(Unit(*row[:2]), row[2], row[3], RequestRecord(*row[4:])) for row in rows]
     return page(found, limit, lambda one: (str(one.request.id),))
 
 

@@ -52,13 +52,13 @@ SELECT d.id, d.type, d.version, d.webhook_id, w.url, w.disabled_at IS NOT NULL, 
 
 -- list_awaiting --
 -- The request that has waited longest is first.
-SELECT t.unit, t.approve_above, k.name, {request_columns}
+SELECT t.unit, coalesce(t.decimals, 0), t.approve_above, k.name, {request_columns}
   FROM (SELECT * FROM decisions
          WHERE current AND stage = 'awaiting_approval'
            AND (%(after)s::uuid IS NULL OR request_id > %(after)s)
          ORDER BY request_id
          LIMIT %(limit)s) AS d
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = d.request_id LIMIT 1) AS r
-  LEFT JOIN LATERAL (SELECT unit, approve_above FROM resources WHERE resources.id = r.resource_id LIMIT 1) AS t ON true
+  LEFT JOIN LATERAL (SELECT unit, decimals, approve_above FROM resources WHERE resources.id = r.resource_id LIMIT 1) AS t ON true
   LEFT JOIN LATERAL (SELECT name FROM api_keys WHERE api_keys.id = r.created_by LIMIT 1) AS k ON true
  ORDER BY d.request_id;

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.domain.amounts import Unit
 from processor.domain.legs import Leg, legs_of
 from processor.domain.model import FINAL_STATUSES, event_of
 from processor.storage import statements
@@ -120,6 +121,7 @@ class ResourceRecord(NamedTuple):
     id: str
     kind: str
     unit: str | None
+    decimals: int
     client_id: str | None
     partition: int
     available: int
@@ -136,6 +138,11 @@ class ResourceRecord(NamedTuple):
     created_at: datetime
     closed_at: datetime | None
     per_account_daily_limit: int | None
+
+    @property
+    def written_unit(self) -> Unit:
+        """The unit and the decimals of its amounts."""
+        return Unit(self.unit, self.decimals)
 
     def document(self) -> Document:
         """Return the resource as the API shows it."""

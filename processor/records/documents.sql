@@ -15,7 +15,7 @@ d.leg
 requests r LEFT JOIN decisions d ON d.request_id = r.id AND d.current
 
 -- resource_columns --
-id, kind, unit, client_id, partition, available, held, version, overdraft, per_account_limit, starts_at, ends_at,
+id, kind, unit, decimals, client_id, partition, available, held, version, overdraft, per_account_limit, starts_at, ends_at,
 gateway, confirm_above, approve_above, metadata, created_at, closed_at, per_account_daily_limit
 
 -- entry_columns --

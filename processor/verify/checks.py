@@ -210,6 +210,7 @@ _RULE_FIELDS: Final = (
     "created_at",
     "closed_at",
     "per_account_daily_limit",
+    "decimals",
 )
 
 

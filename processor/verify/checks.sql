@@ -30,7 +30,7 @@ SELECT resource_id, version, kind, request_id, account, amount, available, held,
 -- its old number, which does not give its place within its batch (one `at`).
 SELECT r.id, r.kind, r.unit, r.client_id, r.overdraft, r.per_account_limit, r.starts_at, r.ends_at, r.gateway,
        r.confirm_above, r.approve_above, r.metadata, r.created_at, r.closed_at, r.per_account_daily_limit,
-       a.kind, a.details, a.at, a.replayed
+       r.decimals, a.kind, a.details, a.at, a.replayed
   FROM resources r
   LEFT JOIN (SELECT q.resource_id, q.kind, q.details, d.at, d.sequence, d.version > 2 AS replayed
                FROM requests q

@@ -14,6 +14,7 @@ from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts as gateway_attempts
 from processor.reading import request_lists
 from processor.reading.request_lists import RequestFilter
+from processor.reading.units import read_units
 from teller.arguments import identifier, reason
 from teller.commands import requests
 from teller.printing import Command, Group, show, table
@@ -46,7 +47,8 @@ def list_(resource: str | None, limit: int) -> None:
     with reached() as (connection, _):
         wanted = RequestFilter(status="failed", resource=resource)
         rows = request_lists.list_all(connection, None, wanted, limit)
-    show({"data": [record.document() for record in rows]}, lambda: requests.listing(rows))
+        units = read_units(connection, (record.resource_id for record in rows))
+    show({"data": [record.document() for record in rows]}, lambda: requests.listing(rows, units))
 
 
 @failed.command("show", cls=Command)
@@ -57,12 +59,13 @@ def show_(request: UUID) -> None:
     """
     with reached() as (connection, _):
         document = requests.read(connection, request)
+        units = requests.units_of(connection, document)
         attempts = [attempt.document() for attempt in gateway_attempts.read_attempts(connection, request)]
     columns = ("started_at", "ended_at", "status", "outcome", "error")
     calls = table(columns, [[attempt[name] for name in columns] for attempt in attempts]) if attempts else ""
     show(
         {**document, "attempts": attempts},
-        lambda: "\n\n".join(part for part in (requests.describe(document), calls) if part),
+        lambda: "\n\n".join(part for part in (requests.describe(document, units), calls) if part),
     )
 
 

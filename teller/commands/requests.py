@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from processor.domain.amounts import NO_UNIT, format_amount
 from processor.domain.kinds import KINDS
 from processor.domain.model import STATUSES
 from processor.operations import cancel as cancellations
 from processor.reading import request_lists
 from processor.reading import requests as stored_requests
 from processor.reading.request_lists import RequestFilter
+from processor.reading.units import read_units
 from processor.visible import visible
 from teller.arguments import identifier, reason
-from teller.printing import Cell, Command, Group, fields, show, table
+from teller.printing import Amount, Cell, Command, Group, fields, show, table
 from teller.reach import notify, operator, reached
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from processor.domain.amounts import Unit
     from processor.records.documents import Document, RequestRecord
     from processor.storage.connections import Connection
 
@@ -63,7 +66,8 @@ def list_(
     wanted = RequestFilter(status, kind, resource, account)
     with reached() as (connection, _):
         rows = request_lists.list_all(connection, None, wanted, limit)
-    show({"data": [record.document() for record in rows]}, lambda: listing(rows))
+        units = read_units(connection, (record.resource_id for record in rows))
+    show({"data": [record.document() for record in rows]}, lambda: listing(rows, units))
 
 
 @requests.command("show", cls=Command)
@@ -74,7 +78,8 @@ def show_(request: UUID) -> None:
     """
     with reached() as (connection, _):
         document = read(connection, request)
-    show(document, lambda: describe(document))
+        units = units_of(connection, document)
+    show(document, lambda: describe(document, units))
 
 
 @requests.command(cls=Command)
@@ -106,7 +111,12 @@ def read(connection: Connection, request: UUID) -> Document:
     }
 
 
-def listing(rows: list[RequestRecord]) -> str:
+def units_of(connection: Connection, document: Document) -> dict[str, Unit]:
+    """Return the units of the resources in the document of a request."""
+    return read_units(connection, [document["resource"], *(line["resource"] for line in document["entries"])])
+
+
+def listing(rows: list[RequestRecord], units: dict[str, Unit]) -> str:
     """Format requests, one line each."""
     return table(
         ("id", "kind", "status", "why", "resource", "account", "amount", "created"),
@@ -118,7 +128,7 @@ def listing(rows: list[RequestRecord]) -> str:
                 record.stage or record.code,
                 record.resource_id,
                 record.account,
-                record.amount,
+                _amount(record.amount, units.get(record.resource_id, NO_UNIT)),
                 record.created_at,
             )
             for record in rows
@@ -126,15 +136,28 @@ def listing(rows: list[RequestRecord]) -> str:
     )
 
 
-def describe(document: Document) -> str:
+def describe(document: Document, units: dict[str, Unit]) -> str:
     """Format a request, its history, and its entries."""
-    shown = [(name, _cell(value)) for name, value in document.items() if name not in ("events", "entries")]
+    unit = units.get(document["resource"], NO_UNIT)
+    shown = [
+        (name, _amount(value, unit) if name in ("amount", "refunded") else _cell(value))
+        for name, value in document.items()
+        if name not in ("events", "entries")
+    ]
     history = [
         (event["at"], event["status"], event["stage"], event["actor"], event["detail"])
         for event in document["events"]
     ]
     entries = [
-        (line["resource"], line["version"], line["kind"], line["amount"], line["available"], line["held"])
+        (
+            line["resource"],
+            line["version"],
+            line["kind"],
+            *(
+                _amount(line[name], units.get(line["resource"], NO_UNIT))
+                for name in ("amount", "available", "held")
+            ),
+        )
         for line in document["entries"]
     ]
     traces = [event["trace"] for event in document["events"] if event.get("trace")]
@@ -149,6 +172,10 @@ def describe(document: Document) -> str:
         *(visible(trace, lines=True) for trace in traces),
     ]
     return "\n\n".join(parts)
+
+
+def _amount(amount: int | None, unit: Unit) -> Cell:
+    return None if amount is None else Amount(format_amount(amount, unit))
 
 
 def _cell(value: Any) -> Cell:

@@ -71,6 +71,26 @@ def test_a_request_is_shown_with_its_events_and_entries(
     assert text.status == 0
 
 
+def test_amounts_are_printed_as_people_write_them(teller: Callable[..., Result], store: Store) -> None:
+    """
+    JSON keeps whole numbers.
+    """
+    store.owner.execute("INSERT INTO clients (id) VALUES (%s)", ["shop"])
+    store.open("cash", "balance", 123_456, unit="EUR", decimals=2)
+    [asked] = store.accept(store.asks("withdrawal", "cash", "ada", 25_000))
+    store.drain("cash")
+
+    listed = teller("requests", "list", "--account", "ada")
+    shown = teller("requests", "show", str(asked))
+
+    assert listed.rows[0][6] == "250.00 EUR"
+    assert ["amount", "250.00 EUR"] in shown.rows
+    assert ["refunded", "0.00 EUR"] in shown.rows
+    assert ["cash", "2", "debit", "250.00 EUR", "984.56 EUR", "0.00 EUR"] in shown.rows
+    document = teller("requests", "show", str(asked), "--json").document
+    assert (document["amount"], document["entries"][0]["available"]) == (25_000, 98_456)
+
+
 def test_a_cancelled_request_is_withdrawn_in_its_turn(
     teller: Callable[..., Result], sold_out: list[uuid.UUID], store: Store
 ) -> None:

@@ -16,6 +16,7 @@ from processor.outbox import code_messages, tries
 from processor.storage import connections
 from processor.verify.checks import verify
 from tests.http.teller import claim_codes
+from workers.courier.code_messages import mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,21 @@ def audit(teller: Teller, request: str) -> list[tuple[str, str, str | None]]:
 
 
 # ---------------------------------------------------------------- above confirm_above
+
+
+def test_the_mail_with_a_code_has_the_amount_as_people_write_it(teller: Teller) -> None:
+    """
+    It is what the account confirms.
+    """
+    teller.open("cash", "balance", 100_000, confirm_above=100, unit="EUR", decimals=2)
+    teller.client.put("/v1/accounts/u", {"email": ADA})
+    teller.withdraw("cash", 25_050)
+    with connections.connect(
+        teller.settings.courier_database_url, application_name="test courier"
+    ) as connection:
+        [message] = claim_codes(connection, teller.settings)
+
+    assert "confirms your withdrawal of 250.50 EUR from cash." in mail_for(message, "a@b").get_content()
 
 
 def test_a_withdrawal_up_to_the_threshold_needs_no_code(bank: Teller) -> None:

@@ -250,6 +250,10 @@ RESOURCE = {"id": "a", "kind": "balance", "available": 0}
         ({"overdraft": -1}, "/overdraft"),
         ({"per_account_limit": 0}, "/per_account_limit"),
         ({"per_account_daily_limit": 0}, "/per_account_daily_limit"),
+        ({"decimals": -1}, "/decimals"),
+        ({"decimals": 10}, "/decimals"),
+        ({"decimals": 2.0}, "/decimals"),
+        ({"decimals": None}, "/decimals"),
         ({"gateway": "nobody"}, "/gateway"),
         ({"starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-02T01:00:00+01:00"}, ""),
         ({"client": "no such/client"}, "/client"),
@@ -273,6 +277,7 @@ def test_a_resource_is_checked_when_it_is_opened(
     [
         ({}, ""),
         ({"id": "b"}, "/id"),
+        ({"decimals": 2}, "/decimals"),
         ({"kind": "stock"}, "/kind"),
         ({"available": 5}, "/available"),
         ({"overdraft": None}, "/overdraft"),

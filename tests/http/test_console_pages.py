@@ -18,7 +18,7 @@ from processor.gateways.protocol import Answer
 from processor.ids import new_id
 from processor.reading import overview as overview_queries
 from processor.storage import connections
-from tests.http.visitor import Visitor
+from tests.http.visitor import Visitor, words
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
@@ -34,13 +34,6 @@ def visitor(teller: Teller) -> Visitor:
     An operator with a session.
     """
     return Visitor.signed_in(teller, teller.operator)
-
-
-def words(text: str) -> str:
-    """Return the text of a page without markup."""
-    return " ".join(
-        html.unescape(re.sub(r"<(script|svg).*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)).split()
-    )
 
 
 def home_of(resource: str) -> int:
@@ -315,8 +308,13 @@ def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visito
 
     page = visitor.get("/admin/resources/bank").text
 
-    assert re.findall(r'data-label="Available" class="r">([\d,]+)<', page) == ["65", "70", "90", "100"]
-    chart = "available after each of the last 4 entries: from 100 to 65, between 65 and 100"
+    assert re.findall(r'data-label="Available" class="r">([^<]+)<', page) == [
+        "65 EUR",
+        "70 EUR",
+        "90 EUR",
+        "100 EUR",
+    ]
+    chart = "available after each of the last 4 entries: from 100 EUR to 65 EUR, between 65 EUR and 100 EUR"
     assert f'aria-label="Balance of bank: {chart}"' in page
     assert "Available 65 EUR" in words(page)
     assert visitor.get("/admin/resources/nothing").status == 404

@@ -15,7 +15,7 @@ from processor.clients import webhooks
 from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
 from processor.storage import connections
-from tests.http.visitor import Visitor, audited, fields
+from tests.http.visitor import Visitor, audited, fields, words
 
 if TYPE_CHECKING:
     from tests.http.teller import Teller
@@ -139,6 +139,44 @@ def test_a_refund_form_that_is_sent_twice_makes_one_refund(bank: Teller) -> None
         in visitor.get(f"/admin/requests/{refund}").text
     )
     assert "all of 3" in page
+
+
+def test_every_page_shows_money_as_people_write_it(teller: Teller) -> None:
+    """
+    A resource in cents, with 2 decimals: lists, entries, limits, approvals, refunds and the audit have the point.
+    """
+    rules = {"unit": "EUR", "decimals": 2, "overdraft": 150_000, "approve_above": 100_000}
+    teller.open("cash", "balance", 123_456_789, **rules)
+    teller.open("bank", "balance", 50_000, gateway="sandbox", unit="EUR", decimals=2)
+    asked = teller.withdraw("cash", 25_000)
+    teller.withdraw("cash", 200_000)
+    failed = teller.fail_withdrawal("bank", 999)
+    partition = teller.admin.get("/v1/resources/cash").json["partition"]
+    visitor = Visitor.signed_in(teller, teller.admin)
+    own = f"/admin/requests/{asked}"
+    form = fields(visitor.get(own).text, f"{own}/refund") | {"reason": "a mistake"}
+
+    for wrong in ("0", "1.005", "-1", "1e2", "9" * 22):
+        answer = visitor.send(f"{own}/refund", form | {"amount": wrong})
+        assert (answer.status, "such as 1,234.00" in words(answer.text)) == (422, True)
+    assert visitor.send(f"{own}/refund", form | {"amount": " 1,2.5 "}).status == 303
+
+    def has(address: str, *texts: str) -> None:
+        shown = words(visitor.get(address).text)
+        assert [text for text in texts if text not in shown] == [], shown
+
+    has(f"/admin/partitions/{partition}", "refund cash u 12.50 EUR")
+    teller.drain()
+    has("/admin/resources", "1,234,330.39 EUR", "490.01 EUR 9.99 EUR")
+    has("/admin/resources/cash", "Available 1,234,330.39 EUR", "debit", "250.00 EUR", "with 2 decimals")
+    has("/admin/resources/cash", "Overdraft 1,500.00 EUR", "Approval above 1,000.00 EUR")
+    has("/admin/approvals", "2,000.00 EUR from cash", "1,000.00 EUR without approval")
+    has(own, "Withdrawal of 250.00 EUR from cash", "all of 237.50 EUR", "12.50 EUR given back by refund")
+    has("/admin/audit", "amount 12.50 EUR")
+    has("/admin/failed", "1 request matches: 9.99 EUR")
+    has("/admin/failed/preview?action=replay", "Sum 9.99 EUR")
+    has(f"/admin/requests/{failed}", "Still held: 9.99 EUR")
+    has("/admin/search?q=u", "250.00 EUR", "2,000.00 EUR", "9.99 EUR")
 
 
 def test_a_failed_request_is_refunded_once(bank: Teller) -> None:

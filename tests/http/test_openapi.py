@@ -13,7 +13,9 @@ from openapi_spec_validator import validate
 
 from api import openapi_document
 from api.app import ROUTES
+from api.docs.openapi import AMOUNT_FIELDS, IN_WHOLE_UNITS
 from api.web.problems import PROBLEMS, type_of
+from processor.domain.model import MAX_QUANTITY
 
 if TYPE_CHECKING:
     from tests.http.teller import Reply, Teller
@@ -39,6 +41,26 @@ def test_the_document_is_valid_and_has_every_route(teller: Teller) -> None:
     assert DOCUMENT["openapi"] == "3.1.0"
     assert described == served
     assert teller.client.get("/openapi.json").json == DOCUMENT
+
+
+def test_every_amount_says_in_which_unit_it_counts(teller: Teller) -> None:
+    """
+    A field that takes up to the largest quantity is an amount, whatever its name.
+    """
+    schemas = teller.client.get("/openapi.json").json["components"]["schemas"]
+    fields = [
+        (name, field, schema)
+        for name, model in schemas.items()
+        for field, schema in model.get("properties", {}).items()
+        if field in AMOUNT_FIELDS or str(MAX_QUANTITY) in str(schema)
+    ]
+
+    assert (
+        {"amount", "available", "refunded", "overdraft"} <= {field for _, field, _ in fields} <= AMOUNT_FIELDS
+    )
+    assert not [
+        (name, field) for name, field, schema in fields if IN_WHOLE_UNITS not in schema["description"]
+    ]
 
 
 def test_every_route_describes_its_keys_and_its_problems() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 AMPLE = {
     "unit": "EUR",
+    "decimals": 2,
     "overdraft": 50,
     "per_account_limit": 7,
     "per_account_daily_limit": 3,
@@ -70,6 +71,23 @@ def test_an_opening_is_a_request(teller: Teller) -> None:
     )
     statuses = [teller.admin.get(f"/v1/requests/{one.json['id']}").json["status"] for one in (first, second)]
     assert statuses == ["completed", "rejected"]
+
+
+def test_decimals_are_fixed_at_the_opening(teller: Teller) -> None:
+    """
+    They are 0 by default, and stay in answers about the past. Amounts stay whole numbers.
+    """
+    teller.open("points", "points", 5)
+    teller.open("cash", "balance", 25_000, unit="EUR", decimals=2)
+    opened_at = teller.admin.get("/v1/resources/cash").json["created_at"]
+    teller.admin.patch("/v1/resources/cash", {"unit": "USD"})
+    teller.drain()
+
+    now = teller.admin.get("/v1/resources/cash").json
+    past = teller.admin.get(f"/v1/resources/cash?at={opened_at}").json
+    assert teller.admin.get("/v1/resources/points").json["decimals"] == 0
+    assert (now["unit"], now["decimals"], now["available"]) == ("USD", 2, 25_000)
+    assert (past["unit"], past["decimals"], past["available"]) == ("EUR", 2, 25_000)
 
 
 def test_rules_are_amended_and_removed(teller: Teller) -> None:

@@ -94,3 +94,10 @@ def audited(teller: Teller, action: str) -> list[tuple[str, str | None, str | No
     return [
         (line["actor"], line["reason"], line["request"]) for line in lines[::-1] if line["action"] == action
     ]
+
+
+def words(text: str) -> str:
+    """Return the text of a page without markup."""
+    return " ".join(
+        html.unescape(re.sub(r"<(script|svg).*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)).split()
+    )

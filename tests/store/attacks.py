@@ -24,6 +24,10 @@ def missing_grant(right: str, role: str) -> Guard:
     return Guard(f"GRANT {right} TO {role}", f"REVOKE {right} FROM {role}")
 
 
+def both(one: Guard, other: Guard) -> Guard:
+    return Guard(f"{one.remove}; {other.remove}", f"{other.restore}; {one.restore}")
+
+
 class Attack(NamedTuple):
     """Statements of a role, which one guard refuses."""
 
@@ -147,6 +151,14 @@ ATTACKS: Final = (
         "teller_worker",
         trigger("outcome", "effects"),
         "UPDATE effects SET voided_at = NULL, due_at = now() WHERE request_id = %(voided)s",
+    ),
+    attack(
+        "a worker multiplies every amount of a resource by ten, for its readers",
+        "teller_worker",
+        both(
+            missing_grant("UPDATE (decimals) ON resources", "teller_worker"), trigger("decimals", "resources")
+        ),
+        "UPDATE resources SET decimals = decimals + 1",
     ),
     attack(
         "the API makes a revoked key valid",

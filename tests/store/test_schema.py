@@ -300,6 +300,10 @@ def test_a_request_is_in_one_state_at_a_time(history: Store) -> None:
         "INSERT INTO daily_usages VALUES ('sneaker', 'shop', 'ada', '2026-11-29', 2, 1)",
         "INSERT INTO daily_usages VALUES ('sneaker', 'shop', 'ada', '2026-11-29', -1, 1)",
         "UPDATE resources SET per_account_daily_limit = 0",
+        (
+            "INSERT INTO resources (id, kind, partition, available, created_at, digest, decimals)"
+            " VALUES ('euro', 'balance', 0, 0, now(), sha256(''), 10)"
+        ),
         "INSERT INTO inbox (partition, request_id, verb) VALUES (1, gen_random_uuid(), 'frobnicate')",
         "UPDATE installation SET partitions = 0",
         "INSERT INTO clients (id) VALUES ('two words')",
@@ -311,6 +315,15 @@ def test_an_impossible_state_is_refused(history: Store, statement: str) -> None:
     """
     with pytest.raises(CheckViolation):
         history.owner.execute(statement.encode())
+
+
+def test_decimals_are_final_also_for_the_owner(history: Store) -> None:
+    """
+    An update that keeps them passes.
+    """
+    history.owner.execute("UPDATE resources SET decimals = decimals")
+    with pytest.raises(psycopg.IntegrityError, match="decimals of resources is final"):
+        history.owner.execute("UPDATE resources SET decimals = 3")
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
             "digest",
             "last_entry_at",
             "per_account_daily_limit",
+            "decimals",
         )
     },
     "usages": {

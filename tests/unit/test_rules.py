@@ -265,6 +265,17 @@ def test_a_limit_below_what_an_account_has_used_is_no_limit(
     assert decision == (Amend({"per_account_limit": limit}) if fits else INVALID)
 
 
+def test_an_amendment_that_names_a_fixed_rule_is_refused() -> None:
+    """
+    The API refuses decimals before. A batch refuses them too, whatever wrote the request.
+    """
+    decision = _decide(
+        "amendment", RESOURCE, account=None, amount=None, details={"unit": "EUR", "decimals": 3}
+    )
+
+    assert decision == INVALID
+
+
 def test_an_opening_makes_a_resource_with_its_rules() -> None:
     """
     The resource begins empty, with the given rules. Its first quantity is an entry.
@@ -272,6 +283,7 @@ def test_an_opening_makes_a_resource_with_its_rules() -> None:
     rules = {
         "kind": "coupon",
         "unit": "EUR",
+        "decimals": 2,
         "per_account_limit": 2,
         "client": "shop",
         "ends_at": "2026-11-21T12:00:00Z",
@@ -283,7 +295,7 @@ def test_an_opening_makes_a_resource_with_its_rules() -> None:
     assert decision == Open(
         Resource(
             "sneaker", "coupon", 0, NOON, unit="EUR", client_id="shop", per_account_limit=2, ends_at=NOON,
-            metadata={"a": 1},
+            metadata={"a": 1}, decimals=2,
         ),
         7,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
+from processor.domain.amounts import format_amount
 from processor.gateways.protocol import Order
 from processor.outbox import code_messages, tries
 from processor.outbox.code_messages import PAUSES_SECONDS, CodeMessage
@@ -151,8 +152,9 @@ def mail_for(message: CodeMessage, sender: str) -> EmailMessage:
     """
     lines = [f"Your code: {message.digits}", ""]
     if (confirms := message.confirms) is not None:
+        amount = "" if confirms.amount is None else f" of {format_amount(confirms.amount, confirms.unit)}"
         lines += [
-            f"It confirms your {confirms.kind} of {confirms.amount} from {confirms.resource_id}.",
+            f"It confirms your {confirms.kind}{amount} from {confirms.resource_id}.",
             "",
             f"Account:   {confirms.account}",
             f"Request:   {confirms.request_id}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final
 
+from processor.domain.amounts import format_amount
 from processor.outbox import deliveries
 from processor.records import documents
 from workers.courier.mailer import compose
@@ -15,6 +16,7 @@ from workers.courier.sender import MailKind
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
+    from processor.domain.amounts import Unit
     from processor.outbox.deliveries import MailDelivery
     from processor.records.documents import RequestRecord
 
@@ -39,18 +41,18 @@ def mail_for(delivery: MailDelivery, sender: str) -> EmailMessage:
         f"Your {request.kind} {_NEWS[request.event]}",
         documents.message_id(request.id, request.version),
         request.at,
-        _lines(request),
+        _lines(request, delivery.unit),
     )
 
 
-def _lines(request: RequestRecord) -> list[str]:
-    amount = "" if request.amount is None else f" of {request.amount}"
+def _lines(request: RequestRecord, unit: Unit) -> list[str]:
+    amount = "" if request.amount is None else f" of {format_amount(request.amount, unit)}"
     lines = [f"Your {request.kind}{amount} from {request.resource_id} {_NEWS[request.event]}.", ""]
     if request.status == "failed":
         lines += [_FAILED_NOTE, ""]
     lines += [f"Account:   {request.account}", f"Request:   {request.id}"]
     if 0 < request.refunded < (request.amount or 0):
-        lines.append(f"Refunded:  {request.refunded} in all")
+        lines.append(f"Refunded:  {format_amount(request.refunded, unit)} in all")
     if request.code is not None:
         lines.append(f"Reason:    {request.code}" + (f" ({request.reason})" if request.reason else ""))
     if request.reference is not None:

@@ -21,6 +21,8 @@ RULES: Final = {
     "client": "client_id",
     "metadata": "metadata",
 }
+#: The rules of an opening: those, and the one that nothing changes afterwards.
+OPENING_RULES: Final = RULES | {"decimals": "decimals"}
 _TIMES: Final = frozenset({"starts_at", "ends_at"})
 
 
@@ -29,8 +31,8 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
     Change the named rules, or refuse with the first reason that applies:
     not found, closed, overdrawn by more than the new overdraft, invalid.
 
-    An amendment is invalid if the resource would end before it starts, or if an account has used more than its new
-    limit. `used` is the most that any account has used.
+    An amendment is invalid if it names a rule that is fixed, or if the resource would end before it starts. So is a
+    limit below what an account has used. `used` is the most that any account has used.
     """
     if resource is None:
         return Rejected("resource_not_found")
@@ -39,7 +41,8 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
     changes = parsed(request.details or {})
     if resource.available < -changes.get("overdraft", resource.overdraft):
         return Rejected(SHORTAGE[resource.kind])
-    if _closes_the_window(resource, changes) or _is_used_up(changes, used):
+    is_fixed = not changes.keys() <= set(RULES.values())
+    if is_fixed or _closes_the_window(resource, changes) or _is_used_up(changes, used):
         return Rejected("invalid_amendment")
     return Amend(changes)
 
@@ -52,7 +55,7 @@ def limits_accounts(request: Request) -> bool:
 def parsed(rules: dict[str, Any]) -> dict[str, Any]:
     """Return the rules in a request's details as fields of Resource, with times as datetimes."""
     return {
-        RULES[name]: datetime.fromisoformat(value) if name in _TIMES and value is not None else value
+        OPENING_RULES[name]: datetime.fromisoformat(value) if name in _TIMES and value is not None else value
         for name, value in rules.items()
     }
 

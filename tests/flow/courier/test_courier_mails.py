@@ -62,6 +62,7 @@ def test_the_mail_about_a_declined_withdrawal_has_the_gateways_reason(
     mail = parse(mail_server.envelopes[0].content)
     assert mail["Subject"] == "Your withdrawal was given back"
     assert "gateway_declined (account closed)" in mail.get_content()
+    assert "Your withdrawal of 0.05 EUR from till-bank was given back." in mail.get_content()
     assert till.balance() == (100_000, 0)
 
 

@@ -134,7 +134,7 @@ class Till:
         """Withdrawals that are held and wait for the gateway."""
         resource = f"till-{gateway}"
         if not self.store.one("SELECT count(*) FROM resources WHERE id = %s", resource):
-            self.store.open(resource, "balance", available=100_000, gateway=gateway)
+            self.store.open(resource, "balance", available=100_000, gateway=gateway, unit="EUR", decimals=2)
         asked = self.store.accept(
             *(
                 self.store.asks(
