@@ -19,10 +19,15 @@ CREATE TABLE installation (
     only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     schema_version integer     NOT NULL,
     partitions     smallint    NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
-    created_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+    created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    id             uuid        NOT NULL DEFAULT gen_random_uuid(),
+    made_in        text
 );
 COMMENT ON TABLE installation IS
     'One row: the version of this schema, and the number of partitions that resources are spread over.';
+COMMENT ON COLUMN installation.id IS 'The names in Redis carry it, so installations can share a Redis.';
+COMMENT ON COLUMN installation.made_in IS
+    'The cluster and database that the id was made for. `teller migrate` gives a copy elsewhere another id.';
 
 -- ---------------------------------------------------------------- clients and keys
 

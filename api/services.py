@@ -28,6 +28,7 @@ from processor.reading import health, requests
 from processor.settings import RATE_LIMIT
 from processor.storage import connections, migrations, pools
 from workers.doorbell.announcements import Announcements
+from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
@@ -66,6 +67,21 @@ REDIS_TIMEOUT_SECONDS: Final = 0.5
 HEALTH_FRESH_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
+
+
+class _NamesOf:
+    """The names of the installation in Redis, read from the database once."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._names: Names | None = None
+
+    def find(self) -> Names:
+        """Return the names. Raises DatabaseUnavailable, SchemaError."""
+        if self._names is None:
+            with _lend(self._pool) as connection:
+                self._names = Names(migrations.read_installation(connection).id)
+        return self._names
 
 
 class _LastHealth:
@@ -113,7 +129,8 @@ class Services:
             size=POOL_CONNECTIONS,
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
         )
-        doorbell = Doorbell(settings.redis_url)
+        find_names = _NamesOf(pool).find
+        doorbell = Doorbell(settings.redis_url, find_names)
         waiters = Waiters(lambda ids: _read_requests(pool, ids), lambda record: record.is_final)
         intake = Intake(
             lambda: _connect_to_own(url, settings.partitions),
@@ -121,7 +138,7 @@ class Services:
             settings.backlog_limit,
             doorbell.notify_all,
         )
-        announcements = Announcements(settings.redis_url, waiters.wake, waiters.wake_all)
+        announcements = Announcements(settings.redis_url, find_names, waiters.wake, waiters.wake_all)
         services = cls(
             settings=settings,
             pool=pool,

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import lab, processes
 from processor.settings import Settings
+from processor.storage import migrations
 from teller.embedded.servers import find_running
+from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
@@ -100,7 +102,9 @@ class Teller:
 
     def ring(self, partitions: Iterable[int]) -> None:
         """Notify the workers that there is work, as the API does after a commit."""
-        bell = Doorbell(self.settings.redis_url)
+        with self.connect() as connection:
+            names = Names(migrations.read_installation(connection).id)
+        bell = Doorbell(self.settings.redis_url, lambda: names)
         bell.notify_all(partitions)
         bell.close()
 

@@ -14,12 +14,13 @@ from uuid import UUID
 
 from processor import log
 from processor.clients.keys import Caller
-from processor.errors import SchemaError
+from processor.errors import DatabaseUnavailable, SchemaError
 from processor.intake.intake import Intake
 from processor.settings import Settings
 from processor.storage import connections, migrations
 from teller.embedded import postgres, valkey
 from teller.embedded.servers import serve
+from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
@@ -69,11 +70,12 @@ def temporary_intake(connection: Connection, settings: Settings) -> Iterator[Int
     """
     Return an intake for one command, which notifies the workers. It stops at the end.
     """
+    installation = migrations.read_installation(connection)
     intake = Intake(
         lambda: connections.connect(settings.database_url, application_name="teller command"),
-        migrations.read_installation(connection).partitions,
+        installation.partitions,
         settings.backlog_limit,
-        lambda accepted: notify(settings, accepted),
+        lambda accepted: _notify(settings, Names(installation.id), accepted),
     )
     intake.start()
     try:
@@ -94,12 +96,17 @@ def operator() -> Caller:
     return Caller(KEY_ID, CLIENT, f"{name}@{socket.gethostname()}", "admin")
 
 
-def notify(settings: Settings, partitions: Iterable[int]) -> None:
+def notify(connection: Connection, settings: Settings, partitions: Iterable[int]) -> None:
     """
     Notify the workers of these partitions, where a Redis runs. Without Redis the sweep finds the work.
     """
+    with contextlib.suppress(DatabaseUnavailable):
+        _notify(settings, Names(migrations.read_installation(connection).id), partitions)
+
+
+def _notify(settings: Settings, names: Names, partitions: Iterable[int]) -> None:
     if settings.embeds_valkey and not valkey.is_ready(settings.home):
         return
-    doorbell = Doorbell(settings.redis_url)
+    doorbell = Doorbell(settings.redis_url, lambda: names)
     doorbell.notify_all(partitions)
     doorbell.close()

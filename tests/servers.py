@@ -26,6 +26,7 @@ from teller.embedded import home as homes
 from teller.embedded.child import spawn
 from teller.embedded.servers import serve
 from tests.waiting import TIMEOUT_SECONDS, eventually
+from workers.doorbell.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,16 +80,20 @@ class Clones:
         """While it lasts, `clone` works."""
         self._create(self._template)
         try:
-            migrations.migrate(_with_database(self._url, self._template), PARTITIONS)
+            url = _with_database(self._url, self._template)
+            migrations.migrate(url, PARTITIONS)
+            with psycopg.connect(url, autocommit=True) as connection:
+                # Otherwise `migrate` would give each clone another id.
+                connection.execute("UPDATE installation SET made_in = NULL")
             yield
         finally:
             self._drop(self._template)
 
     @contextlib.contextmanager
-    def clone(self) -> Iterator[Database]:
-        """A fresh database, which is dropped at the end with all its connections."""
+    def clone(self, of: str | None = None) -> Iterator[Database]:
+        """A fresh database, or a copy of another one. It is dropped at the end with all its connections."""
         name = f"teller_test_{os.getpid()}_{next(self._numbers)}"
-        self._create(name, template=self._template)
+        self._create(name, template=of or self._template)
         try:
             url = _with_database(self._url, name)
             yield Database(
@@ -180,6 +185,14 @@ def settings_of(servers: Settings, database: Database) -> Settings:
             "TELLER_COURIER_DATABASE_URL": database.courier_url,
         }
     )
+
+
+def names_of(url: str) -> Names:
+    """
+    Return the names in Redis of the installation with this database.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        return Names(migrations.read_installation(connection).id)
 
 
 def find_oldest() -> Path | None:

@@ -29,6 +29,7 @@ def repair(connection: Connection, grants: str) -> list[str]:
         *database_rights.guard(connection),
         *_sequences(connection),
         *_marks(connection),
+        *_identity(connection),
     ]
 
 
@@ -97,3 +98,20 @@ def _marks(connection: Connection) -> Iterator[str]:
         if locked:
             connection.execute(SQL["reset_marks"], wrong)
             yield f"reset the low-water marks of {len(locked)} partitions, which hid {len(below)} rows of the inbox"
+
+
+def _identity(connection: Connection) -> Iterator[str]:
+    """
+    Give a copy of a database an id of its own, so that it shares no names in Redis with the first one.
+
+    A physical copy looks like the first. So does any copy where the owner may not read the cluster's identity.
+    """
+    [(is_readable,)] = connection.execute(SQL["may_read_cluster"]).fetchall()
+    if not is_readable:
+        return
+    [(made_in, here)] = connection.execute(SQL["read_place"]).fetchall()
+    if made_in == here:
+        return
+    connection.execute(SQL["set_place" if made_in is None else "set_place_and_id"], {"here": here})
+    if made_in is not None:
+        yield "gave this copy of a database names of its own in Redis"

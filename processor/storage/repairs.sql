@@ -69,3 +69,18 @@ UPDATE inbox SET seq = DEFAULT WHERE partition = %(partition)s AND seq = %(seq)s
 UPDATE partitions
    SET low_water = 0, next_low_water = 0, next_xid = 0
  WHERE id = ANY(%(partitions)s::smallint[]);
+
+-- may_read_cluster --
+SELECT has_function_privilege('pg_control_system()', 'EXECUTE');
+
+-- read_place --
+-- The cluster and database that the id was made for, and those of this connection. A promoted standby has the same.
+SELECT i.made_in, c.system_identifier || '/' || d.oid
+  FROM installation i, pg_control_system() c, pg_database d
+ WHERE d.datname = current_database();
+
+-- set_place --
+UPDATE installation SET made_in = %(here)s;
+
+-- set_place_and_id --
+UPDATE installation SET made_in = %(here)s, id = gen_random_uuid();

@@ -107,7 +107,7 @@ def replay(
                 done = failed_requests.replay_each(connection, ids, operator().actor, why)
             except NotFailed as refused:
                 raise NotFailed(f"{refused}; see teller failed list") from None
-        notify(settings, done.partitions)
+        notify(connection, settings, done.partitions)
     wanted = done.matched + len(done.not_failed)
     show(
         {"matched": done.matched, "replayed": len(done.sent)},

@@ -74,7 +74,7 @@ def resume(partition: int) -> None:
     """
     with reached() as (connection, settings):
         changed = pauses.resume(connection, partition, operator())
-        notify(settings, [partition])
+        notify(connection, settings, [partition])
         document = _read(connection, partition)
     show(document, lambda: f"partition {partition} {'decides again' if changed else 'was not paused'}")
 

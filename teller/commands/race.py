@@ -27,6 +27,7 @@ from teller.embedded import postgres, valkey
 from teller.embedded.servers import serve
 from teller.printing import Command, as_json, show
 from teller.root import WAITED_TOO_LONG
+from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
@@ -247,14 +248,15 @@ def _queue_access(settings: Settings) -> Iterator[tellers_queue.QueueAccess]:
 
         opened.enter_context(connections.faults())
         control = connect(settings.api_database_url)
-        partitions = migrations.read_installation(control).partitions
+        installation = migrations.read_installation(control)
+        names = Names(installation.id)
         drain = None
         doorbell: Doorbell | None = None
         if not tellers_queue.has_workers(control):
             worker = connect(settings.worker_database_url)
             drain = lambda partition: batch.drain_once(worker, [partition])  # noqa: E731 - one of two drains
         elif not settings.embeds_valkey or valkey.is_ready(settings.home):
-            doorbell = Doorbell(settings.redis_url)
+            doorbell = Doorbell(settings.redis_url, lambda: names)
             opened.callback(doorbell.close)
 
         def accepted(work: Iterable[int]) -> None:
@@ -263,13 +265,13 @@ def _queue_access(settings: Settings) -> Iterator[tellers_queue.QueueAccess]:
 
         intake = Intake(
             lambda: connections.connect(settings.api_database_url, application_name=NAME),
-            partitions,
+            installation.partitions,
             settings.backlog_limit,
             accepted,
         )
         intake.start()
         opened.callback(intake.stop)
-        yield tellers_queue.QueueAccess(intake.accept, control, partitions, drain)
+        yield tellers_queue.QueueAccess(intake.accept, control, installation.partitions, drain)
 
 
 def _race_there(

@@ -92,7 +92,7 @@ def cancel(request: UUID, why: str | None) -> None:
     with reached() as (connection, settings):
         _, command = cancellations.cancel(connection, request, operator(), why)
         document = read(connection, request)
-        notify(settings, [command.partition])
+        notify(connection, settings, [command.partition])
     show(document, lambda: f"the command to cancel {request} is recorded; see teller requests show {request}")
 
 

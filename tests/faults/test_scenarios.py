@@ -18,8 +18,8 @@ import redis
 
 from processor.domain.partitioning import queue_name
 from tests.faults import kinds
+from tests.servers import names_of
 from tests.waiting import TIMEOUT_SECONDS, Deadline
-from workers.doorbell.ring import WAKE_CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +166,7 @@ def test_workers_are_notified_after_the_commit(run: Run, round_number: int) -> N
         redis.Redis.from_url(system.redis_url) as client,
         client.pubsub() as channel,
     ):
-        channel.subscribe(WAKE_CHANNEL)
+        channel.subscribe(names_of(system.owner_url).channel("wake"))
         assert channel.get_message(timeout=5)
         system.api_proxy.delay_seconds = 0.3
         asking = threading.Thread(target=run.probe_one, args=(partition,), daemon=True)

@@ -23,12 +23,14 @@ from redis.commands.core import Script
 from tests.waiting import TIMEOUT_SECONDS, eventually
 from workers.doorbell import ring as module
 from workers.doorbell.announcements import Announcements
+from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUEUE = "dramatiq:partition-07"
+NAMES = Names(uuid.UUID(int=7))
+QUEUE = NAMES.waiting(7)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def bell(redis_url: str) -> Iterator[Doorbell]:
     """
     A doorbell as the API has it.
     """
-    opened = Doorbell(redis_url)
+    opened = Doorbell(redis_url, lambda: NAMES)
     yield opened
     opened.close()
 
@@ -79,7 +81,7 @@ def test_two_processes_that_notify_put_one_message(
     """
     The marker that coalesces them is in Redis, not in a process.
     """
-    other = Doorbell(redis_url)
+    other = Doorbell(redis_url, lambda: NAMES)
     bell.notify(7)
     other.notify(7)
     other.close()
@@ -107,7 +109,7 @@ def test_nothing_piles_up_without_a_worker(bell: Doorbell, client: redis.Redis) 
     for _ in range(10):
         bell.notify(7)
         assert bell.flush(TIMEOUT_SECONDS)
-        client.delete("teller:rung:7")  # as after a second
+        client.delete(NAMES.marker(7))  # as after a second
 
     assert client.llen(QUEUE) == module.MESSAGES_WAITING_MAX
     assert client.hlen(f"{QUEUE}.msgs") == module.MESSAGES_WAITING_MAX
@@ -121,7 +123,7 @@ def test_the_marker_is_gone_after_a_second(bell: Doorbell, client: redis.Redis) 
 
     def is_marked() -> bool:
         bell.notify(7)  # again, if a slow machine has outlived the marker
-        remaining_ms.append(client.pttl("teller:rung:7"))
+        remaining_ms.append(client.pttl(NAMES.marker(7)))
         return remaining_ms[-1] > 0
 
     eventually(is_marked)
@@ -133,7 +135,7 @@ def test_any_dramatiq_worker_understands_it(bell: Doorbell, redis_url: str) -> N
     """
     An unchanged broker of Dramatiq's with an actor `drain` gets the partition as its argument, and can acknowledge.
     """
-    broker = RedisBroker(url=redis_url, middleware=[])  # type: ignore[no-untyped-call] # Dramatiq's own
+    broker = RedisBroker(url=redis_url, namespace=NAMES.prefix, middleware=[])  # type: ignore[no-untyped-call] # Dramatiq's own
     drained: list[int] = []
     dramatiq.actor(queue_name="partition-07", actor_name="drain", broker=broker)(drained.append)
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=50)
@@ -152,7 +154,7 @@ def test_the_name_of_the_queue_is_published_after_the_message(bell: Doorbell, cl
     A consumer that the name wakes finds the message.
     """
     with client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
-        subscription.subscribe(module.WAKE_CHANNEL)
+        subscription.subscribe(NAMES.channel("wake"))
         assert subscription.get_message(timeout=TIMEOUT_SECONDS)
         bell.notify(7)
         published = subscription.get_message(timeout=TIMEOUT_SECONDS)
@@ -168,7 +170,7 @@ def test_decided_requests_are_announced(bell: Doorbell, redis_url: str) -> None:
     """
     received: set[bytes] = set()
     connected = threading.Event()
-    announcements = Announcements(redis_url, received.update, connected.set)
+    announcements = Announcements(redis_url, lambda: NAMES, received.update, connected.set)
     announcements.start()
     assert connected.wait(TIMEOUT_SECONDS)
     ids = {uuid.uuid4() for _ in range(2_000)}
@@ -184,7 +186,7 @@ def test_a_listener_is_notified_of_each_connection(redis_url: str, client: redis
     Announcements without a connection are lost, so its owner must read the state.
     """
     connected = threading.Semaphore(0)
-    announcements = Announcements(redis_url, lambda _: None, connected.release)
+    announcements = Announcements(redis_url, lambda: NAMES, lambda _: None, connected.release)
     announcements.start()
     assert connected.acquire(timeout=TIMEOUT_SECONDS)
 
@@ -209,7 +211,7 @@ def test_a_redis_that_never_answers_holds_up_no_commit_and_one_acknowledgement(
     """
     Notifications wait for nothing. The first acknowledgement waits for the time-out, and later ones do not connect.
     """
-    bell = Doorbell(silent_redis)
+    bell = Doorbell(silent_redis, lambda: NAMES)
     for partition in range(64):
         bell.notify(partition)
     bell.announce([uuid.uuid4()])
@@ -281,7 +283,7 @@ def test_a_distant_redis_is_used_as_well(distant_redis: str, client: redis.Redis
     """
     A round trip of 60 ms is no fault: the notification gets through, and so does the acknowledgement.
     """
-    bell = Doorbell(distant_redis)
+    bell = Doorbell(distant_redis, lambda: NAMES)
     bell.notify(7)
     eventually(lambda: client.llen(QUEUE) == 1)
     bell.acknowledge([7])
@@ -308,3 +310,42 @@ def test_a_fault_of_redis_is_counted_and_the_next_notification_is_sent(
 
     eventually(lambda: client.llen(QUEUE) == 1)
     assert bell.faults == 1
+
+
+def test_installations_on_one_redis_never_receive_each_others_notifications(
+    bell: Doorbell, redis_url: str, client: redis.Redis
+) -> None:
+    """
+    Keys, queues and channels carry the installation's id. The database number would not keep channels apart.
+    """
+    others = Names(uuid.UUID(int=8))
+    other = Doorbell(redis_url, lambda: others)
+    received: list[tuple[str, set[bytes]]] = []
+    listeners = []
+    for name, names in (("own", NAMES), ("other", others)):
+        connected = threading.Event()
+
+        def receive(ids: set[bytes], name: str = name) -> None:
+            received.append((name, ids))
+
+        listeners.append(Announcements(redis_url, lambda names=names: names, receive, connected.set))  # type: ignore[misc]
+        listeners[-1].start()
+        assert connected.wait(TIMEOUT_SECONDS)
+    own_id, other_id = uuid.uuid4(), uuid.uuid4()
+
+    bell.notify(7)
+    bell.announce([own_id])
+    assert bell.flush(TIMEOUT_SECONDS)
+    assert client.llen(others.waiting(7)) == 0
+    other.notify(7)  # the marker of the first one does not silence it
+    other.announce([other_id])
+    assert other.flush(TIMEOUT_SECONDS)
+
+    assert client.llen(others.waiting(7)) == client.llen(NAMES.waiting(7)) == 1
+    eventually(lambda: len(received) == 2)
+    assert received == [("own", {own_id.bytes}), ("other", {other_id.bytes})]
+    tags = {key.partition(b"{")[2].partition(b"}")[0] for key in client.scan_iter()}
+    assert tags == {str(uuid.UUID(int=number)).encode() for number in (7, 8)}
+    for listener in listeners:
+        listener.stop()
+    other.close()

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 from processor.storage import connections as postgres
 from tests.store.store import open_store
 from tests.waiting import eventually
+from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 from workers.metrics import WorkerMetrics
 from workers.worker.assignments import Assignments
 from workers.worker.drain import Drainer
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Iterable
 
     from processor.storage.connections import Connection
@@ -28,7 +29,7 @@ class ReadingDoorbell(Doorbell):
     """Sends nothing. It reads what each receiver would read, on another connection."""
 
     def __init__(self, reader: Connection) -> None:
-        super().__init__("redis://nowhere.invalid")
+        super().__init__("redis://nowhere.invalid", lambda: Names(uuid.UUID(int=0)))
         self._reader = reader
         #: The announced requests that were decided, and those that were not.
         self.found: set[uuid.UUID] = set()

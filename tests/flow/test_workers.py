@@ -23,15 +23,16 @@ from processor.operations import pauses
 from processor.storage.connections import LOCK_CLASS
 from teller.embedded import home as homes
 from teller.embedded.valkey import Valkey, environment
-from tests.flow.workers import resources_in
-from tests.servers import PARTITIONS, temporary_home
+from tests.flow.workers import WorkerStack, resources_in
+from tests.servers import PARTITIONS, settings_of, temporary_home
 from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from processor.settings import Settings
-    from tests.flow.workers import WorkerStack
+    from tests.servers import Clones
 
 #: How long a takeover from a dead worker may take, in seconds.
 TAKEOVER_SECONDS = 5.0
@@ -101,16 +102,17 @@ def test_doubled_late_and_stray_messages_are_harmless(installation: WorkerStack)
     is decided twice, and the next request is decided without the sweep.
     """
     [worker] = installation.start_workers(1)
+    names = installation.names
     installation.until_decided(installation.submit(resources_in(7, 3)))
     with redis.Redis.from_url(installation.settings.redis_url) as client:
         for number, message in enumerate([b"not JSON", b"{}", b'{"queue_name": "partition-07"}']):
-            client.hset("dramatiq:partition-07.msgs", f"stray-{number}", message)
-            client.rpush("dramatiq:partition-07", f"stray-{number}")
+            client.hset(names.messages(7), f"stray-{number}", message)
+            client.rpush(names.waiting(7), f"stray-{number}")
         for _ in range(100):
             installation.bell.notify_all(range(PARTITIONS))
-            client.delete(*(f"teller:rung:{partition}" for partition in range(PARTITIONS)))
+            client.delete(*map(names.marker, range(PARTITIONS)))
         installation.bell.notify(7_000)
-        eventually(lambda: not any(client.llen(f"dramatiq:partition-{n:02d}") for n in range(PARTITIONS)))
+        eventually(lambda: not any(client.llen(names.waiting(n)) for n in range(PARTITIONS)))
 
     def decides_without_the_sweep() -> bool:
         before = len(worker.events("swept"))
@@ -119,6 +121,56 @@ def test_doubled_late_and_stray_messages_are_harmless(installation: WorkerStack)
 
     eventually(decides_without_the_sweep)  # as soon as the useless notifications are handled
     assert worker.events("message_unreadable")
+
+
+def test_keys_of_the_release_before_are_removed_without_a_search(
+    own_valkey: Valkey, installation: WorkerStack
+) -> None:
+    """
+    Other installations and applications may have millions of keys, so no command looks through them.
+
+    Messages that a worker took and never finished are removed, too. Keys of others stay.
+    """
+    assert own_valkey.alive()
+    with redis.Redis.from_url(installation.environment["REDIS_URL"]) as client:
+        old = ["teller:rung:7", "dramatiq:partition-07", "dramatiq:__acks__.worker-1.partition-63"]
+        kept = ["dramatiq:mails", "dramatiq:__acks__.worker-1.mails", "teller:{other}:partition-07"]
+        for key in (*old, *kept):
+            client.rpush(key, "message")
+        client.zadd("dramatiq:__heartbeats__", {"worker-1": 1.0})
+        client.config_resetstat()
+        installation.start_workers(1, sweeps=False)
+
+        eventually(lambda: not client.exists(*old))
+        installation.until_decided(installation.submit(everywhere()))
+        used = set(client.info("commandstats"))
+
+        assert client.exists(*kept) == len(kept)
+        assert client.zcard("dramatiq:__heartbeats__") == 1
+    assert not used & {"cmdstat_keys", "cmdstat_scan", "cmdstat_randomkey"}
+    assert "cmdstat_lpop" in used
+
+
+def test_two_installations_share_a_redis(
+    installation: WorkerStack, settings: Settings, postgres: Clones, tmp_path: Path
+) -> None:
+    """
+    Each decides all of its own at once, without its sweep, as it would alone.
+    """
+    logs = tmp_path / "other"
+    logs.mkdir()
+    with postgres.clone() as database:
+        with psycopg.connect(database.url, autocommit=True) as owner:
+            owner.execute("UPDATE installation SET id = gen_random_uuid()")
+        with WorkerStack(settings_of(settings, database), logs) as other:
+            for one in (installation, other):
+                one.start_workers(1, sweeps=False)
+                one.until_decided(one.submit(everywhere()))
+            for number in range(5):
+                asked = [(one, one.submit(everywhere(f"n{number}"))) for one in (installation, other)]
+                for one, ids in asked:
+                    one.until_decided(ids)
+            other.check_order()
 
 
 def test_a_lost_ring_costs_a_second_or_two(installation: WorkerStack) -> None:

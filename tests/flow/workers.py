@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from processor.domain.partitioning import partition_of
 from processor.intake.intake import Intake, Submission
 from processor.storage import connections
-from tests.servers import PARTITIONS
+from tests.servers import PARTITIONS, names_of
 from tests.stack import TOP, Process, Stack
 from tests.waiting import Deadline, eventually
 from workers.doorbell.ring import Doorbell
@@ -32,7 +32,8 @@ class WorkerStack(Stack):
     def __init__(self, settings: Settings, logs: Path) -> None:
         super().__init__(settings.environment(), logs)
         self.settings = settings
-        self.bell = Doorbell(settings.redis_url)
+        self.names = names_of(settings.database_url)
+        self.bell = Doorbell(settings.redis_url, lambda: self.names)
         self._intake: Intake | None = None
         self._rings = True
 
@@ -42,7 +43,7 @@ class WorkerStack(Stack):
         """
         self.bell.close()
         self.environment = {**self.environment, "REDIS_URL": url}
-        self.bell = Doorbell(url)
+        self.bell = Doorbell(url, lambda: self.names)
 
     def start_worker(self, *, sweeps: bool = True) -> Process:
         """

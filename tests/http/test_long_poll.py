@@ -13,6 +13,7 @@ import pytest
 
 from api.web import long_poll
 from processor.errors import DatabaseUnavailable
+from tests.servers import names_of
 from tests.waiting import Deadline, eventually
 from workers.doorbell.ring import Doorbell
 
@@ -28,7 +29,8 @@ REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 def worker(teller: Teller) -> Iterator[None]:
     """Run batches and announce their decisions until the test ends."""
     over = threading.Event()
-    doorbell = Doorbell(teller.settings.redis_url)
+    names = names_of(teller.settings.database_url)
+    doorbell = Doorbell(teller.settings.redis_url, lambda: names)
 
     def work() -> None:
         while not over.wait(0.02):
@@ -129,7 +131,8 @@ def test_an_announcement_ends_a_wait_at_once(teller: Teller, monkeypatch: pytest
     monkeypatch.setattr(long_poll, "LOOK_INTERVAL_SECONDS", long_poll.WAIT_SECONDS_MAX)
     teller.open("sneaker")
     named = teller.client.post("/v1/redemptions", REDEMPTION).json["id"]
-    doorbell = Doorbell(teller.settings.redis_url)
+    names = names_of(teller.settings.database_url)
+    doorbell = Doorbell(teller.settings.redis_url, lambda: names)
 
     with ThreadPoolExecutor(10) as callers:
         answers = [

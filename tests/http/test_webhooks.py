@@ -22,6 +22,7 @@ from processor.outbox import deliveries
 from processor.outbox.tries import SendResult
 from processor.storage import connections
 from tests.http.teller import Client
+from tests.servers import names_of
 from tests.waiting import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -417,7 +418,7 @@ def test_a_delivery_can_be_resent_in_any_status(
     assert before["last_status"] == result["http_status"]
 
     with teller.services.redis.pubsub() as listener:  # type: ignore[no-untyped-call]  # redis has none
-        listener.subscribe("teller:couriers")
+        listener.subscribe(names_of(teller.settings.database_url).channel("couriers"))
         assert listener.get_message(timeout=TIMEOUT_SECONDS) is not None
         answer = teller.client.post(f"/v1/deliveries/{before['id']}/resend")
         assert listener.get_message(ignore_subscribe_messages=True, timeout=TIMEOUT_SECONDS) is not None

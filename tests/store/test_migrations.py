@@ -420,9 +420,8 @@ def test_migrating_twice_changes_nothing(empty_database: str) -> None:
     assert first == f"made the schema, version {migrations.SCHEMA_VERSION}, with 7 partitions"
     assert "already" in again
     with connections.connect(empty_database, application_name="test") as connection:
-        assert migrations.read_installation(connection) == migrations.Installation(
-            migrations.SCHEMA_VERSION, 7
-        )
+        found = migrations.read_installation(connection)
+        assert (found.schema_version, found.partitions) == (migrations.SCHEMA_VERSION, 7)
         assert connection.execute("SELECT array_agg(id ORDER BY id) FROM partitions").fetchall() == [
             (list(range(7)),)
         ]

@@ -25,6 +25,7 @@ from workers.worker.sweep import Sweep
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from tests.servers import Clones
     from tests.store.store import Store
 
 #: Requests of the story before and after the move.
@@ -173,3 +174,30 @@ def test_the_sweep_reports_rows_that_no_batch_looks_at(store: Store) -> None:
     [line] = [line for line in logs if line["event"] == "rows_below_low_water"]
     assert (line["log_level"], line["partitions"]) == ("error", [partition])
     assert "teller migrate" in line["remedy"]
+
+
+def test_a_copy_gets_an_id_of_its_own(postgres: Clones) -> None:
+    """
+    A copy of a database beside the first one must not share its names in Redis. A second run changes nothing.
+    """
+    with postgres.clone() as first:
+        migrations.migrate(first.url, PARTITIONS)
+        before = _id_and_place(first.url)
+        with postgres.clone(first.name) as copy:
+            assert _id_and_place(copy.url) == before
+            lines: list[str] = []
+            for _ in range(2):
+                migrations.migrate(copy.url, PARTITIONS, on_repaired=lines.append)
+            after = _id_and_place(copy.url)
+        migrations.migrate(first.url, PARTITIONS)
+
+        assert _id_and_place(first.url) == before
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+    assert lines.count("gave this copy of a database names of its own in Redis") == 1
+
+
+def _id_and_place(url: str) -> tuple[UUID, str]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        [(found, place)] = connection.execute("SELECT id, made_in FROM installation").fetchall()
+    return found, place

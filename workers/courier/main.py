@@ -29,7 +29,8 @@ from workers.courier.request_mails import request_mails
 from workers.courier.sender import RETRY_SECONDS, MailSender
 from workers.courier.webhook_client import WebhookClient
 from workers.doorbell.listener import Listener
-from workers.doorbell.ring import COURIER_CHANNEL, Doorbell
+from workers.doorbell.names import Names
+from workers.doorbell.ring import Doorbell
 from workers.metrics import CourierMetrics, keep_in_files, served
 
 if TYPE_CHECKING:
@@ -78,11 +79,13 @@ def run_courier(settings: Settings) -> int:
 async def work(settings: Settings, stop: asyncio.Event, metrics: CourierMetrics) -> None:
     """Run the courier until `stop` is set. Raises SchemaError, DatabaseUnsafe, SettingsError."""
     mailer = mailer_for(settings.smtp_url, settings.home)
-    if await _installation(settings.courier_database_url, stop) is None:
+    installation = await _installation(settings.courier_database_url, stop)
+    if installation is None:
         return
+    names = Names(installation.id)
     connect = functools.partial(_connect, settings.courier_database_url)
     threads = [DatabaseThread(connect) for _ in range(DATABASE_THREADS)]
-    doorbell = Doorbell(settings.redis_url)
+    doorbell = Doorbell(settings.redis_url, lambda: names)
     gateways = registry.load(settings)
     client = WebhookClient(allow_private=settings.allow_private_webhooks)
     calls = _gateway_calls(settings, gateways, threads[0:2], doorbell)
@@ -94,7 +97,7 @@ async def work(settings: Settings, stop: asyncio.Event, metrics: CourierMetrics)
     }
     senders: list[Sender[Any]] = [calls, *messages.values()]
     _count(metrics, calls, messages)
-    listener = _listener(settings.redis_url, senders)
+    listener = _listener(settings.redis_url, names, senders)
     listener.start()
     recorders = [asyncio.create_task(sender.recorder.run()) for sender in senders]
     looks = [asyncio.create_task(sender.run(stop)) for sender in senders]
@@ -155,7 +158,7 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _listener(redis_url: str, senders: list[Sender[Any]]) -> Listener:
+def _listener(redis_url: str, names: Names, senders: list[Sender[Any]]) -> Listener:
     loop = asyncio.get_running_loop()
 
     def wake(_payload: bytes = b"") -> None:
@@ -163,7 +166,7 @@ def _listener(redis_url: str, senders: list[Sender[Any]]) -> Listener:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(sender.woken.set)
 
-    return Listener(redis_url, COURIER_CHANNEL, wake, wake)
+    return Listener(redis_url, lambda: names, "couriers", wake, wake)
 
 
 async def _installation(url: str, stop: asyncio.Event) -> Installation | None:

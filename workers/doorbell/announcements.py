@@ -7,10 +7,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workers.doorbell.listener import Listener
-from workers.doorbell.ring import DECIDED_CHANNEL, ID_BYTES
+from workers.doorbell.ring import ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from workers.doorbell.names import Names
 
 
 class Announcements:
@@ -24,6 +26,7 @@ class Announcements:
     def __init__(
         self,
         redis_url: str,
+        find_names: Callable[[], Names],
         on_decided: Callable[[set[bytes]], None],
         on_reconnect: Callable[[], None],
     ) -> None:
@@ -31,7 +34,7 @@ class Announcements:
             whole = range(0, len(payload) - ID_BYTES + 1, ID_BYTES)
             on_decided({payload[start : start + ID_BYTES] for start in whole})
 
-        self._listener = Listener(redis_url, DECIDED_CHANNEL, receive, on_reconnect)
+        self._listener = Listener(redis_url, find_names, "decided", receive, on_reconnect)
 
     def start(self) -> None:
         """Start the thread, after any fork. Redis may be unavailable."""

@@ -17,8 +17,12 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from processor.errors import TellerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from workers.doorbell.names import Names, Topic
 
 #: The silence after which a connection is tested with a PING, and the time for its answer, in seconds. It is also the
 #: interval between two calls of `on_look`.
@@ -37,8 +41,9 @@ log = structlog.get_logger(__name__)
 
 class Listener:
     """
-    Subscribes to `channel`, and calls back on a thread of its own.
+    Subscribes to the channel of a topic, and calls back on a thread of its own.
 
+    `find_names` returns the names of the installation, and may raise a TellerError while they are unknown.
     `on_message` gets the payload of each message. `on_connect` is called when a subscription is confirmed, and
     `on_look` about every LOOK_INTERVAL_SECONDS during it. An exception in a callback is logged, and the thread
     continues.
@@ -47,7 +52,8 @@ class Listener:
     def __init__(
         self,
         redis_url: str,
-        channel: str,
+        find_names: Callable[[], Names],
+        topic: Topic,
         on_message: Callable[[bytes], None],
         on_connect: Callable[[], None],
         on_look: Callable[[], None] | None = None,
@@ -58,12 +64,14 @@ class Listener:
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),  # a reconnection inside redis-py would hide the loss of messages
         )
-        self._channel = channel
+        self._find_names = find_names
+        self._topic = topic
+        self._channel: str | None = None
         self._on_message = on_message
         self._on_connect = on_connect
         self._on_look = on_look
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"listener {channel}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"listener {topic}", daemon=True)
         #: There is no subscription, and no connection can be made. A connection that is dead without an error is
         #: found within two LOOK_INTERVAL_SECONDS.
         self.broken = False
@@ -75,7 +83,7 @@ class Listener:
     def stop(self) -> None:
         """End the thread. Waits for at most TIMEOUT_SECONDS."""
         self._stopping.set()
-        if not self.broken:
+        if not self.broken and self._channel is not None:
             with contextlib.suppress(redis.RedisError):
                 self._client.publish(self._channel, _NOTHING)  # ends the wait for the next message
         self._thread.join(TIMEOUT_SECONDS)
@@ -84,16 +92,19 @@ class Listener:
         pause = RECONNECT_FIRST_SECONDS
         while not self._stopping.is_set():
             try:
+                self._channel = self._find_names().channel(self._topic)
                 with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
                     subscription.subscribe(self._channel)
                     self._receive(subscription)
+            except TellerError:
+                pause = RECONNECT_LONGEST_SECONDS  # the database is unavailable: others log it
             except (redis.RedisError, OSError) as fault:
                 if self.broken:
                     pause = min(pause * 2, RECONNECT_LONGEST_SECONDS)
                 else:
                     self.broken = True
                     pause = RECONNECT_FIRST_SECONDS
-                    log.warning("redis_unavailable", channel=self._channel, fault=str(fault))
+                    log.warning("redis_unavailable", topic=self._topic, fault=str(fault))
             self._stopping.wait(pause)
 
     def _receive(self, subscription: redis.client.PubSub) -> None:
@@ -112,7 +123,7 @@ class Listener:
                 if message["type"] == "subscribe":
                     if self.broken:
                         self.broken = False
-                        log.info("redis_available", channel=self._channel)
+                        log.info("redis_available", topic=self._topic)
                     self._call(self._on_connect)
                 elif message["type"] == "message" and message["data"] != _NOTHING:
                     self._call(self._on_message, message["data"])
@@ -124,4 +135,4 @@ class Listener:
         try:
             callback(*arguments)
         except Exception:
-            log.exception("listener_fault", channel=self._channel)
+            log.exception("listener_fault", topic=self._topic)

@@ -21,23 +21,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from processor.domain.partitioning import queue_name
+from processor.errors import TellerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-#: The channel for the names of queues that have a new message.
-WAKE_CHANNEL: Final = "teller:wake"
-#: The message on that channel for partitions that became free. Other workers claim them at once.
-OWNERSHIP_CHANGED: Final = b"ownership"
-#: The channel for ids of decided requests, of ID_BYTES each.
-DECIDED_CHANNEL: Final = "teller:decided"
-ID_BYTES: Final = 16
-#: The channel for couriers. A message has no content, because the rows to send are in PostgreSQL.
-COURIER_CHANNEL: Final = "teller:couriers"
+    from workers.doorbell.names import Names
 
-#: The actor that drains, and the namespace of Dramatiq's keys (the default of its RedisBroker).
+#: The message on the channel `wake` for partitions that became free. Other workers claim them at once.
+OWNERSHIP_CHANGED: Final = b"ownership"
+#: The size of an id on the channel `decided`.
+ID_BYTES: Final = 16
+
+#: The actor that drains.
 ACTOR_NAME: Final = "drain"
-NAMESPACE: Final = "dramatiq"
 
 #: The time after which a partition is notified again although no worker has acknowledged, in milliseconds.
 MARKER_TTL_MS: Final = 1_000
@@ -80,10 +77,14 @@ class Doorbell:
     """
     Sends notifications from a thread of its own, which starts with the first of them, after any fork.
 
+    `find_names` returns the names of the installation. It may read them from the database, on the sending thread, and
+    raise a TellerError while that is unavailable.
+
     Only `acknowledge` and `close` wait for Redis. No method raises for a fault of Redis; `faults` counts them.
     """
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, find_names: Callable[[], Names]) -> None:
+        self._find_names = find_names
         self._client = redis.Redis.from_url(
             redis_url,
             socket_timeout=TIMEOUT_SECONDS,
@@ -161,8 +162,7 @@ class Doorbell:
         """
         if self.is_unavailable:
             return
-        markers = [_marker(partition) for partition in partitions]
-        if not self._attempt(lambda: self._client.delete(*markers)):
+        if not self._attempt(lambda: self._client.delete(*map(self._find_names().marker, partitions))):
             with self._changed:
                 self._must_probe = True
                 self._wake_sender()
@@ -227,29 +227,35 @@ class Doorbell:
         ownership_changed: bool,
         couriers_needed: bool,
     ) -> None:
+        names = self._find_names()
         if self.is_unavailable:
             self._client.ping()  # with nothing to send, too: then the round only tests Redis
         if decided:
-            self._client.publish(DECIDED_CHANNEL, b"".join(request_id.bytes for request_id in decided))
+            ids = b"".join(request_id.bytes for request_id in decided)
+            self._client.publish(names.channel("decided"), ids)
         if partitions:
             keys: list[str] = []
-            arguments: list[Any] = [MARKER_TTL_MS, MESSAGES_WAITING_MAX, WAKE_CHANNEL]
+            arguments: list[Any] = [MARKER_TTL_MS, MESSAGES_WAITING_MAX, names.channel("wake")]
             for partition in partitions:
                 queue = queue_name(partition)
                 message_id, message = _message(queue, partition)
-                keys += [_marker(partition), f"{NAMESPACE}:{queue}", f"{NAMESPACE}:{queue}.msgs"]
+                keys += [names.marker(partition), names.waiting(partition), names.messages(partition)]
                 arguments += [queue, message_id, message]
             self._notify_script(keys, arguments)
         if ownership_changed:
-            self._client.publish(WAKE_CHANNEL, OWNERSHIP_CHANGED)
+            self._client.publish(names.channel("wake"), OWNERSHIP_CHANGED)
         if couriers_needed:
-            self._client.publish(COURIER_CHANNEL, b"due")
+            self._client.publish(names.channel("couriers"), b"due")
 
     def _attempt(self, act: Callable[[], Any]) -> bool:
-        """Run an act of Redis. Returns False for a fault, which is counted; the first of an outage is logged."""
+        """
+        Run an act of Redis. Returns False for a fault, which is counted; the first of an outage is logged.
+
+        A database that does not show the names of the installation is a fault, too.
+        """
         try:
             act()
-        except (redis.RedisError, OSError) as fault:
+        except (redis.RedisError, OSError, TellerError) as fault:
             self.faults += 1
             if not self.is_unavailable:
                 self.is_unavailable = True
@@ -260,10 +266,6 @@ class Doorbell:
             self.is_unavailable = False
             log.info("doorbell_available", faults=self.faults)
         return True
-
-
-def _marker(partition: int) -> str:
-    return f"teller:rung:{partition}"
 
 
 def _message(queue: str, partition: int) -> tuple[str, bytes]:

@@ -1,22 +1,22 @@
 """
-Dramatiq's Redis broker, with consumers that sleep until they are notified, instead of polling.
+A Redis broker for Dramatiq, with consumers that sleep until they are notified, instead of polling.
 
 Each partition has a queue and a consumer thread. A consumer takes one message at a time, and only while this process
-holds its partition. Messages are not delayed or retried here, because a drain retries its batch in place. A consumer
-survives an outage of Redis: it sleeps until the listener has a connection again.
+holds its partition. A message leaves Redis when it is taken, so there is nothing to acknowledge. Dead workers leave
+nothing to clean up. A lost message only costs time, since the sweep finds the work. Messages are not delayed or
+retried here, because a drain retries its batch in place. A consumer survives an outage of Redis: it sleeps until the
+listener has a connection again.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
 import structlog
-from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.brokers.redis import RedisBroker
+from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware
@@ -24,14 +24,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from processor.domain.partitioning import queue_name
+from workers.doorbell import old_names
 from workers.doorbell.listener import Listener
-from workers.doorbell.ring import NAMESPACE, OWNERSHIP_CHANGED, WAKE_CHANNEL
+from workers.doorbell.ring import OWNERSHIP_CHANGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dramatiq.broker import Broker
-
+    from workers.doorbell.names import Names
     from workers.worker.assignments import Assignments
 
 #: The longest time to connect, or to wait for the answer to a command, in seconds.
@@ -41,10 +41,19 @@ CONNECTIONS_MAX: Final = 8
 #: The pause of a consumer between two checks for its end, while the worker stops, in seconds.
 ENDING_PAUSE_SECONDS: Final = 0.05
 
+# Takes the first message of a queue. Its keys are the list of ids, and the messages by id.
+_TAKE: Final = """
+local id = redis.call('LPOP', KEYS[1]);
+if not id then return false end;
+local message = redis.call('HGET', KEYS[2], id);
+redis.call('HDEL', KEYS[2], id);
+return message;
+"""
+
 log = structlog.get_logger(__name__)
 
 
-class WakingBroker(RedisBroker):
+class WakingBroker(Broker):
     """
     A broker whose consumers are woken by the listener.
 
@@ -54,6 +63,7 @@ class WakingBroker(RedisBroker):
     def __init__(
         self,
         redis_url: str,
+        names: Names,
         partition_count: int,
         assignments: Assignments,
         on_ownership_changed: Callable[[], None],
@@ -66,16 +76,20 @@ class WakingBroker(RedisBroker):
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
-        super().__init__(  # type: ignore[no-untyped-call] # Dramatiq's own
-            client=redis.Redis(connection_pool=pool), namespace=NAMESPACE, middleware=[LogMessages()]
-        )
+        super().__init__(middleware=[LogMessages()])
+        self.queues: set[str] = set()
         self.assignments = assignments
         self.is_ending = False
-        self.is_requeue_refused = False
+        self._client = redis.Redis(connection_pool=pool)
+        self._take_script = self._client.register_script(_TAKE)
+        self._names = names
+        self._are_old_names_removed = False
         self._on_ownership_changed = on_ownership_changed
         self._partitions = {queue_name(partition): partition for partition in range(partition_count)}
         self._wake_ups = {queue: threading.Event() for queue in self._partitions}
-        self.listener = Listener(redis_url, WAKE_CHANNEL, self._receive, self.wake_held, self._look)
+        self.listener = Listener(
+            redis_url, lambda: names, "wake", self._receive, self._on_connect, self._look
+        )
         for queue in self._partitions:
             self.declare_queue(queue)
 
@@ -86,6 +100,10 @@ class WakingBroker(RedisBroker):
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
 
+    def get_declared_queues(self) -> set[str]:
+        """Return the queues of all partitions."""
+        return self.queues.copy()
+
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Refuse. `Doorbell` sends the messages, and coalesces them."""
         raise NotImplementedError(f"{message} is not enqueued here: use Doorbell (delay: {delay})")
@@ -93,6 +111,12 @@ class WakingBroker(RedisBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 0) -> WakingConsumer:  # noqa: ARG002
         """Return a consumer that takes one message at a time and has no timeout, because it is woken."""
         return WakingConsumer(self, queue_name, self._partitions[queue_name], self._wake_ups[queue_name])
+
+    def take(self, partition: int) -> bytes | None:
+        """Take the first message of a partition. Returns None if there is none. Raises RedisError, OSError."""
+        keys = [self._names.waiting(partition), self._names.messages(partition)]
+        taken: bytes | None = self._take_script(keys)
+        return taken
 
     def wake(self, partitions: Iterable[int]) -> None:
         """Wake the consumers of these partitions."""
@@ -109,6 +133,15 @@ class WakingBroker(RedisBroker):
         for wake_up in self._wake_ups.values():
             wake_up.set()
 
+    def _on_connect(self) -> None:
+        if not self._are_old_names_removed:
+            self._are_old_names_removed = True
+            try:
+                old_names.remove(self._client, len(self._partitions))
+            except (redis.RedisError, OSError) as fault:  # such as a user without rights to them
+                log.debug("old_names_remain", fault=str(fault))
+        self.wake_held()
+
     def _receive(self, payload: bytes) -> None:
         if payload == OWNERSHIP_CHANGED:
             self._on_ownership_changed()
@@ -120,17 +153,14 @@ class WakingBroker(RedisBroker):
     def _look(self) -> None:
         """
         Find messages whose wake-up was lost although the connection stood, in one round trip for all held queues.
-
-        It wakes at least one consumer, because Dramatiq treats a worker that fetches nothing as dead.
         """
         held = sorted(self.assignments.held())
         if not held:
             return
-        lengths = self.client.pipeline(transaction=False)
+        lengths = self._client.pipeline(transaction=False)
         for partition in held:
-            lengths.llen(f"{NAMESPACE}:{queue_name(partition)}")
-        filled = [partition for partition, length in zip(held, lengths.execute(), strict=True) if length]
-        self.wake([*filled, random.choice(held)])  # noqa: S311 - any of them
+            lengths.llen(self._names.waiting(partition))
+        self.wake(partition for partition, length in zip(held, lengths.execute(), strict=True) if length)
 
 
 class WakingConsumer(Consumer):
@@ -155,54 +185,34 @@ class WakingConsumer(Consumer):
         self._outstanding = True
         return MessageProxy(message)
 
-    def ack(self, message: MessageProxy) -> None:
-        """Finish a message. If Redis is unavailable, the message comes again, which is harmless."""
-        self._finish(self._broker.do_ack, message)
+    def ack(self, _message: MessageProxy) -> None:
+        """Finish a message."""
+        self._outstanding = False
+        self._wake_up.set()  # a message that came meanwhile waits in the queue
 
     def nack(self, message: MessageProxy) -> None:
-        """Refuse a message that calls no actor. Dramatiq keeps it for a week among the dead letters."""
+        """Drop a message that calls no actor."""
         log.warning("message_refused", queue=self._queue, message=str(message))
-        self._finish(self._broker.do_nack, message)
+        self.ack(message)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """
-        Return messages that were fetched and not begun to the queue, when the worker stops.
-
-        Without Redis, only the first queue waits for it. The new owners drain what they claim, without messages.
-        """
-        ids = [message.options["redis_message_id"] for message in messages]
-        if not ids or self._broker.is_requeue_refused:
-            return
-        try:
-            self._broker.do_requeue(self._queue, *ids)
-        except (redis.RedisError, OSError) as fault:
-            self._broker.is_requeue_refused = True
-            log.debug("redis_fault", queue=self._queue, fault=str(fault))
+        """Drop messages that were taken and not begun, when the worker stops: new owners drain what they claim."""
 
     def _fetch(self) -> Message[Any] | None:
         if not self._broker.assignments.holds(self._partition):
             return None
-        found = self._tolerantly(lambda: self._broker.do_fetch(self._queue, 1))
-        if not found or found[0] is None:
+        try:
+            taken = self._broker.take(self._partition)
+        except (redis.RedisError, OSError) as fault:  # it costs one wake-up: the sweep finds the work
+            log.debug("redis_fault", queue=self._queue, fault=str(fault))
+            return None
+        if taken is None:
             return None
         try:
-            return Message.decode(found[0])
+            return Message.decode(taken)
         except DecodeError:
             log.warning("message_unreadable", queue=self._queue)
             self._wake_up.set()  # there may be another message
-            return None
-
-    def _finish(self, finish: Callable[[str, str], Any], message: MessageProxy) -> None:
-        self._tolerantly(lambda: finish(self._queue, message.options["redis_message_id"]))
-        self._outstanding = False
-        self._wake_up.set()  # a message that came meanwhile waits in the queue
-
-    def _tolerantly(self, act: Callable[[], Any]) -> Any:
-        """Run an act of Redis. Returns None for a fault, which costs one wake-up: the sweep finds the work."""
-        try:
-            return act()
-        except (redis.RedisError, OSError) as fault:
-            log.debug("redis_fault", queue=self._queue, fault=str(fault))
             return None
 
 

@@ -17,6 +17,7 @@ import structlog
 
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
+from workers.doorbell.names import Names
 from workers.doorbell.ring import ACTOR_NAME, Doorbell
 from workers.metrics import WorkerMetrics, keep_in_files, served
 from workers.worker import heartbeat, sweep
@@ -28,6 +29,7 @@ from workers.worker.sweep import Sweep
 
 if TYPE_CHECKING:
     from processor.settings import Settings
+    from processor.storage.migrations import Installation
 
 #: The threads on which Dramatiq calls the actor, which only marks a partition. Each waits while Redis finishes the
 #: message.
@@ -66,13 +68,13 @@ def run_worker(settings: Settings) -> int:
     stop = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
-    partition_count = _partition_count(settings.worker_database_url, stop)
-    if partition_count is None:
+    installation = _installation(settings.worker_database_url, stop)
+    if installation is None:
         return 0
     keep_in_files(settings)
     metrics = WorkerMetrics()
     with served(settings, metrics.registry):
-        worker = WorkerProcess(settings, partition_count, metrics)
+        worker = WorkerProcess(settings, installation, metrics)
         worker.start()
         stop.wait()
         worker.stop()
@@ -82,10 +84,11 @@ def run_worker(settings: Settings) -> int:
 class WorkerProcess:
     """The parts of a worker process, and the order in which they start and stop."""
 
-    def __init__(self, settings: Settings, partition_count: int, metrics: WorkerMetrics) -> None:
+    def __init__(self, settings: Settings, installation: Installation, metrics: WorkerMetrics) -> None:
         connect = functools.partial(connections.connect, settings.worker_database_url)
+        names = Names(installation.id)
         self._assignments = Assignments()
-        self._doorbell = Doorbell(settings.redis_url)
+        self._doorbell = Doorbell(settings.redis_url, lambda: names)
         self._drainer = Drainer(
             functools.partial(connect, application_name="teller worker drain"),
             self._assignments,
@@ -98,13 +101,13 @@ class WorkerProcess:
                 application_name="teller worker ownership",
                 statement_timeout_ms=heartbeat.STATEMENT_TIMEOUT_MS,
             ),
-            partition_count,
+            installation.partitions,
             self._assignments,
             self._doorbell,
             on_gain=self._gain,
         )
         self._broker = WakingBroker(
-            settings.redis_url, partition_count, self._assignments, self._ownership.wake
+            settings.redis_url, names, installation.partitions, self._assignments, self._ownership.wake
         )
         self._sweep = Sweep(
             functools.partial(
@@ -153,9 +156,9 @@ class WorkerProcess:
         self._broker.wake(gained)
 
 
-def _partition_count(url: str, stop: threading.Event) -> int | None:
+def _installation(url: str, stop: threading.Event) -> Installation | None:
     """
-    Read the number of partitions when PostgreSQL is available. Returns None if `stop` is set before.
+    Read the installation when PostgreSQL is available. Returns None if `stop` is set before.
 
     Raises SchemaError, DatabaseUnsafe.
     """
@@ -166,7 +169,7 @@ def _partition_count(url: str, stop: threading.Event) -> int | None:
                 connections.connect(url, application_name="teller worker") as connection,
                 connections.faults(),
             ):
-                return migrations.read_installation(connection).partitions
+                return migrations.read_installation(connection)
         except DatabaseUnsafe:
             raise
         except DatabaseUnavailable as fault:

@@ -4,6 +4,7 @@ The one row of `installation`: the schema version of a database, and its number 
 
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from processor.errors import SchemaError
 from processor.storage.connections import Connection
@@ -31,6 +32,8 @@ class Installation:
 
     schema_version: int
     partitions: int
+    #: The names in Redis carry it. A schema older than it has zero.
+    id: UUID
 
 
 def is_created(connection: Connection) -> bool:
@@ -68,8 +71,8 @@ def read_migratable(connection: Connection) -> Installation:
 
     Raises SchemaError if its schema version is newer, or older than OLDEST_VERSION.
     """
-    [(version, partitions)] = connection.execute(
-        "SELECT schema_version, partitions FROM installation"
+    [(version, partitions, installation_id)] = connection.execute(
+        "SELECT schema_version, partitions, to_jsonb(installation) ->> 'id' FROM installation"
     ).fetchall()
     if version > SCHEMA_VERSION:
         raise SchemaError(
@@ -80,7 +83,7 @@ def read_migratable(connection: Connection) -> Installation:
             f"the database has schema version {version}, which cannot be migrated: start with an empty database"
             " (if DATABASE_URL is not set, with another TELLER_HOME)"
         )
-    return Installation(version, partitions)
+    return Installation(version, partitions, UUID(installation_id) if installation_id else UUID(int=0))
 
 
 def check_partitions(installation: Installation, partitions: int) -> None:

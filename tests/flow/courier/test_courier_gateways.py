@@ -16,6 +16,7 @@ from standardwebhooks.webhooks import Webhook
 from processor.gateways.protocol import Answer, Order
 from processor.outbox import gateway_calls
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
+from tests.servers import names_of
 from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
@@ -532,7 +533,8 @@ def test_a_ring_wakes_a_courier_at_once(till: Till) -> None:
     """
     from workers.doorbell.ring import Doorbell  # noqa: PLC0415 - used here alone
 
-    bell = Doorbell(till.settings.redis_url)
+    names = names_of(till.settings.database_url)
+    bell = Doorbell(till.settings.redis_url, lambda: names)
     till.start()
     in_time = 0
     for _ in range(5):
