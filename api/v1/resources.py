@@ -199,7 +199,10 @@ def amend_resource(call: Call, resource: str) -> Answer:
     Makes a request of kind `amendment`, which is decided in its turn. The idempotency key may be left out.
 
     Rejected with `invalid_amendment` if it does not fit the resource as it is then. Examples are an end before the
-    start, and a limit below what an account has used.
+    start, an overdraft below what is overdrawn, and a `per_account_limit` below what an account has used.
+
+    A `per_account_daily_limit` may be below what an account has taken today. A threshold may be set before an account
+    has an address. Both bound the requests that follow.
     """
     _check_id(resource)
     _check_gateway(call)

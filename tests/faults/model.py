@@ -143,11 +143,10 @@ class Model:
         return Verdict("credit", amount)
 
     def _amend(self, rules: dict[str, Any]) -> Verdict:
-        if self.available < -rules.get("overdraft", self._overdraft):
-            return Verdict(code=SHORT[self.kind])
+        is_overdrawn = self.available < -rules.get("overdraft", self._overdraft)
         limit = rules.get("per_account_limit")
         is_used_up = limit is not None and max(self.used.values(), default=0) > limit
-        return Verdict(code="invalid_amendment") if is_used_up else Verdict()
+        return Verdict(code="invalid_amendment") if is_overdrawn or is_used_up else Verdict()
 
     def _take(self, asked: Stored) -> Verdict:
         amount = asked.amount or 0

@@ -4,7 +4,7 @@ Resources over HTTP: opened, amended, closed, and read at present and past times
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -142,6 +142,114 @@ def test_an_amendment_that_does_not_fit_the_resource_is_rejected_when_it_is_deci
     after = teller.admin.get("/v1/resources/a").json
     changed = {name for name, value in after.items() if value != before[name]}
     assert changed == {"starts_at", "ends_at", "per_account_limit", "available", "version"}
+
+
+#: Rules that no resource can have, whatever its state.
+IMPOSSIBLE: Final[list[dict[str, Any]]] = [
+    {"unit": ""},
+    {"unit": "x" * 1_025},
+    {"overdraft": -1},
+    {"overdraft": MAX_QUANTITY + 1},
+    {"overdraft": None},
+    {"per_account_limit": 0},
+    {"per_account_limit": MAX_QUANTITY + 1},
+    {"per_account_daily_limit": 0},
+    {"starts_at": "2030-01-01"},
+    {"starts_at": "2030-01-02T00:00:00Z", "ends_at": "2030-01-01T00:00:00Z"},
+    {"starts_at": "2030-01-01T00:00:00Z", "ends_at": "2030-01-01T00:00:00Z"},
+    {"gateway": "nowhere"},
+    {"gateway": ""},
+    {"confirm_above": -1},
+    {"confirm_above": "10"},
+    {"approve_above": -1},
+    {"approve_above": 1.5},
+    {"client": "a b"},
+    {"metadata": {"x": "y" * 4_096}},
+    {"metadata": None},
+    {"available": -1},
+    {"no such rule": 1},
+]
+#: Rules that every resource may get, with accounts that have no address yet.
+POSSIBLE: Final[list[dict[str, Any]]] = [
+    {"unit": "EUR"},
+    {"overdraft": MAX_QUANTITY},
+    {"per_account_limit": 1},
+    {"per_account_daily_limit": 1},
+    {"starts_at": "2030-01-01T00:00:00Z", "ends_at": "2030-01-01T00:00:00.000001Z"},
+    {"gateway": "sandbox"},
+    {"confirm_above": 0},
+    {"approve_above": 0, "confirm_above": MAX_QUANTITY},
+    {"client": "unheard-of"},
+    {"metadata": {"x": 1}},
+]
+
+
+def test_an_opening_and_an_amendment_check_the_same_rules(teller: Teller) -> None:
+    """
+    Rules that a new resource cannot have are refused in an amendment as well, and all others are taken by both.
+    """
+    teller.open("plain")
+    impossible = [
+        (
+            teller.admin.post("/v1/resources", {"id": "new", "kind": "stock", "available": 10, **rules}),
+            teller.admin.patch("/v1/resources/plain", rules),
+        )
+        for rules in IMPOSSIBLE
+    ]
+    for number, rules in enumerate(POSSIBLE):
+        teller.open(f"opened-{number}", **rules)
+        teller.open(f"amended-{number}")
+        assert teller.admin.patch(f"/v1/resources/amended-{number}", rules).status_code == 202
+    for _ in range(4):  # a first limit ends a batch
+        teller.drain()
+
+    for rules, answers in zip(IMPOSSIBLE, impossible, strict=True):
+        assert [one.status_code for one in answers] == [422, 422], rules
+    assert teller.admin.get("/v1/resources/new").status_code == 404
+    for number, rules in enumerate(POSSIBLE):
+        opened, amended = (
+            teller.admin.get(f"/v1/resources/{how}-{number}").json for how in ("opened", "amended")
+        )
+        other = {"id", "partition", "created_at"}
+        assert {name: opened[name] for name in opened.keys() - other} == {
+            name: amended[name] for name in amended.keys() - other
+        }, rules
+
+
+@pytest.mark.parametrize("is_amended", [False, True], ids=["at its opening", "by an amendment"])
+def test_a_threshold_may_be_set_before_an_account_has_an_address(teller: Teller, *, is_amended: bool) -> None:
+    """
+    The address is looked for when the account takes: without one, the request is rejected with `no_contact`.
+    """
+    if is_amended:
+        teller.open("a", "balance", 100)
+        teller.admin.patch("/v1/resources/a", {"confirm_above": 5})
+    else:
+        teller.open("a", "balance", 100, confirm_above=5)
+    without = teller.withdraw("a", 6)
+    teller.client.put("/v1/accounts/u", {"email": "u@example.com"})
+    with_one = teller.withdraw("a", 6)
+
+    assert teller.status(without) == "no_contact"
+    assert teller.client.get(f"/v1/requests/{with_one}").json["stage"] == "awaiting_confirmation"
+
+
+def test_a_debt_and_a_day_at_the_time_of_an_amendment(teller: Teller) -> None:
+    """
+    No overdraft is below what is overdrawn. A daily limit may be below what an account took today, and holds at once.
+    """
+    teller.open("a", "balance", 0, overdraft=20)
+    teller.withdraw("a", 10)
+    bodies = [{"overdraft": 9}, {"per_account_daily_limit": 4, "overdraft": 10}, {"overdraft": 20}]
+    asked = [teller.admin.patch("/v1/resources/a", body).json["id"] for body in bodies]
+    teller.drain()
+    teller.drain()
+    refused = teller.withdraw("a", 1)
+    taken = teller.withdraw("a", 4, account="another")
+
+    assert [teller.status(one) for one in asked] == ["invalid_amendment", "completed", "completed"]
+    assert teller.status(refused) == "daily_limit_reached"
+    assert teller.status(taken) == "completed"
 
 
 def test_what_would_exceed_the_largest_quantity_is_rejected_before_anything_is_written(

@@ -214,7 +214,7 @@ def test_a_yes_never_leads_below_the_overdraft_or_above_the_limit(
             "amendment",
             {"kind": "balance", "available": -5, "overdraft": 9},
             {"details": {"overdraft": 4}},
-            Rejected("insufficient_funds"),
+            INVALID,
         ),
         (
             "amendment",

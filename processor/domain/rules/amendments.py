@@ -5,7 +5,7 @@ Amendments: an admin changes the rules of a resource, but not its quantities.
 from datetime import datetime
 from typing import Any, Final
 
-from processor.domain.model import SHORTAGE, Amend, Decision, Rejected, Request, Resource
+from processor.domain.model import Amend, Decision, Rejected, Request, Resource
 
 #: The rules that an amendment may change: the name in requests, and the field of Resource.
 RULES: Final = {
@@ -29,20 +29,24 @@ _TIMES: Final = frozenset({"starts_at", "ends_at"})
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
     """
     Change the named rules, or refuse with the first reason that applies:
-    not found, closed, overdrawn by more than the new overdraft, invalid.
+    not found, closed, invalid.
 
-    An amendment is invalid if it names a rule that is fixed, or if the resource would end before it starts. So is a
-    limit below what an account has used. `used` is the most that any account has used.
+    An amendment is invalid if it names a rule that is fixed, or if the resource would end before it starts. So is an
+    overdraft below what is overdrawn, and a limit below what an account has used. `used` is the most that any account
+    has used.
+
+    A daily limit may be below what an account has taken today: it bounds what follows, and is set in a hurry. No
+    threshold is compared with the addresses of accounts, neither here nor at an opening. An account without one is
+    refused when it takes (`waiting.begin`), since it may have got one by then.
     """
     if resource is None:
         return Rejected("resource_not_found")
     if resource.closed_at is not None:
         return Rejected("resource_closed")
     changes = parsed(request.details or {})
-    if resource.available < -changes.get("overdraft", resource.overdraft):
-        return Rejected(SHORTAGE[resource.kind])
+    is_overdrawn = resource.available < -changes.get("overdraft", resource.overdraft)
     is_fixed = not changes.keys() <= set(RULES.values())
-    if is_fixed or _closes_the_window(resource, changes) or _is_used_up(changes, used):
+    if is_overdrawn or is_fixed or _closes_the_window(resource, changes) or _is_used_up(changes, used):
         return Rejected("invalid_amendment")
     return Amend(changes)
 
