@@ -18,7 +18,12 @@
 #
 # Consequence:
 # `api/web/headers.py` finds two values by a comma without a space, and does not see an underscore in place of a hyphen.
-# `api/web/idempotency.py` refuses such a comma in a bare key.
+# `api/web/idempotency.py` refuses such a comma in a bare key that looks like two usual keys.
+#
+# Tried:
+# 2.8.7 is the newest release. Its `src/wsgi/http.rs` moves the parsed headers into the environment and drops them, so
+# neither `wsgi.input` nor the protocol object leads to them, and no option keeps them. Its RSGI interface has
+# `scope.headers.get_all`, but calls a coroutine in an event loop for each request, and not the application in a thread.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -2,7 +2,8 @@
 The Idempotency-Key header: bare, or quoted as a structured field string (RFC 8941, 3.3.3).
 
 Both forms name the same key. Intake gives the key its effect. The server joins two headers with a comma, without a
-space. So a comma in a bare key needs a space behind it, or the key is quoted.
+space, and nothing else shows that there were two. So a bare value is two keys if each part between such commas has
+the form of the keys that programs make. A key that looks like two is quoted, or has a space behind its comma.
 """
 
 import re
@@ -18,6 +19,8 @@ HEADER_CHARACTERS_MAX: Final = 512
 HEADER_PATTERN: Final = r'^([!#-+\--~][ -+\--~]{0,254}|"([ !#-\[\]-~]|\\["\\]){1,255}")$'
 
 _KEY = re.compile(KEY_PATTERN)
+#: The form of the keys that programs make (UUIDs, base64, names with numbers), a quoted key, or an empty header.
+_USUAL = re.compile(r'[A-Za-z0-9._:~@/+=|#, -]*|"[^"]*"')
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ESCAPE = re.compile(r"\\(.)")
 
@@ -36,15 +39,22 @@ def read_key(header: str | None) -> str:
     elif text.startswith('"'):
         key = _quoted(text)
     else:
-        keys = set(JOINED.split(text))
-        if len(keys) > 1:
-            raise Malformed(_TWO_KEYS)
-        [key] = keys
+        key = _bare(text)
     if not _KEY.fullmatch(key):
         raise Invalid.at(
             "", "the header Idempotency-Key must be 1 to 255 printable characters, bare or quoted"
         )
     return key
+
+
+def _bare(text: str) -> str:
+    """Return the key of a bare header. Raises Malformed for two different keys."""
+    keys = set(JOINED.split(text))
+    if len(keys) == 1:
+        return keys.pop()
+    if all(map(_USUAL.fullmatch, keys)):
+        raise Malformed(_TWO_KEYS)
+    return text
 
 
 def _quoted(text: str) -> str:
@@ -59,6 +69,5 @@ def _quoted(text: str) -> str:
 
 
 _TWO_KEYS: Final = (
-    "the header Idempotency-Key is sent twice, or has a comma without a space behind it: "
-    "a key with commas is quoted"
+    "the header Idempotency-Key is sent twice, or looks so because of a comma: quote a key that has commas"
 )

@@ -4,7 +4,7 @@ Headers that are sent twice or under another name, as the server passes them on:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -24,6 +24,9 @@ REDEMPTION = {"resource": "sneaker", "account": "u_42"}
         ("Idempotency-Key", '"a",b'),
         ("Idempotency-Key", 'a,"a"'),
         ("Idempotency-Key", "a, b,c"),
+        ("Idempotency-Key", "a,"),
+        ("Idempotency-Key", "pay 1,pay 2"),
+        ("Idempotency-Key", "019aa9c2-f1c4-7d2a-8b3e-5f60718293a4,Zm9v/YmE+cg=="),
         ("Prefer", "wait=1,wait=2"),
         ("Prefer", "respond-async,wait=1,wait=0"),
         ("Authorization", "Bearer {key},Bearer teller_other"),
@@ -72,10 +75,17 @@ def test_the_same_value_twice_counts_once(teller: Teller, name: str, value: str)
     assert (answer.status_code, answer.json["id"]) == (202, first.json["id"])
 
 
-@pytest.mark.parametrize("key", ["a, b", '"a,b"', '"a\\",\\"b"'])
+#: All printable characters of ASCII, none of them at an end that HTTP would cut off.
+PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a, b", '"a,b"', '"a\\",\\"b"', PRINTABLE, "[1,2]", "{a},{b}", "a,{b}", "5$,6$"],
+)
 def test_a_key_may_have_commas(teller: Teller, key: str) -> None:
     """
-    A bare key has a space behind each comma, and a quoted one has any.
+    A bare key has a space behind each comma, or does not look like two keys. A quoted one has any.
     """
     answer = teller.client.post("/v1/redemptions", REDEMPTION, key=key)
 
