@@ -84,13 +84,14 @@ CREATE TABLE request_kinds (
     asks_gateway     boolean NOT NULL DEFAULT false,
     requires_account boolean NOT NULL DEFAULT false,
     least_amount     bigint,
-    requires_legs    boolean NOT NULL DEFAULT false
+    requires_legs    boolean NOT NULL DEFAULT false,
+    reserves         boolean NOT NULL DEFAULT false
 );
 INSERT INTO request_kinds (kind, takes, asks_gateway, requires_account, least_amount) VALUES ('redemption', true, true, true, 1);
 INSERT INTO request_kinds (kind, takes, asks_gateway, requires_account, least_amount) VALUES ('withdrawal', true, true, true, 1);
 INSERT INTO request_kinds (kind, gives, least_amount) VALUES ('deposit', true, 1);
 INSERT INTO request_kinds (kind, requires_account, requires_legs) VALUES ('exchange', true, true);
-INSERT INTO request_kinds (kind, takes, requires_account, least_amount) VALUES ('reservation', true, true, 1);
+INSERT INTO request_kinds (kind, takes, reserves, requires_account, least_amount) VALUES ('reservation', true, true, true, 1);
 INSERT INTO request_kinds (kind, gives_back) VALUES ('refund', true);
 INSERT INTO request_kinds (kind, gives, opens, least_amount) VALUES ('opening', true, true, 0);
 INSERT INTO request_kinds (kind, amends) VALUES ('amendment', true);
@@ -99,6 +100,8 @@ COMMENT ON TABLE request_kinds IS
     'The kinds of requests, for constraints and for verify. processor/domain/kinds.py has the same facts; a test compares the two.';
 COMMENT ON COLUMN request_kinds.takes IS
     'A completed request has debited its amount, or held and captured it. A refund gives it back.';
+COMMENT ON COLUMN request_kinds.reserves IS
+    'A request is held until a capture takes all or a part of it for good, or it is given back.';
 COMMENT ON COLUMN request_kinds.gives IS 'A completed request has credited its amount.';
 COMMENT ON COLUMN request_kinds.gives_back IS
     'A completed request has given back what the request in refund_of took. Requests without refund_of are refused.';
@@ -221,7 +224,6 @@ CREATE TRIGGER with_legs AFTER INSERT ON requests FOR EACH ROW WHEN (NEW.details
 
 -- ---------------------------------------------------------------- the inbox
 
--- The verbs `capture` and `release` belong to reservations. Nothing writes them yet.
 CREATE TABLE inbox (
     seq        bigint      GENERATED ALWAYS AS IDENTITY,
     partition  smallint    NOT NULL,
@@ -301,8 +303,8 @@ CREATE TABLE decisions (
     detail     text,
     trace      text,
     leg        smallint    CHECK (leg BETWEEN 0 AND 9),
+    captured   bigint,
     PRIMARY KEY (request_id, version),
-    -- The stage `held` belongs to reservations. Nothing writes it yet.
     CONSTRAINT decisions_status CHECK (
         CASE status WHEN 'processing' THEN stage IS NOT NULL AND stage IN ('awaiting_confirmation', 'awaiting_approval', 'queued', 'held', 'settling')
                     WHEN 'completed'  THEN stage IS NULL AND code IS NULL
@@ -325,6 +327,8 @@ COMMENT ON COLUMN decisions.sequence IS
     'The number of the decision within its partition, without gaps. Later versions of the request keep it.';
 COMMENT ON COLUMN decisions.leg IS 'The leg that the code is about, of a request with legs.';
 COMMENT ON COLUMN decisions.reference IS 'The gateway''s own reference for the effect.';
+COMMENT ON COLUMN decisions.captured IS
+    'The quantity that a capture took of the hold of a reservation; NULL: nothing, or another kind.';
 COMMENT ON COLUMN decisions.detail IS 'A description of the change, for people.';
 COMMENT ON COLUMN decisions.trace IS 'The traceback of a fault, for admins. Clients never see it.';
 
@@ -426,6 +430,26 @@ COMMENT ON COLUMN entries.digest IS
     'SHA-256 over the digest before it and this entry. A change of one entry breaks every digest after it.';
 COMMENT ON INDEX entries_once IS
     'A request takes, holds and gives at most once for each leg. A hold ends once, by capture or by release.';
+
+-- ---------------------------------------------------------------- the holds of reservations
+
+CREATE TABLE reservations (
+    request_id  uuid        PRIMARY KEY,
+    partition   smallint    NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    held        bigint      NOT NULL CHECK (held >= 1),
+    command     text        CHECK (command IN ('capture', 'release')),
+    accepted_at timestamptz,
+    amount      bigint      CHECK (amount >= 1),
+    CONSTRAINT reservations_command CHECK ((command IS NULL) = (accepted_at IS NULL)),
+    CONSTRAINT reservations_amount  CHECK (amount IS NULL OR (command IS NOT NULL AND command = 'capture' AND amount <= held))
+) WITH (fillfactor = 70);
+CREATE INDEX reservations_expiring ON reservations (expires_at) WHERE command IS NULL;
+COMMENT ON TABLE reservations IS
+    'The open holds of reservations. A batch writes a row with the hold, and deletes it with the end of the hold.';
+COMMENT ON COLUMN reservations.command IS
+    'The first capture or release that the API accepted, before expires_at. The hold ends by it and not by its expiry, however late it is decided.';
+COMMENT ON COLUMN reservations.amount IS 'The quantity to capture; NULL: all that is held.';
 
 -- ---------------------------------------------------------------- gateways and their effects
 
@@ -857,10 +881,10 @@ END $$;
 CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
     WHEN (NOT OLD.current OR NEW.current
           OR (OLD.request_id, OLD.version, OLD.status, OLD.stage, OLD.code, OLD.reason, OLD.reference, OLD.refunded,
-              OLD.sequence, OLD.decided_at, OLD.at, OLD.actor, OLD.detail, OLD.trace, OLD.leg)
+              OLD.sequence, OLD.decided_at, OLD.at, OLD.actor, OLD.detail, OLD.trace, OLD.leg, OLD.captured)
              IS DISTINCT FROM
              (NEW.request_id, NEW.version, NEW.status, NEW.stage, NEW.code, NEW.reason, NEW.reference, NEW.refunded,
-              NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace, NEW.leg))
+              NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace, NEW.leg, NEW.captured))
     EXECUTE FUNCTION refuse_revision();
 
 -- A trigger, because an index would slow down every first state (version 2), which the primary key makes unique already.
@@ -905,6 +929,11 @@ BEGIN
         RAISE EXCEPTION 'the command % of request % has no line in the audit', NEW.verb, NEW.request_id
               USING ERRCODE = 'integrity_constraint_violation';
     END IF;
+    IF NEW.verb IN ('capture', 'release')
+       AND NOT EXISTS (SELECT FROM public.reservations WHERE request_id = NEW.request_id AND command = NEW.verb) THEN
+        RAISE EXCEPTION 'the command % of request % was not accepted', NEW.verb, NEW.request_id
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
     IF NEW.verb = 'confirm'
        AND NOT EXISTS (SELECT FROM public.codes WHERE request_id = NEW.request_id AND used_at IS NOT NULL) THEN
         RAISE EXCEPTION 'request % was confirmed without its code', NEW.request_id
@@ -942,6 +971,42 @@ CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
     WHEN (OLD.used_at IS NOT NULL AND OLD.used_at IS DISTINCT FROM NEW.used_at AND OLD.id = NEW.id)
     EXECUTE FUNCTION refuse_reversal();
 
+-- The first capture or release that is accepted counts, and none is accepted after the expiry.
+CREATE TRIGGER command BEFORE UPDATE ON reservations FOR EACH ROW
+    WHEN (OLD.command IS NOT NULL OR OLD.expires_at <= statement_timestamp())
+    EXECUTE FUNCTION refuse_reversal();
+-- A hold ends as its command says, and without one it ends by its expiry: not before its time, and not beside a command.
+-- A refund of a failed reservation, and the no of a gateway, end it too.
+CREATE FUNCTION refuse_wrong_end() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    present record;
+    taken   bigint;
+    back    bigint;
+BEGIN
+    SELECT status, code, captured INTO present FROM public.decisions WHERE request_id = OLD.request_id AND current;
+    SELECT coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0),
+           coalesce(sum(amount) FILTER (WHERE kind = 'release'), 0)
+      INTO taken, back
+      FROM public.entries
+     WHERE request_id = OLD.request_id;
+    IF taken + back <> OLD.held
+       OR (CASE WHEN present.status = 'completed'
+               THEN OLD.command IS DISTINCT FROM 'capture' OR taken <> coalesce(OLD.amount, OLD.held)
+                    OR present.captured IS DISTINCT FROM taken
+               WHEN present.status = 'refunded' THEN taken > 0
+               WHEN present.code = 'released' THEN OLD.command IS DISTINCT FROM 'release' OR taken > 0
+               WHEN present.code = 'reservation_expired'
+               THEN OLD.command IS NOT NULL OR OLD.expires_at > clock_timestamp() OR taken > 0
+               ELSE true END) THEN
+        RAISE EXCEPTION 'request % ended as %, with the command %, % captured and % released of %', OLD.request_id,
+              coalesce(present.code, present.status, 'undecided'), coalesce(OLD.command, 'none'), taken, back, OLD.held
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER right_end BEFORE DELETE ON reservations FOR EACH ROW EXECUTE FUNCTION refuse_wrong_end();
+
 -- ---------------------------------------------------------------- roles and grants
 --
 --               | teller_api              | teller_worker                    | teller_courier
@@ -959,6 +1024,7 @@ CREATE TRIGGER use BEFORE UPDATE ON codes FOR EACH ROW
 -- usages        | read                    | read, insert, update             |
 -- daily_usages  | read                    | read, insert, update             |
 -- entries       | read                    | read, insert                     | read
+-- reservations  | read, update            | read, insert, update, delete     | read
 -- effects       | read                    | read, insert, update             | read, update
 -- attempts      | read                    | read                             | read, insert, update
 -- gateways      | read                    | read                             | read, insert, update
@@ -1019,6 +1085,11 @@ GRANT INSERT (partition, request_id, verb, payload) ON inbox TO teller_api;
 GRANT INSERT (partition, actor), DELETE ON pauses TO teller_api;
 GRANT INSERT (actor, action, request_id, reason, detail) ON audit TO teller_api;
 GRANT SELECT, INSERT (digest, key_id, expires_at), DELETE ON console_sessions TO teller_api;
+
+GRANT SELECT ON reservations TO teller_api, teller_worker, teller_courier;
+GRANT UPDATE (command, accepted_at, amount) ON reservations TO teller_api;
+-- A worker updates nothing there: the right lets it lock the rows.
+GRANT INSERT (request_id, partition, expires_at, held), UPDATE (request_id), DELETE ON reservations TO teller_worker;
 
 GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON webhooks, deliveries, fanouts, sandbox_calls, sandbox_payouts TO teller_api;

@@ -131,7 +131,7 @@ class Services:
         )
         find_names = _NamesOf(pool).find
         doorbell = Doorbell(settings.redis_url, find_names)
-        waiters = Waiters(lambda ids: _read_requests(pool, ids), lambda record: record.is_final)
+        waiters = Waiters(lambda ids: _read_requests(pool, ids), lambda record: record.is_settled)
         intake = Intake(
             lambda: _connect_to_own(url, settings.partitions),
             settings.partitions,

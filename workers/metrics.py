@@ -63,6 +63,11 @@ class WorkerMetrics:
         self._swept = Counter(
             "teller_swept", "Rows that the sweep found, because no doorbell came.", registry=self.registry
         )
+        self._expired = Counter(
+            "teller_reservations_expired",
+            "Reservations whose hold ended because they were not captured in time.",
+            registry=self.registry,
+        )
 
     def count_batch(self, rows: int, seconds: float) -> None:
         """Count a batch. One without rows does not count."""
@@ -73,6 +78,10 @@ class WorkerMetrics:
     def count_swept(self, rows: int) -> None:
         """Count rows that no doorbell reported."""
         self._swept.inc(rows)
+
+    def count_expired(self, reservations: int) -> None:
+        """Count reservations whose time was over."""
+        self._expired.inc(reservations)
 
 
 class CourierMetrics:

@@ -30,7 +30,7 @@ problems.declare(
     status=409,
     title="Too late to cancel",
     explanation="The request is decided already. Its status shows the decision.",
-    remedy="An admin can refund a request that is completed or has failed.",
+    remedy="An admin can refund a request that is completed or has failed. A reservation that is held is released.",
 )
 
 
@@ -70,6 +70,9 @@ class Request(BaseModel):
     finished_at: AwareDatetime | None
     apply_before: AwareDatetime | None = None
     refund_of: str | None = None
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="While a reservation is held: the time until which it can be captured."
+    )
     position: int | None = Field(
         default=None,
         description="While the request is queued: the number of requests of its partition before it. Exact up to"

@@ -154,12 +154,14 @@ def wait_for(
     call: Call[ServicesT], record: RequestRecord, seconds: int, headers: dict[str, str]
 ) -> RequestRecord:
     """
-    Wait until the request is final, or until the time is up. Returns the request as it was last read.
+    Wait until the request is final or a reservation is held, or until the time is up.
+
+    Returns the request as it was last read.
 
     Adds a header if the wait was granted. Raises DatabaseUnavailable.
     """
     applied = True
-    if not record.is_final:
+    if not record.is_settled:
         with call.services.views.aside():
             record, applied = call.services.waiters.wait(record.id, call.caller.client, seconds, record)
         deadline.begin()  # the wait until now was asked for

@@ -48,6 +48,8 @@ class Taken:
     settled_xid: int
     #: The number of partitions of the installation.
     partition_count: int
+    #: The rows are in the inbox, and leave it at the end of the batch.
+    is_queued: bool = True
 
 
 def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
@@ -56,11 +58,26 @@ def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
 
     Takes up to `limit` rows, and at least one of each partition that has work.
     """
+    return _take(execute, partitions, limit, "take_inbox")
+
+
+def take_expired(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
+    """
+    Lock partitions, and take up to `limit` of their reservations whose time is over, in one round trip.
+
+    The rows have the verb `expire` and are not in the inbox: what waits there does not delay them.
+    """
+    return _take(execute, partitions, limit, "take_expired", is_queued=False)
+
+
+def _take(
+    execute: Execute, partitions: Collection[int], limit: int, statement: str, *, is_queued: bool = True
+) -> Taken:
     ascending = sorted(partitions)  # all batches lock in this order
     share = max(1, limit // len(ascending))
     begun = execute("begin_batch", TIMEOUTS)
     locks = execute("lock_partitions", {"lock_class": connections.LOCK_CLASS, "partitions": ascending})
-    inbox = execute("take_inbox", {"partitions": ascending, "share": share, "batch_limit": limit})
+    inbox = execute(statement, {"partitions": ascending, "share": share, "batch_limit": limit})
     # After the take, because of the clock: no request is decided at an earlier time than it was accepted.
     state = execute("read_partitions", {"partitions": ascending})
     [(*_, partition_count, settled_xid)] = begun.fetchall()
@@ -92,6 +109,7 @@ def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
         cancels=cancels,
         settled_xid=settled_xid,
         partition_count=partition_count,
+        is_queued=is_queued,
     )
 
 
@@ -120,6 +138,8 @@ def finish(execute: Execute, taken: Taken, done: list[Row], sequences: dict[int,
     Returns a check for the time when the pipeline was synced. It raises DatabaseUnavailable if another transaction
     took one of the rows: the next batch reads again.
     """
+    if not taken.is_queued:
+        return lambda: None
     counts = Counter(row.partition for row in done)
     last_seqs = {row.partition: row.seq for row in done}
     partitions = sorted(counts)

@@ -62,6 +62,27 @@ SELECT i.seq, rations.id, i.verb, i.payload,
                         AND requests.partition = rations.id
                       LIMIT 1) r ON true;
 
+-- take_expired --
+-- The reservations of these partitions whose time is over, the first to expire first, in the columns of take_inbox. A
+-- reservation whose capture or release was accepted does not expire. One that a call is about to accept is left for the
+-- next look.
+SELECT row_number() OVER (ORDER BY v.expires_at, v.request_id), v.partition, 'expire', NULL::jsonb,
+       r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
+  FROM (SELECT request_id, partition, expires_at
+          FROM reservations
+         WHERE partition = ANY(%(partitions)b::smallint[])
+           AND command IS NULL
+           AND expires_at <= clock_timestamp()
+           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = reservations.partition)
+           AND EXISTS (SELECT FROM decisions d WHERE d.request_id = reservations.request_id AND d.current AND d.stage = 'held')
+         ORDER BY expires_at
+         LIMIT %(batch_limit)s
+           FOR UPDATE OF reservations SKIP LOCKED) AS v
+ CROSS JOIN LATERAL (SELECT *
+                       FROM requests
+                      WHERE requests.id = v.request_id
+                      LIMIT 1) AS r;
+
 -- read_partitions --
 -- The number of each partition's last decision, whether it is paused, and the commands to cancel that wait. A cancel
 -- counts when the turn of its request comes, before its own. The last column is the time of this batch.

@@ -51,6 +51,9 @@ _UNWRITABLE: Final = (
 )
 
 
+#: Locks partitions and takes rows of theirs.
+_Take = Callable[[Execute, Collection[int], int], Taken]
+
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -98,23 +101,41 @@ def drain_once(connection: Connection, partitions: Collection[int], limit: int =
     Raises DatabaseUnavailable on a fault of the infrastructure. Nothing was applied then, or everything if only the
     answer to the COMMIT was lost. The next batch reads again in either case.
     """
+    return _run(connection, partitions, limit, inbox.take)
+
+
+def expire_once(connection: Connection, partitions: Collection[int], limit: int = BATCH_LIMIT) -> BatchReport:
+    """
+    End up to `limit` reservations of some partitions whose time is over, in one transaction, as a batch of their own.
+
+    They are found by their time and not in the inbox, so they do not wait behind the requests there. Paused and
+    locked partitions are left out. Raises as `drain_once`.
+    """
+    return _run(connection, partitions, limit, inbox.take_expired)
+
+
+def _run(connection: Connection, partitions: Collection[int], limit: int, take: _Take) -> BatchReport:
     started = time.perf_counter()
     with connections.faults():
         try:
-            report = _transaction(connection, partitions, limit, _Batch.write)
+            report = _transaction(connection, partitions, limit, take, _Batch.write)
         except _Refused:
-            report = _transaction(connection, partitions, limit, _Batch.search)
+            report = _transaction(connection, partitions, limit, take, _Batch.search)
     report.duration_ms = (time.perf_counter() - started) * 1_000
     return report
 
 
 def _transaction(
-    connection: Connection, partitions: Collection[int], limit: int, write: Callable[["_Batch"], None]
+    connection: Connection,
+    partitions: Collection[int],
+    limit: int,
+    take: _Take,
+    write: Callable[["_Batch"], None],
 ) -> BatchReport:
     """Lock the partitions, take their rows, and `write` them, in one transaction."""
     with connection.pipeline() as pipeline, connection.transaction():
         execute = arrays.executor(connection, inbox.SQL | store.SQL)
-        batch = _Batch(connection, pipeline, execute, inbox.take(execute, partitions, limit))
+        batch = _Batch(connection, pipeline, execute, take(execute, partitions, limit))
         batch.delete_strays()
         if batch.taken.rows:
             write(batch)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
-from processor.domain.model import TELLER, Canceller, Effect, Entry, Request, Resource, State
+from processor.domain.model import TELLER, Canceller, Effect, Entry, Request, Reservation, Resource, State
 from processor.domain.rules.daily_limits import DailyUsage
 
 #: The key of an account's usage of a resource: (resource, client, account).
@@ -108,6 +108,8 @@ class Snapshot:
     effects: dict[UUID, Effect] = field(default_factory=dict)
     #: Requests whose hold is neither captured nor released.
     holding: set[UUID] = field(default_factory=set)
+    #: Those of them that are reservations.
+    reservations: dict[UUID, Reservation] = field(default_factory=dict)
     webhooks: dict[str, list[Webhook]] = field(default_factory=dict)
     #: Requests that wait for a code whose lifetime is over.
     lapsed: set[UUID] = field(default_factory=set)

@@ -16,7 +16,8 @@ from processor.batch.inbox import Taken
 from processor.batch.snapshot import Decided, Delivery, Row, Snapshot, UsageKey, Webhook
 from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
-from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Resource, State
+from processor.domain.kinds import KINDS
+from processor.domain.model import MAX_QUANTITY, TELLER, Effect, Entry, Request, Reservation, Resource, State
 from processor.domain.partitioning import partition_of
 from processor.domain.rules import amendments, daily_limits
 from processor.domain.rules.daily_limits import DailyUsage
@@ -115,19 +116,23 @@ def _read_most_used(execute: Execute, snapshot: Snapshot, requests: list[Request
 def _read_history(execute: Execute, snapshot: Snapshot, rows: list[Row], *, recheck: bool) -> None:
     """Read the states of requests that were decided before: those with a later command, and those to be refunded."""
     refunded = [row.request.refund_of for row in rows if row.request.refund_of is not None]
-    ids = [row.request.id for row in rows if recheck or row.verb != "decide"] + refunded
+    decided = [row.request for row in rows if recheck or row.verb != "decide"]
+    ids = [request.id for request in decided] + refunded
     if not ids:
         return
+    reserved = [request.id for request in decided if KINDS[request.kind].reserves]
     effects_read = execute("read_effects", {"ids": ids})  # first: it waits for a courier that claims one
     states_read = execute("read_states", {"ids": ids})
     holds_read = execute("read_open_holds", {"ids": ids})
     expiring = [row.request.id for row in rows if row.verb == "expire"]
     lapsed_read = execute("read_lapsed", {"ids": expiring}) if expiring else ()
+    reservations_read = execute("read_reservations", {"ids": reserved}) if reserved else ()
     originals_read = execute("read_originals", {"ids": refunded})
     snapshot.effects = {effect.request_id: effect for effect in itertools.starmap(Effect, effects_read)}
     snapshot.states = {state.request_id: state for state in itertools.starmap(State, states_read)}
     snapshot.holding = {request_id for (request_id,) in holds_read}
     snapshot.lapsed = {request_id for (request_id,) in lapsed_read}
+    snapshot.reservations = {one.request_id: one for one in itertools.starmap(Reservation, reservations_read)}
     snapshot.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
     if snapshot.originals:
         _note_listeners(snapshot, _ask_for_listeners(execute, snapshot.originals.values()))
@@ -252,6 +257,12 @@ class Writer:
             self._execute("retry_effects", {"ids": sheet.retried, "now": sheet.now})
         if sheet.voided:
             self._execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
+        if sheet.reserved:
+            columns = _columns(sheet.reserved, ("request_ids", "partitions", "expire_at", "held"))
+            self._execute("insert_reservations", columns)
+        if sheet.unreserved:
+            deleted = self._execute("delete_reservations", {"ids": sheet.unreserved})
+            self._expected.append((deleted, len(sheet.unreserved), "a reservation"))
         begun = [(request_id, *where) for request_id, where in sheet.codes.items() if where is not None]
         if begun:
             columns = _columns(begun, ("request_ids", "client_ids", "destinations"))

@@ -42,7 +42,7 @@ SELECT r.id,
 -- read_states --
 -- The current states of requests that were decided before.
 SELECT request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded, detail, trace, actor,
-       leg
+       leg, captured
   FROM decisions
  WHERE request_id = ANY(%(ids)b::uuid[])
    AND current;
@@ -78,6 +78,14 @@ SELECT request_id
    AND used_at IS NULL
    AND due_at IS NULL
    AND expires_at <= clock_timestamp()
+ ORDER BY request_id
+   FOR UPDATE;
+
+-- read_reservations --
+-- The open holds of these reservations, locked against a command that the API would accept now.
+SELECT request_id, expires_at, command, amount
+  FROM reservations
+ WHERE request_id = ANY(%(ids)b::uuid[])
  ORDER BY request_id
    FOR UPDATE;
 
@@ -212,12 +220,12 @@ SELECT v.*, 2, 0, %(now)s, %(now)s, %(actor)s
 
 -- insert_states --
 INSERT INTO decisions (request_id, status, code, sequence, decided_at, version, stage, reason, reference, refunded,
-                       detail, trace, actor, leg, current, at)
+                       detail, trace, actor, leg, captured, current, at)
 SELECT v.*, %(now)s
   FROM unnest(%(request_id)b::uuid[], %(status)b::text[], %(code)b::text[], %(sequence)b::bigint[],
               %(decided_at)b::timestamptz[], %(version)b::integer[], %(stage)b::text[], %(reason)b::text[],
               %(reference)b::text[], %(refunded)b::bigint[], %(detail)b::text[], %(trace)b::text[], %(actor)b::text[],
-              %(leg)b::smallint[], %(current)b::boolean[]) AS v;
+              %(leg)b::smallint[], %(captured)b::bigint[], %(current)b::boolean[]) AS v;
 
 -- insert_effects --
 INSERT INTO effects (request_id, client_id, partition, gateway, created_at, due_at)
@@ -236,6 +244,16 @@ UPDATE effects
 -- No further calls: the hold was released.
 UPDATE effects
    SET due_at = NULL, voided_at = %(now)s
+ WHERE request_id = ANY(%(ids)b::uuid[]);
+
+-- insert_reservations --
+INSERT INTO reservations (request_id, partition, expires_at, held)
+SELECT *
+  FROM unnest(%(request_ids)b::uuid[], %(partitions)b::smallint[], %(expire_at)b::timestamptz[], %(held)b::bigint[]);
+
+-- delete_reservations --
+-- The holds that have ended.
+DELETE FROM reservations
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_codes --

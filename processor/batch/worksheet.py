@@ -7,7 +7,7 @@ them. `store` reads the snapshot from PostgreSQL and writes the changes back.
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from processor.domain.amounts import format_amount
 from processor.domain.kinds import KINDS
 from processor.domain.model import (
     Amend,
+    AskGateway,
     Await,
     Cancel,
     Capture,
@@ -24,11 +25,13 @@ from processor.domain.model import (
     Credit,
     Debit,
     Decision,
+    EndHold,
     Entry,
     EntryKind,
     Fail,
     GiveBack,
     Hold,
+    KeepHeld,
     Nothing,
     Open,
     PaidAfterRefund,
@@ -36,6 +39,8 @@ from processor.domain.model import (
     Release,
     ReleaseHeld,
     Request,
+    Reservation,
+    Reserve,
     Resource,
     RetryEffect,
     Stage,
@@ -50,6 +55,7 @@ from processor.domain.rules import (
     daily_limits,
     refunds,
     replays,
+    reservations,
     settling,
     waiting,
 )
@@ -95,6 +101,10 @@ class Worksheet:
     retried: list[UUID] = field(default_factory=list)
     #: Requests whose gateway must not be called again.
     voided: list[UUID] = field(default_factory=list)
+    #: Reservations that began to be held.
+    reserved: list[tuple[UUID, int, datetime, int]] = field(default_factory=list)
+    #: Reservations whose hold has ended.
+    unreserved: list[UUID] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     #: Requests that began to wait for a code, with its client and destination; None: the wait is over.
     codes: dict[UUID, tuple[str, str] | None] = field(default_factory=dict)
@@ -179,8 +189,16 @@ class Worksheet:
             case "settle":
                 return settling.decide(state, effect, holding)
             case "replay":
-                decision = replays.decide(state, effect, holding)
+                resource = snapshot.resources.get(request.resource_id)
+                reservation = snapshot.reservations.get(request.id)
+                decision = replays.decide(state, effect, holding, reservation, resource)
                 return self._as_new(request) if decision is None else decision
+            case "capture" | "release" | "expire" if KINDS[request.kind].reserves and holding:
+                resource = snapshot.resources.get(request.resource_id)
+                reservation = snapshot.reservations.get(request.id)
+                return reservations.end(row.verb, state, reservation, resource, self.now)
+            case "capture" | "release":
+                return Nothing()
             case "confirm" | "approve" | "deny" | "expire":
                 reason = (row.payload or {}).get("reason")
                 decision = waiting.end(row.verb, state, reason, has_lapsed=request.id in snapshot.lapsed)
@@ -238,13 +256,18 @@ class Worksheet:
             case Hold(quantity, gateway):
                 self._post(request, "hold", quantity)
                 self.snapshot.holding.add(request.id)
-                self.new_effects.append((request.id, request.client_id, self._partition, gateway))
-                self._state(
-                    request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked"
-                )
+                self._ask_gateway(request, gateway, actor)
+            case Reserve(quantity, seconds):
+                self._reserve(request, quantity, seconds, actor)
+            case AskGateway(gateway):
+                self._ask_gateway(request, gateway, actor)
+            case KeepHeld():
+                self._state(request, "processing", actor, stage="held", detail="held again")
+            case EndHold(code, detail):
+                self._end_hold(request, "release")
+                self._state(request, "cancelled", actor, code=code, detail=detail)
             case Capture(reference):
-                self._end_hold(request, "capture")
-                self._state(request, "completed", actor, reference=reference)
+                self._capture(request, reference, actor)
             case Release(code, reason):
                 self._end_hold(request, "release")
                 self._state(request, "refunded", actor, code=code, reason=reason, refunded=request.quantity)
@@ -318,6 +341,25 @@ class Worksheet:
     def _end_hold(self, request: Request, kind: EntryKind) -> None:
         self._post(request, kind, request.quantity)
         self.snapshot.holding.discard(request.id)
+        if KINDS[request.kind].reserves:
+            self.unreserved.append(request.id)
+
+    def _ask_gateway(self, request: Request, gateway: str, actor: str) -> None:
+        self.new_effects.append((request.id, request.client_id, self._partition, gateway))
+        self._state(request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked")
+
+    def _reserve(self, request: Request, quantity: int, seconds: int, actor: str) -> None:
+        expires_at = self.now + timedelta(seconds=seconds)
+        self._post(request, "hold", quantity)
+        self.snapshot.holding.add(request.id)
+        self.snapshot.reservations[request.id] = Reservation(request.id, expires_at, None, None)
+        self.reserved.append((request.id, self._partition, expires_at, quantity))
+        self._state(request, "processing", actor, stage="held", detail=f"held for up to {seconds} s")
+
+    def _capture(self, request: Request, reference: str | None, actor: str) -> None:
+        self._end_hold(request, "capture")
+        captured = request.quantity if KINDS[request.kind].reserves else None
+        self._state(request, "completed", actor, reference=reference, captured=captured)
 
     def _open(self, request: Request, resource: Resource, quantity: int) -> None:
         if quantity > 0:  # first: if it fails, there is no resource
@@ -360,6 +402,7 @@ class Worksheet:
             code="refunded_by_admin" if whole else None,
             reference=before.reference,
             refunded=before.refunded + quantity,
+            captured=before.captured,
             detail=f"{format_amount(quantity, unit)} given back by refund {refund.id}",
         )
         self._state(refund, "completed", actor)
@@ -408,6 +451,7 @@ class Worksheet:
         detail: str | None = None,
         trace: str | None = None,
         leg: int | None = None,
+        captured: int | None = None,
     ) -> None:
         before = self.snapshot.states.get(request.id)
         if before is None:
@@ -439,6 +483,7 @@ class Worksheet:
             trace,
             actor,
             leg,
+            captured,
         )
         self.snapshot.states[request.id] = state
         self.new_states.append(state)

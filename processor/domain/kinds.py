@@ -14,7 +14,15 @@ from typing import Final
 
 from processor.domain.model import Decision, Request, Resource
 from processor.domain.roles import ADMINS, CLIENTS, OPERATORS
-from processor.domain.rules import amendments, closings, deposits, openings, redemptions, withdrawals
+from processor.domain.rules import (
+    amendments,
+    closings,
+    deposits,
+    openings,
+    redemptions,
+    reservations,
+    withdrawals,
+)
 
 #: Decides a request. The arguments after it are its resource, if there is one, and the quantity of the resource that
 #: its account has used so far. Without an account, this is the most that any account has used. The last argument is
@@ -36,6 +44,8 @@ class Kind:
     #: Debits the resource, or holds and then captures, the amount that its account takes. `rules.waiting` guards
     #: every such decision: above `confirm_above` it waits for a code, and above `approve_above` for an approval.
     takes: bool = False
+    #: Only holds the amount, until a capture takes it for good or it is given back.
+    reserves: bool = False
     #: Credits the resource with its amount.
     gives: bool = False
     #: Gives back what another request took: the original, which it must name.
@@ -85,7 +95,15 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "deposit": Kind(deposits.decide, OPERATORS, gives=True, least_amount=1, in_batches=True),
     "exchange": Kind(None, CLIENTS, requires_account=True, requires_legs=True),
-    "reservation": Kind(None, CLIENTS, takes=True, requires_account=True, least_amount=1, refundable=True),
+    "reservation": Kind(
+        reservations.decide,
+        CLIENTS,
+        takes=True,
+        reserves=True,
+        requires_account=True,
+        least_amount=1,
+        refundable=True,
+    ),
     "refund": Kind(None, ADMINS, gives_back=True),
     "opening": Kind(openings.decide, ADMINS, gives=True, opens=True, least_amount=0),
     "amendment": Kind(amendments.decide, ADMINS, amends=True),

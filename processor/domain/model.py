@@ -18,9 +18,10 @@ MAX_QUANTITY: Final = 2**53 - 1
 ResourceKind = Literal["balance", "points", "stock", "coupon", "seat", "pool"]
 EntryKind = Literal["hold", "capture", "release", "debit", "credit"]
 #: The command that an inbox row carries for its request.
-Verb = Literal["decide", "cancel", "settle", "replay", "expire", "confirm", "approve", "deny"]
+Verb = Literal[
+    "decide", "cancel", "settle", "replay", "expire", "confirm", "approve", "deny", "capture", "release"
+]
 Status = Literal["processing", "completed", "rejected", "refunded", "cancelled", "failed"]
-#: No rule makes `held` yet: it belongs to reservations.
 Stage = Literal["awaiting_confirmation", "awaiting_approval", "queued", "held", "settling"]
 Outcome = Literal["done", "declined", "misconfigured", "unknown"]
 #: The side that withdrew a request.
@@ -156,6 +157,8 @@ class State(NamedTuple):
     actor: str = TELLER
     #: The leg that the code is about.
     leg: int | None = None
+    #: The quantity that a capture took of a reservation's hold; None for other kinds, and before.
+    captured: int | None = None
 
     @property
     def is_final(self) -> bool:
@@ -178,6 +181,21 @@ class Effect(NamedTuple):
     calling: bool
     due: bool
     voided: bool
+
+
+class Reservation(NamedTuple):
+    """
+    The open hold of a reservation.
+
+    A command that was accepted before `expires_at` counts, however late it is decided.
+    """
+
+    request_id: UUID
+    expires_at: datetime
+    #: `capture` or `release`, once the API has accepted one of them. It is final.
+    command: str | None
+    #: The quantity to capture; None: all of it.
+    amount: int | None
 
 
 class Entry(NamedTuple):
@@ -242,8 +260,38 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserve:
+    """Set aside until a capture or release, for at most this time."""
+
+    quantity: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskGateway:
+    """A reservation is captured: its gateway is called. The hold stays until the answer."""
+
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepHeld:
+    """A failed reservation is held again, until its client captures or releases it, or its time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndHold:
+    """The hold of a reservation is given back, and the request is `cancelled`."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Capture:
-    """The gateway performed it, and the hold is taken for good. `reference` is the gateway's own."""
+    """
+    The hold is taken for good. `reference` is that of the gateway which performed it; None: no gateway was called.
+    """
 
     reference: str | None
 
@@ -337,6 +385,10 @@ Decision = (
     | Debit
     | Credit
     | Hold
+    | Reserve
+    | AskGateway
+    | KeepHeld
+    | EndHold
     | Capture
     | Release
     | RetryEffect

@@ -17,8 +17,8 @@ from processor.records.documents import RequestRecord
 from processor.storage import connections
 from processor.storage.connections import Connection
 
-#: The stages that accept the command. A command for a held request is accepted and changes nothing.
-CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "awaiting_approval", "held"})
+#: The stages that accept the command. A reservation that is held is decided already: it is released instead.
+CANCELLABLE_STAGES: Final = frozenset({"queued", "awaiting_confirmation", "awaiting_approval"})
 
 
 class NotCancellable(TellerError):

@@ -64,6 +64,10 @@ class RequestRecord(NamedTuple):
     status_since: datetime | None = None
     #: The leg that the code is about.
     leg: int | None = None
+    captured: int | None = None
+    #: While a reservation is held: the time until which it can be captured, and the command that was accepted for it.
+    expires_at: datetime | None = None
+    command: str | None = None
 
     @property
     def event(self) -> str:
@@ -80,6 +84,11 @@ class RequestRecord(NamedTuple):
         """The legs of a request with several resources, in place of `resource_id` and `amount`; else none."""
         return legs_of(self.details)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether a wait for the request ends: it is final, or held until its client acts."""
+        return self.is_final or (self.stage == "held" and self.command is None)
+
     def document(self) -> Document:
         """Return the request as the API shows it."""
         error: Document | None = None
@@ -87,6 +96,7 @@ class RequestRecord(NamedTuple):
             error = {"code": self.code} | ({"reason": self.reason} if self.reason is not None else {})
             if self.leg is not None and self.leg < len(self.legs):
                 error["resource"] = self.legs[self.leg].resource_id
+        result: Document = {"reference": self.reference, "captured": self.captured}
         document: Document = {
             "id": str(self.id),
             "kind": self.kind,
@@ -96,7 +106,7 @@ class RequestRecord(NamedTuple):
             "account": self.account,
             "amount": self.amount,
             "error": error,
-            "result": None if self.reference is None else {"reference": self.reference},
+            "result": {name: value for name, value in result.items() if value is not None} or None,
             "refunded": self.refunded,
             "version": self.version,
             "sequence": self.sequence,
@@ -110,6 +120,8 @@ class RequestRecord(NamedTuple):
             del document["resource"], document["amount"]
         if self.apply_before is not None:
             document["apply_before"] = timestamp(self.apply_before)
+        if self.expires_at is not None:
+            document["expires_at"] = timestamp(self.expires_at)
         if self.refund_of is not None:
             document["refund_of"] = str(self.refund_of)
         return document

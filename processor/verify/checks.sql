@@ -147,9 +147,9 @@ SELECT resource_id || '/' || version, 'decision ' || sequence || ' moved it afte
 -- request_effect_wrong --
 -- The entries of a request agree with its state.
 -- 1. An undecided or rejected request has none.
--- 2. A completed one has one debit, or a hold and its capture.
+-- 2. A completed one has one debit, or a hold and its capture. A reservation may capture a part and release the rest.
 -- 3. A refunded or cancelled one has a release, or the credits of refunds.
--- 4. A held one has a hold alone.
+-- 4. A held one has a hold alone. Only reservations are `held`, and give a hold back when they are cancelled.
 WITH moved AS (
     SELECT request_id,
            coalesce(sum(amount) FILTER (WHERE kind = 'debit'), 0)   AS debit,
@@ -166,7 +166,7 @@ WITH moved AS (
      WHERE q.refund_of IS NOT NULL
      GROUP BY q.refund_of
 ), present AS (
-    SELECT q.id, q.kind, k.takes, k.gives, k.gives_back, q.amount, q.refund_of,
+    SELECT q.id, q.kind, k.takes, k.reserves, k.gives, k.gives_back, q.amount, d.captured, q.refund_of,
            coalesce(d.stage, d.status, 'undecided') AS state,
            coalesce(m.debit, 0) AS debit, coalesce(m.hold, 0) AS hold, coalesce(m.capture, 0) AS capture,
            coalesce(m.release, 0) AS release, coalesce(m.credit, 0) AS credit, coalesce(g.back, 0) AS back
@@ -182,6 +182,10 @@ SELECT id::text,
        || '; refunds gave back ' || back
   FROM present
  WHERE CASE
+       WHEN reserves AND state IN ('completed', 'refunded') AND captured IS NOT NULL
+            THEN (debit, hold, capture, release, credit) = (0, amount, captured, amount - captured, 0)
+                 AND CASE state WHEN 'completed' THEN back < captured ELSE back = captured END
+       WHEN captured IS NOT NULL OR (reserves AND state = 'completed') OR (state = 'held' AND NOT reserves) THEN false
        WHEN takes AND state = 'completed'
             THEN (debit, hold, capture, release, credit) IN ((amount, 0, 0, 0, 0), (0, amount, amount, 0, 0))
                  AND back < amount
@@ -194,7 +198,8 @@ SELECT id::text,
        WHEN takes AND state = 'failed'
             THEN (debit, hold, capture, release, credit, back) IN ((0, 0, 0, 0, 0, 0), (0, amount, 0, 0, 0, 0))
        WHEN takes AND state = 'cancelled'
-            THEN (debit, hold, capture, release, credit, back) IN ((0, 0, 0, 0, 0, 0), (0, amount, 0, amount, 0, 0))
+            THEN (debit, hold, capture, release, credit, back) = (0, 0, 0, 0, 0, 0)
+                 OR (reserves AND (debit, hold, capture, release, credit, back) = (0, amount, 0, amount, 0, 0))
        WHEN gives AND state = 'completed'
             THEN (debit, hold, capture, release, credit) = (0, 0, 0, 0, amount)
        WHEN gives_back AND state = 'completed'
@@ -204,6 +209,36 @@ SELECT id::text,
        ELSE (debit, hold, capture, release, credit) = (0, 0, 0, 0, 0)
             AND (state IN ('undecided', 'rejected', 'cancelled', 'failed') OR state LIKE 'awaiting_%%'
                  OR (state = 'completed' AND NOT (takes OR gives OR gives_back))) END IS NOT TRUE;
+
+-- reservation_wrong --
+-- An open hold of a reservation has a row, with its partition and quantity, and no other hold has one. Its command waits
+-- in the inbox, unless it was decided: its gateway is called, or it has failed.
+SELECT coalesce(v.request_id, h.id)::text,
+       CASE WHEN v.request_id IS NULL THEN 'it is ' || h.state || ', and nothing will end its hold'
+            WHEN h.id IS NULL THEN 'it holds nothing, but its hold is to be ended'
+            WHEN h.state IS DISTINCT FROM 'held' OR v.command IS NULL
+            THEN 'its hold of ' || v.held || ' in partition ' || v.partition || ' is to end ' || v.expires_at || ' or by '
+                 || coalesce(v.command, 'a command') || '; it is ' || h.state || ' and holds ' || h.amount || ' in partition '
+                 || h.partition
+            ELSE 'its ' || v.command || ' was accepted, and never will be decided: it is not in the inbox' END
+  FROM (SELECT e.request_id AS id, sum(e.amount) AS amount, q.partition, coalesce(d.stage, d.status, 'undecided') AS state
+          FROM entries e
+          JOIN requests q ON q.id = e.request_id
+          JOIN request_kinds k ON k.kind = q.kind AND k.reserves
+          LEFT JOIN decisions d ON d.request_id = q.id AND d.current
+         WHERE e.kind = 'hold'
+           AND NOT EXISTS (SELECT FROM entries o
+                            WHERE o.request_id = e.request_id AND o.leg = e.leg AND o.kind IN ('capture', 'release'))
+         GROUP BY e.request_id, q.partition, d.stage, d.status) AS h
+  FULL JOIN reservations v ON v.request_id = h.id
+ WHERE v.request_id IS NULL
+    OR h.id IS NULL
+    OR v.held <> h.amount
+    OR v.partition <> h.partition
+    OR h.state NOT IN ('held', 'settling', 'failed')
+    OR (h.state = 'settling' AND v.command IS DISTINCT FROM 'capture')
+    OR (h.state = 'held' AND v.command IS NOT NULL
+        AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = v.request_id AND i.verb = v.command));
 
 -- request_refunded_wrong --
 -- `refunded` is the sum that refunds credited or released.

@@ -87,6 +87,11 @@ _COLUMNS: Final = {
         "INSERT": "id client_id created_by idempotency_key fingerprint kind partition resource_id account amount"
         " apply_before refund_of details metadata"
     },
+    ("reservations", "teller_api"): {"UPDATE": "command accepted_at amount"},
+    ("reservations", "teller_worker"): {
+        "INSERT": "request_id partition expires_at held",
+        "UPDATE": "request_id",
+    },
     ("resources", "teller_worker"): {
         "UPDATE": "unit client_id available held version overdraft per_account_limit starts_at ends_at gateway"
         " confirm_above approve_above metadata closed_at digest last_entry_at per_account_daily_limit"

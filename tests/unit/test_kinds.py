@@ -12,7 +12,7 @@ import pytest
 from api.app import ROUTES
 from api.web.submission import SubmissionBody
 from processor.domain.kinds import KINDS
-from processor.domain.model import Amend, Close, Credit, Debit, Hold, Open, Request, Resource
+from processor.domain.model import Amend, Close, Credit, Debit, Hold, Open, Request, Reserve, Resource
 from processor.domain.roles import ALL_ROLES
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -27,14 +27,15 @@ def test_a_granted_request_does_what_its_kind_says(name: str, gateway: str | Non
     """
     kind = KINDS[name]
     resource = None if kind.opens else Resource("r", "stock", 10, NOON, gateway=gateway)
-    request = Request(
-        uuid.UUID(int=1), "shop", name, "r", "ada", 3, details={"kind": "stock"} if kind.opens else {}
-    )
+    details = {"kind": "stock"} if kind.opens else {"ttl_seconds": 60} if kind.reserves else {}
+    request = Request(uuid.UUID(int=1), "shop", name, "r", "ada", 3, details=details)
     assert kind.rule is not None
 
     decision = kind.rule(request, resource, 0, NOON)
 
-    if kind.takes:
+    if kind.reserves:
+        assert decision == Reserve(3, 60)
+    elif kind.takes:
         holds = gateway is not None and kind.asks_gateway
         assert decision == (Hold(3, "bank") if holds else Debit(3))
     else:
@@ -57,7 +58,10 @@ def test_the_description_of_a_kind_has_no_contradiction(name: str) -> None:
     assert kind.takes + kind.gives + kind.gives_back <= 1
     assert kind.opens + kind.amends + kind.closes <= 1
     assert not kind.takes or (kind.requires_account and kind.least_amount == 1)
-    assert not (kind.refundable or kind.asks_gateway) or kind.takes
+    assert not (kind.refundable or kind.asks_gateway or kind.reserves) or kind.takes
+    assert not (
+        kind.asks_gateway and kind.reserves
+    )  # the gateway of a reservation is called when it is captured
     assert not kind.in_batches or kind.rule is not None
     assert kind.roles
     assert kind.roles <= ALL_ROLES

@@ -489,6 +489,7 @@ def test_only_a_definite_answer_moves_money_and_only_while_it_is_held(
         (_state("completed"), _effect("done"), False, Nothing()),
         (_state("rejected"), None, False, Nothing()),
         (SETTLING, _effect(None), True, Nothing()),
+        (FAILED, None, True, None),
         (None, None, False, Nothing()),
     ],
 )

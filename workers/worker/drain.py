@@ -73,6 +73,8 @@ class Drainer:
         #: Partitions that may have work, and those among them that the sweep found.
         self._marked: set[int] = set()
         self._neglected: set[int] = set()
+        #: Partitions with reservations whose time is over.
+        self._expiring: set[int] = set()
         #: Partitions with a doorbell that is not acknowledged.
         self._silent: set[int] = set()
         self._is_busy = False
@@ -113,6 +115,13 @@ class Drainer:
             self._neglected.update(partitions)
             self._mark(partitions)
 
+    def expire(self, partitions: Collection[int]) -> None:
+        """End the reservations of these partitions whose time is over, before the next batch. Returns at once."""
+        if partitions:
+            with self._changed:
+                self._expiring.update(partitions)
+                self._changed.notify()
+
     def stop(self) -> None:
         """Begin no further batch. `Assignments.close` waits for the one under way."""
         with self._changed:
@@ -130,6 +139,7 @@ class Drainer:
         while self._wait():
             report = None
             try:
+                self._expire()
                 report = self._drain(self._take_marked())
                 self._drain(self._take_apart(), apart=True)
             except Exception:
@@ -144,7 +154,7 @@ class Drainer:
             time.sleep(self._gather_seconds)
             return not self._is_stopping
         with self._changed:
-            while not self._is_stopping and self._marked.issubset(self._apart):
+            while not self._is_stopping and not self._expiring and self._marked.issubset(self._apart):
                 pause = self._retry_at - time.monotonic() if self._apart else None
                 if pause is not None and pause <= 0:
                     break
@@ -230,6 +240,35 @@ class Drainer:
         self._leave(held - report.locked - report.more)
         self._assignments.exit(report.more)
         return report
+
+    def _expire(self) -> None:
+        """
+        End the reservations whose time is over, in a batch of their own. The sweep finds again what is left.
+        """
+        if not self._expiring:
+            return
+        with self._changed:
+            expiring, self._expiring = self._expiring, set()
+        held = self._assignments.enter(expiring)
+        if not held:
+            return
+        try:
+            report = batch.expire_once(self._connection.get(), held)
+        except DatabaseUnavailable as fault:
+            self._connection.close()
+            log.warning("expiry_retried", partitions=sorted(held), fault=str(fault))
+        except Exception:
+            self._connection.close()  # its state is undefined
+            raise
+        else:
+            self._doorbell.announce(report.decided)
+            if report.for_couriers:
+                self._doorbell.notify_couriers()
+            self._metrics.count_expired(report.taken)
+            log.info("reservations_expired", taken=report.taken, duration_ms=round(report.duration_ms, 1))
+            self.expire(report.more)
+        finally:
+            self._assignments.exit(held.difference(self._apart))
 
     def _leave(self, partitions: Collection[int]) -> None:
         """End the batch of partitions that are empty as far as it saw, or no longer held."""

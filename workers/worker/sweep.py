@@ -16,7 +16,7 @@ import structlog
 from processor.clients import codes
 from processor.cluster import ownership
 from processor.errors import DatabaseUnavailable
-from processor.operations import approvals
+from processor.operations import approvals, reservations
 from processor.storage.connections import Reconnecting
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class Sweep:
             return
         connection = self._connection.get()
         self._drainer.mark(approvals.expire(connection, held))
+        self._drainer.expire(reservations.expired(connection, held))
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
             codes.tidy(connection)

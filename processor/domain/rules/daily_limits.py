@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from processor.domain import ledger
-from processor.domain.model import Debit, Decision, Hold, Rejected, Resource
+from processor.domain.model import Debit, Decision, Hold, Rejected, Reserve, Resource
 
 
 class DailyUsage(NamedTuple):
@@ -26,7 +26,7 @@ def check(decision: Decision, resource: Resource, usage: DailyUsage | None, now:
     `usage` is the account's; None: it has taken nothing yet.
     """
     limit = resource.per_account_daily_limit
-    if limit is None or not isinstance(decision, Debit | Hold):
+    if limit is None or not isinstance(decision, Debit | Hold | Reserve):
         return decision
     used = after(usage, day_of(ledger.time_of_next(resource, now)), decision.quantity).used
     return decision if used <= limit else Rejected("daily_limit_reached")

@@ -33,7 +33,8 @@ def decide(
         return Rejected("outcome_pending")
     if state.status == "failed":
         return _release(refund, original, effect, holding)
-    left = original.quantity - state.refunded
+    taken = original.quantity if state.captured is None else state.captured
+    left = taken - state.refunded
     if state.status != "completed" or left <= 0:
         return Rejected("nothing_to_refund")
     wanted = left if refund.amount is None else refund.amount

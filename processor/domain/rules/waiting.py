@@ -2,7 +2,8 @@
 Waiting: a large request waits for a code, then for an approval, before it takes anything.
 
 It waits for the account's code above the resource's `confirm_above`. Above `approve_above` it waits for the approval
-of another client. The decision counts, and not the kind: no kind of request can take more without them.
+of another client. The decision counts, and not the kind: no kind of request can take more without them. A reservation
+waits before it holds anything, and its capture no longer.
 """
 
 from typing import Final
@@ -15,6 +16,7 @@ from processor.domain.model import (
     Hold,
     Nothing,
     Rejected,
+    Reserve,
     Resource,
     Stage,
     State,
@@ -36,7 +38,7 @@ def begin(decision: Decision, resource: Resource, passed: Stage | None, *, has_c
     `passed` is the stage that the request has just left. Confirmation comes before approval. A request that needs a
     code is rejected if its account has no address.
     """
-    if not isinstance(decision, Debit | Hold):
+    if not isinstance(decision, Debit | Hold | Reserve):
         return decision
     if passed is None and _is_above(decision.quantity, resource.confirm_above):
         return Await("awaiting_confirmation") if has_contact else Rejected("no_contact")
