@@ -419,6 +419,7 @@ CREATE TABLE entries (
     digest      bytea       NOT NULL CHECK (length(digest) = 32),
     PRIMARY KEY (resource_id, version)
 );
+-- The rest of a hold of which a part was captured is released as leg -1. right_end (below) holds that both are the hold.
 CREATE UNIQUE INDEX entries_once ON entries
     (request_id, leg, (CASE kind WHEN 'capture' THEN 'end' WHEN 'release' THEN 'end' ELSE kind END));
 COMMENT ON TABLE entries IS

@@ -9,7 +9,7 @@ from pydantic import Field
 from api.services import Call
 from api.v1.requests import ACCEPTED, RECORDED
 from api.web import problems, submission
-from api.web.fields import Account, Amount, Body, Id, Metadata, Nothing, Text, optional
+from api.web.fields import Account, Amount, Body, Id, Metadata, Text, optional
 from api.web.parsing import read_id
 from api.web.problems import Invalid, NotFound
 from api.web.routing import Answer, Routes
@@ -18,7 +18,7 @@ from processor.domain.kinds import KINDS
 from processor.intake.intake import Submission
 from processor.operations import reservations
 from processor.operations.cancel import ReasonRefused
-from processor.operations.reservations import NotHeld
+from processor.operations.reservations import MoreThanHeld, NotHeld
 
 #: The longest time for which a reservation is held: 30 days.
 TTL_SECONDS_MAX: Final = 30 * 24 * 3_600
@@ -65,6 +65,12 @@ class Reservation(SubmissionBody):
         )
 
 
+class Capture(Body):
+    """The part of a hold that is captured."""
+
+    amount: Amount = optional("The quantity to capture. The rest is given back. Left out: all that is held.")
+
+
 class Release(Body):
     """The reason for a release."""
 
@@ -94,7 +100,7 @@ def reserve(call: Call) -> Answer:
     "POST",
     "/v1/requests/<request>/capture",
     roles=KINDS["reservation"].roles,
-    body=Nothing,
+    body=Capture,
     body_optional=True,
     answers=RECORDED,
     problems=(NotFound, NotHeld),
@@ -103,12 +109,16 @@ def capture(call: Call, request: str) -> Answer:
     """
     Capture a reservation.
 
-    The held amount is taken for good. If the resource has a gateway, it is called first. A capture that was accepted
-    counts, also if the hold expires before it is decided.
+    The held amount is taken for good, or `amount` of it, and the rest is given back. If the resource has a gateway,
+    it is called first. A capture that was accepted counts, also if the hold expires before it is decided.
     """
     request_id = read_id(request, "request")
-    with call.services.connection() as connection:
-        record, command = reservations.capture(connection, request_id, call.caller)
+    body: Capture = call.body
+    try:
+        with call.services.connection() as connection:
+            record, command = reservations.capture(connection, request_id, call.caller, body.amount)
+    except MoreThanHeld as refused:
+        raise Invalid.at("/amount", str(refused)) from None
     call.services.doorbell.notify(command.partition)
     return submission.recorded(record)
 

@@ -338,8 +338,8 @@ class Worksheet:
             took = ledger.USES[kind] > 0
             self.moved_usages[key] = resource.per_account_limit if took else self.moved_usages.get(key)
 
-    def _end_hold(self, request: Request, kind: EntryKind) -> None:
-        self._post(request, kind, request.quantity)
+    def _end_hold(self, request: Request, kind: EntryKind, quantity: int | None = None) -> None:
+        self._post(request, kind, request.quantity if quantity is None else quantity)
         self.snapshot.holding.discard(request.id)
         if KINDS[request.kind].reserves:
             self.unreserved.append(request.id)
@@ -357,9 +357,20 @@ class Worksheet:
         self._state(request, "processing", actor, stage="held", detail=f"held for up to {seconds} s")
 
     def _capture(self, request: Request, reference: str | None, actor: str) -> None:
-        self._end_hold(request, "capture")
-        captured = request.quantity if KINDS[request.kind].reserves else None
-        self._state(request, "completed", actor, reference=reference, captured=captured)
+        if not KINDS[request.kind].reserves:
+            self._end_hold(request, "capture")
+            self._state(request, "completed", actor, reference=reference)
+            return
+        captured = self.snapshot.reservations[request.id].amount or request.quantity
+        rest = request.quantity - captured
+        self._end_hold(request, "capture", captured)
+        if rest > 0:
+            self._post(request, "release", rest)
+            self.entries[-1] = self.entries[-1]._replace(leg=ledger.REST_LEG)
+            self.has_legs = True
+        unit = self.snapshot.resources[request.resource_id].written_unit
+        detail = f"{format_amount(captured, unit)} captured, and the rest released" if rest > 0 else None
+        self._state(request, "completed", actor, reference=reference, detail=detail, captured=captured)
 
     def _open(self, request: Request, resource: Resource, quantity: int) -> None:
         if quantity > 0:  # first: if it fails, there is no resource

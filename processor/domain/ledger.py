@@ -25,6 +25,9 @@ MOVES: Final[dict[str, tuple[int, int]]] = {
 #: The change of the account's usage by each kind of entry, in multiples of its amount.
 USES: Final[dict[str, int]] = {"hold": +1, "capture": 0, "release": -1, "debit": +1, "credit": -1}
 
+#: The leg of the entry that releases the rest of a hold of which a part was captured.
+REST_LEG: Final = -1
+
 
 def has_room(resource: Resource, quantity: int) -> bool:
     """

@@ -54,6 +54,7 @@ SELECT coalesce(open_until <= statement_timestamp(), true)
 -- 3. Clients whose breaker is open have one call together. It is for the first behind the client of the last probe.
 -- 4. The calls of a client are at most `reserve` times the calls that it leaves free. So another client always finds a
 --    free call, unless the limit is small.
+-- The amount of a reservation is the part that is to be captured.
 -- An effect that has no tries left was claimed by a courier that recorded no answer: its outcome is unknown.
 -- The rows are updated by their place: for a planner without good statistics, a join would read all effects.
 WITH leased AS MATERIALIZED (
@@ -134,7 +135,8 @@ WITH leased AS MATERIALIZED (
      WHERE name = %(gateway)s
 )
 SELECT c.client_id, c.partition, c.leg, c.token, c.tries,
-       r.id, r.kind, r.account, r.resource_id, r.amount, r.details ->> 'destination', coalesce(r.metadata, '{}')
+       r.id, r.kind, r.account, r.resource_id,
+       coalesce((SELECT amount FROM reservations WHERE reservations.request_id = r.id), r.amount), r.details ->> 'destination', coalesce(r.metadata, '{}')
   FROM claimed c
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
  UNION ALL

@@ -118,7 +118,7 @@ SELECT e.resource_id || '/' || e.version,
 
 -- entry_unexplained --
 -- An entry belongs to a request, and has its resource and its account. A refund gives back to the account of the first
--- request.
+-- request. Leg -1 is the rest of a hold of which a part was captured.
 SELECT e.resource_id || '/' || e.version,
        CASE WHEN q.id IS NULL THEN 'there is no request ' || e.request_id
             ELSE 'it is leg ' || e.leg || ' of ' || coalesce(e.account, 'no account') || ', but request ' || q.id || ' is for '
@@ -129,7 +129,11 @@ SELECT e.resource_id || '/' || e.version,
  WHERE q.id IS NULL
     OR e.resource_id <> q.resource_id
     OR e.account IS DISTINCT FROM coalesce(first.account, q.account)
-    OR e.leg <> 0;
+    OR (e.leg <> 0
+        AND NOT (e.leg = -1
+                 AND e.kind = 'release'
+                 AND EXISTS (SELECT FROM entries c
+                              WHERE c.request_id = e.request_id AND c.leg = 0 AND c.kind = 'capture')));
 
 -- entry_out_of_order --
 -- The debits, credits and holds that decisions wrote at once are in the order of the decisions, for each resource.
@@ -249,7 +253,7 @@ SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(
                JOIN requests q ON q.id = e.request_id
                LEFT JOIN decisions own ON own.request_id = q.id AND own.current AND own.status = 'refunded'
               WHERE (e.kind = 'credit' AND q.refund_of IS NOT NULL)
-                 OR (e.kind = 'release' AND own.request_id IS NOT NULL)
+                 OR (e.kind = 'release' AND e.leg >= 0 AND own.request_id IS NOT NULL)
               GROUP BY 1) AS g ON g.request_id = d.request_id
  WHERE d.current
    AND d.refunded <> coalesce(g.back, 0);
@@ -346,7 +350,7 @@ SELECT request_id::text,
                  'said', coalesce(outcome, 'nothing yet'), answer)
   FROM (SELECT d.request_id, d.status, d.code, d.reference, d.reason, e.outcome, e.reference AS answer,
                e.reason AS refusal, e.voided_at, e.due_at,
-               EXISTS (SELECT FROM entries r WHERE r.request_id = e.request_id AND r.kind = 'release') AS released
+               EXISTS (SELECT FROM entries r WHERE r.request_id = e.request_id AND r.leg >= 0 AND r.kind = 'release') AS released
           FROM effects e
           JOIN decisions d ON d.request_id = e.request_id AND d.current) AS asked
  WHERE (due_at IS NOT NULL AND (outcome IN ('done', 'declined') OR voided_at IS NOT NULL))

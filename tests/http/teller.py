@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from api.services import Services
     from processor.domain.model import Outcome
+    from processor.gateways.protocol import Order
     from processor.outbox.code_messages import CodeMessage
     from processor.settings import Settings
     from processor.storage.connections import Connection
@@ -124,23 +125,26 @@ class Teller:
         self.drain()
         return str(answer.json["id"])
 
-    def call_gateway(self, *answers: Answer) -> None:
+    def call_gateway(self, *answers: Answer) -> list[Order]:
         """
         Call the sandbox as a courier does, once for each answer. The last answer is final. Afterwards the
-        notifications of these requests are deliveries.
+        notifications of these requests are deliveries. Returns what it was asked for.
         """
+        orders: list[Order] = []
         with connections.connect(
             self.settings.courier_database_url, application_name="test courier"
         ) as connection:
             gateway_calls.introduce(connection, "sandbox")
             for number, answer in enumerate(answers, 1):
                 claim = _claim(connection)
+                orders += [one.order for one in claim.effects]
                 pause_seconds = None if number == len(answers) else 0.0
                 gateway_calls.record(
                     connection, [CallResult(one, answer, pause_seconds) for one in claim.effects]
                 )
             self.drain()
             deliveries.expand(connection)
+        return orders
 
     @contextlib.contextmanager
     def stopped_courier(self) -> Iterator[Callable[[Answer], None]]:

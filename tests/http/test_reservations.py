@@ -276,6 +276,42 @@ def test_a_gateway_is_called_with_the_capture(
     assert capture(teller, asked).status_code == 409
 
 
+@pytest.mark.parametrize("gateway", [None, "sandbox"])
+def test_a_part_is_captured_and_the_rest_released(teller: Teller, gateway: str | None) -> None:
+    """
+    4 of 10 are captured, and a gateway is asked for 4. The account may take the other 6 again. A refund gives back 4.
+    """
+    rules = {} if gateway is None else {"gateway": gateway}
+    teller.open("bank", "balance", 100, per_account_limit=10, **rules)
+    asked = reserve(teller, "bank", 10)
+    for amount, pointer in ((11, "/amount"), (0, "/amount")):
+        refused = teller.client.post(f"/v1/requests/{asked}/capture", {"amount": amount})
+        assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, pointer)
+    assert capture(teller, asked, {"amount": 4}).status_code == 202
+    if gateway is not None:
+        assert [order.amount for order in teller.call_gateway(Answer("done", 200))] == [4]
+
+    done = read(teller, asked)
+    assert (done["status"], done["amount"], done["result"]) == ("completed", 10, {"captured": 4})
+    entries = teller.client.get(f"/v1/requests/{asked}/entries").json["data"]
+    assert [(one["kind"], one["amount"]) for one in entries] == [("release", 6), ("capture", 4), ("hold", 10)]
+    assert teller.quantities("bank") == (96, 0)
+    assert read(teller, reserve(teller, "bank", 7))["error"]["code"] == "limit_reached"
+    rest = reserve(teller, "bank", 6)
+    assert release(teller, rest).status_code == 202
+
+    path = f"/v1/admin/requests/{asked}/refund"
+    for part, end in (({"amount": 5}, "refund_too_large"), ({"amount": 1}, "completed"), ({}, "completed")):
+        refund = teller.admin.post(path, {"reason": "returned", **part}).json["id"]
+        teller.drain()
+        assert teller.status(refund) == end
+    done = read(teller, asked)
+    assert (done["status"], done["refunded"], done["result"]) == ("refunded", 4, {"captured": 4})
+    assert teller.quantities("bank") == (100, 0)
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        assert [str(found) for found in verify(connection)] == []
+
+
 def test_an_unknown_outcome_of_a_capture_fails_and_is_replayed(teller: Teller) -> None:
     """
     The hold stays. The replay calls the gateway again, and its time does not run out meanwhile.

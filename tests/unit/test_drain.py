@@ -42,12 +42,18 @@ class Batches:
         self.act: Callable[[set[int]], BatchReport | None] = lambda _: None
         #: The limit of the latest batch.
         self.limit = 0
+        self.expire: Callable[[set[int]], BatchReport | None] = lambda _: None
 
     def drain_once(self, _connection: object, partitions: Collection[int], limit: int) -> BatchReport:
         """Stand in for the batch of `processor.batch.run`."""
         self.limit = limit
         self.begun.put(sorted(partitions))
         return self.act(set(partitions)) or BatchReport(taken_from=Counter(partitions))
+
+    def expire_once(self, _connection: object, partitions: Collection[int], _limit: int) -> BatchReport:
+        """Stand in for the batch of reservations whose time is over. Its partitions are negative."""
+        self.begun.put([-partition for partition in sorted(partitions)])
+        return self.expire(set(partitions)) or BatchReport(taken_from=Counter(partitions))
 
     def next(self) -> list[int]:
         """Return the partitions of the next batch, once it has begun."""
@@ -63,6 +69,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     """Fake batches, with short pauses between tries."""
     fakes = Batches()
     monkeypatch.setattr(batch, "drain_once", fakes.drain_once)
+    monkeypatch.setattr(batch, "expire_once", fakes.expire_once)
     monkeypatch.setattr(module, "RETRY_LONGEST_SECONDS", 0.01)
     monkeypatch.setattr(module, "RETRY_FIRST_SECONDS", 0.01)
     return fakes
@@ -443,3 +450,42 @@ def test_a_batch_has_the_rows_that_fit_into_half_a_second() -> None:
     assert after(60_000.0, 1) == 250  # it waited for something else
     assert after(60_000.0, 250) == batch_limit.LEAST_LIMIT
     assert [after(10.0, 50) for _ in range(6)] == [100, 200, 400, 800, 1_600, batch.BATCH_LIMIT]
+
+
+def test_reservations_expire_between_two_batches_of_a_deep_partition(
+    drainer: Drainer, batches: Batches
+) -> None:
+    """
+    The rows that wait do not delay them. Full batches of them take turns with those of requests.
+    """
+    full = [True, False]
+
+    def mark(_: set[int]) -> BatchReport:
+        drainer.expire({3, 99})  # 99 is of another worker
+        batches.act = lambda _: None
+        return BatchReport(taken_from=Counter({7: 9}), more=frozenset({7}))
+
+    batches.act = mark
+    batches.expire = lambda partitions: BatchReport(more=frozenset(partitions if full.pop(0) else ()))
+    drainer.answer(7)
+
+    assert [batches.next() for _ in range(4)] == [[7], [-3], [7], [-3]]
+
+
+@pytest.mark.parametrize("fault", [DatabaseUnavailable("away"), RuntimeError("a fault")])
+def test_an_expiry_that_fails_stops_nothing(drainer: Drainer, batches: Batches, fault: Exception) -> None:
+    """
+    The sweep finds the reservations again. Batches go on, and the partition does not count as stalled.
+    """
+
+    def fail(_: set[int]) -> None:
+        raise fault
+
+    batches.expire = fail
+    drainer.expire({3})
+    assert batches.next() == [-3]
+    drainer.answer(7)
+    assert batches.next() == [7]
+    batches.expire = lambda _: None
+    drainer.expire({3})
+    assert batches.next() == [-3]

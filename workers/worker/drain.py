@@ -39,6 +39,9 @@ BUSY_ROWS: Final = 4
 #: The longest time for which a busy drain gathers rows, in seconds. It gathers for as long as its last batch took.
 GATHER_SECONDS: Final = 0.003
 
+#: The reservations that one batch ends. More follow after the next batch of requests.
+EXPIRED_AT_ONCE: Final = 500
+
 log = structlog.get_logger(__name__)
 
 
@@ -253,7 +256,7 @@ class Drainer:
         if not held:
             return
         try:
-            report = batch.expire_once(self._connection.get(), held)
+            report = batch.expire_once(self._connection.get(), held, EXPIRED_AT_ONCE)
         except DatabaseUnavailable as fault:
             self._connection.close()
             log.warning("expiry_retried", partitions=sorted(held), fault=str(fault))
