@@ -598,6 +598,8 @@ CREATE TABLE webhooks (
     disabled_reason text
 );
 CREATE INDEX webhooks_of_client ON webhooks (client_id, id);
+CREATE INDEX webhooks_newest ON webhooks (created_at DESC, id DESC);
+CREATE INDEX webhooks_newest_of_client ON webhooks (client_id, created_at DESC, id DESC);
 CREATE INDEX webhooks_disabled ON webhooks (id) WHERE disabled_at IS NOT NULL;
 COMMENT ON TABLE webhooks IS 'The addresses that receive a client''s events.';
 COMMENT ON COLUMN webhooks.events IS 'The event types that are sent; NULL: all.';

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from api.services import Call
 from api.web import long_poll, problems, submission
-from api.web.fields import ID_PATTERN, Body, OneOf, Text, optional
+from api.web.fields import ID_PATTERN, KEY_PATTERN, Body, OneOf, Text, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
 from api.web.problems import Invalid, NotFound
@@ -153,6 +153,12 @@ class RequestQuery(Page):
     kind: RequestKind = optional()
     resource: Annotated[str, Field(pattern=ID_PATTERN)] = optional()
     account: Annotated[str, Field(pattern=ID_PATTERN)] = optional()
+    idempotency_key: Annotated[str, Field(pattern=KEY_PATTERN)] = optional(
+        "The request that was made with this key. Each client may have one."
+    )
+    client: Annotated[str, Field(pattern=ID_PATTERN)] = optional(
+        "For operators and admins: only the requests of this client. A client has its own anyway."
+    )
 
 
 class Cancellation(Body):
@@ -208,10 +214,18 @@ def list_requests(call: Call) -> Answer:
     """
     List requests.
 
-    A client gets its own requests. Operators and admins get those of all clients.
+    A client gets its own requests. Operators and admins get those of all clients. They are ordered by `created_at`,
+    and by `id` among those of the same time. A page may be shorter than `limit` while there is a `next_cursor`.
     """
     query: RequestQuery = call.query
-    which = RequestFilter(query.status, query.kind, query.resource, query.account)
+    which = RequestFilter(
+        query.status,
+        query.kind,
+        query.resource,
+        query.account,
+        client=query.client,
+        key=query.idempotency_key,
+    )
     with call.services.connection() as connection:
         page = request_lists.list_requests(connection, call.caller.sees, which, query.limit, query.cursor)
     return Answer(listed(page))

@@ -22,7 +22,7 @@ from psycopg import DataError, IntegrityError
 from processor.domain.legs import partitions_of
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
-from processor.ids import new_id
+from processor.ids import accepted_id, new_tails
 from processor.intake.saturation import Saturation, await_standby
 from processor.intake.turns import Turns
 from processor.records import documents
@@ -92,10 +92,11 @@ class _Asked:
     """One submission in the writer."""
 
     submission: Submission
-    id: UUID
     partition: int
     #: The partition of each of its legs. A request with a single resource has its home partition alone.
     partitions: frozenset[int]
+    #: The id that the INSERT made. None: it is not written yet.
+    id: UUID | None = None
     receipt: Receipt | None = None
 
 
@@ -216,7 +217,7 @@ class Intake:
 
     def _asked(self, submission: Submission) -> _Asked:
         home = partition_of(submission.resource_id, self._partitions)
-        return _Asked(submission, new_id(), home, partitions_of(submission.details, home, self._partitions))
+        return _Asked(submission, home, partitions_of(submission.details, home, self._partitions))
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -285,7 +286,10 @@ class Intake:
             self._write([one])
         except _REFUSED as fault:
             log.exception(
-                "request_refused_by_database", request=str(one.id), error=connections.first_line(fault)
+                "request_refused_by_database",
+                client=one.submission.client_id,
+                kind=one.submission.kind,
+                error=connections.first_line(fault),
             )
             one.receipt = Receipt(problem=TellerError("the database refuses this request"))
 
@@ -297,8 +301,8 @@ class Intake:
             )
         others = []
         for one in group:
-            if one.id in won:
-                one.receipt = Receipt(_new_record(one, won[one.id]))
+            if one.id is not None and one.id in won:
+                one.receipt = Receipt(_new_record(one.submission, one.id, won[one.id]))
             else:
                 others.append(one)
         if others:
@@ -308,8 +312,9 @@ class Intake:
         """Insert a group. Returns the time of acceptance of each request that was the first with its key."""
         if not group:
             return {}
-        audited = [one for one in group if one.submission.audit is not None]
-        columns = _columns(group)
+        tails = new_tails(len(group))
+        audited = [(one, tail) for one, tail in zip(group, tails, strict=True) if one.submission.audit]
+        columns = _columns(group, tails)
         statement = ACCEPT
         if audited:
             statement = ACCEPT_AND_AUDIT
@@ -317,7 +322,9 @@ class Intake:
         parameters = arrays.packed(statement, columns)
         accepted_at: datetime
         [(count, accepted_at)] = connection.cursor(binary=True).execute(statement, parameters).fetchall()
-        ids = [one.id for one in group]
+        ids = [accepted_id(accepted_at, tail) for tail in tails]
+        for one, request_id in zip(group, ids, strict=True):
+            one.id = request_id
         if count != len(ids):
             there = connection.cursor(binary=True).execute(SQL["read_accepted"], {"ids": ids}).fetchall()
             ids = [request_id for (request_id,) in there]
@@ -354,11 +361,11 @@ def _keyed(columns: tuple[Any, ...]) -> tuple[str, bytes, RequestRecord]:
     return columns[0], columns[1], RequestRecord(*columns[2:])
 
 
-def _columns(group: list[_Asked]) -> dict[str, Any]:
+def _columns(group: list[_Asked], tails: list[int]) -> dict[str, Any]:
     """Return the group as one list for each column of `accept_requests`."""
     submissions = [one.submission for one in group]
     return {
-        "id": [one.id for one in group],
+        "tail": tails,
         "client_id": [s.client_id for s in submissions],
         "created_by": [s.key_id for s in submissions],
         "idempotency_key": [s.idempotency_key for s in submissions],
@@ -375,19 +382,16 @@ def _columns(group: list[_Asked]) -> dict[str, Any]:
     }
 
 
-def _audit_columns(audited: list[_Asked]) -> dict[str, Any]:
-    """Return the audit lines of a group as one list for each column. Each detail names the new request."""
-    lines = [one.submission.audit for one in audited if one.submission.audit is not None]
+def _audit_columns(audited: list[tuple[_Asked, int]]) -> dict[str, Any]:
+    """Return the audit lines of a group as one list for each column."""
+    lines = [one.submission.audit for one, _ in audited if one.submission.audit is not None]
     return {
-        "audit_of": [one.id for one in audited],
+        "audit_of": [tail for _, tail in audited],
         "audit_actor": [line.actor for line in lines],
         "audit_action": [line.action for line in lines],
         "audit_request_id": [line.request_id for line in lines],
         "audit_reason": [line.reason for line in lines],
-        "audit_detail": [
-            _json({one.submission.kind: str(one.id)} | (line.detail or {}))
-            for one, line in zip(audited, lines, strict=True)
-        ],
+        "audit_detail": [_json(line.detail) for line in lines],
     }
 
 
@@ -395,10 +399,9 @@ def _json(value: dict[str, Any] | None) -> str | None:
     return json_text.dumps(value) if value else None
 
 
-def _new_record(one: _Asked, created_at: datetime) -> RequestRecord:
-    s = one.submission
+def _new_record(s: Submission, request_id: UUID, created_at: datetime) -> RequestRecord:
     return RequestRecord(
-        one.id,
+        request_id,
         s.client_id,
         s.kind,
         s.resource_id,

@@ -28,16 +28,16 @@ SELECT CASE WHEN (SELECT count(*) FROM page) < %(limit)s THEN
  ORDER BY page.id DESC;
 
 -- walk_all --
-SELECT id FROM requests WHERE {before} ORDER BY id DESC
+SELECT id FROM requests WHERE {range} ORDER BY id DESC
 
 -- walk_client --
-SELECT id FROM requests WHERE client_id = %(client)s AND {before} ORDER BY id DESC
+SELECT id FROM requests WHERE client_id = %(client)s AND {range} ORDER BY id DESC
 
 -- walk_account --
-SELECT id FROM requests WHERE client_id = %(client)s AND account = %(account)s AND {before} ORDER BY id DESC
+SELECT id FROM requests WHERE client_id = %(client)s AND account = %(account)s AND {range} ORDER BY id DESC
 
 -- walk_resource --
-SELECT id FROM requests WHERE resource_id = %(resource)s AND {before} ORDER BY id DESC
+SELECT id FROM requests WHERE resource_id = %(resource)s AND {range} ORDER BY id DESC
 
 -- walk_account_of_all_clients --
 -- The account of this name of each client.
@@ -45,7 +45,7 @@ SELECT own.id
   FROM clients c
  CROSS JOIN LATERAL (SELECT id
                        FROM requests
-                      WHERE client_id = c.id AND account = %(account)s AND {before}
+                      WHERE client_id = c.id AND account = %(account)s AND {range}
                       ORDER BY id DESC
                       LIMIT %(walked)s) AS own
  ORDER BY own.id DESC
@@ -54,7 +54,7 @@ SELECT own.id
 -- For the statuses that have an index.
 SELECT request_id AS id
   FROM decisions
- WHERE current AND status NOT IN ('completed', 'rejected') AND status = %(status)s AND {before_decision}
+ WHERE current AND status NOT IN ('completed', 'rejected') AND status = %(status)s AND {range_of_decisions}
  ORDER BY request_id DESC
 
 -- walk_processing --
@@ -62,22 +62,49 @@ SELECT request_id AS id
 SELECT id
   FROM ((SELECT request_id AS id
            FROM decisions
-          WHERE current AND status NOT IN ('completed', 'rejected') AND status = 'processing' AND {before_decision}
+          WHERE current AND status NOT IN ('completed', 'rejected') AND status = 'processing' AND {range_of_decisions}
           ORDER BY request_id DESC
           LIMIT %(walked)s)
         UNION ALL
         (SELECT request_id
            FROM inbox
-          WHERE verb = 'decide' AND leg = 0 AND {before_decision}
+          WHERE verb = 'decide' AND leg = 0 AND {range_of_decisions}
           ORDER BY request_id DESC
           LIMIT %(walked)s)) AS either
  ORDER BY id DESC
 
--- before --
-id < %(before)s
+-- walk_key --
+-- At most one.
+SELECT id
+  FROM (SELECT id FROM requests WHERE client_id = %(client)s AND idempotency_key = %(key)s OFFSET 0) AS of_key
+ WHERE {range}
+ ORDER BY id DESC
 
--- before_decision --
-request_id < %(before)s
+-- walk_key_of_all_clients --
+-- At most one of each client.
+SELECT own.id
+  FROM clients c
+ CROSS JOIN LATERAL (SELECT id
+                       FROM (SELECT id FROM requests WHERE client_id = c.id AND idempotency_key = %(key)s OFFSET 0) AS of_key
+                      WHERE {range}) AS own
+ ORDER BY own.id DESC
+
+-- lower --
+id >= %(lower)s
+
+-- upper --
+id < %(upper)s
+
+-- filter_key --
+r.idempotency_key = %(key)s
+
+-- filter_amount --
+r.amount = %(amount)s
+
+-- filter_metadata --
+EXISTS (SELECT
+          FROM jsonb_path_query(r.metadata, '$.**') AS v(value)
+         WHERE jsonb_typeof(value) IN ('string', 'number', 'boolean') AND value #>> '{}' = %(metadata)s)
 
 -- filter_client --
 r.client_id = %(client)s

@@ -81,15 +81,15 @@ def list_webhooks(
     only_disabled: bool = False,
 ) -> Page[Webhook]:
     """List webhooks of a client (None: of all), newest first. Raises CursorInvalid, DatabaseUnavailable."""
-    [before] = read_cursor(cursor, UUID)
+    before_at, before_id = read_cursor(cursor, datetime.fromisoformat, UUID)
     filters = [SQL["filter_client"]] if client is not None else []
     filters += [SQL["filter_disabled"]] if only_disabled else []
-    filters += [SQL["filter_before"]] if before is not None else []
+    filters += [SQL["filter_before"]] if before_id is not None else []
     statement = SQL["list_webhooks"].replace("{filters}", " AND ".join(filters) or "true")
-    parameters = {"client": client, "before": before, "limit": limit + 1}
+    parameters = {"client": client, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
     with connections.faults():
         rows = connection.execute(statement, parameters).fetchall()
-    return page([Webhook(*row) for row in rows], limit, lambda webhook: (str(webhook.id),))
+    return page([Webhook(*row) for row in rows], limit, lambda one: (one.created_at.isoformat(), str(one.id)))
 
 
 def add_recent(connection: Connection, webhooks: Sequence[Webhook]) -> list[Listed]:

@@ -6,7 +6,7 @@
 SELECT {webhook_columns}
   FROM webhooks
  WHERE {filters}
- ORDER BY id DESC
+ ORDER BY created_at DESC, id DESC
  LIMIT %(limit)s;
 
 -- read_recent --
@@ -35,7 +35,7 @@ client_id = %(client)s
 disabled_at IS NOT NULL
 
 -- filter_before --
-id < %(before)s
+(created_at, id) < (%(before_at)s, %(before_id)s)
 
 -- list_deliveries --
 -- Newest first, and whether a courier is sending each.

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from api import create_app
+from tests.http.teller import Client
+
 if TYPE_CHECKING:
-    from tests.http.teller import Client, Teller
+    from tests.http.teller import Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 
@@ -289,6 +292,54 @@ def test_requests_are_filtered_by_status_kind_resource_and_account(teller: Telle
     assert found("resource=coin&account=ada") == [taken]
     assert found("account=ada&status=processing&kind=redemption&resource=seat") == [waiting]
     assert found("account=nobody") == []
+
+
+def test_the_request_of_an_idempotency_key_is_found(teller: Teller) -> None:
+    """
+    By its own client, and by operators, who may name the client. Without it, each client may have one.
+    """
+    body = REDEMPTION
+    mine = teller.client.post("/v1/redemptions", body, key="order/A 17 %").json["id"]
+    theirs = teller.other.post("/v1/redemptions", body, key="order/A 17 %").json["id"]
+    teller.client.post("/v1/redemptions", body, key="another")
+    by_key = "/v1/requests?idempotency_key=order/A%2017%20%25"
+
+    def found(caller: Client, address: str) -> list[str]:
+        answer = caller.get(address)
+        assert (answer.status_code, answer.json["next_cursor"]) == (200, None)
+        return [one["id"] for one in answer.json["data"]]
+
+    assert found(teller.client, by_key) == [mine]
+    assert found(teller.other, by_key) == [theirs]
+    assert found(teller.operator, by_key) == sorted([mine, theirs], reverse=True)
+    assert found(teller.operator, f"{by_key}&client={teller.client.id}") == [mine]
+    assert found(teller.operator, f"/v1/requests?client={teller.other.id}") == [theirs]
+    assert found(teller.client, f"{by_key}&client={teller.client.id}") == [mine]
+    assert found(teller.client, f"{by_key}&client={teller.other.id}") == []
+    assert found(teller.client, f"{by_key}&status=completed") == []
+    assert found(teller.operator, "/v1/requests?idempotency_key=unused") == []
+
+
+def test_lists_are_ordered_by_the_time_of_acceptance_whatever_the_number_of_writers(teller: Teller) -> None:
+    """
+    Two applications accept at once. Each page continues the order of (`created_at`, `id`), newest first.
+    """
+    second = create_app(teller.settings)
+    makers = [teller.client, Client(second, teller.client.key, teller.client.id)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: makers[n % 2].post("/v1/redemptions", REDEMPTION), range(60)))
+    second.extensions["teller"].close()
+
+    seen: list[tuple[str, str]] = []
+    cursor = ""
+    while True:
+        page = teller.client.get(f"/v1/requests?limit=7{cursor}").json
+        seen += [(one["created_at"], one["id"]) for one in page["data"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == sorted(seen, reverse=True)
+    assert {one for _, one in seen} == {answer.json["id"] for answer in answers}
 
 
 def test_a_client_sees_only_its_own_requests(teller: Teller) -> None:

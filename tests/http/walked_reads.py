@@ -5,7 +5,7 @@ Every list of the API with each combination of filters, and the rows that Postgr
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -84,6 +84,27 @@ def reads() -> Iterator[Read]:
         yield (
             f"{chosen} of {client} from {cursor}",
             lambda one, client=client, chosen=chosen, cursor=cursor: request_lists.list_requests(  # type: ignore[misc]
+                one, client, chosen, 20, cursor
+            ),
+        )
+    noon = datetime.fromtimestamp(1_795_004_000, UTC)
+    for narrow, client, cursor in itertools.product(
+        (
+            RequestFilter(key="key-9"),
+            RequestFilter(amount=77),
+            RequestFilter(amount=1_000),
+            RequestFilter(metadata="A-17"),
+            RequestFilter(prefix=str(MIDDLE)[:10]),
+            RequestFilter("completed", since=noon, until=noon + timedelta(seconds=9)),
+            RequestFilter("processing", until=noon, resource=HOT),
+            RequestFilter(client="client-5", kind="deposit"),
+        ),
+        (None, RARE, "client-5"),
+        (None, later),
+    ):
+        yield (
+            f"{narrow} of {client} from {cursor}",
+            lambda one, client=client, chosen=narrow, cursor=cursor: request_lists.list_requests(  # type: ignore[misc]
                 one, client, chosen, 20, cursor
             ),
         )

@@ -5,14 +5,13 @@ fault.
 
 from __future__ import annotations
 
-import itertools
-import uuid
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from processor import ids
 from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.gateways.protocol import Answer
@@ -31,8 +30,7 @@ def test_the_inbox_is_ordered_by_its_own_numbers(store: Store, monkeypatch: pyte
     backwards.
     """
     store.open("sneaker", available=3)
-    backwards = (uuid.UUID(int=number) for number in itertools.count(2**100, -1))
-    monkeypatch.setattr(intake, "new_id", lambda: next(backwards))
+    monkeypatch.setattr(intake, "new_tails", lambda count: ids.new_tails(count)[::-1])
     asked = store.accept(*(store.redeems("sneaker", f"u{n}") for n in range(6)))
     store.owner.execute("UPDATE inbox SET created_at = now() - seq * interval '1 minute'")
     assert asked == sorted(asked, reverse=True)

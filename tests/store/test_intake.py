@@ -258,6 +258,8 @@ def test_accepting_and_deciding_at_once_loses_and_doubles_nothing(store: Store) 
     assert len(asked) == 450
     assert store.statuses(asked) == ["completed"] * 450
     assert store.available("sneaker") == 10**6 - 450
+    by_time = store.owner.execute("SELECT id FROM requests ORDER BY created_at, id").fetchall()
+    assert by_time == sorted(by_time), "lists are ordered by id, which is the order of (created_at, id)"
 
 
 # ---------------------------------------------------------------- refusals by PostgreSQL

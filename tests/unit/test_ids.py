@@ -4,9 +4,11 @@ Permanent names: request ids, and the partition of a resource.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -69,6 +71,23 @@ def test_an_id_is_a_version_7_uuid_with_its_time() -> None:
 
     assert (made.version, made.variant) == (7, uuid.RFC_4122)
     assert before <= made.int >> 80 <= after + 1
+
+
+def test_ids_of_requests_sort_by_the_time_of_acceptance_and_their_place() -> None:
+    """
+    Each microsecond has its own ids, and those of one group keep its order.
+    """
+    noon = datetime(2026, 11, 29, 12, tzinfo=UTC)
+    moments = [noon + timedelta(microseconds=n) for n in (*range(2_000), 999_999, 10**6, 10**12)]
+    made = [ids.accepted_id(moment, tail) for moment in moments for tail in ids.new_tails(3)]
+
+    assert made == sorted(made)
+    assert {(one.version, one.variant) for one in made} == {(7, uuid.RFC_4122)}
+    assert made[0].int >> 80 == noon.timestamp() * 1000
+    assert len(set(ids.new_tails(1_000) + ids.new_tails(1_000))) == 2_000
+    for before, after in itertools.pairwise(moments):
+        assert ids.accepted_id(before, ids.new_tails(1)[0]) < ids.first_id_at(after)
+        assert ids.first_id_at(after) <= ids.accepted_id(after, ids.new_tails(1)[0])
 
 
 def test_ids_increase_within_a_process_whatever_the_threads() -> None:
