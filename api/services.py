@@ -17,7 +17,7 @@ import structlog
 from redis import Redis
 
 from api.web import deadline, large_bodies, routing, turns
-from api.web.auth import Authenticator
+from api.web.auth import LOOKUPS_AT_ONCE, Authenticator
 from api.web.long_poll import Waiters
 from api.web.request_metrics import RequestMetrics
 from api.web.turns import Turns
@@ -27,6 +27,7 @@ from processor.intake.intake import Intake, Receipt, Submission
 from processor.reading import health, requests
 from processor.settings import RATE_LIMIT
 from processor.storage import connections, migrations, pools
+from processor.storage.connections import Reconnecting
 from workers.doorbell.announcements import Announcements
 from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
 READS_AT_ONCE: Final = 16
 #: Those of one client, so that others find connections while its reads are slow.
 READS_OF_ONE_CLIENT: Final = READS_AT_ONCE // 4
-#: Two more are left for the thread that reads for all waits, and for look-ups of keys, however slow the reads are.
-#: Connections are opened when they are needed.
-POOL_CONNECTIONS: Final = READS_AT_ONCE + 2
+#: One more is left for look-ups of keys, however slow the reads are. The threads that read for all waits, and look up
+#: the keys in use, have connections of their own. Connections are opened when they are needed.
+POOL_CONNECTIONS: Final = READS_AT_ONCE + LOOKUPS_AT_ONCE
 #: The requests in views at the same time, and those of one client. More of one client would not end sooner, since
 #: they share one interpreter. A request that waits for a decision or another server has left its place.
 VIEWS_AT_ONCE: Final = 256
@@ -105,6 +106,8 @@ class Services:
     keys: Authenticator
     large_bodies: Turns
     views: Turns
+    #: The connection of the thread of `waiters`.
+    waits: Reconnecting
     waiters: Waiters[RequestRecord]
     doorbell: Doorbell
     announcements: Announcements
@@ -131,7 +134,8 @@ class Services:
         )
         find_names = _NamesOf(pool).find
         doorbell = Doorbell(settings.redis_url, find_names)
-        waiters = Waiters(lambda ids: _read_requests(pool, ids), lambda record: record.is_settled)
+        waits = Reconnecting(lambda: _connect(url, "teller api waits"))
+        waiters = Waiters(lambda ids: _read_requests(waits, ids), lambda record: record.is_settled)
         intake = Intake(
             lambda: _connect_to_own(url, settings.partitions),
             settings.partitions,
@@ -146,6 +150,7 @@ class Services:
             intake=intake,
             keys=Authenticator(
                 lambda: _lend(pool),
+                lambda: _connect(url, "teller api keys"),
                 settings.rate_limit,
                 settings.sign_in_limit,
                 # An operator who sets another limit than the default limits a client alone, too.
@@ -153,6 +158,7 @@ class Services:
             ),
             large_bodies=large_bodies.turns(),
             views=Turns(VIEWS_AT_ONCE, VIEWS_OF_ONE_CLIENT, share_alone=VIEWS_OF_A_CLIENT_ALONE),
+            waits=waits,
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,
@@ -226,6 +232,7 @@ class Services:
     def close(self) -> None:
         """End all waits, finish accepted requests, and stop."""
         self.waiters.stop()
+        self.waits.close()
         self.intake.stop()
         self.keys.stop()
         self.announcements.stop()
@@ -240,9 +247,23 @@ def _lend(pool: Pool) -> Iterator[Connection]:
         yield connection
 
 
-def _read_requests(pool: Pool, request_ids: Collection[UUID]) -> dict[UUID, RequestRecord]:
-    with _lend(pool) as connection:
-        return requests.read_requests(connection, request_ids)
+def _connect(url: str, application_name: str) -> Connection:
+    """Connect a thread of the process that reads for callers, so that it waits for no other read."""
+    return connections.connect(
+        url,
+        application_name=application_name,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        answer_timeout_seconds=deadline.DEADLINE_SECONDS,
+    )
+
+
+def _read_requests(connection: Reconnecting, request_ids: Collection[UUID]) -> dict[UUID, RequestRecord]:
+    try:
+        with connections.faults():
+            return requests.read_requests(connection.get(), request_ids)
+    except DatabaseUnavailable:
+        connection.close()
+        raise
 
 
 def _connect_to_own(url: str, partitions: int) -> Connection:

@@ -39,6 +39,9 @@ LOOK_INTERVAL_SECONDS: Final = 0.5
 REMEMBERED_SECONDS: Final = 2.0
 REMEMBERED_MAX: Final = 50_000
 
+#: The time that `stop` waits for the read under way, in seconds.
+STOP_TIMEOUT_SECONDS: Final = 0.5
+
 _WAIT = re.compile(r'\s*wait\s*=\s*"?([0-9]++)"?\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
 
 Seen = TypeVar("Seen")
@@ -164,9 +167,10 @@ class Waiters(Generic[Seen]):
                     wait.end()
 
     def stop(self) -> None:
-        """End all waits, and then the thread."""
+        """End all waits, and then the thread. Waits for at most STOP_TIMEOUT_SECONDS."""
         self.end_all()
         self._due.put(None)
+        self._reader.join(STOP_TIMEOUT_SECONDS)
 
     def count(self) -> int:
         """Return the number of waits, for the metrics."""

@@ -199,6 +199,17 @@ def authenticate(connection: Connection, digest: bytes) -> Caller | None:
     return Caller(*row[:4])
 
 
+def authenticate_all(connection: Connection, digests: Collection[bytes]) -> dict[bytes, Caller]:
+    """
+    Return the holders of those keys that are valid, by digest. The digests are of keys that were valid before.
+
+    Raises DatabaseUnavailable.
+    """
+    with connections.faults():
+        rows = connection.execute(SQL["find_keys"], {"digests": list(digests)}).fetchall()
+    return {row[4]: Caller(*row[:4]) for row in rows}
+
+
 def note_uses(connection: Connection, key_ids: Collection[UUID]) -> None:
     """Note that these keys were used. A busy key costs one write a minute. Raises DatabaseUnavailable."""
     with connections.faults():

@@ -28,6 +28,14 @@ SELECT id, client_id, name, role, digest
    AND revoked_at IS NULL
    AND (expires_at IS NULL OR expires_at > clock_timestamp());
 
+-- find_keys --
+-- Those of several keys that are valid.
+SELECT id, client_id, name, role, digest
+  FROM api_keys
+ WHERE digest = ANY(%(digests)s)
+   AND revoked_at IS NULL
+   AND (expires_at IS NULL OR expires_at > clock_timestamp());
+
 -- note_uses --
 -- Writes each key at most once a minute. Sorted, so that processes do not deadlock.
 UPDATE api_keys
