@@ -786,14 +786,14 @@ COMMENT ON TABLE ownership IS
     'The worker that consumes the doorbells of each partition. Only speed depends on it: the lock of the partition decides correctness.';
 
 CREATE TABLE alarms (
-    code      text        NOT NULL CHECK (code IN ('locked', 'misplaced')),
+    code      text        NOT NULL CHECK (code IN ('locked', 'misplaced', 'redis')),
     partition smallint,
     detail    text        NOT NULL,
     seen_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT alarms_last UNIQUE NULLS NOT DISTINCT (code, partition)
 );
 COMMENT ON TABLE alarms IS
-    'The last time that a worker saw something that no part of Teller does: a lock held against it, or work in a wrong partition.';
+    'The last time that a worker saw something wrong: a lock held against it, work in a wrong partition, a Redis that is no use.';
 COMMENT ON COLUMN alarms.partition IS 'The partition that is concerned; NULL: none, or all.';
 COMMENT ON COLUMN alarms.detail IS 'A description for people.';
 

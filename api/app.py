@@ -92,6 +92,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
         services.intake,
         services.waiters,
         services.doorbell,
+        services.redis_check,
         services.gauges,
         services.health,
         settings.metrics_file,

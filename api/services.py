@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from redis import Redis
 
 from api.web import deadline, large_bodies, routing, turns
 from api.web.auth import LOOKUPS_AT_ONCE, Authenticator
@@ -29,6 +28,8 @@ from processor.settings import RATE_LIMIT
 from processor.storage import connections, migrations, pools
 from processor.storage.connections import Reconnecting
 from workers.doorbell.announcements import Announcements
+from workers.doorbell.check import RedisCheck
+from workers.doorbell.condition import REMEDIES
 from workers.doorbell.names import Names
 from workers.doorbell.ring import Doorbell
 
@@ -62,8 +63,6 @@ STATEMENT_TIMEOUT_MS: Final = 2_500
 INTAKE_TIMEOUT_MS: Final = 2_500
 #: PostgreSQL applies that limit. Without any answer, intake gives up this much later.
 ANSWER_MARGIN_SECONDS: Final = 0.5
-#: A Redis that takes longer to answer counts as unavailable.
-REDIS_TIMEOUT_SECONDS: Final = 0.5
 #: The time for which a reading of the health is reused, because `/readyz` and `/metrics` are public.
 HEALTH_FRESH_SECONDS: Final = 1.0
 
@@ -76,6 +75,12 @@ class _NamesOf:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._names: Names | None = None
+
+    def if_read(self) -> Names:
+        """Return the names if they were read. Raises DatabaseUnavailable."""
+        if self._names is None:
+            raise DatabaseUnavailable("the id of the installation was not read yet")
+        return self._names
 
     def find(self) -> Names:
         """Return the names. Raises DatabaseUnavailable, SchemaError."""
@@ -111,8 +116,7 @@ class Services:
     waiters: Waiters[RequestRecord]
     doorbell: Doorbell
     announcements: Announcements
-    #: Used only to check that Redis answers.
-    redis: Redis
+    redis_check: RedisCheck
     metrics: RequestMetrics
     #: The gateways that resources may name.
     gateways: frozenset[str]
@@ -132,8 +136,8 @@ class Services:
             size=POOL_CONNECTIONS,
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
         )
-        find_names = _NamesOf(pool).find
-        doorbell = Doorbell(settings.redis_url, find_names)
+        names = _NamesOf(pool)
+        doorbell = Doorbell(settings.redis_url, names.find)
         waits = Reconnecting(lambda: _connect(url, "teller api waits"))
         waiters = Waiters(lambda ids: _read_requests(waits, ids), lambda record: record.is_settled)
         intake = Intake(
@@ -142,7 +146,13 @@ class Services:
             settings.backlog_limit,
             doorbell.notify_all,
         )
-        announcements = Announcements(settings.redis_url, find_names, waiters.wake, waiters.wake_all)
+        announcements = Announcements(settings.redis_url, names.find, waiters.wake, waiters.wake_all)
+        redis_check = RedisCheck(
+            settings.redis_url,
+            names.if_read,
+            listener=announcements.listener,
+            on_change=lambda: _log_redis(redis_check),
+        )
         services = cls(
             settings=settings,
             pool=pool,
@@ -162,11 +172,7 @@ class Services:
             waiters=waiters,
             doorbell=doorbell,
             announcements=announcements,
-            redis=Redis.from_url(
-                settings.redis_url,
-                socket_timeout=REDIS_TIMEOUT_SECONDS,
-                socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            ),
+            redis_check=redis_check,
             metrics=RequestMetrics(),
             gateways=gateway_names(settings),
         )
@@ -174,6 +180,7 @@ class Services:
         waiters.start()
         services.keys.start()
         announcements.start()
+        redis_check.start()
         return services
 
     @contextlib.contextmanager
@@ -237,8 +244,17 @@ class Services:
         self.keys.stop()
         self.announcements.stop()
         self.doorbell.close()
-        self.redis.close()
+        self.redis_check.stop()
         self.pool.close()
+
+
+def _log_redis(check: RedisCheck) -> None:
+    """Log a change of the condition of Redis. The listener logs that it is unavailable."""
+    condition = check.condition
+    if condition is None:
+        log.info("redis_works")
+    elif condition != "unavailable":
+        log.warning("redis_impaired", condition=condition, detail=REMEDIES[condition])
 
 
 @contextlib.contextmanager

@@ -69,6 +69,12 @@ class WorkerMetrics:
             registry=self.registry,
         )
 
+        self._without_wake_ups = Counter(
+            "teller_wake_ups_unavailable_seconds",
+            "Time for which Redis carried no doorbells, and the sweep found all work.",
+            registry=self.registry,
+        )
+
     def count_batch(self, rows: int, seconds: float) -> None:
         """Count a batch. One without rows does not count."""
         if rows:
@@ -82,6 +88,10 @@ class WorkerMetrics:
     def count_expired(self, reservations: int) -> None:
         """Count reservations whose time was over."""
         self._expired.inc(reservations)
+
+    def count_without_wake_ups(self, seconds: float) -> None:
+        """Count time without doorbells."""
+        self._without_wake_ups.inc(seconds)
 
 
 class CourierMetrics:

@@ -2,17 +2,17 @@
 Health checks and metrics, for the supervisor of the process.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from redis import RedisError
 
 from api.services import Call
 from api.web.problems import RETRY_AFTER_SECONDS
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.storage import migrations
+from workers.doorbell.condition import Condition
 
 routes = Routes("Health")
 
@@ -26,6 +26,8 @@ class Readiness(BaseModel):
     """The failing parts of Teller while requests are accepted."""
 
     degraded: list[Cause]
+    #: The fault of a Redis that answers.
+    redis: Condition | None = None
 
 
 class Unreadiness(BaseModel):
@@ -33,6 +35,8 @@ class Unreadiness(BaseModel):
 
     missing: list[Literal["postgresql", "schema", "standby"]]
     degraded: list[Cause]
+    #: As above.
+    redis: Condition | None = None
 
 
 class Life(BaseModel):
@@ -76,27 +80,31 @@ def readyz(call: Call) -> Answer:
     PostgreSQL must be available and accept writes, with the schema that this version needs. Commits must not wait for
     a synchronous standby. Otherwise `degraded` names what does not work, within a few seconds:
 
-    - `redis`: Redis is unavailable. Requests are decided more slowly.
+    - `redis`: Redis carries no notifications, or too slowly. Requests are decided more slowly. If Redis answers, the
+      member `redis` names the fault.
     - `unowned`: a partition has had no worker for 10 s.
     - `undecided`: a partition that is not paused has work older than 10 s.
     - `couriers`: a gateway call, webhook delivery, mail or code is overdue by 60 s.
     - `locked`: a backend of another role keeps a worker from working.
     - `misplaced`: in the last hour there was work that the API did not write.
     """
-    degraded: list[str] = [] if _redis_answers(call) else ["redis"]
+    condition = call.services.redis_check.first_condition()
+    degraded: list[str] = [] if condition is None else ["redis"]
+    details: dict[str, Any] = {} if condition in (None, "unavailable") else {"redis": condition}
     try:
         with call.services.connection() as connection:
             migrations.check_partitions(
                 migrations.read_installation(connection), call.services.settings.partitions
             )
     except DatabaseUnavailable:
-        return _unready("postgresql", degraded)
+        return _unready("postgresql", degraded, details)
     except SchemaError:
-        return _unready("schema", degraded)
+        return _unready("schema", degraded, details)
     if call.services.intake.waits_for_standby():
-        return _unready("standby", degraded)
+        return _unready("standby", degraded, details)
     health = call.services.health()
-    return Answer({"degraded": degraded + (list(UNKNOWN) if health is None else health.causes)})
+    degraded += [cause for cause in (UNKNOWN if health is None else health.causes) if cause not in degraded]
+    return Answer({"degraded": degraded, **details})
 
 
 @routes.add(
@@ -116,14 +124,9 @@ def metrics(call: Call) -> Answer:
     return Answer(call.services.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 
 
-def _redis_answers(call: Call) -> bool:
-    try:
-        return bool(call.services.redis.ping())
-    except (RedisError, OSError):
-        return False
-
-
-def _unready(missing: str, degraded: list[str]) -> Answer:
+def _unready(missing: str, degraded: list[str], details: dict[str, Any]) -> Answer:
     return Answer(
-        {"missing": [missing], "degraded": degraded}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        {"missing": [missing], "degraded": degraded, **details},
+        503,
+        {"Retry-After": str(RETRY_AFTER_SECONDS)},
     )

@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from processor.reading.health import BACKLOG_MAX
+from workers.doorbell.condition import CONDITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from processor.reading.health import Health, RowCounts
     from processor.reading.requests import Gauges
     from processor.records.documents import RequestRecord
+    from workers.doorbell.check import RedisCheck
     from workers.doorbell.ring import Doorbell
 
 #: The time for which counts from the database are reused, because `/metrics` is public.
@@ -37,6 +39,7 @@ def register(
     intake: Intake,
     waiters: Waiters[RequestRecord],
     doorbell: Doorbell,
+    redis_check: RedisCheck,
     read_gauges: Callable[[], tuple[Gauges, RowCounts] | None],
     read_health: Callable[[], Health | None],
     metrics_file: Path | None,
@@ -46,7 +49,7 @@ def register(
 
     `read_gauges` and `read_health` return None if the database is unavailable.
     """
-    registry.register(_ProcessCollector(intake, waiters, doorbell))
+    registry.register(_ProcessCollector(intake, waiters, doorbell, redis_check))
     registry.register(_DatabaseCollector(read_gauges))
     registry.register(_HealthCollector(read_health))
     if metrics_file is not None:
@@ -56,10 +59,17 @@ def register(
 class _ProcessCollector(Collector):
     """Counts that other modules keep."""
 
-    def __init__(self, intake: Intake, waiters: Waiters[RequestRecord], doorbell: Doorbell) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        waiters: Waiters[RequestRecord],
+        doorbell: Doorbell,
+        redis_check: RedisCheck,
+    ) -> None:
         self._intake = intake
         self._waiters = waiters
         self._doorbell = doorbell
+        self._redis_check = redis_check
 
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
@@ -80,6 +90,15 @@ class _ProcessCollector(Collector):
             "Wake-ups that Redis refused; the sweep finds the work instead.",
             self._doorbell.faults,
         )
+        impaired = GaugeMetricFamily(
+            "teller_redis_impaired",
+            "1: Redis carries no notifications, for this reason.",
+            labels=["condition"],
+        )
+        present = self._redis_check.condition
+        for condition in CONDITIONS:
+            impaired.add_metric([condition], float(condition == present))
+        yield impaired
 
 
 class _DatabaseCollector(Collector):

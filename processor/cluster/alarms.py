@@ -1,5 +1,6 @@
 """
-Alarms: what no part of Teller does, and a role that was taken over may do where PostgreSQL cannot refuse it.
+Alarms: reasons why workers do not work. A Redis may carry no notifications, and a role that was taken over may do
+what PostgreSQL cannot refuse.
 
 A worker looks for it and writes the alarm. `/readyz` and the list of partitions name it.
 """
@@ -11,6 +12,8 @@ from processor.storage.connections import Connection
 
 #: The time after which an alarm about locks is over, unless it was seen again.
 FRESH_SECONDS: Final = 10
+#: The time after which an alarm about Redis is over. A worker raises it more often.
+REDIS_FRESH_SECONDS: Final = 3
 #: The time for which a worker may wait for a lock before the holder is looked up: less than its lock timeout.
 WAITED_SECONDS: Final = 0.2
 #: Rows that one look deletes.
@@ -53,6 +56,11 @@ def note_locked(connection: Connection, blocker: Blocker) -> None:
     _run(connection, "note_locked", parameters)
 
 
+def note_redis(connection: Connection, detail: str) -> None:
+    """Raise the alarm that this worker gets no notifications. Raises DatabaseUnavailable."""
+    _run(connection, "note_redis", {"detail": detail})
+
+
 def delete_nowhere(connection: Connection) -> int:
     """
     Delete inbox rows in partitions that do not exist, and raise the alarm. Returns their number.
@@ -65,7 +73,8 @@ def delete_nowhere(connection: Connection) -> int:
 
 def current(connection: Connection) -> list[str]:
     """Return the codes of the alarms that are not over. Raises DatabaseUnavailable."""
-    return [code for (code,) in _run(connection, "current", {"fresh_seconds": FRESH_SECONDS})]
+    parameters = {"fresh_seconds": FRESH_SECONDS, "redis_seconds": REDIS_FRESH_SECONDS}
+    return [code for (code,) in _run(connection, "current", parameters)]
 
 
 def _run(connection: Connection, name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

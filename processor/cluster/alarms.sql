@@ -1,4 +1,4 @@
--- Things that no part of Teller does: backends of other roles that keep workers from working, and work that is nowhere.
+-- Reasons why workers do not work: backends of other roles, work that is nowhere, a Redis without notifications.
 
 -- blockers --
 -- Backends of other roles that hold the lock of a partition, or that a worker waits for. A prepared transaction has no
@@ -33,6 +33,11 @@ SELECT 'locked', partition, %(detail)s
   FROM unnest(%(partitions)s::smallint[]) AS partition
     ON CONFLICT (code, partition) DO UPDATE SET detail = excluded.detail, seen_at = clock_timestamp();
 
+-- note_redis --
+INSERT INTO alarms (code, partition, detail)
+VALUES ('redis', NULL, %(detail)s)
+    ON CONFLICT (code, partition) DO UPDATE SET detail = excluded.detail, seen_at = clock_timestamp();
+
 -- delete_nowhere --
 -- Deletes rows in partitions that do not exist, some at a time, and raises the alarm. Returns their number.
 WITH outside AS (
@@ -57,5 +62,6 @@ SELECT rows FROM counted;
 SELECT DISTINCT code
   FROM alarms
  WHERE seen_at > clock_timestamp() - CASE code WHEN 'misplaced' THEN interval '1 hour'
+                                               WHEN 'redis' THEN make_interval(secs => %(redis_seconds)s)
                                                ELSE make_interval(secs => %(fresh_seconds)s) END
  ORDER BY code;

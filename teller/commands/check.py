@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-import redis
 
 from processor import log
 from processor.cluster import ownership
@@ -21,14 +21,14 @@ from processor.visible import visible
 from teller.embedded import postgres
 from teller.embedded.servers import serve
 from teller.printing import Command, as_json, show
+from workers.doorbell.check import LOOKS, RedisCheck
+from workers.doorbell.condition import REMEDIES
+from workers.doorbell.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from processor.storage.connections import Connection
-
-#: The time within which Redis must answer, in seconds.
-REDIS_SECONDS: Final = 2.0
 
 
 class Problem(NamedTuple):
@@ -94,7 +94,7 @@ def _problems(settings: Settings) -> Iterator[Problem]:
             detail="API, worker and courier use the owner's DATABASE_URL, so rights restrict nothing:"
             " set TELLER_API_DATABASE_URL, TELLER_WORKER_DATABASE_URL and TELLER_COURIER_DATABASE_URL",
         )
-    yield from _of_redis(settings.redis_url)
+    yield from _of_redis(settings)
 
 
 def _of_database(connection: Connection, settings: Settings) -> Iterator[Problem]:
@@ -116,15 +116,24 @@ def _of_database(connection: Connection, settings: Settings) -> Iterator[Problem
         )
 
 
-def _of_redis(url: str) -> Iterator[Problem]:
-    try:
-        with redis.Redis.from_url(
-            url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
-        ) as client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as fault:
+def _of_redis(settings: Settings) -> Iterator[Problem]:
+    """Check that Redis carries notifications. Without the database, which has the names, only that it answers."""
+
+    def find_names() -> Names:
+        with (
+            contextlib.closing(
+                connections.connect(settings.database_url, application_name="teller check")
+            ) as connection,
+            connections.faults(),
+        ):
+            return Names(migrations.read_installation(connection).id)
+
+    check = RedisCheck(settings.redis_url, functools.cache(find_names))
+    found = [check.look() for _ in range(LOOKS)]
+    check.stop()
+    if (condition := found[-1]) is not None:
         yield Problem(
-            "redis_unavailable",
+            f"redis_{condition}",
             breaks_a_promise=False,
-            detail=f"REDIS_URL: {connections.first_line(fault)}; requests are decided more slowly without it",
+            detail=f"REDIS_URL: {REMEDIES[condition]}; requests are decided more slowly meanwhile",
         )

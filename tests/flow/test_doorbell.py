@@ -4,15 +4,11 @@ The doorbell: coalesced, bounded, harmless without Redis, and a message that any
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import socketserver
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import dramatiq
 import pytest
@@ -20,6 +16,7 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from redis.commands.core import Script
 
+from tests.flow.relay import Relay
 from tests.waiting import TIMEOUT_SECONDS, eventually
 from workers.doorbell import ring as module
 from workers.doorbell.announcements import Announcements
@@ -232,7 +229,7 @@ def test_a_doorbell_finds_out_that_redis_is_available_again(bell: Doorbell) -> N
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redis.Redis, "delete", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
-        patch.setattr(redis.Redis, "ping", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
+        patch.setattr(Script, "__call__", lambda *_: (_ for _ in ()).throw(redis.TimeoutError("silent")))
         bell.acknowledge([7])
         eventually(lambda: bell.faults >= 3)
         assert bell.is_unavailable
@@ -247,36 +244,9 @@ def distant_redis(redis_url: str) -> Iterator[str]:
     """
     A Redis whose answers take 60 ms, as in another region.
     """
-
-    class Relay(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with _connect(redis_url) as server:
-                threading.Thread(target=self._relay, args=(self.request, server, 0.0), daemon=True).start()
-                self._relay(server, self.request, 0.06)
-
-        @staticmethod
-        def _relay(source: socket.socket, destination: socket.socket, seconds: float) -> None:
-            with contextlib.suppress(OSError):
-                while data := source.recv(65_536):
-                    time.sleep(seconds)
-                    destination.sendall(data)
-            with contextlib.suppress(OSError):
-                destination.shutdown(socket.SHUT_RDWR)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
-        server.shutdown()
-
-
-def _connect(redis_url: str) -> socket.socket:
-    parts = urlsplit(redis_url)
-    if parts.scheme == "unix":
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(parts.path)
-        return connection
-    return socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379))
+    with Relay(redis_url).running() as relay:
+        relay.delay_seconds = 0.06
+        yield relay.url
 
 
 def test_a_distant_redis_is_used_as_well(distant_redis: str, client: redis.Redis) -> None:

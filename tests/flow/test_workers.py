@@ -282,7 +282,7 @@ def test_a_redis_that_stops_answering_holds_up_nobody(own_valkey: Valkey, instal
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         installation.until_decided(installation.submit(everywhere("silent")), within=2.5)
-        eventually(lambda: worker.events("doorbell_fault"))
+        eventually(lambda: worker.events("wake_ups_unavailable"))
         installation.until_decided(installation.submit(everywhere("still-silent")), within=1.0)
         stopping = Deadline(STOP_SECONDS)
         worker.stop()

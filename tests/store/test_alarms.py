@@ -17,6 +17,7 @@ from processor.cluster import alarms, ownership
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable
 from processor.intake import commands
+from processor.reading.health import read_health
 from processor.storage import connections
 from processor.verify.checks import verify
 from tests.servers import PARTITIONS
@@ -299,3 +300,18 @@ def eventually_found(connection: Connection) -> list[alarms.Blocker]:
 
     eventually(look)
     return found
+
+
+def test_a_worker_without_notifications_is_named_until_it_has_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The API may reach Redis when a worker does not. The worker raises the alarm again each second.
+    """
+    assert alarms.current(store.worker) == []
+    for _ in range(2):
+        alarms.note_redis(store.worker, "replica")
+        assert read_health(store.owner).causes == ["redis"]
+
+    monkeypatch.setattr(alarms, "REDIS_FRESH_SECONDS", 0)
+    assert read_health(store.owner).causes == []

@@ -18,6 +18,9 @@ from processor.storage import migrations
 from tests.servers import PARTITIONS
 from tests.store.store import worker_connection
 from tests.waiting import TIMEOUT_SECONDS, eventually
+from workers.doorbell.check import RedisCheck
+from workers.doorbell.ring import Doorbell
+from workers.metrics import WorkerMetrics
 from workers.worker.assignments import Assignments
 from workers.worker.drain import Drainer
 from workers.worker.sweep import Sweep
@@ -164,7 +167,15 @@ def test_the_sweep_reports_rows_that_no_batch_looks_at(store: Store) -> None:
     assignments = Assignments()
     assignments.hold({partition}, time.monotonic() + TIMEOUT_SECONDS)
     drainer = create_autospec(Drainer, instance=True)
-    sweep = Sweep(lambda: worker_connection(store.database), drainer, assignments, lambda: True)
+    check = create_autospec(RedisCheck, instance=True, condition=None)
+    sweep = Sweep(
+        lambda: worker_connection(store.database),
+        drainer,
+        assignments,
+        create_autospec(Doorbell, instance=True),
+        check,
+        WorkerMetrics(),
+    )
 
     with capture_logs() as logs:
         sweep.start()

@@ -34,12 +34,12 @@ class Announcements:
             whole = range(0, len(payload) - ID_BYTES + 1, ID_BYTES)
             on_decided({payload[start : start + ID_BYTES] for start in whole})
 
-        self._listener = Listener(redis_url, find_names, "decided", receive, on_reconnect)
+        self.listener = Listener(redis_url, find_names, "decided", receive, on_reconnect)
 
     def start(self) -> None:
         """Start the thread, after any fork. Redis may be unavailable."""
-        self._listener.start()
+        self.listener.start()
 
     def stop(self) -> None:
         """End the thread."""
-        self._listener.stop()
+        self.listener.stop()

@@ -18,10 +18,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from processor.errors import TellerError
+from workers.doorbell.condition import condition_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from workers.doorbell.condition import Condition
     from workers.doorbell.names import Names, Topic
 
 #: The silence after which a connection is tested with a PING, and the time for its answer, in seconds. It is also the
@@ -75,6 +77,8 @@ class Listener:
         #: There is no subscription, and no connection can be made. A connection that is dead without an error is
         #: found within two LOOK_INTERVAL_SECONDS.
         self.broken = False
+        #: The reason of the last disconnection.
+        self.condition: Condition = "unavailable"
 
     def start(self) -> None:
         """Start the thread. Redis may be unavailable."""
@@ -99,12 +103,15 @@ class Listener:
             except TellerError:
                 pause = RECONNECT_LONGEST_SECONDS  # the database is unavailable: others log it
             except (redis.RedisError, OSError) as fault:
+                self.condition = condition_of(fault)
                 if self.broken:
                     pause = min(pause * 2, RECONNECT_LONGEST_SECONDS)
                 else:
                     self.broken = True
                     pause = RECONNECT_FIRST_SECONDS
-                    log.warning("redis_unavailable", topic=self._topic, fault=str(fault))
+                    log.warning(
+                        "redis_unavailable", topic=self._topic, condition=self.condition, fault=str(fault)
+                    )
             self._stopping.wait(pause)
 
     def _receive(self, subscription: redis.client.PubSub) -> None:

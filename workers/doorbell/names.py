@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 #: The channels. `wake`: names of queues that have a new message, and that partitions became free. `decided`: ids of
-#: decided requests. `couriers`: messages without content, because the rows to send are in PostgreSQL.
-Topic = Literal["wake", "decided", "couriers"]
+#: decided requests. `couriers`: messages without content, because the rows to send are in PostgreSQL. `probe`:
+#: messages of a check, which no process receives.
+Topic = Literal["wake", "decided", "couriers", "probe"]
 
 
 class Names:
@@ -33,6 +34,10 @@ class Names:
     def marker(self, partition: int) -> str:
         """Return the key that exists while the partition is notified and not acknowledged."""
         return f"{self.prefix}:rung:{partition}"
+
+    def probe_keys(self) -> list[str]:
+        """Return the keys of a check of Redis: marker, list and messages."""
+        return [f"{self.prefix}:probe{kind}" for kind in ("", ":queue", ":queue.msgs")]
 
     def waiting(self, partition: int) -> str:
         """Return the key of the list of message ids of a partition, as Dramatiq names it."""

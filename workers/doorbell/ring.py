@@ -22,10 +22,13 @@ from redis.retry import Retry
 
 from processor.domain.partitioning import queue_name
 from processor.errors import TellerError
+from workers.doorbell.check import Probe
+from workers.doorbell.condition import condition_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from workers.doorbell.check import RedisCheck
     from workers.doorbell.names import Names
 
 #: The message on the channel `wake` for partitions that became free. Other workers claim them at once.
@@ -78,13 +81,16 @@ class Doorbell:
     Sends notifications from a thread of its own, which starts with the first of them, after any fork.
 
     `find_names` returns the names of the installation. It may read them from the database, on the sending thread, and
-    raise a TellerError while that is unavailable.
+    raise a TellerError while that is unavailable. While `check` finds a fault of Redis, nothing is acknowledged.
 
     Only `acknowledge` and `close` wait for Redis. No method raises for a fault of Redis; `faults` counts them.
     """
 
-    def __init__(self, redis_url: str, find_names: Callable[[], Names]) -> None:
+    def __init__(
+        self, redis_url: str, find_names: Callable[[], Names], check: RedisCheck | None = None
+    ) -> None:
         self._find_names = find_names
+        self._check = check
         self._client = redis.Redis.from_url(
             redis_url,
             socket_timeout=TIMEOUT_SECONDS,
@@ -93,6 +99,7 @@ class Doorbell:
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._notify_script = self._client.register_script(_NOTIFY)
+        self._probe = Probe(self._client)
         self._changed = threading.Condition()
         self._partitions: set[int] = set()
         self._decided: list[uuid.UUID] = []
@@ -117,7 +124,10 @@ class Doorbell:
 
         For MARKER_TTL_MS after an outage, markers that were not acknowledged during it can silence their partitions.
         """
-        return not self.is_unavailable and time.monotonic() - self._available_since > MARKER_TTL_MS / 1_000
+        seconds = MARKER_TTL_MS / 1_000
+        if self._check is not None and not self._check.has_worked_for(seconds):
+            return False
+        return not self.is_unavailable and time.monotonic() - self._available_since > seconds
 
     def notify(self, partition: int) -> None:
         """Notify the worker of a partition that has work. Called after the commit. Returns at once."""
@@ -160,7 +170,7 @@ class Doorbell:
         Afterwards, a commit between the read and the acknowledgement would be taken for one that was read. Waits for
         at most TIMEOUT_SECONDS, and not at all while Redis is unavailable: then the sweep finds the next commit.
         """
-        if self.is_unavailable:
+        if self.is_unavailable or (self._check is not None and self._check.condition is not None):
             return
         if not self._attempt(lambda: self._client.delete(*map(self._find_names().marker, partitions))):
             with self._changed:
@@ -228,11 +238,14 @@ class Doorbell:
         couriers_needed: bool,
     ) -> None:
         names = self._find_names()
-        if self.is_unavailable:
-            self._client.ping()  # with nothing to send, too: then the round only tests Redis
+        # Messages without a queue come first: a Redis without memory refuses the others alone.
         if decided:
             ids = b"".join(request_id.bytes for request_id in decided)
             self._client.publish(names.channel("decided"), ids)
+        if ownership_changed:
+            self._client.publish(names.channel("wake"), OWNERSHIP_CHANGED)
+        if couriers_needed:
+            self._client.publish(names.channel("couriers"), b"due")
         if partitions:
             keys: list[str] = []
             arguments: list[Any] = [MARKER_TTL_MS, MESSAGES_WAITING_MAX, names.channel("wake")]
@@ -242,10 +255,8 @@ class Doorbell:
                 keys += [names.marker(partition), names.waiting(partition), names.messages(partition)]
                 arguments += [queue, message_id, message]
             self._notify_script(keys, arguments)
-        if ownership_changed:
-            self._client.publish(names.channel("wake"), OWNERSHIP_CHANGED)
-        if couriers_needed:
-            self._client.publish(names.channel("couriers"), b"due")
+        elif self.is_unavailable:
+            self._probe(names)
 
     def _attempt(self, act: Callable[[], Any]) -> bool:
         """
@@ -259,7 +270,7 @@ class Doorbell:
             self.faults += 1
             if not self.is_unavailable:
                 self.is_unavailable = True
-                log.warning("doorbell_fault", fault=str(fault))
+                log.warning("doorbell_fault", condition=condition_of(fault), fault=str(fault))
             return False
         if self.is_unavailable:
             self._available_since = time.monotonic()

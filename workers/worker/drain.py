@@ -287,7 +287,9 @@ class Drainer:
             if taken := report.taken_from[partition]:
                 self.swept += taken
                 self._metrics.count_swept(taken)
-                log.warning("swept", partition=partition, taken=taken, swept=self.swept)
+                # Without Redis the sweep finds all work, and has logged the reason once.
+                write = log.warning if self._doorbell.reaches_workers else log.info
+                write("swept", partition=partition, taken=taken, swept=self.swept)
 
     def _try_more_apart(self) -> None:
         """Try twice as many partitions apart at once, without a pause."""

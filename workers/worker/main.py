@@ -17,6 +17,7 @@ import structlog
 
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
+from workers.doorbell.check import RedisCheck
 from workers.doorbell.names import Names
 from workers.doorbell.ring import ACTOR_NAME, Doorbell
 from workers.metrics import WorkerMetrics, keep_in_files, served
@@ -88,7 +89,20 @@ class WorkerProcess:
         connect = functools.partial(connections.connect, settings.worker_database_url)
         names = Names(installation.id)
         self._assignments = Assignments()
-        self._doorbell = Doorbell(settings.redis_url, lambda: names)
+        self._broker = WakingBroker(
+            settings.redis_url,
+            names,
+            installation.partitions,
+            self._assignments,
+            self._on_ownership_changed,
+        )
+        self._check = RedisCheck(
+            settings.redis_url,
+            lambda: names,
+            listener=self._broker.listener,
+            on_change=self._on_redis_changed,
+        )
+        self._doorbell = Doorbell(settings.redis_url, lambda: names, self._check)
         self._drainer = Drainer(
             functools.partial(connect, application_name="teller worker drain"),
             self._assignments,
@@ -106,9 +120,6 @@ class WorkerProcess:
             self._doorbell,
             on_gain=self._gain,
         )
-        self._broker = WakingBroker(
-            settings.redis_url, names, installation.partitions, self._assignments, self._ownership.wake
-        )
         self._sweep = Sweep(
             functools.partial(
                 connect,
@@ -117,7 +128,9 @@ class WorkerProcess:
             ),
             self._drainer,
             self._assignments,
-            wake_ups_available=lambda: self._doorbell.reaches_workers and not self._broker.listener.broken,
+            self._doorbell,
+            self._check,
+            metrics,
         )
         # One actor for all queues: the message names the queue, its argument the partition.
         dramatiq.actor(queue_name=min(self._broker.queues), actor_name=ACTOR_NAME, broker=self._broker)(
@@ -130,6 +143,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start all threads."""
         self._broker.listener.start()
+        self._check.start()
         self._dramatiq.start()
         self._drainer.start()
         self._sweep.start()
@@ -147,9 +161,16 @@ class WorkerProcess:
         self._broker.end()
         self._broker.listener.stop()
         self._sweep.stop()
+        self._check.stop()
         self._dramatiq.stop(timeout=int(DRAMATIQ_END_SECONDS * 1_000))
         self._doorbell.close()  # last: until here, threads notify and acknowledge
         log.info("worker_stopped")
+
+    def _on_ownership_changed(self) -> None:
+        self._ownership.wake()
+
+    def _on_redis_changed(self) -> None:
+        self._sweep.wake()
 
     def _gain(self, gained: set[int]) -> None:
         self._drainer.take_over(gained)

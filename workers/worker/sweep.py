@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from processor.clients import codes
-from processor.cluster import ownership
+from processor.cluster import alarms, ownership
 from processor.errors import DatabaseUnavailable
 from processor.operations import approvals, reservations
 from processor.storage.connections import Reconnecting
+from workers.doorbell.condition import REMEDIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from processor.storage.connections import Connection
+    from workers.doorbell.check import RedisCheck
+    from workers.doorbell.condition import Condition
+    from workers.doorbell.ring import Doorbell
+    from workers.metrics import WorkerMetrics
     from workers.worker.assignments import Assignments
     from workers.worker.drain import Drainer
 
@@ -43,6 +48,8 @@ REST_SECONDS_MAX: Final = 0.5
 TIDY_SECONDS: Final = 600.0
 #: The interval between two looks below the low-water marks, in seconds. Dead rows make such a look expensive.
 BELOW_SECONDS: Final = 5.0
+#: The interval between two alarms about Redis, in seconds.
+ALARM_SECONDS: Final = 1.0
 #: The longest time of a statement, in milliseconds.
 STATEMENT_TIMEOUT_MS: Final = 5_000
 #: The time that `stop` waits for the thread, in seconds.
@@ -55,7 +62,7 @@ class Sweep:
     """
     Looks for work that no doorbell reported, on a thread of its own.
 
-    `wake_ups_available` returns whether doorbells can be sent and fetched at present.
+    `doorbell` and `check` show whether doorbells can be sent and taken at present.
     """
 
     def __init__(
@@ -63,34 +70,48 @@ class Sweep:
         connect: Callable[[], Connection],
         drainer: Drainer,
         assignments: Assignments,
-        wake_ups_available: Callable[[], bool],
+        doorbell: Doorbell,
+        check: RedisCheck,
+        metrics: WorkerMetrics,
     ) -> None:
         self._drainer = drainer
         self._assignments = assignments
-        self._wake_ups_available = wake_ups_available
+        self._doorbell = doorbell
+        self._check = check
+        self._metrics = metrics
         self._connection = Reconnecting(connect)
         #: Partitions that were paused at the last look.
         self._paused: set[int] = set()
         #: Wake-ups were available before the last look.
         self._is_notified = True
-        self._stopping = threading.Event()
+        self._is_stopping = False
+        #: Ends the pause between two looks.
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._tidy_at = time.monotonic() + TIDY_SECONDS
         self._look_below_at = 0.0
+        self._alarm_at = 0.0
+        self._checked_at = time.monotonic()
 
     def start(self) -> None:
         """Start the thread. PostgreSQL may be unavailable."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """Look now: the condition of Redis has changed. Returns at once."""
+        self._woken.set()
+
     def stop(self) -> None:
         """End the thread."""
-        self._stopping.set()
+        self._is_stopping = True
+        self._woken.set()
         self._thread.join(STOP_TIMEOUT_SECONDS)
 
     # ---------------------------------------------------------------- the thread
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._is_stopping:
+            self._woken.clear()
             began = time.monotonic()
             self._check_wake_ups()
             try:
@@ -102,23 +123,33 @@ class Sweep:
                 self._connection.close()
             interval = INTERVAL_SECONDS if self._is_notified else INTERVAL_WITHOUT_WAKE_UPS_SECONDS
             rest = min(REST_SECONDS_MAX, REST_PER_LOOK * (time.monotonic() - began))
-            self._stopping.wait(max(interval, rest))
+            self._woken.wait(max(interval, rest))
         self._connection.close()
 
     def _check_wake_ups(self) -> None:
-        is_notified = self._wake_ups_available()
-        if is_notified != self._is_notified:
-            self._is_notified = is_notified
-            if is_notified:
-                log.info("wake_ups_available")
-            else:
-                log.warning("wake_ups_unavailable")
+        was_notified, self._is_notified = self._is_notified, self._doorbell.reaches_workers
+        if self._is_notified and not was_notified:
+            log.info("wake_ups_available")
+        elif was_notified and not self._is_notified:
+            condition = self._condition()
+            log.warning("wake_ups_unavailable", condition=condition, detail=REMEDIES[condition])
+        now = time.monotonic()
+        if not was_notified:
+            self._metrics.count_without_wake_ups(now - self._checked_at)
+        self._checked_at = now
+
+    def _condition(self) -> Condition:
+        """Return what keeps Redis from carrying notifications."""
+        return self._check.condition or "unavailable"
 
     def _look(self) -> None:
         held = self._assignments.held()
         if not held:
             return
         connection = self._connection.get()
+        if self._check.condition is not None and time.monotonic() >= self._alarm_at:
+            self._alarm_at = time.monotonic() + ALARM_SECONDS
+            alarms.note_redis(connection, self._condition())
         self._drainer.mark(approvals.expire(connection, held))
         self._drainer.expire(reservations.expired(connection, held))
         if time.monotonic() >= self._tidy_at:
