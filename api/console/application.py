@@ -21,6 +21,7 @@ from api.console import (
     overview,
     partitions,
     requests,
+    reservations,
     resources,
     search,
     security,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 #: The modules of the pages.
 MODULES: Final = (
     *(sign_in, approvals, audit, bulk_actions, failed, keys),
-    *(overview, partitions, requests, resources, search, webhooks),
+    *(overview, partitions, requests, reservations, resources, search, webhooks),
 )
 ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for module in MODULES for page in module.pages.all)
 

@@ -36,6 +36,7 @@ SECTIONS: Final = (
     Section("overview", "Overview", "/admin"),
     Section("failed", "Failed", "/admin/failed", "failed"),
     Section("approvals", "Approvals", "/admin/approvals", "approvals"),
+    Section("reservations", "Reservations", "/admin/reservations"),
     Section("resources", "Resources", "/admin/resources"),
     Section("webhooks", "Webhooks", "/admin/webhooks"),
     Section("keys", "Keys", "/admin/keys"),

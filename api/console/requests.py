@@ -33,8 +33,6 @@ from processor.records.audit import AuditFilter
 from processor.records.documents import RequestRecord
 from processor.storage.connections import Connection
 
-#: The stages in which a cancel command can come in time. The client itself releases a request that is `held`.
-CANCELLABLE_STAGES: Final = cancellations.CANCELLABLE_STAGES - {"held"}
 #: The rules of a resource that are amounts.
 AMOUNT_RULES: Final = frozenset(
     {"overdraft", "per_account_limit", "per_account_daily_limit", "confirm_above", "approve_above"}
@@ -79,6 +77,8 @@ class Possible:
     #: The reason why no refund is possible, if an admin may expect one.
     why_no_refund: str | None
     cancel: bool
+    #: Whether it is held, and neither a capture nor a release was accepted.
+    release: bool
     judge: bool
     #: Whether it waits for approval, but not by the caller's own client.
     is_own: bool
@@ -88,7 +88,7 @@ class Possible:
         """
         Return whether the page has a form.
         """
-        return self.replay or self.refund is not None or self.cancel or self.judge
+        return self.replay or self.refund is not None or self.cancel or self.release or self.judge
 
 
 def possible(found: Inspection, client: str, *, may_refund: bool) -> Possible:
@@ -104,8 +104,9 @@ def possible(found: Inspection, client: str, *, may_refund: bool) -> Possible:
         refund_whole=one.status == "failed",
         why_no_refund=why,
         cancel=one.status == "processing"
-        and one.stage in CANCELLABLE_STAGES
+        and one.stage in cancellations.CANCELLABLE_STAGES
         and not pending & {"cancel", "approve", "deny", "confirm"},
+        release=one.stage == "held" and one.command is None,
         judge=awaits and one.client_id != client,
         is_own=awaits and one.client_id == client,
     )
@@ -121,7 +122,8 @@ def _left(found: Inspection) -> tuple[int | None, str | None]:
     if any(refund.status == "processing" for refund in found.refunds):
         return None, "A refund of this request is already waiting."
     if one.status == "completed":
-        left = (one.amount or 0) - one.refunded
+        taken = (one.amount or 0) if one.captured is None else one.captured
+        left = taken - one.refunded
         return (left, None) if left > 0 else (None, None)
     if "replay" in found.pending_verbs:
         return (

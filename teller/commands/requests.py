@@ -1,5 +1,5 @@
 """
-`teller requests`: list, show and cancel requests of all clients.
+`teller requests`: list, show, cancel and release requests of all clients.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from processor.domain.amounts import NO_UNIT, format_amount
 from processor.domain.kinds import KINDS
 from processor.domain.model import STATUSES
 from processor.operations import cancel as cancellations
+from processor.operations import reservations
 from processor.reading import request_lists
 from processor.reading import requests as stored_requests
+from processor.reading import reservations as held_requests
 from processor.reading.request_lists import RequestFilter
 from processor.reading.units import read_units
 from processor.visible import visible
@@ -39,7 +41,7 @@ ENTRIES_MAX: Final = 100
 @click.group(cls=Group)
 def requests() -> None:
     """
-    List, show and cancel requests of all clients.
+    List, show, cancel and release requests of all clients.
     """
 
 
@@ -94,6 +96,53 @@ def cancel(request: UUID, why: str | None) -> None:
         document = read(connection, request)
         notify(connection, settings, [command.partition])
     show(document, lambda: f"the command to cancel {request} is recorded; see teller requests show {request}")
+
+
+@requests.command(cls=Command)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, LIMIT_MAX),
+    default=LIMIT,
+    show_default=True,
+    help="The greatest number of rows.",
+)
+def held(limit: int) -> None:
+    """
+    List the reservations that are held, the first to expire first.
+    """
+    with reached() as (connection, _):
+        rows = held_requests.list_held(connection, limit, None).rows
+    show(
+        {"data": [one.request.document() for one in rows]},
+        lambda: table(
+            ("id", "until", "amount", "resource", "account", "client"),
+            [
+                (
+                    str(one.request.id),
+                    one.expires_at,
+                    _amount(one.request.amount, one.unit),
+                    one.request.resource_id,
+                    one.request.account,
+                    one.request.client_id,
+                )
+                for one in rows
+            ],
+        ),
+    )
+
+
+@requests.command(cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+@click.option("--reason", "why", type=reason, metavar="TEXT", help="The reason, which the audit keeps.")
+def release(request: UUID, why: str | None) -> None:
+    """
+    Release the reservation ID: the held amount goes back, and its client can no longer capture it.
+    """
+    with reached() as (connection, settings):
+        _, command = reservations.release(connection, request, operator(), why)
+        document = read(connection, request)
+        notify(connection, settings, [command.partition])
+    show(document, lambda: f"the release of {request} is accepted; see teller requests show {request}")
 
 
 def read(connection: Connection, request: UUID) -> Document:

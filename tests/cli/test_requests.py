@@ -107,6 +107,27 @@ def test_a_cancelled_request_is_withdrawn_in_its_turn(
     assert "decided" in teller("requests", "cancel", str(sold_out[0]), "--json").refuses(1, "not_cancellable")
 
 
+def test_held_reservations_are_listed_and_released(teller: Callable[..., Result], store: Store) -> None:
+    """
+    The list has the time until which each is held. A release is recorded, and a second one is refused.
+    """
+    store.open("gate", available=5)
+    [asked] = store.accept(store.asks("reservation", "gate", "ada", 2, details={"ttl_seconds": 600}))
+    store.drain("gate")
+    [held] = teller("requests", "held", "--json").document["data"]
+    assert (held["id"], held["stage"], held["amount"]) == (str(asked), "held", 2)
+    assert held["expires_at"] is not None
+    assert str(asked) in teller("requests", "held").out
+
+    assert teller("requests", "release", str(asked), "--reason", "double").status == 0
+    assert "accepted already" in teller("requests", "release", str(asked), "--json").refuses(1, "not_held")
+    store.drain("gate")
+
+    assert store.statuses([asked]) == ["released"]
+    assert store.one("SELECT reason FROM audit WHERE action = 'release'") == "double"
+    assert teller("requests", "held", "--json").document["data"] == []
+
+
 def test_a_cancel_names_the_account_and_the_host_in_the_audit(
     teller: Callable[..., Result], sold_out: list[uuid.UUID], store: Store
 ) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 YES = Answer("done", 200, reference="T-1")
 UNKNOWN = Answer("unknown", 503, error="answered 503")
-ACTIONS = ("replay", "refund", "cancel", "approve", "deny")
+ACTIONS = ("replay", "refund", "cancel", "release", "approve", "deny")
 
 
 @pytest.fixture
@@ -236,6 +236,36 @@ def test_a_withdrawal_is_approved_or_denied_by_another_client(bank: Teller) -> N
     ]
     late = admin.send(f"/admin/requests/{first}/deny", {"reason": "too late"})
     assert "no longer waits for approval" in admin.get(str(late.location)).text
+
+
+def test_a_held_reservation_is_listed_and_released(bank: Teller) -> None:
+    """
+    The list shows how long it is held, the first to expire first. The audit has the release with its reason.
+    """
+    asked = [
+        bank.client.post(
+            "/v1/reservations", {"resource": "vault", "account": "u", "amount": 4, "ttl_seconds": seconds}
+        ).json["id"]
+        for seconds in (600, 300)
+    ]
+    bank.drain()
+    operator = Visitor.signed_in(bank, bank.operator)
+    page = operator.get("/admin/reservations").text
+    assert re.findall(r"/admin/requests/([0-9a-f-]{36})/release", page) == asked[::-1]
+    assert offered(operator, asked[0]) == ["release"]
+    assert "Held until" in operator.get(f"/admin/requests/{asked[0]}").text
+
+    released = operator.send(
+        f"/admin/requests/{asked[0]}/release", {"reason": "double", "back": "/admin/reservations"}
+    )
+    assert released.location == "/admin/reservations"
+    assert "The release is accepted" in operator.get("/admin/reservations").text
+    late = operator.send(f"/admin/requests/{asked[0]}/release", {"reason": "again"})
+    assert "no longer held" in operator.get(str(late.location)).text
+    bank.drain()
+
+    assert bank.status(asked[0]) == "released"
+    assert [line[1:] for line in audited(bank, "release")] == [("double", asked[0])]
 
 
 def test_only_operators_see_a_traceback(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:

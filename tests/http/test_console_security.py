@@ -84,6 +84,8 @@ ACCESS: dict[str, Access | Public] = {
     "POST /admin/requests/<awaiting>/approve": Access(303, 303, REASON),
     "POST /admin/requests/<awaiting>/deny": Access(303, 303, REASON),
     "GET /admin/approvals": Access(200, 200),
+    "GET /admin/reservations": Access(200, 200),
+    "POST /admin/requests/<held>/release": Access(303, 303, REASON),
 }
 #: The tables that forms can change.
 TABLES = (
@@ -110,6 +112,7 @@ class Objects:
             "<request>": lambda: self.teller.withdraw("bank"),
             "<failed>": lambda: self.teller.fail_withdrawal("bank"),
             "<awaiting>": lambda: self.teller.withdraw("vault"),
+            "<held>": self.reserve,
             "<webhook>": self.make_webhook,
             "<delivery>": self.make_delivery,
             "<key>": self.make_key,
@@ -119,6 +122,13 @@ class Objects:
             if placeholder in path:
                 path = path.replace(placeholder, make())
         return path
+
+    def reserve(self) -> str:
+        """Create a reservation that is held."""
+        body = {"resource": "bank", "account": "u"}
+        request = str(self.teller.client.post("/v1/reservations", body).json["id"])
+        self.teller.drain()
+        return request
 
     def make_webhook(self) -> str:
         """Create a webhook of a new client."""
@@ -180,7 +190,9 @@ def objects(teller: Teller) -> Objects:
 
 def route_of(row: str) -> str:
     """Return the route of a row as the application names it."""
-    return row.replace("<failed>", "<request>").replace("<awaiting>", "<request>")
+    return (
+        row.replace("<failed>", "<request>").replace("<awaiting>", "<request>").replace("<held>", "<request>")
+    )
 
 
 def visit(
