@@ -21,7 +21,7 @@ from bench.peers.catalog import PEERS
 from bench.report import Section, progress
 from processor.batch import run as batch
 from processor.storage import connections
-from workers.worker.main import rest_collector
+from workers.collector import rest_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

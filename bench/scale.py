@@ -12,7 +12,7 @@ from bench import charts, fill, lab, system, work
 from bench.report import Section, progress
 from processor.batch import run as batch
 from processor.storage import connections
-from workers.worker.main import rest_collector
+from workers.collector import rest_collector
 
 if TYPE_CHECKING:
     from bench.plan import Plan

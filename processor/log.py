@@ -99,7 +99,7 @@ def configure(level: int = logging.INFO) -> None:
         *(
             (show_invisible, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
             if terminal
-            else (structlog.processors.JSONRenderer(),)
+            else (structlog.processors.JSONRenderer(_serialized),)
         ),
     ]
     structlog.configure(

@@ -109,14 +109,17 @@ class CourierMetrics:
             ["channel", "result"],
             registry=self.registry,
         )
-        for labels in product(gateways, get_args(Outcome)):
-            self._gateway_calls.labels(*labels)
+        #: Found once, because a look-up takes longer than a count.
+        self._calls = {
+            labels: self._gateway_calls.labels(*labels) for labels in product(gateways, get_args(Outcome))
+        }
         for labels in product(get_args(Channel), get_args(DeliveryStatus)):
             self._deliveries.labels(*labels)
 
     def count_call(self, gateway: str, outcome: Outcome) -> None:
         """Count the answer of a gateway."""
-        self._gateway_calls.labels(gateway, outcome).inc()
+        series = self._calls.get((gateway, outcome)) or self._gateway_calls.labels(gateway, outcome)
+        series.inc()
 
     def count_delivery(self, channel: Channel, result: DeliveryStatus) -> None:
         """Count a try to deliver."""

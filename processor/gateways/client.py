@@ -1,81 +1,102 @@
 """
 The HTTP client of gateways and webhooks: POSTs to addresses exactly as they are written.
 
-An answer counts as soon as its status has arrived, because the other side may have acted. So aiohttp's limits for
-heads are those of the whole head here. Its parser refuses some heads all the same, such as one with two lengths. The
-status is therefore also read from the bytes as they arrive, and counts if aiohttp has no answer.
+It follows no redirect, uses no proxy, keeps no cookies, and decompresses nothing. `connection.py` says which answers
+count.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import base64
+import ipaddress
 import re
+import socket
 import ssl
-from contextlib import suppress
-from contextvars import ContextVar
+from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
-import aiohttp
+from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from processor.gateways.connection import Connection, CountingConnection, Reply
 
-#: The longest head of an answer that is read, interim answers included, in bytes.
-HEAD_BYTES_MAX: Final = 1024 * 1024
-#: The bytes of an answer after which its connection is closed: head, chunk sizes and trailers included.
-ANSWER_BYTES_MAX: Final = 2 * HEAD_BYTES_MAX
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
 #: The time for which an idle connection is kept, in seconds. It is shorter than that of servers, because a call on a
 #: connection that the server closes counts as unknown.
 KEEPALIVE_SECONDS: Final = 1.0
+#: The time for which the addresses of a name are used, in seconds.
+ADDRESSES_SECONDS: Final = 10.0
+#: The time after which the next address of a name is tried beside the first one, in seconds (RFC 8305).
+NEXT_ADDRESS_SECONDS: Final = 0.25
 #: The addresses whose parts are kept.
 URLS_KEPT: Final = 1_024
 
-_STATUS = re.compile(rb"[\r\n]*HTTP/\d(?:\.\d)?[ \t]+([1-9]\d\d)(?=[ \t\r\n])")
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
 _BEFORE_PATH = re.compile(r"[a-z]+://[^/?#]*", re.IGNORECASE)
 #: The characters that cannot stand in a request line.
 _UNSENDABLE = re.compile(r"[^!-~]")
 
 
-class Reply(NamedTuple):
-    """The status of an answer, and its body as far as it arrived. A body that is too long is empty."""
+class ConnectFailed(OSError):
+    """There was no connection, so nothing was sent. Its cause is the fault."""
 
-    status: int
-    body: bytes
+
+class NameFailed(ConnectFailed):
+    """The name of the address leads to no address that may be used."""
+
+
+class Origin(NamedTuple):
+    """The server of an address."""
+
+    is_tls: bool
+    host: str
+    port: int
+
+
+class _Target(NamedTuple):
+    origin: Origin
+    #: The head of a request, without the headers that differ between requests.
+    head: bytes
 
 
 class Client:
     """
-    A client with a pool of connections. It is made inside the event loop.
+    A client with a pool of at most `connections_max` connections. It is made inside the event loop.
 
-    It follows no redirect, uses no proxy, keeps no cookies, decompresses nothing, and uses TLS with the certificates
-    of the system. `timeout_seconds` is for a whole call. An answer with more than `headers_max` headers counts by its
-    status alone. `connector` has further parameters of the TCPConnector.
+    It uses TLS with the certificates of the system. `timeout_seconds` is for a whole call. An answer with more than
+    `headers_max` headers counts by its status alone. `resolve` returns the addresses of a name, each time it is
+    called. Without it, the system's resolver is used, and its result is kept for ADDRESSES_SECONDS. `open_socket`
+    makes the socket for an address.
     """
 
     def __init__(
-        self, timeout_seconds: float, *, headers_max: int = HEAD_BYTES_MAX, **connector: Any
+        self,
+        timeout_seconds: float,
+        *,
+        connections_max: int,
+        headers_max: int | None = None,
+        resolve: Callable[[str, int], Awaitable[list[AddrInfoType]]] | None = None,
+        open_socket: Callable[[AddrInfoType], socket.socket] | None = None,
     ) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=_Connector(
-                keepalive_timeout=KEEPALIVE_SECONDS, ssl=ssl.create_default_context(), **connector
-            ),
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds, ceil_threshold=math.inf),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "User-Agent": "teller",
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-            },
-            max_line_size=HEAD_BYTES_MAX,
-            max_field_size=HEAD_BYTES_MAX,
-            max_headers=headers_max,
-        )
+        self._loop = asyncio.get_running_loop()
+        self._timeout_seconds = timeout_seconds
+        self._connections_max = connections_max
+        self._headers_max = headers_max
+        self._resolve = resolve or _Names().resolve
+        self._open_socket = open_socket
+        self._tls = ssl.create_default_context()
+        #: One for each call, whose connection is in use or about to be opened.
+        self._slots = asyncio.Semaphore(connections_max)
+        self._calls = 0
+        self._in_use: set[Connection] = set()
+        #: The idle connections: of each origin, and all in the order in which they became idle.
+        self._idle_of: dict[Origin, deque[Connection]] = {}
+        self._idle: dict[Connection, Origin] = {}
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def post(
         self,
@@ -89,23 +110,170 @@ class Client:
         """
         Send a POST. Reads at most `body_bytes_max` of the answer's body, for at most `body_seconds`.
 
-        Raises TimeoutError, aiohttp.ClientError, OSError or ValueError if no status arrived.
+        Raises ConnectFailed, NoAnswer or another OSError, such as TimeoutError, if no status arrived. Raises
+        ValueError if it is no URL.
         """
-        head = _Head()
-        _awaited.set(head)
+        deadline = self._loop.time() + self._timeout_seconds
+        origin, head = _target(url)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        request = b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines.encode("latin-1"), len(body), body)
+        if self._slots.locked():
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+        else:
+            await self._slots.acquire()
+        self._calls += 1
         try:
-            async with self._session.post(
-                exact_url(url), data=body, headers=headers, allow_redirects=False
-            ) as response:
-                return Reply(response.status, await _read(response, body_bytes_max, body_seconds))
-        except (aiohttp.ClientError, OSError, ValueError):
-            if head.status is None:
-                raise
-            return Reply(head.status, b"")
+            connection = self._take(origin) or await self._open(origin, deadline)
+            self._in_use.add(connection)
+            try:
+                return await connection.exchange(request, deadline, body_bytes_max, body_seconds)
+            finally:
+                self._in_use.discard(connection)
+                self._keep(origin, connection)
+        finally:
+            self._calls -= 1
+            self._slots.release()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for connection in (*self._in_use, *self._idle):
+            connection.close()
+        self._idle.clear()
+        self._idle_of.clear()
+        await asyncio.sleep(0)  # the loop closes the sockets
+
+    # ---------------------------------------------------------------- the pool
+
+    def _take(self, origin: Origin) -> Connection | None:
+        """Return the connection of this origin that became idle last, if there is one."""
+        while waiting := self._idle_of.get(origin):
+            connection = waiting.pop()
+            if not waiting:
+                del self._idle_of[origin]
+            del self._idle[connection]
+            if connection.is_reusable and connection.idle_since > self._loop.time() - KEEPALIVE_SECONDS:
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, origin: Origin, connection: Connection) -> None:
+        if not connection.is_reusable:
+            connection.close()
+            return
+        connection.idle_since = self._loop.time()
+        self._idle_of.setdefault(origin, deque()).append(connection)
+        self._idle[connection] = origin
+        if self._expiry is None:
+            self._expiry = self._loop.call_later(KEEPALIVE_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        """Close the connections that have been idle for long."""
+        self._expiry = None
+        oldest = self._loop.time() - KEEPALIVE_SECONDS
+        while self._idle:
+            connection = next(iter(self._idle))
+            if connection.is_reusable and connection.idle_since > oldest:
+                self._expiry = self._loop.call_at(connection.idle_since + KEEPALIVE_SECONDS, self._expire)
+                return
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        connection, origin = next(iter(self._idle.items()))
+        del self._idle[connection]
+        waiting = self._idle_of[origin]
+        waiting.popleft()  # both are in the same order
+        if not waiting:
+            del self._idle_of[origin]
+        connection.close()
+
+    def _connection(self) -> Connection:
+        return Connection() if self._headers_max is None else CountingConnection(self._headers_max)
+
+    async def _open(self, origin: Origin, deadline: float) -> Connection:
+        """Connect. Raises TimeoutError, ConnectFailed."""
+        if self._idle and self._calls + len(self._idle) > self._connections_max:
+            self._drop_oldest()
+        async with asyncio.timeout_at(deadline):
+            try:
+                addresses = _literal(origin) or await self._resolve(origin.host, origin.port)
+            except (OSError, UnicodeError) as fault:
+                raise NameFailed(str(fault)) from fault
+            try:
+                opened = await start_connection(
+                    addresses,
+                    happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
+                    interleave=1,
+                    socket_factory=self._open_socket,
+                )
+                _, connection = await self._loop.create_connection(
+                    self._connection,
+                    sock=opened,
+                    ssl=self._tls if origin.is_tls else None,
+                    server_hostname=origin.host.rstrip(".") if origin.is_tls else None,
+                )
+            except TimeoutError as fault:  # the timeout of TCP, not that of the call
+                raise ConnectFailed(str(fault)) from fault
+            except (OSError, ValueError, RuntimeError) as fault:
+                raise ConnectFailed(str(fault)) from fault
+        return connection
+
+
+class _Names:
+    """The resolver of the system. Concurrent calls for one name share a query."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], tuple[float, asyncio.Task[list[AddrInfoType]]]] = {}
+
+    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
+        """Return the addresses of a name. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        until, query = self._found.get((host, port), (0.0, None))
+        if query is None or until <= loop.time() or (query.done() and query.exception()):
+            query = loop.create_task(_addresses(host, port))
+            query.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # its callers may be gone
+            self._found[host, port] = (loop.time() + ADDRESSES_SECONDS, query)
+        return await asyncio.shield(query)
+
+
+async def _addresses(host: str, port: int) -> list[AddrInfoType]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return list(found)
+
+
+def _literal(origin: Origin) -> list[AddrInfoType]:
+    """Return the address if the host is one, without a query."""
+    try:
+        ipaddress.ip_address(origin.host)
+    except ValueError:
+        return []
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return list(socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM, flags=numeric))
+
+
+@lru_cache(maxsize=URLS_KEPT)
+def _target(url: str) -> _Target:
+    exact = exact_url(url)
+    if exact.scheme not in ("http", "https") or not exact.raw_host or exact.port is None:
+        raise ValueError("a URL begins with http:// or https://")
+    lines = [
+        f"POST {exact.raw_path_qs} HTTP/1.1",
+        f"Host: {exact.host_port_subcomponent}",
+        "User-Agent: teller",
+        "Content-Type: application/json",
+        "Accept: */*",
+        "Accept-Encoding: identity",
+    ]
+    if exact.user is not None or exact.password is not None:
+        credentials = f"{exact.user or ''}:{exact.password or ''}".encode()
+        lines.append(f"Authorization: Basic {base64.b64encode(credentials).decode()}")
+    head = "".join(f"{line}\r\n" for line in lines).encode("ascii")
+    return _Target(Origin(exact.scheme == "https", exact.raw_host, exact.port), head)
 
 
 @lru_cache(maxsize=URLS_KEPT)
@@ -125,88 +293,3 @@ def exact_url(url: str) -> URL:
         target = f"/{target}"
     # The query stands in the path, because a query of its own would lose an empty one.
     return URL.build(scheme=base.scheme, authority=base.raw_authority, path=target, encoded=True)
-
-
-async def _read(response: aiohttp.ClientResponse, bytes_max: int, seconds: float | None) -> bytes:
-    """Return the body as far as it arrives. The connection of a body that is too long is closed."""
-    body = bytearray()
-    with suppress(aiohttp.ClientError, OSError):  # the status is enough; a timeout is an OSError
-        async with asyncio.timeout(seconds):
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > bytes_max:
-                    response.close()
-                    return b""
-    return bytes(body)
-
-
-class _Head:
-    """The bytes of an answer up to the end of its head. An interim answer (1xx) is skipped."""
-
-    def __init__(self) -> None:
-        self._kept = bytearray()
-        self._received = 0
-        self._is_complete = False
-        #: The status of the final answer, as soon as it has arrived.
-        self.status: int | None = None
-
-    def feed(self, data: bytes) -> bool:
-        """Take the next bytes. Returns whether the answer may go on."""
-        self._received += len(data)
-        if self._is_complete:
-            return self._received <= ANSWER_BYTES_MAX
-        searched = max(0, len(self._kept) - 3)
-        self._kept += data
-        while end := _HEAD_END.search(self._kept, searched):
-            searched = 0
-            if self._read_status() is not None:
-                self._is_complete = True
-                self._kept.clear()
-                return True
-            del self._kept[: end.end()]
-        self._read_status()
-        return self._received <= HEAD_BYTES_MAX
-
-    def _read_status(self) -> int | None:
-        found = _STATUS.match(self._kept)
-        if found and not (found[1][:1] == b"1" and found[1] != b"101"):
-            self.status = int(found[1])
-        return self.status
-
-
-#: The head of the answer to the POST of this task.
-_awaited: ContextVar[_Head] = ContextVar("_awaited")
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Connections whose answers are also read by the `_Head` of the POST."""
-
-    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
-        connection = await super().connect(*args, **kwargs)
-        transport, protocol = connection.transport, connection.protocol
-        if transport is not None and protocol is not None:
-            current = transport.get_protocol()
-            if isinstance(current, _Tee):  # the connection was used before
-                current.head = _awaited.get()
-            else:
-                transport.set_protocol(_Tee(transport, protocol, _awaited.get()))
-        return connection
-
-
-class _Tee(asyncio.Protocol):
-    """The protocol of a connection: each part of an answer goes to a `_Head`, and then to aiohttp."""
-
-    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, head: _Head) -> None:
-        self._transport = transport
-        self._protocol = protocol
-        self.head = head
-        self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]  # forwarded as they are
-        self.eof_received = protocol.eof_received  # type: ignore[method-assign]
-        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
-
-    def data_received(self, data: bytes) -> None:
-        if self.head.feed(data):
-            self._protocol.data_received(data)
-        else:
-            self._transport.abort()

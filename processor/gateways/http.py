@@ -9,11 +9,9 @@ import json
 import time
 from typing import Any, Final
 
-import aiohttp
-
 from processor.domain.model import Outcome
 from processor.gateways import signatures
-from processor.gateways.client import Client
+from processor.gateways.client import Client, ConnectFailed
 from processor.gateways.protocol import Answer, Order, text_of
 
 #: The longest answer that is read, in bytes. A longer answer counts by its status alone.
@@ -25,6 +23,9 @@ EVALUATION_SECONDS_MAX: Final = 0.1
 
 _DECLINED = frozenset({400, 402, 422})
 _MISCONFIGURED = frozenset({401, 403, 404, 405, 410})
+#: They are made once, because `json.dumps` and `json.loads` would make one for each call.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda _: None)
 
 
 class HttpGateway:
@@ -38,7 +39,7 @@ class HttpGateway:
         self._url = url
         self._key = key
         evaluation_seconds = min(timeout_seconds * EVALUATION_PART, EVALUATION_SECONDS_MAX)
-        self._client = Client(timeout_seconds - evaluation_seconds, limit=connections_max)
+        self._client = Client(timeout_seconds - evaluation_seconds, connections_max=connections_max)
 
     async def perform(self, order: Order) -> Answer:
         """
@@ -46,8 +47,8 @@ class HttpGateway:
 
         Raises TimeoutError if no status arrives in time.
         """
-        body = json.dumps(_document(order), ensure_ascii=False, separators=(",", ":")).encode()
         key = str(order.request_id)
+        body = _ENCODER.encode(_document(order, key)).encode()
         signed = signatures.headers(key, int(time.time()), body, [self._key])
         try:
             reply = await self._client.post(
@@ -55,9 +56,9 @@ class HttpGateway:
             )
         except TimeoutError:
             raise
-        except aiohttp.ClientConnectorError as fault:
+        except ConnectFailed as fault:
             return Answer("unknown", reason="no connection", error=describe(fault))
-        except (aiohttp.ClientError, OSError, ValueError) as fault:
+        except (OSError, ValueError) as fault:
             return Answer("unknown", reason="no valid answer", error=describe(fault))
         return answer_of(reply.status, reply.body)
 
@@ -93,9 +94,9 @@ def describe(fault: BaseException) -> str:
     return text_of(f"{type(fault).__name__}: {fault}".partition("\n")[0]) or ""
 
 
-def _document(order: Order) -> dict[str, Any]:
+def _document(order: Order, key: str) -> dict[str, Any]:
     return {
-        "request": str(order.request_id),
+        "request": key,
         "kind": order.kind,
         "account": order.account,
         "resource": order.resource,
@@ -112,8 +113,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     Numbers are the text that was sent, and NaN and the infinities are None. Bytes that are not text are replaced.
     """
     try:
-        text = body.decode(json.detect_encoding(body), "replace")
-        document = json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+        document = _DECODER.decode(body.decode(json.detect_encoding(body), "replace"))
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -13,6 +13,7 @@ from processor.domain.model import Outcome
 
 #: The longest reference, reason or error that is kept, in characters.
 TEXT_CHARACTERS_MAX: Final = 255
+_OUTCOMES: Final = frozenset(get_args(Outcome))
 #: The highest status that is kept.
 STATUS_MAX: Final = 999
 
@@ -60,7 +61,7 @@ def storable(answer: object) -> Answer:
 
     Raises ValueError if it is no Answer, or has no known outcome.
     """
-    if not isinstance(answer, Answer) or answer.outcome not in get_args(Outcome):
+    if not isinstance(answer, Answer) or answer.outcome not in _OUTCOMES:
         raise ValueError("the gateway returned no Answer with a known outcome")
     is_status = isinstance(answer.status, int) and 0 <= answer.status <= STATUS_MAX
     return Answer(

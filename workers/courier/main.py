@@ -14,11 +14,13 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+import uvloop
 
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.gateways import registry
 from processor.gateways.names import names
 from processor.storage import connections, migrations
+from workers.collector import rest_collector
 from workers.courier.address_notices import ADDRESS_NOTICES
 from workers.courier.code_messages import CodeMessages
 from workers.courier.database_thread import DatabaseThread
@@ -69,10 +71,11 @@ def run_courier(settings: Settings) -> int:
             asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
         await work(settings, stop, metrics)
 
+    rest_collector()
     keep_in_files(settings)
     metrics = CourierMetrics(names(settings))
-    with served(settings, metrics.registry):
-        asyncio.run(run())
+    with served(settings, metrics.registry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
     return 0
 
 

@@ -8,15 +8,13 @@ It resolves the name once, checks each of its addresses, and connects to one of 
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-
 from processor.gateways import addresses, signatures
 from processor.gateways.addresses import AddressRefused, WebhookAddressRefused
-from processor.gateways.client import Client
+from processor.gateways.client import Client, ConnectFailed, NameFailed
 from processor.outbox import tries
 from processor.outbox.deliveries import PAUSES_SECONDS
 from workers.courier.database_thread import in_thread
@@ -49,10 +47,9 @@ class WebhookClient:
         self._client = Client(
             TIMEOUT_SECONDS,
             headers_max=HEADERS_MAX,
-            limit=CONNECTIONS_MAX,
-            use_dns_cache=False,
-            resolver=Resolver(allow_private=allow_private),
-            socket_factory=None if allow_private else _public_socket,
+            connections_max=CONNECTIONS_MAX,
+            resolve=Resolver(allow_private=allow_private).resolve,
+            open_socket=None if allow_private else _public_socket,
         )
 
     async def send(self, delivery: WebhookDelivery) -> SendResult[WebhookDelivery]:
@@ -85,34 +82,18 @@ class WebhookClient:
         return reply.status
 
 
-class Resolver(AbstractResolver):
+class Resolver:
     """The resolver of the system, on a thread for each name. It refuses private addresses."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await in_thread(
-            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        )
+    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
+        """Return the addresses of a name. Raises AddressRefused if one of them is private, or OSError."""
+        found = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         if not self._allow_private and not all(addresses.is_public(str(where[0])) for *_, where in found):
             raise AddressRefused("the address is not public")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(where[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for kind, _, protocol, _, where in found
-        ]
-
-    async def close(self) -> None:
-        pass
+        return list(found)
 
 
 def _public_socket(address: AddrInfoType) -> socket.socket:
@@ -132,13 +113,13 @@ def _describe(fault: Exception) -> str:
             return str(fault)
         case TimeoutError():
             return f"no answer within {TIMEOUT_SECONDS:g} s"
-        case aiohttp.ClientConnectorCertificateError():
-            return "the certificate is not valid for this name"
-        case aiohttp.ClientConnectorDNSError():  # also a name of this network: the client must not learn which exist
+        case NameFailed():  # also a name of this network: the client must not learn which exist
             return "the name does not lead to a public address"
-        case aiohttp.ClientConnectorError() if isinstance(fault.os_error, AddressRefused):
+        case ConnectFailed(__cause__=ssl.SSLCertVerificationError()):
+            return "the certificate is not valid for this name"
+        case ConnectFailed(__cause__=AddressRefused()):
             return "refused: the address is not public"
-        case aiohttp.ClientConnectorError():
+        case ConnectFailed():
             return "no connection"
         case _:
             return f"no valid answer ({type(fault).__name__})"

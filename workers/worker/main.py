@@ -7,7 +7,6 @@ It starts while PostgreSQL or Redis are unavailable, and waits.
 from __future__ import annotations
 
 import functools
-import gc
 import signal
 import threading
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ import structlog
 
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
+from workers.collector import rest_collector
 from workers.doorbell.check import RedisCheck
 from workers.doorbell.names import Names
 from workers.doorbell.ring import ACTOR_NAME, Doorbell
@@ -43,19 +43,7 @@ START_RETRY_SECONDS: Final = 0.5
 BATCH_END_SECONDS: Final = 2.5
 DRAMATIQ_END_SECONDS: Final = 1.5
 
-#: The new objects after which the garbage collector runs: those of some full batches.
-GARBAGE_OBJECTS: Final = 100_000
-
 log = structlog.get_logger(__name__)
-
-
-def rest_collector() -> None:
-    """
-    Exclude the objects that exist now from garbage collection, and collect seldom, not in each batch.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS)
 
 
 def run_worker(settings: Settings) -> int:
