@@ -5,6 +5,7 @@ Arguments of several commands, and their checks.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -28,3 +29,14 @@ def reason(value: str) -> str:
     if not 1 <= len(text) <= REASON_CHARACTERS_MAX or not text.isprintable():
         raise click.BadParameter(f"a reason has 1 to {REASON_CHARACTERS_MAX} printable characters")
     return text
+
+
+def moment(value: str) -> datetime:
+    """Read a time of RFC 3339, or the beginning of a day in UTC."""
+    try:
+        read = datetime.fromisoformat(value)
+        if read.tzinfo is None and len(value) > len("2026-11-01"):
+            raise ValueError("no offset")
+        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter("a time is like 2026-11-01 or 2026-11-01T12:00:00Z") from None

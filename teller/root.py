@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "partitions": "commands.partitions",
     "check": "commands.check",
     "verify": "commands.verify",
+    "export": "commands.export",
     "race": "commands.race",
     "openapi": "commands.processes",
 }
