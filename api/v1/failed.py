@@ -14,13 +14,13 @@ from api.web import problems, submission
 from api.web.fields import ID_PATTERN, Amount, Body, Text, optional
 from api.web.pagination import Page, listed
 from api.web.parsing import read_id
-from api.web.problems import NotFound
+from api.web.problems import Invalid, NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.kinds import KINDS
 from processor.domain.model import Outcome
 from processor.domain.roles import OPERATORS
 from processor.operations import failed_requests
-from processor.operations.failed_requests import NotFailed
+from processor.operations.failed_requests import LegsHaveNoAmount, NotFailed
 from processor.reading import attempts, request_lists
 from processor.reading.request_lists import RequestFilter
 
@@ -195,12 +195,16 @@ def refund_request(call: Call, request: str) -> Answer:
 
     Makes a request of kind `refund`, which is decided in its turn. For a failed request it releases the hold. For a
     completed request it gives back `amount`, or the whole rest. It is rejected if that exceeds what was taken.
+    A request with legs is refunded as a whole, or rejected with the code of the leg that cannot be undone.
     """
     request_id = read_id(request, "request")
     body: Refund = call.body
     key = submission.read_key(call)
-    with call.services.connection() as connection:
-        record, is_replayed = failed_requests.refund(
-            call.services.accept, connection, request_id, body.amount, body.reason, call.caller, key
-        )
+    try:
+        with call.services.connection() as connection:
+            record, is_replayed = failed_requests.refund(
+                call.services.accept, connection, request_id, body.amount, body.reason, call.caller, key
+            )
+    except LegsHaveNoAmount as refusal:
+        raise Invalid.at("/amount", str(refusal)) from refusal
     return submission.accepted(call, record, is_replayed=is_replayed)

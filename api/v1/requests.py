@@ -21,6 +21,7 @@ from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable, ReasonRefused
 from processor.reading import request_lists, requests
 from processor.reading.request_lists import RequestFilter
+from processor.reading.requests import Place
 from processor.records.documents import RequestRecord
 
 routes = Routes("Requests")
@@ -47,6 +48,24 @@ class Error(BaseModel):
     reason: str | None = Field(
         default=None, description="The reason that the gateway, the approver or the operator gave."
     )
+    resource: str | None = Field(
+        default=None, description="The resource of the leg that was refused, if the request has `legs`."
+    )
+
+
+class ShownLeg(BaseModel):
+    """One resource of a request, with the amount that is taken or given."""
+
+    resource: str
+    take: int | None = None
+    give: int | None = None
+
+
+class WaitingFor(BaseModel):
+    """The reason why a queued request waits."""
+
+    partition: int
+    paused: bool
 
 
 class Request(BaseModel):
@@ -56,9 +75,12 @@ class Request(BaseModel):
     kind: RequestKind
     status: Status
     stage: Stage | None
-    resource: str
+    resource: str | None = Field(default=None, description="A request with `legs` has none, and no amount.")
     account: str | None
-    amount: int | None
+    amount: int | None = None
+    legs: list[ShownLeg] | None = Field(
+        default=None, description="The legs as they were sent, if the request has several resources."
+    )
     error: Error | None
     result: dict[str, Any] | None
     refunded: int
@@ -77,6 +99,9 @@ class Request(BaseModel):
         default=None,
         description="While the request is queued: the number of requests of its partition before it. Exact up to"
         " 1,000; 1,000 also stands for more.",
+    )
+    waiting_for: WaitingFor | None = Field(
+        default=None, description="While the request is queued: the paused partition of one of its legs."
     )
 
 
@@ -183,24 +208,25 @@ def get_request(call: Call, request: str) -> Answer:
     """
     Read a request.
 
-    While it is queued, `position` is the number of requests of its partition before it.
+    While it is queued, `position` is the number of requests of its partition before it. `waiting_for` names a paused
+    partition that one of its legs is in.
     """
     request_id = read_id(request, "request")
-    record, position = _read(call, request_id)
+    record, place = _read(call, request_id)
     headers: dict[str, str] = {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
     if seconds is not None:
         record = submission.wait_for(call, record, seconds, headers)
         if record.is_final:
-            position = None
+            place = None
         elif seconds > 0:
-            record, position = _read(call, request_id)  # the position changes without an announcement
-    headers["ETag"] = submission.etag(record, position)
+            record, place = _read(call, request_id)  # the place changes without an announcement
+    headers["ETag"] = submission.etag(record, place)
     if _matches(call.header("HTTP_IF_NONE_MATCH"), headers["ETag"]):
         return Answer(None, 304, headers)
     document = record.document()
-    if position is not None:
-        document["position"] = position
+    if place is not None:
+        document |= place.document()
     return Answer(document, 200, headers)
 
 
@@ -299,7 +325,7 @@ def cancel(call: Call, request: str) -> Answer:
     return submission.recorded(record)
 
 
-def _read(call: Call, request_id: UUID) -> tuple[RequestRecord, int | None]:
+def _read(call: Call, request_id: UUID) -> tuple[RequestRecord, Place | None]:
     with call.services.connection() as connection:
         return requests.read_request(connection, request_id, call.caller.sees)
 

@@ -77,7 +77,9 @@ class ResourceList(ListOf[Resource]):
 
 
 #: The kinds of requests that wait above a limit, for the texts of the fields.
-_WAITING = " or ".join(sorted(name for name, kind in KINDS.items() if kind.takes and kind.rule is not None))
+_WAITING = ", ".join(
+    sorted(name for name, kind in KINDS.items() if (kind.takes or kind.requires_legs) and kind.rule)
+)
 
 
 class Rules(Body):
@@ -92,8 +94,8 @@ class Rules(Body):
     starts_at: Timestamp = optional("Earlier requests are rejected.")
     ends_at: Timestamp = optional("Requests from then on are rejected.")
     gateway: Text = optional("An amount is held first, and taken when this gateway has accepted.")
-    confirm_above: Quantity = optional(f"Above this, a {_WAITING} waits for a code.")
-    approve_above: Quantity = optional(f"Above this, a {_WAITING} waits for an approval.")
+    confirm_above: Quantity = optional(f"Requests that take more wait for a code: {_WAITING}.")
+    approve_above: Quantity = optional(f"Requests that take more wait for an approval: {_WAITING}.")
     client: Id = optional("Only this client can use the resource.")
     metadata: Metadata = optional()
 

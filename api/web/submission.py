@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from processor.clients.keys import Caller
+    from processor.reading.requests import Place
     from processor.records.documents import RequestRecord
 
 #: The problems of a route that makes a request, and the request headers that it reads.
@@ -170,6 +171,6 @@ def wait_for(
     return record
 
 
-def etag(record: RequestRecord, position: int | None) -> str:
-    """Return the ETag of one representation. A position changes while the version stays."""
-    return f'"{record.version}"' if position is None else f'"{record.version}-{position}"'
+def etag(record: RequestRecord, place: Place | None) -> str:
+    """Return the ETag of one representation. A place changes while the version stays."""
+    return f'"{record.version}"' if place is None else f'"{record.version}-{place.tag}"'

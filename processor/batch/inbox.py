@@ -6,12 +6,14 @@ Every function runs in the transaction and the pipeline of `processor/batch/run.
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import itemgetter
 from typing import Final
 from uuid import UUID
 
+from processor.batch import crossing
+from processor.batch.crossing import Crossing
 from processor.batch.snapshot import CancelCommand, Row
 from processor.domain.model import Request
 from processor.errors import DatabaseUnavailable
@@ -22,13 +24,16 @@ SQL = statements.beside(__file__)
 #: Limits of one statement of a batch, its wait for a row that another transaction has locked, and a pause between two
 #: statements.
 TIMEOUTS: Final = {"statement_ms": 10_000, "lock_ms": 1_000, "idle_ms": 10_000}
+#: The longest wait of a batch for the lock of a partition that it needs, in milliseconds. Its worker decides nothing
+#: else meanwhile.
+CROSSING_LOCK_MS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
     """The work of some partitions, whose locks this transaction holds."""
 
-    #: In `seq` order, over all partitions.
+    #: In `seq` order, over all partitions. Rows that wait for another batch are not among them.
     rows: list[Row]
     #: The partition and the seq of rows without a request of their partition. The API writes none.
     strays: list[tuple[int, int]]
@@ -50,15 +55,27 @@ class Taken:
     partition_count: int
     #: The rows are in the inbox, and leave it at the end of the batch.
     is_queued: bool = True
+    #: The rows of the later legs of the requests in `rows`, by request and verb.
+    places: dict[tuple[UUID, str], list[Row]] = field(default_factory=dict)
+    #: Requests that need more partitions than this batch has, and the partitions in which rows wait for them.
+    crossings: list[Crossing] = field(default_factory=list)
+    blocked: frozenset[int] = frozenset()
+
+    def with_places(self, rows: list[Row]) -> list[Row]:
+        """Return rows, each followed by the rows of its later legs, which have the same seq."""
+        if not self.places:
+            return rows
+        return [one for row in rows for one in (row, *self.places.get((row.request.id, row.verb), ()))]
 
 
-def take(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
+def take(execute: Execute, partitions: Collection[int], limit: int, *, needs_all: bool = False) -> Taken:
     """
     Lock partitions and take their oldest rows, in one round trip.
 
-    Takes up to `limit` rows, and at least one of each partition that has work.
+    Takes up to `limit` rows, and at least one of each partition that has work. `needs_all` waits for the locks, and
+    raises LockNotAvailable if one is not granted in time.
     """
-    return _take(execute, partitions, limit, "take_inbox")
+    return _take(execute, partitions, limit, "take_inbox", needs_all=needs_all)
 
 
 def take_expired(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
@@ -71,12 +88,19 @@ def take_expired(execute: Execute, partitions: Collection[int], limit: int) -> T
 
 
 def _take(
-    execute: Execute, partitions: Collection[int], limit: int, statement: str, *, is_queued: bool = True
+    execute: Execute,
+    partitions: Collection[int],
+    limit: int,
+    statement: str,
+    *,
+    needs_all: bool = False,
+    is_queued: bool = True,
 ) -> Taken:
     ascending = sorted(partitions)  # all batches lock in this order
     share = max(1, limit // len(ascending))
-    begun = execute("begin_batch", TIMEOUTS)
-    locks = execute("lock_partitions", {"lock_class": connections.LOCK_CLASS, "partitions": ascending})
+    begun = execute("begin_batch", TIMEOUTS | {"lock_ms": CROSSING_LOCK_MS} if needs_all else TIMEOUTS)
+    lock = "lock_partitions_in_turn" if needs_all else "lock_partitions"
+    locks = execute(lock, {"lock_class": connections.LOCK_CLASS, "partitions": ascending})
     inbox = execute(statement, {"partitions": ascending, "share": share, "batch_limit": limit})
     # After the take, because of the clock: no request is decided at an earlier time than it was accepted.
     state = execute("read_partitions", {"partitions": ascending})
@@ -87,18 +111,21 @@ def _take(
     paused = frozenset(partition for partition, (_, is_paused, *_) in states.items() if is_paused)
     rows = []
     strays = []
-    for seq, partition, verb, payload, *asked in sorted(found, key=itemgetter(0)):
+    has_legs = False
+    for seq, partition, verb, payload, leg, *asked in sorted(found, key=itemgetter(0)):
         if partition in locked:
             continue
         if asked[0] is None:
             strays.append((partition, seq))
         else:
-            rows.append(Row(seq, partition, verb, payload, Request(*asked)))
+            request = Request(*asked)
+            rows.append(Row(seq, partition, verb, payload, request, leg))
+            has_legs = has_legs or leg > 0 or (request.details is not None and "legs" in request.details)
     depths = Counter(row.partition for row in rows) + Counter(partition for partition, _ in strays)
     cancels: dict[UUID, CancelCommand] = {}
     for _, _, waiting, _ in states.values():
         cancels |= {UUID(request): CancelCommand.of(payload) for request, payload in (waiting or {}).items()}
-    return Taken(
+    taken = Taken(
         rows=rows,
         strays=strays,
         deep=frozenset(partition for partition, depth in depths.items() if depth >= share),
@@ -110,6 +137,21 @@ def _take(
         settled_xid=settled_xid,
         partition_count=partition_count,
         is_queued=is_queued,
+    )
+    return _without_waiting(taken) if has_legs else taken
+
+
+def _without_waiting(taken: Taken) -> Taken:
+    """Leave the requests that need more partitions, and all rows behind them, to another batch."""
+    split = crossing.split(taken.rows, taken.partition_count)
+    return replace(
+        taken,
+        rows=split.ready,
+        strays=taken.strays + [(row.partition, row.seq) for row in split.strays],
+        deep=taken.deep - split.blocked,
+        places=split.places,
+        crossings=split.crossings,
+        blocked=split.blocked,
     )
 
 
@@ -135,11 +177,14 @@ def finish(execute: Execute, taken: Taken, done: list[Row], sequences: dict[int,
     """
     Send the end of the batch: the rows that are done are deleted, and their partitions counted on.
 
+    The rows of later legs are deleted with that of their request.
+
     Returns a check for the time when the pipeline was synced. It raises DatabaseUnavailable if another transaction
     took one of the rows: the next batch reads again.
     """
     if not taken.is_queued:
         return lambda: None
+    done = taken.with_places(done)
     counts = Counter(row.partition for row in done)
     last_seqs = {row.partition: row.seq for row in done}
     partitions = sorted(counts)

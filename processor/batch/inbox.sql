@@ -18,6 +18,12 @@ SELECT set_config('statement_timeout', %(statement_ms)s::text, true),
 SELECT id, pg_try_advisory_xact_lock(%(lock_class)s, id)
   FROM unnest(%(partitions)b::integer[]) AS id;
 
+-- lock_partitions_in_turn --
+-- The same for a batch that needs all of its partitions: it waits for each lock, up to the lock timeout. Such batches
+-- cannot deadlock, because each waits for a lock only while it holds lower ones, and other batches wait for none.
+SELECT id, pg_advisory_xact_lock(%(lock_class)s, id) IS NOT NULL
+  FROM unnest(%(partitions)b::integer[]) AS id;
+
 -- take_inbox --
 -- The oldest work of each partition, with its requests, above its low-water mark. Below the mark are only dead rows: all
 -- rows that were decided since the oldest snapshot that is still in use.
@@ -25,7 +31,7 @@ SELECT id, pg_try_advisory_xact_lock(%(lock_class)s, id)
 -- Each partition gets up to its share. Deep partitions divide among them the rows that shallow ones leave. So a
 -- partition with a single row is in every batch, beside one in which 100,000 wait.
 -- The LATERAL joins go row by row, because the planner would otherwise read all requests. A row whose request does not
--- exist, or is of another partition, has no request here.
+-- exist, or is of another partition, has no request here. A row of a later leg has its request, which is of another one.
 WITH depths AS MATERIALIZED (
     SELECT p.id, p.low_water,
            (SELECT count(*)
@@ -47,10 +53,10 @@ WITH depths AS MATERIALIZED (
       FROM depths
      WHERE depth > 0
 )
-SELECT i.seq, rations.id, i.verb, i.payload,
+SELECT i.seq, rations.id, i.verb, i.payload, i.leg,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM rations
- CROSS JOIN LATERAL (SELECT seq, verb, payload, request_id
+ CROSS JOIN LATERAL (SELECT seq, verb, payload, leg, request_id
                        FROM inbox
                       WHERE inbox.partition = rations.id
                         AND seq > rations.low_water
@@ -59,14 +65,14 @@ SELECT i.seq, rations.id, i.verb, i.payload,
   LEFT JOIN LATERAL (SELECT *
                        FROM requests
                       WHERE requests.id = i.request_id
-                        AND requests.partition = rations.id
+                        AND (requests.partition = rations.id OR i.leg > 0)
                       LIMIT 1) r ON true;
 
 -- take_expired --
 -- The reservations of these partitions whose time is over, the first to expire first, in the columns of take_inbox. A
 -- reservation whose capture or release was accepted does not expire. One that a call is about to accept is left for the
 -- next look.
-SELECT row_number() OVER (ORDER BY v.expires_at, v.request_id), v.partition, 'expire', NULL::jsonb,
+SELECT row_number() OVER (ORDER BY v.expires_at, v.request_id), v.partition, 'expire', NULL::jsonb, 0::smallint,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM (SELECT request_id, partition, expires_at
           FROM reservations

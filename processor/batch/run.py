@@ -6,6 +6,7 @@ rows (`inbox`), reads everything that these touch once (`store`), decides in mem
 everything once. It does not use the queues: the caller announces the decisions after the commit.
 """
 
+import functools
 import re
 import time
 import traceback
@@ -17,9 +18,10 @@ from uuid import UUID
 
 import psycopg
 from psycopg import DataError, IntegrityError, Pipeline
-from psycopg.errors import QueryCanceled
+from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from processor.batch import inbox, store
+from processor.batch.crossing import Crossing
 from processor.batch.inbox import Taken
 from processor.batch.snapshot import Row
 from processor.batch.store import Writer
@@ -73,6 +75,9 @@ class BatchReport:
     ended_by: frozenset[int] = frozenset()
     #: Partitions that were left out, because another backend holds their lock.
     locked: frozenset[int] = frozenset()
+    #: Requests that need more partitions than the batch had, and the partitions in which rows wait for them.
+    crossings: list[Crossing] = field(default_factory=list)
+    blocked: frozenset[int] = frozenset()
     paused: frozenset[int] = frozenset()
     rejected: int = 0
     failed: int = 0
@@ -90,18 +95,23 @@ class BatchReport:
         return self.taken_from.total()
 
 
-def drain_once(connection: Connection, partitions: Collection[int], limit: int = BATCH_LIMIT) -> BatchReport:
+def drain_once(
+    connection: Connection, partitions: Collection[int], limit: int = BATCH_LIMIT, *, needs_all: bool = False
+) -> BatchReport:
     """
     Apply up to `limit` inbox rows of some partitions, in `seq` order, in one transaction.
 
-    Each partition with work gets a share. One that is paused, or whose lock another backend holds, is left out.
+    Each partition with work gets a share. One that is paused, or whose lock another backend holds, is left out. With
+    `needs_all` the batch waits for the locks. If one is not granted in time, all partitions count as locked.
+    A request with legs waits for a batch that has the partitions of all legs, and the rows behind it wait too.
     A row that PostgreSQL refuses (SQLSTATE class 22 or 23, or a statement timeout) is found in a second transaction.
     Its request is marked as failed.
 
     Raises DatabaseUnavailable on a fault of the infrastructure. Nothing was applied then, or everything if only the
     answer to the COMMIT was lost. The next batch reads again in either case.
     """
-    return _run(connection, partitions, limit, inbox.take)
+    take = functools.partial(inbox.take, needs_all=needs_all)
+    return _run(connection, partitions, limit, take, needs_all=needs_all)
 
 
 def expire_once(connection: Connection, partitions: Collection[int], limit: int = BATCH_LIMIT) -> BatchReport:
@@ -114,13 +124,19 @@ def expire_once(connection: Connection, partitions: Collection[int], limit: int 
     return _run(connection, partitions, limit, inbox.take_expired)
 
 
-def _run(connection: Connection, partitions: Collection[int], limit: int, take: _Take) -> BatchReport:
+def _run(
+    connection: Connection, partitions: Collection[int], limit: int, take: _Take, *, needs_all: bool = False
+) -> BatchReport:
     started = time.perf_counter()
     with connections.faults():
         try:
             report = _transaction(connection, partitions, limit, take, _Batch.write)
         except _Refused:
             report = _transaction(connection, partitions, limit, take, _Batch.search)
+        except LockNotAvailable:
+            if not needs_all:
+                raise
+            report = BatchReport(locked=frozenset(partitions))
     report.duration_ms = (time.perf_counter() - started) * 1_000
     return report
 
@@ -151,7 +167,9 @@ class _Batch:
         self._pipeline = pipeline
         self._execute = execute
         self.taken = taken
-        self.report = BatchReport(locked=taken.locked, paused=taken.paused)
+        self.report = BatchReport(
+            locked=taken.locked, paused=taken.paused, crossings=taken.crossings, blocked=taken.blocked
+        )
         #: The number of each partition's last decision that is written.
         self._sequences = taken.sequences
 

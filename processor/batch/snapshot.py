@@ -29,6 +29,8 @@ class Row(NamedTuple):
     verb: str
     payload: dict[str, Any] | None
     request: Request
+    #: Above 0, it only holds the place of its request in the partition of a later leg.
+    leg: int = 0
 
     @property
     def actor(self) -> str:

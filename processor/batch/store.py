@@ -42,7 +42,7 @@ def read(
 
     `recheck`: the rows could not be written before, so the states of all their requests are read, too.
     """
-    requests = [row.request for row in rows]
+    requests = _single([row.request for row in rows])
     resources_read = execute("read_resources", {"ids": list({request.resource_id for request in requests})})
     listeners_read = _ask_for_listeners(execute, requests)
 
@@ -59,6 +59,17 @@ def read(
     _read_most_used(execute, snapshot, requests)
     _read_history(execute, snapshot, rows, recheck=recheck)
     return Worksheet(taken.now, dict(sequences), snapshot)
+
+
+def _single(requests: list[Request]) -> list[Request]:
+    """Return requests with one resource each: a request with legs counts as one request for each leg."""
+    if all(request.details is None or "legs" not in request.details for request in requests):
+        return requests
+    return [
+        one
+        for request in requests
+        for one in (map(request.of_leg, request.legs) if request.legs else (request,))
+    ]
 
 
 def _ask_for_listeners(execute: Execute, requests: Iterable[Request]) -> Rows:
@@ -136,7 +147,7 @@ def _read_history(execute: Execute, snapshot: Snapshot, rows: list[Row], *, rech
     snapshot.originals = {original.id: original for original in itertools.starmap(Request, originals_read)}
     if snapshot.originals:
         _note_listeners(snapshot, _ask_for_listeners(execute, snapshot.originals.values()))
-    _read_usages(execute, snapshot, [*snapshot.originals.values(), *(row.request for row in rows)])
+    _read_usages(execute, snapshot, _single([*snapshot.originals.values(), *(row.request for row in rows)]))
 
 
 class Writer:

@@ -26,9 +26,11 @@ SELECT r.id,
              CASE WHEN r.per_account_limit IS NOT NULL
                   THEN (SELECT max(u.used) FROM usages u WHERE u.resource_id = r.id)
                   ELSE (SELECT max(used)
-                          FROM (SELECT sum(CASE e.kind WHEN 'hold' THEN e.amount WHEN 'debit' THEN e.amount
-                                                       WHEN 'release' THEN -e.amount WHEN 'credit' THEN -e.amount
-                                                       ELSE 0 END) AS used
+                          FROM (SELECT sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND q.refund_of IS NULL)
+                                                THEN e.amount
+                                                WHEN e.kind = 'release' OR (e.kind = 'credit' AND q.refund_of IS NOT NULL)
+                                                THEN -e.amount
+                                                ELSE 0 END) AS used
                                   FROM entries e
                                   JOIN requests q ON q.id = e.request_id
                                   LEFT JOIN requests original ON original.id = q.refund_of
@@ -139,13 +141,13 @@ SELECT *
 
 -- rebuild_usages --
 -- The usage of each account of a resource that got its first limit, from its entries. A refund reduces the usage of the
--- account that had taken.
+-- account that had taken. A leg that gives, and the refund of it, are no usage.
 INSERT INTO usages (resource_id, client_id, account, used, "limit")
 SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
   FROM (SELECT e.resource_id, coalesce(original.client_id, r.client_id) AS client_id, e.account,
-               greatest(0, sum(CASE e.kind WHEN 'hold' THEN e.amount WHEN 'debit' THEN e.amount
-                                           WHEN 'release' THEN -e.amount WHEN 'credit' THEN -e.amount
-                                           ELSE 0 END))::bigint AS used
+               greatest(0, sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND r.refund_of IS NULL) THEN e.amount
+                                    WHEN e.kind = 'release' OR (e.kind = 'credit' AND r.refund_of IS NOT NULL) THEN -e.amount
+                                    ELSE 0 END))::bigint AS used
           FROM entries e
           JOIN requests r ON r.id = e.request_id
           LEFT JOIN requests original ON original.id = r.refund_of
@@ -178,6 +180,7 @@ SELECT %(resource_id)s::text, client_id, account, %(day)s::date, used, greatest(
                   JOIN requests r ON r.id = e.request_id
                  WHERE e.resource_id = %(resource_id)s
                    AND e.kind IN ('debit', 'hold')
+                   AND r.refund_of IS NULL
                    AND e.account IS NOT NULL
                    AND (e.created_at AT TIME ZONE 'UTC')::date = %(day)s) AS taken
          GROUP BY client_id, account) AS summed

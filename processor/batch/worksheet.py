@@ -14,7 +14,7 @@ from uuid import UUID
 from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, UsageKey
 from processor.domain import ledger
 from processor.domain.amounts import format_amount
-from processor.domain.kinds import KINDS
+from processor.domain.kinds import KINDS, Rule
 from processor.domain.model import (
     Amend,
     AskGateway,
@@ -30,8 +30,10 @@ from processor.domain.model import (
     EntryKind,
     Fail,
     GiveBack,
+    GiveBackLegs,
     Hold,
     KeepHeld,
+    Move,
     Nothing,
     Open,
     PaidAfterRefund,
@@ -214,7 +216,15 @@ class Worksheet:
         """
         snapshot = self.snapshot
         original = request.refund_of
+        legs = request.legs
         if original is not None:
+            if legs:
+                return refunds.decide_legs(
+                    request,
+                    snapshot.originals.get(original),
+                    snapshot.resources,
+                    snapshot.states.get(original),
+                )
             return refunds.decide(
                 request,
                 snapshot.originals.get(original),
@@ -223,13 +233,26 @@ class Worksheet:
                 snapshot.effects.get(original),
                 holding=original in snapshot.holding,
             )
+        kind = KINDS[request.kind]
+        if legs:
+            return waiting.begin_legs(
+                [
+                    self._by_rule(
+                        request.of_leg(leg), kind.rule if leg.give is None else kind.give_rule, passed
+                    )
+                    for leg in legs
+                ]
+            )
+        return self._by_rule(request, kind.rule, passed)
+
+    def _by_rule(self, request: Request, rule: Rule | None, passed: Stage | None) -> Decision:
+        snapshot = self.snapshot
         resource = snapshot.resources.get(request.resource_id)
         used = 0
         if request.account is None:
             used = snapshot.most_used.get(request.resource_id, 0)
         elif resource is not None and resource.per_account_limit is not None:
             used = snapshot.usages.get((resource.id, request.client_id, request.account), 0)
-        rule = KINDS[request.kind].rule
         if rule is None:
             raise NotImplementedError(f"no rule for the kind {request.kind}")
         decision = rule(request, resource, used, self.now)
@@ -298,6 +321,11 @@ class Worksheet:
             case Open(resource, quantity):
                 self._open(request, resource, quantity)
                 self._state(request, "completed", actor)
+            case Move():
+                self._move_legs(request, request)
+                self._state(request, "completed", actor)
+            case GiveBackLegs():
+                self._give_back_legs(request, actor)
             case Amend(changes):
                 self._amend(self.snapshot.resources[request.resource_id], changes)
                 self._state(request, "completed", actor)
@@ -321,22 +349,43 @@ class Worksheet:
         before = resource.version
         name = request.id if by is None else by.id
         entry = ledger.post(resource, kind, name, request.account, quantity, self.now)
+        self._note_entry(request, resource, before, entry, ledger.USES[kind])
+
+    def _note_entry(self, request: Request, resource: Resource, before: int, entry: Entry, uses: int) -> None:
+        """Note an entry, and the usage of the account. `before` is the version of the resource before the entry."""
+        snapshot, quantity = self.snapshot, entry.amount
         self.entries.append(entry)
         self.versions_before.setdefault(resource.id, before)
-        if (
-            resource.per_account_daily_limit is not None
-            and request.account is not None
-            and kind in ("debit", "hold")
-        ):
+        if resource.per_account_daily_limit is not None and request.account is not None and uses > 0:
             key = (resource.id, request.client_id, request.account)
             day = daily_limits.day_of(entry.created_at)
             snapshot.daily_usages[key] = daily_limits.after(snapshot.daily_usages.get(key), day, quantity)
             self.moved_daily_usages[key] = resource.per_account_daily_limit
         if resource.per_account_limit is not None and request.account is not None:
             key = (resource.id, request.client_id, request.account)
-            snapshot.usages[key] = max(0, snapshot.usages.get(key, 0) + ledger.USES[kind] * quantity)
-            took = ledger.USES[kind] > 0
-            self.moved_usages[key] = resource.per_account_limit if took else self.moved_usages.get(key)
+            snapshot.usages[key] = max(0, snapshot.usages.get(key, 0) + uses * quantity)
+            self.moved_usages[key] = resource.per_account_limit if uses > 0 else self.moved_usages.get(key)
+
+    def _move_legs(self, request: Request, taker: Request) -> None:
+        """
+        Write the entries of all legs, or none: a fault in a later leg leaves the resources of the others unchanged.
+
+        `taker` is the request whose account has the usage. Its refund reduces the usage.
+        """
+        snapshot = self.snapshot
+        moved = []
+        for place, leg in enumerate(request.legs):
+            resource = replace(snapshot.resources[leg.resource_id])
+            kind: EntryKind = "credit" if leg.take is None else "debit"
+            entry = ledger.post(resource, kind, request.id, taker.account, leg.quantity, self.now)
+            moved.append((resource, entry._replace(leg=place)))
+        for resource, entry in moved:
+            is_back = request is not taker
+            uses = ledger.USES[entry.kind] if is_back == (entry.kind == "credit") else 0
+            before = snapshot.resources[resource.id].version
+            snapshot.resources[resource.id] = resource
+            self._note_entry(taker, resource, before, entry, uses)
+        self.has_legs = True
 
     def _end_hold(self, request: Request, kind: EntryKind, quantity: int | None = None) -> None:
         self._post(request, kind, request.quantity if quantity is None else quantity)
@@ -415,6 +464,18 @@ class Worksheet:
             refunded=before.refunded + quantity,
             captured=before.captured,
             detail=f"{format_amount(quantity, unit)} given back by refund {refund.id}",
+        )
+        self._state(refund, "completed", actor)
+
+    def _give_back_legs(self, refund: Request, actor: str) -> None:
+        original = self.snapshot.originals[refund.refund_of]  # type: ignore[index]  # the rule found it
+        self._move_legs(refund, original)
+        self._state(
+            original,
+            "refunded",
+            actor,
+            code="refunded_by_admin",
+            detail=f"all legs given back by refund {refund.id}",
         )
         self._state(refund, "completed", actor)
 

@@ -18,6 +18,7 @@ from processor.domain.rules import (
     amendments,
     closings,
     deposits,
+    exchanges,
     openings,
     redemptions,
     reservations,
@@ -61,6 +62,8 @@ class Kind:
     least_amount: int | None = None
     #: Has several resources, its legs, in place of one resource and an amount. Each takes or gives.
     requires_legs: bool = False
+    #: Decides a leg that gives, and `rule` one that takes. Both get the request as if it had this leg alone.
+    give_rule: Rule | None = None
 
     # Later steps.
     #: Only holds while the gateway of its resource is called. Its rule makes the hold, and `verify` expects it.
@@ -94,7 +97,15 @@ KINDS: Final[dict[str, Kind]] = {
         in_batches=True,
     ),
     "deposit": Kind(deposits.decide, OPERATORS, gives=True, least_amount=1, in_batches=True),
-    "exchange": Kind(None, CLIENTS, requires_account=True, requires_legs=True),
+    "exchange": Kind(
+        exchanges.take,
+        CLIENTS,
+        requires_account=True,
+        requires_legs=True,
+        give_rule=exchanges.give,
+        refundable=True,
+        in_batches=True,
+    ),
     "reservation": Kind(
         reservations.decide,
         CLIENTS,

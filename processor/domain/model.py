@@ -4,7 +4,7 @@ The words of Teller as types: requests, resources, ledger entries, and decisions
 Pure data. The rules (`processor/domain/rules`) read it, and the ledger (`processor/domain/ledger`) changes resources.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
@@ -46,6 +46,7 @@ RejectionCode = Literal[
     "outcome_pending",
     "invalid_amendment",
     "daily_limit_reached",
+    "not_exchangeable",
 ]
 
 STATUSES: Final[tuple[Status, ...]] = Status.__args__  # type: ignore[attr-defined]  # a Literal's words
@@ -133,6 +134,11 @@ class Request:
     def quantity(self) -> int:
         """The amount; 0 for kinds without one."""
         return self.amount or 0
+
+    def of_leg(self, leg: Leg) -> "Request":
+        """Return this request as if it had the resource of one leg alone."""
+        details = {name: value for name, value in (self.details or {}).items() if name != "legs"}
+        return replace(self, resource_id=leg.resource_id, amount=leg.quantity, details=details)
 
 
 class State(NamedTuple):
@@ -346,6 +352,16 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """All legs of a request: some of each resource is taken or given, at once and for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBackLegs:
+    """A refund of a request with legs: each is undone. The refund has the legs that undo them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Amend:
     """Some rules of the resource change: the names and values of its fields."""
 
@@ -397,6 +413,8 @@ Decision = (
     | GiveBack
     | ReleaseHeld
     | Open
+    | Move
+    | GiveBackLegs
     | Amend
     | Close
     | Cancel

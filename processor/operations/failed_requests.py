@@ -11,6 +11,7 @@ from uuid import UUID
 
 from processor.clients.keys import Caller, Role
 from processor.domain.kinds import KINDS
+from processor.domain.legs import Leg, legs_of
 from processor.errors import Forbidden, RequestNotFound, TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.reading import requests as stored_requests
@@ -34,6 +35,12 @@ class NotFailed(TellerError):
     code = "not_failed"
 
 
+class LegsHaveNoAmount(TellerError):
+    """A request with legs is refunded as a whole."""
+
+    code = "invalid"
+
+
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """The result of a replay."""
@@ -54,6 +61,8 @@ class Original(NamedTuple):
     id: UUID
     resource_id: str
     account: str | None
+    #: Empty for a request with a single resource.
+    legs: tuple[Leg, ...]
 
 
 class Refunder(NamedTuple):
@@ -144,12 +153,15 @@ def refund(
     Make a refund of a request. `amount` None refunds all that is left.
 
     Intake writes the refund and its audit line in one transaction. Returns the refund, and whether its key was used
-    before. Raises Forbidden, RequestNotFound, IdempotencyKeyReused, PartitionSaturated, DatabaseUnavailable.
+    before. Raises Forbidden, RequestNotFound, LegsHaveNoAmount, IdempotencyKeyReused, PartitionSaturated,
+    DatabaseUnavailable.
     """
     require_refunder(by.role)
     originals = read_originals(connection, [request_id])
     if not originals:
         raise RequestNotFound(request_id)
+    if amount is not None and originals[0].legs:
+        raise LegsHaveNoAmount("the request has legs: a refund gives all of them back, so it has no amount")
     refunder = Refunder(by.client, by.key_id, by.actor)
     [receipt] = accept([refund_of(originals[0], amount, reason, refunder, idempotency_key)])
     return receipt.record(), receipt.replayed
@@ -169,7 +181,10 @@ def read_originals(connection: Connection, ids: Sequence[UUID]) -> list[Original
     """
     with connections.faults():
         rows = connection.execute(SQL["read_originals"], {"ids": list(ids)})
-        return [Original(*row) for row in rows]
+        return [
+            Original(request, resource, account, legs_of(details))
+            for request, resource, account, details in rows
+        ]
 
 
 def refund_of(
@@ -182,7 +197,10 @@ def refund_of(
 ) -> Submission:
     """
     Return the refund of a request with its audit line, to which intake adds the id of the refund.
+
+    The refund of a request with legs has the legs that undo them.
     """
+    back = [leg.reversed().document() for leg in original.legs]
     part: Document = {} if amount is None else {"amount": amount}
     return Submission(
         refunder.client_id,
@@ -194,6 +212,6 @@ def refund_of(
         original.account,
         amount,
         refund_of=original.id,
-        details={"reason": reason},
+        details={"reason": reason} | ({"legs": back} if back else {}),
         audit=AuditLine(refunder.actor, "refund", original.id, reason, part | (detail or {})),
     )

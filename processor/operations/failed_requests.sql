@@ -8,7 +8,8 @@ SELECT d.request_id, r.partition
  WHERE d.current
    AND d.status = 'failed'
    AND (%(code)s::text IS NULL OR d.code = %(code)s)
-   AND (%(resource)s::text IS NULL OR r.resource_id = %(resource)s)
+   AND (%(resource)s::text IS NULL OR r.resource_id = %(resource)s
+        OR EXISTS (SELECT FROM legs WHERE legs.request_id = r.id AND legs.resource_id = %(resource)s))
  ORDER BY r.partition, d.sequence;
 
 -- failed_among --
@@ -42,7 +43,7 @@ SELECT request_id, partition
   FROM queued;
 
 -- read_originals --
-SELECT r.id, r.resource_id, r.account
+SELECT r.id, r.resource_id, r.account, r.details
   FROM unnest(%(ids)b::uuid[]) WITH ORDINALITY AS v(id, place)
   JOIN requests r ON r.id = v.id
  ORDER BY v.place;

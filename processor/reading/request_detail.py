@@ -12,6 +12,7 @@ from processor.domain.rules.settling import PAID_AFTER_REFUND
 from processor.reading import attempts as gateway_attempts
 from processor.reading import requests as stored_requests
 from processor.reading.attempts import Attempt
+from processor.reading.requests import Place
 from processor.records import documents
 from processor.records.audit import AuditRecord
 from processor.records.documents import EntryRecord, RequestRecord, ResourceRecord
@@ -113,8 +114,8 @@ class Inspection:
     """A request and its records."""
 
     request: RequestRecord
-    #: The number of rows ahead of it in its partition, while it is queued.
-    position: int | None
+    #: While it is queued.
+    place: Place | None
     origin: Origin
     resource: ResourceRecord | None
     #: The states after its acceptance, oldest first.
@@ -157,11 +158,11 @@ def inspect(connection: Connection, request_id: UUID, audit_lines: list[AuditRec
     Read a request and its records, which include the given audit lines. Raises RequestNotFound, DatabaseUnavailable.
     """
     with connections.faults():
-        request, position = stored_requests.read_request(connection, request_id, None)
+        request, place = stored_requests.read_request(connection, request_id, None)
         effect = _all(connection, "read_effect", id=request_id)
         return Inspection(
             request,
-            position,
+            place,
             Origin(*_all(connection, "read_origin", id=request_id)[0]),
             stored_requests.read_resource(connection, request.resource_id, None),
             [PastState(*row) for row in _all(connection, "read_states", id=request_id)],

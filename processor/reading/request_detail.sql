@@ -11,6 +11,7 @@ SELECT version, at, status, stage, code, reason, reference, refunded, actor, det
 SELECT verb, created_at, payload ->> 'actor'
   FROM inbox
  WHERE request_id = %(id)s
+   AND leg = 0
  ORDER BY seq;
 
 -- read_effect --

@@ -8,7 +8,7 @@ Other objects do not exist for it. Lists are newest first, and their cursors sta
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 from uuid import UUID
 
 from processor.domain.kinds import KINDS
@@ -65,20 +65,41 @@ class Gauges:
     breakers: dict[str, datetime | None]
 
 
+class Place(NamedTuple):
+    """The place of a request that is queued."""
+
+    #: The number of rows ahead of it in its partition, at most POSITION_MAX.
+    position: int
+    #: The first partition of its legs that is paused. Until it is resumed, the request waits.
+    paused: int | None
+
+    @property
+    def tag(self) -> str:
+        """A text that differs between two places."""
+        return str(self.position) if self.paused is None else f"{self.position}-paused-{self.paused}"
+
+    def document(self) -> Document:
+        """Return the fields that the document of the request has in addition."""
+        fields: Document = {"position": self.position}
+        if self.paused is not None:
+            fields["waiting_for"] = {"partition": self.paused, "paused": True}
+        return fields
+
+
 def read_request(
     connection: Connection, request_id: UUID, client: str | None
-) -> tuple[RequestRecord, int | None]:
+) -> tuple[RequestRecord, Place | None]:
     """
-    Return a request that `client` may see (None sees all), and its position.
+    Return a request that `client` may see (None sees all), and its place while it is queued.
 
-    The position is the number of rows ahead of it in its partition, at most POSITION_MAX, while it is queued.
     Raises RequestNotFound.
     """
     parameters = {"id": request_id, "client": client, "position_limit": POSITION_MAX}
     row = connection.execute(SQL["read_request"], parameters).fetchone()
     if row is None:
         raise RequestNotFound(request_id)
-    return RequestRecord(*row[:-1]), row[-1]
+    *columns, position, paused = row
+    return RequestRecord(*columns), None if position is None else Place(position, paused)
 
 
 def read_requests(connection: Connection, request_ids: Collection[UUID]) -> dict[UUID, RequestRecord]:

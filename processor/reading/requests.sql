@@ -2,7 +2,8 @@
 -- {…} are the select lists of records/documents.sql.
 
 -- read_request --
--- A request as it is now, and its position while it is undecided, exact up to the limit. Both are of the same instant.
+-- A request as it is now. While it is undecided, also its position, exact up to the limit, and the first paused partition
+-- of its legs. All are of the same instant.
 SELECT {request_columns},
        CASE WHEN d.request_id IS NULL THEN
             (SELECT count(*)
@@ -14,6 +15,9 @@ SELECT {request_columns},
                                        FROM inbox mine
                                       WHERE mine.request_id = r.id AND mine.verb = 'decide' AND mine.leg = 0)
                       LIMIT %(position_limit)s) AS ahead)
+       END,
+       CASE WHEN d.request_id IS NULL AND r.details ? 'legs' THEN
+            (SELECT min(partition) FROM legs JOIN pauses USING (partition) WHERE legs.request_id = r.id)
        END
   FROM {request_tables}
  WHERE r.id = %(id)s

@@ -75,16 +75,13 @@ SELECT id, 'available is ' || available || ', with an overdraft of ' || overdraf
  WHERE available < -overdraft;
 
 -- partition_wrong --
--- A resource, and every request for it, is in the partition of `partitioning.partition_of`. The number of 64 bits is
--- computed in two halves, because bigint has a sign.
+-- A resource, and every request and leg for it, is in the partition of `partitioning.partition_of`.
 SELECT resource_id, 'it is in partition ' || partition || ', but its id gives ' || home
-  FROM (SELECT resource_id, partition,
-               mod(mod(('x' || substr(digits, 1, 8))::bit(32)::bigint, partitions) * mod(4294967296, partitions)
-                   + ('x' || substr(digits, 9, 8))::bit(32)::bigint, partitions) AS home
-          FROM (SELECT resource_id, partition, encode(sha256(convert_to(resource_id, 'UTF8')), 'hex') AS digits
-                  FROM (SELECT resource_id, partition FROM requests UNION SELECT id, partition FROM resources) AS placed)
-                AS hashed,
-               (SELECT partitions::bigint FROM installation) AS installed) AS derived
+  FROM (SELECT resource_id, partition, home_partition(resource_id, installed.partitions) AS home
+          FROM (SELECT resource_id, partition FROM requests
+                 UNION SELECT id, partition FROM resources
+                 UNION SELECT resource_id, partition FROM legs) AS placed,
+               installation AS installed) AS derived
  WHERE partition <> home;
 
 -- partition_missing --
@@ -117,33 +114,95 @@ SELECT e.resource_id || '/' || e.version,
    AND e.available < -coalesce(g.overdraft, 0);
 
 -- entry_unexplained --
--- An entry belongs to a request, and has its resource and its account. A refund gives back to the account of the first
--- request. Leg -1 is the rest of a hold of which a part was captured.
+-- An entry belongs to a request, and has the account of it, and its resource or that of its leg. A refund gives back to
+-- the account of the first request. Leg -1 is the rest of a hold of which a part was captured.
 SELECT e.resource_id || '/' || e.version,
        CASE WHEN q.id IS NULL THEN 'there is no request ' || e.request_id
             ELSE 'it is leg ' || e.leg || ' of ' || coalesce(e.account, 'no account') || ', but request ' || q.id || ' is for '
-                 || q.resource_id || ' and ' || coalesce(first.account, q.account, 'no account') END
+                 || coalesce(l.resource_id, q.resource_id) || ' and '
+                 || coalesce(first.account, q.account, 'no account') END
   FROM entries e
   LEFT JOIN requests q ON q.id = e.request_id
   LEFT JOIN requests first ON first.id = q.refund_of
+  LEFT JOIN legs l ON l.request_id = e.request_id AND l.leg = e.leg
  WHERE q.id IS NULL
-    OR e.resource_id <> q.resource_id
+    OR e.resource_id <> coalesce(l.resource_id, q.resource_id)
     OR e.account IS DISTINCT FROM coalesce(first.account, q.account)
-    OR (e.leg <> 0
+    OR (e.leg <> 0 AND l.leg IS NULL
         AND NOT (e.leg = -1
                  AND e.kind = 'release'
                  AND EXISTS (SELECT FROM entries c
                               WHERE c.request_id = e.request_id AND c.leg = 0 AND c.kind = 'capture')));
 
+-- legs_wrong --
+-- The legs of a request are those of its details.
+SELECT coalesce(q.id, l.request_id)::text,
+       'its legs are ' || coalesce(l.legs::text, 'none') || ', but its details say ' || coalesce(q.legs::text, 'none')
+  FROM (SELECT id, details -> 'legs' AS legs FROM requests WHERE details ? 'legs') AS q
+  FULL JOIN (SELECT request_id,
+                    jsonb_agg(jsonb_strip_nulls(jsonb_build_object('resource', resource_id, 'take', take, 'give', give))
+                              ORDER BY leg) AS legs,
+                    max(leg) = count(*) - 1 AS is_whole
+               FROM legs
+              GROUP BY request_id) AS l ON l.request_id = q.id
+ WHERE q.legs IS DISTINCT FROM l.legs
+    OR NOT l.is_whole;
+
+-- leg_effect_wrong --
+-- The entries of a request with legs agree with its state, leg by leg. If it is done, each leg has one debit or credit of
+-- its quantity; otherwise it has none. A request is refunded by a refund that has the opposite legs and is done.
+SELECT l.request_id::text,
+       'leg ' || l.leg || ' of a ' || q.kind || ' that is ' || coalesce(d.status, 'undecided') || ' has '
+       || coalesce(e.moves::text, 'no entries') || ' in place of '
+       || CASE WHEN l.is_done THEN CASE WHEN l.take IS NULL THEN 'a credit of ' || l.give ELSE 'a debit of ' || l.take END
+               ELSE 'none' END
+  FROM (SELECT legs.*, EXISTS (SELECT FROM decisions
+                                WHERE decisions.request_id = legs.request_id
+                                  AND decisions.current
+                                  AND decisions.status IN ('completed', 'refunded')) AS is_done
+          FROM legs) AS l
+  JOIN requests q ON q.id = l.request_id
+  JOIN request_kinds k ON k.kind = q.kind AND (k.requires_legs OR k.gives_back)
+  LEFT JOIN decisions d ON d.request_id = l.request_id AND d.current
+  LEFT JOIN (SELECT request_id, leg, array_agg(kind || ' ' || amount) AS moves
+               FROM entries
+              WHERE request_id IN (SELECT request_id FROM legs)
+              GROUP BY request_id, leg) AS e ON e.request_id = l.request_id AND e.leg = l.leg
+ WHERE e.moves IS DISTINCT FROM CASE WHEN NOT l.is_done THEN NULL
+                                     WHEN l.take IS NULL THEN ARRAY['credit ' || l.give]
+                                     ELSE ARRAY['debit ' || l.take] END;
+
+-- leg_refund_wrong --
+-- A request with legs is refunded if a refund of it is done, and only then. The refund has the opposite legs.
+SELECT q.id::text, 'it is ' || coalesce(d.status, 'undecided') || ', and ' || count(r.id) || ' refunds of it are completed'
+  FROM requests q
+  JOIN decisions d ON d.request_id = q.id AND d.current
+  LEFT JOIN (SELECT refund.id, refund.refund_of,
+                    (SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('resource', resource_id, 'take', give, 'give', take))
+                                      ORDER BY leg)
+                       FROM legs
+                      WHERE request_id = refund.id) AS opposite
+               FROM requests refund
+               JOIN decisions done ON done.request_id = refund.id AND done.current AND done.status = 'completed'
+              WHERE refund.details ? 'legs'
+                AND refund.refund_of IS NOT NULL) AS r ON r.refund_of = q.id
+ WHERE q.details ? 'legs'
+   AND q.refund_of IS NULL
+ GROUP BY q.id, d.status, q.details
+HAVING count(r.id) <> CASE WHEN d.status = 'refunded' THEN 1 ELSE 0 END
+    OR bool_or(r.opposite IS DISTINCT FROM q.details -> 'legs' AND r.id IS NOT NULL);
+
 -- entry_out_of_order --
--- The debits, credits and holds that decisions wrote at once are in the order of the decisions, for each resource.
+-- The debits, credits and holds that decisions wrote at once are in the order of the decisions, for each resource. A
+-- request from another partition, with a later leg here, has a number of another counter.
 SELECT resource_id || '/' || version, 'decision ' || sequence || ' moved it after decision ' || before
   FROM (SELECT e.resource_id, e.version, d.sequence,
                lag(d.sequence) OVER (PARTITION BY e.resource_id ORDER BY e.version) AS before
           FROM entries e
           JOIN decisions d ON d.request_id = e.request_id
-         WHERE e.leg = 0
-           AND e.kind IN ('debit', 'credit', 'hold')
+          JOIN requests q ON q.id = e.request_id
+          JOIN resources t ON t.id = e.resource_id AND t.partition = q.partition  -- one counter of decisions
+         WHERE e.kind IN ('debit', 'credit', 'hold')
            AND d.version = 2
            AND (d.status = 'completed' OR d.stage IN ('held', 'settling'))) AS moved
  WHERE sequence <= before;
@@ -171,6 +230,7 @@ WITH moved AS (
      GROUP BY q.refund_of
 ), present AS (
     SELECT q.id, q.kind, k.takes, k.reserves, k.gives, k.gives_back, q.amount, d.captured, q.refund_of,
+           coalesce(q.details ? 'legs', false) AS has_legs,
            coalesce(d.stage, d.status, 'undecided') AS state,
            coalesce(m.debit, 0) AS debit, coalesce(m.hold, 0) AS hold, coalesce(m.capture, 0) AS capture,
            coalesce(m.release, 0) AS release, coalesce(m.credit, 0) AS credit, coalesce(g.back, 0) AS back
@@ -185,7 +245,8 @@ SELECT id::text,
        || ', hold ' || hold || ', capture ' || capture || ', release ' || release || ', credit ' || credit
        || '; refunds gave back ' || back
   FROM present
- WHERE CASE
+ WHERE NOT has_legs  -- leg_effect_wrong
+   AND CASE
        WHEN reserves AND state IN ('completed', 'refunded') AND captured IS NOT NULL
             THEN (debit, hold, capture, release, credit) = (0, amount, captured, amount - captured, 0)
                  AND CASE state WHEN 'completed' THEN back < captured ELSE back = captured END
@@ -245,15 +306,16 @@ SELECT coalesce(v.request_id, h.id)::text,
         AND NOT EXISTS (SELECT FROM inbox i WHERE i.request_id = v.request_id AND i.verb = v.command));
 
 -- request_refunded_wrong --
--- `refunded` is the sum that refunds credited or released.
+-- `refunded` is the sum that refunds credited or released. A request with legs has no single amount, so it is 0.
 SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(g.back, 0) || ' is back'
   FROM decisions d
   LEFT JOIN (SELECT coalesce(q.refund_of, q.id) AS request_id, sum(e.amount) AS back
                FROM entries e
                JOIN requests q ON q.id = e.request_id
                LEFT JOIN decisions own ON own.request_id = q.id AND own.current AND own.status = 'refunded'
-              WHERE (e.kind = 'credit' AND q.refund_of IS NOT NULL)
-                 OR (e.kind = 'release' AND e.leg >= 0 AND own.request_id IS NOT NULL)
+              WHERE ((e.kind = 'credit' AND q.refund_of IS NOT NULL)
+                     OR (e.kind = 'release' AND e.leg >= 0 AND own.request_id IS NOT NULL))
+                AND NOT coalesce(q.details ? 'legs', false)
               GROUP BY 1) AS g ON g.request_id = d.request_id
  WHERE d.current
    AND d.refunded <> coalesce(g.back, 0);
@@ -276,7 +338,9 @@ SELECT q.id::text, CASE WHEN k.kind IS NULL THEN 'there is no kind ' || q.kind
   LEFT JOIN request_kinds k USING (kind)
  WHERE k.kind IS NULL
     OR (k.requires_account AND q.account IS NULL)
-    OR (k.least_amount IS NOT NULL AND (q.amount IS NULL OR q.amount < k.least_amount));
+    OR (k.least_amount IS NOT NULL AND (q.amount IS NULL OR q.amount < k.least_amount))
+    OR (k.requires_legs AND NOT coalesce(q.details ? 'legs', false))
+    OR (q.details ? 'legs' AND (q.amount IS NOT NULL OR NOT (k.requires_legs OR k.reserves OR k.gives_back)));
 
 -- request_forgotten --
 -- An undecided request has a row in the inbox.
@@ -373,13 +437,28 @@ SELECT i.seq::text, 'request ' || i.request_id || ' is to be decided, but is dec
    AND EXISTS (SELECT FROM decisions d WHERE d.request_id = i.request_id);
 
 -- inbox_misplaced --
--- Work on a request waits in its home partition.
-SELECT i.seq::text,
-       'leg ' || i.leg || ' of request ' || i.request_id || ' waits in partition ' || i.partition || ', not ' || q.partition
-  FROM inbox i
-  JOIN requests q ON q.id = i.request_id
- WHERE i.partition <> q.partition
-    OR i.leg <> 0;
+-- Work on a request waits in its home partition. A request with legs has a row in the partition of each, with one seq.
+WITH placed AS (
+    SELECT i.request_id, i.verb, min(i.seq) AS seq, count(DISTINCT i.seq) AS seqs,
+           array_agg(i.leg || ' in partition ' || i.partition ORDER BY i.leg) AS places
+      FROM inbox i
+     GROUP BY i.request_id, i.verb
+)
+SELECT p.seq::text,
+       'request ' || p.request_id || ' waits as leg ' || array_to_string(p.places, ', ') || ', with ' || p.seqs
+       || ' numbers, not as leg ' || array_to_string(due.places, ', ')
+  FROM placed p
+  JOIN requests q ON q.id = p.request_id
+ CROSS JOIN LATERAL (SELECT array_agg(leg || ' in partition ' || partition ORDER BY leg) AS places
+                       FROM (SELECT min(leg) AS leg, partition
+                               FROM (SELECT 0 AS leg, q.partition
+                                     UNION ALL
+                                     SELECT leg, partition FROM legs
+                                      WHERE request_id = q.id
+                                        AND p.verb NOT IN ('settle', 'cancel', 'deny')) AS every
+                              GROUP BY partition) AS of_each) AS due
+ WHERE p.places IS DISTINCT FROM due.places
+    OR p.seqs <> 1;
 
 -- inbox_below_low_water --
 -- Inbox rows at or below the low-water mark of their partition: batches look above it, so these would wait for ever.
@@ -493,7 +572,7 @@ SELECT resource_id || ' ' || client_id || '/' || account,
          WHERE r.id IS NULL
             OR r.per_account_limit IS NOT NULL) AS u
   FULL JOIN (SELECT e.resource_id, coalesce(first.client_id, q.client_id) AS client_id, e.account,
-                    sum(CASE WHEN e.kind IN ('debit', 'hold') THEN e.amount
+                    sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND q.refund_of IS NULL) THEN e.amount
                              WHEN e.kind = 'release' OR (e.kind = 'credit' AND q.refund_of IS NOT NULL) THEN -e.amount
                              ELSE 0 END) AS used
                FROM entries e
@@ -545,6 +624,7 @@ WITH tracked AS (
       JOIN tracked USING (resource_id)
       JOIN requests q ON q.id = e.request_id
      WHERE e.kind IN ('debit', 'hold')
+       AND q.refund_of IS NULL
        AND e.account IS NOT NULL
      GROUP BY 1, 2, 3, 4
      ORDER BY 1, 2, 3, 4 DESC

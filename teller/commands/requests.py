@@ -149,11 +149,11 @@ def read(connection: Connection, request: UUID) -> Document:
     """
     Return the document of a request, with its client, events and entries. Raises RequestNotFound.
     """
-    record, position = stored_requests.read_request(connection, request, None)
+    record, place = stored_requests.read_request(connection, request, None)
     entries = stored_requests.list_request_entries(connection, request, None, ENTRIES_MAX, None).rows
     return {
         **record.document(),
-        **({} if position is None else {"position": position}),
+        **({} if place is None else place.document()),
         "client": record.client_id,
         "events": stored_requests.read_events(connection, request, traces=True),
         "entries": [entry.document() for entry in reversed(entries)],

@@ -57,6 +57,7 @@ ITEM = {"kind": "redemption", "idempotency_key": "k", "resource": "bank", "accou
 OPENING = {"id": "new", "kind": "stock", "available": 1}
 WEBHOOK = {"url": "https://8.8.8.8/hook"}
 
+EXCHANGE = {"account": "u_1", "legs": [{"resource": "bank", "take": 1}, {"resource": "sneaker", "give": 1}]}
 ACCESS: dict[str, Access | Public] = {
     "POST /v1/resources": Access(403, 403, 403, 202, body=OPENING),
     "PATCH /v1/resources/<resource>": Access(403, 403, 403, 202, body={"unit": "pairs"}),
@@ -68,6 +69,7 @@ ACCESS: dict[str, Access | Public] = {
     "POST /v1/withdrawals": Access(202, 202, 403, 202, body=WITHDRAWAL),
     "POST /v1/reservations": Access(202, 202, 403, 202, body=REDEMPTION),
     "POST /v1/deposits": Access(403, 403, 202, 202, body={"resource": "bank", "amount": 1}),
+    "POST /v1/exchanges": Access(202, 202, 403, 202, body=EXCHANGE),
     "POST /v1/batches": Access(202, 202, 202, 202, body={"requests": [ITEM]}),
     "GET /v1/requests/<request>": Access(200, 404, 200, 200),
     "GET /v1/requests": Access(200, 200, 200, 200),

@@ -9,8 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
+from processor.batch import run as batch
 from processor.domain.kinds import KINDS
+from processor.domain.legs import legs_of
+from processor.domain.partitioning import partition_of
 from processor.intake import commands
+from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
     import uuid
@@ -28,7 +32,9 @@ PAST = datetime(2000, 1, 1, tzinfo=UTC)
 def refund_of(store: Store, original: uuid.UUID, amount: int | None = None) -> Submission:
     """Return a refund by an admin, who belongs to another client."""
     resource = store.one("SELECT resource_id FROM requests WHERE id = %s", original)
-    asked = store.asks("refund", resource, None, amount, client="admin")
+    legs = legs_of(store.one("SELECT details FROM requests WHERE id = %s", original))
+    details = {"legs": [leg.reversed().document() for leg in legs]} if legs else None
+    asked = store.asks("refund", resource, None, amount, client="admin", details=details)
     return asked._replace(refund_of=original)
 
 
@@ -60,6 +66,7 @@ def broken(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def play(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Produce every kind of event, and leave at least one request in each state."""
     _rule_changes(store)
+    _exchanges(store)
     _withdrawals(store)
     _faults_and_cancellations(store, monkeypatch)
 
@@ -123,6 +130,25 @@ def _rule_changes(store: Store) -> None:
     store.drain("closed")
 
 
+def _exchanges(store: Store) -> None:
+    names = ("left", "right", "third")
+    partitions = {partition_of(name, PARTITIONS) for name in names}
+    store.open("left", "points", 1_000, per_account_limit=500, per_account_daily_limit=600)
+    store.open("right", "stock", 10)
+    store.open("third", "stock", 10)
+    _, back, spent, _ = store.accept(
+        store.exchanges("ada", ("left", -100), ("right", 2), ("third", -1)),
+        store.exchanges("ada", ("left", -50), ("right", 3)),
+        store.exchanges("ada", ("right", -1), ("third", 1)),
+        store.exchanges("ada", ("left", 7), ("right", -100)),  # out_of_stock
+    )
+    batch.drain_once(store.worker, partitions)
+    store.accept(store.redeems("third", "bob", 10))
+    batch.drain_once(store.worker, partitions)
+    store.accept(refund_of(store, back), refund_of(store, spent))  # the second is out_of_stock
+    batch.drain_once(store.worker, partitions)
+
+
 def _withdrawals(store: Store) -> None:
     store.open("paid", "pool", 1_000, gateway="sandbox", per_account_limit=500)
     names = (
@@ -182,3 +208,4 @@ def _faults_and_cancellations(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     store.drain("stock")
     waiting, _ = store.accept(store.redeems("stock", "waiting"), store.redeems("nothing", "waiting"))
     commands.record_command(store.owner, waiting, "cancel", "waiting")
+    store.accept(store.exchanges("waiting", ("left", -1), ("right", 1)))

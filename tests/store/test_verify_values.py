@@ -86,6 +86,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
             ("""details || '{"gateway": "another"}'""",),
         ),
     },
+    "legs": {name: Vouched() for name in ("request_id", "leg", "resource_id", "partition", "take", "give")},
     "inbox": {
         "partition": Vouched(),
         "request_id": Vouched(),
@@ -207,7 +208,6 @@ BULK = "the record of acts on many requests; the result of each request is verif
 LAB = "a row of the race lab; nothing of Teller follows from it"
 PROCESSES = "the processes at this moment; the ledger does not depend on them"
 NEXT_LOW_WATER = "it becomes the low-water mark; if that is wrong, work lies below it, which is found"
-LEGS = "no rule makes a request with legs yet"
 HISTORY = "a description for people; the described change is verified, its wording is not"
 
 #: Columns and whole tables that can be changed without `teller verify` finding it, each with the reason.
@@ -230,8 +230,7 @@ NOT_VOUCHED = {
     "decisions.actor": HISTORY,
     "decisions.detail": HISTORY,
     "decisions.trace": HISTORY,
-    "decisions.leg": LEGS,
-    "legs": LEGS,
+    "decisions.leg": "the leg that a rule refused; only the batch had the reason",
     "effects.created_at": CLOCK,
     "effects.client_id": OUTSIDE,
     "effects.tries": OUTSIDE,

@@ -12,7 +12,18 @@ import pytest
 from api.app import ROUTES
 from api.web.submission import SubmissionBody
 from processor.domain.kinds import KINDS
-from processor.domain.model import Amend, Close, Credit, Debit, Hold, Open, Request, Reserve, Resource
+from processor.domain.model import (
+    Amend,
+    Close,
+    Credit,
+    Debit,
+    Hold,
+    Open,
+    Rejected,
+    Request,
+    Reserve,
+    Resource,
+)
 from processor.domain.roles import ALL_ROLES
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -33,7 +44,12 @@ def test_a_granted_request_does_what_its_kind_says(name: str, gateway: str | Non
 
     decision = kind.rule(request, resource, 0, NOON)
 
-    if kind.reserves:
+    if kind.requires_legs:
+        assert kind.give_rule is not None
+        moves = [decision, kind.give_rule(request, resource, 0, NOON)]
+        refused = Rejected("not_exchangeable")
+        assert moves == ([refused, refused] if gateway else [Debit(3), Credit(3)])
+    elif kind.reserves:
         assert decision == Reserve(3, 60)
     elif kind.takes:
         holds = gateway is not None and kind.asks_gateway
@@ -58,7 +74,8 @@ def test_the_description_of_a_kind_has_no_contradiction(name: str) -> None:
     assert kind.takes + kind.gives + kind.gives_back <= 1
     assert kind.opens + kind.amends + kind.closes <= 1
     assert not kind.takes or (kind.requires_account and kind.least_amount == 1)
-    assert not (kind.refundable or kind.asks_gateway or kind.reserves) or kind.takes
+    assert not (kind.refundable or kind.asks_gateway or kind.reserves) or kind.takes or kind.requires_legs
+    assert not kind.requires_legs or (kind.rule and kind.give_rule and kind.least_amount is None)
     assert not (
         kind.asks_gateway and kind.reserves
     )  # the gateway of a reservation is called when it is captured
@@ -69,7 +86,7 @@ def test_the_description_of_a_kind_has_no_contradiction(name: str) -> None:
 
 def test_the_bodies_of_the_api_require_what_their_kinds_require() -> None:
     """
-    A body has an account exactly if its kind requires one, and always an amount that is at least that of its kind.
+    A body has an account exactly if its kind requires one, and an amount that is at least that of its kind, or legs.
     """
     bodies = {
         route.body.request_kind: route.body
@@ -81,5 +98,9 @@ def test_the_bodies_of_the_api_require_what_their_kinds_require() -> None:
     for name, body in bodies.items():
         schema, kind = body.model_json_schema(), KINDS[name]
         assert ("account" in schema["required"]) == kind.requires_account, name
+        assert ("legs" in schema["required"]) == kind.requires_legs, name
+        if kind.requires_legs:
+            assert "amount" not in schema["properties"], name
+            continue
         assert schema["properties"]["amount"]["minimum"] == kind.least_amount, name
         assert ("amount" in schema["required"]) or schema["properties"]["amount"]["default"] >= 1, name

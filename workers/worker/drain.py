@@ -19,6 +19,7 @@ from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.storage.connections import Reconnecting
 from workers.worker.batch_limit import BatchLimit
+from workers.worker.crossings import ROWS_MAX, Crossings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -53,6 +54,9 @@ class Drainer:
     one whose lock another backend holds. They are tried again in a batch of their own: first one, then two, then four
     of them, and one again after a fault. A partition whose rows end batches early is set apart, too, without a pause.
 
+    A request with legs is decided in a batch that has all of its partitions. If this worker holds them all, they are
+    marked together. Otherwise `_cross` takes the others as well.
+
     A drain is busy from a batch with BUSY_ROWS rows until one without any. A busy drain acknowledges no doorbells, so
     their partitions remain silent: their commits send no further ones. It takes silent partitions into each batch
     instead. No row is lost, because each silent partition is acknowledged later, and then read once more.
@@ -83,6 +87,7 @@ class Drainer:
         self._is_busy = False
         self._gather_seconds = 0.0
         self._limit = BatchLimit()
+        self._crossings = Crossings()
         #: Partitions that are set apart, the next one first. The number, the time and the pause of the next try.
         self._apart: list[int] = []
         self._retry_count = 1
@@ -145,6 +150,7 @@ class Drainer:
                 self._expire()
                 report = self._drain(self._take_marked())
                 self._drain(self._take_apart(), apart=True)
+                self._cross()
             except Exception:
                 log.exception("drain_fault")
             self._set_pace(report)
@@ -159,6 +165,9 @@ class Drainer:
         with self._changed:
             while not self._is_stopping and not self._expiring and self._marked.issubset(self._apart):
                 pause = self._retry_at - time.monotonic() if self._apart else None
+                crossing_pause = self._crossings.wait_seconds()
+                if crossing_pause is not None:
+                    pause = crossing_pause if pause is None else min(pause, crossing_pause)
                 if pause is not None and pause <= 0:
                     break
                 self._changed.wait(pause)
@@ -213,8 +222,47 @@ class Drainer:
             self._silent -= partitions - held
         if not held:
             return None
+        report = self._apply(held, lambda: batch.drain_once(self._connection.get(), held, self._limit.next()))
+        if report is None:
+            return None
+        self._limit.note(report)
+        self._follow(held, report)
+        if report.locked:
+            pause_ms = self._set_apart(report.locked)
+            log.warning("partitions_locked", partitions=sorted(report.locked), pause_ms=pause_ms)
+        elif apart:
+            self._try_more_apart()
+        return report
+
+    def _cross(self) -> None:
+        """
+        Apply the batch that decides requests with legs in partitions of other workers, if it is due.
+
+        The other partitions of this worker wait meanwhile, for the locks at most CROSSING_LOCK_MS.
+        """
+        partitions = self._crossings.take()
+        held = self._assignments.enter(partitions)
+        if not held:
+            return
+        limit = min(ROWS_MAX, self._limit.next())
+        report = self._apply(
+            held, lambda: batch.drain_once(self._connection.get(), partitions, limit, needs_all=True)
+        )
+        if report is None:
+            return
+        if report.locked:
+            pause = self._crossings.pause(partitions)
+            self._assignments.exit(held)
+            log.info("crossing_locked", partitions=sorted(partitions), pause_ms=round(pause * 1_000))
+            return
+        self._crossings.succeed()
+        self._follow(held, report)
+        self._doorbell.notify_all((report.more | report.blocked) - held)
+
+    def _apply(self, held: set[int], apply: Callable[[], BatchReport]) -> BatchReport | None:
+        """Apply a batch. After a fault, sets the held partitions apart, and returns None."""
         try:
-            report = batch.drain_once(self._connection.get(), held, self._limit.next())
+            return apply()
         except DatabaseUnavailable as fault:
             self._connection.close()
             pause_ms = self._set_apart(held)
@@ -225,24 +273,24 @@ class Drainer:
             self._set_apart(held)
             self._assignments.exit(held)  # a fault of the code is no reason for other workers to take over
             raise
+
+    def _follow(self, held: set[int], report: BatchReport) -> None:
+        """Announce the decisions of a batch, and mark the partitions that have more work."""
         self._doorbell.announce(report.decided)
         if report.for_couriers:
             self._doorbell.notify_couriers()
         _log(report)
         self._metrics.count_batch(report.taken, report.duration_ms / 1_000)
         self._note_swept(held, report)
-        self._limit.note(report)
-        if report.locked:
-            pause_ms = self._set_apart(report.locked)
-            log.warning("partitions_locked", partitions=sorted(report.locked), pause_ms=pause_ms)
-        elif apart:
-            self._try_more_apart()
         with self._changed:
-            self._marked |= report.more - report.ended_by
-            self._apart += sorted(report.ended_by)
+            self._marked |= (report.more - report.ended_by) & held
+            self._apart += sorted(report.ended_by & held)
         self._leave(held - report.locked - report.more)
         self._assignments.exit(report.more)
-        return report
+        if report.crossings:
+            steps = self._crossings.note(report, self._assignments.held(), self._apart)
+            self.mark(steps.together)
+            self._doorbell.notify_all(steps.homes)
 
     def _expire(self) -> None:
         """

@@ -5,9 +5,22 @@ A refund never gives back more than was taken, and never more than fits. It give
 paying.
 """
 
+from collections.abc import Mapping
+
 from processor.domain import ledger
 from processor.domain.kinds import KINDS
-from processor.domain.model import Decision, Effect, GiveBack, Rejected, ReleaseHeld, Request, Resource, State
+from processor.domain.model import (
+    SHORTAGE,
+    Decision,
+    Effect,
+    GiveBack,
+    GiveBackLegs,
+    Rejected,
+    ReleaseHeld,
+    Request,
+    Resource,
+    State,
+)
 
 
 def decide(
@@ -25,7 +38,7 @@ def decide(
 
     All arguments after the first describe the original. `holding` is true while its hold is open.
     """
-    if original is None or resource is None or not KINDS[original.kind].refundable:
+    if original is None or resource is None or not KINDS[original.kind].refundable or original.legs:
         return Rejected("nothing_to_refund")
     if original.resource_id != refund.resource_id:  # intake writes no such refund
         return Rejected("nothing_to_refund")
@@ -43,6 +56,32 @@ def decide(
     if not ledger.has_room(resource, wanted):
         return Rejected("too_large")
     return GiveBack(wanted, whole=wanted == left)
+
+
+def decide_legs(
+    refund: Request, original: Request | None, resources: Mapping[str, Resource], state: State | None
+) -> Decision:
+    """
+    Undo every leg, or refuse with the first reason that applies: nothing to refund, outcome pending. After that a leg
+    may have more than fits, or not enough left.
+
+    `state` is that of the original. The legs of the refund are the reversed legs of the original.
+    """
+    if original is None or not KINDS[original.kind].refundable:
+        return Rejected("nothing_to_refund")
+    if refund.legs != tuple(leg.reversed() for leg in original.legs):  # intake writes no such refund
+        return Rejected("nothing_to_refund")
+    if state is None or state.status == "processing":
+        return Rejected("outcome_pending")
+    if state.status != "completed":
+        return Rejected("nothing_to_refund")
+    for place, leg in enumerate(refund.legs):
+        resource = resources[leg.resource_id]
+        if leg.give is not None and not ledger.has_room(resource, leg.give):
+            return Rejected("too_large", leg=place)
+        if leg.take is not None and resource.available - leg.take < -resource.overdraft:
+            return Rejected(SHORTAGE[resource.kind], leg=place)
+    return GiveBackLegs()
 
 
 def _release(refund: Request, original: Request, effect: Effect | None, holding: bool) -> Decision:

@@ -6,6 +6,8 @@ of another client. The decision counts, and not the kind: no kind of request can
 waits before it holds anything, and its capture no longer.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from processor.domain.model import (
@@ -14,6 +16,7 @@ from processor.domain.model import (
     Debit,
     Decision,
     Hold,
+    Move,
     Nothing,
     Rejected,
     Reserve,
@@ -22,6 +25,7 @@ from processor.domain.model import (
     State,
 )
 
+_ORDER: Final[tuple[Stage, ...]] = ("awaiting_confirmation", "awaiting_approval")
 #: The stage that each verb ends.
 ENDS: Final[dict[str, Stage]] = {
     "confirm": "awaiting_confirmation",
@@ -45,6 +49,19 @@ def begin(decision: Decision, resource: Resource, passed: Stage | None, *, has_c
     if passed != "awaiting_approval" and _is_above(decision.quantity, resource.approve_above):
         return Await("awaiting_approval")
     return decision
+
+
+def begin_legs(decisions: Sequence[Decision]) -> Decision:
+    """
+    Return the decision of a request from those of its legs, each after `begin`.
+
+    One leg that is rejected rejects it, and one that waits lets it wait: for the code before the approval.
+    """
+    for place, decision in enumerate(decisions):
+        if isinstance(decision, Rejected):
+            return replace(decision, leg=place)
+    stages = [decision.stage for decision in decisions if isinstance(decision, Await)]
+    return Await(min(stages, key=_ORDER.index)) if stages else Move()
 
 
 def end(verb: str, state: State | None, reason: str | None, *, has_lapsed: bool) -> Decision | None:

@@ -1,0 +1,101 @@
+"""
+Exchanges: an account takes some of each of several resources, and gives to others, all at once or not at all.
+"""
+
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from api.services import Call
+from api.v1.requests import ACCEPTED
+from api.web import submission
+from api.web.fields import Account, Amount, Body, Id, Metadata, Timestamp, optional
+from api.web.routing import Answer, Routes
+from api.web.submission import Origin, SubmissionBody
+from processor.domain import legs
+from processor.domain.kinds import KINDS
+from processor.intake.intake import Submission
+
+#: The legs of one request.
+LEGS_MIN: Final = 2
+LEGS_MAX: Final = 10
+
+routes = Routes("Exchanges")
+
+
+class Leg(Body):
+    """One resource of an exchange, which the account takes from or gives to."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["take"]}, {"required": ["give"]}]}
+    )
+
+    resource: Id
+    take: Amount = optional("Taken from the resource, in whole units of it.")
+    give: Amount = optional("Given to the resource, in whole units of it.")
+
+    @model_validator(mode="after")
+    def _goes_one_way(self) -> "Leg":
+        if len({"take", "give"} & self.model_fields_set) != 1:
+            raise ValueError("must have either take or give")
+        return self
+
+    def of_domain(self) -> legs.Leg:
+        """Return the leg as the processor has it."""
+        return legs.Leg(self.resource, self.take, self.give)
+
+
+def _of_different_resources(found: list[Leg]) -> list[Leg]:
+    if len({leg.resource for leg in found}) < len(found):
+        raise ValueError("must name each resource once")
+    return found
+
+
+Legs = Annotated[
+    list[Leg], Field(min_length=LEGS_MIN, max_length=LEGS_MAX), AfterValidator(_of_different_resources)
+]
+
+
+class Exchange(SubmissionBody):
+    """An account takes and gives, all at once."""
+
+    request_kind = "exchange"
+
+    account: Account
+    legs: Legs = Field(
+        examples=[[{"resource": "points:u_42", "take": 100}, {"resource": "stock:mug", "take": 1}]]
+    )
+    apply_before: Timestamp = optional("A request that is decided later is rejected with `deadline_passed`.")
+    metadata: Metadata = optional()
+
+    def submission(self, origin: Origin) -> Submission:
+        """Return the submission for intake."""
+        sent: list[dict[str, Any]] = [leg.of_domain().document() for leg in self.legs]
+        return origin.submission(
+            self.request_kind,
+            self.legs[0].resource,
+            account=self.account,
+            apply_before=self.apply_before,
+            details={"legs": sent},
+            metadata=self.metadata,
+        )
+
+
+@routes.add(
+    "POST",
+    "/v1/exchanges",
+    roles=KINDS["exchange"].roles,
+    body=Exchange,
+    answers=ACCEPTED,
+    problems=submission.PROBLEMS,
+    request_headers=submission.REQUEST_HEADERS,
+)
+def exchange(call: Call) -> Answer:
+    """
+    Exchange resources.
+
+    An account takes some of one or more resources, and gives to others: points for stock, a transfer, a trade. All
+    legs are decided together, in the order of each resource. If one is refused, nothing moves, and the request has
+    the code of the first such leg.
+    """
+    return submission.accept(call, "exchange")
