@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 #: The limit of a wait for an event that a working system brings about, in seconds. No test measures it.
 TIMEOUT_SECONDS = 90.0
-#: The pause between two looks at a condition, in seconds.
-LOOK_SECONDS = 0.01
+#: The pauses between two looks at a condition, in seconds: the shortest and the longest. Often each look is a query.
+LOOK_SECONDS_MIN = 0.01
+LOOK_SECONDS_MAX = 0.05
+#: The part of the time waited so far that the next pause lasts, so that the result is that much too long at most.
+PAUSE_SHARE = 0.05
 
 
 def eventually(condition: Callable[[], Any], within: float = TIMEOUT_SECONDS) -> float:
@@ -26,8 +29,9 @@ def eventually(condition: Callable[[], Any], within: float = TIMEOUT_SECONDS) ->
     """
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < within, f"not within {within:.1f} s"
-        time.sleep(LOOK_SECONDS)
+        waited = time.monotonic() - began
+        assert waited < within, f"not within {within:.1f} s"
+        time.sleep(min(max(LOOK_SECONDS_MIN, waited * PAUSE_SHARE), LOOK_SECONDS_MAX))
     return time.monotonic() - began
 
 
@@ -38,6 +42,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """
+    Say whether no process of this machine listens on a port.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class Deadline:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx
-
-from tests.stack import Stack
+from tests.stack import Stack, fetch
 from tests.waiting import Deadline, eventually
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def test_a_suspended_worker_is_named_until_it_works_again(settings: Settings, tm
         client = stack.new_client("admin")
 
         def degraded() -> list[str]:
-            answer = httpx.get(f"{stack.url}/readyz", trust_env=False)
+            answer = fetch(f"{stack.url}/readyz")
             assert answer.status_code == 200
             found: list[str] = answer.json()["degraded"]
             return found

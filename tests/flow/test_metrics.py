@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx
-
-from tests.stack import Stack
+from tests.stack import Stack, fetch
 from tests.waiting import eventually, free_port
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 def metrics(process: Process) -> dict[str, float]:
     """Return the series that a process serves, with their labels."""
-    text = httpx.get(f"http://127.0.0.1:{process.environment['TELLER_METRICS_PORT']}", trust_env=False).text
+    text = fetch(f"http://127.0.0.1:{process.environment['TELLER_METRICS_PORT']}").text
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from tests.stack import Stack
+from tests.stack import Stack, fetch
 from tests.standby import missing_standby
 from tests.waiting import Deadline, eventually
 
@@ -34,7 +32,7 @@ def test_an_api_without_its_standby_is_not_ready_and_accepts_nothing(
         client = stack.new_client("admin")
 
         def readiness() -> tuple[int, Any]:
-            answer = httpx.get(f"{stack.url}/readyz", trust_env=False)
+            answer = fetch(f"{stack.url}/readyz")
             return answer.status_code, answer.json().get("missing")
 
         def deposit(*statuses: int) -> Any:

@@ -15,12 +15,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from teller.embedded import keys as kept_keys
 from tests.servers import temporary_home
-from tests.stack import TELLER, bare_environment
+from tests.stack import TELLER, bare_environment, fetch
 from tests.waiting import TIMEOUT_SECONDS, Deadline, eventually, free_port
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def test_the_metrics_of_all_processes_are_those_of_the_api(system: Up) -> None:
     """
 
     def metrics() -> dict[str, float]:
-        text = httpx.get(f"http://127.0.0.1:{system.port}/metrics", trust_env=False).text
+        text = fetch(f"http://127.0.0.1:{system.port}/metrics").text
         lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
         return {name.partition("{")[0]: float(value) for name, _, value in lines}
 

@@ -11,7 +11,7 @@ from processor.domain.partitioning import partition_of
 from processor.intake.intake import Intake, Submission
 from processor.storage import connections
 from tests.servers import PARTITIONS, names_of
-from tests.stack import TOP, Process, Stack
+from tests.stack import Process, Stack
 from tests.waiting import Deadline, eventually
 from workers.doorbell.ring import Doorbell
 
@@ -51,7 +51,7 @@ class WorkerStack(Stack):
         """
         if sweeps:
             return self.start("worker")
-        return self.start("worker", program=WITHOUT_SWEEP, PYTHONPATH=str(TOP))
+        return self.start("worker", program=WITHOUT_SWEEP)
 
     def start_workers(self, count: int, *, sweeps: bool = True) -> list[Process]:
         """

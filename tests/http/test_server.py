@@ -24,7 +24,7 @@ from api.services import VIEWS_AT_ONCE
 from api.web import idle_connections
 from processor.clients import keys
 from processor.reading import keys as key_queries
-from tests.stack import Process, Stack, bare_environment
+from tests.stack import NO_CERTIFICATES, Process, Stack, bare_environment, fetch
 from tests.waiting import TIMEOUT_SECONDS, Deadline, eventually
 
 if TYPE_CHECKING:
@@ -66,14 +66,18 @@ class Running:
         """
         sent = {"Authorization": f"Bearer {self.key}", "Idempotency-Key": key, **headers}
         return httpx.post(
-            f"{self.url}/v1/redemptions", json=REDEMPTION, headers=sent, timeout=TIMEOUT_SECONDS
+            f"{self.url}/v1/redemptions",
+            json=REDEMPTION,
+            headers=sent,
+            timeout=TIMEOUT_SECONDS,
+            verify=NO_CERTIFICATES,
         )
 
     def get(self, path: str) -> httpx.Response:
         """
         Read a path without a key.
         """
-        return httpx.get(f"{self.url}{path}", timeout=TIMEOUT_SECONDS)
+        return fetch(f"{self.url}{path}")
 
 
 def fail_to_start(environ: dict[str, str], *options: str) -> str:
@@ -131,7 +135,9 @@ def test_a_header_that_is_sent_twice_is_one_value_or_a_refusal(server: Running) 
         headers = {"Authorization": f"Bearer {server.key}", "Idempotency-Key": "k"}
         headers.pop(name, None)
         lines = [*headers.items(), *((name, value) for value in values)]
-        return httpx.post(f"{server.url}/v1/redemptions", json=REDEMPTION, headers=lines)
+        return httpx.post(
+            f"{server.url}/v1/redemptions", json=REDEMPTION, headers=lines, verify=NO_CERTIFICATES
+        )
 
     key = f"Bearer {server.key}"
     refused = [
@@ -170,7 +176,12 @@ def test_a_body_that_is_too_large_is_refused_in_both_encodings(server: Running, 
             "Idempotency-Key": "k",
             "Content-Type": "application/json",
         }
-        return httpx.post(f"{server.url}/v1/redemptions", content=parts if chunked else body, headers=headers)
+        return httpx.post(
+            f"{server.url}/v1/redemptions",
+            content=parts if chunked else body,
+            headers=headers,
+            verify=NO_CERTIFICATES,
+        )
 
     assert send(1024 * 1024).status_code == 202
     refused = send(1024 * 1024 + 1)
@@ -305,7 +316,7 @@ def test_a_key_is_revoked_within_a_second_in_every_process(stack: Stack, server:
     stack.start_api()
     addresses = [f"http://127.0.0.1:{port}" for port in stack.ports]
     headers = {"Authorization": f"Bearer {server.key}"}
-    with httpx.Client(headers=headers, timeout=TIMEOUT_SECONDS) as client:
+    with httpx.Client(headers=headers, timeout=TIMEOUT_SECONDS, verify=NO_CERTIFICATES) as client:
 
         def statuses() -> list[int]:
             return [client.get(f"{address}/v1/requests").status_code for address in addresses]
