@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import psycopg
-from redis import Redis
 from redis.exceptions import RedisError
 
 from lab.outcomes import Outcome, UserResult
@@ -21,10 +20,13 @@ from lab.strategies import SQL, Turn
 from processor.errors import TellerError
 from processor.ids import new_id
 from processor.storage import connections
+from workers.doorbell import clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
+
+    from redis import Redis
 
     from processor.storage.connections import Connection
 
@@ -212,11 +214,8 @@ def opened(url: str, redis_url: str) -> Iterator[Arena]:
     with (
         contextlib.closing(_connect(url)) as control,
         contextlib.closing(
-            Redis.from_url(
-                redis_url,
-                socket_timeout=REDIS_TIMEOUT_SECONDS,
-                socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-                max_connections=USERS_MAX + 1,
+            clients.connect(
+                redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, retries=1, connections_max=USERS_MAX + 1
             )
         ) as redis,
         contextlib.closing(Arena(url, redis, control)) as arena,

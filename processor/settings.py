@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from processor import redis_address
 from processor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ class Settings:
             return Address.of(_role_url(read, name, database_url), is_pooled=bool(pooler))
 
         database_url = Address.of(read.database_url("DATABASE_URL"), is_pooled=bool(pooler))
-        redis_url = read.url("REDIS_URL", ("redis", "rediss", "unix"))
+        redis_url = read.text("REDIS_URL")
+        if redis_url:
+            redis_address.parse(redis_url)
         settings = cls(
             embeds_postgres=not database_url,
             embeds_valkey=not redis_url,

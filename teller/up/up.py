@@ -31,6 +31,7 @@ from teller.printing import Command, show
 from teller.root import WaitedTooLong
 from teller.up.signals import Signals, Stopped
 from teller.up.supervisor import Process, Supervisor
+from workers.doorbell import clients
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,11 +168,11 @@ def _prepare(settings: Settings) -> None:
 def _check_redis(url: str) -> None:
     """Check the version of Redis. An unavailable Redis is no error: it may return, and until then the sweep works."""
     try:
-        with redis.Redis.from_url(
-            url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
-        ) as client:
+        with clients.connect(url, timeout_seconds=REDIS_SECONDS) as client:
             version = str(client.info("server")["redis_version"])
-    except (redis.AuthenticationError, redis.ResponseError, ValueError) as fault:
+    except redis.exceptions.NoPermissionError:
+        return  # the version matters to a server that is too old for rights
+    except (redis.AuthenticationError, redis.ResponseError) as fault:
         raise ServerError(f"REDIS_URL: {fault}") from fault
     except (redis.RedisError, OSError) as fault:
         logger.warning("redis_unavailable", fault=str(fault))

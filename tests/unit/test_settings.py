@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from processor import redis_address
 from processor.errors import SettingsError
 from processor.settings import Settings
 
@@ -242,3 +243,51 @@ def test_the_calls_at_once_are_set_for_one_gateway_or_for_all(value: str, bank: 
     settings = Settings.from_environment({"HOME": "/home/ada", "TELLER_GATEWAY_CALLS": value})
 
     assert (settings.calls_at_once("bank"), settings.calls_at_once("post")) == (bank, post)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://cache", ("server", (("cache", 6379),), "", 0)),
+        ("rediss://ada:p%40ss@cache:1/3", ("server", (("cache", 1),), "", 3)),
+        ("redis://a:1,b:2,[::1]", ("server", (("a", 1), ("b", 2), ("::1", 6379)), "", 0)),
+        ("unix:///run/my%20redis.sock?db=2", ("unix", (), "", 2)),
+        ("redis+sentinel://ada:pw@a:1,b/main/2", ("sentinel", (("a", 1), ("b", 26379)), "main", 2)),
+        ("rediss+sentinel://a/main?ssl_ca_certs=/ca.pem", ("sentinel", (("a", 26379),), "main", 0)),
+    ],
+)
+def test_an_address_of_redis_is_read(url: str, expected: tuple[object, ...]) -> None:
+    """
+    A server, nodes of a cluster, a socket, or Sentinels with their service.
+    """
+    found = redis_address.parse(url)
+
+    assert (found.kind, found.hosts, found.service, found.database) == expected
+    assert Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, "REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://cache?socket_timeout=hidden", "unknown option; known are db"),
+        ("redis://cache?ssl_ca_certs=hidden", "unknown option"),
+        ("redis+sentinel://cache:26379", "name of the service"),
+        ("redis://cache/hidden", "database by its number"),
+        ("redis://cache/1/hidden", "more than a database"),
+        ("redis://cache:hidden", "host:port"),
+        ("redis://ada:hid?hidden@cache", "unknown option"),
+        ("redis://cache?db=1&db=2", "twice"),
+        ("rediss://cache?ssl_cert_reqs=hidden", "required or none"),
+        ("unix://hidden", "unix:///path"),
+    ],
+)
+def test_an_address_of_redis_is_refused_with_one_line(url: str, reason: str) -> None:
+    """
+    At the start, because a wrong option would end a thread later. The line repeats no value.
+    """
+    with pytest.raises(SettingsError, match=reason) as refusal:
+        Settings.from_environment({"HOME": "/home/ada", **EXTERNAL, "REDIS_URL": url})
+
+    assert str(refusal.value).startswith("REDIS_URL ")
+    assert "hidden" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)

@@ -1,6 +1,7 @@
 """
 Wake-ups over Redis: that a partition has work, that requests are decided, that couriers have something to send.
 
+    clients        clients of a server, a cluster or Sentinels
     names          the names of one installation's keys and channels
     ring           `Doorbell` sends all of these after a commit
     announcements  receives the ids of decided requests, for clients that wait

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from processor.errors import TellerError
+from workers.doorbell import clients
 from workers.doorbell.condition import condition_of
 
 if TYPE_CHECKING:
@@ -85,12 +84,7 @@ class RedisCheck:
         listener: Listener | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client = redis.Redis.from_url(
-            redis_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        self._client = clients.connect(redis_url, timeout_seconds=TIMEOUT_SECONDS, retries=1)
         self._probe = Probe(self._client)
         self._find_names = find_names
         self._listener = listener
@@ -156,8 +150,10 @@ class RedisCheck:
         self._seconds.append(took - _lag_seconds())
         if len(self._seconds) == LOOKS and min(self._seconds) > SLOW_SECONDS:
             return "slow"
-        if self._listener is not None and self._listener.broken:
-            return self._listener.condition
+        if self._listener is not None:
+            if self._listener.broken:
+                return self._listener.condition
+            self._listener.follow()
         return None
 
     def _note(self, condition: Condition | None) -> None:

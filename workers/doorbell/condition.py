@@ -40,6 +40,7 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], Condition], ...]] = (
     (exceptions.AuthenticationError, "rights"),
     (exceptions.AuthorizationError, "rights"),
     (exceptions.BusyLoadingError, "loading"),
+    (exceptions.MasterDownError, "replica"),  # before its base, ClusterError
     (exceptions.ClusterError, "cluster"),
     (exceptions.AskError, "cluster"),
     (exceptions.ClusterCrossSlotError, "cluster"),

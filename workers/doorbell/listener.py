@@ -8,16 +8,16 @@ connection, and reads the state itself.
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from processor.errors import TellerError
+from workers.doorbell import clients
 from workers.doorbell.condition import condition_of
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ class Listener:
         on_connect: Callable[[], None],
         on_look: Callable[[], None] | None = None,
     ) -> None:
-        self._client = redis.Redis.from_url(
-            redis_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # a reconnection inside redis-py would hide the loss of messages
-        )
+        # Without retries: a reconnection inside redis-py would hide the loss of messages.
+        self._client = clients.connect(redis_url, timeout_seconds=TIMEOUT_SECONDS)
         self._find_names = find_names
         self._topic = topic
+        self._redis_url = redis_url
         self._channel: str | None = None
+        self._connection: Any = None
+        #: The connection is given up, because the primary is elsewhere now.
+        self._is_moving = False
         self._on_message = on_message
         self._on_connect = on_connect
         self._on_look = on_look
@@ -92,6 +92,15 @@ class Listener:
                 self._client.publish(self._channel, _NOTHING)  # ends the wait for the next message
         self._thread.join(TIMEOUT_SECONDS)
 
+    def follow(self) -> None:
+        """Connect again if other connections of this process lead to another server now. Returns at once."""
+        connection, place = self._connection, clients.place_of(self._redis_url)
+        if connection is None or place is None or (connection.host, connection.port) == place:
+            return
+        self._is_moving = True
+        with contextlib.suppress(OSError, AttributeError):  # it is closed already
+            connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - it ends the wait of the other thread
+
     def _run(self) -> None:
         pause = RECONNECT_FIRST_SECONDS
         while not self._stopping.is_set():
@@ -99,12 +108,16 @@ class Listener:
                 self._channel = self._find_names().channel(self._topic)
                 with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call] # redis-py's own
                     subscription.subscribe(self._channel)
+                    self._connection = subscription.connection
+                    self._is_moving = False
                     self._receive(subscription)
             except TellerError:
                 pause = RECONNECT_LONGEST_SECONDS  # the database is unavailable: others log it
             except (redis.RedisError, OSError) as fault:
                 self.condition = condition_of(fault)
-                if self.broken:
+                if self._is_moving:
+                    pause = 0.0
+                elif self.broken:
                     pause = min(pause * 2, RECONNECT_LONGEST_SECONDS)
                 else:
                     self.broken = True
@@ -112,6 +125,7 @@ class Listener:
                     log.warning(
                         "redis_unavailable", topic=self._topic, condition=self.condition, fault=str(fault)
                     )
+            self._connection = None
             self._stopping.wait(pause)
 
     def _receive(self, subscription: redis.client.PubSub) -> None:

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from processor.domain.partitioning import queue_name
 from processor.errors import TellerError
+from workers.doorbell import clients
 from workers.doorbell.check import Probe
 from workers.doorbell.condition import condition_of
 
@@ -91,13 +90,7 @@ class Doorbell:
     ) -> None:
         self._find_names = find_names
         self._check = check
-        self._client = redis.Redis.from_url(
-            redis_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            # A connection that a restarted Redis has closed is opened again once. A time-out is not retried.
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        self._client = clients.connect(redis_url, timeout_seconds=TIMEOUT_SECONDS, retries=1)
         self._notify_script = self._client.register_script(_NOTIFY)
         self._probe = Probe(self._client)
         self._changed = threading.Condition()

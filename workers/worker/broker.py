@@ -20,11 +20,9 @@ from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from processor.domain.partitioning import queue_name
-from workers.doorbell import old_names
+from workers.doorbell import clients, old_names
 from workers.doorbell.listener import Listener
 from workers.doorbell.ring import OWNERSHIP_CHANGED
 
@@ -68,20 +66,15 @@ class WakingBroker(Broker):
         assignments: Assignments,
         on_ownership_changed: Callable[[], None],
     ) -> None:
-        pool = redis.BlockingConnectionPool.from_url(
-            redis_url,
-            max_connections=CONNECTIONS_MAX,
-            timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
         super().__init__(middleware=[LogMessages()])
         self.queues: set[str] = set()
         self.assignments = assignments
         self.is_ending = False
-        self._client = redis.Redis(connection_pool=pool)
+        self._client = clients.connect(
+            redis_url, timeout_seconds=TIMEOUT_SECONDS, retries=1, connections_max=CONNECTIONS_MAX
+        )
         self._take_script = self._client.register_script(_TAKE)
+        self._redis_url = redis_url
         self._names = names
         self._are_old_names_removed = False
         self._on_ownership_changed = on_ownership_changed
@@ -137,7 +130,8 @@ class WakingBroker(Broker):
         if not self._are_old_names_removed:
             self._are_old_names_removed = True
             try:
-                old_names.remove(self._client, len(self._partitions))
+                if not clients.is_cluster(self._redis_url):  # no earlier release used one
+                    old_names.remove(self._client, len(self._partitions))
             except (redis.RedisError, OSError) as fault:  # such as a user without rights to them
                 log.debug("old_names_remain", fault=str(fault))
         self.wake_held()
@@ -160,7 +154,12 @@ class WakingBroker(Broker):
         lengths = self._client.pipeline(transaction=False)
         for partition in held:
             lengths.llen(self._names.waiting(partition))
-        self.wake(partition for partition, length in zip(held, lengths.execute(), strict=True) if length)
+        try:
+            found = lengths.execute()
+        except (redis.RedisError, OSError) as fault:
+            log.debug("redis_fault", fault=str(fault))
+            return
+        self.wake(partition for partition, length in zip(held, found, strict=True) if length)
 
 
 class WakingConsumer(Consumer):
