@@ -18,7 +18,6 @@ from api.web.problems import IdempotencyKeyMissing, Invalid
 from api.web.responses import Problem
 from api.web.routing import Answer, AnswerDoc, Route, Routes
 from api.web.submission import Origin, SubmissionBody
-from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
 from processor.domain.model import FINAL_STATUSES
 from processor.errors import Forbidden, TellerError
@@ -78,6 +77,9 @@ def offer(others: Iterable[Route]) -> None:
 def _item_of(body: type[SubmissionBody]) -> type[SubmissionBody]:
     """Return the model of an item with the fields of `body`."""
     kind = body.request_kind
+    renamed: Any = {}
+    if body.kind_in_items is not None:
+        renamed = {body.kind_in_items: (body.model_fields["kind"].annotation, ...)}
     article = "An" if kind[0] in "aeiou" else "A"
     return create_model(
         f"{body.__name__}Item",
@@ -85,6 +87,7 @@ def _item_of(body: type[SubmissionBody]) -> type[SubmissionBody]:
         __doc__=f"{article} {kind} in a batch.",
         kind=(Annotated[str, OneOf([kind])], ...),
         idempotency_key=(IdempotencyKey, ...),
+        **renamed,
     )
 
 
@@ -93,13 +96,13 @@ def submit_batch(call: Call) -> Answer:
     Make many requests in one call.
 
     Each item is accepted or refused on its own. It has its own idempotency key in place of the header. The same item,
-    sent alone or in another batch, is the same request.
+    sent alone or in another batch, is the same request. An opening names the kind of its resource `resource_kind`.
     """
     call.services.keys.count_items(call.environ, len(call.sent["requests"]))
     with call.turn():
         outcomes: list[Submission | TellerError] = []
         for number, item in enumerate(call.sent["requests"], start=1):
-            outcomes.append(_read(call.caller, item))
+            outcomes.append(_read(call, item))
             if number % ITEMS_AT_ONCE == 0:
                 call.services.views.make_way()
     call.confirm()
@@ -116,8 +119,9 @@ def submit_batch(call: Call) -> Answer:
     return Answer(b'{"results":[%b]}' % b",".join(results), 202)
 
 
-def _read(caller: Caller, item: Any) -> Submission | TellerError:
+def _read(call: Call, item: Any) -> Submission | TellerError:
     """Return the submission of one item, or the error that refuses it."""
+    caller = call.caller
     try:
         if not isinstance(item, dict):
             raise Invalid.at("", "must be an object")
@@ -132,6 +136,10 @@ def _read(caller: Caller, item: Any) -> Submission | TellerError:
             raise IdempotencyKeyMissing("the item has no idempotency_key")
         body = parsing.validate(model, item)
         alone = {field: value for field, value in item.items() if field not in ("kind", "idempotency_key")}
+        if model.kind_in_items is not None:
+            alone["kind"] = alone.pop(model.kind_in_items)
+            body = body.model_copy(update={"kind": alone["kind"]})
+        body.check(call.services)
         return body.submission(
             Origin(caller, item["idempotency_key"], fingerprint(model.request_kind, alone))
         )

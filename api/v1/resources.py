@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from api.services import Call
+from api.services import Call, Services
 from api.v1.requests import ACCEPTED, EntryList
 from api.web import submission
 from api.web.fields import (
@@ -26,7 +26,7 @@ from api.web.pagination import Page, listed
 from api.web.problems import Invalid, NotFound
 from api.web.responses import ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
-from api.web.submission import Origin
+from api.web.submission import Origin, SubmissionBody
 from processor.domain.amounts import DECIMALS_MAX
 from processor.domain.kinds import KINDS
 from processor.domain.model import ResourceKind
@@ -106,8 +106,11 @@ class Rules(Body):
         return self
 
 
-class Opening(Rules):
+class Opening(Rules, SubmissionBody):
     """A new resource."""
+
+    request_kind = "opening"
+    kind_in_items = "resource_kind"
 
     id: Id
     kind: ResourceKind
@@ -120,12 +123,16 @@ class Opening(Rules):
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""
         return origin.submission(
-            "opening",
+            self.request_kind,
             self.id,
             amount=self.available,
             details={"kind": self.kind} | _details(self),
             metadata=self.metadata,
         )
+
+    def check(self, services: Services) -> None:
+        """Refuse a gateway that is not configured."""
+        _check_gateway(self, services)
 
 
 class Amendment(Body):
@@ -181,7 +188,7 @@ def open_resource(call: Call) -> Answer:
 
     Makes a request of kind `opening`. If the resource exists already, it is rejected with `resource_exists`.
     """
-    _check_gateway(call)
+    call.body.check(call.services)
     return submission.accept(call, "opening")
 
 
@@ -207,8 +214,8 @@ def amend_resource(call: Call, resource: str) -> Answer:
     has an address. Both bound the requests that follow.
     """
     _check_id(resource)
-    _check_gateway(call)
     rules: Amendment = call.body
+    _check_gateway(rules, call.services)
     details = _details(rules)
     return submission.accept(
         call,
@@ -324,7 +331,6 @@ def _check_id(resource: str) -> None:
         raise NotFound("there is no such resource")
 
 
-def _check_gateway(call: Call) -> None:
-    rules: Opening | Amendment = call.body
-    if rules.gateway is not None and rules.gateway not in call.services.gateways:
+def _check_gateway(rules: Opening | Amendment, services: Services) -> None:
+    if rules.gateway is not None and rules.gateway not in services.gateways:
         raise Invalid.at("/gateway", "is not the name of a configured gateway")

@@ -86,6 +86,11 @@ class SubmissionBody(Body):
 
     #: The kind of the request, as `processor.domain.kinds` names it.
     request_kind: ClassVar[str]
+    #: The name of the field `kind` in an item of a batch, whose own `kind` is that of the request.
+    kind_in_items: ClassVar[str | None] = None
+
+    def check(self, services: Any) -> None:
+        """Refuse what this installation does not have, such as a gateway. Raises Invalid."""
 
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""

@@ -7,7 +7,7 @@ of the first rows are written while the next rows are decided.
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.types.json import Jsonb
@@ -203,11 +203,17 @@ class Writer:
 
     def _resources(self) -> None:
         sheet, resources = self._sheet, self._sheet.snapshot.resources
-        for resource_id, partition in sheet.opened.items():
-            fields = _fields(resources[resource_id])
-            self._execute("insert_resource", fields | {"partition": partition})
+        if sheet.opened:
+            opened = [resources[resource_id] for resource_id in sheet.opened]
+            columns = {
+                one.name: [getattr(resource, one.name) for resource in opened] for one in fields(Resource)
+            }
+            columns["metadata"] = [
+                None if one.metadata is None else json_text.dumps(one.metadata) for one in opened
+            ]
+            self._execute("insert_resources", columns | {"partition": list(sheet.opened.values())})
         for resource_id in sheet.amended.difference(sheet.opened):
-            self._execute("update_rules", _fields(resources[resource_id]))
+            self._execute("update_rules", _rules(resources[resource_id]))
         moved = [
             (one.id, before, one.available, one.held, one.version, one.digest, one.last_entry_at)
             for one, before in ((resources[name], before) for name, before in sheet.versions_before.items())
@@ -301,10 +307,9 @@ class Writer:
             self._execute("insert_fanout", columns | {"webhook_id": webhook_id})
 
 
-def _fields(resource: Resource) -> dict[str, Any]:
-    fields = asdict(resource)
+def _rules(resource: Resource) -> dict[str, Any]:
     metadata = resource.metadata
-    return fields | {"metadata": None if metadata is None else Jsonb(metadata, json_text.dumps)}
+    return asdict(resource) | {"metadata": None if metadata is None else Jsonb(metadata, json_text.dumps)}
 
 
 def _columns(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> dict[str, Any]:

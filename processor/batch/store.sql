@@ -104,14 +104,23 @@ SELECT client_id, name, NULL, NULL, email
    AND name = ANY(%(accounts)b::text[])
    AND email IS NOT NULL;
 
--- insert_resource --
+-- insert_resources --
+-- The resources that were opened, with everything that happened to them in this batch.
 INSERT INTO resources (id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit,
                        starts_at, ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest,
                        last_entry_at, per_account_daily_limit, decimals, partition)
-VALUES (%(id)s, %(kind)s, %(available)s, %(created_at)s, %(unit)s, %(client_id)s, %(held)s, %(version)s, %(overdraft)s,
-        %(per_account_limit)s, %(starts_at)s, %(ends_at)s, %(gateway)s, %(confirm_above)s, %(approve_above)s,
-        %(metadata)s, %(closed_at)s, %(digest)s, %(last_entry_at)s, %(per_account_daily_limit)s,
-        %(decimals)s, %(partition)s);
+SELECT v.id, v.kind, v.available, v.created_at, v.unit, v.client_id, v.held, v.version, v.overdraft, v.per_account_limit,
+       v.starts_at, v.ends_at, v.gateway, v.confirm_above, v.approve_above, v.metadata::jsonb, v.closed_at, v.digest,
+       v.last_entry_at, v.per_account_daily_limit, v.decimals, v.partition
+  FROM unnest(%(id)b::text[], %(kind)b::text[], %(available)b::bigint[], %(created_at)b::timestamptz[], %(unit)b::text[],
+              %(client_id)b::text[], %(held)b::bigint[], %(version)b::bigint[], %(overdraft)b::bigint[],
+              %(per_account_limit)b::bigint[], %(starts_at)b::timestamptz[], %(ends_at)b::timestamptz[],
+              %(gateway)b::text[], %(confirm_above)b::bigint[], %(approve_above)b::bigint[], %(metadata)b::text[],
+              %(closed_at)b::timestamptz[], %(digest)b::bytea[], %(last_entry_at)b::timestamptz[],
+              %(per_account_daily_limit)b::bigint[], %(decimals)b::smallint[], %(partition)b::smallint[])
+       AS v(id, kind, available, created_at, unit, client_id, held, version, overdraft, per_account_limit, starts_at,
+            ends_at, gateway, confirm_above, approve_above, metadata, closed_at, digest, last_entry_at,
+            per_account_daily_limit, decimals, partition);
 
 -- update_rules --
 UPDATE resources

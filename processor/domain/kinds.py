@@ -116,7 +116,7 @@ KINDS: Final[dict[str, Kind]] = {
         refundable=True,
     ),
     "refund": Kind(None, ADMINS, gives_back=True),
-    "opening": Kind(openings.decide, ADMINS, gives=True, opens=True, least_amount=0),
+    "opening": Kind(openings.decide, ADMINS, gives=True, opens=True, least_amount=0, in_batches=True),
     "amendment": Kind(amendments.decide, ADMINS, amends=True),
     "closing": Kind(closings.decide, ADMINS, closes=True),
 }

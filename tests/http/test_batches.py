@@ -79,6 +79,53 @@ def test_a_key_means_the_same_in_a_batch_and_alone(teller: Teller) -> None:
     assert again.json["id"] == first["request"]["id"]
 
 
+def test_an_admin_opens_many_resources_at_once(teller: Teller) -> None:
+    """
+    An item of the kind `opening` has the fields of `POST /v1/resources`. Its `kind` is named `resource_kind`, because
+    `kind` is that of the request. All are decided in one batch, and the same opening alone is the same request.
+    """
+
+    def opening(number: int, **fields: Any) -> dict[str, Any]:
+        body = {"id": f"seat-{number}", "resource_kind": "seat", "available": number % 2}
+        return {"kind": "opening", "idempotency_key": f"open-{number}", **body, **fields}
+
+    rules = {
+        "unit": "EUR",
+        "decimals": 2,
+        "overdraft": 7,
+        "per_account_limit": 1,
+        "ends_at": "2027-01-01T00:00:00Z",
+        "gateway": "sandbox",
+        "client": teller.client.id,
+        "metadata": {"row": "é"},
+    }
+    items = [opening(1, **rules), *(opening(number) for number in range(2, 300))]
+    answer = teller.admin.post("/v1/batches", {"requests": items})
+    assert {result["status"] for result in answer.json["results"]} == {202}
+    teller.drain()
+
+    found = teller.client.get("/v1/resources/seat-1").json
+    assert {name: found[name] for name in rules} == rules | {"ends_at": "2027-01-01T00:00:00.000000Z"}
+    assert (found["kind"], found["available"], found["version"]) == ("seat", 1, 1)
+    assert teller.client.get("/v1/resources/seat-298").json["version"] == 0
+    alone = {"id": "seat-2", "kind": "seat", "available": 0}
+    again = teller.admin.post("/v1/resources", alone, key="open-2")
+    assert (again.status_code, again.json["id"]) == (200, answer.json["results"][1]["request"]["id"])
+
+    wrong = [
+        opening(301, gateway="nowhere"),
+        opening(302, resource_kind="chair"),
+        {**opening(303), "resource_kind": None},
+        opening(304, per_account_limit=0),
+        opening(305, starts_at="2027-01-01T00:00:00Z", ends_at="2027-01-01T00:00:00Z"),
+    ]
+    refused = teller.admin.post("/v1/batches", {"requests": wrong}).json["results"]
+    pointers = [result["problem"]["errors"][0]["pointer"] for result in refused]
+    assert pointers == ["/gateway", "/resource_kind", "/resource_kind", "/per_account_limit", ""]
+    [forbidden] = send(teller, opening(306))
+    assert forbidden["problem"]["code"] == "forbidden"
+
+
 def test_a_replayed_item_that_is_final_is_200(teller: Teller) -> None:
     """
     A replayed item has the status that it would have alone.

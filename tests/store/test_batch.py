@@ -8,23 +8,27 @@ import re
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from processor.batch import inbox
 from processor.batch import run as batch
+from processor.batch import store as batch_store
 from processor.domain.kinds import KINDS
 from processor.domain.model import Debit, Decision, Request, Resource
+from processor.domain.partitioning import partition_of
 from processor.domain.rules import daily_limits
 from processor.errors import DatabaseUnavailable
 from processor.intake import commands
 from processor.outbox import deliveries
+from processor.storage import arrays
+from tests.servers import PARTITIONS
 from tests.store.store import at_once, until_empty, worker_connection
 from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from processor.batch.run import BatchReport
     from processor.storage.connections import Connection
@@ -95,6 +99,31 @@ def test_an_applied_row_is_gone_and_a_second_batch_finds_nothing(store: Store) -
 
     assert (first.taken, second.taken, second.decided) == (1, 0, [])
     assert store.contents() == before
+
+
+def test_resources_are_opened_as_one_set(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A batch inserts all its new resources in one statement.
+    """
+    inserted: list[int] = []
+    packed = arrays.packed
+
+    def note(statement: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        if statement == batch_store.SQL["insert_resources"]:
+            inserted.append(len(parameters["id"]))
+        return packed(statement, parameters)
+
+    monkeypatch.setattr(arrays, "packed", note)
+    names = [
+        name for name in (f"seat-{number}" for number in range(900)) if partition_of(name, PARTITIONS) == 3
+    ]
+    store.accept(*(store.asks("opening", name, amount=1, details={"kind": "seat"}) for name in names))
+
+    batch.drain_once(store.worker, [3])
+
+    assert inserted == [len(names)]
+    assert store.one("SELECT sum(available) FROM resources") == len(names) > 1
+    store.check_ledger()
 
 
 def test_a_rejection_leaves_the_resource_as_it_was(store: Store) -> None:

@@ -102,5 +102,6 @@ def test_the_bodies_of_the_api_require_what_their_kinds_require() -> None:
         if kind.requires_legs:
             assert "amount" not in schema["properties"], name
             continue
-        assert schema["properties"]["amount"]["minimum"] == kind.least_amount, name
-        assert ("amount" in schema["required"]) or schema["properties"]["amount"]["default"] >= 1, name
+        amount = "available" if kind.opens else "amount"
+        assert schema["properties"][amount]["minimum"] == kind.least_amount, name
+        assert (amount in schema["required"]) or schema["properties"][amount]["default"] >= 1, name
