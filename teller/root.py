@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import keyword
 import os
 import sys
 from typing import Any, Final
@@ -38,6 +39,7 @@ COMMANDS: Final = {
     "check": "commands.check",
     "verify": "commands.verify",
     "export": "commands.export",
+    "import": "commands.imports",
     "race": "commands.race",
     "openapi": "commands.processes",
 }
@@ -58,7 +60,8 @@ class _Commands(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"teller.{COMMANDS[name]}"), name)
+        attribute = f"{name}_" if keyword.iskeyword(name) else name
+        command: click.Command = getattr(importlib.import_module(f"teller.{COMMANDS[name]}"), attribute)
         return command
 
 

@@ -139,7 +139,7 @@ def _read(call: Call, item: Any) -> Submission | TellerError:
         if model.kind_in_items is not None:
             alone["kind"] = alone.pop(model.kind_in_items)
             body = body.model_copy(update={"kind": alone["kind"]})
-        body.check(call.services)
+        body.check(call.services.gateways)
         return body.submission(
             Origin(caller, item["idempotency_key"], fingerprint(model.request_kind, alone))
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from api.services import Call, Services
+from api.services import Call
 from api.v1.requests import ACCEPTED, EntryList
 from api.web import submission
 from api.web.fields import (
@@ -130,9 +130,9 @@ class Opening(Rules, SubmissionBody):
             metadata=self.metadata,
         )
 
-    def check(self, services: Services) -> None:
+    def check(self, gateways: frozenset[str]) -> None:
         """Refuse a gateway that is not configured."""
-        _check_gateway(self, services)
+        _check_gateway(self, gateways)
 
 
 class Amendment(Body):
@@ -188,7 +188,7 @@ def open_resource(call: Call) -> Answer:
 
     Makes a request of kind `opening`. If the resource exists already, it is rejected with `resource_exists`.
     """
-    call.body.check(call.services)
+    call.body.check(call.services.gateways)
     return submission.accept(call, "opening")
 
 
@@ -215,7 +215,7 @@ def amend_resource(call: Call, resource: str) -> Answer:
     """
     _check_id(resource)
     rules: Amendment = call.body
-    _check_gateway(rules, call.services)
+    _check_gateway(rules, call.services.gateways)
     details = _details(rules)
     return submission.accept(
         call,
@@ -331,6 +331,6 @@ def _check_id(resource: str) -> None:
         raise NotFound("there is no such resource")
 
 
-def _check_gateway(rules: Opening | Amendment, services: Services) -> None:
-    if rules.gateway is not None and rules.gateway not in services.gateways:
+def _check_gateway(rules: Opening | Amendment, gateways: frozenset[str]) -> None:
+    if rules.gateway is not None and rules.gateway not in gateways:
         raise Invalid.at("/gateway", "is not the name of a configured gateway")

@@ -89,8 +89,8 @@ class SubmissionBody(Body):
     #: The name of the field `kind` in an item of a batch, whose own `kind` is that of the request.
     kind_in_items: ClassVar[str | None] = None
 
-    def check(self, services: Any) -> None:
-        """Refuse what this installation does not have, such as a gateway. Raises Invalid."""
+    def check(self, gateways: frozenset[str]) -> None:
+        """Refuse a gateway that is not among those of this installation. Raises Invalid."""
 
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""

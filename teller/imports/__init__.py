@@ -1,0 +1,3 @@
+"""
+The files that `teller import` reads: CSV and JSON lines.
+"""
