@@ -20,6 +20,7 @@ from api.console import (
     keys,
     overview,
     partitions,
+    request_list,
     requests,
     reservations,
     resources,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 #: The modules of the pages.
 MODULES: Final = (
     *(sign_in, approvals, audit, bulk_actions, failed, keys),
-    *(overview, partitions, requests, reservations, resources, search, webhooks),
+    *(overview, partitions, request_list, requests, reservations, resources, search, webhooks),
 )
 ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for module in MODULES for page in module.pages.all)
 

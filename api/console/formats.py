@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The text in place of no value.
 NONE: Final = "\N{EN DASH}"
+#: The characters of a unit beside an amount. The page of the resource has the whole unit.
+UNIT_CHARACTERS_MAX: Final = 16
 _MINUTE: Final = 60
 _HOUR: Final = 3_600
 _DAY: Final = 86_400
@@ -69,7 +71,10 @@ def amount(value: int | None, unit: Unit | None = None) -> str:
     """
     if value is None:
         return NONE
-    name = unit and unit.name and visible(unit.name)  # by itself, so that it does not move the digits
+    name = unit and unit.name
+    if name:
+        short = name if len(name) <= UNIT_CHARACTERS_MAX else f"{name[: UNIT_CHARACTERS_MAX - 1]}…"
+        name = visible(short)  # by itself, so that it does not move the digits
     return escape(format_amount(value, (unit or NO_UNIT)._replace(name=name)))
 
 

@@ -34,6 +34,7 @@ class Section(NamedTuple):
 #: The navigation. It shows the sections whose pages the caller's role may open.
 SECTIONS: Final = (
     Section("overview", "Overview", "/admin"),
+    Section("requests", "Requests", "/admin/requests"),
     Section("failed", "Failed", "/admin/failed", "failed"),
     Section("approvals", "Approvals", "/admin/approvals", "approvals"),
     Section("reservations", "Reservations", "/admin/reservations"),

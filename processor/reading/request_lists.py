@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.domain.model import STATUSES
 from processor.ids import first_id_at
 from processor.records import documents
 from processor.records.documents import RequestRecord
@@ -22,10 +23,23 @@ from processor.storage.connections import Connection
 WALKED_MAX: Final = 5_000
 #: The rows of one walk over an account name of all clients, for each client.
 WALKED_OF_EACH_CLIENT_MAX: Final = 200
+#: The rows that a count of a status looks at.
+COUNTED_MAX: Final = 10_000
 #: The fields of a filter that each row of a walk is held against. The others bound the walk.
-FILTERS: Final = ("status", "kind", "resource", "account", "code", "client", "key", "amount", "metadata")
+FILTERS: Final = ("status", "kind", "resource", "account", "code", "client", "key", "amounts", "metadata")
 #: The statuses whose requests have an index of their own. Few requests are in them.
 INDEXED_STATUSES: Final = frozenset({"refunded", "cancelled", "failed"})
+#: The fields that each request of a walk has anyway.
+_GIVEN_BY: Final = {
+    "walk_client": {"client"},
+    "walk_account": {"client", "account"},
+    "walk_account_of_all_clients": {"account"},
+    "walk_resource": {"resource"},
+    "walk_processing": {"status"},
+    "walk_status": {"status"},
+    "walk_key": {"client", "key"},
+    "walk_key_of_all_clients": {"key"},
+}
 
 SQL = {
     name: text.replace("{request_columns}", documents.REQUEST_COLUMNS)
@@ -78,7 +92,8 @@ class RequestFilter:
     client: str | None = None
     #: The idempotency key, of which each client may have one request.
     key: str | None = None
-    amount: int | None = None
+    #: The amount in the smallest kind of a unit, by its number of decimals. None: no amount is written like that.
+    amounts: tuple[int | None, ...] | None = None
     #: A text, number or truth value of its metadata, at any depth.
     metadata: str | None = None
     #: The beginning of its id.
@@ -127,24 +142,12 @@ def list_requests(
     if ids.is_empty or (client is not None and chosen.client not in (None, client)):
         return Page([], None)
     chosen = replace(chosen, client=client or chosen.client)
-    parameters: dict[str, Any] = asdict(chosen)
-    filters = [SQL[f"filter_{name}"] for name in FILTERS if parameters[name] is not None]
-    parameters |= {"lower": ids.lower, "upper": ids.upper, "limit": limit + 1}
-    bounds = [SQL[name] for name in ("lower", "upper") if parameters[name] is not None]
-    range_of_ids = " AND ".join(bounds) or "true"
+    parameters = _parameters(chosen, ids) | {"limit": limit + 1}
     furthest: tuple[UUID, list[RequestRecord]] | None = None
     for walk in chosen.walks():
-        # Only the conditions in use, so that the planner picks the index of each.
-        statement = (
-            SQL["list_requests"]
-            .replace("{walk}", SQL[walk])
-            .replace("{filters}", "\n       AND ".join(filters) or "true")
-            .replace("{range}", range_of_ids)
-            .replace("{range_of_decisions}", range_of_ids.replace("id ", "request_id "))
-        )
         of_each = walk == "walk_account_of_all_clients"
         parameters["walked"] = WALKED_OF_EACH_CLIENT_MAX if of_each else WALKED_MAX
-        rows = connection.execute(statement, parameters).fetchall()
+        rows = connection.execute(_statement("list_requests", walk, parameters), parameters).fetchall()
         found = [RequestRecord(*columns) for _, *columns in rows if columns[0] is not None]
         end: UUID | None = rows[0][0]
         if end is None:
@@ -153,6 +156,63 @@ def list_requests(
             furthest = end, found
     assert furthest is not None  # noqa: S101 - there is a walk for each filter
     return partial_page(furthest[1], (str(furthest[0]),))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The requests of each status that match a filter, without its own status."""
+
+    by_status: dict[str, int]
+    #: The statuses of which there may be more.
+    more: frozenset[str]
+
+
+def count_requests(connection: Connection, chosen: RequestFilter) -> Counts:
+    """
+    Count the matching requests of each status, among COUNTED_MAX rows of an index.
+
+    Statuses with an index of their own are counted there if that is not enough. Raises ValueError for a wrong prefix.
+    """
+    ids = chosen.ids()
+    if ids.is_empty:
+        return Counts({}, frozenset())
+    everything = replace(chosen, status=None)
+    by_status, is_cut = _count(connection, everything, ids)
+    more = set(STATUSES) if is_cut else set()
+    for status in sorted(more & (INDEXED_STATUSES | {"processing"})):
+        found, is_cut = _count(connection, replace(everything, status=status), ids)
+        by_status[status] = found.get(status, 0)
+        more -= set() if is_cut else {status}
+    return Counts(by_status, frozenset(more))
+
+
+def _count(connection: Connection, chosen: RequestFilter, ids: IdRange) -> tuple[dict[str, int], bool]:
+    """Count by status in the first walk of a filter. Also returns whether the walk ended before its index did."""
+    [walk, *_] = chosen.walks()
+    parameters = _parameters(chosen, ids) | {"walked": COUNTED_MAX}
+    rows = connection.execute(_statement("count_requests", walk, parameters), parameters).fetchall()
+    [walked] = [count for status, count in rows if status is None]
+    return {status: count for status, count in rows if status is not None}, walked >= COUNTED_MAX
+
+
+def _parameters(chosen: RequestFilter, ids: IdRange) -> dict[str, Any]:
+    amounts = None if chosen.amounts is None else list(chosen.amounts)
+    return asdict(chosen) | {"amounts": amounts, "lower": ids.lower, "upper": ids.upper}
+
+
+def _statement(name: str, walk: str, parameters: dict[str, Any]) -> str:
+    """Return a statement with only the conditions in use, so that the planner picks the index of each."""
+    given = _GIVEN_BY.get(walk, set())
+    filters = [SQL[f"filter_{one}"] for one in FILTERS if parameters[one] is not None and one not in given]
+    bounds = [SQL[bound] for bound in ("lower", "upper") if parameters[bound] is not None]
+    range_of_ids = " AND ".join(bounds) or "true"
+    return (
+        SQL[name]
+        .replace("{walk}", SQL[walk])
+        .replace("{filters}", "\n       AND ".join(filters) or "true")
+        .replace("{range}", range_of_ids)
+        .replace("{range_of_decisions}", range_of_ids.replace("id ", "request_id "))
+    )
 
 
 def list_all(

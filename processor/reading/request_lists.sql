@@ -27,6 +27,27 @@ SELECT CASE WHEN (SELECT count(*) FROM page) < %(limit)s THEN
   LEFT JOIN page ON true
  ORDER BY page.id DESC;
 
+-- count_requests --
+-- The requests of a walk that match, by status. With the number of rows of the walk, in the row without a status.
+WITH w AS MATERIALIZED (
+    SELECT id
+      FROM ({walk}
+             LIMIT %(walked)s) AS walk
+)
+SELECT NULL AS status, count(*)
+  FROM w
+UNION ALL
+SELECT coalesce(d.status, 'processing'), count(*)
+  FROM w
+ CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = w.id LIMIT 1) AS r
+  LEFT JOIN LATERAL (SELECT *
+                       FROM decisions
+                      WHERE decisions.request_id = w.id
+                        AND decisions.current
+                      LIMIT 1) AS d ON true
+ WHERE {filters}
+ GROUP BY 1;
+
 -- walk_all --
 SELECT id FROM requests WHERE {range} ORDER BY id DESC
 
@@ -98,8 +119,9 @@ id < %(upper)s
 -- filter_key --
 r.idempotency_key = %(key)s
 
--- filter_amount --
-r.amount = %(amount)s
+-- filter_amounts --
+r.amount = ANY(%(amounts)s::bigint[])
+AND r.amount = (%(amounts)s::bigint[])[1 + coalesce((SELECT decimals FROM resources WHERE id = r.resource_id), 0)]
 
 -- filter_metadata --
 EXISTS (SELECT

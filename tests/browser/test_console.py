@@ -93,6 +93,8 @@ def test_pages_are_accessible(stack: BrowserStack, paused: str, look: str) -> No
         _check(page, f"sign-in-{look}")
     pages = {
         "overview": "/admin",
+        "requests": "/admin/requests",
+        "requests-filtered": f"/admin/requests?resource={paused}&kind=withdrawal&amount=5&status=completed",
         "resources": "/admin/resources",
         "resource": f"/admin/resources/{paused}",
         "partition": f"/admin/partitions/{home}",

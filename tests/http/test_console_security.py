@@ -77,6 +77,7 @@ ACCESS: dict[str, Access | Public] = {
     "POST /admin/failed/refund": Access(403, 303, BEGINNING),
     "GET /admin/failed/actions/<action>": Access(200, 200),
     "POST /admin/failed/actions/<action>/stop": Access(303, 303),
+    "GET /admin/requests": Access(200, 200),
     "GET /admin/requests/<request>": Access(200, 200),
     "POST /admin/requests/<failed>/replay": Access(303, 303, REASON),
     "POST /admin/requests/<failed>/refund": Access(403, 303, REASON | {"key": str(UUID(int=1))}),

@@ -85,6 +85,7 @@ def crowded(
     with clones(version).clone() as clone, pytest.MonkeyPatch.context() as patch:
         patch.setattr(request_lists, "WALKED_MAX", WALKED)
         patch.setattr(request_lists, "WALKED_OF_EACH_CLIENT_MAX", WALKED_OF_EACH_CLIENT)
+        patch.setattr(request_lists, "COUNTED_MAX", WALKED)
         patch.setattr(requests, "WALKED_MAX", WALKED)
         patch.setattr(requests, "GAUGE_MAX", WALKED)
         with psycopg.connect(clone.url, autocommit=True) as owner:
@@ -204,6 +205,11 @@ def addresses(crowded: Teller) -> list[str]:
         "/admin/search?q=account-7",
         "/admin/search?q=resource:1",
         "/admin/search?q=key-7",
+        "/admin/requests",
+        "/admin/requests?status=failed&resource=resource:0",
+        "/admin/requests?account=account-7&client=client-7&kind=withdrawal",
+        "/admin/requests?metadata=A-17&amount=2.50&id=019&since=2026-11-18T12:00",
+        "/admin/requests?key=key-7",
         "/admin/failed",
         "/admin/failed?code=processor_error",
         "/admin/failed?resource=resource:7",

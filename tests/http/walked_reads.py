@@ -91,8 +91,8 @@ def reads() -> Iterator[Read]:
     for narrow, client, cursor in itertools.product(
         (
             RequestFilter(key="key-9"),
-            RequestFilter(amount=77),
-            RequestFilter(amount=1_000),
+            RequestFilter(amounts=(77, 770)),
+            RequestFilter(amounts=(1_000, None)),
             RequestFilter(metadata="A-17"),
             RequestFilter(prefix=str(MIDDLE)[:10]),
             RequestFilter("completed", since=noon, until=noon + timedelta(seconds=9)),
@@ -107,6 +107,18 @@ def reads() -> Iterator[Read]:
             lambda one, client=client, chosen=narrow, cursor=cursor: request_lists.list_requests(  # type: ignore[misc]
                 one, client, chosen, 20, cursor
             ),
+        )
+    for narrow in (
+        RequestFilter(),
+        RequestFilter("failed", resource=HOT),
+        RequestFilter(account="account-7"),
+        RequestFilter(client=RARE, amounts=(77,)),
+        RequestFilter(client="client-5", account="account-5", metadata="A-17"),
+        RequestFilter(key="key-9"),
+    ):
+        yield (
+            f"counts of {narrow}",
+            lambda one, chosen=narrow: request_lists.count_requests(one, chosen),  # type: ignore[misc]
         )
     for name, client in itertools.product((HOT, "resource:7"), (None, RARE, "client-5")):
         yield (
