@@ -479,7 +479,8 @@ SELECT request_id::text, 'its versions are ' || string_agg(version::text, ', ' O
   FROM decisions
  GROUP BY request_id
 HAVING min(version) <> 2
-    OR max(version) <> count(*) + 1;
+    OR max(version) <> count(*) + 1
+    OR count(DISTINCT version) <> count(*);
 
 -- decision_current_wrong --
 -- A request is in the state of its last version, and in no other.
@@ -518,10 +519,12 @@ SELECT d.request_id::text,
         OR d.refunded < before.refunded);
 
 -- decision_code_wrong --
--- Each status has its own codes, as `error.code` of the API shows them.
-SELECT request_id::text, 'version ' || version || ' is ' || status || ' for ' || coalesce(code, 'no reason')
+-- Each status has its own codes, as `error.code` of the API shows them. `processing` alone has stages.
+SELECT request_id::text,
+       'version ' || version || ' is ' || concat_ws(', ', status, stage) || ' for ' || coalesce(code, 'no reason')
   FROM decisions
- WHERE CASE status WHEN 'completed' THEN code IS NULL
+ WHERE (stage IS NOT NULL) <> (status = 'processing')
+    OR CASE status WHEN 'completed' THEN code IS NULL
                    WHEN 'rejected'  THEN code = ANY(%(rejections)s)
                    WHEN 'failed'    THEN code IN ('gateway_unreachable', 'gateway_misconfigured', 'processor_error')
                    WHEN 'refunded'  THEN code IN ('gateway_declined', 'refunded_by_admin')

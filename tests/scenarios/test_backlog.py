@@ -13,6 +13,7 @@ import psycopg
 from processor.domain.partitioning import partition_of
 from processor.storage.connections import LOCK_CLASS
 from tests.scenarios.assertions import WAIT, until_over
+from tests.scenarios.backlog import ITEMS, accept, batch, pause
 from tests.servers import PARTITIONS
 from tests.waiting import Deadline, eventually
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from tests.scenarios.crowd import Crowd, Reply
     from tests.scenarios.scenario_stack import ScenarioStack
 
-#: The requests of a call, and those that wait. Everyday tests let a part of the scenario's requests wait.
-ITEMS = 1_000
+#: The requests that wait. Everyday tests let a part of the scenario's requests wait.
 WAITING = 100_000 if "SCENARIO_ROUNDS" in os.environ else 20_000
 #: The partitions that are hot at the same time, and the requests that wait in each.
 #: They are more than can be decided while the partitions are resumed.
@@ -34,40 +34,6 @@ SLOWER_AT_MOST, SECONDS_AT_MOST = 20, 1.0
 SAMPLES = 30
 #: The rounds of reads while a batch is stuck.
 LOOKS = 3
-
-
-def batch(stack: ScenarioStack, resource: str, first: int, count: int = ITEMS) -> bytes:
-    """
-    Return a call with `count` redemptions, each of another account.
-    """
-    return stack.client.post(
-        "/v1/batches",
-        {
-            "requests": [
-                {
-                    "kind": "redemption",
-                    "idempotency_key": f"{resource}-{number}",
-                    "resource": resource,
-                    "account": f"u{number}",
-                }
-                for number in range(first, first + count)
-            ]
-        },
-    )
-
-
-def accept(stack: ScenarioStack, crowd: Crowd, batches: Sequence[bytes]) -> list[str]:
-    """
-    Send these calls. Returns the ids of the new requests.
-    """
-    ids = []
-    for request in batches:
-        [reply] = crowd.ask([request])
-        assert reply.status == 202, reply.body
-        results = reply.document["results"]
-        assert {one["status"] for one in results} == {202}
-        ids += [one["request"]["id"] for one in results]
-    return ids
 
 
 def redemption_of(stack: ScenarioStack, resource: str) -> bytes:
@@ -196,14 +162,6 @@ def test_29_a_balance_is_read_during_a_batch_of_10000(stack: ScenarioStack, roun
     versions = [state["version"] for state in states]
     assert versions == sorted(versions)
     assert len(set(versions)) > 2, "no read was in the middle of it"
-
-
-def pause(stack: ScenarioStack, crowd: Crowd, partition: int, verb: str) -> None:
-    """
-    Pause or resume a partition.
-    """
-    [reply] = crowd.ask([stack.admin.post(f"/v1/admin/partitions/{partition}/{verb}")])
-    assert (reply.status, reply.document["paused"]) == (200, verb == "pause"), reply.body
 
 
 def test_29_a_balance_is_read_while_a_batch_is_stuck(stack: ScenarioStack, round_number: int) -> None:

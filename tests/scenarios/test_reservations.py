@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from processor.domain.partitioning import partition_of
 from tests.scenarios.assertions import WAIT
-from tests.scenarios.test_backlog import accept, batch, pause
+from tests.scenarios.backlog import accept, batch, pause
 from tests.servers import PARTITIONS
 from tests.waiting import Deadline, eventually
 

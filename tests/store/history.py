@@ -5,19 +5,22 @@ A system with every kind of event, for the tests of code that reads everything.
 from __future__ import annotations
 
 import contextlib
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from processor.batch import run as batch
+from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
 from processor.domain.legs import legs_of
 from processor.domain.partitioning import partition_of
 from processor.intake import commands
+from processor.operations import reservations
+from processor.storage import connections
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Iterator
 
     import pytest
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from tests.store.store import Store
 
 FAR = datetime(2999, 1, 1, tzinfo=UTC)
+SHOP: Final = Caller(uuid.UUID(int=3), "shop", "till", "client")
 PAST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -68,6 +72,7 @@ def play(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _rule_changes(store)
     _exchanges(store)
     _withdrawals(store)
+    _reservations(store)
     _faults_and_cancellations(store, monkeypatch)
 
 
@@ -191,6 +196,23 @@ def _withdrawals(store: Store) -> None:
     record_answer(store, held["released"], "done", reference="too late")
     store.drain("paid")
     record_answer(store, held["answered"], "done", reference="not settled yet")
+
+
+def _reservations(store: Store) -> None:
+    store.open("hall", "seat", 20, per_account_limit=10)
+    names = ("held", "whole", "part", "released", "capturing", "releasing")
+    asked = store.accept(
+        *(store.asks("reservation", "hall", name, 3, details={"ttl_seconds": 600}) for name in names)
+    )
+    held = dict(zip(names, asked, strict=True))
+    store.drain("hall")
+    with connections.connect(store.database.api_url, application_name="test api") as api:
+        reservations.capture(api, held["whole"], SHOP)
+        reservations.capture(api, held["part"], SHOP, 2)
+        reservations.release(api, held["released"], SHOP)
+        store.drain("hall")
+        reservations.capture(api, held["capturing"], SHOP, 1)
+        reservations.release(api, held["releasing"], SHOP)
 
 
 def _faults_and_cancellations(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

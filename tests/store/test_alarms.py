@@ -174,11 +174,10 @@ def test_any_payload_leaves_the_partition_working(store: Store, api: Connection,
     """
     store.open("coupon", available=5)
     [asked] = store.accept(store.redeems("coupon", "ada"))
-    for verb in ("cancel", "capture"):
-        api.execute(
-            "INSERT INTO inbox (partition, request_id, verb, payload) VALUES (%s, %s, %s, %s)",
-            (HOME, asked, verb, Jsonb(payload)),
-        )
+    api.execute(
+        "INSERT INTO inbox (partition, request_id, verb, payload) VALUES (%s, %s, 'cancel', %s)",
+        (HOME, asked, Jsonb(payload)),
+    )
     after = store.accept(store.redeems("coupon", "bob"))
 
     store.drain("coupon")

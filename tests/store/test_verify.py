@@ -57,6 +57,7 @@ def test_a_system_with_every_kind_of_event_is_right(history: Store) -> None:
         "cancelled",
         "failed",
         "settling",
+        "held",
     }
     assert {row[0] for row in kinds} == set(ledger.MOVES)
 

@@ -41,6 +41,7 @@ class Vouched:
 # Conditions on rows, in SQL.
 TAKEN = """EXISTS (SELECT FROM entries e JOIN resources r ON r.id = e.resource_id AND r.per_account_limit IS NOT NULL
                   JOIN decisions d ON d.request_id = e.request_id AND d.current AND d.refunded = 0
+                   AND d.status <> 'cancelled'
                  WHERE e.request_id = requests.id AND e.kind IN ('debit', 'hold'))"""
 MOVED = "EXISTS (SELECT FROM entries e WHERE e.request_id = requests.id)"
 COMPLETED = """EXISTS (SELECT FROM decisions d
@@ -63,7 +64,7 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
     },
     "requests": {
         "id": Vouched(),
-        # For rejected or refunded requests, or without a limit, no other row has the account.
+        # For rejected, cancelled or refunded requests, or without a limit, no other row has the account.
         "client_id": Vouched(TAKEN),
         # A redemption and a withdrawal take alike.
         "kind": Vouched(
@@ -123,6 +124,16 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
             "current AND reference IS NOT NULL AND detail IS DISTINCT FROM 'paid_after_refund'"
         ),
         "reason": Vouched("current AND code = 'gateway_declined'"),
+        "captured": Vouched("current AND captured IS NOT NULL"),
+    },
+    "reservations": {
+        "request_id": Vouched(),
+        "partition": Vouched(),
+        "held": Vouched(),
+        # A command may be accepted at any time before the expiry, and it is in the inbox then.
+        "command": Vouched(
+            "command IS NOT NULL", ("CASE command WHEN 'capture' THEN 'release' ELSE 'capture' END",)
+        ),
     },
     "resources": {
         name: Vouched()
@@ -215,6 +226,8 @@ NOT_VOUCHED = {
     "installation.only_row": "there is one row, which its CHECK ensures",
     "installation.schema_version": "every process compares it with its own when it starts",
     "installation.created_at": CLOCK,
+    "installation.id": "a name in Redis; another one costs doorbells, which the sweep makes up for",
+    "installation.made_in": "`teller migrate` compares it with the database that it is in",
     "partitions.drained_at": PROCESSES,
     "partitions.next_low_water": NEXT_LOW_WATER,
     "partitions.next_xid": NEXT_LOW_WATER,
@@ -231,6 +244,9 @@ NOT_VOUCHED = {
     "decisions.detail": HISTORY,
     "decisions.trace": HISTORY,
     "decisions.leg": "the leg that a rule refused; only the batch had the reason",
+    "reservations.expires_at": "the end that its client asked for, counted from a time that is nowhere else",
+    "reservations.accepted_at": CLOCK,
+    "reservations.amount": WORDS,
     "effects.created_at": CLOCK,
     "effects.client_id": OUTSIDE,
     "effects.tries": OUTSIDE,
