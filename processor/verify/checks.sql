@@ -528,7 +528,8 @@ SELECT request_id::text,
                    WHEN 'rejected'  THEN code = ANY(%(rejections)s)
                    WHEN 'failed'    THEN code IN ('gateway_unreachable', 'gateway_misconfigured', 'processor_error')
                    WHEN 'refunded'  THEN code IN ('gateway_declined', 'refunded_by_admin')
-                   WHEN 'cancelled' THEN code IS NOT NULL AND code <> ALL(%(rejections)s)
+                   WHEN 'cancelled' THEN code LIKE 'cancelled_by_%%'
+                                      OR code IN ('confirmation_expired', 'released', 'reservation_expired')
                    ELSE code IS NULL END IS NOT TRUE;
 
 -- deadline_wrong --
