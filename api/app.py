@@ -40,9 +40,11 @@ from api.v1 import (
 )
 from api.web import headers, problems
 from api.web.access_log import AccessLog
-from api.web.problems import Invalid, Malformed
+from api.web.large_bodies import TooManyLargeBodies
+from api.web.problems import Invalid, Malformed, RateLimited
 from api.web.routing import CLIENT, PROBLEM, ROUTE, Route, respond
 from api.web.shortcut import Shortcut
+from api.web.turns import TooManyAtOnce
 from processor.errors import TellerError
 from processor.records.pages import CursorInvalid
 
@@ -75,6 +77,9 @@ NOUNS: Final = (
 )
 batches.offer(route for noun in NOUNS for route in noun.routes.all)
 ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in noun.routes.all)
+
+#: The refusals that a client gets for too many requests. They carry `Retry-After`.
+_HELD: Final = (RateLimited, TooManyAtOnce, TooManyLargeBodies, webhooks.NameServiceTimeout)
 
 log = structlog.get_logger()
 
@@ -149,10 +154,13 @@ def _handler(route: Route, services: Services) -> Handler:
             is_company = client is not None and call.caller.role == "client"
             with services.views.take(client or path, is_company=is_company):
                 route.confirm(call)
+                route.parse(call)
                 return respond(view(call, **names))
         except CursorInvalid as error:
             return _refuse(environ, Invalid.at("/cursor", f"query parameter cursor {error}"))
         except TellerError as error:
+            if isinstance(error, _HELD) and environ.get(CLIENT) is not None and services.views.is_shared():
+                services.holds.hold(environ[CLIENT])
             return _refuse(environ, error)
 
     return handle

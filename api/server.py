@@ -12,6 +12,7 @@ import ctypes
 import functools
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -26,8 +27,10 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from api.app import create_app
+from api.services import BODIES_AT_ONCE
 from api.web import idle_connections
 from api.web.long_poll import WAITERS_MAX
+from api.web.turns import WAITING_MAX
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe, TellerError
 from processor.gateways.names import names as gateway_names
 from processor.settings import Settings
@@ -42,12 +45,14 @@ if TYPE_CHECKING:
 
 #: Serving processes. One is enough for two cores, and keeps the groups of intake large.
 WORKERS: Final = 1
-#: Open connections. A further client waits until one of them is closed, even if all are idle. The usual limit of file
-#: descriptors of a process is 1,024.
-CONNECTIONS_MAX: Final = 900
-#: Threads, started on demand. Each connection needs one while its body is read. The others are for waits whose client
-#: has disconnected.
-THREADS: Final = CONNECTIONS_MAX + WAITERS_MAX
+#: Open connections, if the limit of file descriptors leaves room for them. A further client waits until one of them
+#: is closed, even if all are idle. An idle connection, and one whose head is incomplete, needs memory and no thread.
+CONNECTIONS_MAX: Final = 12_000
+#: The file descriptors for everything else.
+OTHER_FILES: Final = 124
+#: Threads, started on demand, for the bodies that are being read, and for the requests that wait for a place, a turn
+#: or a decision.
+THREADS: Final = 2 * BODIES_AT_ONCE + WAITING_MAX + WAITERS_MAX
 #: The buffer for a request's head. A head of twice that size is answered 431.
 HEAD_BYTES_MAX: Final = 64 * 1024
 #: The time in which a client must send a request's head.
@@ -90,7 +95,7 @@ def serve(settings: Settings) -> int:
         interface=Interfaces.WSGI,
         workers=WORKERS,
         blocking_threads=THREADS,
-        backpressure=CONNECTIONS_MAX,  # Granian counts connections, not requests
+        backpressure=_allow_connections(),  # Granian counts connections, not requests
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_TIMEOUT_MS, max_buffer_size=HEAD_BYTES_MAX),
         websockets=False,
@@ -122,6 +127,16 @@ def load_application(environment: Mapping[str, str], parent: int) -> Flask:
     gc.set_threshold(GARBAGE_OBJECTS)
     sys.setswitchinterval(SWITCH_SECONDS)
     return application
+
+
+def _allow_connections() -> int:
+    """Raise the limit of file descriptors as far as needed and allowed. Returns the connections that it leaves."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = CONNECTIONS_MAX + OTHER_FILES
+    if files < needed:
+        files = min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    return max(1, min(CONNECTIONS_MAX, files - OTHER_FILES))
 
 
 def _check_port(settings: Settings) -> None:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from api.web import deadline, large_bodies, routing, turns
+from api.web import deadline, routing, turns
 from api.web.auth import LOOKUPS_AT_ONCE, Authenticator
+from api.web.holds import Holds
+from api.web.large_bodies import LargeBodies
 from api.web.long_poll import Waiters
 from api.web.request_metrics import RequestMetrics
 from api.web.turns import Turns
@@ -54,9 +56,13 @@ POOL_CONNECTIONS: Final = READS_AT_ONCE + LOOKUPS_AT_ONCE
 #: The requests in views at the same time, and those of one client. More of one client would not end sooner, since
 #: they share one interpreter. A request that waits for a decision or another server has left its place.
 VIEWS_AT_ONCE: Final = 256
-VIEWS_OF_ONE_CLIENT: Final = 8
+VIEWS_OF_ONE_CLIENT: Final = 3
 #: Those of a client while no other one is active. Larger groups of intake are cheaper.
 VIEWS_OF_A_CLIENT_ALONE: Final = 64
+#: The bodies that are being read at the same time, and those of one client. Each holds a thread until it is complete.
+#: The callers of a public route are one client.
+BODIES_AT_ONCE: Final = 768
+BODIES_OF_ONE_CLIENT: Final = 256
 #: The limit of one read of the API.
 STATEMENT_TIMEOUT_MS: Final = 2_500
 #: The limit of one insert of intake. Beyond it, callers get a 503.
@@ -109,8 +115,11 @@ class Services:
     reads: Turns
     intake: Intake
     keys: Authenticator
-    large_bodies: Turns
+    bodies: Turns
+    large_bodies: LargeBodies
     views: Turns
+    #: The refusals that are held back.
+    holds: Holds
     #: The connection of the thread of `waiters`.
     waits: Reconnecting
     waiters: Waiters[RequestRecord]
@@ -166,8 +175,10 @@ class Services:
                 # An operator who sets another limit than the default limits a client alone, too.
                 limits_alone=settings.rate_limit != RATE_LIMIT,
             ),
-            large_bodies=large_bodies.turns(),
+            bodies=Turns(BODIES_AT_ONCE, BODIES_OF_ONE_CLIENT),
+            large_bodies=LargeBodies(),
             views=Turns(VIEWS_AT_ONCE, VIEWS_OF_ONE_CLIENT, share_alone=VIEWS_OF_A_CLIENT_ALONE),
+            holds=Holds(),
             waits=waits,
             waiters=waiters,
             doorbell=doorbell,

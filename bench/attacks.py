@@ -1,7 +1,7 @@
 """
 Attacks of one client, with the latency of another client measured beside them.
 
-    python -m bench.attacks [--only reads,batches] [--seconds 4]
+    python -m bench.attacks [--only reads,batches] [--through nginx] [--seconds 4]
 
 The other client reads one of its requests, and makes one and waits for its decision, in turn on one connection. Each
 attack runs in a process of its own. The table shows the latencies of the other client shortly before an attack and
@@ -17,10 +17,11 @@ import json
 import multiprocessing
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import fill, lab, load, system
+from bench import fill, lab, load, proxy, system
 from processor.clients import keys
 from processor.domain.partitioning import partition_of
 from processor.settings import RATE_LIMIT
@@ -242,6 +243,7 @@ def main() -> None:
     """Start a Teller, and print a row of the table for each attack."""
     parser = argparse.ArgumentParser(prog="python -m bench.attacks", description=__doc__)
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(ATTACKS))
+    parser.add_argument("--through", choices=["nginx"])
     parser.add_argument("--seconds", type=float, default=4.0)
     asked = parser.parse_args()
     lab.forget_environment()
@@ -251,7 +253,9 @@ def main() -> None:
         path = f"{home}:{Path.cwd()}"
         limit = str(RATE_LIMIT)
         with system.up_in(home, TELLER_WORKERS="2", TELLER_RATE_LIMIT=limit, PYTHONPATH=path) as teller:
-            _run(teller, asked.only, asked.seconds)
+            way = proxy.nginx(home / "nginx", teller.host) if asked.through else nullcontext(teller.url)
+            with way as url:
+                _run(dataclasses.replace(teller, url=url), asked.only, asked.seconds)
 
 
 def _run(teller: system.Teller, names: list[str], seconds: float) -> None:

@@ -79,8 +79,17 @@ class Refusals:
             counts, self._counts = self._counts, Counter()
         for (client, address), count in counts.items():
             if count > _lines_of(client):
+                if client is None:
+                    self._replace_line(address, now)
                 more = count - _lines_of(client)
                 log.info("http_requests_refused", client=client, address=address or None, more=more)
+
+    def _replace_line(self, address: str, now: float) -> None:
+        """Let the count of an address be its line of the second that begins."""
+        with self._lock:
+            if not self._counts:
+                self._until = now + 1.0
+            self._counts[None, address] += LINES_OF_AN_ADDRESS
 
 
 def _lines_of(client: str | None) -> int:

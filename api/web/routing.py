@@ -20,7 +20,7 @@ from flask import Response
 from api.web import parsing, turns
 from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
-from api.web.large_bodies import LARGE_BYTES
+from api.web.large_bodies import LARGE_BYTES, LargeBodies
 from api.web.problems import BodyTooLarge, UnsupportedMediaType
 from processor.domain.roles import ALL_ROLES
 from processor.errors import Forbidden
@@ -63,7 +63,11 @@ class Services(Protocol):
         """The keys of callers, with their rate limits."""
 
     @property
-    def large_bodies(self) -> Turns:
+    def bodies(self) -> Turns:
+        """The bodies that are being read."""
+
+    @property
+    def large_bodies(self) -> LargeBodies:
         """The turns of clients that send large bodies."""
 
     @property
@@ -114,7 +118,8 @@ class Call(Generic[ServicesT]):
         """
         if len(self.raw) <= LARGE_BYTES:
             return nullcontext()
-        return self.services.large_bodies.take(self.environ.get(CLIENT, ""))
+        client = self.environ.get(CLIENT, "")
+        return self.services.large_bodies.take(client, is_shared=self.services.views.is_shared())
 
     def confirm(self) -> None:
         """
@@ -178,7 +183,11 @@ class Route:
             raise ValueError(f"{self.method} {self.path} would parse the body of any caller")
 
     def check(self, services: ServicesT, environ: dict[str, Any]) -> Call[ServicesT]:
-        """Check key, role, query and body of a request, in this order. Raises a TellerError."""
+        """
+        Check key, role and query of a request, and read its body, in this order. Raises a TellerError.
+
+        A large body is parsed here, in its turn. All others are parsed by `parse`, in a place among the views.
+        """
         call = Call(services, environ, None)  # type: ignore[arg-type]  # public routes have no caller
         if self.roles:
             self._admit(call, services.keys.caller(environ))
@@ -187,8 +196,18 @@ class Route:
         elif self.authenticate is None:
             turns.act_for(self.path)  # callers without a key have the share of one client together
         if self.body is not None:
-            self._read_body(call, self.body)
+            with services.bodies.take(call.environ.get(CLIENT, self.path)):
+                call.raw = _read(environ)
+            if self.authenticate is not None:
+                self.authenticate(call)
+            if len(call.raw) > LARGE_BYTES:
+                self._parse(call, self.body)
         return call
+
+    def parse(self, call: Call[ServicesT]) -> None:
+        """Check the body, unless `check` has done so because it is large. Raises a TellerError."""
+        if self.body is not None and call.body is None:
+            self._parse(call, self.body)
 
     def confirm(self, call: Call[ServicesT]) -> None:
         """
@@ -207,10 +226,8 @@ class Route:
         if caller.role not in self.roles:
             raise Forbidden(f"this needs the role {' or '.join(sorted(self.roles))}, yours is {caller.role}")
 
-    def _read_body(self, call: Call[ServicesT], model: type[BaseModel]) -> None:
-        raw = call.raw = _read(call.environ)
-        if self.authenticate is not None:
-            self.authenticate(call)
+    def _parse(self, call: Call[ServicesT], model: type[BaseModel]) -> None:
+        raw = call.raw
         if self.body_optional and not raw:
             call.sent = {}
             call.body = parsing.validate(model, call.sent)

@@ -22,7 +22,7 @@ from processor.intake.turns import Activity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The turns that wait for one kind of place, and those of one client among them. There are 900 connections.
+#: The turns that wait for one kind of place, and those of one client among them. Each waits on a thread.
 WAITING_MAX: Final = 1_024
 WAITING_OF_ONE_CLIENT_MAX: Final = 512
 
@@ -142,9 +142,13 @@ class Turns:
         if turns is not None and len(turns) >= self._waiting_of_one_client_max:
             raise self._refusal("too many requests are waiting")
 
+    def is_shared(self) -> bool:
+        """Return whether several clients have been active in the last seconds."""
+        return self._activity.is_shared()
+
     def make_way(self) -> None:
         """Leave the interpreter to other clients for a moment, if there are any: between parts of long work."""
-        if self._activity.is_shared():
+        if self.is_shared():
             time.sleep(PAUSE_SECONDS)
 
     def waiting(self) -> int:
@@ -191,7 +195,7 @@ class Turns:
             return False
 
     def _share_now(self) -> int:
-        return self._share if self._activity.is_shared() else self._share_alone
+        return self._share if self.is_shared() else self._share_alone
 
     def _occupy(self, client: str) -> None:
         self._free -= 1

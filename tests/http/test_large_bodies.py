@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from api.web import deadline
-from api.web.large_bodies import AT_ONCE, LARGE_BYTES
+import pytest
+
+from api.web import deadline, large_bodies
+from api.web.large_bodies import AT_ONCE, LARGE_BYTES, LargeBodies
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.http.teller import Teller
 
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
@@ -35,7 +36,7 @@ def test_small_bodies_are_answered_while_large_ones_wait(
     monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.5)
     with contextlib.ExitStack() as turns:
         for number in range(AT_ONCE):
-            turns.enter_context(teller.services.large_bodies.take(f"client {number}"))
+            turns.enter_context(teller.services.large_bodies.take(f"client {number}", is_shared=False))
         refused = teller.client.call(**sent, data=large, headers={"Idempotency-Key": "large"})
         batch = teller.client.post("/v1/batches", BATCH)
         accepted = teller.client.call(**sent, data=small, headers={"Idempotency-Key": "small"})
@@ -58,6 +59,26 @@ def test_a_large_batch_takes_turns_and_is_stored_whole(teller: Teller) -> None:
         answer = teller.client.post("/v1/batches", BATCH)
         assert [one["status"] for one in answer.json["results"]] == [202] * 200
     assert teller.services.large_bodies.waiting() == 0
+
+
+@pytest.mark.parametrize(("is_shared", "rests"), [(True, [0.2, 0.5]), (False, [])])
+def test_a_rest_follows_each_large_body_while_other_clients_are_active(
+    monkeypatch: pytest.MonkeyPatch, *, is_shared: bool, rests: list[float]
+) -> None:
+    """
+    The rest is in proportion to the time of the processor, and has a limit. A client alone has none.
+    """
+    work = iter([0.0, 0.1, 0.1, 9.9, 9.9, 9.9])
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: 7.0, thread_time=lambda: next(work), sleep=slept.append)
+    monkeypatch.setattr(large_bodies, "time", clock)
+    turns = LargeBodies()
+
+    for _ in range(3):
+        with turns.take("client", is_shared=is_shared):
+            pass
+
+    assert slept == pytest.approx(rests)
 
 
 def test_a_length_of_many_digits_is_too_large(teller: Teller) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 
+from api.server import HEAD_TIMEOUT_MS, OTHER_FILES
 from api.services import VIEWS_AT_ONCE
 from api.web import idle_connections
 from processor.clients import keys
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 REDEMPTION = {"resource": "sneaker", "account": "u_42"}
 #: The time after which a connection without an answer is closed, in seconds.
 SILENCE_SECONDS = 1.0
+#: Connections of a flood. Most processes may have 1,024 file descriptors unless they raise the limit.
+CONNECTIONS = 1_100
 
 
 @dataclass
@@ -207,6 +211,31 @@ def test_slow_bodies_do_not_delay_other_calls(server: Running) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the time of the last byte sent")
+def test_a_thousand_idle_and_slow_connections_keep_no_one_out(server: Running) -> None:
+    """
+    Connections that send nothing, or a head line by line, hold no threads. Others connect and are answered meanwhile.
+    """
+    address = ("127.0.0.1", server.port)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files[1] < CONNECTIONS + OTHER_FILES:
+        pytest.skip("the limit of file descriptors is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files[0], CONNECTIONS + OTHER_FILES), files[1]))
+    try:
+        with contextlib.ExitStack() as flood:
+            connections = [
+                flood.enter_context(socket.create_connection(address, TIMEOUT_SECONDS))
+                for _ in range(CONNECTIONS)
+            ]
+            for connection in connections[:100]:
+                connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
+            answer = httpx.get(f"{server.url}/healthz", timeout=HEAD_TIMEOUT_MS / 2_000)
+            assert answer.status_code == 200
+            assert server.post("k").status_code == 202
+            assert server.worker.num_threads() < 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+
 def test_a_connection_without_an_answer_is_closed() -> None:
     """
     It is closed also if it keeps sending. Recently answered connections and those of another port stay open.

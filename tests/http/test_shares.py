@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from api.services import READS_AT_ONCE, READS_OF_ONE_CLIENT, VIEWS_OF_ONE_CLIENT
+from api.services import BODIES_OF_ONE_CLIENT, READS_AT_ONCE, READS_OF_ONE_CLIENT, VIEWS_OF_ONE_CLIENT
 from api.v1 import webhooks
 from api.web import access_log, deadline, turns
 from tests.waiting import TIMEOUT_SECONDS, eventually
@@ -122,6 +122,22 @@ def test_callers_without_a_key_have_a_share_of_the_connections(
     assert teller.client.get(path).status_code == 200
 
 
+def test_slow_bodies_of_callers_without_a_key_hold_their_share_of_the_threads(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    While bodies of a public route are incomplete in all of its places, the next one gets 503. A client's is read.
+    """
+    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", 0.3)
+    path = "/sandbox/gateway"
+    with contextlib.ExitStack() as slow:
+        for _ in range(BODIES_OF_ONE_CLIENT):
+            slow.enter_context(teller.services.bodies.take(path))
+        assert refused(teller.client.post(path, {}))
+        assert teller.client.post("/v1/redemptions", REDEMPTION).status_code == 202
+    assert teller.client.post(path, {}).status_code == 401
+
+
 def test_silent_name_servers_of_a_client_delay_no_other(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +171,7 @@ def test_silent_name_servers_of_a_client_delay_no_other(
 def test_the_log_has_few_lines_of_refused_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     In each second a client has some lines of refused requests, and a caller without a key has one. The counts of
-    the others come with the first request after it.
+    the others come with the first request after it. The count of an address is its line of that second.
     """
     monkeypatch.setattr(access_log, "LINES_OF_A_CLIENT", 3)
     log = access_log.Refusals()
@@ -169,11 +185,14 @@ def test_the_log_has_few_lines_of_refused_requests(monkeypatch: pytest.MonkeyPat
     with structlog.testing.capture_logs() as lines:
         log.write_counts(11.5)
         assert log.has_line("ada", "192.0.2.1", 11.5)
+        assert not log.has_line(None, "192.0.2.1", 11.6)
         log.write_counts(13.0)
+        log.write_counts(14.5)
     common = {"event": "http_requests_refused", "log_level": "info"}
     assert lines == [
         {**common, "client": "ada", "address": None, "more": 5},
         {**common, "client": None, "address": "192.0.2.1", "more": 4},
+        {**common, "client": None, "address": "192.0.2.1", "more": 1},
     ]
 
 
