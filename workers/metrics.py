@@ -16,7 +16,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, values
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    values,
+)
 from prometheus_client.exposition import MetricsHandler
 
 from processor.domain.model import Outcome
@@ -51,6 +58,7 @@ class WorkerMetrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._batch_seconds = Histogram(
             "teller_batch_seconds",
             "Duration of a batch with rows.",
@@ -100,6 +108,7 @@ class CourierMetrics:
     def __init__(self, gateways: Iterable[str]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._gateway_calls = Counter(
             "teller_gateway_calls", "Calls of gateways.", ["gateway", "outcome"], registry=self.registry
         )

@@ -4,7 +4,6 @@ Health checks and metrics, for the supervisor of the process.
 
 from typing import Any, Final, Literal
 
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from api.services import Call
@@ -119,9 +118,10 @@ def metrics(call: Call) -> Answer:
 
     For this process: HTTP requests by route and status, latencies, intake and waits. For all of Teller: the backlog,
     partitions without a worker, failed requests, gateway calls and deliveries. With `teller up`, also the counts of
-    its workers and its courier.
+    its workers and its courier. A client that accepts OpenMetrics gets it.
     """
-    return Answer(call.services.metrics.text(), content_type=CONTENT_TYPE_LATEST)
+    text, content_type = call.services.metrics.text(call.header("HTTP_ACCEPT") or "")
+    return Answer(text, headers={"Vary": "Accept"}, content_type=content_type)
 
 
 def _unready(missing: str, degraded: list[str], details: dict[str, Any]) -> Answer:

@@ -10,9 +10,10 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
+from prometheus_client.exposition import choose_encoder
 
 #: Upper bounds of the latency buckets, in seconds. Those above 3 are for `Prefer: wait`.
 LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 20.0)
@@ -24,6 +25,7 @@ class RequestMetrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._requests = Counter(
             "teller_http_requests",
             "HTTP requests answered.",
@@ -49,6 +51,7 @@ class RequestMetrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def text(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics and their media type: OpenMetrics if `accept` has it, else Prometheus' text format."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
