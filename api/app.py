@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
 
 from api.console import application as console
 from api.docs import openapi, pages
@@ -92,6 +93,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     """
     services = services or Services.start(settings)
     app = Flask("api", static_folder=None)
+    app.url_rule_class = _Rule
     app.url_map.merge_slashes = False  # no redirects: they have no problem+json
     app.extensions["teller"] = services
     metrics.register(
@@ -128,6 +130,17 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     application = Shortcut(app.wsgi_app, direct)
     app.wsgi_app = AccessLog(application, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
     return app
+
+
+class _Rule(Rule):
+    """A rule that is matched, and from which no address is built. Its builders are most of an application's start."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: ARG002
+        return _build_no_address
+
+
+def _build_no_address(*_: object, **__: object) -> tuple[str, str]:
+    raise NotImplementedError("no address is built from a route")
 
 
 @functools.cache

@@ -4,6 +4,7 @@ The rendering of pages: templates, navigation and headers.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import jinja2
@@ -59,21 +60,28 @@ _HEADERS: Final = (
 )
 
 
+@functools.cache
+def _templates(files: Files) -> jinja2.Environment:
+    """Return the templates with these files. They are compiled once, whatever number of applications uses them."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("api", "templates/console"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=formats.shown,
+    )
+    environment.filters.update(formats.FILTERS)
+    environment.globals.update(static=files.address, charts=charts)
+    return environment
+
+
 class Layout:
     """The templates and the navigation of a console with these routes."""
 
     def __init__(self, files: Files, routes: Iterable[PageRoute]) -> None:
         self._roles = {route.path: route.roles for route in routes if route.method == "GET"}
-        self._environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("api", "templates/console"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            finalize=formats.shown,
-        )
-        self._environment.filters.update(formats.FILTERS)
-        self._environment.globals.update(static=files.address, charts=charts)
+        self._environment = _templates(files)
 
     def respond(
         self,

@@ -4,6 +4,7 @@ The page at /lab: a form and the result of a run. It has no JavaScript.
 
 from __future__ import annotations
 
+import functools
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -69,28 +70,34 @@ def install(app: Flask, services: Services) -> None:
         )
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    """Return the template of the page, which the first call compiles."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("api", "templates/lab"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        static=Files.load().address,
+        draw=timelines.draw,
+        strategies=STRATEGIES,
+        protections=PROTECTIONS,
+        users_max=USERS_MAX,
+        stock_max=STOCK_MAX,
+        expiry_ms=round(EXPIRY_SECONDS * 1000),
+    )
+    return environment.get_template("lab.html")
+
+
 class _Page:
     """The views of the page."""
 
     def __init__(self, services: Services) -> None:
         self._runner = Runner(services)
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("api", "templates/lab"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.globals.update(
-            static=Files.load().address,
-            draw=timelines.draw,
-            strategies=STRATEGIES,
-            protections=PROTECTIONS,
-            users_max=USERS_MAX,
-            stock_max=STOCK_MAX,
-            expiry_ms=round(EXPIRY_SECONDS * 1000),
-        )
-        self._template = environment.get_template("lab.html")
+        self._template = _template()
 
     def handler(self, path: str, view: Callable[..., Response]) -> Callable[..., Response]:
         """Return the function that Flask calls for a view. It shows errors on the page."""

@@ -6,6 +6,7 @@ An address has the digest of the content, so a browser may cache the file for ev
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.resources
 from dataclasses import dataclass
@@ -50,8 +51,9 @@ class Files:
         }
 
     @classmethod
+    @functools.cache
     def load(cls) -> Files:
-        """Load the installed files."""
+        """Return the installed files, which the first call loads."""
         folder = importlib.resources.files("api").joinpath("static", "console")
         found = [file for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES]
         return cls({file.name: file.read_bytes() for file in found})
