@@ -114,13 +114,15 @@ def possible(found: Inspection, client: str, *, may_refund: bool) -> Possible:
 
 def _left(found: Inspection) -> tuple[int | None, str | None]:
     """
-    Return the largest amount of a refund, or the reason why none is possible.
+    Return the largest amount of a refund, 0 for a request with legs, or the reason why none is possible.
     """
     one, effect = found.request, found.effect
     if not KINDS[one.kind].refundable or one.status not in ("completed", "failed"):
         return None, None
     if any(refund.status == "processing" for refund in found.refunds):
         return None, "A refund of this request is already waiting."
+    if one.legs and one.status == "completed":
+        return 0, None  # all of them together
     if one.status == "completed":
         taken = (one.amount or 0) if one.captured is None else one.captured
         left = taken - one.refunded

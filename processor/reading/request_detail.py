@@ -13,6 +13,7 @@ from processor.reading import attempts as gateway_attempts
 from processor.reading import requests as stored_requests
 from processor.reading.attempts import Attempt
 from processor.reading.requests import Place
+from processor.reading.units import read_units
 from processor.records import documents
 from processor.records.audit import AuditRecord
 from processor.records.documents import EntryRecord, RequestRecord, ResourceRecord
@@ -128,6 +129,8 @@ class Inspection:
     deliveries: list[Notification]
     refunds: list[RequestRecord]
     audit_lines: list[AuditRecord]
+    #: The unit of each resource of its entries and legs.
+    units: dict[str, Unit]
 
     @property
     def unit(self) -> Unit:
@@ -160,6 +163,10 @@ def inspect(connection: Connection, request_id: UUID, audit_lines: list[AuditRec
     with connections.faults():
         request, place = stored_requests.read_request(connection, request_id, None)
         effect = _all(connection, "read_effect", id=request_id)
+        entries = stored_requests.list_request_entries(connection, request_id, None, SHOWN_MAX, None).rows[
+            ::-1
+        ]
+        moved = [entry.resource_id for entry in entries] + [leg.resource_id for leg in request.legs]
         return Inspection(
             request,
             place,
@@ -170,13 +177,14 @@ def inspect(connection: Connection, request_id: UUID, audit_lines: list[AuditRec
             EffectState(*effect[0]) if effect else None,
             _all(connection, "is_holding", id=request_id) == [(True,)],
             gateway_attempts.read_attempts(connection, request_id),
-            stored_requests.list_request_entries(connection, request_id, None, SHOWN_MAX, None).rows[::-1],
+            entries,
             [
                 Notification(*row)
                 for row in _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)
             ],
             [RequestRecord(*row) for row in _all(connection, "list_refunds", id=request_id, limit=SHOWN_MAX)],
             audit_lines,
+            read_units(connection, moved),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
+from psycopg.types.json import Jsonb
 
 from processor.storage import database_rights, sessions, statements
 from processor.storage.connections import LOCK_CLASS, Connection
@@ -93,8 +94,12 @@ def _marks(connection: Connection) -> Iterator[str]:
         locked = connection.execute(SQL["read_wrong_marks"], {"lock_class": LOCK_CLASS}).fetchall()
         wrong = {"partitions": [partition for partition, _ in locked]}
         below = connection.execute(SQL["read_rows_below"], wrong).fetchall()
-        for partition, seq in below:
-            connection.execute(SQL["renumber"], {"partition": partition, "seq": seq})
+        for partition, seq, _ in below:
+            places = connection.execute(SQL["renumber"], {"partition": partition, "seq": seq}).fetchall()
+            for *columns, payload in places:
+                connection.execute(
+                    SQL["place_again"], (*columns, None if payload is None else Jsonb(payload))
+                )
         if locked:
             connection.execute(SQL["reset_marks"], wrong)
             yield f"reset the low-water marks of {len(locked)} partitions, which hid {len(below)} rows of the inbox"

@@ -54,16 +54,36 @@ SELECT p.id, pg_advisory_xact_lock(%(lock_class)s, p.id)
          ORDER BY id) p;
 
 -- read_rows_below --
--- Rows below the mark of their partition, in the order of their acceptance.
-SELECT i.partition, i.seq
+-- Rows below the mark of their partition, in the order of their acceptance. Of a request with legs it is the home row,
+-- wherever one of its rows lies below.
+SELECT DISTINCT home.partition, home.seq, home.created_at
   FROM inbox i
   JOIN partitions p ON p.id = i.partition
+  JOIN inbox home ON home.request_id = i.request_id AND home.verb = i.verb AND home.leg = 0
  WHERE p.id = ANY(%(partitions)s::smallint[])
    AND i.seq <= p.low_water
- ORDER BY i.created_at, i.seq;
+ ORDER BY home.created_at, home.seq;
 
 -- renumber --
-UPDATE inbox SET seq = DEFAULT WHERE partition = %(partition)s AND seq = %(seq)s;
+-- Gives a row a new number. A request with legs keeps one number in all partitions: the rows of later legs are written
+-- again, with that of the home row.
+WITH named AS MATERIALIZED (
+    SELECT request_id, verb FROM inbox WHERE partition = %(partition)s AND seq = %(seq)s AND leg = 0
+), renumbered AS (
+    UPDATE inbox SET seq = DEFAULT WHERE partition = %(partition)s AND seq = %(seq)s AND leg = 0
+    RETURNING seq, request_id, verb
+), gone AS (
+    DELETE FROM inbox i USING named
+     WHERE i.request_id = named.request_id AND i.verb = named.verb AND i.leg > 0
+    RETURNING i.partition, i.request_id, i.verb, i.leg, i.payload
+)
+SELECT r.seq, g.partition, g.request_id, g.verb, g.leg, g.payload
+  FROM renumbered r
+  JOIN gone g USING (request_id, verb);
+
+-- place_again --
+INSERT INTO inbox (seq, partition, request_id, verb, leg, payload) OVERRIDING SYSTEM VALUE
+VALUES (%s, %s, %s, %s, %s, %s);
 
 -- reset_marks --
 UPDATE partitions

@@ -334,3 +334,29 @@ def test_deliveries_of_a_request_are_shown_and_can_be_resent(bank: Teller) -> No
     assert (answer.status, answer.location) == (303, address)
     assert ">Resend</button>" not in admin.get(address).text  # it is due now
     assert "Delivery resent" in timeline(admin, asked)
+
+
+def test_the_page_of_an_exchange_shows_its_legs_with_their_units(bank: Teller) -> None:
+    """
+    Each leg and entry has the unit of its resource. An admin refunds all legs together.
+    """
+    bank.open("points", "points", 1_000, unit="points")
+    legs = [{"resource": "points", "take": 30}, {"resource": "vault", "give": 4}]
+    asked = bank.client.post("/v1/exchanges", {"account": "ada", "legs": legs}).json["id"]
+    visitor = Visitor.signed_in(bank, bank.admin)
+    own = f"/admin/requests/{asked}"
+    assert "Exchange of 2 resources, the first of them points" in words(visitor.get(own).text)
+
+    bank.drain()
+
+    page = visitor.get(own).text
+    assert "Takes 30 points from points Gives 4 to vault" in words(page)
+    assert "credit vault 4 1,004 0" in words(page)
+    assert offered(visitor, asked) == ["refund"]
+    form = fields(page, f"{own}/refund") | {"reason": "a mistake"}
+    assert visitor.send(f"{own}/refund", form | {"amount": "3"}).status == 422
+    assert visitor.send(f"{own}/refund", form).status == 303
+    bank.drain()
+    assert bank.status(asked) == "refunded_by_admin"
+    assert offered(visitor, asked) == []
+    assert [bank.quantities(name) for name in ("points", "vault")] == [(1_000, 0), (1_000, 0)]

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from processor.batch import run as batch
 from processor.cluster import ownership
 from processor.errors import SchemaError
 from processor.storage import migrations
@@ -114,6 +115,23 @@ def test_requests_that_were_hidden_are_decided_in_the_order_of_acceptance(store:
     ).fetchall()
     assert [request for (request,) in decided] == before + hidden + late
     assert ownership.hidden(store.worker, [partition]) == []
+
+
+def test_a_hidden_request_with_legs_keeps_one_number_in_all_of_its_partitions(store: Store) -> None:
+    """
+    It is hidden in one of its partitions. Its new number stands in both, so both have it behind the same requests.
+    """
+    _with_history(store)
+    store.open("points", "points", 100)
+    _lose_sequences(store)
+    [request] = store.accept(store.exchanges("ada", ("points", -1), ("sneaker", 1)))
+
+    _repaired(store)
+
+    numbers = "SELECT count(*), count(DISTINCT seq) FROM inbox WHERE request_id = %s"
+    assert store.owner.execute(numbers, (request,)).fetchall() == [(2, 1)]
+    batch.drain_once(store.worker, range(PARTITIONS))
+    assert store.statuses([request]) == ["completed"]
 
 
 def test_a_mark_that_waits_for_a_transaction_of_another_cluster_is_reset(store: Store) -> None:
