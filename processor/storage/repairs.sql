@@ -54,7 +54,7 @@ SELECT p.id, pg_advisory_xact_lock(%(lock_class)s, p.id)
          ORDER BY id) p;
 
 -- read_rows_below --
--- Rows below the mark of their partition, in the order of their acceptance. Of a request with legs it is the home row,
+-- Rows below the mark of their partition, in the order of their acceptance. A request with legs has its home row here,
 -- wherever one of its rows lies below.
 SELECT DISTINCT home.partition, home.seq, home.created_at
   FROM inbox i
