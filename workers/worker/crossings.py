@@ -45,21 +45,21 @@ class Crossings:
         """
         Learn from a batch, and return what follows. `held` are the partitions of this worker.
 
-        A request waits until a paused partition is resumed, and until a partition that is set `apart`, or that
-        another backend has locked, is tried again. Each of these leads to a batch that finds the request once more.
+        A request waits until a paused partition is resumed. With partitions of this worker alone, it also waits until
+        one that is set `apart`, or that another backend has locked, is tried again. Each of these leads to a batch
+        that finds the request once more.
         """
         steps = Steps(set(), set())
         held = set(held)
-        waiting = report.paused | report.locked | set(apart)
         for crossing in report.crossings:
             if crossing.home not in held:
                 steps.homes.add(crossing.home)
-            elif not waiting.isdisjoint(crossing.partitions):
+            elif not report.paused.isdisjoint(crossing.partitions):
                 continue
-            elif held.issuperset(crossing.partitions):
-                steps.together.update(crossing.partitions)
-            else:
+            elif not held.issuperset(crossing.partitions):
                 self._needed |= crossing.partitions
+            elif crossing.partitions.isdisjoint((*report.locked, *apart)):
+                steps.together.update(crossing.partitions)
         return steps
 
     def wait_seconds(self) -> float | None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: server is back.
 RETRY_FIRST_SECONDS: Final = 0.05
 RETRY_LONGEST_SECONDS: Final = 0.5
+#: The same for a partition whose lock another backend holds, such as a worker that decides a request with legs.
+LOCKED_FIRST_SECONDS: Final = 0.005
+LOCKED_LONGEST_SECONDS: Final = 0.1
 #: The rows of a batch from which on the drain is busy. Below, each of them would wait for longer than it saves.
 BUSY_ROWS: Final = 4
 #: The longest time for which a busy drain gathers rows, in seconds. It gathers for as long as its last batch took.
@@ -93,6 +96,9 @@ class Drainer:
         self._retry_count = 1
         self._retry_at = 0.0
         self._pause = RETRY_FIRST_SECONDS
+        #: Only locks of other backends have set them apart, and the pause before these are tried again.
+        self._is_apart_locked = False
+        self._lock_pause = LOCKED_FIRST_SECONDS
         #: The rows of neglected partitions that were applied. Zero in a healthy system.
         self.swept = 0
 
@@ -227,9 +233,11 @@ class Drainer:
             return None
         self._limit.note(report)
         self._follow(held, report)
+        if apart and report.taken:
+            self._lock_pause = LOCKED_FIRST_SECONDS
         if report.locked:
-            pause_ms = self._set_apart(report.locked)
-            log.warning("partitions_locked", partitions=sorted(report.locked), pause_ms=pause_ms)
+            pause_ms = self._set_locked_apart(report.locked)
+            log.info("partitions_locked", partitions=sorted(report.locked), pause_ms=pause_ms)
         elif apart:
             self._try_more_apart()
         return report
@@ -344,10 +352,29 @@ class Drainer:
         with self._changed:
             self._retry_count = max(1, min(2 * self._retry_count, len(self._apart)))
             self._retry_at, self._pause = 0.0, RETRY_FIRST_SECONDS
+            self._lock_pause = LOCKED_FIRST_SECONDS
+
+    def _set_locked_apart(self, partitions: Collection[int]) -> int:
+        """
+        Set partitions apart whose locks other backends hold. Returns the pause in milliseconds.
+
+        Unlike partitions with a fault, they are tried together: a batch leaves out those that are still locked.
+        """
+        if self._apart and not self._is_apart_locked:
+            return self._set_apart(partitions)
+        with self._changed:
+            self._is_apart_locked = True
+            self._apart += sorted(partitions)
+            self._retry_count = len(self._apart)
+            pause = self._lock_pause * random.uniform(0.5, 1)  # noqa: S311 - spreads load, protects nothing
+            self._retry_at = time.monotonic() + pause
+            self._lock_pause = min(2 * self._lock_pause, LOCKED_LONGEST_SECONDS)
+            return round(pause * 1_000)
 
     def _set_apart(self, partitions: Collection[int]) -> int:
         """Set partitions apart, and try one after a pause. Returns the pause in milliseconds."""
         with self._changed:
+            self._is_apart_locked = False
             self._apart += sorted(partitions)
             self._retry_count = 1
             pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - spreads load, protects nothing
