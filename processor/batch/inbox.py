@@ -112,14 +112,14 @@ def _take(
     rows = []
     strays = []
     has_legs = False
-    for seq, partition, verb, payload, leg, *asked in sorted(found, key=itemgetter(0)):
+    for seq, partition, verb, payload, leg, ctid, *asked in sorted(found, key=itemgetter(0)):
         if partition in locked:
             continue
         if asked[0] is None:
             strays.append((partition, seq))
         else:
             request = Request(*asked)
-            rows.append(Row(seq, partition, verb, payload, request, leg))
+            rows.append(Row(seq, partition, verb, payload, request, leg, ctid))
             has_legs = has_legs or leg > 0 or (request.details is not None and "legs" in request.details)
     depths = Counter(row.partition for row in rows) + Counter(partition for partition, _ in strays)
     cancels: dict[UUID, CancelCommand] = {}
@@ -191,7 +191,7 @@ def finish(execute: Execute, taken: Taken, done: list[Row], sequences: dict[int,
     finished = execute(
         "finish_partitions",
         {
-            "row_partitions": [row.partition for row in done],
+            "ctids": [row.ctid for row in done],
             "seqs": [row.seq for row in done],
             "partitions": partitions,
             "sequences": [sequences[partition] for partition in partitions],

@@ -30,6 +30,7 @@ SELECT id, pg_advisory_xact_lock(%(lock_class)s, id) IS NOT NULL
 --
 -- Each partition gets up to its share. Deep partitions divide among them the rows that shallow ones leave. So a
 -- partition with a single row is in every batch, beside one in which 100,000 wait.
+-- The limit of a depth is a query, because a planner without statistics would otherwise read and sort all that waits.
 -- The LATERAL joins go row by row, because the planner would otherwise read all requests. A row whose request does not
 -- exist, or is of another partition, has no request here. A row of a later leg has its request, which is of another one.
 WITH depths AS MATERIALIZED (
@@ -40,7 +41,7 @@ WITH depths AS MATERIALIZED (
                      WHERE inbox.partition = p.id
                        AND seq > p.low_water
                      ORDER BY seq
-                     LIMIT %(share)s) AS oldest) AS depth
+                     LIMIT (SELECT %(share)s::bigint)) AS oldest) AS depth
       FROM partitions p
      WHERE p.id = ANY(%(partitions)b::smallint[])
        AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
@@ -53,10 +54,10 @@ WITH depths AS MATERIALIZED (
       FROM depths
      WHERE depth > 0
 )
-SELECT i.seq, rations.id, i.verb, i.payload, i.leg,
+SELECT i.seq, rations.id, i.verb, i.payload, i.leg, i.ctid,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM rations
- CROSS JOIN LATERAL (SELECT seq, verb, payload, leg, request_id
+ CROSS JOIN LATERAL (SELECT seq, verb, payload, leg, ctid, request_id
                        FROM inbox
                       WHERE inbox.partition = rations.id
                         AND seq > rations.low_water
@@ -73,6 +74,7 @@ SELECT i.seq, rations.id, i.verb, i.payload, i.leg,
 -- reservation whose capture or release was accepted does not expire. One that a call is about to accept is left for the
 -- next look.
 SELECT row_number() OVER (ORDER BY v.expires_at, v.request_id), v.partition, 'expire', NULL::jsonb, 0::smallint,
+       NULL::tid,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
   FROM (SELECT request_id, partition, expires_at
           FROM reservations
@@ -116,7 +118,9 @@ SELECT 'misplaced', v.partition, v.detail
     ON CONFLICT (code, partition) DO UPDATE SET detail = excluded.detail, seen_at = clock_timestamp();
 
 -- finish_partitions --
--- Deletes the rows and counts the decisions, in each partition only if every one of its rows was still there.
+-- Deletes the rows and counts the decisions, in each partition only if every one of its rows was still there. The rows
+-- are found by their place. No inbox row is ever updated, and a place that was used again has another seq. So as many
+-- rows as were taken are the rows that were taken.
 --
 -- The low-water mark: no live row of this partition has seq <= low_water.
 -- 1. This batch took every visible row of the partition up to last_seq.
@@ -126,13 +130,8 @@ SELECT 'misplaced', v.partition, v.detail
 -- 4. So low_water may become next_low_water then.
 WITH gone AS (
     DELETE FROM inbox
-     WHERE ctid = ANY(ARRAY(SELECT i.place
-                              FROM unnest(%(row_partitions)b::smallint[], %(seqs)b::bigint[]) AS v(partition, seq)
-                             CROSS JOIN LATERAL (SELECT ctid AS place
-                                                   FROM inbox
-                                                  WHERE inbox.partition = v.partition
-                                                    AND inbox.seq = v.seq
-                                                  LIMIT 1) i))
+     WHERE ctid = ANY(ARRAY(SELECT unnest(%(ctids)b::tid[])))  -- a known list of places would be read by a scan
+       AND seq + 0 = ANY(%(seqs)b::bigint[])  -- by no index
     RETURNING partition
 )
 UPDATE partitions p

@@ -31,6 +31,8 @@ class Row(NamedTuple):
     request: Request
     #: Above 0, it only holds the place of its request in the partition of a later leg.
     leg: int = 0
+    #: The place of the row in its table, as PostgreSQL sends it.
+    ctid: bytes | None = None
 
     @property
     def actor(self) -> str:

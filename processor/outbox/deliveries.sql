@@ -84,17 +84,13 @@ SELECT waiting.webhook_id, greatest(0, extract(epoch FROM waiting.due_at - clock
 
 -- end_deliveries --
 -- The deliveries to webhooks that were deleted or disabled have failed, some at a time. Those under way are recorded first.
--- The inner limit is a query, so that the planner expects few rows: for many it would read and sort all.
+-- The inner limit is a query, so that the planner expects few rows: for many it would read and sort all. The deliveries
+-- are found by their place alone, because a join could read all deliveries of a webhook.
 UPDATE deliveries d
-   SET status = 'failed', due_at = NULL, token = NULL, last_error = w.ended
-  FROM (SELECT v.webhook_id,
-               CASE WHEN webhooks.id IS NULL THEN 'the webhook was deleted'
-                    WHEN webhooks.disabled_at IS NOT NULL THEN 'the webhook is disabled' END AS ended
-          FROM unnest(%(webhook_ids)b::uuid[]) AS v(webhook_id)
-          LEFT JOIN webhooks ON webhooks.id = v.webhook_id) AS w
- WHERE d.webhook_id = w.webhook_id
-   AND w.ended IS NOT NULL
-   AND d.ctid = ANY(ARRAY(SELECT waiting.row
+   SET status = 'failed', due_at = NULL, token = NULL,
+       last_error = coalesce((SELECT 'the webhook is disabled' FROM webhooks WHERE webhooks.id = d.webhook_id LIMIT 1),
+                             'the webhook was deleted')
+ WHERE d.ctid = ANY(ARRAY(SELECT waiting.row
                             FROM unnest(%(webhook_ids)b::uuid[]) AS v(webhook_id)
                            CROSS JOIN LATERAL (SELECT ctid AS row
                                                  FROM deliveries
@@ -105,6 +101,8 @@ UPDATE deliveries d
                                                 ORDER BY deliveries.webhook_id, deliveries.due_at
                                                 LIMIT (SELECT %(limit)s::bigint)
                                                   FOR UPDATE SKIP LOCKED) AS waiting
+                           WHERE (SELECT disabled_at IS NULL FROM webhooks WHERE webhooks.id = v.webhook_id LIMIT 1)
+                                 IS NOT TRUE
                            LIMIT %(limit)s));
 
 -- claim_webhooks --

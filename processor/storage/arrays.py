@@ -29,6 +29,7 @@ _BYTEA: Final = (1001, 17)
 _SMALLINT: Final = (1005, 21)
 _INTEGER: Final = (1007, 23)
 _TEXT: Final = (1009, 25)
+_TID: Final = (1010, 27)
 _BIGINT: Final = (1016, 20)
 _TIMESTAMPTZ: Final = (1185, 1184)
 _UUID: Final = (2951, 2950)
@@ -134,6 +135,13 @@ def byteas(values: Sequence[bytes | None]) -> Packed:
     return _varied(_BYTEA, values)
 
 
+def tids(values: Sequence[bytes | None]) -> Packed:
+    """
+    Pack a `tid[]` of places of rows, each in the binary form in which PostgreSQL sends it.
+    """
+    return _varied(_TID, values)
+
+
 def uuids(values: Sequence[UUID | None]) -> Packed:
     """
     Pack a `uuid[]`.
@@ -204,6 +212,7 @@ PACKERS: Final[dict[str, Callable[[Sequence[Any]], Packed]]] = {
     "integer": integers,
     "smallint": smallints,
     "text": texts,
+    "tid": tids,
     "timestamptz": timestamps,
     "uuid": uuids,
 }

@@ -12,13 +12,14 @@ import psycopg
 import pytest
 
 from processor import ids
+from processor.batch import inbox
 from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.gateways.protocol import Answer
 from processor.intake import intake
 from processor.outbox import gateway_calls
 from processor.outbox.gateway_calls import CallResult
-from processor.storage import connections
+from processor.storage import arrays, connections
 
 if TYPE_CHECKING:
     from tests.store.store import Store
@@ -62,6 +63,28 @@ def test_a_row_with_an_earlier_number_and_a_later_commit_is_decided(store: Store
     store.drain("sneaker")
 
     assert store.statuses([late, quick]) == ["completed", "completed"]
+
+
+def test_a_place_that_another_row_has_now_ends_no_batch(store: Store) -> None:
+    """
+    Rows are deleted by their place. If a row was deleted and its place used again, the batch is rolled back.
+    """
+    partition = store.open("sneaker", available=3)
+    store.accept(*(store.redeems("sneaker", f"u{number}") for number in range(3)))
+    execute = arrays.executor(store.worker, inbox.SQL)
+
+    with store.worker.transaction(force_rollback=True):
+        taken = inbox.take(execute, [partition], 10)
+        first, second, third = taken.rows
+        check = inbox.finish(
+            execute,
+            taken,
+            [first, second._replace(ctid=third.ctid)],
+            {partition: taken.sequences[partition] + 2},
+        )
+
+        with pytest.raises(DatabaseUnavailable, match="changed"):
+            check()
 
 
 def test_all_that_a_batch_writes_is_written_by_one_transaction(store: Store) -> None:

@@ -25,6 +25,7 @@ COLUMNS: dict[str, list[Any]] = {
     "boolean": [True, False],
     "text": ["", "plain", "Grüße 🎟"],
     "bytea": [b"", b"\x00\xff"],
+    "tid": [b"\x00\x00\x00\x01\x00\x02", b"\xff\xff\xff\xfe\xff\xff"],
     "uuid": [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)],
     "timestamptz": MOMENTS,
 }
