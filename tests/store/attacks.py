@@ -51,6 +51,23 @@ PLAIN_COMMAND: Final = (
 )
 LINE: Final = "INSERT INTO audit (actor, action, request_id) VALUES ('olga', '{verb}', %({request})s)"
 
+_ENTRY: Final = (
+    "INSERT INTO entries (resource_id, version, kind, request_id, amount, available, held, created_at, digest)"
+    " SELECT resource_id, 1000, 'release', id, amount, 0, 0, now(), sha256('x') FROM requests"
+    "  WHERE id = %({request})s"
+)
+_STATE: Final = (
+    "INSERT INTO decisions (request_id, version, status, code, sequence, decided_at, at, actor)"
+    " SELECT request_id, 3, 'cancelled', '{code}', sequence, now(), now(), 'x' FROM decisions"
+    "  WHERE request_id = %({request})s"
+)
+END_OF_A_HOLD: Final = (
+    _ENTRY,
+    "UPDATE decisions SET current = false WHERE request_id = %({request})s AND current",
+    _STATE,
+    "DELETE FROM reservations WHERE request_id = %({request})s",
+)
+
 ATTACKS: Final = (
     attack(
         "a courier confirms a withdrawal",
@@ -171,6 +188,50 @@ ATTACKS: Final = (
         "teller_api",
         trigger("use", "codes"),
         "UPDATE codes SET used_at = NULL WHERE request_id = %(used)s",
+    ),
+    attack(
+        "the API captures a reservation whose release was accepted",
+        "teller_api",
+        trigger("command", "reservations"),
+        "UPDATE reservations SET command = 'capture' WHERE request_id = %(releasing)s",
+    ),
+    attack(
+        "the API accepts a capture after the expiry",
+        "teller_api",
+        trigger("command", "reservations"),
+        "UPDATE reservations SET command = 'capture', accepted_at = now() WHERE request_id = %(lapsed)s",
+    ),
+    attack(
+        "the API captures what was not accepted",
+        "teller_api",
+        trigger("own_commands", "inbox"),
+        COMMAND.format(verb="capture", request="lapsed"),
+    ),
+    attack(
+        "the API prolongs a hold",
+        "teller_api",
+        missing_grant("UPDATE (expires_at) ON reservations", "teller_api"),
+        "UPDATE reservations SET expires_at = 'infinity' WHERE request_id = %(reserved)s",
+    ),
+    attack(
+        "a worker forgets a hold that is open",
+        "teller_worker",
+        trigger("right_end", "reservations"),
+        "DELETE FROM reservations WHERE request_id = %(lapsed)s",
+    ),
+    *(
+        attack(
+            f"a worker ends a hold as {code}, and it should not",
+            "teller_worker",
+            trigger("right_end", "reservations"),
+            *(statement.format(request=request, code=code) for statement in END_OF_A_HOLD),
+        )
+        for code, request in (
+            ("reservation_expired", "reserved"),  # before its time
+            ("reservation_expired", "capturing"),  # beside an accepted capture
+            ("released", "capturing"),
+            ("released", "lapsed"),  # that no client released
+        )
     ),
     attack(
         "a worker makes a table that hides another one",

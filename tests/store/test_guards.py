@@ -57,6 +57,17 @@ def scene(store: Store, database: Database) -> dict[str, Any]:
         "INSERT INTO audit (at, actor, action, request_id) VALUES (now() - interval '1 hour', 'olga', 'approve', %s)",
         (approved,),
     )
+    store.open("seats", "stock", 100)
+    kept = {"ttl_seconds": 600}
+    held = [store.asks("reservation", "seats", "ada", 5, details=kept) for _ in range(4)]
+    reserved, releasing, capturing, lapsed = store.accept(*held)
+    store.drain("seats")
+    for request, command in ((releasing, "release"), (capturing, "capture")):
+        store.owner.execute(
+            "UPDATE reservations SET command = %s, accepted_at = now() WHERE request_id = %s",
+            (command, request),
+        )
+    store.owner.execute("UPDATE reservations SET expires_at = now() WHERE request_id = %s", (lapsed,))
     record_answer(store, declined, "declined")
     record_answer(store, voided, "unknown")
     store.drain("paid")
@@ -74,6 +85,10 @@ def scene(store: Store, database: Database) -> dict[str, Any]:
         "approved_before": approved,
         "declined": declined,
         "voided": voided,
+        "reserved": reserved,
+        "releasing": releasing,
+        "capturing": capturing,
+        "lapsed": lapsed,
         "revoked": revoked,
     }
 
