@@ -6,6 +6,7 @@ A new key is only in the answer to the form that created it. Addresses, cookies,
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
+from uuid import UUID
 
 from pydantic import Field
 
@@ -16,8 +17,9 @@ from api.web.fields import Body, Id, optional
 from api.web.parsing import read_id
 from api.web.problems import Invalid, NotFound
 from processor.clients import keys
-from processor.clients.keys import NAME_CHARACTERS_MAX, Key, KeyRefused, Role
+from processor.clients.keys import NAME_CHARACTERS_MAX, Key, KeyMade, KeyRefused, Role
 from processor.domain.roles import ADMINS
+from processor.ids import new_id
 from processor.reading import keys as key_queries
 from processor.reading.keys import KeyState
 from processor.storage.connections import Connection
@@ -60,6 +62,8 @@ class NewKeyForm(Body):
     #: None: a new client.
     client: Id | None = optional()
     lifetime: Literal["1d", "30d", "90d", "365d"] | None = optional()
+    #: The id of the key, which the form made, so that a form that is sent twice makes one key.
+    number: Annotated[UUID, Field(strict=False)] | None = optional()
 
 
 @pages.get("/keys", roles=ADMINS, query=KeysQuery)
@@ -90,7 +94,7 @@ def show_form(visit: Visit) -> Page:
 
 
 @pages.post("/keys", roles=ADMINS)
-def create(visit: Visit) -> Page:
+def create(visit: Visit) -> Page | Redirect:
     """
     Create a key and show it once. If the form has mistakes, show the form again.
     """
@@ -112,7 +116,11 @@ def create(visit: Visit) -> Page:
                 form.client,
                 lifetime=LIFETIMES[form.lifetime or ""][1],
                 actor=visit.caller.actor,
+                key_id=form.number,
             )
+        except KeyMade:
+            again = "This form made its key already, and the key is shown once only. Nothing was done again."
+            return Redirect(f"{ROOT}/keys/{form.number}", Notice(again, "failed"))
         except KeyRefused:
             return _form(visit, values, {"name": _remedy("/name")})
     return Page("key_made.html", {"made": made, "is_second": form.client is not None})
@@ -162,6 +170,7 @@ def _form(visit: Visit, values: dict[str, str], wrong: dict[str, str] | None = N
         clients = key_queries.find_clients(connection)
     context = {
         "values": values,
+        "number": values.get("number") or new_id(),
         "wrong": wrong or {},
         "clients": clients,
         "lifetimes": [(name, title) for name, (title, _) in LIFETIMES.items()],

@@ -37,6 +37,8 @@ from processor.storage.connections import Connection
 AMOUNT_RULES: Final = frozenset(
     {"overdraft", "per_account_limit", "per_account_daily_limit", "confirm_above", "approve_above"}
 )
+#: How long the answer to an act waits for the decision, so that the next page shows what came of it.
+DECISION_SECONDS: float = 1.0
 #: Audit lines in the timeline.
 AUDIT_LINES_MAX: Final = 50
 
@@ -182,6 +184,7 @@ def replay(visit: Visit, request: str) -> Redirect:
             return Redirect(_back(form, request_id), Notice("The request is already processing."))
         raise
     visit.services.doorbell.notify_all(replayed.partitions)
+    _await_decision(visit, request_id)
     text = "The request is at the end of its queue." if replayed.sent else "A replay was already waiting."
     return Redirect(_back(form, request_id), Notice(text))
 
@@ -194,7 +197,7 @@ def refund(visit: Visit, request: str) -> Redirect:
     request_id, form = read_id(request, "request"), visit.read(RefundForm)
     with visit.services.connection() as connection:
         units = read_units_of_requests(connection, [request_id])
-        failed_requests.refund(
+        made, _ = failed_requests.refund(
             visit.services.accept,
             connection,
             request_id,
@@ -203,7 +206,8 @@ def refund(visit: Visit, request: str) -> Redirect:
             visit.caller,
             f"console-{form.key}",
         )
-    return Redirect(_back(form, request_id), Notice("The refund is accepted and waits in its queue."))
+    _await_decision(visit, made.id)
+    return Redirect(_back(form, request_id), Notice("The refund is accepted, and is decided in its turn."))
 
 
 @pages.post("/requests/<request>/cancel")
@@ -215,9 +219,10 @@ def cancel(visit: Visit, request: str) -> Redirect:
     with visit.services.connection() as connection:
         _, command = cancellations.cancel(connection, request_id, visit.caller, form.reason)
     visit.services.doorbell.notify(command.partition)
+    _await_decision(visit, request_id)
     return Redirect(
         _back(form, request_id),
-        Notice("The cancel command waits in the queue. It may come too late: check the status."),
+        Notice("The cancel command is accepted. It may come too late: check the status."),
     )
 
 
@@ -226,7 +231,7 @@ def approve(visit: Visit, request: str) -> Redirect:
     """
     Approve a request that waits for it.
     """
-    return _judge(visit, request, approvals.approve, "Approved. The request waits in its queue.")
+    return _judge(visit, request, approvals.approve, "Approved. The request is decided in its turn.")
 
 
 @pages.post("/requests/<request>/deny")
@@ -234,7 +239,7 @@ def deny(visit: Visit, request: str) -> Redirect:
     """
     Deny a request that waits for approval.
     """
-    return _judge(visit, request, approvals.deny, "Denied. The rejection waits in the queue.")
+    return _judge(visit, request, approvals.deny, "Denied. The request is rejected in its turn.")
 
 
 def _judge(visit: Visit, request: str, verdict: Verdict, text: str) -> Redirect:
@@ -250,7 +255,19 @@ def _judge(visit: Visit, request: str, verdict: Verdict, text: str) -> Redirect:
         own = "Your own client made this request. An operator of another client must approve or deny it."
         return Redirect(_back(form, request_id), Notice(own, "failed"))
     visit.services.doorbell.notify(command.partition)
+    _await_decision(visit, request_id)
     return Redirect(_back(form, request_id), Notice(text))
+
+
+def _await_decision(visit: Visit, request_id: UUID) -> None:
+    """
+    Wait until a request is in a state that stays, or until DECISION_SECONDS are over.
+    """
+    services = visit.services
+    record = services.request(request_id)
+    if DECISION_SECONDS and record.status == "processing":
+        with services.views.aside():
+            services.waiters.wait(request_id, visit.caller.client, DECISION_SECONDS, record)
 
 
 def _inspect(visit: Visit, request: str) -> Inspection:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator
 
-from api.console.fields import BackForm, PageQuery, ReasonForm, read_digits
+from api.console.fields import BackForm, Moment, PageQuery, ReasonForm, read_digits
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
 from api.web.fields import Id, optional
 from api.web.parsing import read_id
@@ -52,6 +52,13 @@ class ResendForm(ReasonForm):
     newest: Annotated[int, BeforeValidator(lambda value: read_digits(value, DIGITS_MAX))]
 
 
+class RotateForm(ReasonForm):
+    """The reason, and the last rotation that the page had seen."""
+
+    #: Left out: none.
+    rotated: Moment | None = optional()
+
+
 @pages.get("/webhooks", query=WebhooksQuery)
 def list_webhooks(visit: Visit) -> Page:
     """
@@ -77,11 +84,13 @@ def one_webhook(visit: Visit, webhook: str) -> Page:
         found = _read(connection, webhook)
         counts = webhook_queries.count_deliveries(connection, found.id)
         deliveries = webhook_queries.list_deliveries(connection, found.id, query.status, LISTED, query.cursor)
+        rotated = webhooks.read_rotated(connection, found.id)
     return Page(
         "webhook.html",
         {
             "webhook": found,
             "counts": counts,
+            "rotated": None if rotated is None else rotated.isoformat(),
             "deliveries": deliveries,
             "query": query,
             "resent_max": resends.RESENT_MAX,
@@ -119,14 +128,20 @@ def resend(visit: Visit, delivery: str) -> Redirect:
 
 
 @pages.post("/webhooks/<webhook>/rotate", roles=ADMINS)
-def rotate(visit: Visit, webhook: str) -> Page:
+def rotate(visit: Visit, webhook: str) -> Page | Redirect:
     """
-    Rotate the secret of a webhook, and show the new one once.
+    Rotate the secret of a webhook, and show the new one once. A form that is sent again rotates nothing.
     """
-    form = visit.read(ReasonForm)
+    form = visit.read(RotateForm)
     with visit.services.connection() as connection:
         found = _read(connection, webhook)
-        changed, secret = webhooks.rotate(connection, found.id, visit.caller, form.reason)
+        try:
+            changed, secret = webhooks.rotate_once(
+                connection, found.id, visit.caller, form.reason, form.rotated
+            )
+        except webhooks.WebhookNotFound:
+            again = "The secret was rotated already, and is shown once only. Nothing was done again."
+            return Redirect(f"{ADDRESS}/{found.id}", Notice(again, "failed"))
     return Page("webhook_secret.html", {"webhook": changed, "secret": secret})
 
 

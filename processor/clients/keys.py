@@ -40,6 +40,12 @@ USE_PAUSE: Final = timedelta(minutes=1)
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}", re.ASCII)
 
 
+class KeyMade(TellerError):
+    """The form made its key before. The key itself is shown once only."""
+
+    code = "key_made"
+
+
 class KeyRefused(TellerError):
     """The key cannot be made; the message gives the reason."""
 
@@ -136,11 +142,14 @@ def create_key(
     *,
     lifetime: timedelta | None = None,
     actor: str = "command line",
+    key_id: UUID | None = None,
 ) -> CreatedKey:
     """
     Make a key of an existing client, or with a client of its own.
 
-    The key is valid for its lifetime, or until it is revoked. Raises KeyRefused, DatabaseUnavailable.
+    The key is valid for its lifetime, or until it is revoked. `key_id` is the id of a form, which makes one key.
+
+    Raises KeyRefused, KeyMade, DatabaseUnavailable.
     """
     if role not in get_args(Role):
         raise KeyRefused(f"there is no role {role}: it is client, operator or admin")
@@ -150,8 +159,10 @@ def create_key(
         raise KeyRefused(f"the life of a key is more than nothing and at most {LIFETIME_MAX.days} days")
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
     client = client_id if client_id is not None else f"client-{secrets.token_hex(6)}"
-    key_id = new_id()
+    key_id = key_id or new_id()
     with connections.faults(), connection.transaction():
+        if connection.execute(SQL["find_key_of_id"], {"id": key_id}).fetchall():
+            raise KeyMade("this key was made already")
         if client_id is None:
             connection.execute(SQL["insert_client"], {"id": client})
         elif not connection.execute(SQL["find_client"], {"id": client}).fetchall():

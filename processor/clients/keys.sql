@@ -6,6 +6,9 @@ INSERT INTO clients (id) VALUES (%(id)s);
 -- find_client --
 SELECT FROM clients WHERE id = %(id)s;
 
+-- find_key_of_id --
+SELECT FROM api_keys WHERE id = %(id)s;
+
 -- insert_key --
 -- Its life begins now, by the clock of the database. Without a lifetime it ends when it is revoked.
 INSERT INTO api_keys (id, client_id, name, role, digest, expires_at)

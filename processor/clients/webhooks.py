@@ -166,7 +166,40 @@ def rotate(
     Raises WebhookNotFound, DatabaseUnavailable.
     """
     secret = signatures.new_secret()
-    parameters = {"id": webhook_id, "secret": secret, "overlap_seconds": OVERLAP_SECONDS}
+    parameters = {
+        "id": webhook_id,
+        "secret": secret,
+        "overlap_seconds": OVERLAP_SECONDS,
+        "once": False,
+        "seen": None,
+    }
+    webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, by, reason)
+    return webhook, signatures.written(secret)
+
+
+def read_rotated(connection: Connection, webhook_id: UUID) -> datetime | None:
+    """Return the time that the last rotation set; None: there was none. Raises DatabaseUnavailable."""
+    with connections.faults():
+        row = connection.execute(SQL["read_rotated"], {"id": webhook_id}).fetchone()
+    return None if row is None else row[0]
+
+
+def rotate_once(
+    connection: Connection, webhook_id: UUID, by: Caller, reason: str, seen: datetime | None
+) -> tuple[Webhook, str]:
+    """
+    Rotate a secret as `rotate` does, unless it was rotated since `seen` was read.
+
+    Raises WebhookNotFound in that case, too; DatabaseUnavailable.
+    """
+    secret = signatures.new_secret()
+    parameters = {
+        "id": webhook_id,
+        "secret": secret,
+        "overlap_seconds": OVERLAP_SECONDS,
+        "once": True,
+        "seen": seen,
+    }
     webhook = _change(connection, "rotate_secret", "webhook_secret_rotated", parameters, by, reason)
     return webhook, signatures.written(secret)
 

@@ -26,6 +26,12 @@ SELECT {webhook_columns}
  WHERE id = %(id)s
    AND (%(client)s::text IS NULL OR client_id = %(client)s);
 
+-- read_rotated --
+-- The time that the last rotation set, also if it is over. Each rotation sets a later one.
+SELECT previous_until
+  FROM webhooks
+ WHERE id = %(id)s;
+
 -- delete_webhook --
 DELETE FROM webhooks
  WHERE id = %(id)s
@@ -33,10 +39,12 @@ DELETE FROM webhooks
 RETURNING {webhook_columns};
 
 -- rotate_secret --
--- The current secret becomes the previous one, which also signs for a while. The secret before that is dropped.
+-- The current secret becomes the previous one, which also signs for a while. The secret before that is dropped. A form
+-- rotates only what it was made for, so that sending it twice rotates once.
 UPDATE webhooks
    SET previous_secret = secret, previous_until = now() + %(overlap_seconds)s * interval '1 second',
        secret = %(secret)s
  WHERE id = %(id)s
+   AND (NOT %(once)s OR previous_until IS NOT DISTINCT FROM %(seen)s::timestamptz)
    AND (%(client)s::text IS NULL OR client_id = %(client)s)
 RETURNING {webhook_columns};

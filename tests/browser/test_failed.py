@@ -131,7 +131,7 @@ def test_a_withdrawal_is_approved(stack: BrowserStack) -> None:
         card = page.locator("section.card", has=page.get_by_role("link", name=big))
         card.get_by_label("Reason").fill("he called us")
         card.get_by_role("button", name="Approve").click()
-        page.get_by_text("Approved. The request waits in its queue.").wait_for()
+        page.get_by_text("Approved. The request is decided in its turn.").wait_for()
 
         page.goto(f"/admin/requests/{big}")
         page.get_by_text("he called us").wait_for()

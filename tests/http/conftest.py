@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api import create_app
+from api.console import requests as console_requests
 from processor.clients import keys
 from processor.storage import connections
 from tests.http.teller import Client, Teller
@@ -28,6 +29,14 @@ CHANGES = """
            (SELECT count(*) FROM codes), (SELECT count(*) FROM api_keys), (SELECT count(*) FROM audit),
            (SELECT count(*) FROM pauses), (SELECT count(*) FROM sandbox_payouts)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_waits_for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The console does not wait for decisions, since no worker runs.
+    """
+    monkeypatch.setattr(console_requests, "DECISION_SECONDS", 0.0)
 
 
 @pytest.fixture

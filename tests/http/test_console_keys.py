@@ -11,7 +11,7 @@ import pytest
 
 from processor.clients import keys
 from processor.storage import connections
-from tests.http.visitor import Visitor
+from tests.http.visitor import Visitor, fields
 
 if TYPE_CHECKING:
     from tests.http.teller import Teller
@@ -41,6 +41,20 @@ def audit_of(teller: Teller) -> list[tuple[str, str | None, dict[str, str]]]:
         (line["action"], line["reason"], line["detail"])
         for line in teller.admin.get("/v1/admin/audit").json["data"]
     ]
+
+
+def test_a_form_that_is_sent_again_makes_one_key(teller: Teller, admin: Visitor) -> None:
+    """
+    A reload of the page with the new key leads to the page of that key.
+    """
+    form = fields(admin.get("/admin/keys/new").text, "/admin/keys") | {"name": "the till", "role": "operator"}
+    made = admin.send("/admin/keys", form)
+    again = admin.send("/admin/keys", form)
+
+    assert (made.status, again.status) == (200, 303)
+    assert again.location == f"/admin/keys/{form['number']}"
+    assert "Nothing was done again." in admin.get(str(again.location)).text
+    assert len([line for line in audit_of(teller) if line[2].get("name") == "the till"]) == 1
 
 
 def test_a_new_key_is_shown_once_and_nowhere_else(

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from api.console import requests as console_requests
 from processor.clients import webhooks
 from processor.domain.kinds import KINDS
 from processor.gateways.protocol import Answer
 from processor.storage import connections
 from tests.http.visitor import Visitor, audited, fields, words
+from tests.waiting import TIMEOUT_SECONDS, eventually
 
 if TYPE_CHECKING:
     from tests.http.teller import Teller
@@ -114,6 +116,29 @@ def test_only_possible_actions_are_offered(bank: Teller) -> None:
     again = operator.send(f"/admin/requests/{settling}/replay", {"reason": "x"})
     assert (again.status, again.location) == (303, f"/admin/requests/{settling}")
     assert operator.send(f"/admin/requests/{'0' * 8}/replay", {"reason": "x"}).status == 404
+
+
+def test_after_an_act_the_page_shows_what_came_of_it(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The answer to a form waits for the decision: of an approval, and of the refund that another form makes.
+    """
+    monkeypatch.setattr(console_requests, "DECISION_SECONDS", TIMEOUT_SECONDS)
+    asked = bank.withdraw("vault", 7)
+    visitor = Visitor.signed_in(bank, bank.admin)
+    page = f"/admin/requests/{asked}"
+
+    def decide_one_row() -> None:
+        eventually(lambda: len(bank.drain()) > 0)
+
+    for act, status in (("approve", "Completed"), ("refund", "Refunded")):
+        form = fields(visitor.get(page).text, f"{page}/{act}") | {"reason": "seen"}
+        with ThreadPoolExecutor(1) as pool:
+            deciding = pool.submit(decide_one_row)
+            answer = visitor.send(f"{page}/{act}", form)
+            shown = timeline(visitor, asked)[-1]
+            deciding.result()
+        assert (answer.status, shown) == (303, status)
+    assert offered(visitor, asked) == []
 
 
 def test_a_refund_form_that_is_sent_twice_makes_one_refund(bank: Teller) -> None:

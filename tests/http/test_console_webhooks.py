@@ -5,6 +5,7 @@ Webhooks at the console: the state of deliveries, resends, and secrets that are 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from processor.clients import webhooks
 from processor.operations import resends
 from processor.storage import connections
-from tests.http.visitor import Visitor
+from tests.http.visitor import Visitor, fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,6 +246,29 @@ def test_a_new_secret_is_shown_once_and_nowhere_else(
     assert secret not in capsys.readouterr().out
     [line, *_] = teller.admin.get("/v1/admin/audit").json["data"]
     assert (line["action"], line["reason"]) == ("webhook_secret_rotated", "it leaked")
+
+
+def test_a_rotation_that_is_sent_again_rotates_once(
+    teller: Teller, owner: Connection, hook: Webhook, admin: Visitor
+) -> None:
+    """
+    A reload of the page with the secret, and simultaneous clicks. A form that is loaded again rotates again.
+    """
+    base = f"/admin/webhooks/{hook.id}"
+    read = "SELECT secret, previous_secret, previous_until FROM webhooks"
+    for turn in (1, 2):
+        form = fields(admin.get(base).text, f"{base}/rotate") | {"reason": "it leaked"}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _, form=form: admin.send(f"{base}/rotate", form), range(4)))
+        after = owner.execute(read).fetchone()
+        again = admin.send(f"{base}/rotate", form)
+
+        assert sorted(answer.status for answer in answers) == [200, 303, 303, 303]
+        assert (again.status, again.location) == (303, base)
+        assert "Nothing was done again." in admin.get(base).text
+        assert owner.execute(read).fetchone() == after
+        lines = teller.admin.get("/v1/admin/audit").json["data"]
+        assert [line["action"] for line in lines].count("webhook_secret_rotated") == turn
 
 
 def test_a_webhook_is_deleted_with_a_reason(teller: Teller, hook: Webhook, admin: Visitor) -> None:
