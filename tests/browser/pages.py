@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import expect
@@ -17,7 +17,7 @@ from tests.stack import Client, Stack, environment_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 
     from processor.settings import Settings
     from tests.servers import Database
@@ -35,20 +35,20 @@ CHROMIUM = (
 )
 #: The limit of a wait for a page, in milliseconds. No test measures it.
 TIMEOUT_MS = 60_000
-#: The directory for screenshots of the pages. None: no screenshots.
+#: The directory for screenshots of the pages that are checked. None: no screenshots.
 SCREENSHOTS = os.environ.get("TELLER_SCREENSHOTS")
 #: The findings of axe that fail a test.
 GRAVE = ("serious", "critical")
-#: The rules of axe whose outcome depends on the colours, and on the width.
+#: The rules of axe whose outcome depends on the colours, and on the width. All rules are checked once.
 COLOUR_RULES = ["color-contrast", "link-in-text-block"]
 LAYOUT_RULES = ["color-contrast", "scrollable-region-focusable"]
 #: Chromium logs this for each response with status 4xx or 5xx.
 ANSWERED = "the server responded with a status"
-#: The appearances of a page, each with the options of the browser context.
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
-    "narrow": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+#: The appearances in which each page is checked: its colours, its size, and the rules of axe. None: all rules.
+LOOKS: dict[str, tuple[Literal["light", "dark"], ViewportSize, list[str] | None]] = {
+    "dark": ("dark", {"width": 1280, "height": 900}, COLOUR_RULES),
+    "narrow": ("light", {"width": 390, "height": 844}, LAYOUT_RULES),
+    "light": ("light", {"width": 1280, "height": 900}, None),
 }
 
 expect.set_options(timeout=TIMEOUT_MS)
@@ -89,7 +89,6 @@ class BrowserStack(Stack):
     def look(
         self,
         client: Client | None = None,
-        look: str = "light",
         *,
         scripts: bool = True,
         expected: tuple[str, ...] = (),
@@ -100,7 +99,10 @@ class BrowserStack(Stack):
         At the end an error on the page's console or in its scripts fails the test, unless it is expected.
         """
         context: BrowserContext = self.browser.new_context(
-            base_url=self.url, java_script_enabled=scripts, **LOOKS[look]
+            base_url=self.url,
+            java_script_enabled=scripts,
+            color_scheme="light",
+            viewport=LOOKS["light"][1],
         )
         try:
             context.set_default_timeout(TIMEOUT_MS)
@@ -146,37 +148,27 @@ def sign_in(page: Page, client: Client) -> None:
     page.wait_for_url("**/admin")
 
 
-def check_accessible(page: Page) -> None:
+def check_page(page: Page, name: str) -> None:
     """
-    Fail if axe finds something serious or critical.
+    Fail if axe finds something serious or critical, or if the page is wider than its window, in any look.
 
-    All rules are checked on a light, wide page. The others differ in colours or in layout, so only their rules are.
+    The page stays, and its look is light and wide afterwards. Axe cannot judge moving colours, so nothing moves.
     """
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    narrow = page.evaluate("innerWidth < 600")
-    options: dict[str, Any] = {"resultTypes": ["violations"]}
-    if dark or narrow:
-        options["runOnly"] = {"type": "rule", "values": COLOUR_RULES if dark else LAYOUT_RULES}
-    found = Axe().run(page, options=options).response["violations"]
-    grave = [
-        f"{one['id']}: {one['help']}: {node['html'][:200]} {node.get('failureSummary', '')}"
-        for one in found
-        if one["impact"] in GRAVE
-        for node in one["nodes"]
-    ]
-    assert not grave, "\n".join(grave)
-
-
-def check_fits(page: Page) -> None:
-    """
-    Fail if the page is wider than its window.
-    """
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-
-
-def screenshot(page: Page, name: str) -> None:
-    """
-    Save a picture of the whole page in TELLER_SCREENSHOTS, if that is set.
-    """
-    if SCREENSHOTS:
-        page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
+    page.evaluate(Axe().axe_script)
+    for look, (colours, size, rules) in LOOKS.items():
+        page.emulate_media(color_scheme=colours, reduced_motion="reduce")
+        page.set_viewport_size(size)
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if rules is not None:
+            options["runOnly"] = {"type": "rule", "values": rules}
+        grave = [
+            f"{look}: {one['id']}: {one['help']}: {node['html'][:200]} {node.get('failureSummary', '')}"
+            for one in page.evaluate("options => axe.run(options)", options)["violations"]
+            if one["impact"] in GRAVE
+            for node in one["nodes"]
+        ]
+        assert not grave, "\n".join(grave)
+        width = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert page.evaluate(width), f"{look}: wider than its window"
+        if SCREENSHOTS:
+            page.screenshot(path=f"{SCREENSHOTS}/{name}-{look}.png", full_page=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import check_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,18 +79,17 @@ def test_a_clients_key_is_refused_with_a_clear_line(stack: BrowserStack) -> None
             page.get_by_label("Key of an operator or admin").fill(key)
             page.get_by_role("button", name="Sign in").click()
             expect(page.get_by_role("alert")).to_contain_text(words)
-        check_accessible(page)
+        check_page(page, "sign-in-refused")
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_pages_are_accessible(stack: BrowserStack, paused: str, look: str) -> None:
+def test_pages_are_accessible(stack: BrowserStack, paused: str) -> None:
     """
     Axe finds nothing serious on any page, no page is wider than its window, and texts of clients do not run.
     """
     home = stack.admin.get(f"/v1/resources/{paused}")["partition"]
-    with stack.look(look=look) as page:
+    with stack.look() as page:
         page.goto("/admin/sign-in")
-        _check(page, f"sign-in-{look}")
+        _check(page, "sign-in")
     pages = {
         "overview": "/admin",
         "requests": "/admin/requests",
@@ -102,16 +101,14 @@ def test_pages_are_accessible(stack: BrowserStack, paused: str, look: str) -> No
         "nothing-found": "/admin/search?q=nothing",
         "not-found": "/admin/nothing",
     }
-    with stack.look(stack.operator, look) as page:
+    with stack.look(stack.operator) as page:
         for title, address in pages.items():
             page.goto(address)
-            _check(page, f"{title}-{look}")
+            _check(page, title)
 
 
 def _check(page: Page, name: str) -> None:
-    check_accessible(page)
-    check_fits(page)
-    screenshot(page, name)
+    check_page(page, name)
     assert page.title() != "run"
 
 

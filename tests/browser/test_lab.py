@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.pages import LOOKS, check_accessible, check_fits, screenshot
+from tests.browser.pages import check_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -96,28 +96,20 @@ def test_every_protection_can_be_chosen(stack: BrowserStack, protection: str, ti
             assert approved(paused) == 2
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_the_lab_is_accessible(stack: BrowserStack, look: str) -> None:
+def test_the_lab_is_accessible(stack: BrowserStack) -> None:
     """
     Axe finds nothing serious, nothing is wider than its window, and the steps can be read as a table.
     """
-    stack.open(f"warm-{look}")
-    with stack.look(look=look) as page:
+    stack.open("warm")
+    with stack.look() as page:
         page.emulate_media(reduced_motion="reduce")  # axe cannot judge a moving page
         page.goto("/lab")
-        check_accessible(page)
-        check_fits(page)
-        screenshot(page, f"lab-empty-{look}")
+        check_page(page, "lab-empty")
         run(page)
-        check_accessible(page)
-        check_fits(page)
-        screenshot(page, f"lab-{look}")
+        check_page(page, "lab")
         table = side(page, "Without protection").locator("details")
         table.locator("summary").click()
         assert table.get_by_role("row").count() == 51
-        check_accessible(page)
-        check_fits(page)
+        check_page(page, "lab-table")
         run(page, users=6, stock=2, protection="Redis lock")
-        check_accessible(page)
-        check_fits(page)
-        screenshot(page, f"lab-redis-{look}")
+        check_page(page, "lab-redis")
