@@ -43,6 +43,7 @@ from api.web import headers, problems
 from api.web.access_log import AccessLog
 from api.web.large_bodies import TooManyLargeBodies
 from api.web.problems import Invalid, Malformed, RateLimited
+from api.web.rate_limits import network_of
 from api.web.routing import CLIENT, PROBLEM, ROUTE, Route, respond
 from api.web.shortcut import Shortcut
 from api.web.turns import TooManyAtOnce
@@ -172,11 +173,20 @@ def _handler(route: Route, services: Services) -> Handler:
         except CursorInvalid as error:
             return _refuse(environ, Invalid.at("/cursor", f"query parameter cursor {error}"))
         except TellerError as error:
-            if isinstance(error, _HELD) and environ.get(CLIENT) is not None and services.views.is_shared():
-                services.holds.hold(environ[CLIENT])
+            _hold(services, environ, error)
             return _refuse(environ, error)
 
     return handle
+
+
+def _hold(services: Services, environ: dict[str, Any], error: TellerError) -> None:
+    """Wait before a refusal that its client, or an address with invalid keys, repeats too often."""
+    client = environ.get(CLIENT)
+    if client is not None:
+        if isinstance(error, _HELD) and services.views.is_shared():
+            services.holds.hold(client)
+    elif isinstance(error, RateLimited):
+        services.holds.hold(network_of(environ.get("REMOTE_ADDR", "")))
 
 
 def _view(handler: Handler) -> Callable[..., Response]:

@@ -5,6 +5,8 @@ Runs nginx in front of a Teller, with the limits that `docs/security.md` asks a 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -56,7 +58,9 @@ def nginx(folder: Path, host: str) -> Iterator[str]:
     folder.chmod(0o777)  # as root, its worker runs as another account
     configuration = folder / "nginx.conf"
     configuration.write_text(_CONFIGURATION.format(folder=folder, host=host, port=port))
-    with processes.running(["nginx", "-e", folder / "error.log", "-c", configuration], {}, folder / "log"):
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "nginx is not installed"
+    with processes.running([program, "-e", folder / "error.log", "-c", configuration], {}, folder / "log"):
         end = time.monotonic() + START_SECONDS
         while True:
             try:
