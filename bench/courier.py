@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 #: Numbers of endpoints that receive the deliveries, one run each.
 ENDPOINTS = (1, 50)
-#: Time until the gateway answers, in seconds.
+#: Time until the gateway answers, in seconds, and the calls of it at once.
 GATEWAY_SECONDS = 0.05
+CALLS_AT_ONCE = 256
 #: Interval between two readings of the progress, and the limit without any progress, in seconds.
 LOOK_SECONDS = 0.1
 STALL_SECONDS = 20
@@ -138,6 +139,7 @@ def courier(settings: Settings) -> Iterator[int]:
     environ = {
         **settings.environment(),
         "TELLER_GATEWAYS": ",".join(f"{name}={url}" for name, url in settings.gateways.items()),
+        "TELLER_GATEWAY_CALLS": str(CALLS_AT_ONCE),
         "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
     }
     code = (
@@ -149,12 +151,13 @@ def courier(settings: Settings) -> Iterator[int]:
         yield child.pid
 
 
-def measure_courier(settings: Settings, left: str, count: int) -> tuple[float, float, list[int]]:
+def measure_courier(settings: Settings, left: str, count: int) -> tuple[float, float, float, list[int]]:
     """
-    Run a courier until `count` rows are done. Returns its rate, the rate of the second half, and its memory
-    in MiB.
+    Run a courier until `count` rows are done. Returns its rate, the rate of the second half, its CPU for each row in
+    microseconds, and its memory in MiB.
     """
     memory: list[int] = []
+    spent: list[float] = []
     looks: list[tuple[float, int]] = []
     with courier(settings) as pid, psycopg.connect(settings.database_url, autocommit=True) as connection:
         since = time.monotonic()
@@ -166,10 +169,17 @@ def measure_courier(settings: Settings, left: str, count: int) -> tuple[float, f
                     since = time.monotonic()
                 looks.append((time.monotonic(), count - waiting))
                 memory.append(_resident_mib(pid))
+                spent.append(_cpu_seconds(pid))
             assert time.monotonic() - since < STALL_SECONDS, f"the courier stopped with {waiting:,} left"
     (began, first), (ended, last) = looks[0], looks[-1]
     half, done = looks[len(looks) // 2]
-    return (last - first) / (ended - began), (last - done) / max(ended - half, LOOK_SECONDS), memory
+    cpu = (spent[-1] - spent[0]) / max(1, last - first) * 1e6
+    return (last - first) / (ended - began), (last - done) / max(ended - half, LOOK_SECONDS), cpu, memory
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / processes.CLOCK_TICKS  # utime and stime
 
 
 def _resident_mib(pid: int) -> int:
@@ -199,12 +209,12 @@ def deliveries(settings: Settings, endpoints: int, count: int) -> tuple[object, 
                 (_DELIVERIES, {"endpoints": endpoints}),
             ],
         )
-        rate, later, memory = measure_courier(
+        rate, later, cpu, memory = measure_courier(
             settings, "SELECT count(*) FROM deliveries WHERE status = 'pending'", count
         )
         seen = _ask(pipe)
     assert seen["all"] == count, seen
-    return (f"deliveries, {endpoints} endpoint(s)", rate, later, seen["most"], max(memory))
+    return (f"deliveries, {endpoints} endpoint(s)", rate, later, cpu, seen["most"], max(memory))
 
 
 def calls(settings: Settings, count: int) -> tuple[object, ...]:
@@ -219,14 +229,14 @@ def calls(settings: Settings, count: int) -> tuple[object, ...]:
             ],
         )
         named = replace(settings, gateways={"bank": url})
-        rate, later, memory = measure_courier(
+        rate, later, cpu, memory = measure_courier(
             named, "SELECT count(*) FROM effects WHERE outcome IS NULL", count
         )
         seen = _ask(pipe)
     with psycopg.connect(settings.database_url) as connection:
         [settles] = connection.execute("SELECT count(*) FROM inbox WHERE verb = 'settle'").fetchall()
     assert (settles, seen["all"]) == ((count,), count), seen
-    return (f"gateway calls of {GATEWAY_SECONDS * 1_000:.0f} ms", rate, later, seen["most"], max(memory))
+    return (f"gateway calls of {GATEWAY_SECONDS * 1_000:.0f} ms", rate, later, cpu, seen["most"], max(memory))
 
 
 def _ask(pipe: Pipe) -> dict[str, int]:
@@ -251,7 +261,10 @@ def measure(plan: Plan, servers: Servers) -> Section:
         rows.append(calls(settings, plan.gateway_calls))
     progress(f"{rows[-1][0]}: {rows[-1][1]:,.0f}/s")
     section.figures = {str(row[0]): row[1:] for row in rows}
-    section.table(("one courier", "a second", "over the 2nd half", "at once", "most memory, MiB"), rows)
+    section.table(
+        ("one courier", "a second", "over the 2nd half", "CPU for each, µs", "at once", "most memory, MiB"),
+        rows,
+    )
     section.chart(
         "courier",
         "Bar chart: deliveries and calls of one courier in a second",
