@@ -1,5 +1,8 @@
 # `make up` and `make test` each need nothing but a Python of 3.11 or newer.
 
+# Tests start many processes, and each would compile all sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Uses the newest Python it finds. `make PYTHON=/path/to/python3.12 up` uses another.
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)

@@ -50,6 +50,7 @@ NOT_IN_JSON_SCHEMA: Final = (
     "starts_at must be before ends_at",
     "there is no gateway named sms",
     "must be a valid integer",  # 5.0, which is an integer in JSON Schema
+    "must name each resource once",
     "only operators and admins give a reason",  # one schema describes the body for all roles
 )
 

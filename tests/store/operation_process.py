@@ -25,7 +25,15 @@ from processor.clients.codes import digits_of
 from processor.clients.keys import Caller
 from processor.clients.sessions import Session
 from processor.intake.intake import Intake
-from processor.operations import approvals, bulk_actions, cancel, failed_requests, pauses, resends
+from processor.operations import (
+    approvals,
+    bulk_actions,
+    cancel,
+    failed_requests,
+    pauses,
+    resends,
+    reservations,
+)
 from processor.reading.failed import FailedFilter
 from processor.records import audit
 from processor.settings import Settings
@@ -99,6 +107,11 @@ def _confirm(connection: Connection, url: str, given: Arguments) -> None:
     approvals.confirm(connection, settings_of(url), UUID(given["request"]), typed, OPERATOR)
 
 
+def _rotate_once(connection: Connection, _: str, given: Arguments) -> None:
+    webhook = UUID(given["webhook"])
+    webhooks.rotate_once(connection, webhook, OPERATOR, REASON, webhooks.read_rotated(connection, webhook))
+
+
 def _session(given: Arguments) -> Session:
     [digest, *caller] = given["session"]
     return Session(bytes.fromhex(digest), _caller(caller), None)  # type: ignore[arg-type]  # not read
@@ -136,6 +149,8 @@ OPERATIONS: Final[dict[str, Callable[[Connection, str, Arguments], object]]] = {
     "resend_failed": lambda connection, _, given: resends.resend_failed(
         connection, UUID(given["webhook"]), given["newest"], OPERATOR, REASON
     ),
+    "capture": lambda connection, _, given: reservations.capture(connection, UUID(given["request"]), ADMIN),
+    "release": _call(reservations.release, "request"),
     "begin": lambda connection, _, given: bulk_actions.begin(
         connection,
         UUID(given["action"]),
@@ -160,6 +175,7 @@ OPERATIONS: Final[dict[str, Callable[[Connection, str, Arguments], object]]] = {
     ),
     "delete": _call(webhooks.delete, "webhook"),
     "rotate": _call(webhooks.rotate, "webhook"),
+    "rotate_once": _rotate_once,
     "set_email": lambda connection, _, given: accounts.set_email(
         connection, given["account"], "ada@example.com", OPERATOR
     ),

@@ -20,7 +20,15 @@ from processor.clients import accounts, keys, sessions, webhooks
 from processor.clients.keys import Caller
 from processor.errors import Forbidden
 from processor.ids import new_id
-from processor.operations import approvals, bulk_actions, cancel, failed_requests, pauses, resends
+from processor.operations import (
+    approvals,
+    bulk_actions,
+    cancel,
+    failed_requests,
+    pauses,
+    resends,
+    reservations,
+)
 from processor.operations.cancel import ReasonRefused
 from processor.operations.failed_requests import NotFailed
 from processor.reading.failed import FailedFilter
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MODULES: Final = (
-    *(approvals, bulk_actions, cancel, failed_requests, pauses, resends),
+    *(approvals, bulk_actions, cancel, failed_requests, pauses, resends, reservations),
     *(accounts, keys, webhooks),
 )
 #: An operation reads, begins a transaction, writes and commits: there are at least this many answers.
@@ -106,6 +114,10 @@ def killer() -> Iterator[Killer]:
 NUMBERS: Final = itertools.count(1)
 COMMAND: Final = "SELECT count(*) FROM inbox WHERE request_id = ANY(%(requests)s) AND verb = %(verb)s"
 REFUND: Final = "SELECT count(*) FROM requests WHERE refund_of = ANY(%(requests)s)"
+ROTATED: Final = "SELECT count(*) FROM webhooks WHERE id = %(webhook)s AND previous_secret IS NOT NULL"
+ACCEPTED: Final = (
+    "SELECT count(*) FROM reservations WHERE request_id = ANY(%(requests)s) AND command = %(verb)s"
+)
 OF_REQUEST: Final = "request_id = ANY(%(requests)s) AND action = %(verb)s"
 
 
@@ -167,6 +179,18 @@ def withdrawn(store: Store, **rules: int) -> uuid.UUID:
     [request] = store.accept(store.asks("withdrawal", resource, account, 50))
     store.drain(resource)
     return request
+
+
+def reserved(verb: str) -> Callable[[Store], Target]:
+    def prepare(store: Store) -> Target:
+        resource = f"seat-{next(NUMBERS)}"
+        store.open(resource)
+        asked = store.asks("reservation", resource, "ada", 2, details={"ttl_seconds": 600})
+        [request] = store.accept(asked)
+        store.drain(resource)
+        return commanded([request], verb, {"request": request}, ACCEPTED)
+
+    return prepare
 
 
 def awaiting_approval(verb: str) -> Callable[[Store], Target]:
@@ -412,13 +436,10 @@ CASES: Final[list[tuple[str, Callable[[Store], Target]]]] = [
     ("revoke_key", old_key),
     ("register", new_webhook),
     ("delete", old_webhook("webhook_deleted", "SELECT 1 - count(*) FROM webhooks WHERE id = %(webhook)s")),
-    (
-        "rotate",
-        old_webhook(
-            "webhook_secret_rotated",
-            "SELECT count(*) FROM webhooks WHERE id = %(webhook)s AND previous_secret IS NOT NULL",
-        ),
-    ),
+    ("rotate", old_webhook("webhook_secret_rotated", ROTATED)),
+    ("rotate_once", old_webhook("webhook_secret_rotated", ROTATED)),
+    ("capture", reserved("capture")),
+    ("release", reserved("release")),
     ("set_email", account),
     ("sign in", signed_out),
     ("sign out", signed_in),
