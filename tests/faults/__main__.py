@@ -161,6 +161,7 @@ def _verdict(problems: list[str], history: History | None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing remains
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with `&` ignore it
     try:
         sys.exit(main())
     except KeyboardInterrupt:
