@@ -305,12 +305,13 @@ def test_a_worker_without_notifications_is_named_until_it_has_them(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The API may reach Redis when a worker does not. The worker raises the alarm again each second.
+    The API may reach Redis when a worker does not. The worker raises the alarm again each second. No worker owns the
+    partitions here, which is another cause after a while.
     """
     assert alarms.current(store.worker) == []
     for _ in range(2):
         alarms.note_redis(store.worker, "replica")
-        assert read_health(store.owner).causes == ["redis"]
+        assert "redis" in read_health(store.owner).causes
 
     monkeypatch.setattr(alarms, "REDIS_FRESH_SECONDS", 0)
-    assert read_health(store.owner).causes == []
+    assert "redis" not in read_health(store.owner).causes
