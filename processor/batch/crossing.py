@@ -53,10 +53,8 @@ def split(rows: Iterable[Row], partition_count: int) -> Split:
     for row in rows:
         name = (row.request.id, row.verb)
         partitions = needed[name]
-        if row.partition not in partitions:
-            (result.strays if row.leg else result.ready).append(
-                row
-            )  # the worksheet refuses a misplaced request
+        if row.partition not in partitions:  # the worksheet refuses a misplaced request
+            (result.strays if row.leg else result.ready).append(row)
         elif not blocked.isdisjoint(partitions) or not partitions <= taken[name]:
             blocked |= partitions
             crossing = Crossing(partition_of(row.request.resource_id, partition_count), partitions)
