@@ -730,6 +730,7 @@ CREATE TABLE lab_approvals (
     user_number integer NOT NULL
 );
 CREATE INDEX lab_approvals_of_thing ON lab_approvals (thing_id);
+ALTER TABLE lab_approvals REPLICA IDENTITY FULL;
 CREATE TABLE lab_results (
     id         uuid        PRIMARY KEY,
     document   jsonb       NOT NULL,
@@ -792,6 +793,7 @@ CREATE TABLE alarms (
     seen_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT alarms_last UNIQUE NULLS NOT DISTINCT (code, partition)
 );
+ALTER TABLE alarms REPLICA IDENTITY FULL;
 COMMENT ON TABLE alarms IS
     'The last time that a worker saw something wrong: a lock held against it, work in a wrong partition, a Redis that is no use.';
 COMMENT ON COLUMN alarms.partition IS 'The partition that is concerned; NULL: none, or all.';

@@ -13,7 +13,7 @@ import pytest
 from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.intake.intake import Intake
-from processor.storage import connections, pools
+from processor.storage import connections, pools, server_checks
 from tests.servers import PARTITIONS
 from tests.standby import missing_standby
 from tests.store.store import NO_LIMIT, started
@@ -85,10 +85,12 @@ def test_a_missing_standby_uses_one_connection_of_the_intake(store: Store) -> No
 
 def test_an_idle_intake_knows_that_the_standby_is_missing(store: Store) -> None:
     """
-    Without any request, so that `readyz` can say so.
+    Without any request, so that `readyz` can say so. `teller check` names it, too.
     """
     with missing_standby(store.database.url):
         eventually(store.intake.waits_for_standby)
+        [problem] = [one for one in server_checks.problems(store.worker) if one.code == "standby_away"]
+    assert problem.breaks_a_promise
     eventually(lambda: not store.intake.waits_for_standby())
 
 

@@ -1,0 +1,98 @@
+"""
+Checks of what the courier calls, and of the disk of embedded servers.
+
+A gateway gets a connection and no request, and a mail server gets no mail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import smtplib
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from processor.settings import BUILTIN
+from processor.storage.server_checks import Problem
+from workers.courier.mailer import mailer_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from processor.settings import Settings
+
+#: The longest time to connect to a gateway, in seconds.
+TIMEOUT_SECONDS: Final = 3.0
+#: The free space from which a disk counts as nearly full, in bytes and as a share of the disk.
+FREE_BYTES: Final = 1 << 30
+FREE_SHARE: Final = 0.05
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """Look at the gateways, the mail server and the disk, one after the other."""
+    for name, url in sorted(settings.gateways.items()):
+        if url != BUILTIN:
+            yield from _gateway(name, url)
+    if settings.smtp_url is not None:
+        yield from _mail_server(settings)
+    if settings.embeds_postgres:
+        yield from _disk(settings.home)
+
+
+def _gateway(name: str, url: str) -> Iterator[Problem]:
+    """Connect, and verify the certificate. An answer would need a request, which could pay."""
+    parts = urlsplit(url)
+    host, is_tls = parts.hostname or "", parts.scheme == "https"
+    try:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(
+                socket.create_connection((host, parts.port or (443 if is_tls else 80)), TIMEOUT_SECONDS)
+            )
+            if is_tls:
+                context = ssl.create_default_context()
+                stack.enter_context(context.wrap_socket(connection, server_hostname=host))
+    except OSError as fault:
+        yield Problem(
+            "gateway_unavailable",
+            breaks_a_promise=False,
+            detail=f"the gateway {name} of TELLER_GATEWAYS cannot be connected to: {_reason(fault)}",
+        )
+
+
+def _mail_server(settings: Settings) -> Iterator[Problem]:
+    try:
+        with mailer_for(settings.smtp_url, settings.home).open():
+            pass
+    except (OSError, smtplib.SMTPException) as fault:
+        yield Problem(
+            "mail_unavailable",
+            breaks_a_promise=False,
+            detail=f"no mail can be sent to TELLER_SMTP_URL: {_reason(fault)}",
+        )
+
+
+def _disk(home: Path) -> Iterator[Problem]:
+    usage = shutil.disk_usage(home)
+    if usage.free < FREE_BYTES or usage.free < usage.total * FREE_SHARE:
+        yield Problem(
+            "disk_nearly_full",
+            breaks_a_promise=False,
+            detail=f"the disk of {home} has {usage.free / (1 << 30):.1f} GiB left: make room for it",
+        )
+
+
+def _reason(fault: Exception) -> str:
+    """Return the reason in one line."""
+    if isinstance(fault, smtplib.SMTPResponseException):
+        text = (
+            fault.smtp_error.decode(errors="replace")
+            if isinstance(fault.smtp_error, bytes)
+            else fault.smtp_error
+        )
+        return " ".join(f"{fault.smtp_code} {text}".split())
+    if isinstance(fault, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS:.0f} s"
+    return " ".join(str(fault.args[-1] if fault.args else fault).split())
