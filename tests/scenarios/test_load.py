@@ -123,20 +123,26 @@ def test_two_workers_drain_the_same_partition(stack: ScenarioStack, round_number
     partition = partition_of(resource, PARTITIONS)
     over = threading.Event()
     decided: list[UUID] = []
+    deciding = threading.Lock()
 
     def drain() -> None:
         with connections.connect(
             stack.environment["TELLER_WORKER_DATABASE_URL"], application_name="scenarios"
         ) as connection:
             while not over.wait(PAUSE_SECONDS):  # the lock is free for the worker meanwhile
-                decided.extend(batch.drain_once(connection, [partition]).decided)
+                with deciding:
+                    decided.extend(batch.drain_once(connection, [partition]).decided)
+
+    def both_have_decided() -> bool:
+        with deciding:  # no decision of this thread is missing in `decided`
+            return 0 < len(decided) < decisions_of(stack, resource)
 
     another = threading.Thread(target=drain)
     another.start()
     try:
         with shopping(stack, [resource], people=16) as answered:
             time.sleep(OVERLAP_SECONDS)
-            eventually(lambda: 0 < len(decided) < decisions_of(stack, resource))
+            eventually(both_have_decided)
     finally:
         over.set()
         another.join()
