@@ -595,16 +595,23 @@ CREATE TABLE webhooks (
     previous_until  timestamptz,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     disabled_at     timestamptz,
-    disabled_reason text
+    disabled_reason text,
+    failing_since   timestamptz,
+    failing_tries   integer     NOT NULL DEFAULT 0 CHECK (failing_tries >= 0),
+    failing_error   text
 );
 CREATE INDEX webhooks_of_client ON webhooks (client_id, id);
 CREATE INDEX webhooks_newest ON webhooks (created_at DESC, id DESC);
 CREATE INDEX webhooks_newest_of_client ON webhooks (client_id, created_at DESC, id DESC);
 CREATE INDEX webhooks_disabled ON webhooks (id) WHERE disabled_at IS NOT NULL;
+CREATE INDEX webhooks_failing ON webhooks (failing_since, id) WHERE failing_since IS NOT NULL;
 COMMENT ON TABLE webhooks IS 'The addresses that receive a client''s events.';
 COMMENT ON COLUMN webhooks.events IS 'The event types that are sent; NULL: all.';
 COMMENT ON COLUMN webhooks.previous_secret IS
     'A second signature with this secret is sent until previous_until, while the receiver changes over.';
+COMMENT ON COLUMN webhooks.failing_since IS
+    'The first try that failed since a delivery succeeded; NULL: the last try succeeded, or there was none.';
+COMMENT ON COLUMN webhooks.failing_tries IS 'The tries that failed since then. failing_error is the error of the last one.';
 
 CREATE TABLE deliveries (
     id           bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1139,7 +1146,7 @@ GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, an
 GRANT SELECT ON gateway_breakers TO teller_api;
 GRANT SELECT, INSERT (gateway, client_id, failures, is_open), UPDATE (failures, is_open) ON gateway_breakers
    TO teller_courier;
-GRANT UPDATE (disabled_at, disabled_reason) ON webhooks TO teller_courier;
+GRANT UPDATE (disabled_at, disabled_reason, failing_since, failing_tries, failing_error) ON webhooks TO teller_courier;
 
 GRANT SELECT ON codes, code_turns, code_guesses TO teller_api;
 GRANT INSERT (id, client_id, destination, purpose, created_at, expires_at, has_turn, due_at),

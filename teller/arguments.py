@@ -5,10 +5,14 @@ Arguments of several commands, and their checks.
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Length of a reason.
 REASON_CHARACTERS_MAX: Final = 1_024
@@ -28,6 +32,27 @@ def reason(value: str) -> str:
     text = value.strip()
     if not 1 <= len(text) <= REASON_CHARACTERS_MAX or not text.isprintable():
         raise click.BadParameter(f"a reason has 1 to {REASON_CHARACTERS_MAX} printable characters")
+    return text
+
+
+def reason_option() -> Callable[[Any], Any]:
+    """
+    Return the option --reason, as the parameter `why`. Without it a person at a terminal is asked. A script is not.
+    """
+    return click.option(
+        "--reason",
+        "why",
+        type=reason,
+        metavar="TEXT",
+        callback=lambda _context, _option, value: _ask_reason() if value is None else value,
+        help="The reason, which the audit keeps. Without it you are asked for one at a terminal.",
+    )
+
+
+def _ask_reason() -> str | None:
+    if not sys.stdin.isatty() or "--json" in sys.argv:
+        return None
+    text: str = click.prompt("Reason (the audit keeps it)", value_proc=reason, err=True)
     return text
 
 

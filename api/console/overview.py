@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from datetime import UTC
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from api.console import charts, rates
+from api.console import charts, rates, troubles
 from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
 from processor.reading import overview as overview_queries
@@ -96,7 +95,7 @@ def matters_of(pulse: Pulse) -> list[Matter]:
     """
     List the states that need an operator's attention, the worst first.
     """
-    found = [*_of_the_requests(pulse), *_of_the_partitions(pulse.partitions)]
+    found = [*_of_the_requests(pulse), *_of_the_webhooks(pulse), *_of_the_partitions(pulse)]
     return sorted(found, key=lambda matter: matter.tone != "bad")
 
 
@@ -116,28 +115,38 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
         )
         yield Matter("wait", f"{what} for approval.", f"{ROOT}/approvals")
     for gateway, until in sorted(gauges.breakers.items()):
-        if until is None:
-            continue
-        text = (
-            f"calls are paused until {until.astimezone(UTC):%H:%M:%S} UTC"
-            if until > pulse.at
-            else "one call at a time tries it again"
-        )
-        yield Matter("wait", f"The gateway {gateway} does not answer: {text}.")
+        if until is not None:
+            yield Matter("wait", troubles.of_gateway(gateway, until))
 
 
-def _of_the_partitions(partitions: Sequence[PartitionSummary]) -> Iterator[Matter]:
+def _of_the_webhooks(pulse: Pulse) -> Iterator[Matter]:
+    for one in pulse.failing:
+        state = troubles.of_webhook(one.since, one.tries, one.error)
+        yield Matter("wait", f"A webhook of {one.client_id} is {state}.", f"{ROOT}/webhooks/{one.id}")
+    if more := pulse.failing_count - len(pulse.failing):
+        count = bounded(more, overview_queries.BADGE_MAX - len(pulse.failing))
+        text = f"{count} more {'webhook fails' if more == 1 else 'webhooks fail'}."
+        yield Matter("wait", text, f"{ROOT}/webhooks?state=failing")
+
+
+def _of_the_partitions(pulse: Pulse) -> Iterator[Matter]:
+    partitions = pulse.partitions
     in_state: dict[str, list[int]] = {}
     for one in partitions:
         in_state.setdefault(state_of(one), []).append(one.id)
     if not workers_of(partitions):
         yield Matter("bad", "No worker is running, so accepted requests wait. Start one with teller worker.")
+    for pause in pulse.pauses:
+        where = f"{ROOT}/partitions/{pause.partition}"
+        yield Matter("wait", f"Partition {pause.partition} is paused {troubles.of_pause(pause)}.", where)
+    named = {pause.partition for pause in pulse.pauses}
+    in_state["paused"] = [number for number in in_state.get("paused", []) if number not in named]
     for tone, state, word in (
         ("bad", "stuck", "Stuck"),
-        ("wait", "paused", "Paused"),
+        ("wait", "paused", "Also paused"),
         ("wait", "behind", "Behind"),
     ):
-        if state in in_state:
+        if in_state.get(state):
             yield Matter(tone, f"{word}: partition", partitions=tuple(in_state[state]))
 
 

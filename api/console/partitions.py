@@ -30,9 +30,11 @@ def partition(visit: Visit, partition: str) -> Page:
     with visit.services.connection() as connection:
         state = overview_queries.read_partition(connection, number) or _none()
         line = overview_queries.read_line(connection, number, SHOWN)
+        pause = next(iter(overview_queries.read_pauses(connection, number)), None)
         waiting, _ = overview_queries.read_waiting(connection, number, None, SHOWN)
         units = read_units(connection, (one.resource_id for one in waiting))
-    return Page("partition.html", {"state": state, "line": line, "waiting": waiting, "units": units})
+    context = {"state": state, "pause": pause, "line": line, "waiting": waiting, "units": units}
+    return Page("partition.html", context)
 
 
 @pages.post("/partitions/<partition>/pause")

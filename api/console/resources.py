@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from api.console import charts
+from api.console import charts, troubles
 from api.console.fields import PageQuery
 from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from processor.reading.overview import BalancePoint, Line, PartitionState, Waiting
+    from processor.reading.overview import BalancePoint, Line, PartitionState, Pause, Waiting
     from processor.records.documents import ResourceRecord
 
 #: Resources on one page of the list.
@@ -73,6 +73,7 @@ def one_resource(visit: Visit, resource: str) -> Page:
             overview_queries.read_line(connection, record.partition, SHOWN),
             *overview_queries.count_held(connection, resource),
             None if record.gateway is None else overview_queries.read_breaker(connection, record.gateway),
+            next(iter(overview_queries.read_pauses(connection, record.partition)), None),
         )
         entries = requests.list_resource_entries(connection, record, None, SHOWN, visit.query.cursor)
         balance = overview_queries.read_balance(connection, resource, CHARTED)
@@ -121,8 +122,10 @@ class QueueSituation:
     #: The requests that wait for the gateway, and those that have failed, among the newest RECENT_MAX.
     held: int
     failed: int
-    #: The time until which calls of its gateway are paused.
+    #: The time until which calls of its gateway are paused, also if it is over. None: the gateway answers.
     breaker: datetime | None
+    #: The pause of the partition.
+    pause: Pause | None
 
     @property
     def is_stopped(self) -> bool:
@@ -144,11 +147,11 @@ class QueueSituation:
 
     def _of_the_partition(self) -> Iterator[Reason]:
         one = self.partition
-        if one.paused_since is not None:
+        if self.pause is not None:
             yield Reason(
                 "wait",
-                f"Partition {one.id} has been paused since {one.paused_since:%Y-%m-%d %H:%M} UTC, "
-                f"by {one.paused_by}. It accepts requests, but decides none.",
+                f"Partition {one.id} is paused {troubles.of_pause(self.pause)}. "
+                "It accepts requests, but decides none.",
                 "#do",
                 "Resume",
             )
@@ -194,10 +197,7 @@ class QueueSituation:
     def _of_the_gateway(self) -> Iterator[Reason]:
         one = self.resource
         if self.breaker is not None:
-            until = f"{self.breaker.astimezone(UTC):%H:%M:%S} UTC"
-            yield Reason(
-                "wait", f"The gateway {one.gateway} does not answer: calls are paused until {until}."
-            )
+            yield Reason("wait", troubles.of_gateway(one.gateway or "", self.breaker))
         if self.held:
             yield Reason(
                 "busy", f"{_requests(self.held, 'is', 'are')} held until the gateway {one.gateway} answers."

@@ -5,7 +5,7 @@ As in `api/v1/webhooks.py`, operators read and admins change. A new secret is on
 created it. Addresses, cookies and logs do not contain it.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator
 
@@ -20,6 +20,7 @@ from processor.domain.roles import ADMINS
 from processor.operations import resends
 from processor.outbox.tries import DeliveryStatus
 from processor.reading import webhooks as webhook_queries
+from processor.reading.webhooks import WebhookState
 from processor.storage.connections import Connection
 
 #: Rows on one page of a list.
@@ -36,8 +37,8 @@ class WebhooksQuery(PageQuery):
     """The filter of the webhooks, and the page."""
 
     client: Id = optional()
-    #: Any value: only disabled webhooks.
-    disabled: str = optional()
+    #: Only webhooks in this state.
+    state: WebhookState | Literal[""] = optional()
 
 
 class DeliveriesQuery(PageQuery):
@@ -67,7 +68,7 @@ def list_webhooks(visit: Visit) -> Page:
     query: WebhooksQuery = visit.query
     with visit.services.connection() as connection:
         found = webhook_queries.list_webhooks(
-            connection, query.client, LISTED, query.cursor, only_disabled=query.disabled is not None
+            connection, query.client, LISTED, query.cursor, state=query.state or None
         )
         listed = webhook_queries.add_recent(connection, found.rows)
     context = {"found": found, "listed": listed, "query": query, "recent": webhook_queries.RECENT_MAX}

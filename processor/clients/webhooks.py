@@ -63,6 +63,11 @@ class Webhook(NamedTuple):
     previous_until: datetime | None
     disabled_at: datetime | None
     disabled_reason: str | None
+    #: The first try that failed since a delivery succeeded. None: the last try succeeded, or there was none.
+    failing_since: datetime | None
+    #: The tries since then, none of which succeeded, and the error of the last one.
+    failing_tries: int
+    failing_error: str | None
 
     def document(self) -> Document:
         """Return the webhook as its owner sees it."""

@@ -3,7 +3,7 @@
 
 -- webhook_columns --
 id, client_id, url, events, created_at, CASE WHEN previous_until > now() THEN previous_until END, disabled_at,
-disabled_reason
+disabled_reason, CASE WHEN disabled_at IS NULL THEN failing_since END, failing_tries, failing_error
 
 -- delivery_columns --
 d.id, d.webhook_id, d.request_id, d.version, d.type, d.status, d.tries, d.due_at, d.last_status, d.last_error,

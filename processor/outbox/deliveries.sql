@@ -267,22 +267,49 @@ SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0), {reques
 
 -- record_deliveries --
 -- Results count while their token is valid: delivered, failed, or pending until the end of a pause. An endpoint that is
--- gone is disabled.
+-- gone is disabled. An endpoint that fails notes since when, how often and why, until a delivery succeeds. Endpoints are
+-- locked in one order, so that couriers do not wait for each other in a circle.
 WITH tries AS (
     SELECT *
       FROM unnest(%(ids)b::bigint[], %(tokens)b::uuid[], %(statuses)b::text[], %(http_statuses)b::smallint[],
                   %(errors)b::text[], %(pauses)b::float8[])
            AS t(id, token, status, http_status, error, pause_seconds)
-), disabled AS (
-    UPDATE webhooks
-       SET disabled_at = clock_timestamp(), disabled_reason = %(gone_reason)s
-     WHERE id = ANY(%(gone)b)
-       AND disabled_at IS NULL
+), written AS (
+    UPDATE deliveries d
+       SET status = t.status, token = NULL, last_status = t.http_status, last_error = t.error,
+           due_at = statement_timestamp() + t.pause_seconds * interval '1 second',
+           delivered_at = CASE t.status WHEN 'delivered' THEN clock_timestamp() END
+      FROM tries t
+     WHERE d.id = t.id
+       AND d.token = t.token
+ RETURNING d.id, d.webhook_id, t.status, t.error
+), endpoints AS MATERIALIZED (
+    SELECT r.webhook_id, coalesce(bool_or(r.status = 'delivered'), false) AS works,
+           count(*) FILTER (WHERE r.status <> 'delivered')::integer AS failures,
+           (array_agg(r.error ORDER BY r.id DESC) FILTER (WHERE r.status <> 'delivered'))[1] AS error,
+           r.webhook_id = ANY(%(gone)b) AS is_gone
+      FROM (SELECT id, webhook_id, status, error FROM written WHERE webhook_id IS NOT NULL
+            UNION ALL
+            SELECT NULL, unnest(%(gone)b::uuid[]), NULL, NULL) AS r
+     GROUP BY r.webhook_id
+     ORDER BY r.webhook_id
+), locked AS MATERIALIZED (
+    SELECT found.id, endpoints.*
+      FROM endpoints
+     CROSS JOIN LATERAL (SELECT w.id
+                           FROM webhooks w
+                          WHERE w.id = endpoints.webhook_id
+                            AND w.disabled_at IS NULL
+                            AND (w.failing_since IS NOT NULL OR NOT endpoints.works OR endpoints.is_gone)
+                          LIMIT 1
+                            FOR UPDATE) AS found
 )
-UPDATE deliveries d
-   SET status = t.status, token = NULL, last_status = t.http_status, last_error = t.error,
-       due_at = statement_timestamp() + t.pause_seconds * interval '1 second',
-       delivered_at = CASE t.status WHEN 'delivered' THEN clock_timestamp() END
-  FROM tries t
- WHERE d.id = t.id
-   AND d.token = t.token;
+UPDATE webhooks w
+   SET failing_since = CASE WHEN NOT l.works THEN coalesce(w.failing_since, clock_timestamp()) END,
+       failing_tries = CASE WHEN l.works THEN 0 ELSE w.failing_tries + l.failures END,
+       failing_error = CASE WHEN NOT l.works THEN l.error END,
+       disabled_at = CASE WHEN l.is_gone THEN clock_timestamp() END,
+       disabled_reason = CASE WHEN l.is_gone THEN %(gone_reason)s END
+  FROM locked l
+ WHERE w.id = l.id
+   AND w.disabled_at IS NULL;

@@ -33,6 +33,8 @@ LINE_MAX: Final = 2_000
 RECENT_MAX: Final = 1_000
 #: The hits of each sort that a search shows.
 HITS_MAX: Final = 20
+#: The pauses, and the failing webhooks, that the overview names.
+NAMED_MAX: Final = 5
 
 _ID = re.compile(r"[A-Za-z0-9._:~@-]{1,128}", re.ASCII)
 _LIKE = re.compile(r"([%_\\])")
@@ -40,6 +42,7 @@ _LIKE = re.compile(r"([%_\\])")
 _SELECT_LISTS: Final = {
     "{request_columns}": documents.REQUEST_COLUMNS,
     "{resource_columns}": documents.RESOURCE_COLUMNS,
+    "{is_unavailable}": stored_requests.SQL["is_unavailable"],
 }
 
 
@@ -81,6 +84,27 @@ class PartitionSummary(NamedTuple):
         return None if self.host is None else f"{self.host}:{self.pid}"
 
 
+class Pause(NamedTuple):
+    """The pause of a partition."""
+
+    partition: int
+    since: datetime
+    actor: str
+    #: None: no reason was given.
+    reason: str | None
+
+
+class FailingWebhook(NamedTuple):
+    """A webhook to which no try has succeeded since a time."""
+
+    id: UUID
+    client_id: str
+    url: str
+    since: datetime
+    tries: int
+    error: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """All partitions and the gauges, at one time."""
@@ -91,6 +115,11 @@ class Pulse:
     #: Counted up to `requests.GAUGE_MAX`.
     held: int
     badges: Badges
+    #: The first NAMED_MAX of each.
+    pauses: list[Pause]
+    failing: list[FailingWebhook]
+    #: The number of all that fail, up to BADGE_MAX.
+    failing_count: int
 
 
 class PartitionState(NamedTuple):
@@ -177,7 +206,23 @@ def read_pulse(connection: Connection) -> Pulse:
     gauges = stored_requests.read_gauges(connection)
     held, at = _one(connection, "count_held", most=stored_requests.GAUGE_MAX)
     partitions = [PartitionSummary(*row) for row in _all(connection, "read_partitions", most=BACKLOG_MAX)]
-    return Pulse(at, partitions, gauges, held, read_badges(connection))
+    failing = _all(connection, "read_failing_webhooks", most=BADGE_MAX, limit=NAMED_MAX)
+    return Pulse(
+        at,
+        partitions,
+        gauges,
+        held,
+        read_badges(connection),
+        read_pauses(connection),
+        [FailingWebhook(*row[:-1]) for row in failing],
+        failing[0][-1] if failing else 0,
+    )
+
+
+def read_pauses(connection: Connection, partition: int | None = None, limit: int = NAMED_MAX) -> list[Pause]:
+    """Read the first pauses, or the one of a partition."""
+    rows = _all(connection, "read_pauses", partition=partition, limit=limit)
+    return [Pause(*row) for row in rows]
 
 
 def read_partition(connection: Connection, partition: int) -> PartitionState | None:
@@ -215,7 +260,7 @@ def count_held(connection: Connection, resource: str) -> tuple[int, int]:
 
 
 def read_breaker(connection: Connection, gateway: str) -> datetime | None:
-    """Return the time until which a gateway is not called, or None."""
+    """Return the time until which an unavailable gateway is not called, also if it is over. None: it is available."""
     rows = _all(connection, "read_breaker", gateway=gateway)
     return rows[0][0] if rows else None
 

@@ -28,6 +28,26 @@ SELECT (SELECT count(*) FROM (SELECT FROM effects WHERE due_at IS NOT NULL
                                ORDER BY gateway, client_id, due_at LIMIT %(most)s) AS held),
        clock_timestamp();
 
+-- read_pauses --
+-- The first pauses. The reason stands in the audit: its line was written in the transaction of the pause, after it.
+SELECT x.partition, x.since, x.actor, a.reason
+  FROM pauses x
+  LEFT JOIN LATERAL (SELECT reason FROM audit
+                      WHERE action = 'partition_paused' AND at >= x.since AND detail @> jsonb_build_object('partition', x.partition)
+                      ORDER BY action, at, id LIMIT 1) AS a ON true
+ WHERE %(partition)s::smallint IS NULL OR x.partition = %(partition)s
+ ORDER BY x.since, x.partition
+ LIMIT %(limit)s;
+
+-- read_failing_webhooks --
+-- Those that have failed for the longest time, and their number up to a limit.
+SELECT f.id, f.client_id, f.url, f.failing_since, f.failing_tries, f.failing_error, count(*) OVER ()
+  FROM (SELECT id, client_id, url, failing_since, failing_tries, failing_error FROM webhooks
+         WHERE failing_since IS NOT NULL AND disabled_at IS NULL
+         ORDER BY failing_since, id LIMIT %(most)s) AS f
+ ORDER BY f.failing_since, f.id
+ LIMIT %(limit)s;
+
 -- read_partition --
 SELECT p.id, p.sequence, p.drained_at, w.host, w.pid, w.alive_until, w.alive_until > clock_timestamp(), o.since,
        x.since, x.actor,
@@ -73,7 +93,7 @@ SELECT count(*) FILTER (WHERE d.stage = 'settling'), count(*) FILTER (WHERE d.st
   JOIN decisions d ON d.request_id = r.id AND d.current AND (d.stage = 'settling' OR d.status = 'failed');
 
 -- read_breaker --
-SELECT open_until FROM gateways WHERE name = %(gateway)s AND open_until > clock_timestamp();
+SELECT open_until FROM gateways WHERE name = %(gateway)s AND ({is_unavailable});
 
 -- read_balance --
 -- The last entries of a resource, oldest first.

@@ -48,10 +48,11 @@ _SELECT_LISTS = {
 def _completed(text: str) -> str:
     for name, columns in _SELECT_LISTS.items():
         text = text.replace(name, columns)
-    return text
+    return text.replace("{is_unavailable}", _QUERIES["is_unavailable"])
 
 
-SQL = {name: _completed(text) for name, text in statements.beside(__file__).items()}
+_QUERIES = statements.beside(__file__)
+SQL = {name: _completed(text) for name, text in _QUERIES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Gauges:
     failed: int
     paid_after_refund: int
     deliveries_pending: int
-    #: For each gateway, the time until which its open circuit breaker pauses calls. None: the breaker is closed.
+    #: For each gateway, the time until which calls are paused, maybe past. None: it answers, or has no calls.
     breakers: dict[str, datetime | None]
 
 

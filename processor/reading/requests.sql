@@ -230,4 +230,12 @@ SELECT (SELECT count(*) FROM (SELECT FROM decisions WHERE current AND status = '
        (SELECT count(*) FROM (SELECT FROM deliveries WHERE due_at IS NOT NULL
                               UNION ALL SELECT FROM fanouts, unnest(request_ids)
                               LIMIT %(most)s) AS pending),
-       (SELECT coalesce(jsonb_object_agg(name, open_until), '{}') FROM gateways);
+       (SELECT coalesce(jsonb_object_agg(name, CASE WHEN {is_unavailable} THEN open_until END), '{}') FROM gateways);
+
+-- is_unavailable --
+-- A gateway with an open breaker is unavailable while its calls are paused, and then while calls are due. Without calls,
+-- nothing shows whether it answers.
+open_until > clock_timestamp()
+       OR (open_until IS NOT NULL
+           AND (SELECT true FROM effects WHERE effects.gateway = gateways.name AND due_at IS NOT NULL
+                 ORDER BY gateway, client_id, due_at LIMIT 1))

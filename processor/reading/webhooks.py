@@ -5,7 +5,7 @@ Lists of webhooks and of their deliveries, for the API and the console.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from processor.clients import webhooks as stored_webhooks
@@ -23,6 +23,8 @@ RECENT_MAX: Final = 20
 FANOUTS_MAX: Final = 100
 #: The limit of the count of failed deliveries.
 FAILED_MAX: Final = 1_000_000
+
+WebhookState = Literal["failing", "disabled"]
 
 _STATUSES: Final[tuple[DeliveryStatus, ...]] = ("pending", "delivered", "failed")
 _BEHIND_ALL: Final = 2**63 - 1
@@ -78,12 +80,12 @@ def list_webhooks(
     limit: int,
     cursor: str | None,
     *,
-    only_disabled: bool = False,
+    state: WebhookState | None = None,
 ) -> Page[Webhook]:
     """List webhooks of a client (None: of all), newest first. Raises CursorInvalid, DatabaseUnavailable."""
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, UUID)
     filters = [SQL["filter_client"]] if client is not None else []
-    filters += [SQL["filter_disabled"]] if only_disabled else []
+    filters += [SQL[f"filter_{state}"]] if state is not None else []
     filters += [SQL["filter_before"]] if before_id is not None else []
     statement = SQL["list_webhooks"].replace("{filters}", " AND ".join(filters) or "true")
     parameters = {"client": client, "before_at": before_at, "before_id": before_id, "limit": limit + 1}

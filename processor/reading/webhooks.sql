@@ -34,6 +34,9 @@ client_id = %(client)s
 -- filter_disabled --
 disabled_at IS NOT NULL
 
+-- filter_failing --
+failing_since IS NOT NULL AND disabled_at IS NULL
+
 -- filter_before --
 (created_at, id) < (%(before_at)s, %(before_id)s)
 

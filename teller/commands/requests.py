@@ -20,7 +20,7 @@ from processor.reading import reservations as held_requests
 from processor.reading.request_lists import RequestFilter
 from processor.reading.units import read_units
 from processor.visible import visible
-from teller.arguments import identifier, reason
+from teller.arguments import identifier, reason_option
 from teller.printing import Amount, Cell, Command, Group, fields, show, table
 from teller.reach import notify, operator, reached
 
@@ -86,7 +86,7 @@ def show_(request: UUID) -> None:
 
 @requests.command(cls=Command)
 @click.argument("request", metavar="ID", type=click.UUID)
-@click.option("--reason", "why", type=reason, metavar="TEXT", help="The reason, which the audit keeps.")
+@reason_option()
 def cancel(request: UUID, why: str | None) -> None:
     """
     Cancel the request ID. The command may come too late: `teller requests show ID` shows the status.
@@ -133,7 +133,7 @@ def held(limit: int) -> None:
 
 @requests.command(cls=Command)
 @click.argument("request", metavar="ID", type=click.UUID)
-@click.option("--reason", "why", type=reason, metavar="TEXT", help="The reason, which the audit keeps.")
+@reason_option()
 def release(request: UUID, why: str | None) -> None:
     """
     Release the reservation ID: the held amount goes back, and its client can no longer capture it.

@@ -132,7 +132,7 @@ def test_pages_are_for_everybody(stack: BrowserStack) -> None:
         }.items():
             page.goto(address)
             check_page(page, title)
-        page.goto("/admin/webhooks?disabled=yes")
+        page.goto("/admin/webhooks?state=disabled")
         page.get_by_role("link", name="https://gone.example/hooks").first.click()
         check_page(page, "webhook-disabled")
         page.goto(f"/admin/webhooks/{hook.id}")

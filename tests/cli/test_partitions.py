@@ -4,6 +4,9 @@ Partitions on the command line: list, pause, resume.
 
 from __future__ import annotations
 
+import os
+import pwd
+import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +51,23 @@ def test_a_paused_partition_decides_nothing_until_it_is_resumed(
     assert teller("partitions", "resume", number, "--json").document["paused"] is False
     store.drain("seat")
     assert store.statuses([waiting]) == ["completed"]
+
+
+def test_a_pause_shows_who_paused_it_and_why(teller: Callable[..., Result], store: Store) -> None:
+    """
+    The reason of the last pause stands in the list. Its actor is the account and the host of the command line.
+    """
+    number = str(store.open("seat"))
+    teller("partitions", "pause", number, "--reason", "an older one")
+    teller("partitions", "resume", number, "--reason", "solved")
+    teller("partitions", "pause", number, "--reason", "a wrong price")
+
+    listed = teller("partitions", "list", "--json").document["data"][int(number)]
+    shown = teller("partitions", "list").rows[int(number)]
+
+    actor = f"command-line (admin {pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()})"
+    assert (listed["pause"]["actor"], listed["pause"]["reason"]) == (actor, "a wrong price")
+    assert shown[4].startswith(f"a wrong price ({actor}, ")
 
 
 def test_an_unknown_partition_is_an_error(teller: Callable[..., Result]) -> None:

@@ -67,7 +67,7 @@ def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor
     for _ in range(2):
         teller.client.post("/v1/redemptions", {"resource": "shelf", "account": "u"})
     home = home_of("shelf")
-    teller.admin.post(f"/v1/admin/partitions/{home}/pause")
+    teller.admin.post(f"/v1/admin/partitions/{home}/pause", {"reason": "a wrong price"})
 
     page = visitor.get("/admin").text
     read = words(page)
@@ -76,7 +76,7 @@ def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor
     assert "Failed 1 " in read
     assert "Waiting for gateways 1 " in read
     assert "One request has failed, to be replayed or refunded." in read
-    assert f"Paused: partition {home}" in read
+    assert re.search(rf"Partition {home} is paused since [0-9:]+ UTC by \S.*: a wrong price\.", read)
     assert "No worker is running" in read
     [cell] = re.findall(rf'<a id="p{home}" class="(\w+)"', page)
     assert cell == "paused"
@@ -87,21 +87,31 @@ def test_a_gateway_that_does_not_answer_needs_attention(
     teller: Teller, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The overview shows the time until which its calls are paused. After that time one call at a time is made.
+    The overview and the page of a resource agree: calls are paused until a time, and then one at a time is made.
+
+    It ends with the last call that is due.
     """
     monkeypatch.setattr("api.console.rates.FRESH_SECONDS", 0)
+    teller.open("bank", "balance", 1_000, gateway="sandbox")
+    teller.withdraw("bank")
     shown = []
-    for until in ("2999-01-01T19:03:27Z", "2020-01-01T19:03:27Z", None):
+    for until, is_due in (("2999-01-01", True), ("2020-01-01", True), ("2020-01-01", False), (None, True)):
         with connections.connect(teller.settings.database_url, application_name="test") as connection:
             connection.execute(
                 "INSERT INTO gateways (name, open_until) VALUES ('sandbox', %(until)s) "
                 "ON CONFLICT (name) DO UPDATE SET open_until = %(until)s",
-                {"until": until},
+                {"until": until and f"{until}T19:03:27Z"},
             )
-        found = re.search(r"The gateway sandbox does not answer: ([^.]*)", words(visitor.get("/admin").text))
-        shown.append(found and found[1])
+            connection.execute(
+                "UPDATE effects SET due_at = CASE WHEN %(is_due)s THEN now() END", {"is_due": is_due}
+            )
+        pages = (words(visitor.get(address).text) for address in ("/admin", "/admin/resources/bank"))
+        found = [re.search(r"The gateway sandbox does not answer: ([^.]*)", page) for page in pages]
+        shown.append([one and one[1] for one in found])
 
-    assert shown == ["calls are paused until 19:03:27 UTC", "one call at a time tries it again", None]
+    paused = "calls are paused until 01 Jan 2999 19:03 UTC"
+    again = "one call at a time tries it again"
+    assert shown == [[paused, paused], [again, again], [None, None], [None, None]]
 
 
 def test_a_partition_without_a_worker_is_stuck(teller: Teller, visitor: Visitor) -> None:
@@ -295,7 +305,9 @@ def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor
     assert "2 rows are ahead of this resource in the queue." in text_of("bank")
     assert "Waiting now: requests for 1 other resource." in text_of("bank")
     visitor.send(f"/admin/partitions/{home}/pause", {"reason": "x"})
-    assert f"Partition {home} has been paused since" in text_of("bank")
+    assert re.search(
+        rf"Partition {home} is paused since [0-9:]+ UTC by \S.*: x\. It accepts", text_of("bank")
+    )
 
 
 def test_a_resource_shows_its_ledger_and_a_chart(teller: Teller, visitor: Visitor) -> None:

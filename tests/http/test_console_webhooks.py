@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from processor.clients import webhooks
 from processor.operations import resends
+from processor.outbox import deliveries
+from processor.outbox.tries import SendResult
 from processor.storage import connections
 from tests.http.visitor import Visitor, fields
 
@@ -92,13 +94,52 @@ def test_the_list_shows_the_state_of_each_webhook(
     )
 
     text = admin.get("/admin/webhooks").text
-    disabled = admin.get("/admin/webhooks?disabled=yes").text
+    disabled = admin.get("/admin/webhooks?state=disabled").text
     own = admin.get(f"/admin/webhooks?client={teller.client.id}").text
 
     assert '<strong class="wrong">3 failed</strong>, 2 pending' in text
     assert SCRIPT not in text
     assert [str(other.id) in page for page in (text, disabled, own)] == [True, True, False]
     assert [str(hook.id) in page for page in (text, disabled, own)] == [True, False, True]
+
+
+def test_a_webhook_that_fails_says_since_when_how_often_and_why(
+    teller: Teller, owner: Connection, hook: Webhook, admin: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    List, page and overview show the tries since the last success, and the last error. A success ends it.
+    """
+    monkeypatch.setattr("api.console.rates.FRESH_SECONDS", 0)
+    addresses = ("/admin", "/admin/webhooks", "/admin/webhooks?state=failing", f"/admin/webhooks/{hook.id}")
+
+    def send(**result: Any) -> list[str]:
+        """Send all deliveries with a result. Returns the text of the pages."""
+        owner.execute("UPDATE deliveries SET due_at = now() WHERE due_at IS NOT NULL")
+        with connections.connect(
+            teller.settings.courier_database_url, application_name="test courier"
+        ) as courier:
+            claimed = deliveries.claim_webhooks(courier, {hook.id: 100}, 1.0)
+            deliveries.record(courier, [SendResult(one, **result) for one in claimed])
+        return [" ".join(re.sub("<[^>]+>", " ", admin.get(address).text).split()) for address in addresses]
+
+    teller.open("a", available=100)
+    for _ in range(3):
+        teller.client.post("/v1/redemptions", {"resource": "a", "account": "u"})
+    teller.drain()
+    deliveries.expand(owner)
+    first = send(is_sent=False, error="answered 503", pause_seconds=1.0)
+    [since] = owner.execute("SELECT failing_since FROM webhooks").fetchall()
+    second = send(is_sent=False, error="the name does not lead to a public address", pause_seconds=1.0)
+    [kept] = owner.execute("SELECT failing_since FROM webhooks").fetchall()
+    after = send(is_sent=True)
+
+    assert all("0 of 3" in page and "answered 503" in page for page in first)
+    assert all(
+        "0 of 6" in page and "delivered: the name does not lead to a public" in page for page in second
+    )
+    assert f"A webhook of {hook.client_id} is failing since" in second[0]
+    assert kept == since
+    assert not any("failing since" in page or "0 of" in page for page in after)
 
 
 def test_deliveries_are_filtered_by_status(owner: Connection, hook: Webhook, admin: Visitor) -> None:

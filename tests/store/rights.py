@@ -103,7 +103,9 @@ _COLUMNS: Final = {
         "INSERT": "id client_id url events secret",
         "UPDATE": "secret previous_secret previous_until",
     },
-    ("webhooks", "teller_courier"): {"UPDATE": "disabled_at disabled_reason"},
+    ("webhooks", "teller_courier"): {
+        "UPDATE": "disabled_at disabled_reason failing_since failing_tries failing_error"
+    },
     ("webhooks", "teller_worker"): {
         "SELECT": "id client_id url events previous_until created_at disabled_at disabled_reason"
     },

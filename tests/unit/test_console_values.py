@@ -27,7 +27,9 @@ def pulse(seconds: float, *, decided: int, undecided: int) -> Pulse:
     partition = PartitionSummary(
         0, decided, "host", 1, True, undecided, undecided, 1.0 if undecided else None, False
     )
-    return Pulse(START + timedelta(seconds=seconds), [partition], Gauges(0, 0, 0, {}), 0, Badges(0, 0))
+    return Pulse(
+        START + timedelta(seconds=seconds), [partition], Gauges(0, 0, 0, {}), 0, Badges(0, 0), [], [], 0
+    )
 
 
 class Database:
