@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
 
+from tests.faults.exchanges import check_exchanges
+from tests.faults.history import legs_of
 from tests.faults.ledger_walk import LedgerWalk, Violation, is_released_by_admin
 from tests.faults.model import TAKING
 from tests.faults.notifications import check_notifications
+from tests.faults.reservations import check_reservations, is_captured_in_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,10 +63,13 @@ class _Index:
         self.entries_of: dict[str, list[Entry]] = defaultdict(list)
         self.entries_in: dict[str, list[Entry]] = defaultdict(list)
         self.decided_in: dict[str, list[Stored]] = defaultdict(list)
+        self.home_of: dict[str, int] = {}
         for one in history.requests:
             self.by_key[one.client, one.key].append(one)
+            self.home_of[one.resource] = one.partition
             if one.states:
-                self.decided_in[one.resource].append(one)
+                for resource in one.resources:
+                    self.decided_in[resource].append(one)
         for entry in history.entries:
             self.entries_of[entry.request].append(entry)
             self.entries_in[entry.resource].append(entry)
@@ -101,6 +108,8 @@ def _as_asked(asked: Asked, stored: Stored) -> Iterator[Violation]:
         meant, kept = getattr(asked, name), getattr(stored, name)
         if meant != kept:
             yield Violation("stored_wrong", stored.id, f"{name} is {kept!r}, and {meant!r} was sent")
+    if legs_of(asked.legs) != stored.legs:
+        yield Violation("stored_wrong", stored.id, f"its legs are {stored.legs}, and {asked.legs} were sent")
     statuses = {1: "processing"} | {state.version: state.status for state in stored.states}
     for one in asked.tries:
         if one.accepted and one.version is not None and statuses.get(one.version) != one.state:
@@ -183,26 +192,57 @@ def _sequences(index: _Index) -> Iterator[Violation]:
 
 
 def _order(index: _Index) -> Iterator[Violation]:
-    """For one resource, a request answered before another was sent is decided before it."""
-    spans: dict[str, list[tuple[int, float, float, str]]] = defaultdict(list)
-    for asked in index.history.asked:
-        promised = asked.promised
-        for stored in index.by_key.get((asked.client, asked.key), []):
-            if stored.states:
-                answered = float("inf") if promised is None else promised.answered_at or float("inf")
-                spans[stored.resource].append((stored.states[0].sequence, asked.sent_at, answered, stored.id))
-    for resource, requests in spans.items():
-        latest, overtaker = float("-inf"), ""
-        for _, sent, answered, request in sorted(requests):
-            if answered < latest:
+    """
+    For one resource, a request answered before another was sent is decided before it.
+
+    Decisions of one partition are compared by number, and entries by version. All are compared by time, also the
+    refusals of requests with legs, whose number is of another partition. Equal times show no order.
+    """
+    asked_of = {(asked.client, asked.key): asked for asked in index.history.asked}
+    spans: dict[tuple[str, str], list[Span]] = defaultdict(list)
+    for stored in index.history.requests:
+        asked = asked_of.get((stored.client, stored.key))
+        if asked is None or not stored.states:
+            continue
+        first, promised = stored.states[0], asked.promised
+        answered = float("inf") if promised is None else promised.answered_at or float("inf")
+        for resource in stored.resources:
+            if index.home_of[stored.resource] == index.home_of.get(resource):
+                spans[resource, "number"].append(Span(first.sequence, asked.sent_at, answered, stored.id))
+            spans[resource, "time"].append(Span(first.decided_us, asked.sent_at, answered, stored.id))
+        if not stored.failed_at_first:
+            for entry in index.entries_of[stored.id]:
+                if entry.kind in ("debit", "credit", "hold"):
+                    span = Span(entry.version, asked.sent_at, answered, stored.id)
+                    spans[entry.resource, "version"].append(span)
+    for (resource, measure), found in spans.items():
+        yield from _overtaken(resource, measure, found)
+
+
+class Span(NamedTuple):
+    """The place of a request among those of a resource, and the times between which it was accepted."""
+
+    place: int
+    sent: float
+    answered: float
+    request: str
+
+
+def _overtaken(resource: str, measure: str, spans: list[Span]) -> Iterator[Violation]:
+    latest, overtaker = float("-inf"), ""
+    for _, group in itertools.groupby(sorted(spans), key=itemgetter(0)):
+        same_place = list(group)
+        for span in same_place:
+            if span.answered < latest:
                 yield Violation(
                     "overtaken",
-                    request,
-                    f"it was answered {latest - answered:.3f} s before {overtaker} was sent, "
-                    f"which was decided before it, of {resource}",
+                    span.request,
+                    f"it was answered {latest - span.answered:.3f} s before {overtaker} was sent, "
+                    f"which was decided before it, of {resource}, by {measure}",
                 )
-            if sent > latest:
-                latest, overtaker = sent, request
+        for span in same_place:
+            if span.sent > latest:
+                latest, overtaker = span.sent, span.request
 
 
 # ---------------------------------------------------------------- quantities
@@ -213,7 +253,8 @@ def _resources(index: _Index) -> Iterator[Violation]:
     stored = {resource.id: resource for resource in index.history.resources}
     for name in sorted(stored.keys() | index.entries_in.keys() | index.decided_in.keys()):
         decided, entries = index.decided_in[name], index.entries_in[name]
-        yield from LedgerWalk(name, decided, entries, stored.get(name), index.requests)
+        home = index.home_of.get(name)
+        yield from LedgerWalk(name, decided, entries, stored.get(name), index.requests, home)
 
 
 def _holds(index: _Index) -> Iterator[Violation]:
@@ -229,7 +270,8 @@ def _holds(index: _Index) -> Iterator[Violation]:
         kinds = [entry.kind for entry in entries]
         holds, ends = kinds.count("hold"), kinds.count("capture") + kinds.count("release")
         debits = kinds.count("debit")
-        if ends > 1 or ends > holds:
+        of_parts = is_captured_in_part(stored, entries)
+        if ends > holds and not of_parts:
             yield Violation("hold_ended_twice", stored.id, f"its entries are {kinds}")
         if holds + debits > 1:
             yield Violation("taken_twice", stored.id, f"its entries are {kinds}")
@@ -237,22 +279,23 @@ def _holds(index: _Index) -> Iterator[Violation]:
             yield Violation("hold_left_open", stored.id, f"it is {stored.status}")
         if ends and stored.status in ("processing", "failed"):
             yield Violation("hold_ended_early", stored.id, f"it is {stored.status}; its entries are {kinds}")
-        yield from _taken(stored, kinds, back[stored.id])
+        yield from _taken(stored, entries, back[stored.id])
 
 
-def _taken(stored: Stored, kinds: list[str], back: int) -> Iterator[Violation]:
-    taken = (stored.amount or 0) if "debit" in kinds or "capture" in kinds else 0
+def _taken(stored: Stored, entries: list[Entry], back: int) -> Iterator[Violation]:
+    kinds = [entry.kind for entry in entries]
+    taken = sum(entry.amount for entry in entries if entry.kind in ("debit", "capture"))
     if back > taken:
         yield Violation("refunded_too_much", stored.id, f"{back} is back of {taken}")
-    released = "release" in kinds
+    released = "release" in kinds and not taken
     stated = stored.states[-1].refunded if stored.states else 0
-    if stated != ((stored.amount or 0) if released else back):
+    if stated != ((stored.amount or 0) if released and stored.status == "refunded" else back):
         yield Violation("refund_wrong", stored.id, f"it states {stated} as refunded, and its entries {back}")
     expected = {
         "completed": taken > back,
         "refunded": released or (taken > 0 and back == taken),
         "rejected": not kinds,
-        "cancelled": not kinds,
+        "cancelled": not kinds or (stored.kind == "reservation" and released),
     }.get(stored.status, True)
     if not expected:
         yield Violation(
@@ -271,7 +314,10 @@ def _payouts(index: _Index) -> Iterator[Violation]:
         paid = index.history.payouts.get(stored.id, 0)
         if paid > 1:
             yield Violation("paid_twice", stored.id, f"{paid} payouts")
-        if "capture" in kinds and not paid:
+        asks_gateway = stored.kind != "reservation" or any(
+            state.stage == "settling" for state in stored.states
+        )
+        if "capture" in kinds and asks_gateway and not paid:
             yield Violation("completed_not_paid", stored.id, "its hold was captured, and no gateway paid")
         is_recorded = "capture" in kinds or any(state.detail == PAID_AFTER_REFUND for state in stored.states)
         # A gateway may have paid a request that an admin refunded before any yes arrived. No record could show it.
@@ -282,6 +328,16 @@ def _payouts(index: _Index) -> Iterator[Violation]:
             )
     for request in index.history.payouts.keys() - index.requests.keys():
         yield Violation("unasked", request, "a gateway paid it, and it is not there")
+
+
+def _exchanges(index: _Index) -> Iterator[Violation]:
+    """The legs of a request move all at once or not at all."""
+    yield from check_exchanges(index.history, index.entries_of)
+
+
+def _reservations(index: _Index) -> Iterator[Violation]:
+    """Each reservation ends by its first accepted command, or else by its expiry."""
+    yield from check_reservations(index.history, index.entries_of)
 
 
 def _notifications(index: _Index) -> Iterator[Violation]:
@@ -297,6 +353,8 @@ RULES: tuple[Callable[[_Index], Iterator[Violation]], ...] = (
     _order,
     _resources,
     _holds,
+    _exchanges,
+    _reservations,
     _payouts,
     _notifications,
 )

@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.faults.history import Asked, Try
+from tests.faults.choices import CASH, LIMITED, RESOURCES, SAND, SCARCE, TRADE, TTL_SECONDS_MAX, choose
+from tests.faults.history import Asked, Command, Try
 
 if TYPE_CHECKING:
     import threading
@@ -32,19 +33,6 @@ RETRY_SECONDS: Final = 0.2
 THINK_SECONDS: Final = 0.05
 #: The most requests of one client that an admin may still refund.
 REMEMBERED_MAX: Final = 200
-
-SHOP, CASH, SAND, LIMITED, SCARCE = "shop", "cash", "sand", "limited", "scarce"
-#: The resources of a run: kind, first quantity, and rules.
-RESOURCES: Final[dict[str, tuple[str, int, dict[str, Any]]]] = {
-    f"{SHOP}-1": ("stock", 10**9, {}),
-    f"{SHOP}-2": ("stock", 10**9, {}),
-    f"{CASH}-1": ("balance", 10**6, {"gateway": "bank"}),
-    f"{CASH}-2": ("pool", 2_000, {"gateway": "bank", "overdraft": 500}),
-    f"{SAND}-1": ("balance", 10**6, {"gateway": "sandbox"}),
-    f"{LIMITED}-1": ("points", 10**6, {"per_account_limit": 20}),
-    f"{SCARCE}-1": ("coupon", 5, {}),
-    f"{SCARCE}-2": ("balance", 5, {}),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +120,10 @@ class Client:
     standstill: Standstill = field(default_factory=Standstill)
     answered: int = 0
     deadline: float = float("inf")
+    #: The captures and releases that were sent.
+    commands: list[Command] = field(default_factory=list)
+    #: Reservations that may be held, and when their command is sent.
+    _held: list[tuple[float, str, int]] = field(default_factory=list)
     _keys: int = 0
 
     def __post_init__(self) -> None:
@@ -145,12 +137,16 @@ class Client:
         self.http.hang_up()
 
     def act(self) -> None:
-        """Send one random request, batch or cancellation."""
+        """Send one random request, batch or command."""
+        self._end_some()
         chosen = self.chance.random()
         if chosen < 0.08:
             self._send_batch()
             return
-        kind, body = self._choose()
+        if chosen < 0.25:
+            self._reserve()
+            return
+        kind, body = choose(self.chance)
         headers = {"Prefer": "wait=1"} if self.chance.random() < 0.2 else {}
         request = self.send(f"/v1/{kind}s", kind, body, **headers)
         if request is not None and self.chance.random() < 0.05:
@@ -200,25 +196,41 @@ class Client:
             time.sleep(self.chance.uniform(0, RETRY_SECONDS))
         return [asked.promised.request for asked in some if asked.promised and asked.promised.request]
 
-    # ------------------------------------------------------------ choosing requests
+    # ------------------------------------------------------------ reservations
 
-    def _choose(self) -> tuple[str, dict[str, Any]]:
-        resource = self.chance.choice(list(RESOURCES))
-        account = f"u{self.chance.randrange(12)}"
-        body: dict[str, Any] = {"resource": resource, "account": account, "amount": self.chance.randint(1, 3)}
-        if self.chance.random() < 0.02:
-            body["resource"] = "nothing"
-        if RESOURCES[resource][0] not in ("balance", "pool"):
-            return "redemption", body
-        if resource.startswith(SAND):
-            # Few of them never get an answer, because their breaker would delay all others.
-            [body["destination"]] = self.chance.choices(
-                ["ok", "decline", "flaky", "unavailable"], [60, 15, 15, 1]
-            )
-        return "withdrawal", body
+    def _reserve(self) -> None:
+        """Reserve, and decide what to do with it and when: before its end, at its very end, or never."""
+        resource = self.chance.choice([name for name in RESOURCES if not name.startswith(SAND)])
+        amount, seconds = self.chance.randint(1, 3), self.chance.randint(1, TTL_SECONDS_MAX)
+        body = {"resource": resource, "account": f"u{self.chance.randrange(12)}", "amount": amount}
+        request = self.send("/v1/reservations", "reservation", body | {"ttl_seconds": seconds})
+        if request is not None and self.chance.random() < 0.7:
+            at_the_end = self.chance.random() < 0.3
+            wait = seconds + self.chance.uniform(-0.1, 0.1) if at_the_end else self.chance.uniform(0, seconds)
+            self._held.append((time.monotonic() + wait, request, amount))
+
+    def _end_some(self) -> None:
+        """Capture or release the reservations whose time has come, sometimes twice."""
+        now = time.monotonic()
+        due = [one for one in self._held if one[0] <= now]
+        self._held = [one for one in self._held if one[0] > now]
+        for _, request, amount in due:
+            for _ in range(self.chance.choice([1, 1, 1, 2])):
+                self.command(request, self.chance.choice(["capture", "capture", "release"]), amount)
+
+    def command(self, request: str, verb: str, held: int) -> None:
+        """Send a capture of all or a part of what is held, or a release. It is sent once."""
+        amount = self.chance.randint(1, held) if verb == "capture" and self.chance.random() < 0.5 else None
+        command = Command(request, verb, amount)
+        self.commands.append(command)
+        body = {} if amount is None else {"amount": amount}
+        answer = self.http.call("POST", f"/v1/requests/{request}/{verb}", body)
+        command.status = answer.status if answer.status is None or answer.status < 500 else None
+        if answer.status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.wrong.append(f"answered_500 {verb} of {request}: {answer.document}")
 
     def _send_batch(self) -> None:
-        self.send_items([self._choose() for _ in range(self.chance.randint(2, 12))])
+        self.send_items([choose(self.chance) for _ in range(self.chance.randint(2, 12))])
 
     # ------------------------------------------------------------ recording
 
@@ -228,9 +240,12 @@ class Client:
             self.http.caller.client,
             f"{self.number}-{self._keys}",
             kind,
-            resource or body.get("resource") or body["id"],
+            resource
+            or body.get("resource")
+            or (body["legs"][0]["resource"] if "legs" in body else body["id"]),
             body.get("account"),
             body["available"] if kind == "opening" else body.get("amount"),
+            legs=body.get("legs", []),
         )
         self.asked.append(asked)
         return asked
@@ -286,7 +301,7 @@ class Admin(Client):
         time.sleep(self.chance.uniform(0.05, 0.2))
         chosen = self.chance.random()
         if chosen < 0.4:
-            resource = self.chance.choice([name for name in RESOURCES if name.startswith(SCARCE)])
+            resource = self.chance.choice([name for name in RESOURCES if name.startswith((SCARCE, TRADE))])
             self.send("/v1/deposits", "deposit", {"resource": resource, "amount": self.chance.randint(1, 9)})
         elif chosen < 0.5:
             limit = self.chance.choice([None, 30, 60, 90])
@@ -294,7 +309,7 @@ class Admin(Client):
         elif chosen < 0.75:
             self._see_to("/v1/admin/failed?limit=20", replay=self.chance.random() < 0.7)
         else:
-            kind = self.chance.choice(["redemption", "withdrawal"])
+            kind = self.chance.choice(["redemption", "withdrawal", "exchange", "reservation"])
             self._see_to(f"/v1/requests?status=completed&kind={kind}&limit=20", replay=False)
 
     def replay_all(self) -> None:
@@ -328,9 +343,11 @@ class Admin(Client):
             self.http.call("POST", f"{url}/replay", {"reason": "once more"})
             return
         body: dict[str, Any] = {"reason": "as asked"}
-        if self.chance.random() < 0.3:
+        legs = [_opposite(leg) for leg in one.get("legs", ())]
+        if self.chance.random() < 0.3 and not legs:
             body["amount"] = 1
-        asked = self._asked("refund", {**body, "account": one["account"]}, one["resource"])
+        resource = legs[0]["resource"] if legs else one["resource"]
+        asked = self._asked("refund", {**body, "account": one["account"], "legs": legs}, resource)
         asked.refund_of = one["id"]
         while self._may_try(asked):
             tried = self._try(asked)
@@ -340,6 +357,12 @@ class Admin(Client):
                 return
             self.http.hang_up()
             time.sleep(RETRY_SECONDS)
+
+
+def _opposite(leg: dict[str, Any]) -> dict[str, Any]:
+    """Return the leg of a refund."""
+    change = {"give": leg["take"]} if "take" in leg else {"take": leg["give"]}
+    return {"resource": leg["resource"], **change}
 
 
 def _is_answer(status: int | None) -> bool:

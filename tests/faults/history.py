@@ -10,9 +10,10 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -40,6 +41,19 @@ class Try:
         return self.status is not None and 400 <= self.status <= 499
 
 
+class Leg(NamedTuple):
+    """One resource of a request with legs. Either `take` or `give` is set."""
+
+    resource: str
+    take: int | None
+    give: int | None
+
+
+def legs_of(documents: Iterable[dict[str, Any]]) -> list[Leg]:
+    """Return legs as the API shows them: `{"resource": …, "take": 1}`."""
+    return [Leg(one["resource"], one.get("take"), one.get("give")) for one in documents]
+
+
 @dataclass(slots=True)
 class Asked:
     """One request as its client meant it. All its tries have the same key."""
@@ -52,6 +66,8 @@ class Asked:
     amount: int | None = None
     refund_of: str | None = None
     tries: list[Try] = field(default_factory=list)
+    #: The legs of an exchange, or of a refund of one, as they were sent.
+    legs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def sent_at(self) -> float:
@@ -62,6 +78,21 @@ class Asked:
     def promised(self) -> Try | None:
         """The first answer that promised durability."""
         return next((one for one in self.tries if one.accepted), None)
+
+
+@dataclass(slots=True)
+class Command:
+    """A capture or release that was sent for a reservation. Without an answer, its `status` is None."""
+
+    request: str
+    verb: str
+    amount: int | None = None
+    status: int | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """True if it was promised that the command counts."""
+        return self.status == 202
 
 
 @dataclass(slots=True)
@@ -77,6 +108,12 @@ class State:
     decided_us: int
     at_us: int
     detail: str | None = None
+    #: The place of the leg that was refused.
+    leg: int | None = None
+    #: The quantity that a reservation captured.
+    captured: int | None = None
+    #: The transaction that wrote it; None if it is unknown.
+    xact: int | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +136,16 @@ class Stored:
     states: list[State] = field(default_factory=list)
     #: Status and version over HTTP; None if they were not read.
     shown: tuple[str, int] | None = None
+
+    @property
+    def legs(self) -> list[Leg]:
+        """Its legs; none if it has a single resource."""
+        return legs_of(self.details.get("legs", ()))
+
+    @property
+    def resources(self) -> list[str]:
+        """Its resource, or those of its legs."""
+        return [leg.resource for leg in self.legs] or [self.resource]
 
     @property
     def status(self) -> str:
@@ -124,6 +171,9 @@ class Entry:
     available: int
     held: int
     at_us: int
+    leg: int = 0
+    #: The transaction that wrote it; None if it is unknown.
+    xact: int | None = None
 
 
 @dataclass(slots=True)
@@ -173,6 +223,7 @@ class History:
     """The input of the checker."""
 
     asked: list[Asked] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
     requests: list[Stored] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     resources: list[Resource] = field(default_factory=list)
@@ -200,6 +251,7 @@ class History:
             kept = json.load(file)
         return cls(
             [Asked(**{**one, "tries": [Try(**tried) for tried in one["tries"]]}) for one in kept["asked"]],
+            [Command(**one) for one in kept.get("commands", ())],
             [
                 Stored(
                     **{

@@ -14,7 +14,7 @@ from tests.faults.clients import ANSWER_SECONDS, Admin, Client, Http
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.faults.history import Asked
+    from tests.faults.history import Asked, Command
     from tests.faults.system import Caller
 
 
@@ -68,6 +68,10 @@ class Load:
         """Return the requests of all clients."""
         everyone = (self.admin, *self.clients, self.prober, *self._outage_clients.values())
         return [asked for one in everyone for asked in list(one.asked)]
+
+    def commands(self) -> list[Command]:
+        """Return the captures and releases that all clients sent."""
+        return [command for one in (self.admin, *self.clients) for command in one.commands]
 
     def wrong(self) -> list[str]:
         """Return the answers that break a promise."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from tests.faults.history import Entry, Stored
+    from tests.faults.history import Entry, Leg, Stored
 
 #: Codes for "not enough left", by kind of resource.
 SHORT = {
@@ -23,7 +23,7 @@ SHORT = {
 }
 #: Changes of the available and the held quantity, by kind of entry.
 MOVES = {"hold": (-1, 1), "capture": (0, -1), "release": (1, -1), "debit": (-1, 0), "credit": (1, 0)}
-TAKING = ("redemption", "withdrawal")
+TAKING = ("redemption", "withdrawal", "reservation")
 LARGEST = 2**53 - 1
 
 
@@ -54,6 +54,7 @@ class Model:
     """One resource in the state after the entries and decisions so far."""
 
     requests: dict[str, Stored]
+    name: str = ""
     is_open: bool = False
     closed: bool = False
     kind: str = ""
@@ -68,22 +69,21 @@ class Model:
     amounts: dict[str, Account] = field(default_factory=dict)
 
     def verdict(self, asked: Stored) -> Verdict:
-        """Return the required result of this request now."""
+        """Return the required result of this request now, or of its leg of this resource."""
+        if asked.legs:
+            return self._of_leg(asked)
         if asked.kind == "opening":
             if self.is_open:
                 return Verdict(code="resource_exists")
             return Verdict("credit", asked.amount or 0) if asked.amount else Verdict()
         if asked.kind == "refund":
             return self._refund(asked)
-        if not self.is_open:
-            return Verdict(code="resource_not_found")
-        owner = self.rules.get("client")
-        if asked.kind in TAKING and owner is not None and owner != asked.client:
+        if not self.is_open or (asked.kind in TAKING and self._is_foreign(asked)):
             return Verdict(code="resource_not_found")
         if self.closed:
             return Verdict(code="resource_closed")
         if asked.kind in TAKING:
-            return self._take(asked)
+            return self._take(asked, asked.amount or 0)
         if asked.kind == "deposit":
             return self._credit(asked.amount or 0)
         if asked.kind == "amendment":
@@ -108,9 +108,11 @@ class Model:
         self.held += moves[1] * entry.amount
         self.last_us = max(self.last_us, entry.at_us)
         by = self.requests.get(entry.request)
-        if by is None or by.kind not in (*TAKING, "refund"):
+        if by is None or by.kind not in (*TAKING, "refund", "exchange"):
             return
         original = self.requests.get(by.refund_of or "", by)
+        if by.legs and (entry.kind == "credit") == (by.kind == "exchange"):
+            return  # a leg that gives is no usage, and neither is its refund
         book = self.amounts.setdefault(original.id, Account())
         owner = (original.client, original.account)
         used = self.used.get(owner, 0)
@@ -148,18 +150,50 @@ class Model:
         is_used_up = limit is not None and max(self.used.values(), default=0) > limit
         return Verdict(code="invalid_amendment") if is_overdrawn or is_used_up else Verdict()
 
-    def _take(self, asked: Stored) -> Verdict:
-        amount = asked.amount or 0
-        if asked.apply_before_us is not None and asked.states[0].decided_us >= asked.apply_before_us:
+    def _of_leg(self, asked: Stored) -> Verdict:
+        [leg] = [leg for leg in asked.legs if leg.resource == self.name]
+        return self._undo(leg) if asked.kind == "refund" else self._exchange(asked, leg)
+
+    def _exchange(self, asked: Stored, leg: Leg) -> Verdict:
+        if not self.is_open or self._is_foreign(asked):
+            return Verdict(code="resource_not_found")
+        if self.closed:
+            return Verdict(code="resource_closed")
+        if self.rules.get("gateway"):
+            return Verdict(code="not_exchangeable")
+        if leg.give is None:
+            return self._take(asked, leg.take or 0)
+        if self._is_late(asked):
+            return Verdict(code="deadline_passed")
+        return self._credit(leg.give)
+
+    def _is_foreign(self, asked: Stored) -> bool:
+        return self.rules.get("client") not in (None, asked.client)
+
+    def _undo(self, leg: Leg) -> Verdict:
+        """Return the result of a leg of a refund."""
+        if leg.take is None:
+            return self._credit(leg.give or 0)
+        if self.available - leg.take < -self._overdraft:
+            return Verdict(code=SHORT[self.kind])
+        return Verdict("debit", leg.take)
+
+    def _is_late(self, asked: Stored) -> bool:
+        deadline = asked.apply_before_us
+        return deadline is not None and asked.states[0].decided_us >= deadline
+
+    def _take(self, asked: Stored, amount: int) -> Verdict:
+        if self._is_late(asked):
             return Verdict(code="deadline_passed")
         limit = self.rules.get("per_account_limit")
         if limit is not None and self.used.get((asked.client, asked.account), 0) + amount > limit:
             return Verdict(code="limit_reached")
         if self.available - amount < -self._overdraft:
             return Verdict(code=SHORT[self.kind])
-        if self.rules.get("gateway") and self.held + amount > LARGEST:
+        holds = asked.kind == "reservation" or bool(self.rules.get("gateway"))
+        if holds and self.held + amount > LARGEST:
             return Verdict(code="too_large")
-        return Verdict("hold" if self.rules.get("gateway") else "debit", amount)
+        return Verdict("hold" if holds else "debit", amount)
 
     def _refund(self, asked: Stored) -> Verdict:
         original = self.requests.get(asked.refund_of or "")

@@ -24,11 +24,12 @@ SELECT id::text, client_id, idempotency_key, kind, resource_id, partition, accou
 STATES = """
 SELECT request_id::text, version, status, stage, code, refunded, sequence,
        (extract(epoch FROM decided_at) * 1000000)::bigint, (extract(epoch FROM at) * 1000000)::bigint,
-       CASE detail WHEN 'paid_after_refund' THEN detail END
+       CASE detail WHEN 'paid_after_refund' THEN detail END, leg, captured,
+       CASE WHEN current THEN xmin::text::bigint END
   FROM decisions ORDER BY request_id, version"""
 ENTRIES = """
 SELECT resource_id, version, kind, request_id::text, account, amount, available, held,
-       (extract(epoch FROM created_at) * 1000000)::bigint
+       (extract(epoch FROM created_at) * 1000000)::bigint, leg, xmin::text::bigint
   FROM entries ORDER BY resource_id, version"""
 HEARD = "SELECT DISTINCT request_id::text FROM attempts WHERE outcome = 'done'"
 PAID = "SELECT request_id::text, count(*) FROM sandbox_payouts GROUP BY 1"

@@ -37,7 +37,8 @@ SETTLE_SECONDS: Final = 90.0
 
 PENDING = """
 SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM effects WHERE due_at IS NOT NULL),
-       (SELECT count(*) FROM deliveries WHERE status = 'pending'), (SELECT count(*) FROM fanouts)"""
+       (SELECT count(*) FROM deliveries WHERE status = 'pending'), (SELECT count(*) FROM fanouts),
+       (SELECT count(*) FROM decisions WHERE current AND stage = 'held')"""
 #: The longest wait for a decision among requests accepted since a given time.
 LONGEST_WAIT = """
 SELECT extract(epoch FROM coalesce(d.decided_at, clock_timestamp()) - r.created_at)::float8 AS waited, r.id::text
@@ -153,6 +154,7 @@ class Run:
         """Check everything and keep the history. Returns all violations, one line each."""
         history = read_back(self.system, self.bank.payouts)
         history.asked = self.load.asked()
+        history.commands = self.load.commands()
         history.subscribers = [Subscriber(self.hook.name, self.system.client.client)]
         history.messages = list(self.hook.messages)
         self.history = history
@@ -164,10 +166,10 @@ class Run:
 
     def _until_nothing_waits(self) -> None:
         end = time.monotonic() + SETTLE_SECONDS
-        while (pending := self.system.query(PENDING)) != [(0, 0, 0, 0)]:
+        while (pending := self.system.query(PENDING)) != [(0,) * 5]:
             if time.monotonic() > end:
                 self.problems.append(
-                    f"not_settled: {pending} inbox rows, effects, deliveries and fanouts wait"
+                    f"not_settled: {pending} inbox rows, effects, deliveries, fanouts and holds wait"
                 )
                 return
             self.system.query(HURRY)

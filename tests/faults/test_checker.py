@@ -13,6 +13,7 @@ import pytest
 from tests.faults.checker import check
 from tests.faults.history import (
     Asked,
+    Command,
     Delivery,
     Entry,
     History,
@@ -23,6 +24,7 @@ from tests.faults.history import (
     Subscriber,
     Try,
 )
+from tests.faults.model import TAKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,8 @@ class Record:
     def __init__(self) -> None:
         self.history = History(subscribers=[Subscriber(HOOK, SHOP)])
         self.now = 0
+        #: The transaction of the next states and entries.
+        self.xact: int | None = None
         self.sums: dict[str, tuple[int, int, int]] = {}
 
     def ask(
@@ -52,14 +56,16 @@ class Record:
         *,
         refund_of: str | None = None,
         unanswered: int = 0,
+        partition: int = 0,
         **details: object,
     ) -> None:
         """Accept a request, after some tries without an answer."""
-        client = SHOP if kind in ("redemption", "withdrawal") else ADMIN
+        client = SHOP if kind in (*TAKING, "exchange") else ADMIN
         tries = [Try(self._tick()) for _ in range(unanswered)]
         tries.append(Try(self._tick(), self._tick(), 202, name, "processing", 1))
         asked = Asked(client, f"key-{name}", kind, resource, account, amount, refund_of, tries)
-        stored = Stored(name, client, asked.key, kind, resource, 0, account, amount, refund_of)
+        asked.legs = details.get("legs", [])  # type: ignore[assignment]
+        stored = Stored(name, client, asked.key, kind, resource, partition, account, amount, refund_of)
         stored.details, stored.created_us = dict(details), self.now
         self.history.asked.append(asked)
         self.history.requests.append(stored)
@@ -68,9 +74,11 @@ class Record:
         """Bring a request to a state, and notify its client."""
         stored = self.stored(name)
         was = stored.states[-1] if stored.states else None
-        numbers = (was.sequence, was.decided_us) if was else (self._next_number(), self._tick())
+        numbers = (
+            (was.sequence, was.decided_us) if was else (self._next_number(stored.partition), self._tick())
+        )
         stage = "settling" if status == "processing" else None
-        state = State(len(stored.states) + 2, status, stage, code, 0, *numbers, self._tick())
+        state = State(len(stored.states) + 2, status, stage, code, 0, *numbers, self._tick(), xact=self.xact)
         stored.states.append(dataclasses.replace(state, **more))  # type: ignore[arg-type]
         state = stored.states[-1]
         is_news = was is None or (was.status, was.refunded) != (status, state.refunded)
@@ -82,13 +90,16 @@ class Record:
                 Message(HOOK, f"msg-{name}-{state.version}", event[2], *event[:2], status)
             )
 
-    def post(self, name: str, kind: str, amount: int, resource: str, account: str | None = None) -> None:
+    def post(
+        self, name: str, kind: str, amount: int, resource: str, account: str | None = None, leg: int = 0
+    ) -> None:
         """Write a ledger entry."""
         available, held, version = self.sums.get(resource, (0, 0, 0))
         moves = {"hold": (-1, 1), "capture": (0, -1), "release": (1, -1), "debit": (-1, 0), "credit": (1, 0)}
         available, held = available + moves[kind][0] * amount, held + moves[kind][1] * amount
         self.sums[resource] = available, held, version + 1
         entry = Entry(resource, version + 1, kind, name, account, amount, available, held, self._tick())
+        entry.leg, entry.xact = leg, self.xact
         self.history.entries.append(entry)
 
     def pay(self, name: str) -> None:
@@ -99,7 +110,6 @@ class Record:
     def close(self) -> History:
         """Return the finished history."""
         self.history.resources = [Resource(name, *sums) for name, sums in self.sums.items()]
-        self.history.sequences = {0: self.history.sequences[0]}
         self.history.read_us = self._tick()
         return self.history
 
@@ -111,9 +121,9 @@ class Record:
         self.now += 1
         return self.now
 
-    def _next_number(self) -> int:
-        number = self.history.sequences.get(0, 0) + 1
-        self.history.sequences[0] = number
+    def _next_number(self, partition: int) -> int:
+        number = self.history.sequences.get(partition, 0) + 1
+        self.history.sequences[partition] = number
         return number
 
 
@@ -171,7 +181,79 @@ def good() -> History:
     record.come("kept", "failed", "gateway_misconfigured")
     record.ask("gone", "redemption", "coupon", "dan", 1)
     record.come("gone", "cancelled", "cancelled_by_client")
+    _trade(record)
+    _reserve(record)
     return record.close()
+
+
+def _trade(record: Record) -> None:
+    """Add exchanges between partitions 1 and 2: two that are done, of which one is refunded, and two refused."""
+    for name, kind, available, partition in (("purse", "points", 30, 1), ("mugs", "stock", 3, 2)):
+        record.ask(name, "opening", name, None, available, kind=kind, partition=partition)
+        record.come(name, "completed")
+        record.post(name, "credit", available, name)
+    for number, (name, refused) in enumerate(
+        (("trade", None), ("back", None), ("sold", "mugs"), ("broke", "purse")), start=100
+    ):
+        record.xact = number
+        take = 1 if refused != "mugs" else 3
+        legs = [
+            {"resource": "purse", "take": 40 if refused == "purse" else 10},
+            {"resource": "mugs", "take": take},
+        ]
+        record.ask(name, "exchange", "purse", "ada", legs=legs, partition=1)
+        if refused:
+            code = "out_of_stock" if refused == "mugs" else "insufficient_points"
+            record.come(name, "rejected", code, leg=1 if refused == "mugs" else 0)
+            continue
+        record.come(name, "completed")
+        record.post(name, "debit", 10, "purse", "ada", 0)
+        record.post(name, "debit", 1, "mugs", "ada", 1)
+    record.xact = 200
+    opposite = [{"resource": "purse", "give": 10}, {"resource": "mugs", "give": 1}]
+    record.ask("undo", "refund", "purse", "ada", refund_of="back", legs=opposite, partition=1)
+    record.come("undo", "completed")
+    record.come("back", "refunded", "refunded_by_admin")
+    record.post("undo", "credit", 10, "purse", "ada", 0)
+    record.post("undo", "credit", 1, "mugs", "ada", 1)
+    record.xact = None
+    # In the other direction, so that a plain request is behind a later leg.
+    for name in ("mug", "late"):
+        record.ask(name, "redemption", "mugs", "bob", 2, partition=2)
+        record.come(
+            name, "completed" if name == "mug" else "rejected", None if name == "mug" else "out_of_stock"
+        )
+        if name == "mug":
+            record.post(name, "debit", 2, "mugs", "bob")
+
+
+def _reserve(record: Record) -> None:
+    """Add reservations of seats: captured whole and in part, released, and expired."""
+    record.ask("seats", "opening", "seats", None, 20, kind="seat", partition=3)
+    record.come("seats", "completed")
+    record.post("seats", "credit", 20, "seats")
+    for name, verb, amount in (
+        ("whole", "capture", 4),
+        ("piece", "capture", 3),
+        ("freed", "release", 4),
+        ("lapsed", None, 4),
+    ):
+        record.ask(name, "reservation", "seats", "ada", 4, partition=3, ttl_seconds=1)
+        record.come(name, "processing", stage="held")
+        record.post(name, "hold", 4, "seats", "ada")
+        if verb:
+            record.history.commands.append(Command(name, verb, amount if name == "piece" else None, 202))
+        else:
+            record.now += 1_000_000
+        if verb == "capture":
+            record.post(name, "capture", amount, "seats", "ada")
+            if amount < 4:
+                record.post(name, "release", 4 - amount, "seats", "ada", -1)
+            record.come(name, "completed", captured=amount)
+        else:
+            record.post(name, "release", 4, "seats", "ada")
+            record.come(name, "cancelled", "released" if verb else "reservation_expired")
+    record.history.commands.append(Command("lapsed", "capture", None, 409))
 
 
 def test_a_good_history_is_good(tmp_path: Path) -> None:
@@ -214,9 +296,40 @@ def _undo(history: History, name: str, kind: str) -> Entry:
     return entry
 
 
-def _again(history: History, name: str, kind: str) -> None:
+def _leg(history: History, name: str, resource: str) -> Entry:
+    return next(one for one in history.entries if (one.request, one.resource) == (name, resource))
+
+
+def _cut(history: History, name: str, resource: str) -> None:
+    """Remove a leg as if it had never been written. Only the legs show it: the sums and versions are right."""
+    lost = _leg(history, name, resource)
+    history.entries.remove(lost)
+    change = lost.amount if lost.kind == "debit" else -lost.amount
+    for one in history.entries:
+        if one.resource == resource and one.version > lost.version:
+            one.version, one.available = one.version - 1, one.available + change
+    for kept in history.resources:
+        if kept.id == resource:
+            kept.version, kept.available = kept.version - 1, kept.available + change
+
+
+def _swap_versions(history: History, resource: str, one: str, other: str) -> None:
+    """Let two entries of a ledger change places."""
+    first, second = _leg(history, one, resource), _leg(history, other, resource)
+    first.version, second.version = second.version, first.version
+
+
+def _end_again(history: History, name: str, kind: str) -> None:
+    """Write another end of a hold, at the end of its ledger."""
+    [end] = [one for one in history.entries if one.request == name and one.kind in ("capture", "release")]
+    _set(end, kind=kind)
+    _again(history, name, kind)
+    _set(end, kind="release" if kind == "capture" else "capture")
+
+
+def _again(history: History, name: str, kind: str, resource: str | None = None) -> None:
     """Write an entry once more, at the end of its ledger."""
-    entry = _entry(history, name, kind)
+    entry = _entry(history, name, kind) if resource is None else _leg(history, name, resource)
     last = max(
         (one for one in history.entries if one.resource == entry.resource), key=lambda one: one.version
     )
@@ -224,9 +337,15 @@ def _again(history: History, name: str, kind: str) -> None:
     record.sums[entry.resource], record.now = (last.available, last.held, last.version), last.at_us
     record.post(name, kind, entry.amount, entry.resource, entry.account)
     history.entries += record.history.entries
-    for resource in history.resources:
-        if resource.id == entry.resource:
-            resource.available, resource.held, resource.version = record.sums[entry.resource]
+    for kept in history.resources:
+        if kept.id == entry.resource:
+            kept.available, kept.held, kept.version = record.sums[entry.resource]
+
+
+def _hold_on(history: History, name: str) -> None:
+    """Take back the end of a reservation."""
+    _undo(history, name, "release")
+    _pop_state(history, name)
 
 
 def _set(of: object, **fields: object) -> None:
@@ -313,6 +432,92 @@ WRONGS: dict[str, tuple[str, Callable[[History], object]]] = {
     "refused with the wrong code": (
         "decision_wrong",
         lambda h: _set(_stored(h, "poor").states[0], code="out_of_stock"),
+    ),
+    "a leg is left out": ("leg_left_out", lambda h: _cut(h, "trade", "mugs")),
+    "the first leg is left out": ("leg_left_out", lambda h: _cut(h, "trade", "purse")),
+    "a leg of a refund is left out": ("leg_left_out", lambda h: _cut(h, "undo", "mugs")),
+    "a leg twice": ("leg_twice", lambda h: _again(h, "trade", "debit", "mugs")),
+    "a leg of another amount": ("leg_wrong", lambda h: _set(_leg(h, "trade", "mugs"), amount=2)),
+    "a leg the wrong way": ("leg_wrong", lambda h: _set(_leg(h, "trade", "mugs"), kind="credit")),
+    "a refused exchange that took": (
+        "leg_wrong",
+        lambda h: _set(_leg(h, "mug", "mugs"), request="sold", leg=1),
+    ),
+    "other legs than were sent": ("stored_wrong", lambda h: _set(_asked(h, "trade"), legs=[])),
+    "an order broken on the second leg only": (
+        "overtaken",
+        lambda h: _swap_versions(h, "mugs", "undo", "mug"),
+    ),
+    "overtaken on the second leg, refused": (
+        "overtaken",
+        lambda h: _set(_stored(h, "late").states[0], decided_us=_stored(h, "sold").states[0].decided_us - 1),
+    ),
+    "an exchange split over two transactions": (
+        "exchange_split",
+        lambda h: _set(_leg(h, "trade", "mugs"), xact=99),
+    ),
+    "an exchange whose decision is of another transaction": (
+        "exchange_split",
+        lambda h: _set(_stored(h, "trade").states[-1], xact=99),
+    ),
+    "an exchange refused though there was enough": (
+        "decision_wrong",
+        lambda h: _asked(h, "sold").legs[1].update(take=1),
+    ),
+    "an exchange refused for a leg behind one that fails": (
+        "decision_wrong",
+        lambda h: _set(_stored(h, "broke").states[0], leg=1, code="out_of_stock"),
+    ),
+    "an exchange refunded by nothing": (
+        "exchange_refund_wrong",
+        lambda h: _set(_stored(h, "undo"), refund_of="trade"),
+    ),
+    "a refund of other legs": (
+        "exchange_refund_wrong",
+        lambda h: _set(_stored(h, "undo"), details={"legs": [{"resource": "mugs", "give": 1}]}),
+    ),
+    "a capture after its release": ("hold_ended_twice", lambda h: _end_again(h, "freed", "capture")),
+    "a release after its capture": ("hold_ended_twice", lambda h: _end_again(h, "whole", "release")),
+    "an expiry that beats an accepted capture": (
+        "capture_ignored",
+        lambda h: h.commands.append(Command("lapsed", "capture", None, 202)),
+    ),
+    "an expiry that beats an accepted release": (
+        "release_ignored",
+        lambda h: h.commands.append(Command("lapsed", "release", None, 202)),
+    ),
+    "a capture that beats an accepted release": (
+        "release_ignored",
+        lambda h: h.commands.append(Command("whole", "release", None, 202)),
+    ),
+    "two accepted commands": (
+        "ended_twice",
+        lambda h: h.commands.append(Command("whole", "capture", 2, 202)),
+    ),
+    "a part captured twice": ("hold_ended_twice", lambda h: _again(h, "piece", "capture")),
+    "another part than was asked": ("capture_wrong", lambda h: _set(h.commands[1], amount=2)),
+    "another part than is shown": (
+        "capture_wrong",
+        lambda h: _set(_stored(h, "piece").states[-1], captured=4),
+    ),
+    "a capture that no client sent": ("ended_unasked", lambda h: h.commands.pop(0)),
+    "a release that no client sent": ("ended_unasked", lambda h: h.commands.pop(2)),
+    "a release whose refusal the client has": ("ended_unasked", lambda h: _set(h.commands[2], status=409)),
+    "an expiry before its time": (
+        "expired_early",
+        lambda h: _set(_stored(h, "lapsed"), details={"ttl_seconds": 2}),
+    ),
+    "a reservation that never ends": (
+        "undecided",
+        lambda h: _hold_on(h, "lapsed"),
+    ),
+    "a reservation that is released, and its hold is left": (
+        "hold_left_open",
+        lambda h: _undo(h, "freed", "release"),
+    ),
+    "a part is captured, and the rest is lost": (
+        "sum_wrong",
+        lambda h: _set(_entry(h, "piece", "release"), amount=2),
     ),
     "more than the limit of an account": (
         "decision_wrong",
