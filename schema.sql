@@ -6,6 +6,7 @@
 --   decisions           the states of each request
 --   resources, usages, daily_usages   the present quantities
 --   entries             the ledger that explains every quantity
+--   archives, checkpoints   the files that finished requests have left for, and the states from which the ledger goes on
 -- `teller migrate` applies this file to an empty database, in one transaction. It fills in :partitions, which never
 -- changes afterwards, and :schema_version. An older database is brought to the same schema by the files in
 -- processor/storage/migrations; a test compares both results.
@@ -866,6 +867,91 @@ COMMENT ON TABLE bulk_items IS
 COMMENT ON COLUMN bulk_items.version IS
     'The version in which the request had failed. A later version comes from this action or from another one.';
 
+-- ---------------------------------------------------------------- the archive
+
+CREATE TABLE archives (
+    number     integer     PRIMARY KEY CHECK (number >= 1),
+    name       text        NOT NULL UNIQUE,
+    digest     bytea       NOT NULL CHECK (length(digest) = 32),
+    before     timestamptz NOT NULL,
+    requests   integer     NOT NULL CHECK (requests BETWEEN 1 AND 65536),
+    entries    integer     NOT NULL CHECK (entries >= 0),
+    first_id   uuid        NOT NULL,
+    last_id    uuid        NOT NULL,
+    clients    text[]      NOT NULL,
+    ids        bytea       NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT archives_ids CHECK (length(ids) = 18 * requests)
+);
+-- Uncompressed, so that a search reads a few pieces and not the whole value.
+ALTER TABLE archives ALTER ids SET STORAGE EXTERNAL;
+CREATE INDEX archives_ranges ON archives (last_id, first_id);
+COMMENT ON TABLE archives IS
+    'The files that requests have left for. A row is written in the transaction that removes the requests of its file.';
+COMMENT ON COLUMN archives.digest IS 'SHA-256 of the file.';
+COMMENT ON COLUMN archives.before IS 'The requests were finished before this time.';
+COMMENT ON COLUMN archives.ids IS
+    '18 bytes for each request, in the order of ids: the id, and the place of its client in clients, from 0.';
+
+-- The file that a request has left for, and its client. No row: it is in no file.
+CREATE FUNCTION archived_in(request uuid) RETURNS TABLE (name text, client_id text) LANGUAGE sql STABLE
+    SET search_path = pg_catalog, public, pg_temp AS $$
+WITH RECURSIVE halves(number, low, high) AS (
+    SELECT number, 0, requests - 1 FROM public.archives WHERE first_id <= request AND last_id >= request
+    UNION ALL
+    SELECT number, CASE WHEN is_below THEN middle + 1 ELSE low END, CASE WHEN is_below THEN high ELSE middle END
+      FROM (SELECT h.number, h.low, h.high, (h.low + h.high) / 2 AS middle,
+                   (SELECT substring(a.ids FROM (h.low + h.high) / 2 * 18 + 1 FOR 16)
+                      FROM public.archives AS a
+                     WHERE a.number = h.number) < uuid_send(request) AS is_below
+              FROM halves AS h
+             WHERE h.low < h.high) AS halved
+)
+SELECT a.name, a.clients[get_byte(substring(a.ids FROM h.low * 18 + 17 FOR 2), 0) * 256
+                         + get_byte(substring(a.ids FROM h.low * 18 + 17 FOR 2), 1) + 1]
+  FROM halves AS h
+  JOIN public.archives AS a USING (number)
+ WHERE h.low >= h.high
+   AND substring(a.ids FROM h.low * 18 + 1 FOR 16) = uuid_send(request)
+ LIMIT 1
+$$;
+
+CREATE TABLE checkpoints (
+    resource_id text        NOT NULL,
+    version     bigint      NOT NULL CHECK (version >= 1),
+    available   bigint      NOT NULL,
+    held        bigint      NOT NULL CHECK (held >= 0),
+    created_at  timestamptz NOT NULL,
+    digest      bytea       NOT NULL CHECK (length(digest) = 32),
+    PRIMARY KEY (resource_id, version)
+);
+COMMENT ON TABLE checkpoints IS
+    'The last entry of each unbroken run of entries that has left: the state from which the entries that stay go on.';
+
+CREATE TABLE archived_usages (
+    resource_id text    NOT NULL,
+    client_id   text    NOT NULL,
+    account     text    NOT NULL,
+    used        numeric NOT NULL,
+    day         date,
+    day_used    numeric NOT NULL DEFAULT 0,
+    PRIMARY KEY (resource_id, client_id, account),
+    CONSTRAINT archived_usages_day CHECK ((day IS NULL) = (day_used = 0))
+) WITH (fillfactor = 70);
+COMMENT ON TABLE archived_usages IS
+    'The quantity that an account has taken by entries that have left. A limit that is set later counts it.';
+COMMENT ON COLUMN archived_usages.day IS
+    'The last day (UTC) on which such an entry took something, and day_used the quantity of that day.';
+
+CREATE TABLE archived_decisions (
+    partition smallint PRIMARY KEY,
+    decisions bigint   NOT NULL CHECK (decisions >= 1),
+    sequences numeric  NOT NULL,
+    last      bigint   NOT NULL
+) WITH (fillfactor = 20);
+COMMENT ON TABLE archived_decisions IS
+    'For each partition, the decisions that have left: how many, the sum of their numbers, and the greatest of them.';
+
 -- ---------------------------------------------------------------- history is append-only
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql
@@ -874,16 +960,105 @@ BEGIN
     RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 
-CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON entries  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+-- Requests leave by the role teller_archive alone, after their file is on the disk (removal, below). It has no right to
+-- update, so only DELETE passes. The owner has to take that role first.
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON entries  FOR EACH ROW
+    WHEN (current_user <> 'teller_archive') EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON entries FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON requests FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON requests FOR EACH ROW
+    WHEN (current_user <> 'teller_archive') EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON requests FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON legs     FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON legs     FOR EACH ROW
+    WHEN (current_user <> 'teller_archive') EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON legs FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER append_only  BEFORE UPDATE OR DELETE ON audit    FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW
+    WHEN (current_user <> 'teller_archive') EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON decisions FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- The statements of a removal come in this order: requests, then what belongs to them. A request leaves if it is finished,
+-- nothing waits for it, and no refund of it stays. Openings, amendments and closings explain their resource, and stay.
+CREATE FUNCTION refuse_removal() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    wrong uuid;
+BEGIN
+    SELECT gone.id INTO wrong
+      FROM gone
+      JOIN public.request_kinds AS k ON k.kind = gone.kind
+      LEFT JOIN LATERAL (SELECT status FROM public.decisions AS d WHERE d.request_id = gone.id AND d.current LIMIT 1) AS d
+             ON true
+     WHERE k.opens OR k.amends OR k.closes
+        OR (d.status IN ('completed', 'rejected', 'refunded', 'cancelled')) IS NOT TRUE
+        OR EXISTS (SELECT FROM public.inbox AS i WHERE i.request_id = gone.id)
+        OR EXISTS (SELECT FROM public.requests AS r WHERE r.refund_of = gone.id)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'request % is not to be removed', wrong USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER removal AFTER DELETE ON requests REFERENCING OLD TABLE AS gone FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse_removal();
+CREATE FUNCTION refuse_orphaning() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    wrong uuid;
+BEGIN
+    SELECT gone.request_id INTO wrong
+      FROM gone
+     WHERE EXISTS (SELECT FROM public.requests AS r WHERE r.id = gone.request_id)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% of request % stay as long as the request', TG_TABLE_NAME, wrong
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER removal AFTER DELETE ON decisions REFERENCING OLD TABLE AS gone FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse_orphaning();
+CREATE TRIGGER removal AFTER DELETE ON legs REFERENCING OLD TABLE AS gone FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse_orphaning();
+CREATE TRIGGER removal AFTER DELETE ON effects REFERENCING OLD TABLE AS gone FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse_orphaning();
+-- Each run of entries that leaves has its checkpoint already.
+CREATE FUNCTION refuse_broken_chain() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT gone.resource_id, gone.version INTO wrong
+      FROM gone
+      LEFT JOIN gone AS next ON next.resource_id = gone.resource_id AND next.version = gone.version + 1
+     WHERE next.version IS NULL
+       AND NOT EXISTS (SELECT FROM public.checkpoints AS c
+                        WHERE c.resource_id = gone.resource_id
+                          AND c.version >= gone.version
+                          AND (c.version > gone.version
+                               OR (c.available, c.held, c.created_at, c.digest)
+                                  = (gone.available, gone.held, gone.created_at, gone.digest))
+                          AND NOT EXISTS (SELECT FROM public.entries AS e
+                                           WHERE e.resource_id = gone.resource_id
+                                             AND e.version > gone.version
+                                             AND e.version <= c.version))
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'entry %/% has no checkpoint', wrong.resource_id, wrong.version
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    SELECT gone.resource_id, gone.version INTO wrong
+      FROM gone
+     WHERE EXISTS (SELECT FROM public.requests AS r WHERE r.id = gone.request_id)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'entry %/% stays as long as its request', wrong.resource_id, wrong.version
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER removal AFTER DELETE ON entries REFERENCING OLD TABLE AS gone FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse_broken_chain();
 
 CREATE FUNCTION refuse_revision() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, public, pg_temp AS $$
@@ -1021,50 +1196,54 @@ CREATE TRIGGER right_end BEFORE DELETE ON reservations FOR EACH ROW EXECUTE FUNC
 
 -- ---------------------------------------------------------------- roles and grants
 --
---               | teller_api              | teller_worker                    | teller_courier
--- --------------+-------------------------+----------------------------------+---------------
--- installation  | read                    | read                             | read
--- clients       | read, insert            | read                             | read
--- api_keys      | read, insert, revoke    |                                  |
--- console_*     | read, insert, delete    |                                  |
--- request_kinds | read                    |                                  |
--- requests      | read, insert            | read                             | read
--- legs          | read                    | read                             | read
--- inbox         | read, insert            | read, insert, delete             | read, insert
--- decisions     | read                    | read, insert, supersede          | read
--- resources     | read                    | read, insert, update             | read
--- usages        | read                    | read, insert, update             |
--- daily_usages  | read                    | read, insert, update             |
--- entries       | read                    | read, insert                     | read
--- reservations  | read, update            | read, insert, update, delete     | read
--- effects       | read                    | read, insert, update             | read, update
--- attempts      | read                    | read                             | read, insert, update
--- gateways      | read                    | read                             | read, insert, update
--- gateway_breakers | read                 |                                  | read, insert, update
--- accounts      | read, insert, update    | read                             | read
--- address_changes | insert                |                                  | read, update, delete
--- mail_counts   |                         |                                  | read, insert, update, delete
--- webhooks      | read, write             | read but the secrets             | read, disable
--- deliveries    | read, resend            | insert                           | read, insert, update
--- fanouts       | read                    | insert                           | read, delete
--- codes         | read, insert, update    | read, insert, update, delete     | read, update
--- code_turns    | read, insert, update    | read, delete                     | read, insert, update
--- code_guesses  | read, insert, update    | read, delete                     |
--- sandbox_*     | read, insert            |                                  |
--- lab_*         | read, write             |                                  |
--- partitions    | read                    | read, update                     | read
--- pauses        | read, insert, delete    | read                             | read
--- workers       | read                    | read, insert, update, delete     | read
--- ownership     | read                    | read, update                     | read
--- alarms        | read                    | read, insert, update             |
--- audit         | read, insert            |                                  |
--- bulk_*        | read, insert, update    |                                  |
+--               | teller_api              | teller_worker                    | teller_courier            | teller_archive
+-- --------------+-------------------------+----------------------------------+---------------------------+----------------------
+-- installation  | read                    | read                             | read                      | read
+-- clients       | read, insert            | read                             | read                      |
+-- api_keys      | read, insert, revoke    |                                  |                           |
+-- console_*     | read, insert, delete    |                                  |                           |
+-- request_kinds | read                    |                                  |                           | read
+-- requests      | read, insert            | read                             | read                      | read, delete
+-- legs          | read                    | read                             | read                      | read, delete
+-- inbox         | read, insert            | read, insert, delete             | read, insert              | read
+-- decisions     | read                    | read, insert, supersede          | read                      | read, delete
+-- resources     | read                    | read, insert, update             | read                      | read
+-- usages        | read                    | read, insert, update             |                           |
+-- daily_usages  | read                    | read, insert, update             |                           |
+-- entries       | read                    | read, insert                     | read                      | read, delete
+-- reservations  | read, update            | read, insert, update, delete     | read                      | read
+-- effects       | read                    | read, insert, update             | read, update              | read, delete
+-- attempts      | read                    | read                             | read, insert, update      | read, delete
+-- gateways      | read                    | read                             | read, insert, update      |
+-- gateway_breakers | read                 |                                  | read, insert, update      |
+-- accounts      | read, insert, update    | read                             | read                      |
+-- address_changes | insert                |                                  | read, update, delete      |
+-- mail_counts   |                         |                                  | read, insert, update, delete |
+-- webhooks      | read, write             | read but the secrets             | read, disable             |
+-- deliveries    | read, resend            | insert                           | read, insert, update      | read, delete
+-- fanouts       | read                    | insert                           | read, delete              | read
+-- codes         | read, insert, update    | read, insert, update, delete     | read, update              |
+-- code_turns    | read, insert, update    | read, delete                     | read, insert, update      |
+-- code_guesses  | read, insert, update    | read, delete                     |                           |
+-- sandbox_*     | read, insert            |                                  |                           |
+-- lab_*         | read, write             |                                  |                           |
+-- partitions    | read                    | read, update                     | read                      |
+-- pauses        | read, insert, delete    | read                             | read                      |
+-- workers       | read                    | read, insert, update, delete     | read                      |
+-- ownership     | read                    | read, update                     | read                      |
+-- alarms        | read                    | read, insert, update             |                           |
+-- audit         | read, insert            |                                  |                           | insert
+-- bulk_*        | read, insert, update    |                                  |                           |
+-- archives      | read                    |                                  |                           | read, insert
+-- checkpoints   | read                    | read                             |                           | read, insert, delete
+-- archived_usages | read                    | read                             |                           | read, insert, update
+-- archived_decisions | read                    |                                  |                           | read, insert, update
 
 DO $$
 DECLARE
     role text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['teller_api', 'teller_worker', 'teller_courier'] LOOP
+    FOREACH role IN ARRAY ARRAY['teller_api', 'teller_worker', 'teller_courier', 'teller_archive'] LOOP
         -- Roles belong to the whole server: another Teller database may have created it, or may be creating it now.
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             BEGIN
@@ -1077,7 +1256,7 @@ BEGIN
 END $$;
 
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier;
+GRANT USAGE ON SCHEMA public TO teller_api, teller_worker, teller_courier, teller_archive;
 
 -- Rows are inserted and updated by the columns that a role needs. The numbers and the times that a table gives its rows
 -- are not among them. A role that may update a whole table could also lock it against all others.
@@ -1170,6 +1349,19 @@ GRANT SELECT, INSERT (id, action, reason, filter, actor, client_id, key_id),
       UPDATE (matched, done, sent, finished_at, stopped_by) ON bulk_actions TO teller_api;
 GRANT SELECT, INSERT (action_id, place, request_id, version), UPDATE (outcome, problem, refund_id) ON bulk_items
    TO teller_api;
+
+-- `teller archive` has a role of its own, which no running process uses. Only it removes requests.
+GRANT SELECT ON installation, request_kinds, requests, legs, inbox, decisions, resources, entries, reservations, effects,
+                attempts, deliveries, fanouts, archives, checkpoints, archived_usages, archived_decisions TO teller_archive;
+GRANT DELETE ON requests, legs, decisions, entries, effects, attempts, deliveries, checkpoints TO teller_archive;
+GRANT INSERT (number, name, digest, before, requests, entries, first_id, last_id, clients, ids) ON archives
+   TO teller_archive;
+GRANT INSERT ON checkpoints, archived_usages, archived_decisions TO teller_archive;
+GRANT UPDATE (used, day, day_used) ON archived_usages TO teller_archive;
+GRANT UPDATE (decisions, sequences, last) ON archived_decisions TO teller_archive;
+GRANT INSERT (actor, action, reason, detail) ON audit TO teller_archive;
+GRANT SELECT ON archives, archived_decisions TO teller_api;
+GRANT SELECT ON checkpoints, archived_usages TO teller_api, teller_worker;
 
 -- ---------------------------------------------------------------- the first rows
 

@@ -49,6 +49,10 @@ SECONDS_MAX = 86_400.0
 SECRET_CHARACTERS_MIN = 16
 #: The shortest decoded key of a `whsec_` secret.
 SIGNING_KEY_BYTES_MIN = 16
+#: The default time for which requests, and with them their idempotency keys, stay in the database.
+KEEP_DAYS = 30
+#: The longest such time that may be set: a century.
+KEEP_DAYS_MAX = 36_500
 #: The default limit of the inbox rows of one partition; beyond it requests are answered with 503.
 BACKLOG_LIMIT = 2_000_000
 #: The largest backlog limit that may be set, in rows.
@@ -116,6 +120,9 @@ class Settings:
     api_database_url: str = field(repr=False)
     worker_database_url: str = field(repr=False)
     courier_database_url: str = field(repr=False)
+    archive_database_url: str = field(repr=False)
+    #: Requests stay in the database for at least as many days after they were made; 0: they may leave at once.
+    keep_days: int
     #: "transaction": a pooler that shares sessions is known to stand before the database.
     database_pooler: str
     redis_url: str = field(repr=False)
@@ -170,6 +177,8 @@ class Settings:
             api_database_url=role_url("TELLER_API_DATABASE_URL"),
             worker_database_url=role_url("TELLER_WORKER_DATABASE_URL"),
             courier_database_url=role_url("TELLER_COURIER_DATABASE_URL"),
+            archive_database_url=role_url("TELLER_ARCHIVE_DATABASE_URL"),
+            keep_days=read.whole("TELLER_KEEP_DAYS", KEEP_DAYS, 0, KEEP_DAYS_MAX),
             database_pooler=pooler,
             redis_url=redis_url,
             secret=_secret(read),
@@ -205,6 +214,7 @@ class Settings:
             api_database_url=merged["TELLER_API_DATABASE_URL"],
             worker_database_url=merged["TELLER_WORKER_DATABASE_URL"],
             courier_database_url=merged["TELLER_COURIER_DATABASE_URL"],
+            archive_database_url=merged["TELLER_ARCHIVE_DATABASE_URL"],
             redis_url=merged.get("REDIS_URL", ""),
             secret=merged["TELLER_SECRET"],
             gateway_secret=merged.get("TELLER_GATEWAY_SECRET", ""),
@@ -219,6 +229,8 @@ class Settings:
             "TELLER_API_DATABASE_URL": self.api_database_url,
             "TELLER_WORKER_DATABASE_URL": self.worker_database_url,
             "TELLER_COURIER_DATABASE_URL": self.courier_database_url,
+            "TELLER_ARCHIVE_DATABASE_URL": self.archive_database_url,
+            "TELLER_KEEP_DAYS": str(self.keep_days),
             "TELLER_DATABASE_POOLER": self.database_pooler,
             "REDIS_URL": self.redis_url,
             "TELLER_SECRET": self.secret,

@@ -63,6 +63,12 @@ class Database:
     api_url: str
     worker_url: str
     courier_url: str
+    archive_url: str
+
+    @property
+    def role_urls(self) -> tuple[str, ...]:
+        """The URLs of the roles, in the order of tests/store/rights.py."""
+        return self.api_url, self.worker_url, self.courier_url, self.archive_url
 
 
 class Clones:
@@ -102,6 +108,7 @@ class Clones:
                 _with_user(url, "teller_api"),
                 _with_user(url, "teller_worker"),
                 _with_user(url, "teller_courier"),
+                _with_user(url, "teller_archive"),
             )
         finally:
             self._drop(name)
@@ -183,6 +190,7 @@ def settings_of(servers: Settings, database: Database) -> Settings:
             "TELLER_API_DATABASE_URL": database.api_url,
             "TELLER_WORKER_DATABASE_URL": database.worker_url,
             "TELLER_COURIER_DATABASE_URL": database.courier_url,
+            "TELLER_ARCHIVE_DATABASE_URL": database.archive_url,
         }
     )
 

@@ -78,6 +78,7 @@ def environment_of(settings: Settings, database: Database, **changes: str) -> di
         "TELLER_API_DATABASE_URL": database.api_url,
         "TELLER_WORKER_DATABASE_URL": database.worker_url,
         "TELLER_COURIER_DATABASE_URL": database.courier_url,
+        "TELLER_ARCHIVE_DATABASE_URL": database.archive_url,
         **changes,
     }
 

@@ -1,5 +1,5 @@
 """
-Rights of the three roles that belong to the database, and not to its schema: temporary tables and large objects.
+Rights of the roles that belong to the database, and not to its schema: temporary tables and large objects.
 """
 
 from processor.storage import statements

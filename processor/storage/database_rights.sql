@@ -8,7 +8,7 @@ DECLARE
     role text;
     made record;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['public', 'teller_api', 'teller_worker', 'teller_courier'] LOOP
+    FOREACH role IN ARRAY ARRAY['public', 'teller_api', 'teller_worker', 'teller_courier', 'teller_archive'] LOOP
         BEGIN
             IF has_database_privilege(role, current_database(), 'TEMPORARY') THEN
                 EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM %s', current_database(), role);
@@ -42,11 +42,11 @@ END $$;
 SELECT made
   FROM (SELECT 'temporary tables' AS made, has_database_privilege(rolname, current_database(), 'TEMPORARY') AS allowed
           FROM pg_roles
-         WHERE rolname IN ('teller_api', 'teller_worker', 'teller_courier')
+         WHERE rolname IN ('teller_api', 'teller_worker', 'teller_courier', 'teller_archive')
          UNION ALL
         SELECT 'large objects', has_function_privilege(rolname, 'pg_catalog.lo_from_bytea(oid, bytea)', 'EXECUTE')
           FROM pg_roles
-         WHERE rolname IN ('teller_api', 'teller_worker', 'teller_courier')) AS found
+         WHERE rolname IN ('teller_api', 'teller_worker', 'teller_courier', 'teller_archive')) AS found
  WHERE allowed
  GROUP BY made
  ORDER BY made;

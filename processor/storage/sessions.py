@@ -27,7 +27,12 @@ ROLE_SETTINGS: Final = {
     "client_min_messages": "warning",
 }
 #: Their statement timeouts, in milliseconds. A batch sets its own in its transaction.
-ROLE_TIMEOUTS_MS: Final = {"teller_api": 2_500, "teller_worker": 5_000, "teller_courier": 5_000}
+ROLE_TIMEOUTS_MS: Final = {
+    "teller_api": 2_500,
+    "teller_worker": 5_000,
+    "teller_courier": 5_000,
+    "teller_archive": 600_000,
+}
 
 #: The function of PostgreSQL in which a commit waits for a synchronous standby. Its messages are translated.
 STANDBY_WAIT: Final = "SyncRepWaitForLSN"

@@ -38,6 +38,7 @@ ROLES = {
     "TELLER_API_DATABASE_URL": "teller_api",
     "TELLER_WORKER_DATABASE_URL": "teller_worker",
     "TELLER_COURIER_DATABASE_URL": "teller_courier",
+    "TELLER_ARCHIVE_DATABASE_URL": "teller_archive",
 }
 #: Settings that differ from PostgreSQL's own defaults.
 SETTINGS = {

@@ -189,8 +189,8 @@ def test_migrations_are_listed_in_json(
     document = teller("migrate", "--json").document
 
     # Its marks are repaired, too, if this server has begun fewer transactions than the one that it is from.
-    assert [line.split(":")[0] for line in document.pop("repaired")][:3] == [
-        f"set the settings of the role {role}" for role in ("teller_api", "teller_courier", "teller_worker")
+    assert [line.split(":")[0] for line in document.pop("repaired")][:4] == [
+        f"set the settings of the role teller_{role}" for role in ("api", "archive", "courier", "worker")
     ]
     assert document == {
         "migrated": f"migrated the schema from version 2 to {SCHEMA_VERSION}",

@@ -153,7 +153,7 @@ def test_migrate_repairs_the_settings_of_roles_and_without_them_no_connection_is
     migrations.migrate(database.url, PARTITIONS, on_repaired=again.append)
 
     assert [line.split(":")[0] for line in first] == [
-        f"set the settings of the role {role}" for role in ("teller_api", "teller_courier", "teller_worker")
+        f"set the settings of the role teller_{role}" for role in ("api", "archive", "courier", "worker")
     ]
     assert again == []
     connections.connect(pooler.url(database.courier_url), application_name="test").close()

@@ -246,4 +246,35 @@ ATTACKS: Final = (
         missing_grant("EXECUTE ON FUNCTION lo_from_bytea(oid, bytea)", "PUBLIC"),
         "SELECT lo_from_bytea(0, 'anything')",
     ),
+    *(
+        attack(
+            f"the archive removes a request that is {state}",
+            "teller_archive",
+            trigger("removal", "requests"),
+            f"DELETE FROM requests WHERE id = %({request})s",  # noqa: S608  # names from above
+        )
+        for state, request in (("unfinished", "unconfirmed"), ("held", "reserved"), ("given back", "voided"))
+    ),
+    attack(
+        "the archive removes the opening of a resource",
+        "teller_archive",
+        trigger("removal", "requests"),
+        "DELETE FROM requests WHERE kind = 'opening'",
+    ),
+    *(
+        attack(
+            f"the archive removes the {table} of a request that stays",
+            "teller_archive",
+            trigger("removal", table),
+            f"DELETE FROM {table} WHERE request_id = %(voided)s",  # noqa: S608  # names from above
+        )
+        for table in ("decisions", "entries", "effects")
+    ),
+    attack(
+        "the archive removes an entry without a checkpoint",
+        "teller_archive",
+        both(trigger("removal", "entries"), trigger("removal", "requests")),
+        "DELETE FROM requests WHERE id = %(voided)s",
+        "DELETE FROM entries WHERE request_id = %(voided)s",
+    ),
 )

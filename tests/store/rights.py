@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-ROLES: Final = ("teller_api", "teller_worker", "teller_courier")
+ROLES: Final = ("teller_api", "teller_worker", "teller_courier", "teller_archive")
 
 _CODE: Final = "id destination created_at expires_at used_at wrong has_turn due_at tries token"
 
@@ -25,11 +25,17 @@ _COLUMNS: Final = {
         "INSERT": "id client_id name role digest expires_at",
         "UPDATE": "revoked_at last_used_at",
     },
+    ("archived_decisions", "teller_archive"): {"UPDATE": "decisions sequences last"},
+    ("archived_usages", "teller_archive"): {"UPDATE": "used day day_used"},
+    ("archives", "teller_archive"): {
+        "INSERT": "number name digest before requests entries first_id last_id clients ids"
+    },
     ("attempts", "teller_courier"): {
         "INSERT": "request_id leg token",
         "UPDATE": "ended_at status outcome error",
     },
     ("audit", "teller_api"): {"INSERT": "actor action request_id reason detail"},
+    ("audit", "teller_archive"): {"INSERT": "actor action reason detail"},
     ("bulk_actions", "teller_api"): {
         "INSERT": "id action reason filter actor client_id key_id",
         "UPDATE": "matched done sent finished_at stopped_by",

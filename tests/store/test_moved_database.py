@@ -17,6 +17,7 @@ from processor.cluster import ownership
 from processor.errors import SchemaError
 from processor.storage import migrations
 from tests.servers import PARTITIONS
+from tests.store.rights import ROLES
 from tests.store.store import worker_connection
 from tests.waiting import TIMEOUT_SECONDS, eventually
 from workers.doorbell.check import RedisCheck
@@ -75,7 +76,7 @@ def test_a_database_without_its_sequences_is_refused_until_it_is_migrated(store:
     _with_history(store)
     _lose_sequences(store)
 
-    for url in (store.database.api_url, store.database.worker_url, store.database.courier_url):
+    for url in store.database.role_urls[:3]:
         with (
             psycopg.connect(url, autocommit=True) as connection,
             pytest.raises(SchemaError, match="run `teller migrate`"),
@@ -155,9 +156,7 @@ def test_rights_that_a_restore_has_lost_are_made_again(store: Store) -> None:
     """
     before = _rights(store)
     for kind in ("TABLES", "SEQUENCES"):
-        store.owner.execute(
-            f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM teller_api, teller_worker, teller_courier".encode()
-        )
+        store.owner.execute(f"REVOKE ALL ON ALL {kind} IN SCHEMA public FROM {', '.join(ROLES)}".encode())
 
     assert _repaired(store) == ["made the missing roles and rights"]
 

@@ -77,7 +77,7 @@ def test_each_role_may_do_what_the_table_says_and_nothing_else(owner: Connection
         tables.setdefault(table, []).append(column)
     assert sorted(given) == sorted({pattern for table in tables for pattern in _lines_of(table, given)})
     wrong = []
-    for role, url in zip(ROLES, (database.api_url, database.worker_url, database.courier_url), strict=True):
+    for role, url in zip(ROLES, database.role_urls, strict=True):
         with psycopg.connect(url, autocommit=True) as connection:
             for table, names in tables.items():
                 [line] = _lines_of(table, given)
@@ -109,7 +109,7 @@ def test_no_role_owns_makes_or_disables_anything(owner: Connection, database: Da
         ).fetchall()
         == []
     )
-    for url in (database.api_url, database.worker_url, database.courier_url):
+    for url in database.role_urls:
         with psycopg.connect(url, autocommit=True) as connection:
             for statement in (
                 "CREATE TABLE mine (n integer)",
