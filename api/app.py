@@ -42,6 +42,7 @@ from api.v1 import (
 from api.web import headers, problems
 from api.web.access_log import AccessLog
 from api.web.large_bodies import TooManyLargeBodies
+from api.web.prefix import UnderPrefix
 from api.web.problems import Invalid, Malformed, RateLimited
 from api.web.rate_limits import network_of
 from api.web.routing import CLIENT, PROBLEM, ROUTE, Route, respond
@@ -52,6 +53,7 @@ from processor.records.pages import CursorInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from wsgiref.types import WSGIApplication
 
     from api.web.shortcut import Handler
     from processor.settings import Settings
@@ -109,7 +111,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     )
     app.before_request(_refuse_double_slash)
     app.before_request(_refuse_ambiguous_headers)
-    pages.install(app, openapi_document)
+    pages.install(app, functools.partial(openapi_document, settings.url_prefix))
     handlers = [(route, _handler(route, services)) for route in ROUTES]
     for route, handler in handlers:
         app.add_url_rule(
@@ -128,8 +130,11 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
         for route, handler in handlers
         if route.path.startswith("/v1/")  # pages need Flask's contexts
     }
-    application = Shortcut(app.wsgi_app, direct)
-    app.wsgi_app = AccessLog(application, services.metrics)  # type: ignore[method-assign]  # Flask's documented way
+    application: WSGIApplication = Shortcut(app.wsgi_app, direct)
+    application = AccessLog(application, services.metrics)
+    if settings.url_prefix:
+        application = UnderPrefix(application, settings.url_prefix)
+    app.wsgi_app = application  # type: ignore[method-assign]  # Flask's documented way
     return app
 
 
@@ -145,9 +150,9 @@ def _build_no_address(*_: object, **__: object) -> tuple[str, str]:
 
 
 @functools.cache
-def openapi_document() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of all routes."""
-    return openapi.document(ROUTES)
+def openapi_document(url_prefix: str = "") -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of all routes, for a server that is published under a prefix."""
+    return openapi.document(ROUTES, url_prefix)
 
 
 def _handler(route: Route, services: Services) -> Handler:

@@ -67,6 +67,12 @@ SIGN_IN_LIMIT = 600
 #: The largest value of these two limits that may be set.
 LIMIT_MAX = 1_000_000
 
+#: The first parts of the paths that the API serves. A prefix that begins with one of them would be ambiguous.
+OWN_PATHS = frozenset(
+    {"admin", "docs", "healthz", "lab", "metrics", "openapi.json", "problems", "readyz", "sandbox", "v1"}
+)
+
+_URL_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+", re.ASCII)
 _GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -98,6 +104,8 @@ class Settings:
     home: Path
     host: str
     port: int
+    #: The path under which a proxy publishes Teller, as in /teller; empty: none.
+    url_prefix: str
     #: The port of the metrics of a worker or courier; 0: none.
     metrics_port: int
     #: The files of the metrics of a process of `teller up` begin with this name. The API reads all of its directory.
@@ -156,6 +164,7 @@ class Settings:
             home=_home(read),
             host=read.text("TELLER_HOST") or "127.0.0.1",
             port=read.whole("TELLER_PORT", 8000, 1, 65_535),
+            url_prefix=_url_prefix(read),
             metrics_port=read.whole("TELLER_METRICS_PORT", 0, 1, 65_535),
             metrics_file=_path(read, "TELLER_METRICS_FILE"),
             partitions=read.whole("TELLER_PARTITIONS", 64, 1, PARTITIONS_MAX),
@@ -238,6 +247,7 @@ class Settings:
             "TELLER_HOME": str(self.home),
             "TELLER_HOST": self.host,
             "TELLER_PORT": str(self.port),
+            "TELLER_URL_PREFIX": self.url_prefix,
             "TELLER_LAB": "1" if self.lab else "0",
         }
 
@@ -346,6 +356,26 @@ def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
     except ValueError:
         return False
     return parts.scheme in schemes and "://" in value and " " not in value
+
+
+def read_url_prefix(environ: Mapping[str, str]) -> str:
+    """
+    Return TELLER_URL_PREFIX of an environment, without any other setting. Raises SettingsError.
+    """
+    return _url_prefix(_Reader(environ))
+
+
+def _url_prefix(read: _Reader) -> str:
+    value = read.text("TELLER_URL_PREFIX")
+    if value and not _URL_PREFIX.fullmatch(value):
+        raise SettingsError(
+            "TELLER_URL_PREFIX must be a path such as /teller, of A-Za-z0-9._~- and without a slash at its end"
+        )
+    if value and value.split("/")[1] in OWN_PATHS:
+        raise SettingsError(
+            f"TELLER_URL_PREFIX must not begin with a path of Teller's own, which are {', '.join(sorted(OWN_PATHS))}"
+        )
+    return value
 
 
 def _role_url(read: _Reader, name: str, database_url: str) -> str:

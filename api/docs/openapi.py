@@ -149,7 +149,7 @@ IN_WHOLE_UNITS: Final = (
 _RATE_LIMIT_HEADERS: Final = ("RateLimit-Policy", "RateLimit")
 
 
-def document(routes: Iterable[Route]) -> Json:
+def document(routes: Iterable[Route], url_prefix: str) -> Json:
     """Return the document for these routes, as JSON."""
     routes = tuple(routes)
     schemas = _Schemas(routes)
@@ -164,7 +164,7 @@ def document(routes: Iterable[Route]) -> Json:
             "summary": "Decides simultaneous requests for the same limited thing, one after the other.",
             "description": DESCRIPTION,
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": url_prefix or "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": dict(paths),
         "components": {

@@ -20,7 +20,7 @@ from flask import current_app, render_template, request
 from markupsafe import Markup, escape
 
 from api.web import problems
-from api.web.problems import PROBLEMS, NotFound, type_of
+from api.web.problems import PROBLEMS, NotFound, path_of
 from api.web.routing import Answer, AnswerDoc, Routes
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def explain_problem(_call: Call, slug: str) -> Answer:
     """
     code = slug.replace("-", "_")
     kind = PROBLEMS.get(code)
-    if kind is None or type_of(code) != f"/problems/{slug}":
+    if kind is None or path_of(code) != f"/problems/{slug}":
         raise NotFound("there is no such problem")
     if request.accept_mimetypes.best_match(["text/html", "text/plain"], "text/html") == "text/plain":
         text = f"{kind.status} {kind.title} ({code})\n\n{kind.explanation}\n\n{kind.remedy}\n"
@@ -163,7 +163,7 @@ def _headers() -> dict[str, str]:
 
 def _problems() -> list[dict[str, Any]]:
     return [
-        {"code": code, "uri": type_of(code), "status": kind.status, "title": kind.title}
+        {"code": code, "path": path_of(code), "status": kind.status, "title": kind.title}
         for code, kind in sorted(PROBLEMS.items(), key=lambda item: (item[1].status, item[0]))
     ]
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import pydantic_core
 from flask import Response
 
+from api.web import prefix
 from processor.errors import DatabaseUnavailable, Forbidden, SchemaError, TellerError
 
 #: The media type of every error.
@@ -224,6 +225,11 @@ _UNAUTHENTICATED: Final = {"WWW-Authenticate": 'Bearer realm="teller"'}
 
 def type_of(code: str) -> str:
     """Return the relative URI of a type of problem. It leads to the page that explains it."""
+    return prefix.address(path_of(code))
+
+
+def path_of(code: str) -> str:
+    """Return the path of the page that explains a type of problem."""
     return f"/problems/{code.replace('_', '-')}"
 
 

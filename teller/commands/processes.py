@@ -17,7 +17,7 @@ import click
 import structlog
 
 from processor import log
-from processor.settings import Settings
+from processor.settings import Settings, read_url_prefix
 from processor.storage import migrations
 from teller.embedded.servers import serve
 from teller.printing import Command, as_json, show
@@ -101,7 +101,7 @@ def openapi() -> None:
     """
     from api import openapi_document  # noqa: PLC0415 - see the module
 
-    document = openapi_document()
+    document = openapi_document(read_url_prefix(os.environ))
     show(
         document, lambda: json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
     )

@@ -255,7 +255,8 @@ def _supervise(settings: Settings, servers: Sequence[Kept], signals: Signals, me
             one.start()
         supervisor = Supervisor([*processes, *reversed(servers)], signals, forget)
         if _becomes_ready(settings, processes, workers, supervisor, signals):
-            url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            url = f"http://{host}:{settings.port}{settings.url_prefix}"
             show({"ready": url}, lambda: f"teller is ready: {url}")
             supervisor.run()
         logger.info("stopping")

@@ -76,6 +76,24 @@ def test_without_variables_all_settings_have_their_defaults() -> None:
         ("TELLER_SMTP_URL", "mail.example.com"),
         ("TELLER_ALLOW_PRIVATE_WEBHOOKS", "yes"),
         ("TELLER_LAB", "on"),
+        *(
+            ("TELLER_URL_PREFIX", value)
+            for value in (
+                *(
+                    "teller",
+                    "/",
+                    "/teller/",
+                    "//teller",
+                    "/a//b",
+                    "/a/../b",
+                    "/.",
+                    "/a b",
+                    "/a%20b",
+                    "/täller",
+                ),
+                *("https://example.com/teller", "/teller?x", "/v1", "/admin/teller", "/openapi.json"),
+            )
+        ),
         ("TELLER_CODE_COOLDOWN_SECONDS", "soon"),
         ("TELLER_CODE_TTL_SECONDS", "-1"),
         ("TELLER_SECRET", "short"),
