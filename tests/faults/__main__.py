@@ -2,6 +2,7 @@
 `make faults`: about a quarter of an hour of faults, one after the other, and a verdict.
 
     SEED=n      repeats a plan (else random, and printed)
+    KINDS=crossing MINUTES=10 looks for a deadlock among exchanges
     MINUTES=n   the duration (15); FAULTS=n: the most faults; KINDS=kill_worker,…: only these
     HISTORY=f   checks a stored history, and does nothing else
 
@@ -27,6 +28,7 @@ import click
 
 from tests.faults import machine
 from tests.faults.checker import check
+from tests.faults.crossings import crossing
 from tests.faults.history import History
 from tests.faults.kinds import EVERYWHERE
 from tests.faults.machine import NotHere
@@ -47,7 +49,7 @@ BETWEEN_SECONDS: Final = 2.0
 INTERRUPTED: Final = 130
 WRONG_USAGE: Final = 2
 #: All kinds of faults.
-ALL: Final = (*EVERYWHERE, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST)
+ALL: Final = (*EVERYWHERE, crossing, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST)
 #: The most violations that are printed. The history has all of them.
 SHOWN_MAX: Final = 20
 
@@ -85,7 +87,7 @@ def main() -> int:
 
 def _possible(home: Path, machinery: contextlib.ExitStack) -> list[Kind]:
     """Return the faults that this machine allows, and print a line for each other."""
-    kinds: list[Kind] = list(EVERYWHERE)
+    kinds: list[Kind] = [*EVERYWHERE, crossing]
     try:
         machinery.enter_context(machine.small_disks(home))
         kinds += machine.ON_SMALL_DISKS

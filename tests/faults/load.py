@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.faults.clients import ANSWER_SECONDS, Admin, Client, Http
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from tests.faults.history import Asked, Command
     from tests.faults.system import Caller
+
+#: The clients that send exchanges over many partitions.
+TRADERS: Final = 4
 
 
 class Load:
@@ -34,8 +37,13 @@ class Load:
             port: Client(people + 2 + number, seed, Http([port], client), threading.Event())
             for number, port in enumerate(ports)
         }
+        #: Send exchanges over many partitions, during the fault `crossing` alone.
+        first = people + 2 + len(ports)
+        self.traders = [
+            Client(first + number, seed, Http(ports, client), threading.Event()) for number in range(TRADERS)
+        ]
         self.standstill = self.admin.standstill
-        for one in (*self.clients, self.prober, *self._outage_clients.values()):
+        for one in (*self.clients, self.prober, *self._outage_clients.values(), *self.traders):
             one.standstill = self.standstill
         self._threads: list[threading.Thread] = []
 
@@ -66,7 +74,7 @@ class Load:
 
     def asked(self) -> list[Asked]:
         """Return the requests of all clients."""
-        everyone = (self.admin, *self.clients, self.prober, *self._outage_clients.values())
+        everyone = (self.admin, *self.clients, self.prober, *self._outage_clients.values(), *self.traders)
         return [asked for one in everyone for asked in list(one.asked)]
 
     def commands(self) -> list[Command]:
@@ -75,7 +83,9 @@ class Load:
 
     def wrong(self) -> list[str]:
         """Return the answers that break a promise."""
-        return [wrong for one in (self.admin, *self.clients, self.prober) for wrong in one.wrong]
+        return [
+            wrong for one in (self.admin, *self.clients, self.prober, *self.traders) for wrong in one.wrong
+        ]
 
     @property
     def answered(self) -> int:

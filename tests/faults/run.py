@@ -161,6 +161,7 @@ class Run:
         self.problems += map(str, check(history))
         self.problems += [f"verify: {line}" for line in self.system.verify()]
         self.problems += self.load.wrong()
+        self.problems += [f"deadlock {line}" for line in self.system.deadlocks_logged()]
         self.problems += [f"fault_logged {line}" for line in self.system.faults_logged()]
         return self.problems
 

@@ -49,6 +49,11 @@ SOURCES = ("teller", "api", "lab", "workers", "processor", "schema.sql", "tests/
 STOP_SECONDS = 8.0
 #: The pause between two looks at the processes, in seconds.
 LOOK_SECONDS = 0.02
+#: The wait for a lock after which PostgreSQL looks for a deadlock, in milliseconds. With its default of a second, a
+#: batch that waits for the locks of others would give up before.
+DEADLOCK_MS = 50
+#: The line of PostgreSQL's log.
+DEADLOCK = "deadlock detected"
 #: A gateway call fails soon here: tries, first pause and timeout in seconds.
 GATEWAY = {
     "TELLER_GATEWAY_TRIES": "3",
@@ -109,6 +114,8 @@ class FaultStack(Stack):
         self.valkey.start()
         migrations.migrate(self.owner_url, PARTITIONS)
         with contextlib.closing(connections.connect(self.owner_url, application_name="faults")) as connection:
+            connection.execute(f"ALTER SYSTEM SET deadlock_timeout = '{DEADLOCK_MS}ms'")
+            connection.execute("SELECT pg_reload_conf()")
             made = [keys.create_key(connection, role, role) for role in ("admin", "client")]
         self.admin, self.client = (Caller(one.client, one.key) for one in made)
         for _ in range(2):
@@ -306,6 +313,11 @@ class FaultStack(Stack):
             for line in part.log.read_text(errors="replace").splitlines()
             if '"exception"' in line or line.startswith("Traceback") or NOT_ALONE in line
         ]
+
+    def deadlocks_logged(self) -> list[str]:
+        """Return the lines of PostgreSQL's log about deadlocks."""
+        log = homes.log_file(self.home, self.postgres.name).read_text(errors="replace")
+        return [line for line in log.splitlines() if DEADLOCK in line]
 
 
 def through(proxy: Proxy, role: str) -> str:

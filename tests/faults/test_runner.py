@@ -76,6 +76,23 @@ def test_a_short_run_prints_its_faults_and_no_violation() -> None:
     assert lines[-1] == "no violation"
 
 
+def test_crossing_exchanges_cause_no_deadlock() -> None:
+    """
+    Four workers and a foreign process decide them. PostgreSQL's log has no deadlock.
+    """
+    done = subprocess.run(
+        RUNNER,
+        check=False,
+        env=_environment(SEED="11", FAULTS="1", KINDS="crossing"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "crossing: a worker killed; " in done.stdout
+    assert done.stdout.splitlines()[-1] == "no violation"
+
+
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="disks and hosts are made by root, on Linux"
 )
