@@ -20,8 +20,8 @@ import aiohttp
 from lab import following
 from lab.endpoint_results import ACCEPTED, BODY_CHARACTERS_KEPT, Call, Reply, Success, Verdict
 from processor.errors import TellerError
+from processor.gateways.answers import HEAD_BYTES_MAX
 from processor.gateways.client import exact_url
-from processor.gateways.connection import HEAD_BYTES_MAX
 from processor.gateways.http import describe
 
 if TYPE_CHECKING:

@@ -9,9 +9,11 @@ import json
 import time
 from typing import Any, Final
 
+import aiohttp
+
 from processor.domain.model import Outcome
 from processor.gateways import signatures
-from processor.gateways.client import Client, ConnectFailed
+from processor.gateways.client import Client
 from processor.gateways.protocol import Answer, Order, text_of
 
 #: The longest answer that is read, in bytes. A longer answer counts by its status alone.
@@ -56,9 +58,9 @@ class HttpGateway:
             )
         except TimeoutError:
             raise
-        except ConnectFailed as fault:
+        except aiohttp.ClientConnectorError as fault:
             return Answer("unknown", reason="no connection", error=describe(fault))
-        except (OSError, ValueError) as fault:
+        except (aiohttp.ClientError, OSError, ValueError) as fault:
             return Answer("unknown", reason="no valid answer", error=describe(fault))
         return answer_of(reply.status, reply.body)
 

@@ -8,26 +8,28 @@ It resolves the name once, checks each of its addresses, and connects to one of 
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
 from processor.gateways import addresses, signatures
 from processor.gateways.addresses import AddressRefused, WebhookAddressRefused
-from processor.gateways.client import Client, ConnectFailed, NameFailed
+from processor.gateways.client import Client
 from processor.outbox import tries
 from processor.outbox.deliveries import PAUSES_SECONDS
 from workers.courier.database_thread import in_thread
 
 if TYPE_CHECKING:
-    from aiohappyeyeballs import AddrInfoType
+    from aiohttp import AddrInfoType
 
     from processor.outbox.deliveries import WebhookDelivery
     from processor.outbox.tries import SendResult
 
 #: The longest time of one try, from the resolution of the name to the status of the answer, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: The connections that are open at once, idle ones included.
+#: The connections that are in use at once.
 CONNECTIONS_MAX: Final = 1_024
 #: The headers of an answer that are parsed. A receiver's status is enough, and many headers take long to parse.
 HEADERS_MAX: Final = 128
@@ -48,8 +50,9 @@ class WebhookClient:
             TIMEOUT_SECONDS,
             headers_max=HEADERS_MAX,
             connections_max=CONNECTIONS_MAX,
-            resolve=Resolver(allow_private=allow_private).resolve,
-            open_socket=None if allow_private else _public_socket,
+            use_dns_cache=False,
+            resolver=Resolver(allow_private=allow_private),
+            socket_factory=None if allow_private else _public_socket,
         )
 
     async def send(self, delivery: WebhookDelivery) -> SendResult[WebhookDelivery]:
@@ -82,18 +85,34 @@ class WebhookClient:
         return reply.status
 
 
-class Resolver:
+class Resolver(AbstractResolver):
     """The resolver of the system, on a thread for each name. It refuses private addresses."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
 
-    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
-        """Return the addresses of a name. Raises AddressRefused if one of them is private, or OSError."""
-        found = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await in_thread(
+            lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        )
         if not self._allow_private and not all(addresses.is_public(str(where[0])) for *_, where in found):
             raise AddressRefused("the address is not public")
-        return list(found)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(where[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, where in found
+        ]
+
+    async def close(self) -> None:
+        pass
 
 
 def _public_socket(address: AddrInfoType) -> socket.socket:
@@ -113,13 +132,13 @@ def _describe(fault: Exception) -> str:
             return str(fault)
         case TimeoutError():
             return f"no answer within {TIMEOUT_SECONDS:g} s"
-        case NameFailed():  # also a name of this network: the client must not learn which exist
-            return "the name does not lead to a public address"
-        case ConnectFailed(__cause__=ssl.SSLCertVerificationError()):
+        case aiohttp.ClientConnectorCertificateError():
             return "the certificate is not valid for this name"
-        case ConnectFailed(__cause__=AddressRefused()):
+        case aiohttp.ClientConnectorDNSError():  # also a name of this network: the client must not learn which exist
+            return "the name does not lead to a public address"
+        case aiohttp.ClientConnectorError() if isinstance(fault.os_error, AddressRefused):
             return "refused: the address is not public"
-        case ConnectFailed():
+        case aiohttp.ClientConnectorError():
             return "no connection"
         case _:
             return f"no valid answer ({type(fault).__name__})"
