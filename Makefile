@@ -11,7 +11,8 @@ UV_VERSION := 0.13.9
 
 .PHONY: up check test test-oldest scenarios fuzz faults lint format lock bench bench-quick clean .venv
 
-up: .venv
+# Needs only the packages of requirements.lock. All other targets also need those of requirements-dev.lock.
+up: .venv/installed
 	@exec $(BIN)/teller up
 
 # These tests compute, and query PostgreSQL.
@@ -74,10 +75,25 @@ bench: .venv
 bench-quick: .venv
 	@exec $(BIN)/python -P -m bench --quick $(BENCH)
 
-.venv: .venv/installed
+.venv: .venv/dev
+
+# Prints the number of each package that pip finds, at a terminal in one line.
+define INSTALL
+echo "installing the $$(grep -c '^[a-z]' $(1)) packages of $(1) into .venv; the first time takes a minute or two"; \
+{ $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check --require-hashes -r $(1) 2>&1 \
+    || touch .venv/failed; } \
+    | awk -v all="$$(grep -c '^[a-z]' $(1))" -v step="$$([ -t 2 ] && echo 1 || echo 10)" ' \
+        function say(text) { printf "  %-70s%s", text, step == 1 ? "\r" : "\n"; fflush() } \
+        /^Collecting /  { n++; if (n % step == 0) say("package " n " of " all ": " $$2) } \
+        /^Installing /  { say("all packages are here, and are being unpacked") } \
+        /^ERROR/        { failed = 1 } \
+        failed          { print > "/dev/stderr" } \
+        END             { if (step == 1) print "" }'; \
+[ ! -e .venv/failed ] || { rm -f .venv/failed; echo "the packages were not installed; see the lines above" >&2; exit 1; }
+endef
 
 # Made again whenever the lock changes, so that no package remains that is no longer pinned.
-.venv/locked: requirements-dev.lock
+.venv/locked: requirements.lock
 	@found=; old=; \
 	for python in $(PYTHONS); do \
 	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
@@ -87,11 +103,17 @@ bench-quick: .venv
 	done; \
 	[ -n "$$found" ] || { echo "Teller needs Python 3.11 or newer with venv, and found none among $(PYTHONS)$${old:+: $$old}; name one with PYTHON=/path/to/python3" >&2; exit 1; }; \
 	echo "making .venv with $$($$found --version)" && $$found -m venv --clear .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(call INSTALL,requirements.lock)
 	@touch $@
 
 .venv/installed: .venv/locked pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The packages for checks and tests, beside those that run. A changed lock begins with an empty .venv.
+.venv/dev: requirements-dev.lock .venv/installed
+	@if [ -e $@ ]; then rm -f $@ .venv/locked; $(MAKE) --silent .venv/installed; fi
+	@$(call INSTALL,requirements-dev.lock)
 	@touch $@
 
 # For newer versions within pyproject.toml, first remove lines from the locks, or both locks.

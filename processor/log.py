@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(
     r"(whsec_|Bearer\s+)[^\s\"',]+|(://[^/@:\s]*:)[^@\s]+(?=@)|(teller_)[A-Za-z0-9_-]{43}"
 )
+
+#: The values of TELLER_LOG_LEVEL.
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 #: Libraries that log too much at level info.
 _TALKATIVE = ("werkzeug", "httpx", "httpcore", "urllib3", "dramatiq")
@@ -81,11 +85,23 @@ def _encoder_with(default: Callable[[Any], Any]) -> json.JSONEncoder:
     return json.JSONEncoder(default=default)
 
 
-def configure(level: int = logging.INFO) -> None:
+def is_quiet() -> bool:
+    """
+    Return whether the log has no lines about what goes well.
+    """
+    return logging.getLogger().level > logging.INFO
+
+
+def configure(level: int | None = None) -> None:
     """
     Send all logs of this process to standard error. The command line calls this once.
+
+    Without a level, TELLER_LOG_LEVEL counts. Without that, a terminal shows warnings, and a file has all lines.
     """
     terminal = sys.stderr.isatty()
+    level = level or LEVELS.get(
+        os.environ.get("TELLER_LOG_LEVEL", ""), logging.WARNING if terminal else logging.INFO
+    )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

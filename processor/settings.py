@@ -110,6 +110,8 @@ class Settings:
     metrics_port: int
     #: The files of the metrics of a process of `teller up` begin with this name. The API reads all of its directory.
     metrics_file: Path | None
+    #: The least important lines that the log has. Empty: warnings at a terminal, else all but those for debugging.
+    log_level: str
     partitions: int
     workers: int
     gateway_tries: int
@@ -163,10 +165,11 @@ class Settings:
             embeds_valkey=not redis_url,
             home=_home(read),
             host=read.text("TELLER_HOST") or "127.0.0.1",
-            port=read.whole("TELLER_PORT", 8000, 1, 65_535),
+            port=read.whole("TELLER_PORT", read.whole("PORT", 8000, 1, 65_535), 1, 65_535),
             url_prefix=_url_prefix(read),
             metrics_port=read.whole("TELLER_METRICS_PORT", 0, 1, 65_535),
             metrics_file=_path(read, "TELLER_METRICS_FILE"),
+            log_level=read.choice("TELLER_LOG_LEVEL", ("debug", "info", "warning", "error")),
             partitions=read.whole("TELLER_PARTITIONS", 64, 1, PARTITIONS_MAX),
             workers=read.whole(
                 "TELLER_WORKERS", min(os.cpu_count() or 1, WORKERS_DEFAULT_MAX), 1, WORKERS_MAX

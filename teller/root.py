@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "export": "commands.export",
     "import": "commands.imports",
     "race": "commands.race",
+    "settings": "commands.settings",
     "openapi": "commands.processes",
 }
 

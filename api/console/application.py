@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlencode
 
 import structlog
+import werkzeug.exceptions
 from flask import Response, request
 
 from api.console import (
@@ -63,6 +64,9 @@ def _nowhere(_visit: Visit, **_names: str) -> NoReturn:
 NOWHERE: Final = PageRoute("GET", f"{ROOT}/<path:rest>", "", _nowhere, OPERATORS, NoQuery)
 _REFUSED_FOR_NOW: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
+#: The methods of the start page, so that only a GET of a browser differs from an address that does not exist.
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 log = structlog.get_logger()
 
 
@@ -87,6 +91,7 @@ def install(app: Flask, services: Services) -> None:
             methods=[route.method] if route is not NOWHERE else ["GET", "POST"],
             provide_automatic_options=False,
         )
+    app.add_url_rule("/", "start", _start, methods=list(_METHODS), provide_automatic_options=False)
     # Flask's own redirect names a scheme and host, which differ from the public ones behind a proxy.
     app.add_url_rule(f"{ROOT}/", "console slash", lambda: _redirect(ROOT, []), methods=["GET"])
 
@@ -198,6 +203,15 @@ class _Handler:
             "retry_after": retry_after if headers else None,
         }
         return self._layout.respond(visit, "error.html", context, status=status, headers=headers)
+
+
+def _start() -> Response:
+    """
+    Lead a browser to the console. Everything else gets the answer of an address that does not exist.
+    """
+    if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+        return _redirect(ROOT, [])
+    raise werkzeug.exceptions.NotFound
 
 
 def _to_sign_in(visit: Visit) -> Response:

@@ -40,7 +40,7 @@ def show_form(visit: Visit) -> Page | Redirect:
     next_address = local_path(visit.query.next)
     if visit.session is not None:
         return Redirect(next_address)
-    return _form(next_address)
+    return _form(visit, next_address)
 
 
 @pages.post("/sign-in", roles=PUBLIC)
@@ -51,19 +51,22 @@ def begin(visit: Visit) -> Page | Redirect:
     form = visit.read(SignInForm)
     next_address = local_path(form.next)
     if not form.key:
-        return _form(next_address, "Enter a key. It begins with teller_.", 422)
+        return _form(visit, next_address, "Enter a key. It begins with teller_.", 422)
     try:
         caller = visit.services.keys.sign_in(form.key.strip(), visit.environ)
     except Unauthorized:
-        return _form(next_address, "This key is unknown, has expired or was revoked.", 401)
+        return _form(visit, next_address, "This key is unknown, has expired or was revoked.", 401)
     if caller.role not in OPERATORS:
         return _form(
-            next_address, "This is a client's key. The console needs the key of an operator or admin.", 403
+            visit,
+            next_address,
+            "This is a client's key. The console needs the key of an operator or admin.",
+            403,
         )
     with visit.services.connection() as connection:
         token = sessions.begin(connection, caller, visit.session)
     if token is None:
-        return _form(next_address, "This key has just been revoked.", 401)
+        return _form(visit, next_address, "This key has just been revoked.", 401)
     return Redirect(next_address, headers=(security.session_cookie(visit.environ, token),))
 
 
@@ -82,5 +85,7 @@ def end(visit: Visit) -> Redirect:
     )
 
 
-def _form(next_address: str, wrong: str | None = None, status: int = 200) -> Page:
-    return Page("sign_in.html", {"next": next_address, "wrong": wrong}, status)
+def _form(visit: Visit, next_address: str, wrong: str | None = None, status: int = 200) -> Page:
+    return Page(
+        "sign_in.html", {"next": next_address, "wrong": wrong, "lab": visit.services.settings.lab}, status
+    )

@@ -27,7 +27,7 @@ from processor.storage import connections, migrations
 from teller.embedded import home as homes
 from teller.embedded import keys as kept_keys
 from teller.embedded.servers import serve
-from teller.printing import Command, show
+from teller.printing import Command, as_json, show
 from teller.root import WaitedTooLong
 from teller.up.signals import Signals, Stopped
 from teller.up.supervisor import Process, Supervisor
@@ -103,6 +103,8 @@ def up(port: int | None, workers: int | None) -> int:
     given = {name: str(value) for name, value in ours.items() if value is not None}
     settings = Settings.from_environment({**os.environ, **given})
     _refuse_taken_port(settings)
+    if log.is_quiet() and not as_json():
+        click.echo("starting PostgreSQL, Valkey, API, workers and courier", err=True)
     signals = Signals()
     try:
         with contextlib.ExitStack() as running:
@@ -258,11 +260,29 @@ def _supervise(settings: Settings, servers: Sequence[Kept], signals: Signals, me
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             url = f"http://{host}:{settings.port}{settings.url_prefix}"
             show({"ready": url}, lambda: f"teller is ready: {url}")
+            _show_places(settings, url)
             supervisor.run()
         logger.info("stopping")
     finally:
         _stop(api, [*workers, courier], signals)
     return 0
+
+
+def _show_places(settings: Settings, url: str) -> None:
+    """Print where a person goes on: console, documentation, lab, keys."""
+    places = [
+        ("console", f"{url}/admin"),
+        ("documentation", f"{url}/docs"),
+        *([("race lab", f"{url}/lab")] if settings.lab else []),
+    ]
+    if (file := kept_keys.path(settings.home)).exists():
+        places.append(("keys", f"{file} (TELLER_ADMIN_KEY signs in at the console)"))
+    for name, place in () if as_json() else places:
+        click.echo(f"  {name:<14} {place}", err=True)
+    if log.is_quiet() and not as_json():
+        click.echo(
+            "  Only warnings follow; TELLER_LOG_LEVEL=info shows every request. Ctrl-C stops.", err=True
+        )
 
 
 def _becomes_ready(

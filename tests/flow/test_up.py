@@ -171,6 +171,26 @@ def test_ready_means_that_a_request_is_decided_at_once(system: Up) -> None:
     assert system.opens("first")
 
 
+def test_it_names_where_to_go_on(system: Up) -> None:
+    """
+    Behind the line come the addresses of console, documentation and lab, and the file with the keys. A browser that
+    opens the address alone is led to the console; a program is not.
+    """
+    eventually(lambda: "  keys " in system.log.read_text())
+    said = system.log.read_text()
+
+    base = f"http://127.0.0.1:{system.port}"
+    for name, place in (("console", "/admin"), ("documentation", "/docs"), ("race lab", "/lab")):
+        assert f"  {name:<14} {base}{place}\n" in said
+    assert f"  {'keys':<14} {system.home}/keys.env " in said
+    for accept, status in (("text/html,*/*", 303), ("application/json", 404), ("*/*", 404)):
+        connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=TIMEOUT_SECONDS)
+        connection.request("GET", "/", headers={"Accept": accept})
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Location"]) == (status, "/admin" if status == 303 else None)
+        connection.close()
+
+
 def test_the_metrics_of_all_processes_are_those_of_the_api(system: Up) -> None:
     """
     The API shows what workers and couriers count. The counts go on when a worker is killed and started again.

@@ -13,6 +13,7 @@ import pytest
 
 from processor.errors import SettingsError
 from processor.settings import WORKERS_DEFAULT_MAX, Settings
+from teller.commands.meanings import SETTINGS
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
@@ -77,8 +78,8 @@ def test_a_documented_default_is_that_of_the_code(row: Row) -> None:
     settings = Settings.from_environment({"HOME": "/home/ada", "TELLER_HOME": "/home/ada/teller"})
     field = row.variable.removeprefix("TELLER_").lower()
     match row.variable:
-        case "HOME" | "XDG_DATA_HOME" | "TELLER_HOME":
-            return  # test_the_documented_home_is_that_of_the_code
+        case "HOME" | "XDG_DATA_HOME" | "TELLER_HOME" | "PORT" | "TELLER_LOG_LEVEL":
+            return  # tests of their own
         case "TELLER_WORKERS":
             assert row.default == f"the number of cores, at most {WORKERS_DEFAULT_MAX}"
             assert settings.workers == min(os.cpu_count() or 1, WORKERS_DEFAULT_MAX)
@@ -102,6 +103,30 @@ def test_a_documented_default_is_that_of_the_code(row: Row) -> None:
             value = getattr(settings, field)
             shown = value if isinstance(value, str) else f"{value:.15g}"
             assert row.default == f"`{shown}`"
+
+
+def test_the_port_and_the_level_of_the_log_have_the_documented_defaults() -> None:
+    """
+    PORT counts while TELLER_PORT is unset. A terminal has only warnings, and everything else all lines.
+    """
+    rows = {row.variable: row.default for row in ROWS}
+    ports = [{}, {"PORT": "5000"}, {"PORT": "5000", "TELLER_PORT": "1"}]
+
+    assert [Settings.from_environment({"HOME": "/"} | one).port for one in ports] == [8000, 5000, 1]
+    assert (rows["PORT"], rows["TELLER_LOG_LEVEL"]) == ("unset", "`warning` at a terminal, else `info`")
+    assert Settings.from_environment({"HOME": "/"}).log_level == ""
+
+
+def test_the_command_settings_has_the_defaults_and_meanings_of_the_page() -> None:
+    """
+    `teller settings` prints the variables of the page in its order, each with the first sentence of its meaning.
+    """
+    documented = [(row.variable, row.default.replace("`", "")) for row in ROWS]
+
+    assert [(one.name, one.default) for one in SETTINGS] == documented
+    for one, row in zip(SETTINGS, ROWS, strict=True):
+        assert row.meaning.replace("`", "").startswith(one.meaning)
+        assert one.meaning.endswith(".")
 
 
 @pytest.mark.usefixtures("_ordinary_user")

@@ -42,6 +42,8 @@ FAILED_AT_ONCE: Final = 1
 ALL_UNPROVEN_AT_ONCE: Final = AT_ONCE // 2
 #: A success that takes longer does not prove an endpoint, in seconds.
 SLOW_SECONDS: Final = 1.0
+#: An endpoint that fails has one warning in this time, in seconds. Each try has a line at the level info.
+WARN_SECONDS: Final = 60.0
 #: The endpoints whose room is remembered. The oldest are forgotten first.
 REMEMBERED_MAX: Final = 10_000
 
@@ -72,6 +74,8 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
         self._under_way: Counter[UUID] = Counter()
         #: The deliveries that may be under way to each endpoint that was called before.
         self._limits: dict[UUID, int] = {}
+        #: For each endpoint that fails, the time of its last warning and the failures since then.
+        self._warned: dict[UUID, tuple[float, int]] = {}
 
     async def _look(self) -> float:
         if self._after == BEFORE_FIRST:
@@ -156,6 +160,8 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
         result = await self._client.send(delivery)
         seconds = time.monotonic() - began
         self._adjust_limit(delivery.webhook_id, is_success=result.is_sent, seconds=seconds)
+        if not result.is_sent:
+            self._warn(delivery, result.error)
         self.recorder.add(result)
         log.info(
             "webhook_delivered" if result.is_sent else "webhook_not_delivered",
@@ -168,6 +174,23 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
             error=result.error,
             again_in_s=result.pause_seconds,
             duration_ms=round(seconds * 1_000),
+        )
+
+    def _warn(self, delivery: WebhookDelivery, error: str | None) -> None:
+        """Log a warning for an endpoint that fails, one in WARN_SECONDS, with the failures since the last one."""
+        now = time.monotonic()
+        since, failures = self._warned.pop(delivery.webhook_id, (-math.inf, 0))
+        if now - since < WARN_SECONDS:
+            self._warned[delivery.webhook_id] = since, failures + 1
+            return
+        self._warned[delivery.webhook_id] = now, 0
+        if len(self._warned) > REMEMBERED_MAX:
+            del self._warned[next(iter(self._warned))]
+        log.warning(
+            "webhook_failing",
+            webhook=str(delivery.webhook_id),
+            failures=failures + 1,
+            error=error,
         )
 
     async def _record(self, results: list[SendResult[WebhookDelivery]]) -> None:

@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from processor.gateways import signatures
@@ -380,6 +381,34 @@ def test_a_name_that_does_not_resolve_is_tried_again(till: Till) -> None:
     eventually(lambda: tried(till) == (1, None))
 
     assert till.store.one("SELECT last_error FROM deliveries") == NOT_PUBLIC
+
+
+def test_a_webhook_that_fails_has_one_warning_in_a_minute(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each try has a line for files, and a terminal shows one warning in that time, with the failures since the last.
+    """
+    till.outside.behave = lambda _call, _handler: 500
+    till.webhook(f"{till.outside.url}/hook")
+    till.redeem()
+    warnings: list[int] = []
+    with structlog.testing.capture_logs() as lines:
+        till.start()
+        for number in range(1, 5):
+            eventually(lambda number=number: tried(till) == (number, None))  # type: ignore[misc]
+            warnings.append(sum(line["event"] == "webhook_failing" for line in lines))
+            if number == 3:
+                monkeypatch.setattr("workers.courier.deliveries.WARN_SECONDS", 0.0)
+            till.store.owner.execute("UPDATE deliveries SET due_at = now() WHERE due_at IS NOT NULL")
+
+    assert warnings == [1, 1, 1, 2]
+    shown = [line for line in lines if line["event"] == "webhook_failing"][:2]
+    assert [(line["failures"], line["error"], line["log_level"]) for line in shown] == [
+        (1, "answered 500", "warning"),
+        (3, "answered 500", "warning"),
+    ]
+    assert sum(line["event"] == "webhook_not_delivered" for line in lines) >= 4
 
 
 def tried(till: Till) -> tuple[int, uuid.UUID | None]:
