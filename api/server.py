@@ -31,6 +31,7 @@ from api.services import BODIES_AT_ONCE
 from api.web import idle_connections
 from api.web.long_poll import WAITERS_MAX
 from api.web.turns import WAITING_MAX
+from api.web.unread_bodies import DROPS_AT_ONCE, UnreadBodies
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe, TellerError
 from processor.gateways.names import names as gateway_names
 from processor.settings import Settings
@@ -38,8 +39,7 @@ from processor.storage import connections, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from flask import Flask
+    from wsgiref.types import WSGIApplication
 
     from api.services import Services
 
@@ -50,9 +50,8 @@ WORKERS: Final = 1
 CONNECTIONS_MAX: Final = 12_000
 #: The file descriptors for everything else.
 OTHER_FILES: Final = 124
-#: Threads, started on demand, for the bodies that are being read, and for the requests that wait for a place, a turn
-#: or a decision.
-THREADS: Final = 2 * BODIES_AT_ONCE + WAITING_MAX + WAITERS_MAX
+#: Threads, started on demand. They read or drop bodies, and wait for a place, a turn or a decision.
+THREADS: Final = 2 * BODIES_AT_ONCE + DROPS_AT_ONCE + WAITING_MAX + WAITERS_MAX
 #: The buffer for a request's head. A head of twice that size is answered 431.
 HEAD_BYTES_MAX: Final = 64 * 1024
 #: The time in which a client must send a request's head.
@@ -113,7 +112,7 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def load_application(environment: Mapping[str, str], parent: int) -> Flask:
+def load_application(environment: Mapping[str, str], parent: int) -> WSGIApplication:
     """Create the application in the main thread of a serving process, with its watchdogs."""
     _die_with(parent)
     application = create_app(Settings.from_environment(environment))
@@ -126,7 +125,7 @@ def load_application(environment: Mapping[str, str], parent: int) -> Flask:
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
     sys.setswitchinterval(SWITCH_SECONDS)
-    return application
+    return UnreadBodies(application)
 
 
 def _allow_connections() -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 from api.web.problems import BodyTooLarge, Malformed, UnsupportedMediaType
+from api.web.unread_bodies import IS_READ
 from processor.errors import Forbidden
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ def refuse_foreign(environ: Mapping[str, Any]) -> None:
         raise Forbidden("this form comes from another site: nothing was done")
 
 
-def read_form(environ: Mapping[str, Any]) -> dict[str, list[str]]:
+def read_form(environ: dict[str, Any]) -> dict[str, list[str]]:
     """Return the fields that were sent. Raises BodyTooLarge, UnsupportedMediaType, Malformed."""
     if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != _FORM_TYPE:
         raise UnsupportedMediaType(f"a form is sent as {_FORM_TYPE}")
     raw: bytes = environ["wsgi.input"].read(FORM_BYTES_MAX + 1)
     if len(raw) > FORM_BYTES_MAX:
         raise BodyTooLarge(f"a form may have at most {FORM_BYTES_MAX} bytes")
+    environ[IS_READ] = True
     try:
         return parse_qs(raw.decode("ascii"), max_num_fields=FORM_FIELDS_MAX)
     except ValueError:

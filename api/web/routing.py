@@ -22,6 +22,7 @@ from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.large_bodies import LARGE_BYTES, LargeBodies
 from api.web.problems import BodyTooLarge, UnsupportedMediaType
+from api.web.unread_bodies import IS_READ
 from processor.domain.roles import ALL_ROLES
 from processor.errors import Forbidden
 
@@ -238,7 +239,7 @@ class Route:
             call.body = parsing.validate(model, call.sent)
 
 
-def _read(environ: Mapping[str, Any]) -> bytes:
+def _read(environ: dict[str, Any]) -> bytes:
     """
     Read a body, also a chunked one, whose stream the server ends.
 
@@ -248,6 +249,7 @@ def _read(environ: Mapping[str, Any]) -> bytes:
     if announced.isdecimal() and len(announced) <= LENGTH_DIGITS_MAX and int(announced) <= BODY_BYTES_MAX:
         raw: bytes = environ["wsgi.input"].read(BODY_BYTES_MAX + 1)
         if len(raw) <= BODY_BYTES_MAX:
+            environ[IS_READ] = True
             return raw
     raise BodyTooLarge(f"a body may have at most {BODY_BYTES_MAX} bytes")
 
