@@ -132,6 +132,8 @@ CREATE TABLE requests (
     details         jsonb       CHECK (jsonb_typeof(details) = 'object'),
     metadata        jsonb       CHECK (jsonb_typeof(metadata) = 'object'),
     created_at      timestamptz NOT NULL DEFAULT now(),
+    x_request_id    text        CHECK (length(x_request_id) BETWEEN 1 AND 128 AND x_request_id !~ '[^A-Za-z0-9._:@/+=-]'),
+    traceparent     text        CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
     CONSTRAINT requests_idempotency UNIQUE (client_id, idempotency_key)
 );
 CREATE INDEX requests_of_client   ON requests (client_id, id);
@@ -173,6 +175,8 @@ COMMENT ON COLUMN requests.amount IS
     'Whole units of the resource (money: minor units). For an opening, the quantity that the resource begins with.';
 COMMENT ON COLUMN requests.details IS
     'Fields that only this kind has: the rules of an opening or amendment, the destination of a withdrawal, the legs of an exchange.';
+COMMENT ON COLUMN requests.x_request_id IS 'The header X-Request-Id of the call that made it; NULL: no call made it.';
+COMMENT ON COLUMN requests.traceparent IS 'The header traceparent of that call, in version 00 of W3C Trace Context; NULL: it had none.';
 
 -- ---------------------------------------------------------------- legs
 
@@ -1271,7 +1275,7 @@ GRANT SELECT ON request_kinds, api_keys, usages, daily_usages, audit TO teller_a
 GRANT INSERT (id) ON clients TO teller_api;
 GRANT INSERT (id, client_id, name, role, digest, expires_at), UPDATE (revoked_at, last_used_at) ON api_keys TO teller_api;
 GRANT INSERT (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
-              apply_before, refund_of, details, metadata) ON requests TO teller_api;
+              apply_before, refund_of, details, metadata, x_request_id, traceparent) ON requests TO teller_api;
 GRANT INSERT (partition, request_id, verb, payload) ON inbox TO teller_api;
 GRANT INSERT (partition, actor), DELETE ON pauses TO teller_api;
 GRANT INSERT (actor, action, request_id, reason, detail) ON audit TO teller_api;

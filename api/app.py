@@ -11,7 +11,6 @@ import functools
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
@@ -45,7 +44,7 @@ from api.web.large_bodies import TooManyLargeBodies
 from api.web.prefix import UnderPrefix
 from api.web.problems import Invalid, Malformed, RateLimited
 from api.web.rate_limits import network_of
-from api.web.routing import CLIENT, PROBLEM, ROUTE, Route, respond
+from api.web.routing import CLIENT, FAULT, PROBLEM, ROUTE, Route, note_names, respond
 from api.web.shortcut import Shortcut
 from api.web.turns import TooManyAtOnce
 from processor.errors import TellerError
@@ -84,8 +83,6 @@ ROUTES: Final[tuple[Route, ...]] = tuple(route for noun in NOUNS for route in no
 
 #: The refusals that a client gets for too many requests. They carry `Retry-After`.
 _HELD: Final = (RateLimited, TooManyAtOnce, TooManyLargeBodies, webhooks.NameServiceTimeout)
-
-log = structlog.get_logger()
 
 
 def create_app(settings: Settings, services: Services | None = None) -> Flask:
@@ -167,6 +164,7 @@ def _handler(route: Route, services: Services) -> Handler:
 
     def handle(environ: dict[str, Any], names: dict[str, str]) -> Response:
         environ[ROUTE] = path
+        note_names(environ, names)
         try:
             call = route.check(services, environ)
             client = environ.get(CLIENT)
@@ -209,7 +207,8 @@ def _direct(handler: Handler) -> Handler:
         except Malformed as error:
             return _refuse(environ, error)
         except Exception as error:  # noqa: BLE001 - answered as any view's
-            return _answer_unexpected(error)
+            environ[FAULT] = error
+            return problems.internal_error()
 
     return handle
 
@@ -247,5 +246,5 @@ def _answer_http_error(error: HTTPException) -> Response:
 
 
 def _answer_unexpected(error: Exception) -> Response:
-    log.error("request_broke", exc_info=error)
+    request.environ[FAULT] = error
     return problems.internal_error()

@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlencode
 
-import structlog
 import werkzeug.exceptions
 from flask import Response, request
 
@@ -36,7 +35,7 @@ from api.web import forms, parsing, problems, static_files, turns
 from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.problems import PROBLEMS, RETRY_AFTER_SECONDS, Invalid, NotFound
-from api.web.routing import CLIENT, PROBLEM, ROUTE, RawResponse
+from api.web.routing import CLIENT, FAULT, PROBLEM, ROUTE, RawResponse, note_names
 from api.web.static_files import Files
 from processor.domain.roles import OPERATORS
 from processor.errors import Forbidden, TellerError
@@ -66,8 +65,6 @@ _REFUSED_FOR_NOW: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAV
 
 #: The methods of the start page, so that only a GET of a browser differs from an address that does not exist.
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-log = structlog.get_logger()
 
 
 def install(app: Flask, services: Services) -> None:
@@ -112,6 +109,7 @@ class _Handler:
         began = time.monotonic()
         environ = request.environ
         environ[ROUTE] = self._route.path
+        note_names(environ, names)
         visit = Visit(self._services, self._memory, environ, self._route, None, "")
         try:
             self._read_session(visit)
@@ -128,8 +126,8 @@ class _Handler:
             return self._explain(visit, Invalid.at("/cursor", f"query parameter cursor {error}"))
         except TellerError as error:
             return self._explain(visit, error)
-        except Exception:
-            log.exception("request_broke")
+        except Exception as error:  # noqa: BLE001 - the line of the call in the log has it
+            environ[FAULT] = error
             return self._explain(visit, TellerError())
 
     def _read_session(self, visit: Visit) -> None:

@@ -6,8 +6,6 @@ This is WSGI middleware, so it also covers the answers that Flask gives itself.
 
 from __future__ import annotations
 
-import random
-import re
 import threading
 import time
 from collections import Counter
@@ -18,7 +16,8 @@ import structlog
 
 from api.web import deadline, turns
 from api.web.rate_limits import RATE_LIMIT_HEADERS, network_of
-from api.web.routing import CLIENT, PROBLEM, ROUTE
+from api.web.routing import CLIENT, FAULT, PROBLEM, REQUEST, ROUTE
+from processor import correlation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
 
 #: The route in log and metrics of an address without a route.
 NO_ROUTE: Final = "(none)"
-#: Request ids of clients that are used as they are.
-_SANE_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}", re.ASCII)
+
+#: The values that a call may have noted, and their names in its line.
+_NOTED: Final = ((REQUEST, "request"), (PROBLEM, "problem"), (FAULT, "exc_info"))
 
 _COMMON_HEADERS: Final = [("X-Content-Type-Options", "nosniff")]
 #: Links do not reveal the page that they stand on. Pages with forms differ: otherwise browsers would omit the Origin.
@@ -109,8 +109,8 @@ class AccessLog:
         deadline.begin()
         turns.begin()
         started = time.perf_counter()
-        sent_id: str = environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = sent_id if _SANE_ID.fullmatch(sent_id) else f"{random.getrandbits(64):016x}"
+        called = correlation.of_headers(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
+        fields = called.log_fields()
         status = 500
 
         def start(
@@ -118,7 +118,7 @@ class AccessLog:
         ) -> Callable[[bytes], object]:
             nonlocal status
             status = int(line[:3])
-            headers.append(("X-Request-Id", request_id))
+            headers.append(("X-Request-Id", fields["request_id"]))
             headers.extend(_COMMON_HEADERS)
             if not any(name == _NO_REFERRER[0] for name, _ in headers):
                 headers.append(_NO_REFERRER)
@@ -131,7 +131,8 @@ class AccessLog:
                 headers.extend(rate_limit_headers)
             return start_response(line, headers, exc_info)
 
-        tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
+        tokens = structlog.contextvars.bind_contextvars(**fields)
+        token = correlation.bind(called)
         try:
             return self._application(environ, start)
         finally:
@@ -139,22 +140,23 @@ class AccessLog:
             method = environ["REQUEST_METHOD"]
             route = environ.get(ROUTE, NO_ROUTE)
             self._metrics.observe(method if route != NO_ROUTE else "(any)", route, status, seconds)
-            problem = environ.get(PROBLEM)
             client = environ.get(CLIENT)
             now = started + seconds
             self._refusals.write_counts(now)
             if not _is_refused(status) or self._refusals.has_line(
                 client, environ.get("REMOTE_ADDR", ""), now
             ):
-                log.info(
+                write = log.info if status < HTTPStatus.INTERNAL_SERVER_ERROR else log.error
+                write(
                     "http_request",
                     method=method,
                     route=route,
                     status=status,
                     duration_ms=round(seconds * 1000, 2),
                     client=client,
-                    **({} if problem is None else {"problem": problem}),
+                    **{name: environ[key] for key, name in _NOTED if key in environ},
                 )
+            correlation.reset(token)
             structlog.contextvars.reset_contextvars(**tokens)
 
 

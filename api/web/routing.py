@@ -8,6 +8,7 @@ raises a TellerError.
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -46,14 +47,26 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = 1024 * 1024
 #: The digits of a header Content-Length.
 LENGTH_DIGITS_MAX: Final = 20
-#: The keys of the WSGI environment that have route, client and problem for the log.
+#: The keys of the WSGI environment that have route, client and problem for the log. REQUEST is the id of the request
+#: that the call made or names, and FAULT the exception that no view expected.
 ROUTE: Final = "teller.route"
 CLIENT: Final = "teller.client"
 PROBLEM: Final = "teller.problem"
+REQUEST: Final = "teller.request"
+FAULT: Final = "teller.fault"
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 _STATUS_LINES: Final = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def note_names(environ: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Note the request that an address names, for the log. Any other text of an address is in no log."""
+    request = names.get("request")
+    if request is not None and _UUID.fullmatch(request):
+        environ[REQUEST] = request
 
 
 class Services(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from api.web import deadline, idempotency, long_poll, problems
 from api.web.fields import Body
 from api.web.problems import RETRY_AFTER_SECONDS, IdempotencyKeyMissing
-from api.web.routing import Answer, Call, ServicesT
+from api.web.routing import REQUEST, Answer, Call, ServicesT
 from processor.domain.model import FINAL_STATUSES
 from processor.errors import IdempotencyKeyReused, PartitionSaturated
 from processor.ids import new_id
@@ -134,6 +134,7 @@ def accepted(call: Call[ServicesT], record: RequestRecord, *, is_replayed: bool)
     """
     Return the answer with a request that intake accepted, after the wait that the call prefers.
     """
+    call.environ[REQUEST] = str(record.id)
     headers = {"Idempotency-Replayed": "true"} if is_replayed else {}
     seconds = long_poll.read_preference(call.header("HTTP_PREFER"))
     if seconds is not None:

@@ -53,9 +53,8 @@ class HttpGateway:
         body = _ENCODER.encode(_document(order, key)).encode()
         signed = signatures.headers(key, int(time.time()), body, [self._key])
         try:
-            reply = await self._client.post(
-                self._url, body, {"Idempotency-Key": key, **signed}, body_bytes_max=BODY_BYTES_MAX
-            )
+            headers = {"Idempotency-Key": key, **signed, **order.correlation.headers()}
+            reply = await self._client.post(self._url, body, headers, body_bytes_max=BODY_BYTES_MAX)
         except TimeoutError:
             raise
         except aiohttp.ClientConnectorError as fault:

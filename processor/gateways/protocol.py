@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, get_args
 from uuid import UUID
 
+from processor import correlation
+from processor.correlation import Correlation
 from processor.domain.model import Outcome
 
 #: The longest reference, reason or error that is kept, in characters.
@@ -33,6 +35,8 @@ class Order:
     amount: int | None
     destination: str | None
     metadata: dict[str, Any]
+    #: The HTTP call that made the request.
+    correlation: Correlation = correlation.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ import psycopg
 import structlog
 from psycopg import DataError, IntegrityError
 
+from processor import correlation
+from processor.correlation import Correlation
 from processor.domain.legs import partitions_of
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
@@ -95,6 +97,8 @@ class _Asked:
     partition: int
     #: The partition of each of its legs. A request with a single resource has its home partition alone.
     partitions: frozenset[int]
+    #: The HTTP call that makes it.
+    correlation: Correlation
     #: The id that the INSERT made. None: it is not written yet.
     id: UUID | None = None
     receipt: Receipt | None = None
@@ -194,14 +198,15 @@ class Intake:
 
     def accept(self, submissions: Sequence[Submission], within_seconds: float | None = None) -> list[Receipt]:
         """
-        Make requests durable. Returns a receipt for each, in order.
+        Make requests durable, each with the current correlation. Returns a receipt for each, in order.
 
         Raises DatabaseUnavailable if the outcome is unknown, at the latest after ANSWER_TIMEOUT_SECONDS or
         `within_seconds`. A repetition with the same key returns the outcome.
         """
         if self._is_settling:  # a queue without a limit would grow otherwise
             raise DatabaseUnavailable("the database does not answer, or waits for its standby")
-        asked = [self._asked(one) for one in submissions]
+        made_by = correlation.current()
+        asked = [self._asked(one, made_by) for one in submissions]
         if asked:
             call = _Call(asked)
             self._calls.put(call)
@@ -215,9 +220,10 @@ class Intake:
                 raise call.fault
         return [one.receipt for one in asked if one.receipt is not None]
 
-    def _asked(self, submission: Submission) -> _Asked:
+    def _asked(self, submission: Submission, made_by: Correlation) -> _Asked:
         home = partition_of(submission.resource_id, self._partitions)
-        return _Asked(submission, home, partitions_of(submission.details, home, self._partitions))
+        partitions = partitions_of(submission.details, home, self._partitions)
+        return _Asked(submission, home, partitions, made_by)
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -290,6 +296,7 @@ class Intake:
                 client=one.submission.client_id,
                 kind=one.submission.kind,
                 error=connections.first_line(fault),
+                **one.correlation.log_fields(),
             )
             one.receipt = Receipt(problem=TellerError("the database refuses this request"))
 
@@ -379,6 +386,8 @@ def _columns(group: list[_Asked], tails: list[int]) -> dict[str, Any]:
         "refund_of": [s.refund_of for s in submissions],
         "details": [_json(s.details) for s in submissions],
         "metadata": [_json(s.metadata) for s in submissions],
+        "x_request_id": [one.correlation.x_request_id for one in group],
+        "traceparent": [one.correlation.traceparent for one in group],
     }
 
 

@@ -17,15 +17,15 @@ WITH moment AS MATERIALIZED (
            unnest(%(tail)b::bigint[], %(client_id)b::text[], %(created_by)b::uuid[], %(idempotency_key)b::text[],
                   %(fingerprint)b::bytea[], %(kind)b::text[], %(partition)b::smallint[], %(resource_id)b::text[],
                   %(account)b::text[], %(amount)b::bigint[], %(apply_before)b::timestamptz[], %(refund_of)b::uuid[],
-                  %(details)b::text[], %(metadata)b::text[])
+                  %(details)b::text[], %(metadata)b::text[], %(x_request_id)b::text[], %(traceparent)b::text[])
       WITH ORDINALITY
         AS v(tail, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
-             apply_before, refund_of, details, metadata, arrival)
+             apply_before, refund_of, details, metadata, x_request_id, traceparent, arrival)
 ), won AS (
     INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id,
-                          account, amount, apply_before, refund_of, details, metadata)
+                          account, amount, apply_before, refund_of, details, metadata, x_request_id, traceparent)
     SELECT id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account, amount,
-           apply_before, refund_of, details::jsonb, metadata::jsonb
+           apply_before, refund_of, details::jsonb, metadata::jsonb, x_request_id, traceparent
       FROM asked
      ORDER BY client_id, idempotency_key, arrival
         ON CONFLICT (client_id, idempotency_key) DO NOTHING

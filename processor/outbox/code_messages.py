@@ -9,10 +9,11 @@ computes the digits; the `repr` of a message does not show them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.clients import codes
+from processor.correlation import Correlation
 from processor.domain.amounts import Unit
 from processor.outbox import tries
 from processor.outbox.tries import DueClient, SendResult
@@ -35,6 +36,8 @@ class ConfirmedRequest(NamedTuple):
 
     #: The unit of its amount.
     unit: Unit
+    #: The HTTP call that made it.
+    correlation: Correlation
     request_id: UUID
     kind: str
     amount: int | None
@@ -132,11 +135,19 @@ def claim(
             created_at,
             expires_at,
             is_expired,
-            None if request[0] is None else ConfirmedRequest(Unit(unit, decimals), *request),
+            _confirmed(request),
             codes.digits_of(settings.secret, code_id),
         )
-        for code_id, token, number, destination, created_at, expires_at, is_expired, unit, decimals, *request in rows
+        for code_id, token, number, destination, created_at, expires_at, is_expired, *request in rows
     ]
+
+
+def _confirmed(row: list[Any]) -> ConfirmedRequest | None:
+    """Return the request of a code, from the columns that `claim` selects after those of the code."""
+    unit, decimals, x_request_id, traceparent, *request = row
+    if request[0] is None:
+        return None
+    return ConfirmedRequest(Unit(unit, decimals), Correlation(x_request_id, traceparent), *request)
 
 
 def record(connection: Connection, settings: Settings, results: Sequence[SendResult[CodeMessage]]) -> None:

@@ -140,7 +140,8 @@ WITH due AS MATERIALIZED (
  RETURNING c.id, c.token, c.tries, c.destination, c.created_at, c.expires_at, c.request_id
 )
 SELECT c.id, c.token, c.tries, c.destination, c.created_at, c.expires_at, c.expires_at <= statement_timestamp(),
-       t.unit, coalesce(t.decimals, 0), r.id, r.kind, r.amount, r.resource_id, r.account
+       t.unit, coalesce(t.decimals, 0), r.x_request_id, r.traceparent,
+       r.id, r.kind, r.amount, r.resource_id, r.account
   FROM claimed c
   LEFT JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r ON true
   LEFT JOIN LATERAL (SELECT unit, decimals FROM resources WHERE resources.id = r.resource_id LIMIT 1) AS t ON true

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from processor.correlation import Correlation
 from processor.domain.amounts import Unit
 from processor.outbox import tries
 from processor.outbox.tries import DueClient, SendResult
@@ -67,6 +68,8 @@ class WebhookDelivery(NamedTuple):
     #: The keys that sign it. There are two while the receiver changes its secret.
     keys: Sequence[bytes]
     is_disabled: bool
+    #: The HTTP call that made the request.
+    correlation: Correlation
     request: RequestRecord
 
     @property
@@ -93,6 +96,8 @@ class MailDelivery(NamedTuple):
     email: str
     #: The unit of its amounts.
     unit: Unit
+    #: The HTTP call that made the request.
+    correlation: Correlation
     request: RequestRecord
 
 
@@ -161,8 +166,19 @@ def claim_webhooks(
     with connections.faults():
         rows = connection.execute(SQL["claim_webhooks"], parameters, binary=True).fetchall()
     return [
-        WebhookDelivery(number, token, count, kind, webhook, url, keys, is_disabled, RequestRecord(*request))
-        for number, token, count, kind, webhook, url, keys, is_disabled, *request in rows
+        WebhookDelivery(
+            number,
+            token,
+            count,
+            kind,
+            webhook,
+            url,
+            keys,
+            is_disabled,
+            Correlation(x_request_id, traceparent),
+            RequestRecord(*request),
+        )
+        for number, token, count, kind, webhook, url, keys, is_disabled, x_request_id, traceparent, *request in rows
     ]
 
 
@@ -195,8 +211,16 @@ def claim_mails(
     with connections.faults():
         rows = connection.execute(SQL["claim_mails"], parameters, binary=True).fetchall()
     return [
-        MailDelivery(number, token, count, email, Unit(unit, decimals), RequestRecord(*request))
-        for number, token, count, email, unit, decimals, *request in rows
+        MailDelivery(
+            number,
+            token,
+            count,
+            email,
+            Unit(unit, decimals),
+            Correlation(x_request_id, traceparent),
+            RequestRecord(*request),
+        )
+        for number, token, count, email, unit, decimals, x_request_id, traceparent, *request in rows
     ]
 
 

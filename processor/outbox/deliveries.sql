@@ -128,7 +128,7 @@ WITH due AS MATERIALIZED (
 )
 SELECT c.id, c.token, c.tries, c.type, c.webhook_id, w.url,
        CASE WHEN w.previous_until > statement_timestamp() THEN ARRAY[w.secret, w.previous_secret] ELSE ARRAY[w.secret] END,
-       w.disabled_at IS NOT NULL,
+       w.disabled_at IS NOT NULL, r.x_request_id, r.traceparent,
        {request_columns}
   FROM claimed c
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
@@ -254,7 +254,7 @@ WITH oldest AS MATERIALIZED (
                              LIMIT %(limit)s
                                FOR UPDATE SKIP LOCKED))
 )
-SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0), {request_columns}
+SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0), r.x_request_id, r.traceparent, {request_columns}
   FROM claimed c
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
  CROSS JOIN LATERAL (SELECT *

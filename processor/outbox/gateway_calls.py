@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.correlation import Correlation
 from processor.gateways.protocol import Answer, Order
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
@@ -148,12 +149,25 @@ def claim(
         rows = connection.execute(SQL["claim_effects"], parameters, binary=True).fetchall()
     return Claim(
         [
-            ClaimedEffect(client, partition, leg, token, count, Order(*order))
+            ClaimedEffect(
+                client,
+                partition,
+                leg,
+                token,
+                count,
+                _order(order),
+            )
             for client, partition, leg, token, count, *order in rows
             if token is not None
         ],
         {partition for _, partition, _, token, *_ in rows if token is None},
     )
+
+
+def _order(row: list[Any]) -> Order:
+    """Return an order from its columns, of which the last two are the correlation."""
+    request_id, kind, account, resource, amount, destination, metadata, *made_by = row
+    return Order(request_id, kind, account, resource, amount, destination, metadata, Correlation(*made_by))
 
 
 def record(connection: Connection, results: Sequence[CallResult]) -> Recorded:

@@ -136,11 +136,12 @@ WITH leased AS MATERIALIZED (
 )
 SELECT c.client_id, c.partition, c.leg, c.token, c.tries,
        r.id, r.kind, r.account, r.resource_id,
-       coalesce((SELECT amount FROM reservations WHERE reservations.request_id = r.id), r.amount), r.details ->> 'destination', coalesce(r.metadata, '{}')
+       coalesce((SELECT amount FROM reservations WHERE reservations.request_id = r.id), r.amount),
+       r.details ->> 'destination', coalesce(r.metadata, '{}'), r.x_request_id, r.traceparent
   FROM claimed c
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
  UNION ALL
-SELECT client_id, partition, leg, NULL, NULL, request_id, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT client_id, partition, leg, NULL, NULL, request_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM given_up;
 
 -- record_answers --

@@ -71,13 +71,15 @@ class EffectState(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The idempotency key and the API key of a request."""
+    """The idempotency key and the API key of a request, and the headers of the call that made it."""
 
     idempotency_key: str
     key_id: UUID | None
     key_client: str | None
     key_name: str | None
     key_role: str | None
+    x_request_id: str | None
+    traceparent: str | None
 
 
 class Notification(NamedTuple):

@@ -28,7 +28,7 @@ SELECT EXISTS (SELECT FROM entries WHERE request_id = %(id)s AND kind = 'hold')
        AND NOT EXISTS (SELECT FROM entries WHERE request_id = %(id)s AND kind IN ('capture', 'release'));
 
 -- read_origin --
-SELECT r.idempotency_key, k.id, k.client_id, k.name, k.role
+SELECT r.idempotency_key, k.id, k.client_id, k.name, k.role, r.x_request_id, r.traceparent
   FROM requests r
   LEFT JOIN api_keys k ON k.id = r.created_by
  WHERE r.id = %(id)s;

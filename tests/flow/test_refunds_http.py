@@ -282,7 +282,9 @@ def test_15_a_late_yes_after_the_release_is_an_alert_and_never_an_entry(stack: P
     assert [one["kind"] for one in entries["data"]] == ["release", "hold", "credit"]
     assert stack.quantities(resource) == (100, 0)
     assert stack.client.get(f"/v1/requests/{asked}")["result"] == {"reference": f"T-{asked[:8]}"}
-    assert [one["request"] for one in stack.worker.events("paid_after_refund")] == [asked]
+    [alert] = stack.worker.events("paid_after_refund")
+    [accepted] = [line for line in stack.api.events("http_request") if line.get("request") == asked][:1]
+    assert (alert["request"], alert["request_id"]) == (asked, accepted["request_id"])
     eventually(lambda: b"teller_paid_after_refund_total 1.0" in stack.admin.http.get("/metrics").content)
 
 

@@ -91,7 +91,7 @@ _COLUMNS: Final = {
     ("pauses", "teller_api"): {"INSERT": "partition actor"},
     ("requests", "teller_api"): {
         "INSERT": "id client_id created_by idempotency_key fingerprint kind partition resource_id account amount"
-        " apply_before refund_of details metadata"
+        " apply_before refund_of details metadata x_request_id traceparent"
     },
     ("reservations", "teller_api"): {"UPDATE": "command accepted_at amount"},
     ("reservations", "teller_worker"): {

@@ -237,6 +237,8 @@ NOT_VOUCHED = {
     "requests.idempotency_key": WORDS,
     "requests.fingerprint": "the digest of a body that is not kept",
     "requests.metadata": WORDS,
+    "requests.x_request_id": WORDS,
+    "requests.traceparent": WORDS,
     "requests.created_at": CLOCK,
     "inbox.seq": "the order of arrival is nowhere else, and is gone once it is decided",
     "inbox.payload": WORDS,

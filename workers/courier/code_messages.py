@@ -11,6 +11,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
+from processor import correlation
 from processor.domain.amounts import format_amount
 from processor.gateways.protocol import Order
 from processor.outbox import code_messages, tries
@@ -114,6 +115,7 @@ class CodeMessages(TurnSender[CodeMessage]):
             result,
             id=str(result.item.id),
             request=None if confirms is None else str(confirms.request_id),
+            **({} if confirms is None else confirms.correlation.log_fields()),
         )
 
     async def _send_text(self, message: CodeMessage) -> SendResult[CodeMessage]:
@@ -127,6 +129,7 @@ class CodeMessages(TurnSender[CodeMessage]):
             message.confirms.amount if message.confirms else None,
             message.destination,
             {"code": message.digits},
+            correlation.NONE if message.confirms is None else message.confirms.correlation,
         )
         try:
             async with asyncio.timeout(self._settings.gateway_timeout_seconds):

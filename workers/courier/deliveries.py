@@ -168,12 +168,14 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
             delivery=delivery.id,
             webhook=str(delivery.webhook_id),
             message=delivery.message_id,
+            request=str(delivery.request.id),
             type=delivery.type,
             status=result.http_status,
             tries=delivery.tries,
             error=result.error,
             again_in_s=result.pause_seconds,
             duration_ms=round(seconds * 1_000),
+            **delivery.correlation.log_fields(),
         )
 
     def _warn(self, delivery: WebhookDelivery, error: str | None) -> None:

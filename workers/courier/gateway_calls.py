@@ -142,6 +142,7 @@ class GatewayCalls(Sender[GatewayResult]):
             error=answer.error,
             again_in_s=None if pause is None else round(pause, 1),
             duration_ms=round((time.monotonic() - began) * 1_000),
+            **effect.order.correlation.log_fields(),
         )
 
     async def _perform(self, name: str, effect: ClaimedEffect) -> Answer:
@@ -154,14 +155,23 @@ class GatewayCalls(Sender[GatewayResult]):
         except TimeoutError:
             return Answer("unknown", reason=f"no answer within {self._timeout_seconds:g} s", error="timeout")
         except Exception as fault:
-            log.exception("gateway_fault", gateway=name)
+            order = effect.order
+            log.exception(
+                "gateway_fault", gateway=name, request=str(order.request_id), **order.correlation.log_fields()
+            )
             return Answer("unknown", reason="no valid answer", error=describe(fault))
 
     async def _record(self, results: list[GatewayResult]) -> None:
         recorded = await self._records.run(gateway_calls.record, [one.result for one in results])
         self._notify(recorded.partitions)
+        orders = {one.result.effect.order.request_id: one.result.effect.order for one in results}
         for request in recorded.contradicted:
-            log.error("paid_after_refund", request=str(request), detail="the gateway said no before")
+            log.error(
+                "paid_after_refund",
+                request=str(request),
+                detail="the gateway said no before",
+                **orders[request].correlation.log_fields(),
+            )
         changes = await self._records.run(gateway_calls.count_unknowns, results)
         for gateway, client, was_open, is_open in changes:
             if is_open and not was_open:

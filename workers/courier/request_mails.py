@@ -5,7 +5,7 @@ Request mails: they report to an account what has become of its request.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from processor.domain.amounts import format_amount
 from processor.outbox import deliveries
@@ -60,6 +60,14 @@ def _lines(request: RequestRecord, unit: Unit) -> list[str]:
     return lines
 
 
+def _log_fields(delivery: MailDelivery) -> dict[str, Any]:
+    return {
+        "delivery": delivery.id,
+        "request": str(delivery.request.id),
+        **delivery.correlation.log_fields(),
+    }
+
+
 def request_mails(mails_per_hour: int) -> MailKind[MailDelivery]:
     """Return the kind of these mails, of which a client sends a limited number to one mailbox in an hour."""
     return MailKind(
@@ -69,5 +77,5 @@ def request_mails(mails_per_hour: int) -> MailKind[MailDelivery]:
         deliveries.record,
         mail_for,
         deliveries.PAUSES_SECONDS,
-        lambda delivery: {"delivery": delivery.id},
+        _log_fields,
     )

@@ -78,7 +78,8 @@ class WebhookClient:
 
     async def _post(self, delivery: WebhookDelivery, url: str) -> int:
         body = delivery.body()
-        headers = signatures.headers(delivery.message_id, int(time.time()), body, delivery.keys)
+        signed = signatures.headers(delivery.message_id, int(time.time()), body, delivery.keys)
+        headers = signed | delivery.correlation.headers()
         reply = await self._client.post(
             url, body, headers, body_bytes_max=BODY_BYTES_MAX, body_seconds=BODY_SECONDS
         )

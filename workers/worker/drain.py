@@ -18,6 +18,7 @@ import structlog
 from processor.batch import run as batch
 from processor.errors import DatabaseUnavailable
 from processor.storage.connections import Reconnecting
+from workers.worker import reports
 from workers.worker.batch_limit import BatchLimit
 from workers.worker.crossings import ROWS_MAX, Crossings
 
@@ -287,7 +288,7 @@ class Drainer:
         self._doorbell.announce(report.decided)
         if report.for_couriers:
             self._doorbell.notify_couriers()
-        _log(report)
+        reports.log_batch(report, self._connection)
         self._metrics.count_batch(report.taken, report.duration_ms / 1_000)
         self._note_swept(held, report)
         with self._changed:
@@ -381,22 +382,3 @@ class Drainer:
             self._retry_at = time.monotonic() + pause
             self._pause = min(self._pause * 2, RETRY_LONGEST_SECONDS)
             return round(pause * 1_000)
-
-
-def _log(report: BatchReport) -> None:
-    """Log one line for the batch, at level debug for an empty one."""
-    write = log.info if report.taken else log.debug
-    write(
-        "batch_applied",
-        partitions=len(report.taken_from),
-        taken=report.taken,
-        decided=len(report.decided),
-        rejected=report.rejected,
-        failed=report.failed,
-        paused=len(report.paused),
-        duration_ms=round(report.duration_ms, 1),
-    )
-    if report.misplaced:
-        log.error("work_misplaced", rows_by_partition=dict(report.misplaced))
-    for request_id in report.paid_after_refund:  # an alert: a gateway has paid after the refund
-        log.error("paid_after_refund", request=str(request_id))

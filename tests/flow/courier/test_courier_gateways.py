@@ -13,6 +13,8 @@ import pytest
 import structlog
 from standardwebhooks.webhooks import Webhook
 
+from processor import correlation
+from processor.correlation import Correlation
 from processor.gateways.protocol import Answer, Order
 from processor.outbox import gateway_calls
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from tests.flow.courier.till import Till
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ca902c7-01"
 UNREACHABLE = ["gateway_unreachable"]
 
 
@@ -64,6 +67,28 @@ def test_a_call_is_signed_and_says_what_is_to_be_done(till: Till) -> None:
         "destination": "IBAN 1",
         "metadata": {},
     }
+
+
+def test_a_call_and_its_line_name_the_call_that_made_the_request(till: Till) -> None:
+    """
+    `X-Request-Id` and `traceparent`, also of an answer that contradicts the one before, which an operator must see.
+    """
+    till.outside.behave = lambda _call, _handler: says(422)
+    token = correlation.bind(Correlation("order-7", TRACEPARENT))
+    [asked] = till.withdraw()
+    correlation.reset(token)
+    [other] = till.withdraw()
+    with structlog.testing.capture_logs() as lines:
+        till.start()
+        assert till.until([asked, other]) == ["gateway_declined"] * 2
+
+    sent = {call.headers["idempotency-key"]: call.headers for call in till.outside.calls}
+    assert (sent[str(asked)]["x-request-id"], sent[str(asked)]["traceparent"]) == ("order-7", TRACEPARENT)
+    assert not {"x-request-id", "traceparent"} & set(map(str.lower, sent[str(other)]))
+    called = {line["request"]: line for line in lines if line["event"] == "gateway_called"}
+    assert called[str(asked)]["request_id"] == "order-7"
+    assert called[str(asked)]["trace_id"] == TRACEPARENT.split("-")[1]
+    assert not {"request_id", "trace_id"} & set(called[str(other)])
 
 
 @pytest.mark.parametrize("status", [400, 402, 422])

@@ -12,6 +12,8 @@ import pytest
 import structlog
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from processor import correlation
+from processor.correlation import Correlation
 from processor.gateways import signatures
 from processor.gateways.addresses import AddressRefused
 from processor.outbox import deliveries
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from tests.flow.courier.outside import Call, Handler
     from tests.flow.courier.till import Till
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ca902c7-01"
 NOT_PUBLIC = "the name does not lead to a public address"
 
 
@@ -424,3 +427,27 @@ def document(till: Till, asked: uuid.UUID) -> Any:
         (asked,),
     ).fetchall()
     return documents.RequestRecord(*row).document()
+
+
+def test_a_delivery_and_its_line_name_the_call_that_made_the_request(till: Till) -> None:
+    """
+    `X-Request-Id` and `traceparent` of the call, in the delivery, in the mail's line and in that of the delivery.
+    """
+    till.webhook(f"{till.outside.url}/hook")
+    till.email("ada", "ada@example.com")
+    token = correlation.bind(Correlation("order-7", TRACEPARENT))
+    [asked] = till.redeem()
+    correlation.reset(token)
+    with structlog.testing.capture_logs() as lines:
+        till.start()
+        eventually(lambda: till.deliveries() == {"delivered": 2})
+
+    [call] = till.outside.calls
+    assert (call.headers["x-request-id"], call.headers["traceparent"]) == ("order-7", TRACEPARENT)
+    about = [line for line in lines if line["event"] in ("webhook_delivered", "mail_sent")]
+    named = {(line["event"], line["request"], line["request_id"], line["trace_id"]) for line in about}
+    trace = TRACEPARENT.split("-")[1]
+    assert named == {
+        ("webhook_delivered", str(asked), "order-7", trace),
+        ("mail_sent", str(asked), "order-7", trace),
+    }
