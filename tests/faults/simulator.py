@@ -17,10 +17,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
+from processor.batch import crossing
 from processor.batch.snapshot import CancelCommand, Row, Snapshot, Webhook
 from processor.batch.worksheet import Worksheet
 from processor.domain.kinds import KINDS
-from processor.domain.model import Effect, Request
+from processor.domain.model import Effect, Request, Reservation
+from processor.domain.partitioning import partition_of
 from tests.faults import history as records
 from tests.faults.checker import PAID_AFTER_REFUND
 
@@ -70,6 +72,17 @@ class InboxRow:
     partition: int
     request: UUID
     verb: str
+    leg: int = 0
+
+
+@dataclass(slots=True)
+class HoldRow:
+    """The open hold of a reservation, in seconds of the simulator's clock."""
+
+    partition: int
+    expires_at: int
+    command: str | None = None
+    amount: int | None = None
 
 
 @dataclass(slots=True)
@@ -77,7 +90,8 @@ class Intake:
     """An open transaction of an API. Its rows have their numbers, but no other transaction sees them."""
 
     xid: int
-    requests: list[tuple[Request, str]]
+    request: Request
+    key: str
     rows: list[InboxRow]
 
 
@@ -104,6 +118,9 @@ class Store:
     usages: dict[UsageKey, int] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     effects: dict[UUID, EffectRow] = field(default_factory=dict)
+    reservations: dict[UUID, HoldRow] = field(default_factory=dict)
+    #: The transaction that wrote each entry, by resource and version, and each state, by request and version.
+    wrote: dict[tuple[str | UUID, int], int] = field(default_factory=dict)
     heard: set[UUID] = field(default_factory=set)
     deliveries: list[Delivery] = field(default_factory=list)
     sequences: dict[int, int] = field(default_factory=dict)
@@ -123,12 +140,19 @@ class Simulator:
         self.paid: dict[UUID, int] = {}
         self.declined: set[UUID] = set()
         self.asked: dict[tuple[str, str], records.Asked] = {}
+        #: The fields of each request as it was sent first.
+        self.sent: dict[tuple[str, str], dict[str, Any]] = {}
+        self.commands: list[records.Command] = []
+        #: The partitions that requests with legs need, as the batches found that left them.
+        self.crossings: list[frozenset[int]] = []
         self._ids = itertools.count(1)
         self._seqs = itertools.count(1)
         self._tokens = itertools.count(1)
         self._xids = itertools.count(1)
         #: The transactions that have not ended.
         self._open_xids: set[int] = set()
+        #: The numbers of the last decisions, as the last batch left them.
+        self._numbers: dict[int, int] = {}
 
     # ------------------------------------------------------------ clients and intake
 
@@ -136,48 +160,77 @@ class Simulator:
         """Begin a request: its transaction is open, and its row has its number."""
         request = Request(UUID(int=next(self._ids)), client, **fields)
         refunded = None if request.refund_of is None else str(request.refund_of)
+        self.sent.setdefault((client, key), fields)
         asked = self.asked.setdefault(
             (client, key),
             records.Asked(
-                client, key, request.kind, request.resource_id, request.account, request.amount, refunded
+                client,
+                key,
+                request.kind,
+                request.resource_id,
+                request.account,
+                request.amount,
+                refunded,
+                legs=[leg.document() for leg in request.legs],
             ),
         )
         asked.tries.append(records.Try(self._tick()))
         xid = next(self._xids)  # before the seq
         self._open_xids.add(xid)
-        row = InboxRow(next(self._seqs), self.partition_of(request.resource_id), request.id, "decide")
-        return Intake(xid, [(request, key)], [row])
+        return Intake(xid, request, key, self._rows_of(request, "decide"))
 
     def commit_intake(self, intake: Intake, crash: str | None) -> None:
         """Commit, notify and answer, unless the API crashes first."""
         self._open_xids.remove(intake.xid)
         if crash == "before":
             return
-        store = self.store
-        for (request, key), row in zip(intake.requests, intake.rows, strict=True):
-            first = store.keys.setdefault((request.client_id, key), request.id)
-            if first == request.id:
-                store.requests[request.id], store.accepted[request.id] = request, self.now
-                store.inbox.append(row)
-            if crash is None:
-                states = store.states.get(first, [])
-                tried = self.asked[request.client_id, key].tries[-1]
-                tried.answered_at, tried.status, tried.request = self._tick(), 202, str(first)
-                tried.state = states[-1].status if states else "processing"
-                tried.version = states[-1].version if states else 1
+        store, request = self.store, intake.request
+        first = store.keys.setdefault((request.client_id, intake.key), request.id)
+        if first == request.id:
+            store.requests[request.id], store.accepted[request.id] = request, self.now
+            store.inbox += intake.rows
         if crash is None:
-            self.bells += [row.partition for row in intake.rows]
+            states = store.states.get(first, [])
+            tried = self.asked[request.client_id, intake.key].tries[-1]
+            tried.answered_at, tried.status, tried.request = self._tick(), 202, str(first)
+            tried.state = states[-1].status if states else "processing"
+            tried.version = states[-1].version if states else 1
+            self.bells.append(intake.rows[0].partition)
 
     def command(self, request: UUID, verb: str) -> None:
         """Record a command on a request. Repeating it has no effect."""
-        partition = self.partition_of(self.store.requests[request].resource_id)
+        rows = self._rows_of(self.store.requests[request], verb)
         if all((row.request, row.verb) != (request, verb) for row in self.store.inbox):
-            self.store.inbox.append(InboxRow(next(self._seqs), partition, request, verb))
-        self.bells.append(partition)
+            self.store.inbox += rows
+        self.bells.append(rows[0].partition)
+
+    def end_hold(self, request: UUID, verb: str, amount: int | None, crash: str | None) -> None:
+        """Accept a capture or release if the reservation is held, its time is not over, and it is the first."""
+        sent = records.Command(str(request), verb, amount)
+        self.commands.append(sent)
+        hold = self.store.reservations.get(request)
+        if crash == "before":
+            return
+        is_held = request in self.store.states and self.store.states[request][-1].stage == "held"
+        if not is_held or hold is None or hold.command is not None or hold.expires_at <= self.now:
+            sent.status = 409
+            return
+        hold.command, hold.amount = verb, amount
+        self.command(request, verb)
+        sent.status = None if crash else 202
 
     def partition_of(self, resource: str) -> int:
-        """Return the partition, which the last character determines."""
-        return ord(resource[-1]) % self.partitions
+        """Return the partition, as Teller does."""
+        return partition_of(resource, self.partitions)
+
+    def _rows_of(self, request: Request, verb: str) -> list[InboxRow]:
+        """Return the rows of a command: in the home partition, and with the same number in those of other legs."""
+        seq = next(self._seqs)
+        places = {self.partition_of(request.resource_id): 0}
+        if verb not in ("settle", "cancel"):
+            for leg, one in enumerate(request.legs):
+                places.setdefault(self.partition_of(one.resource_id), leg)
+        return [InboxRow(seq, partition, request.id, verb, leg) for partition, leg in places.items()]
 
     # ------------------------------------------------------------ one batch
 
@@ -189,13 +242,60 @@ class Simulator:
 
         `crash` is before or after its commit. With `faulty`, its rules raise for POISON.
         """
-        store, xid = self.store, next(self._xids)
+        xid = next(self._xids)
         settled = min(self._open_xids, default=xid)
-        rows = self.take(partitions, limit)
-        if not rows:
+        taken = self.take(partitions, limit)
+        split = crossing.split(map(self._row, taken), self.partitions)
+        if crash is None:
+            self.crossings += [one.partitions for one in split.crossings]
+        done = self._decide(partitions, split.ready, part, crash, xid, faulty=faulty)
+        if not done or crash == "before":
             return 0
-        sheet = self._read(partitions, rows)
-        work = [Row(row.seq, row.partition, row.verb, None, store.requests[row.request]) for row in rows]
+        gone = {(one.seq, one.partition) for one in done}
+        for one in done:
+            gone |= {
+                (place.seq, place.partition) for place in split.places.get((one.request.id, one.verb), ())
+            }
+        self.finish([row for row in taken if (row.seq, row.partition) in gone], self._numbers, settled, xid)
+        if crash is None:
+            depths = Counter(row.partition for row in taken)
+            self.bells += {p for p in depths if depths[p] == limit} - split.blocked
+            self.bells += {row.partition for row in split.ready[len(done) :]}
+        return len(done)
+
+    def expire(self, partitions: Collection[int], limit: int, crash: str | None) -> int:
+        """Run one batch of the reservations whose time is over. Returns their number."""
+        due = [
+            (hold.expires_at, request)
+            for request, hold in self.store.reservations.items()
+            if hold.partition in set(partitions) - self.store.paused
+            and hold.command is None
+            and hold.expires_at <= self.now
+            and self.store.states[request][-1].stage == "held"
+        ]
+        rows = [
+            Row(place, self.store.reservations[one].partition, "expire", None, self.store.requests[one])
+            for place, (_, one) in enumerate(sorted(due)[:limit])
+        ]
+        return len(self._decide(partitions, rows, limit, crash, next(self._xids)))
+
+    def _row(self, row: InboxRow) -> Row:
+        return Row(row.seq, row.partition, row.verb, None, self.store.requests[row.request], row.leg)
+
+    def _decide(
+        self,
+        partitions: Collection[int],
+        work: list[Row],
+        part: int,
+        crash: str | None,
+        xid: int,
+        *,
+        faulty: bool = False,
+    ) -> list[Row]:
+        """Decide rows as one batch, and write the result unless the worker crashes before. Returns the rows done."""
+        if not work:
+            return []
+        sheet = self._read(partitions, work)
         decided, done = [], len(work)
         with _faulty_rules() if faulty else contextlib.nullcontext():
             for count, row in enumerate(work, start=1):
@@ -212,17 +312,13 @@ class Simulator:
                 if count % part == 0:
                     decided.append(sheet.flush())
         decided.append(sheet.flush())
-        if crash == "before":
-            return 0
-        for one in decided:
-            self._write_states(one.states)
-            self._write_entries(one.entries)
-        self._write_rest(sheet)
-        self.finish(rows[:done], sheet.sequences, settled, xid)
-        if crash is None:
-            depths = Counter(row.partition for row in rows)
-            self.bells += {p for p in depths if depths[p] == limit} | {row.partition for row in rows[done:]}
-        return done
+        if crash != "before":
+            for one in decided:
+                self._write_states(one.states, xid)
+                self._write_entries(one.entries, xid)
+            self._write_rest(sheet)
+            self._numbers = sheet.sequences
+        return work[:done]
 
     def take(self, partitions: Collection[int], limit: int) -> list[InboxRow]:
         """Return the oldest rows of each partition above its mark, in the order of their numbers."""
@@ -248,17 +344,16 @@ class Simulator:
         """Return the marks of a partition."""
         return self.store.marks.setdefault(partition, Mark())
 
-    def _read(self, partitions: Collection[int], rows: list[InboxRow]) -> Worksheet:
+    def _read(self, partitions: Collection[int], rows: list[Row]) -> Worksheet:
         """Copy everything that the rows can touch."""
         store = self.store
-        requests = [store.requests[row.request] for row in rows]
+        requests = [row.request for row in rows]
+        names = {leg.resource_id for one in requests for leg in one.legs} | {
+            one.resource_id for one in requests
+        }
         refunded = [store.requests[one.refund_of] for one in requests if one.refund_of in store.requests]
         snapshot = Snapshot(
-            {
-                one.resource_id: copy.copy(store.resources[one.resource_id])
-                for one in requests
-                if one.resource_id in store.resources
-            },
+            {name: copy.copy(store.resources[name]) for name in names if name in store.resources},
             dict(store.usages),
             {},
             {
@@ -267,7 +362,12 @@ class Simulator:
                 if row.partition in partitions and row.verb == "cancel"
             },
         )
-        ids = {row.request for row in rows if row.verb != "decide"} | {one.id for one in refunded}
+        ids = {row.request.id for row in rows if row.verb != "decide"} | {one.id for one in refunded}
+        snapshot.reservations = {
+            one: Reservation(one, BEGIN + timedelta(seconds=hold.expires_at), hold.command, hold.amount)
+            for one, hold in store.reservations.items()
+            if one in ids
+        }
         snapshot.states = {one: store.states[one][-1] for one in ids if one in store.states}
         snapshot.originals = {one.id: one for one in refunded}
         snapshot.effects = {one: self._effect(one) for one in ids if one in store.effects}
@@ -301,20 +401,22 @@ class Simulator:
         kinds = [entry.kind for entry in self.store.entries if entry.request_id == request]
         return kinds.count("hold") > kinds.count("capture") + kinds.count("release")
 
-    def _write_states(self, states: list[State]) -> None:
+    def _write_states(self, states: list[State], xid: int) -> None:
         for state in states:
             states = self.store.states.setdefault(state.request_id, [])
             assert state.version == len(states) + 2, "decisions: primary key"
             states.append(state)
+            self.store.wrote[state.request_id, state.version] = xid
 
-    def _write_entries(self, entries: list[Entry]) -> None:
+    def _write_entries(self, entries: list[Entry], xid: int) -> None:
         for entry in entries:
             end = {"capture": "end", "release": "end"}
             kind = end.get(entry.kind, entry.kind)
             for other in self.store.entries:
-                same = other.request_id == entry.request_id and end.get(other.kind, other.kind) == kind
-                assert not same, "entries_once"
+                same = (other.request_id, other.leg) == (entry.request_id, entry.leg)
+                assert not same or end.get(other.kind, other.kind) != kind, "entries_once"
             self.store.entries.append(entry)
+            self.store.wrote[entry.resource_id, entry.version] = xid
 
     def _write_rest(self, sheet: Worksheet) -> None:
         store, snapshot = self.store, sheet.snapshot
@@ -332,6 +434,10 @@ class Simulator:
         for request in sheet.voided:
             assert not self.store_is_calling(request), "a call is in flight"
             store.effects[request].due_at, store.effects[request].voided = None, True
+        for request, partition, expires_at, _ in sheet.reserved:
+            store.reservations[request] = HoldRow(partition, int((expires_at - BEGIN).total_seconds()))
+        for request in sheet.unreserved:
+            del store.reservations[request]
         store.deliveries += sheet.deliveries
 
     def store_is_calling(self, request: UUID) -> bool:
@@ -343,15 +449,21 @@ class Simulator:
 
     def _used_of(self, resource: str) -> dict[UsageKey, int]:
         """Return the usage of each account of a resource, from the entries."""
-        moves = {"hold": 1, "debit": 1, "release": -1, "credit": -1, "capture": 0}
         found: dict[UsageKey, int] = {}
         for entry in self.store.entries:
             by = self.store.requests[entry.request_id]
             owner = self.store.requests[by.refund_of] if by.refund_of else by
             if entry.resource_id == resource and entry.account is not None:
                 key = (resource, owner.client_id, entry.account)
-                found[key] = found.get(key, 0) + moves[entry.kind] * entry.amount
+                found[key] = found.get(key, 0) + self.uses(entry) * entry.amount
         return found
+
+    def uses(self, entry: Entry) -> int:
+        """Return the change of its account's usage by an entry, in multiples of its amount."""
+        by = self.store.requests[entry.request_id]
+        if by.legs and (entry.kind == "credit") == (by.refund_of is None):
+            return 0  # a leg that gives, or the refund of it
+        return {"hold": 1, "debit": 1, "release": -1, "credit": -1, "capture": 0}[entry.kind]
 
     # ------------------------------------------------------------ courier and gateway
 
@@ -430,6 +542,7 @@ class Simulator:
         keys = {request: key for (_, key), request in store.keys.items()}
         return records.History(
             asked=[asked for asked in self.asked.values() if asked.tries],
+            commands=self.commands,
             requests=[self._stored(request, keys[request.id]) for request in store.requests.values()],
             entries=[
                 records.Entry(
@@ -442,6 +555,8 @@ class Simulator:
                     entry.available,
                     entry.held,
                     _microseconds(entry.created_at),
+                    entry.leg,
+                    store.wrote[entry.resource_id, entry.version],
                 )
                 for entry in store.entries
             ],
@@ -496,6 +611,9 @@ class Simulator:
                     _microseconds(state.decided_at),
                     _microseconds(state.decided_at),
                     state.detail if state.detail == PAID_AFTER_REFUND else None,
+                    state.leg,
+                    state.captured,
+                    self.store.wrote[state.request_id, state.version],
                 )
                 for state in self.store.states.get(request.id, [])
             ],

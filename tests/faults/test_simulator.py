@@ -16,28 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from processor.batch import crossing
 from processor.batch.worksheet import Worksheet
 from processor.domain.kinds import KINDS
 from processor.domain.model import Nothing, Release
-from processor.domain.rules import refunds, settling
+from processor.domain.rules import refunds, reservations, settling
 from tests.faults.checker import FINAL, check
 from tests.faults.model import TAKING
 from tests.faults.simulator import POISON, TRIES, Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
     from uuid import UUID
 
     from processor.batch.snapshot import Row
-    from processor.domain.model import Decision, Effect, Request, Resource, State
+    from processor.domain.model import Decision, Effect, Entry, Request, Reservation, Resource, State
     from tests.faults.simulator import Call, InboxRow, Intake
 
 FIRST_SEED = int(os.environ.get("SEED", "0"))
 WORLDS = int(os.environ.get("SIMULATOR_WORLDS", "120"))
 #: Steps of one world.
-STEPS = 150
+STEPS = 200
 RESOURCES = ("stock-a", "cash-a", "cash-b")
+#: Resources of exchanges, in all three partitions. The first has a limit for each account.
+ITEMS = ("stock-a", "item-a", "item-c", "item-d", "seat-a")
 
 
 class World:
@@ -57,6 +60,8 @@ class World:
             ("cash-b", {"kind": "pool", "gateway": "bank", "per_account_limit": 20}),
         ):
             self._ask("admin", "opening", name, None, 15, details=rules)
+        for name in ITEMS[1:]:
+            self._ask("admin", "opening", name, None, 6, details={"kind": "stock"})
 
     def live(self) -> None:
         """Run all steps and the end. Raises AssertionError with the seed and the steps."""
@@ -88,7 +93,8 @@ class World:
 
     def deposit(self) -> None:
         """Add to a resource."""
-        self._ask("admin", "deposit", self.chance.choice(RESOURCES), None, self.chance.randint(1, 4))
+        name = self.chance.choice((*RESOURCES, *ITEMS))
+        self._ask("admin", "deposit", name, None, self.chance.randint(1, 4))
 
     def amend(self) -> None:
         """Change or remove the limit of each account."""
@@ -98,12 +104,9 @@ class World:
     def ask_again(self) -> None:
         """Send a request again, with or without an earlier answer."""
         asked = self.chance.choice(list(self.world.asked.values()))
-        if asked.kind in TAKING:
-            fields = {"account": asked.account, "amount": asked.amount}
-            again = self.world.begin_intake(
-                asked.client, asked.key, kind=asked.kind, resource_id=asked.resource, **fields
-            )
-            self._commit(again, self._crash())
+        if asked.kind in (*TAKING, "exchange"):
+            fields = self.world.sent[asked.client, asked.key]
+            self._commit(self.world.begin_intake(asked.client, asked.key, **fields), self._crash())
 
     def cancel(self) -> None:
         """Cancel a request, perhaps too late."""
@@ -119,6 +122,17 @@ class World:
         """Refund a failed or completed request, all or a part, as an admin."""
         if some := self._in("failed") or self._in("completed"):
             self._refund(self.chance.choice(some))
+
+    def end_hold(self) -> None:
+        """Capture a reservation, all or a part, or release it: in time, too late, twice, or where none is held."""
+        store = self.world.store
+        reservations = [one.id for one in store.requests.values() if one.kind == "reservation"]
+        if some := list(store.reservations) or reservations:
+            request = self.chance.choice(some)
+            verb = self.chance.choice(["capture", "capture", "release"])
+            held = store.requests[request].quantity
+            amount = self.chance.choice([None, self.chance.randint(1, held)]) if verb == "capture" else None
+            self.world.end_hold(request, verb, amount, self._crash())
 
     def meddle(self) -> None:
         """Send a command that does not fit its request."""
@@ -143,6 +157,16 @@ class World:
     def sweep(self) -> None:
         """Drain some partitions without a notification."""
         self.drain(self._some_partitions())
+
+    def expire(self) -> None:
+        """End reservations whose time is over, in some partitions."""
+        self.world.expire(self._some_partitions(), self.chance.randint(1, 3), self._crash())
+
+    def cross(self) -> None:
+        """Run a batch with all partitions of a request with legs that an earlier batch left, perhaps long ago."""
+        if self.world.crossings:
+            place = self.chance.randrange(len(self.world.crossings))
+            self.drain(set(self.world.crossings.pop(place)))
 
     def pause(self) -> None:
         """Pause a partition, or resume it, as an operator."""
@@ -207,9 +231,9 @@ class World:
             assert resource.available >= -resource.overdraft, "below the overdraft"
             assert resource.held == sum(
                 store.requests[request].quantity
-                for request in store.effects
+                for request in store.effects.keys() | store.reservations.keys()
                 if store.requests[request].resource_id == resource.id and self.world.holds(request)
-            )
+            ), "held"
 
     def _usages_are_right(self) -> None:
         """Check that the usage of a limited resource is the amount taken less the amount given back."""
@@ -221,7 +245,7 @@ class World:
                     by = store.requests[entry.request_id]
                     owner = store.requests[by.refund_of] if by.refund_of else by
                     if (entry.resource_id, owner.client_id, entry.account) == (resource, client, account):
-                        total += USES[entry.kind] * entry.amount
+                        total += self.world.uses(entry) * entry.amount
                 assert used == total, "usages"
 
     def _nothing_is_lost_or_done_twice(self) -> None:
@@ -230,8 +254,17 @@ class World:
         hold nothing.
         """
         store = self.world.store
-        waiting = [row.request for row in store.inbox if row.verb == "decide"]
+        waiting = [row.request for row in store.inbox if row.verb == "decide" and row.leg == 0]
         assert len(set(waiting)) == len(waiting)
+        for row in store.inbox:
+            places = {
+                one.partition for one in store.inbox if (one.seq, one.request) == (row.seq, row.request)
+            }
+            legs = () if row.verb in ("settle", "cancel") else store.requests[row.request].legs
+            home = store.requests[row.request].resource_id
+            assert places == {*map(self.world.partition_of, (home, *(leg.resource_id for leg in legs)))}, (
+                "places"
+            )
         assert not set(waiting) & set(store.states), "decided and still waiting"
         assert {*waiting, *store.states} == set(store.requests), "lost"
         assert len(store.requests) == len(store.keys)
@@ -258,9 +291,12 @@ class World:
             while world.drain(range(world.partitions), 5, 2, None):
                 pass
             world.now += 100
+            while world.expire(range(world.partitions), 5, None):
+                pass
             for request in world.due():
                 world.claim(request)
         assert not world.store.inbox, "never decided"
+        assert not any(states[-1].stage == "held" for states in world.store.states.values()), "held for ever"
         found = [
             one for one in check(world.history()) if one.code != "failed_by_fault"
         ]  # the rules had a fault
@@ -278,6 +314,11 @@ class World:
 
     def _begin(self) -> Intake:
         self.keys += 1
+        kind = self.chance.random()
+        if kind < 0.2:
+            return self._begin_exchange()
+        if kind < 0.35:
+            return self._begin_reservation()
         resource = self.chance.choice(RESOURCES) if self.chance.random() < 0.95 else "nothing-b"
         return self.world.begin_intake(
             "shop",
@@ -286,6 +327,35 @@ class World:
             resource_id=resource,
             account=self.chance.choice(["ada", "bob", "cyd", POISON]),
             amount=self.chance.randint(1, 3),
+        )
+
+    def _begin_exchange(self) -> Intake:
+        names = self.chance.sample(ITEMS, self.chance.randint(2, len(ITEMS)))
+        if self.chance.random() < 0.05:
+            names[-1] = self.chance.choice(["cash-a", "nothing-b"])
+        legs = [
+            {"resource": name, self.chance.choice(["take", "give"]): self.chance.randint(1, 3)}
+            for name in names
+        ]
+        return self.world.begin_intake(
+            "shop",
+            f"key-{self.keys}",
+            kind="exchange",
+            resource_id=names[0],
+            account=self.chance.choice(["ada", "bob", POISON]),
+            amount=None,
+            details={"legs": legs},
+        )
+
+    def _begin_reservation(self) -> Intake:
+        return self.world.begin_intake(
+            "shop",
+            f"key-{self.keys}",
+            kind="reservation",
+            resource_id=self.chance.choice((*RESOURCES, *ITEMS)),
+            account=self.chance.choice(["ada", "bob", "cyd", POISON]),
+            amount=self.chance.randint(1, 3),
+            details={"ttl_seconds": self.chance.choice([1, 5, 30])},
         )
 
     def _commit(self, intake: Intake, crash: str | None) -> None:
@@ -300,8 +370,12 @@ class World:
 
     def _refund(self, request: UUID) -> None:
         original = self.world.store.requests[request]
-        amount = self.chance.choice([None, None, 1, 2])
-        self._ask("admin", "refund", original.resource_id, original.account, amount, refund_of=original.id)
+        amount, more = self.chance.choice([None, None, 1, 2]), {}
+        if original.legs:
+            amount, more = None, {"details": {"legs": [leg.reversed().document() for leg in original.legs]}}
+        self._ask(
+            "admin", "refund", original.resource_id, original.account, amount, refund_of=original.id, **more
+        )
 
     def _in(self, *statuses: str) -> list[UUID]:
         """Return the taking requests in one of these states."""
@@ -309,17 +383,15 @@ class World:
         return [
             request
             for request, states in store.states.items()
-            if states[-1].status in statuses and store.requests[request].kind in TAKING
+            if states[-1].status in statuses and store.requests[request].kind in (*TAKING, "exchange")
         ]
 
     def _end(self, call: Call, *, lost: bool) -> None:
         self.world.record(call, "unknown" if lost else self.world.answer_of(call))
 
 
-#: Weights of entries in an account's usage, by kind.
-USES = {"hold": 1, "capture": 0, "release": -1, "debit": 1, "credit": -1}
 STEPS_AND_WEIGHTS: tuple[tuple[Callable[[World], None], int], ...] = (
-    (World.take, 16),
+    (World.take, 18),
     (World.begin, 4),
     (World.commit, 4),
     (World.deposit, 4),
@@ -328,9 +400,12 @@ STEPS_AND_WEIGHTS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.cancel, 1),
     (World.replay, 4),
     (World.refund, 5),
+    (World.end_hold, 10),
     (World.meddle, 2),
     (World.handle_notification, 22),
     (World.sweep, 4),
+    (World.expire, 4),
+    (World.cross, 10),
     (World.pause, 1),
     (World.flush_redis, 1),
     (World.claim, 14),
@@ -380,6 +455,12 @@ PATHS = (
     "processing completed completed",
     "processor_error completed",
     "cancelled_by_client",
+    "processing reservation_expired",
+    "processing released",
+    "processing processing completed",
+    "not_exchangeable",
+    "completed refunded_by_admin",
+    "out_of_stock",
 )
 
 
@@ -497,6 +578,97 @@ def _mark_before_others_have_ended(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Simulator, "finish", finish)
 
 
+def _decide_what_is_behind_a_waiting_exchange(patch: pytest.MonkeyPatch) -> None:
+    """Let rows pass an exchange whose batch needs more partitions."""
+    sound = crossing.split
+
+    def split(rows: Iterable[Row], partition_count: int) -> crossing.Split:
+        rows = list(rows)
+        found = sound(rows, partition_count)
+        done = {row.request.id for row in found.ready}
+        passing = [row for row in rows if row.request.id in done or not row.request.legs]
+        return sound(passing, partition_count)._replace(crossings=found.crossings)
+
+    patch.setattr(crossing, "split", split)
+
+
+def _leave_the_last_leg_out(patch: pytest.MonkeyPatch) -> None:
+    sound = Worksheet._move_legs  # noqa: SLF001 - broken on purpose
+
+    def move(self: Worksheet, request: Request, taker: Request) -> None:
+        kept = [leg.document() for leg in request.legs[:-1]]
+        less = replace(request, details={"legs": kept})
+        sound(self, less, less if request is taker else taker)
+
+    patch.setattr(Worksheet, "_move_legs", move)
+
+
+def _move_the_legs_twice(patch: pytest.MonkeyPatch) -> None:
+    sound = Worksheet._move_legs  # noqa: SLF001 - broken on purpose
+
+    def move(self: Worksheet, request: Request, taker: Request) -> None:
+        sound(self, request, taker)
+        sound(self, request, taker)
+
+    patch.setattr(Worksheet, "_move_legs", move)
+
+
+def _decide_a_later_leg_in_another_transaction(patch: pytest.MonkeyPatch) -> None:
+    """Write the entries of later legs, and then those of the first legs, as if each had its own commit."""
+    sound = Simulator._write_entries  # noqa: SLF001 - broken on purpose
+
+    def write(self: Simulator, entries: list[Entry], xid: int) -> None:
+        sound(self, [entry for entry in entries if entry.leg <= 0], xid)
+        sound(self, [entry for entry in entries if entry.leg > 0], -xid)
+
+    patch.setattr(Simulator, "_write_entries", write)
+
+
+def _expire_in_spite_of_a_command(patch: pytest.MonkeyPatch) -> None:
+    sound = reservations.end
+
+    def end(
+        verb: str, state: State | None, hold: Reservation | None, resource: Resource | None, now: datetime
+    ) -> Decision:
+        if hold is not None and hold.expires_at <= now:
+            verb, hold = "expire", hold._replace(command=None)
+        return sound(verb, state, hold, resource, now)
+
+    patch.setattr(reservations, "end", end)
+
+
+def _accept_a_second_command(patch: pytest.MonkeyPatch) -> None:
+    sound = Simulator.end_hold
+
+    def end_hold(self: Simulator, request: UUID, *more: Any) -> None:
+        if request in self.store.reservations:
+            self.store.reservations[request].command = None
+        sound(self, request, *more)
+
+    patch.setattr(Simulator, "end_hold", end_hold)
+
+
+def _keep_the_rest_of_a_capture(patch: pytest.MonkeyPatch) -> None:
+    """Capture a part and leave the rest held."""
+    sound = Worksheet._post  # noqa: SLF001 - broken on purpose
+
+    def post(self: Worksheet, request: Request, kind: str, quantity: int, by: Request | None = None) -> None:
+        kinds = [entry.kind for entry in self.entries if entry.request_id == request.id]
+        if kind != "release" or kinds[-1:] != ["capture"]:
+            sound(self, request, kind, quantity, by)  # type: ignore[arg-type]  # a kind of entry
+
+    patch.setattr(Worksheet, "_post", post)
+
+
+def _expire_too_early(patch: pytest.MonkeyPatch) -> None:
+    sound = Worksheet._reserve  # noqa: SLF001 - broken on purpose
+
+    def reserve(self: Worksheet, request: Request, quantity: int, seconds: int, actor: str) -> None:
+        sound(self, request, quantity, seconds // 2, actor)
+
+    patch.setattr(Worksheet, "_reserve", reserve)
+
+
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
@@ -505,11 +677,19 @@ def _mark_before_others_have_ended(patch: pytest.MonkeyPatch) -> None:
         (_refund_again_and_again, "entries_once|refunded_too_much|decision_wrong|usages"),
         (_forget_the_late_yes, "paid_and_refunded"),
         (_forget_the_limit, "decision_wrong"),
-        (_sort_the_inbox_wrongly, "overtaken|back from its end"),
+        (_sort_the_inbox_wrongly, "overtaken|back from its end|never decided"),
         (_delete_the_inbox_first, "lost"),
         (_number_all_partitions_as_one, "sequence_wrong"),
         (_mark_all_partitions_as_one, "never decided|still waiting"),
         (_mark_before_others_have_ended, "never decided|still waiting"),
+        (_decide_what_is_behind_a_waiting_exchange, "overtaken"),
+        (_leave_the_last_leg_out, "leg_left_out"),
+        (_move_the_legs_twice, "entries_once"),
+        (_decide_a_later_leg_in_another_transaction, "exchange_split"),
+        (_expire_in_spite_of_a_command, "capture_ignored|release_ignored"),
+        (_accept_a_second_command, "ended_twice|release_ignored|capture_ignored"),
+        (_keep_the_rest_of_a_capture, "held|usages"),
+        (_expire_too_early, "expired_early"),
     ],
 )
 def test_a_deliberate_fault_is_found(
