@@ -102,7 +102,7 @@ COMMENT ON TABLE request_kinds IS
 COMMENT ON COLUMN request_kinds.takes IS
     'A completed request has debited its amount, or held and captured it. A refund gives it back.';
 COMMENT ON COLUMN request_kinds.reserves IS
-    'A request is held until a capture takes all or a part of it for good, or it is given back.';
+    'A request is held until a capture takes all or a part of it for good, or it is given back. It may have legs, which take, in place of an amount.';
 COMMENT ON COLUMN request_kinds.gives IS 'A completed request has credited its amount.';
 COMMENT ON COLUMN request_kinds.gives_back IS
     'A completed request has given back what the request in refund_of took. Requests without refund_of are refused.';
@@ -153,9 +153,12 @@ BEGIN
       LEFT JOIN public.request_kinds AS k USING (kind)
      WHERE k.kind IS NULL
         OR (k.requires_account AND made.account IS NULL)
-        OR (k.least_amount IS NOT NULL AND (made.amount IS NULL OR made.amount < k.least_amount))
+        OR (k.least_amount IS NOT NULL AND (made.amount IS NULL OR made.amount < k.least_amount)
+            AND NOT (k.reserves AND coalesce(made.details ? 'legs', false)))
         OR (k.gives_back AND made.refund_of IS NULL)
         OR (k.requires_legs AND NOT coalesce(made.details ? 'legs', false))
+        OR (made.details ? 'legs' AND NOT (k.requires_legs OR k.reserves OR k.gives_back))
+        OR (k.reserves AND jsonb_path_exists(made.details, '$.legs[*].give'))
      LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'request % lacks what its kind requires, or there is no kind %', wrong.id, wrong.kind
@@ -447,6 +450,9 @@ CREATE TABLE reservations (
     command     text        CHECK (command IN ('capture', 'release')),
     accepted_at timestamptz,
     amount      bigint      CHECK (amount >= 1),
+    partitions  smallint[],
+    CONSTRAINT reservations_home    CHECK (partition = ANY(partitions)),
+    CONSTRAINT reservations_whole   CHECK (amount IS NULL OR partitions IS NULL),
     CONSTRAINT reservations_command CHECK ((command IS NULL) = (accepted_at IS NULL)),
     CONSTRAINT reservations_amount  CHECK (amount IS NULL OR (command IS NOT NULL AND command = 'capture' AND amount <= held))
 ) WITH (fillfactor = 70);
@@ -456,6 +462,8 @@ COMMENT ON TABLE reservations IS
 COMMENT ON COLUMN reservations.command IS
     'The first capture or release that the API accepted, before expires_at. The hold ends by it and not by its expiry, however late it is decided.';
 COMMENT ON COLUMN reservations.amount IS 'The quantity to capture; NULL: all that is held.';
+COMMENT ON COLUMN reservations.partitions IS
+    'The partitions of all legs, of a reservation with legs: they end in one transaction, with all of their locks.';
 
 -- ---------------------------------------------------------------- gateways and their effects
 
@@ -1184,12 +1192,18 @@ BEGIN
     IF taken + back <> OLD.held
        OR (CASE WHEN present.status = 'completed'
                THEN OLD.command IS DISTINCT FROM 'capture' OR taken <> coalesce(OLD.amount, OLD.held)
-                    OR present.captured IS DISTINCT FROM taken
+                    OR present.captured IS DISTINCT FROM CASE WHEN OLD.partitions IS NULL THEN taken END
                WHEN present.status = 'refunded' THEN taken > 0
                WHEN present.code = 'released' THEN OLD.command IS DISTINCT FROM 'release' OR taken > 0
                WHEN present.code = 'reservation_expired'
                THEN OLD.command IS NOT NULL OR OLD.expires_at > clock_timestamp() OR taken > 0
-               ELSE true END) THEN
+               ELSE true END)
+       OR (OLD.partitions IS NOT NULL
+           AND EXISTS (SELECT FROM public.legs l
+                         LEFT JOIN public.entries e ON e.request_id = l.request_id AND e.leg = l.leg
+                                                   AND e.kind IN ('capture', 'release')
+                        WHERE l.request_id = OLD.request_id
+                          AND e.amount IS DISTINCT FROM l.take)) THEN
         RAISE EXCEPTION 'request % ended as %, with the command %, % captured and % released of %', OLD.request_id,
               coalesce(present.code, present.status, 'undecided'), coalesce(OLD.command, 'none'), taken, back, OLD.held
               USING ERRCODE = 'integrity_constraint_violation';
@@ -1197,6 +1211,33 @@ BEGIN
     RETURN OLD;
 END $$;
 CREATE TRIGGER right_end BEFORE DELETE ON reservations FOR EACH ROW EXECUTE FUNCTION refuse_wrong_end();
+-- All legs of a reservation are held together, and end together. The legs of other kinds are never held.
+-- At the commit, either the row of the hold is there and each leg has a hold alone, or each leg has ended.
+CREATE FUNCTION refuse_half_hold() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    is_open boolean := EXISTS (SELECT FROM public.reservations
+                                WHERE request_id = NEW.request_id AND partitions IS NOT NULL);
+BEGIN
+    IF EXISTS (SELECT FROM (SELECT l.take,
+                                   sum(e.amount) FILTER (WHERE e.kind = 'hold') AS held,
+                                   sum(e.amount) FILTER (WHERE e.kind <> 'hold') AS ended
+                              FROM public.legs l
+                              LEFT JOIN public.entries e ON e.request_id = l.request_id AND e.leg = l.leg
+                                                        AND e.kind IN ('hold', 'capture', 'release')
+                             WHERE l.request_id = NEW.request_id
+                             GROUP BY l.leg, l.take) AS each
+                WHERE held IS DISTINCT FROM take
+                   OR ended IS DISTINCT FROM CASE WHEN is_open THEN NULL ELSE take END) THEN
+        RAISE EXCEPTION 'the legs of request % are not held or ended together', NEW.request_id
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER whole_hold AFTER INSERT ON reservations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.partitions IS NOT NULL) EXECUTE FUNCTION refuse_half_hold();
+CREATE CONSTRAINT TRIGGER whole_hold AFTER INSERT ON entries DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.leg > 0 AND NEW.kind IN ('hold', 'capture', 'release')) EXECUTE FUNCTION refuse_half_hold();
 
 -- ---------------------------------------------------------------- roles and grants
 --
@@ -1284,7 +1325,8 @@ GRANT SELECT, INSERT (digest, key_id, expires_at), DELETE ON console_sessions TO
 GRANT SELECT ON reservations TO teller_api, teller_worker, teller_courier;
 GRANT UPDATE (command, accepted_at, amount) ON reservations TO teller_api;
 -- A worker updates nothing there: the right lets it lock the rows.
-GRANT INSERT (request_id, partition, expires_at, held), UPDATE (request_id), DELETE ON reservations TO teller_worker;
+GRANT INSERT (request_id, partition, expires_at, held, partitions), UPDATE (request_id), DELETE ON reservations
+   TO teller_worker;
 
 GRANT SELECT ON effects, attempts, gateways, accounts TO teller_api, teller_worker, teller_courier;
 GRANT SELECT ON webhooks, deliveries, fanouts, sandbox_calls, sandbox_payouts TO teller_api;

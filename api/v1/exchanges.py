@@ -2,58 +2,21 @@
 Exchanges: an account takes some of each of several resources, and gives to others, all at once or not at all.
 """
 
-from typing import Annotated, Any, ClassVar, Final
+from typing import Any
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from api.services import Call
+from api.v1.legs import Legs
 from api.v1.requests import ACCEPTED
 from api.web import submission
-from api.web.fields import Account, Amount, Body, Id, Metadata, Timestamp, optional
+from api.web.fields import Account, Metadata, Timestamp, optional
 from api.web.routing import Answer, Routes
 from api.web.submission import Origin, SubmissionBody
-from processor.domain import legs
 from processor.domain.kinds import KINDS
 from processor.intake.intake import Submission
 
-#: The legs of one request.
-LEGS_MIN: Final = 2
-LEGS_MAX: Final = 10
-
 routes = Routes("Exchanges")
-
-
-class Leg(Body):
-    """One resource of an exchange, which the account takes from or gives to."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["take"]}, {"required": ["give"]}]}
-    )
-
-    resource: Id
-    take: Amount = optional("Taken from the resource, in whole units of it.")
-    give: Amount = optional("Given to the resource, in whole units of it.")
-
-    @model_validator(mode="after")
-    def _goes_one_way(self) -> "Leg":
-        if len({"take", "give"} & self.model_fields_set) != 1:
-            raise ValueError("must have either take or give")
-        return self
-
-    def of_domain(self) -> legs.Leg:
-        """Return the leg as the processor has it."""
-        return legs.Leg(self.resource, self.take, self.give)
-
-
-def _of_different_resources(found: list[Leg]) -> list[Leg]:
-    if len({leg.resource for leg in found}) < len(found):
-        raise ValueError("must name each resource once")
-    return found
-
-
-Legs = Annotated[
-    list[Leg], Field(min_length=LEGS_MIN, max_length=LEGS_MAX), AfterValidator(_of_different_resources)
-]
 
 
 class Exchange(SubmissionBody):

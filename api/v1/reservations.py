@@ -2,11 +2,12 @@
 Reservations: an account has some of a resource set aside, and its client captures or releases it later.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from api.services import Call
+from api.v1.legs import Takes
 from api.v1.requests import ACCEPTED, RECORDED
 from api.web import problems, submission
 from api.web.fields import Account, Amount, Body, Id, Metadata, Text, optional
@@ -18,7 +19,7 @@ from processor.domain.kinds import KINDS
 from processor.intake.intake import Submission
 from processor.operations import reservations
 from processor.operations.cancel import ReasonRefused
-from processor.operations.reservations import MoreThanHeld, NotHeld
+from processor.operations.reservations import LegsAreCapturedWhole, MoreThanHeld, NotHeld
 
 #: The longest time for which a reservation is held: 30 days.
 TTL_SECONDS_MAX: Final = 30 * 24 * 3_600
@@ -36,13 +37,19 @@ problems.declare(
 
 
 class Reservation(SubmissionBody):
-    """An account has some of a resource set aside."""
+    """An account has some of a resource set aside, or of each of several."""
 
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["resource"]}, {"required": ["legs"]}]}
+    )
     request_kind = "reservation"
 
-    resource: Id
+    resource: Id = optional()
     account: Account
     amount: Amount = 1
+    legs: Takes = optional(
+        "In place of `resource` and `amount`: all are held or none, and they end together."
+    )
     ttl_seconds: Annotated[
         int,
         Field(
@@ -53,14 +60,26 @@ class Reservation(SubmissionBody):
     ] = TTL_SECONDS_DEFAULT
     metadata: Metadata = optional()
 
+    @model_validator(mode="after")
+    def _has_one_form(self) -> "Reservation":
+        sent = self.model_fields_set
+        if ("resource" in sent) == ("legs" in sent):
+            raise ValueError("must have either resource or legs")
+        if {"legs", "amount"} <= sent:
+            raise ValueError("must have no amount beside legs: each leg has its own")
+        return self
+
     def submission(self, origin: Origin) -> Submission:
         """Return the submission for intake."""
+        details: dict[str, Any] = {"ttl_seconds": self.ttl_seconds}
+        if "legs" in self.model_fields_set:
+            details["legs"] = [leg.of_domain().document() for leg in self.legs]
         return origin.submission(
             self.request_kind,
-            self.resource,
+            details["legs"][0]["resource"] if "legs" in details else self.resource,
             account=self.account,
-            amount=self.amount,
-            details={"ttl_seconds": self.ttl_seconds},
+            amount=None if "legs" in details else self.amount,
+            details=details,
             metadata=self.metadata,
         )
 
@@ -68,7 +87,10 @@ class Reservation(SubmissionBody):
 class Capture(Body):
     """The part of a hold that is captured."""
 
-    amount: Amount = optional("The quantity to capture. The rest is given back. Left out: all that is held.")
+    amount: Amount = optional(
+        "The quantity to capture. The rest is given back. Left out: all that is held. Not with legs, which are "
+        "captured whole."
+    )
 
 
 class Release(Body):
@@ -88,9 +110,11 @@ class Release(Body):
 )
 def reserve(call: Call) -> Answer:
     """
-    Reserve some of a resource.
+    Reserve some of a resource, or of several.
 
-    The amount is held until it is captured or released, or until `ttl_seconds` are over. With `Prefer: wait`, the
+    With `legs`, all are held in one step, or none. The request then has the code of the first leg that is refused, in
+    the order sent, and `error.resource` names it. Captures, releases and the expiry act on all legs together. The
+    amount is held until it is captured or released, or until `ttl_seconds` are over. With `Prefer: wait`, the
     answer waits until it is held.
     """
     return submission.accept(call, "reservation")
@@ -117,7 +141,7 @@ def capture(call: Call, request: str) -> Answer:
     try:
         with call.services.connection() as connection:
             record, command = reservations.capture(connection, request_id, call.caller, body.amount)
-    except MoreThanHeld as refused:
+    except (MoreThanHeld, LegsAreCapturedWhole) as refused:
         raise Invalid.at("/amount", str(refused)) from None
     call.services.doorbell.notify(command.partition)
     return submission.recorded(record)

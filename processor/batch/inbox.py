@@ -15,6 +15,7 @@ from uuid import UUID
 from processor.batch import crossing
 from processor.batch.crossing import Crossing
 from processor.batch.snapshot import CancelCommand, Row
+from processor.domain.legs import partitions_of
 from processor.domain.model import Request
 from processor.errors import DatabaseUnavailable
 from processor.storage import connections, statements
@@ -78,13 +79,16 @@ def take(execute: Execute, partitions: Collection[int], limit: int, *, needs_all
     return _take(execute, partitions, limit, "take_inbox", needs_all=needs_all)
 
 
-def take_expired(execute: Execute, partitions: Collection[int], limit: int) -> Taken:
+def take_expired(
+    execute: Execute, partitions: Collection[int], limit: int, *, needs_all: bool = False
+) -> Taken:
     """
     Lock partitions, and take up to `limit` of their reservations whose time is over, in one round trip.
 
-    The rows have the verb `expire` and are not in the inbox: what waits there does not delay them.
+    The rows have the verb `expire` and are not in the inbox: what waits there does not delay them. A reservation with
+    legs is taken if the locks of all its partitions are. `needs_all` as for `take`.
     """
-    return _take(execute, partitions, limit, "take_expired", is_queued=False)
+    return _take(execute, partitions, limit, "take_expired", needs_all=needs_all, is_queued=False)
 
 
 def _take(
@@ -138,7 +142,9 @@ def _take(
         partition_count=partition_count,
         is_queued=is_queued,
     )
-    return _without_waiting(taken) if has_legs else taken
+    if not has_legs:
+        return taken
+    return _without_waiting(taken) if is_queued else _with_locks(taken)
 
 
 def _without_waiting(taken: Taken) -> Taken:
@@ -153,6 +159,16 @@ def _without_waiting(taken: Taken) -> Taken:
         crossings=split.crossings,
         blocked=split.blocked,
     )
+
+
+def _with_locks(taken: Taken) -> Taken:
+    """Leave the reservations that have a leg in a locked partition to the next look."""
+    rows = [
+        row
+        for row in taken.rows
+        if taken.locked.isdisjoint(partitions_of(row.request.details, row.partition, taken.partition_count))
+    ]
+    return replace(taken, rows=rows, deep=taken.deep - taken.locked)
 
 
 def delete_strays(execute: Execute, strays: list[tuple[int, int]]) -> None:

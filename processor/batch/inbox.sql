@@ -72,7 +72,7 @@ SELECT i.seq, rations.id, i.verb, i.payload, i.leg, i.ctid,
 -- take_expired --
 -- The reservations of these partitions whose time is over, the first to expire first, in the columns of take_inbox. A
 -- reservation whose capture or release was accepted does not expire. One that a call is about to accept is left for the
--- next look.
+-- next look. One with legs needs all of its partitions, and none of them may be paused.
 SELECT row_number() OVER (ORDER BY v.expires_at, v.request_id), v.partition, 'expire', NULL::jsonb, 0::smallint,
        NULL::tid,
        r.id, r.client_id, r.kind, r.resource_id, r.account, r.amount, r.apply_before, r.details, r.refund_of
@@ -81,7 +81,9 @@ SELECT row_number() OVER (ORDER BY v.expires_at, v.request_id), v.partition, 'ex
          WHERE partition = ANY(%(partitions)b::smallint[])
            AND command IS NULL
            AND expires_at <= clock_timestamp()
+           AND (partitions IS NULL OR partitions <@ %(partitions)b::smallint[])
            AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = reservations.partition)
+           AND (partitions IS NULL OR NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = ANY(reservations.partitions)))
            AND EXISTS (SELECT FROM decisions d WHERE d.request_id = reservations.request_id AND d.current AND d.stage = 'held')
          ORDER BY expires_at
          LIMIT %(batch_limit)s

@@ -114,14 +114,18 @@ def drain_once(
     return _run(connection, partitions, limit, take, needs_all=needs_all)
 
 
-def expire_once(connection: Connection, partitions: Collection[int], limit: int = BATCH_LIMIT) -> BatchReport:
+def expire_once(
+    connection: Connection, partitions: Collection[int], limit: int = BATCH_LIMIT, *, needs_all: bool = False
+) -> BatchReport:
     """
     End up to `limit` reservations of some partitions whose time is over, in one transaction, as a batch of their own.
 
     They are found by their time and not in the inbox, so they do not wait behind the requests there. Paused and
-    locked partitions are left out. Raises as `drain_once`.
+    locked partitions are left out. One with legs is ended if all of its partitions are among these and none is left
+    out. `needs_all` waits for the locks, as for `drain_once`, which has the errors, too.
     """
-    return _run(connection, partitions, limit, inbox.take_expired)
+    take = functools.partial(inbox.take_expired, needs_all=needs_all)
+    return _run(connection, partitions, limit, take, needs_all=needs_all)
 
 
 def _run(

@@ -5,6 +5,7 @@ Pure data, between the database (`store`) and the decisions (`worksheet`).
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
@@ -72,6 +73,16 @@ class Delivery(NamedTuple):
     type: str
     webhook_id: UUID | None
     email: str | None
+
+
+class Reserved(NamedTuple):
+    """A reservation whose hold has begun. `quantity` is the sum of its legs, if it has any."""
+
+    request_id: UUID
+    partition: int
+    expires_at: datetime
+    quantity: int
+    has_legs: bool
 
 
 class Decided(NamedTuple):

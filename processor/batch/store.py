@@ -275,7 +275,7 @@ class Writer:
         if sheet.voided:
             self._execute("void_effects", {"ids": sheet.voided, "now": sheet.now})
         if sheet.reserved:
-            columns = _columns(sheet.reserved, ("request_ids", "partitions", "expire_at", "held"))
+            columns = _columns(sheet.reserved, ("request_ids", "partitions", "expire_at", "held", "has_legs"))
             self._execute("insert_reservations", columns)
         if sheet.unreserved:
             deleted = self._execute("delete_reservations", {"ids": sheet.unreserved})

@@ -259,9 +259,14 @@ UPDATE effects
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
 -- insert_reservations --
-INSERT INTO reservations (request_id, partition, expires_at, held)
-SELECT *
-  FROM unnest(%(request_ids)b::uuid[], %(partitions)b::smallint[], %(expire_at)b::timestamptz[], %(held)b::bigint[]);
+INSERT INTO reservations (request_id, partition, expires_at, held, partitions)
+SELECT v.request_id, v.partition, v.expires_at, v.held,
+       CASE WHEN v.has_legs
+            THEN (SELECT array_agg(DISTINCT legs.partition ORDER BY legs.partition) FROM legs WHERE legs.request_id = v.request_id)
+       END
+  FROM unnest(%(request_ids)b::uuid[], %(partitions)b::smallint[], %(expire_at)b::timestamptz[], %(held)b::bigint[],
+              %(has_legs)b::boolean[])
+       AS v(request_id, partition, expires_at, held, has_legs);
 
 -- delete_reservations --
 -- The holds that have ended.

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from processor.batch.snapshot import CancelCommand, Decided, Delivery, Row, Snapshot, UsageKey
+from processor.batch.snapshot import CancelCommand, Decided, Delivery, Reserved, Row, Snapshot, UsageKey
 from processor.domain import ledger
 from processor.domain.amounts import format_amount
 from processor.domain.kinds import KINDS, Rule
@@ -43,6 +43,7 @@ from processor.domain.model import (
     Request,
     Reservation,
     Reserve,
+    ReserveLegs,
     Resource,
     RetryEffect,
     Stage,
@@ -104,7 +105,7 @@ class Worksheet:
     #: Requests whose gateway must not be called again.
     voided: list[UUID] = field(default_factory=list)
     #: Reservations that began to be held.
-    reserved: list[tuple[UUID, int, datetime, int]] = field(default_factory=list)
+    reserved: list[Reserved] = field(default_factory=list)
     #: Reservations whose hold has ended.
     unreserved: list[UUID] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
@@ -191,12 +192,12 @@ class Worksheet:
             case "settle":
                 return settling.decide(state, effect, holding)
             case "replay":
-                resource = snapshot.resources.get(request.resource_id)
+                resource = self._single_resource(request)
                 reservation = snapshot.reservations.get(request.id)
                 decision = replays.decide(state, effect, holding, reservation, resource)
                 return self._as_new(request) if decision is None else decision
             case "capture" | "release" | "expire" if KINDS[request.kind].reserves and holding:
-                resource = snapshot.resources.get(request.resource_id)
+                resource = self._single_resource(request)
                 reservation = snapshot.reservations.get(request.id)
                 return reservations.end(row.verb, state, reservation, resource, self.now)
             case "capture" | "release":
@@ -207,6 +208,10 @@ class Worksheet:
                 return self._as_new(request, waiting.ENDS[row.verb]) if decision is None else decision
             case _:
                 raise NotImplementedError(f"no rule for the verb {row.verb}")
+
+    def _single_resource(self, request: Request) -> Resource | None:
+        """Return the resource of a request; None if it does not exist, or the request has legs."""
+        return None if request.legs else self.snapshot.resources.get(request.resource_id)
 
     def _as_new(self, request: Request, passed: Stage | None = None) -> Decision:
         """
@@ -224,6 +229,7 @@ class Worksheet:
                     snapshot.originals.get(original),
                     snapshot.resources,
                     snapshot.states.get(original),
+                    holding=original in snapshot.holding,
                 )
             return refunds.decide(
                 request,
@@ -238,7 +244,7 @@ class Worksheet:
             return waiting.begin_legs(
                 [
                     self._by_rule(
-                        request.of_leg(leg), kind.rule if leg.give is None else kind.give_rule, passed
+                        request.of_leg(leg), kind.leg_rule if leg.give is None else kind.give_rule, passed
                     )
                     for leg in legs
                 ]
@@ -281,7 +287,11 @@ class Worksheet:
                 self.snapshot.holding.add(request.id)
                 self._ask_gateway(request, gateway, actor)
             case Reserve(quantity, seconds):
+                self._post(request, "hold", quantity)
                 self._reserve(request, quantity, seconds, actor)
+            case ReserveLegs(seconds):
+                self._move_legs(request, request, "hold")
+                self._reserve(request, sum(leg.quantity for leg in request.legs), seconds, actor)
             case AskGateway(gateway):
                 self._ask_gateway(request, gateway, actor)
             case KeepHeld():
@@ -366,18 +376,19 @@ class Worksheet:
             snapshot.usages[key] = max(0, snapshot.usages.get(key, 0) + uses * quantity)
             self.moved_usages[key] = resource.per_account_limit if uses > 0 else self.moved_usages.get(key)
 
-    def _move_legs(self, request: Request, taker: Request) -> None:
+    def _move_legs(self, request: Request, taker: Request, kind: EntryKind | None = None) -> None:
         """
         Write the entries of all legs, or none: a fault in a later leg leaves the resources of the others unchanged.
 
-        `taker` is the request whose account has the usage. Its refund reduces the usage.
+        The entries are of this kind; None: debits and credits, as the legs take and give. `taker` is the request
+        whose account has the usage. Its refund reduces the usage.
         """
         snapshot = self.snapshot
         moved = []
         for place, leg in enumerate(request.legs):
             resource = replace(snapshot.resources[leg.resource_id])
-            kind: EntryKind = "credit" if leg.take is None else "debit"
-            entry = ledger.post(resource, kind, request.id, taker.account, leg.quantity, self.now)
+            move: EntryKind = "credit" if leg.take is None else "debit"
+            entry = ledger.post(resource, kind or move, request.id, taker.account, leg.quantity, self.now)
             moved.append((resource, entry._replace(leg=place)))
         for resource, entry in moved:
             is_back = request is not taker
@@ -388,7 +399,10 @@ class Worksheet:
         self.has_legs = True
 
     def _end_hold(self, request: Request, kind: EntryKind, quantity: int | None = None) -> None:
-        self._post(request, kind, request.quantity if quantity is None else quantity)
+        if request.legs:
+            self._move_legs(request, request, kind)
+        else:
+            self._post(request, kind, request.quantity if quantity is None else quantity)
         self.snapshot.holding.discard(request.id)
         if KINDS[request.kind].reserves:
             self.unreserved.append(request.id)
@@ -398,15 +412,15 @@ class Worksheet:
         self._state(request, "processing", actor, stage="settling", detail=f"held; {gateway} is asked")
 
     def _reserve(self, request: Request, quantity: int, seconds: int, actor: str) -> None:
+        """Note that a hold has begun. `quantity` is the sum of all legs."""
         expires_at = self.now + timedelta(seconds=seconds)
-        self._post(request, "hold", quantity)
         self.snapshot.holding.add(request.id)
         self.snapshot.reservations[request.id] = Reservation(request.id, expires_at, None, None)
-        self.reserved.append((request.id, self._partition, expires_at, quantity))
+        self.reserved.append(Reserved(request.id, self._partition, expires_at, quantity, bool(request.legs)))
         self._state(request, "processing", actor, stage="held", detail=f"held for up to {seconds} s")
 
     def _capture(self, request: Request, reference: str | None, actor: str) -> None:
-        if not KINDS[request.kind].reserves:
+        if not KINDS[request.kind].reserves or request.legs:
             self._end_hold(request, "capture")
             self._state(request, "completed", actor, reference=reference)
             return

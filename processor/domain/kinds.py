@@ -57,12 +57,15 @@ class Kind:
     closes: bool = False
 
     # Required fields. PostgreSQL refuses a request without them, and a test compares them with the bodies of the API.
+    # Legs are in place of the amount.
     requires_account: bool = False
     #: None: no amount is required.
     least_amount: int | None = None
     #: Has several resources, its legs, in place of one resource and an amount. Each takes or gives.
     requires_legs: bool = False
-    #: Decides a leg that gives, and `rule` one that takes. Both get the request as if it had this leg alone.
+    #: Decides a leg that takes: the kind may have legs. It gets the request as if it had this leg alone.
+    leg_rule: Rule | None = None
+    #: Decides a leg that gives, in the same way. None: no leg may give.
     give_rule: Rule | None = None
 
     # Later steps.
@@ -102,6 +105,7 @@ KINDS: Final[dict[str, Kind]] = {
         CLIENTS,
         requires_account=True,
         requires_legs=True,
+        leg_rule=exchanges.take,
         give_rule=exchanges.give,
         refundable=True,
         in_batches=True,
@@ -113,7 +117,9 @@ KINDS: Final[dict[str, Kind]] = {
         reserves=True,
         requires_account=True,
         least_amount=1,
+        leg_rule=reservations.decide_leg,
         refundable=True,
+        in_batches=True,
     ),
     "refund": Kind(None, ADMINS, gives_back=True),
     "opening": Kind(openings.decide, ADMINS, gives=True, opens=True, least_amount=0, in_batches=True),

@@ -274,6 +274,13 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class ReserveLegs:
+    """Every leg of a request is set aside until a capture or release of all, for at most this time."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskGateway:
     """A reservation is captured: its gateway is called. The hold stays until the answer."""
 
@@ -402,6 +409,7 @@ Decision = (
     | Credit
     | Hold
     | Reserve
+    | ReserveLegs
     | AskGateway
     | KeepHeld
     | EndHold

@@ -35,6 +35,12 @@ class MoreThanHeld(TellerError):
     code = "invalid"
 
 
+class LegsAreCapturedWhole(TellerError):
+    """The capture of a reservation with legs has an amount."""
+
+    code = "invalid"
+
+
 def capture(
     connection: Connection, request_id: UUID, by: Caller, amount: int | None = None
 ) -> tuple[RequestRecord, Recorded]:
@@ -42,7 +48,7 @@ def capture(
     Record the command that takes what a reservation holds, or `amount` of it. The caller then notifies the worker.
 
     The rest is given back. An operator's command has an audit line in the same transaction. Returns the request as it
-    is now, and the command. Raises RequestNotFound, NotHeld, MoreThanHeld, DatabaseUnavailable.
+    is now, and the command. Raises RequestNotFound, NotHeld, MoreThanHeld, LegsAreCapturedWhole, DatabaseUnavailable.
     """
     return _command(connection, request_id, "capture", by, amount)
 
@@ -74,6 +80,10 @@ def _command(
         request, _ = stored_requests.read_request(connection, request_id, by.sees)
         if request.stage != "held":
             raise NotHeld(f"the request is not held: {request.stage or request.status}")
+        if amount is not None and request.legs:
+            raise LegsAreCapturedWhole(
+                "the reservation has legs: a capture takes all of them, so it has no amount"
+            )
         if amount is not None and amount > (request.amount or 0):
             raise MoreThanHeld(f"must be at most {request.amount}, which is held")
         if connection.execute(SQL["accept"], parameters).fetchone() is None:
@@ -85,12 +95,13 @@ def _command(
     return request, recorded
 
 
-def expired(connection: Connection, partitions: Collection[int]) -> set[int]:
+def expired(connection: Connection, partitions: Collection[int]) -> set[frozenset[int]]:
     """
-    Return those of these partitions that have reservations to expire. Paused ones are left out.
+    Return the partitions that batches need to expire the reservations of these partitions.
 
-    Raises DatabaseUnavailable.
+    Each element is one of them or, for reservations with legs, the partitions of all legs: also other ones. Those
+    with a paused partition are left out. Raises DatabaseUnavailable.
     """
     with connections.faults():
         rows = connection.execute(SQL["expired"], {"partitions": list(partitions)})
-        return {partition for (partition,) in rows}
+        return {frozenset(every or (home,)) for home, every in rows}

@@ -149,28 +149,47 @@ SELECT coalesce(q.id, l.request_id)::text,
     OR NOT l.is_whole;
 
 -- leg_effect_wrong --
--- The entries of a request with legs agree with its state, leg by leg. If it is done, each leg has one debit or credit of
--- its quantity; otherwise it has none. A request is refunded by a refund that has the opposite legs and is done.
-SELECT l.request_id::text,
-       'leg ' || l.leg || ' of a ' || q.kind || ' that is ' || coalesce(d.status, 'undecided') || ' has '
-       || coalesce(e.moves::text, 'no entries') || ' in place of '
-       || CASE WHEN l.is_done THEN CASE WHEN l.take IS NULL THEN 'a credit of ' || l.give ELSE 'a debit of ' || l.take END
-               ELSE 'none' END
-  FROM (SELECT legs.*, EXISTS (SELECT FROM decisions
-                                WHERE decisions.request_id = legs.request_id
-                                  AND decisions.current
-                                  AND decisions.status IN ('completed', 'refunded')) AS is_done
-          FROM legs) AS l
-  JOIN requests q ON q.id = l.request_id
-  JOIN request_kinds k ON k.kind = q.kind AND (k.requires_legs OR k.gives_back)
-  LEFT JOIN decisions d ON d.request_id = l.request_id AND d.current
-  LEFT JOIN (SELECT request_id, leg, array_agg(kind || ' ' || amount) AS moves
-               FROM entries
-              WHERE request_id IN (SELECT request_id FROM legs)
-              GROUP BY request_id, leg) AS e ON e.request_id = l.request_id AND e.leg = l.leg
- WHERE e.moves IS DISTINCT FROM CASE WHEN NOT l.is_done THEN NULL
-                                     WHEN l.take IS NULL THEN ARRAY['credit ' || l.give]
-                                     ELSE ARRAY['debit ' || l.take] END;
+-- The entries of a request with legs agree with its state, leg by leg.
+-- 1. If it is done, each leg has one debit or credit of its quantity; otherwise it has none.
+-- 2. A reservation has a hold of each leg instead. All of them end by a capture, or all by a release.
+-- 3. The refund of a failed reservation released its holds, and has no entries.
+WITH moved AS (
+    SELECT request_id, leg, string_agg(kind, ' ' ORDER BY version) AS kinds, array_agg(DISTINCT amount) AS amounts
+      FROM entries
+     WHERE request_id IN (SELECT request_id FROM legs)
+     GROUP BY request_id, leg
+), present AS (
+    SELECT l.request_id, l.leg, q.kind, k.reserves, coalesce(l.take, l.give) AS quantity, coalesce(m.kinds, '') AS kinds,
+           coalesce(first.kinds, '') AS kinds_of_first, m.amounts, coalesce(d.stage, d.status, 'undecided') AS state, d.captured,
+           CASE WHEN k.reserves THEN CASE WHEN d.stage = 'held'         THEN ARRAY['hold']
+                                          WHEN d.status = 'completed'   THEN ARRAY['hold capture']
+                                          WHEN d.status = 'refunded'    THEN ARRAY['hold capture', 'hold release']
+                                          WHEN d.code IN ('released', 'reservation_expired') THEN ARRAY['hold release']
+                                          WHEN d.status = 'failed'      THEN ARRAY['', 'hold']
+                                          ELSE ARRAY[''] END
+                WHEN d.status IS NULL OR d.status NOT IN ('completed', 'refunded') THEN ARRAY['']
+                WHEN k.gives_back AND EXISTS (SELECT FROM entries o WHERE o.request_id = q.refund_of AND o.kind = 'release')
+                THEN ARRAY['']
+                WHEN l.take IS NULL THEN ARRAY['credit']
+                ELSE ARRAY['debit'] END AS right_kinds
+      FROM legs l
+      JOIN requests q ON q.id = l.request_id
+      JOIN request_kinds k ON k.kind = q.kind
+      LEFT JOIN decisions d ON d.request_id = l.request_id AND d.current
+      LEFT JOIN moved m ON m.request_id = l.request_id AND m.leg = l.leg
+      LEFT JOIN moved first ON first.request_id = l.request_id AND first.leg = 0 AND k.reserves
+)
+SELECT request_id::text,
+       'leg ' || leg || ' of a ' || kind || ' that is ' || state || ' has ' || coalesce(nullif(kinds, ''), 'no entry')
+       || coalesce(' of ' || array_to_string(amounts, ', '), '') || ' in place of '
+       || coalesce(nullif(array_to_string(right_kinds, ', or '), ''), 'none') || ' of ' || quantity
+       || CASE WHEN reserves THEN '; the first leg has ' || coalesce(nullif(kinds_of_first, ''), 'no entry') ELSE '' END
+       || coalesce('; captured is ' || captured, '')
+  FROM present
+ WHERE kinds <> ALL(right_kinds)
+    OR amounts <> ARRAY[quantity]
+    OR (reserves AND kinds <> kinds_of_first)
+    OR captured IS NOT NULL;
 
 -- leg_refund_wrong --
 -- A request with legs is refunded if a refund of it is done, and only then. The refund has the opposite legs.
@@ -276,7 +295,7 @@ SELECT id::text,
                  OR (state = 'completed' AND NOT (takes OR gives OR gives_back))) END IS NOT TRUE;
 
 -- reservation_wrong --
--- An open hold of a reservation has a row, with its partition and quantity, and no other hold has one. Its command waits
+-- An open hold of a reservation has a row, with its partitions and quantity, and no other hold has one. Its command waits
 -- in the inbox, unless it was decided: its gateway is called, or it has failed.
 SELECT coalesce(v.request_id, h.id)::text,
        CASE WHEN v.request_id IS NULL THEN 'it is ' || h.state || ', and nothing will end its hold'
@@ -284,7 +303,7 @@ SELECT coalesce(v.request_id, h.id)::text,
             WHEN h.state IS DISTINCT FROM 'held' OR v.command IS NULL
             THEN 'its hold of ' || v.held || ' in partition ' || v.partition || ' is to end ' || v.expires_at || ' or by '
                  || coalesce(v.command, 'a command') || '; it is ' || h.state || ' and holds ' || h.amount || ' in partition '
-                 || h.partition
+                 || h.partition || coalesce(', and its legs are to be in ' || array_to_string(v.partitions, ', '), '')
             ELSE 'its ' || v.command || ' was accepted, and never will be decided: it is not in the inbox' END
   FROM (SELECT e.request_id AS id, sum(e.amount) AS amount, q.partition, coalesce(d.stage, d.status, 'undecided') AS state
           FROM entries e
@@ -300,6 +319,9 @@ SELECT coalesce(v.request_id, h.id)::text,
     OR h.id IS NULL
     OR v.held <> h.amount
     OR v.partition <> h.partition
+    OR v.partitions IS DISTINCT FROM (SELECT array_agg(DISTINCT l.partition ORDER BY l.partition)
+                                        FROM legs l
+                                       WHERE l.request_id = v.request_id)
     OR h.state NOT IN ('held', 'settling', 'failed')
     OR (h.state = 'settling' AND v.command IS DISTINCT FROM 'capture')
     OR (h.state = 'held' AND v.command IS NOT NULL
@@ -338,7 +360,9 @@ SELECT q.id::text, CASE WHEN k.kind IS NULL THEN 'there is no kind ' || q.kind
   LEFT JOIN request_kinds k USING (kind)
  WHERE k.kind IS NULL
     OR (k.requires_account AND q.account IS NULL)
-    OR (k.least_amount IS NOT NULL AND (q.amount IS NULL OR q.amount < k.least_amount))
+    OR (k.least_amount IS NOT NULL AND (q.amount IS NULL OR q.amount < k.least_amount)
+        AND NOT (k.reserves AND coalesce(q.details ? 'legs', false)))
+    OR (k.reserves AND jsonb_path_exists(q.details, '$.legs[*].give'))
     OR (k.requires_legs AND NOT coalesce(q.details ? 'legs', false))
     OR (q.details ? 'legs' AND (q.amount IS NOT NULL OR NOT (k.requires_legs OR k.reserves OR k.gives_back)));
 

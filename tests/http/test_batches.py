@@ -35,7 +35,7 @@ def test_each_item_is_accepted_or_refused_on_its_own(teller: Teller) -> None:
         item("1"),
         item("2", amount=0),
         "nonsense",
-        item("4", kind="reservation"),
+        item("4", kind="refund"),
         item("5", kind="withdrawal", amount=5, destination="IBAN"),
         item("6", kind="deposit", amount=5, account=None),
         {"kind": "redemption", "resource": "sneaker", "account": "u_42"},

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor.batch import run as batch
 from processor.gateways.protocol import Answer
-from processor.operations import reservations
 from processor.storage import connections
 from processor.verify.checks import verify
+from tests.http.holds import capture, expire, read, release
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.http.teller import Reply, Teller
+    from tests.http.teller import Teller
 
 
 @pytest.fixture
@@ -41,33 +40,6 @@ def reserve(teller: Teller, resource: str = "sneaker", amount: int = 3, **more: 
     assert answer.status_code == 202, answer.json
     teller.drain()
     return str(answer.json["id"])
-
-
-def capture(teller: Teller, request: str, body: Any = None) -> Reply:
-    """Capture a reservation, and run the batches."""
-    answer = teller.client.post(f"/v1/requests/{request}/capture", body)
-    teller.drain()
-    return answer
-
-
-def release(teller: Teller, request: str) -> Reply:
-    """Release a reservation, and run the batches."""
-    answer = teller.client.post(f"/v1/requests/{request}/release")
-    teller.drain()
-    return answer
-
-
-def read(teller: Teller, request: str) -> Any:
-    """Return the document of a request."""
-    return teller.client.get(f"/v1/requests/{request}").json
-
-
-def expire(teller: Teller) -> int:
-    """End what is over, as a worker does. Returns the number of reservations."""
-    partitions = range(teller.settings.partitions)
-    with connections.connect(teller.settings.worker_database_url, application_name="test") as connection:
-        due = reservations.expired(connection, partitions)
-        return batch.expire_once(connection, due).taken if due else 0
 
 
 def test_a_reservation_is_held_and_captured(shop: Teller) -> None:

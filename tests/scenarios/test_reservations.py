@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from processor.domain.partitioning import partition_of
 from tests.scenarios.assertions import WAIT
 from tests.scenarios.backlog import accept, batch, pause
+from tests.scenarios.holds import EXPIRES_WITHIN_SECONDS, read, time_of, until, until_expired
 from tests.servers import PARTITIONS
 from tests.waiting import Deadline, eventually
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from tests.scenarios.scenario_stack import ScenarioStack
     from tests.stack import Document
 
-#: The time within which a hold ends after its expiry, in seconds.
-EXPIRES_WITHIN_SECONDS = 2.0
 #: The requests that wait in the partition of a hold.
 WAITING = 20_000
 
@@ -36,38 +35,6 @@ def reserve(stack: ScenarioStack, resource: str, ttl_seconds: int, **more: Any) 
     assert (reply.status, reply.document["stage"]) == (202, "held"), reply.body
     held: Document = reply.document
     return held
-
-
-def read(stack: ScenarioStack, request: str) -> Document:
-    """
-    Return a request as its client sees it.
-    """
-    found: Document = stack.ask(stack.client.get(f"/v1/requests/{request}")).document
-    return found
-
-
-def until_expired(stack: ScenarioStack, held: Document) -> str:
-    """
-    Wait until the hold has expired. Returns the time at which it ended.
-    """
-    eventually(lambda: read(stack, held["id"])["stage"] is None)
-    ended = read(stack, held["id"])
-    assert ended["error"] == {"code": "reservation_expired"}
-    return str(ended["finished_at"])
-
-
-def until(moment: str) -> None:
-    """
-    Sleep until a time of the API. The clocks of this process and of PostgreSQL are one.
-    """
-    time.sleep(max(0.0, (time_of(moment) - datetime.now(UTC)).total_seconds()))
-
-
-def time_of(text: str) -> datetime:
-    """
-    Read a time of the API.
-    """
-    return datetime.fromisoformat(text)
 
 
 def test_7_a_seat_is_reserved_once(stack: ScenarioStack, long_round: int) -> None:

@@ -8,23 +8,25 @@ import contextlib
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import pytest
 
 from processor.batch import run as batch
 from processor.clients.keys import Caller
 from processor.domain.kinds import KINDS
 from processor.domain.legs import legs_of
 from processor.domain.partitioning import partition_of
+from processor.domain.rules import reservations as rules
 from processor.intake import commands
 from processor.operations import reservations
 from processor.storage import connections
 from tests.servers import PARTITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    import pytest
-
+    from processor.domain.model import Decision, State
     from processor.intake.intake import Submission
     from tests.store.store import Store
 
@@ -73,6 +75,7 @@ def play(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _exchanges(store)
     _withdrawals(store)
     _reservations(store)
+    _reserved_legs(store)
     _faults_and_cancellations(store, monkeypatch)
 
 
@@ -213,6 +216,43 @@ def _reservations(store: Store) -> None:
         store.drain("hall")
         reservations.capture(api, held["capturing"], SHOP, 1)
         reservations.release(api, held["releasing"], SHOP)
+
+
+def _reserved_legs(store: Store) -> None:
+    for row in ("row-a", "row-b", "row-c"):
+        store.open(row, "seat", 50, per_account_limit=10)
+    names = ("held", "captured", "released", "given back", "failed", "refunded", "capturing")
+    legs = (("row-a", 1), ("row-b", 2), ("row-c", 1))
+    asked = store.accept(
+        *(store.reserves(name.replace(" ", "-"), *legs) for name in names),
+        store.reserves("greedy", ("row-a", 1), ("row-b", 11)),  # limit_reached
+    )
+    held = dict(zip(names, asked, strict=False))
+    _drain_all(store)
+    with connections.connect(store.database.api_url, application_name="test api") as api:
+        for name in ("captured", "given back", "failed", "refunded"):
+            reservations.capture(api, held[name], SHOP)
+        reservations.release(api, held["released"], SHOP)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rules, "end", _break_down_for({held["failed"], held["refunded"]}, rules.end))
+            _drain_all(store)
+        store.accept(refund_of(store, held["given back"]), refund_of(store, held["refunded"]))
+        _drain_all(store)
+        reservations.capture(api, held["capturing"], SHOP)
+
+
+def _break_down_for(requests: set[uuid.UUID], rule: Callable[..., Decision]) -> Callable[..., Decision]:
+    def decide(verb: str, state: State | None, *rest: Any) -> Decision:
+        if state is not None and state.request_id in requests:
+            raise RuntimeError("a rule with a fault")
+        return rule(verb, state, *rest)
+
+    return decide
+
+
+def _drain_all(store: Store) -> None:
+    while batch.drain_once(store.worker, range(PARTITIONS)).taken:
+        pass
 
 
 def _faults_and_cancellations(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

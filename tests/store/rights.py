@@ -95,7 +95,7 @@ _COLUMNS: Final = {
     },
     ("reservations", "teller_api"): {"UPDATE": "command accepted_at amount"},
     ("reservations", "teller_worker"): {
-        "INSERT": "request_id partition expires_at held",
+        "INSERT": "request_id partition expires_at held partitions",
         "UPDATE": "request_id",
     },
     ("resources", "teller_worker"): {

@@ -104,6 +104,12 @@ class Store:
         ]
         return self.asks("exchange", legs[0][0], account, details={"legs": sent}, **more)
 
+    def reserves(self, account: str, *legs: tuple[str, int], ttl: int = 600, **more: Any) -> Submission:
+        """Return a reservation with legs that is not submitted yet. The leg `("seat", 1)` holds one."""
+        sent = [{"resource": resource, "take": amount} for resource, amount in legs]
+        details = {"ttl_seconds": ttl, "legs": sent}
+        return self.asks("reservation", legs[0][0], account, details=details, **more)
+
     def accept(self, *submissions: Submission) -> list[uuid.UUID]:
         """Submit in one call. All must be accepted."""
         return [accepted_id(receipt) for receipt in self.intake.accept(submissions)]

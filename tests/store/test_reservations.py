@@ -4,23 +4,20 @@ Reservations on PostgreSQL: a hold ends once, by the command that was accepted, 
 
 from __future__ import annotations
 
-import uuid
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from processor.batch import run as batch
-from processor.clients.keys import Caller
 from processor.operations import reservations
-from processor.operations.reservations import NotHeld
-from processor.storage import connections
+from tests.store.holds import command, lapse, quantities
 from tests.store.store import at_once
 
 if TYPE_CHECKING:
-    from tests.store.store import Store
+    import uuid
 
-SHOP: Final = Caller(uuid.UUID(int=3), "shop", "till", "client")
+    from tests.store.store import Store
 
 
 def reserve(store: Store, resource: str, account: str = "ada", amount: int = 2, ttl: int = 600) -> uuid.UUID:
@@ -30,35 +27,11 @@ def reserve(store: Store, resource: str, account: str = "ada", amount: int = 2, 
     return asked
 
 
-def lapse(store: Store, request: uuid.UUID, seconds: float = 0.0) -> None:
-    """Let the time of a reservation be over, or move its end."""
-    store.owner.execute(
-        "UPDATE reservations SET expires_at = clock_timestamp() + %s * interval '1 second' WHERE request_id = %s",
-        (seconds, request),
-    )
-
-
 def expire(store: Store, *resources: str) -> list[uuid.UUID]:
     """End what is over, as the sweep and the drain of a worker do. Returns the requests."""
     partitions = {store.one("SELECT partition FROM resources WHERE id = %s", name) for name in resources}
     due = reservations.expired(store.worker, partitions)
-    return batch.expire_once(store.worker, due).decided if due else []
-
-
-def command(store: Store, verb: str, request: uuid.UUID) -> bool:
-    """Capture or release as the API does. Returns whether the command was accepted."""
-    with connections.connect(store.database.api_url, application_name="test api") as connection:
-        try:
-            getattr(reservations, verb)(connection, request, SHOP)
-        except NotHeld:
-            return False
-    return True
-
-
-def quantities(store: Store, resource: str) -> tuple[int, int]:
-    """Return the available and the held quantity."""
-    [row] = store.owner.execute("SELECT available, held FROM resources WHERE id = %s", (resource,)).fetchall()
-    return row
+    return batch.expire_once(store.worker, set().union(*due)).decided if due else []
 
 
 def kinds(store: Store, resource: str) -> list[str]:

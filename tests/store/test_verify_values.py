@@ -41,7 +41,7 @@ class Vouched:
 # Conditions on rows, in SQL.
 TAKEN = """EXISTS (SELECT FROM entries e JOIN resources r ON r.id = e.resource_id AND r.per_account_limit IS NOT NULL
                   JOIN decisions d ON d.request_id = e.request_id AND d.current AND d.refunded = 0
-                   AND d.status <> 'cancelled'
+                   AND d.status NOT IN ('cancelled', 'refunded')
                  WHERE e.request_id = requests.id AND e.kind IN ('debit', 'hold'))"""
 MOVED = "EXISTS (SELECT FROM entries e WHERE e.request_id = requests.id)"
 COMPLETED = """EXISTS (SELECT FROM decisions d
@@ -130,9 +130,11 @@ VOUCHED: dict[str, dict[str, Vouched]] = {
         "request_id": Vouched(),
         "partition": Vouched(),
         "held": Vouched(),
-        # A command may be accepted at any time before the expiry, and it is in the inbox then.
+        "partitions": Vouched(),
+        # A command may be accepted at any time before the expiry, and it is in the inbox until it is decided.
         "command": Vouched(
-            "command IS NOT NULL", ("CASE command WHEN 'capture' THEN 'release' ELSE 'capture' END",)
+            "EXISTS (SELECT FROM inbox WHERE inbox.request_id = reservations.request_id AND verb = command)",
+            ("CASE command WHEN 'capture' THEN 'release' ELSE 'capture' END",),
         ),
     },
     "resources": {
@@ -302,6 +304,7 @@ ANOTHER = {
     "bigint": ("coalesce({0}, 0) + 1", "coalesce({0}, 0) - 1"),
     "integer": ("coalesce({0}, 0) + 1",),
     "smallint": ("coalesce({0}, 0) + 1",),
+    "smallint[]": ("coalesce({0}, '{{}}') || 63::smallint",),
     "boolean": ("NOT {0}",),
     "uuid": ("gen_random_uuid()",),
     "bytea": ("sha256({0})",),

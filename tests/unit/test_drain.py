@@ -43,6 +43,8 @@ class Batches:
         #: The limit of the latest batch.
         self.limit = 0
         self.expire: Callable[[set[int]], BatchReport | None] = lambda _: None
+        #: The latest batch of reservations waits for all of its locks.
+        self.needs_all = False
 
     def drain_once(self, _connection: object, partitions: Collection[int], limit: int) -> BatchReport:
         """Stand in for the batch of `processor.batch.run`."""
@@ -50,8 +52,11 @@ class Batches:
         self.begun.put(sorted(partitions))
         return self.act(set(partitions)) or BatchReport(taken_from=Counter(partitions))
 
-    def expire_once(self, _connection: object, partitions: Collection[int], _limit: int) -> BatchReport:
+    def expire_once(
+        self, _connection: object, partitions: Collection[int], _limit: int, *, needs_all: bool
+    ) -> BatchReport:
         """Stand in for the batch of reservations whose time is over. Its partitions are negative."""
+        self.needs_all = needs_all
         self.begun.put([-partition for partition in sorted(partitions)])
         return self.expire(set(partitions)) or BatchReport(taken_from=Counter(partitions))
 
@@ -461,12 +466,14 @@ def test_reservations_expire_between_two_batches_of_a_deep_partition(
     full = [True, False]
 
     def mark(_: set[int]) -> BatchReport:
-        drainer.expire({3, 99})  # 99 is of another worker
+        drainer.expire({frozenset((3,)), frozenset((99,))})  # 99 is of another worker
         batches.act = lambda _: None
         return BatchReport(taken_from=Counter({7: 9}), more=frozenset({7}))
 
     batches.act = mark
-    batches.expire = lambda partitions: BatchReport(more=frozenset(partitions if full.pop(0) else ()))
+    batches.expire = lambda partitions: BatchReport(
+        taken_from=Counter(partitions), more=frozenset(partitions if full.pop(0) else ())
+    )
     drainer.answer(7)
 
     assert [batches.next() for _ in range(4)] == [[7], [-3], [7], [-3]]
@@ -482,10 +489,35 @@ def test_an_expiry_that_fails_stops_nothing(drainer: Drainer, batches: Batches, 
         raise fault
 
     batches.expire = fail
-    drainer.expire({3})
+    drainer.expire({frozenset((3,))})
     assert batches.next() == [-3]
     drainer.answer(7)
     assert batches.next() == [7]
     batches.expire = lambda _: None
-    drainer.expire({3})
+    drainer.expire({frozenset((3,))})
     assert batches.next() == [-3]
+
+
+def test_reservations_with_legs_expire_with_the_locks_of_other_workers(
+    drainer: Drainer, batches: Batches
+) -> None:
+    """
+    Those of own partitions come first. The batch of the others waits for its locks. After one that is not granted,
+    the sweep finds them again, and the next try comes after a pause.
+    """
+    answers: list[BatchReport | None] = [None, BatchReport(locked=frozenset({2, 99})), None]
+    needed = []
+
+    def end(_: set[int]) -> BatchReport | None:
+        needed.append(batches.needs_all)
+        return answers.pop(0)
+
+    batches.expire = end
+    elsewhere = frozenset((98, 99))  # without a partition of this worker
+    drainer.expire({frozenset((1, 3)), frozenset((2, 99)), elsewhere})
+    assert [batches.next() for _ in range(2)] == [[-1, -3], [-2, -99]]
+    while answers:  # the sweep looks again
+        drainer.expire({frozenset((2, 99))})
+        time.sleep(0.005)
+    assert batches.next() == [-2, -99]
+    assert needed == [False, True, True]

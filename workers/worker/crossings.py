@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from processor.batch.run import BatchReport
 
@@ -61,6 +61,10 @@ class Crossings:
             elif crossing.partitions.isdisjoint((*report.locked, *apart)):
                 steps.together.update(crossing.partitions)
         return steps
+
+    def need(self, partitions: Iterable[int]) -> None:
+        """Take these partitions into the next batch."""
+        self._needed.update(partitions)
 
     def wait_seconds(self) -> float | None:
         """Return the time until the next batch is due, in seconds; None if none is needed."""

@@ -84,8 +84,10 @@ class Drainer:
         #: Partitions that may have work, and those among them that the sweep found.
         self._marked: set[int] = set()
         self._neglected: set[int] = set()
-        #: Partitions with reservations whose time is over.
-        self._expiring: set[int] = set()
+        #: The partitions of one batch each, with reservations whose time is over.
+        self._expiring: set[frozenset[int]] = set()
+        #: The batch that ends those with legs in partitions of other workers.
+        self._expiring_elsewhere = Crossings()
         #: Partitions with a doorbell that is not acknowledged.
         self._silent: set[int] = set()
         self._is_busy = False
@@ -130,8 +132,12 @@ class Drainer:
             self._neglected.update(partitions)
             self._mark(partitions)
 
-    def expire(self, partitions: Collection[int]) -> None:
-        """End the reservations of these partitions whose time is over, before the next batch. Returns at once."""
+    def expire(self, partitions: Collection[frozenset[int]]) -> None:
+        """
+        End reservations whose time is over, before the next batch. Returns at once.
+
+        `partitions` are those that their batches need, as `operations.reservations.expired` returns them.
+        """
         if partitions:
             with self._changed:
                 self._expiring.update(partitions)
@@ -304,31 +310,59 @@ class Drainer:
     def _expire(self) -> None:
         """
         End the reservations whose time is over, in a batch of their own. The sweep finds again what is left.
+
+        Those with legs in partitions of other workers follow in a second one, which waits for their locks.
         """
         if not self._expiring:
             return
         with self._changed:
             expiring, self._expiring = self._expiring, set()
-        held = self._assignments.enter(expiring)
-        if not held:
+        held = self._assignments.held()
+        elsewhere = {every for every in expiring if not every <= held and every & held}
+        self._end_expired({every for every in expiring if every <= held})
+        self._expiring_elsewhere.need(partition for every in elsewhere for partition in every)
+        partitions = self._expiring_elsewhere.take()
+        if not partitions:
             return
+        report = self._end_expired({frozenset(partitions)}, needs_all=True)
+        if report is not None and report.locked:
+            pause = self._expiring_elsewhere.pause(partitions)
+            log.info("expiry_locked", partitions=sorted(partitions), pause_ms=round(pause * 1_000))
+        else:
+            self._expiring_elsewhere.succeed()
+
+    def _end_expired(self, expiring: set[frozenset[int]], *, needs_all: bool = False) -> BatchReport | None:
+        """Apply one batch that ends reservations. Returns None if none is committed."""
+        partitions = {partition for every in expiring for partition in every}
+        held = self._assignments.enter(partitions)
+        if not held:
+            return None
         try:
-            report = batch.expire_once(self._connection.get(), held, EXPIRED_AT_ONCE)
+            report = batch.expire_once(
+                self._connection.get(),
+                partitions if needs_all else held,
+                EXPIRED_AT_ONCE,
+                needs_all=needs_all,
+            )
         except DatabaseUnavailable as fault:
             self._connection.close()
             log.warning("expiry_retried", partitions=sorted(held), fault=str(fault))
+            return None
         except Exception:
             self._connection.close()  # its state is undefined
             raise
-        else:
-            self._doorbell.announce(report.decided)
-            if report.for_couriers:
-                self._doorbell.notify_couriers()
-            self._metrics.count_expired(report.taken)
-            log.info("reservations_expired", taken=report.taken, duration_ms=round(report.duration_ms, 1))
-            self.expire(report.more)
         finally:
             self._assignments.exit(held.difference(self._apart))
+        if needs_all and report.locked:
+            return report
+        self._doorbell.announce(report.decided)
+        if report.for_couriers:
+            self._doorbell.notify_couriers()
+        self._metrics.count_expired(report.taken)
+        log.info("reservations_expired", taken=report.taken, duration_ms=round(report.duration_ms, 1))
+        if report.taken:
+            self.expire({every for every in expiring if every & report.more})
+        return report
 
     def _leave(self, partitions: Collection[int]) -> None:
         """End the batch of partitions that are empty as far as it saw, or no longer held."""

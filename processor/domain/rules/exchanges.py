@@ -8,14 +8,14 @@ from datetime import datetime
 
 from processor.domain import ledger
 from processor.domain.model import Credit, Debit, Decision, Rejected, Request, Resource
-from processor.domain.rules.taking import refusal
+from processor.domain.rules.taking import leg_refusal, refusal
 
 
 def take(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
     """
     Take, or refuse with the first reason that applies: not found, closed, a gateway, and those of `taking.refusal`.
     """
-    unusable = _unusable(request, resource)
+    unusable = leg_refusal(request, resource)
     if unusable is not None or resource is None:
         return unusable or Rejected("resource_not_found")
     return refusal(request, resource, used, now) or Debit(request.quantity)
@@ -27,7 +27,7 @@ def give(request: Request, resource: Resource | None, used: int, now: datetime) 
 
     Like a deposit, it ignores the start and the end of the resource.
     """
-    unusable = _unusable(request, resource)
+    unusable = leg_refusal(request, resource)
     if unusable is not None or resource is None:
         return unusable or Rejected("resource_not_found")
     if request.apply_before is not None and now >= request.apply_before:
@@ -35,11 +35,3 @@ def give(request: Request, resource: Resource | None, used: int, now: datetime) 
     if not ledger.has_room(resource, request.quantity):
         return Rejected("too_large")
     return Credit(request.quantity)
-
-
-def _unusable(request: Request, resource: Resource | None) -> Rejected | None:
-    if resource is None or resource.client_id not in (None, request.client_id):
-        return Rejected("resource_not_found")
-    if resource.closed_at is not None:
-        return Rejected("resource_closed")
-    return Rejected("not_exchangeable") if resource.gateway else None

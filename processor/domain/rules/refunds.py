@@ -59,13 +59,18 @@ def decide(
 
 
 def decide_legs(
-    refund: Request, original: Request | None, resources: Mapping[str, Resource], state: State | None
+    refund: Request,
+    original: Request | None,
+    resources: Mapping[str, Resource],
+    state: State | None,
+    *,
+    holding: bool,
 ) -> Decision:
     """
     Undo every leg, or refuse with the first reason that applies: nothing to refund, outcome pending. After that a leg
-    may have more than fits, or not enough left.
+    may have more than fits, or not enough left. The holds of all legs of a failed request are released.
 
-    `state` is that of the original. The legs of the refund are the reversed legs of the original.
+    `state` and `holding` are those of the original. The legs of the refund are the reversed legs of the original.
     """
     if original is None or not KINDS[original.kind].refundable:
         return Rejected("nothing_to_refund")
@@ -73,6 +78,8 @@ def decide_legs(
         return Rejected("nothing_to_refund")
     if state is None or state.status == "processing":
         return Rejected("outcome_pending")
+    if state.status == "failed" and holding:
+        return ReleaseHeld()
     if state.status != "completed":
         return Rejected("nothing_to_refund")
     for place, leg in enumerate(refund.legs):

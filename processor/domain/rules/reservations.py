@@ -39,6 +39,11 @@ def decide(request: Request, resource: Resource | None, used: int, now: datetime
     return Reserve(request.quantity, seconds_of(request))
 
 
+def decide_leg(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:
+    """Hold one of several legs, or refuse: as `taking.leg_refusal` does, then as `decide`."""
+    return taking.leg_refusal(request, resource) or decide(request, resource, used, now)
+
+
 def seconds_of(request: Request) -> int:
     """Return the time for which a reservation is held. Raises LookupError if intake wrote none."""
     seconds: int = (request.details or {})["ttl_seconds"]
@@ -52,7 +57,7 @@ def end(
     Return the step that ends a hold: the command that was accepted, or the expiry if there is none.
 
     A command that comes too late changes nothing. It was accepted, so the hold has ended in another way: by an
-    admin's refund.
+    admin's refund. `resource` is None for a reservation with legs, because no gateway is asked about them.
     """
     if state is None or state.stage != "held" or reservation is None:
         return Nothing()

@@ -22,6 +22,18 @@ def take(request: Request, resource: Resource | None, used: int, now: datetime) 
     return Hold(request.quantity, resource.gateway)
 
 
+def leg_refusal(request: Request, resource: Resource | None) -> Rejected | None:
+    """
+    Return the first reason that keeps a resource out of every request with legs, or None:
+    not found, closed, a gateway. No gateway is asked about a leg.
+    """
+    if resource is None or resource.client_id not in (None, request.client_id):
+        return Rejected("resource_not_found")
+    if resource.closed_at is not None:
+        return Rejected("resource_closed")
+    return Rejected("not_exchangeable") if resource.gateway else None
+
+
 def refusal(request: Request, resource: Resource | None, used: int, now: datetime) -> Rejected | None:
     """
     Return the first reason to refuse that applies, or None:

@@ -20,6 +20,7 @@ from processor.domain.model import (
     Nothing,
     Rejected,
     Reserve,
+    ReserveLegs,
     Resource,
     Stage,
     State,
@@ -55,13 +56,17 @@ def begin_legs(decisions: Sequence[Decision]) -> Decision:
     """
     Return the decision of a request from those of its legs, each after `begin`.
 
-    One leg that is rejected rejects it, and one that waits lets it wait: for the code before the approval.
+    One leg that is rejected rejects it, and one that waits lets it wait: for the code before the approval. Otherwise
+    all legs are reserved, or all move.
     """
     for place, decision in enumerate(decisions):
         if isinstance(decision, Rejected):
             return replace(decision, leg=place)
     stages = [decision.stage for decision in decisions if isinstance(decision, Await)]
-    return Await(min(stages, key=_ORDER.index)) if stages else Move()
+    if stages:
+        return Await(min(stages, key=_ORDER.index))
+    first = decisions[0]
+    return ReserveLegs(first.seconds) if isinstance(first, Reserve) else Move()
 
 
 def end(verb: str, state: State | None, reason: str | None, *, has_lapsed: bool) -> Decision | None:
