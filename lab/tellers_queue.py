@@ -17,6 +17,7 @@ from lab.arena import Crowd
 from lab.outcomes import Outcome, Step, UserResult
 from lab.strategies import SQL
 from processor.domain.partitioning import partition_of
+from processor.domain.roles import LAB_CLIENT
 from processor.errors import DatabaseUnavailable, TellerError
 from processor.intake.intake import Submission, fingerprint
 from processor.storage import connections
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from processor.storage.connections import Connection
 
 #: The client of the lab, which alone can use the resource of a race.
-CLIENT: Final = "race-lab"
+CLIENT: Final = LAB_CLIENT
 KEY: Final = UUID(int=0)
 #: The pause between two reads of the decisions.
 POLL_SECONDS: Final = 0.002

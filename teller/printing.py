@@ -74,23 +74,28 @@ def show(document: Any, text: Callable[[], str]) -> None:
         click.echo(lines)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, spare: Sequence[str] = (), caption: str = ""
+) -> str:
     """
-    Align rows under a heading, numbers to the right, for a terminal. The widest cells are cut to its width.
+    Align rows under a heading, numbers to the right, for a terminal. Its width leaves out the columns of `spare`, in
+    this order, and then cuts the widest texts. Ids, numbers, amounts and times are never cut.
 
-    Returns one line for each row, separated by tabs, where the output is not a terminal.
+    `caption` stands above it, such as "20 of 50 requests". Where the output is not a terminal, each row is one line
+    with all columns, separated by tabs.
     """
-    cells = [["" if cell is None else escaped(_text(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
+        cells = [["" if cell is None else escaped(_text(cell)) for cell in row] for row in rows]
         return "\n".join("\t".join(row) for row in cells)
     if not rows:
         return click.style("none", dim=True)
+    columns, rows = _fitting(columns, rows, spare)
+    cells = [["" if cell is None else escaped(_text(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    # The first column is never cut: it is the argument of other commands.
-    room = shutil.get_terminal_size().columns - len(GAP) * (len(columns) - 1) - widths[0]
-    if sum(min(width, CELL_CHARACTERS_MIN) for width in widths[1:]) <= room:
-        while sum(widths[1:]) > room:
-            widths[widths.index(max(widths[1:]), 1)] -= 1
+    room = shutil.get_terminal_size().columns - len(GAP) * (len(columns) - 1)
+    texts = [i for i in range(1, len(columns)) if not _is_whole(rows, i)]
+    while sum(widths) > room and any(widths[i] > CELL_CHARACTERS_MIN for i in texts):
+        widths[max(texts, key=lambda i: widths[i])] -= 1
     numbers = [all(isinstance(row[i], int | Amount | None) for row in rows) for i in range(len(columns))]
 
     def line(row: Sequence[str]) -> str:
@@ -104,14 +109,56 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
     # Isolates have no width, so they come last.
     heading = click.style(line(columns).rstrip(), bold=True)
-    return "\n".join([heading, *(line(row).rstrip() for row in cells)])
+    above = [click.style(caption, dim=True)] if caption else []
+    return "\n".join([*above, heading, *(line(row).rstrip() for row in cells)])
+
+
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], spare: Sequence[str]
+) -> tuple[Sequence[str], Sequence[Sequence[Cell]]]:
+    """
+    Leave out columns of `spare` while the others do not fit, and those of them that are empty.
+    """
+    for name in ("", *spare):
+        left_out = {i for i, column in enumerate(columns) if column == name}
+        left_out |= {
+            i for i, one in enumerate(columns) if one in spare and all(row[i] is None for row in rows)
+        }
+        columns = [column for i, column in enumerate(columns) if i not in left_out]
+        rows = [[cell for i, cell in enumerate(row) if i not in left_out] for row in rows]
+        least = sum(_least_width(columns, rows, i) for i in range(len(columns)))
+        if least + len(GAP) * (len(columns) - 1) <= shutil.get_terminal_size().columns:
+            break
+    return columns, rows
+
+
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[Cell]], place: int) -> int:
+    width = max(
+        len(columns[place]),
+        *(0 if cell is None else len(_text(cell)) for cell in (row[place] for row in rows)),
+    )
+    return width if place == 0 or _is_whole(rows, place) else min(width, CELL_CHARACTERS_MIN)
+
+
+def _is_whole(rows: Sequence[Sequence[Cell]], place: int) -> bool:
+    """
+    Return whether a column has only numbers, amounts and times, which are never cut.
+    """
+    return all(isinstance(row[place], int | Amount | datetime | None) for row in rows)
 
 
 def _text(cell: str | int | datetime) -> str:
     """Format a cell: times to the second for people, to the microsecond for programs."""
     if isinstance(cell, datetime):
-        return f"{cell.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if sys.stdout.isatty() else str(timestamp(cell))
+        return _short(cell.astimezone(UTC)) if sys.stdout.isatty() else str(timestamp(cell))
     return str(cell)
+
+
+def _short(moment: datetime) -> str:
+    """
+    Return a time in UTC. Today it is the time alone.
+    """
+    return f"{moment:%H:%M:%SZ}" if moment.date() == datetime.now(UTC).date() else f"{moment:%Y-%m-%d %H:%MZ}"
 
 
 def _cut(text: str, width: int) -> str:

@@ -97,7 +97,7 @@ def list_requests(visit: Visit) -> Page:
     List the requests that match, newest first, with the number of each status.
     """
     query: RequestsQuery = visit.query
-    chosen, fields = query.as_filter(), query.as_fields()
+    chosen, fields = query.as_filter().hiding_lab(), query.as_fields()
     with visit.services.connection() as connection:
         found = request_lists.list_requests(connection, None, chosen, LISTED, query.cursor)
         counts = request_lists.count_requests(connection, chosen)

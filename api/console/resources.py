@@ -17,6 +17,7 @@ from api.web.fields import optional
 from api.web.problems import NotFound
 from processor.domain.amounts import format_amount
 from processor.domain.model import ResourceKind  # noqa: TC001 - pydantic looks it up
+from processor.domain.roles import LAB_CLIENT
 from processor.reading import overview as overview_queries
 from processor.reading import requests
 
@@ -51,7 +52,9 @@ def list_resources(visit: Visit) -> Page:
     """
     query: ResourcesQuery = visit.query
     with visit.services.connection() as connection:
-        found = requests.list_resources(connection, None, query.kind, LISTED, query.cursor)
+        found = requests.list_resources(
+            connection, None, query.kind, LISTED, query.cursor, without=LAB_CLIENT
+        )
     return Page("resources.html", {"found": found, "kind": query.kind, "later": query.cursor is not None})
 
 

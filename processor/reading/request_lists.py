@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.domain.model import STATUSES
+from processor.domain.roles import LAB_CLIENT
 from processor.ids import first_id_at
 from processor.records import documents
 from processor.records.documents import RequestRecord
@@ -26,7 +27,18 @@ WALKED_OF_EACH_CLIENT_MAX: Final = 200
 #: The rows that a count of a status looks at.
 COUNTED_MAX: Final = 10_000
 #: The fields of a filter that each row of a walk is held against. The others bound the walk.
-FILTERS: Final = ("status", "kind", "resource", "account", "code", "client", "key", "amounts", "metadata")
+FILTERS: Final = (
+    "status",
+    "kind",
+    "resource",
+    "account",
+    "code",
+    "client",
+    "key",
+    "amounts",
+    "metadata",
+    "without",
+)
 #: The statuses whose requests have an index of their own. Few requests are in them.
 INDEXED_STATUSES: Final = frozenset({"refunded", "cancelled", "failed"})
 #: The fields that each request of a walk has anyway.
@@ -101,6 +113,12 @@ class RequestFilter:
     #: Accepted from `since` on, and before `until`.
     since: datetime | None = None
     until: datetime | None = None
+    #: Not of this client.
+    without: str | None = None
+
+    def hiding_lab(self) -> "RequestFilter":
+        """Return the filter without the requests of the race lab, unless it asks for some client or resource."""
+        return self if self.client or self.resource else replace(self, without=LAB_CLIENT)
 
     def ids(self) -> IdRange:
         """Return the range of ids that `prefix`, `since` and `until` leave. Raises ValueError for a wrong prefix."""

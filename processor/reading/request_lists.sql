@@ -131,6 +131,9 @@ EXISTS (SELECT
 -- filter_client --
 r.client_id = %(client)s
 
+-- filter_without --
+r.client_id <> %(without)s
+
 -- filter_kind --
 r.kind = %(kind)s
 

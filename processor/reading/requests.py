@@ -181,12 +181,18 @@ def read_resource_at(
 
 
 def list_resources(
-    connection: Connection, client: str | None, kind: str | None, limit: int, cursor: str | None
+    connection: Connection,
+    client: str | None,
+    kind: str | None,
+    limit: int,
+    cursor: str | None,
+    *,
+    without: str | None = None,
 ) -> Page[ResourceRecord]:
     """
     List resources of a kind (None: of all), newest first. A client sees those for all and its own.
 
-    Raises CursorInvalid.
+    `without` leaves out those of another client. Raises CursorInvalid.
     """
     before_at, before_id = read_cursor(cursor, datetime.fromisoformat, identifier)
     before = "true" if before_id is None else SQL["before_resource"]
@@ -199,6 +205,7 @@ def list_resources(
         {
             "client": client,
             "kind": kind,
+            "without": without,
             "kinds": list(get_args(ResourceKind)) if kind is None else [kind],
             "before_at": before_at,
             "before_id": before_id,

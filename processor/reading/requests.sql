@@ -103,6 +103,7 @@ SELECT r.details
 SELECT {resource_columns}
   FROM resources
  WHERE {before}
+   AND (%(without)s::text IS NULL OR client_id IS DISTINCT FROM %(without)s)
  ORDER BY created_at DESC, id DESC
  LIMIT %(limit)s;
 
@@ -111,6 +112,7 @@ SELECT {resource_columns}
   FROM resources
  WHERE kind = %(kind)s
    AND {before}
+   AND (%(without)s::text IS NULL OR client_id IS DISTINCT FROM %(without)s)
  ORDER BY created_at DESC, id DESC
  LIMIT %(limit)s;
 

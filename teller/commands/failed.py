@@ -5,20 +5,27 @@
 from __future__ import annotations
 
 import uuid
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
 
+from processor.domain.amounts import format_amount
 from processor.operations import failed_requests
 from processor.operations.failed_requests import NotFailed
 from processor.reading import attempts as gateway_attempts
+from processor.reading import failed as failed_queries
 from processor.reading import request_lists
+from processor.reading.failed import FailedFilter, Sum
 from processor.reading.request_lists import RequestFilter
 from processor.reading.units import read_units
 from teller.arguments import identifier, reason
 from teller.commands import requests
 from teller.printing import Command, Group, show, table
 from teller.reach import notify, operator, reached, temporary_intake
+
+if TYPE_CHECKING:
+    from processor.records.documents import Document
 
 
 @click.group(cls=Group)
@@ -33,22 +40,20 @@ def failed() -> None:
 
 @failed.command("list", cls=Command)
 @click.option("--resource", type=identifier, metavar="ID", help="Only requests of this resource.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, requests.LIMIT_MAX),
-    default=requests.LIMIT,
-    show_default=True,
-    help="The greatest number of rows.",
-)
-def list_(resource: str | None, limit: int) -> None:
+@click.option("--code", metavar="CODE", help="Only requests with this code, such as gateway_unreachable.")
+@requests.limit_option
+def list_(resource: str | None, code: str | None, limit: int) -> None:
     """
     List failed requests, newest first.
     """
+    if code is not None and not code.isprintable():
+        raise click.UsageError("--code has characters that cannot be printed")
     with reached() as (connection, _):
-        wanted = RequestFilter(status="failed", resource=resource)
+        wanted = RequestFilter(status="failed", resource=resource, code=code)
         rows = request_lists.list_all(connection, None, wanted, limit)
         units = read_units(connection, (record.resource_id for record in rows))
-    show({"data": [record.document() for record in rows]}, lambda: requests.listing(rows, units))
+        caption = requests.counted(connection, wanted, len(rows), limit)
+    show({"data": [record.document() for record in rows]}, lambda: requests.listing(rows, units, caption))
 
 
 @failed.command("show", cls=Command)
@@ -81,7 +86,7 @@ def show_(request: UUID) -> None:
 @click.option(
     "--reason", "why", required=True, type=reason, metavar="TEXT", help="The reason, which the audit keeps."
 )
-@click.option("--dry-run", is_flag=True, help="With --all: only print how many match.")
+@click.option("--dry-run", is_flag=True, help="With --all: only print how many match, and their sums.")
 def replay(
     ids: tuple[UUID, ...], every: bool, code: str | None, resource: str | None, why: str, dry_run: bool
 ) -> int:
@@ -97,7 +102,10 @@ def replay(
         raise click.UsageError("--code, --resource and --dry-run go with --all")
     if code is not None and not code.isprintable():
         raise click.UsageError("--code has characters that cannot be printed")
+    sums: list[Sum] = []
     with reached() as (connection, settings):
+        if every and dry_run:
+            sums = failed_queries.sum_up(connection, FailedFilter(code=code, resource=resource)).units
         if every:
             done = failed_requests.replay_all(
                 connection, code, resource, operator().actor, why, dry_run=dry_run
@@ -110,10 +118,31 @@ def replay(
         notify(connection, settings, done.partitions)
     wanted = done.matched + len(done.not_failed)
     show(
-        {"matched": done.matched, "replayed": len(done.sent)},
-        lambda: f"{done.matched} would be replayed" if dry_run else f"replayed {len(done.sent)} of {wanted}",
+        {
+            "matched": done.matched,
+            "replayed": len(done.sent),
+            **({"sums": _documents(sums)} if dry_run else {}),
+        },
+        lambda: (
+            f"{done.matched} would be replayed{_describe(sums)}"
+            if dry_run
+            else f"replayed {len(done.sent)} of {wanted}"
+        ),
     )
     return 1 if done.not_failed else 0
+
+
+def _documents(sums: list[Sum]) -> list[Document]:
+    return [
+        {"unit": one.unit.name, "decimals": one.unit.decimals, "requests": one.counted, "amount": one.amount}
+        for one in sums
+    ]
+
+
+def _describe(sums: list[Sum]) -> str:
+    """Return the sums of each unit, such as ": 3 with 75.00 EUR, 2 with 4"."""
+    parts = [f"{one.counted} with {format_amount(one.amount, one.unit)}" for one in sums if one.counted]
+    return f": {', '.join(parts)}" if parts else ""
 
 
 @failed.command(cls=Command)

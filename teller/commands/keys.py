@@ -104,6 +104,7 @@ def list_() -> None:
                 )
                 for key in found
             ],
+            spare=("revoked", "expires", "last used", "created"),
         ),
     )
 

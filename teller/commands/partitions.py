@@ -54,6 +54,7 @@ def list_() -> None:
                 )
                 for one in found
             ],
+            spare=("locked by",),
         ),
     )
 

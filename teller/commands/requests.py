@@ -5,15 +5,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from processor.domain.amounts import NO_UNIT, format_amount
+from processor.domain.amounts import DECIMALS_MAX, NO_UNIT, format_amount, read_amount
 from processor.domain.kinds import KINDS
 from processor.domain.model import STATUSES
+from processor.operations import approvals, reservations
 from processor.operations import cancel as cancellations
-from processor.operations import reservations
 from processor.reading import request_lists
 from processor.reading import requests as stored_requests
 from processor.reading import reservations as held_requests
@@ -21,13 +22,16 @@ from processor.reading.request_lists import RequestFilter
 from processor.reading.units import read_units
 from processor.visible import visible
 from teller.arguments import identifier, reason_option
-from teller.printing import Amount, Cell, Command, Group, fields, show, table
+from teller.printing import Amount, Cell, Command, Group, as_json, fields, show, table
 from teller.reach import notify, operator, reached
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
+    from processor.clients.keys import Caller
     from processor.domain.amounts import Unit
+    from processor.intake.commands import Recorded
     from processor.records.documents import Document, RequestRecord
     from processor.storage.connections import Connection
 
@@ -37,12 +41,24 @@ LIMIT_MAX: Final = 1_000
 #: Entries of one request that are shown.
 ENTRIES_MAX: Final = 100
 
+if TYPE_CHECKING:
+    Verdict = Callable[[Connection, UUID, Caller, str], tuple[RequestRecord, Recorded]]
+
 
 @click.group(cls=Group)
 def requests() -> None:
     """
     List, show, cancel and release requests of all clients.
     """
+
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(1, LIMIT_MAX),
+    default=LIMIT,
+    show_default=True,
+    help="The greatest number of rows.",
+)
 
 
 @requests.command("list", cls=Command)
@@ -52,24 +68,57 @@ def requests() -> None:
 @click.option(
     "--account", type=identifier, metavar="ID", help="Only requests of this account, of any client."
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1, LIMIT_MAX),
-    default=LIMIT,
-    show_default=True,
-    help="The greatest number of rows.",
-)
-def list_(
-    status: str | None, kind: str | None, resource: str | None, account: str | None, limit: int
-) -> None:
+@click.option("--client", type=identifier, metavar="ID", help="Only requests of this client.")
+@click.option("--code", metavar="CODE", help="Only requests with this code, such as out_of_stock.")
+@click.option("--amount", metavar="N", help="Only requests of this amount, as people write it: 250.00")
+@click.option("--key", metavar="KEY", help="Only the request with this idempotency key.")
+@click.option("--metadata", metavar="VALUE", help="Only requests with this value in their metadata.")
+@limit_option
+def list_(limit: int, amount: str | None, **chosen: str | None) -> None:
     """
-    List requests, newest first.
+    List requests, newest first. Those of the race lab appear with --client race-lab.
     """
-    wanted = RequestFilter(status, kind, resource, account)
+    amounts = None if amount is None else tuple(read_amount(amount, n) for n in range(DECIMALS_MAX + 1))
+    if amounts is not None and not any(one is not None for one in amounts):
+        raise click.UsageError("--amount is not a number such as 250 or 250.00")
+    if not all(value is None or value.isprintable() for value in chosen.values()):
+        raise click.UsageError("a filter has characters that cannot be printed")
+    wanted = RequestFilter(**chosen, amounts=amounts).hiding_lab()  # type: ignore[arg-type]  # the filters are texts
     with reached() as (connection, _):
         rows = request_lists.list_all(connection, None, wanted, limit)
         units = read_units(connection, (record.resource_id for record in rows))
-    show({"data": [record.document() for record in rows]}, lambda: listing(rows, units))
+        caption = counted(connection, wanted, len(rows), limit)
+    show({"data": [record.document() for record in rows]}, lambda: listing(rows, units, caption))
+
+
+@requests.command(cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+@reason_option()
+def approve(request: UUID, why: str | None) -> None:
+    """
+    Approve the request ID, which waits for an approval. It is decided in its turn.
+    """
+    _judge(request, approvals.approve, why, "approval")
+
+
+@requests.command(cls=Command)
+@click.argument("request", metavar="ID", type=click.UUID)
+@reason_option()
+def deny(request: UUID, why: str | None) -> None:
+    """
+    Deny the request ID, which waits for an approval. It is rejected in its turn.
+    """
+    _judge(request, approvals.deny, why, "denial")
+
+
+def _judge(request: UUID, verdict: Verdict, why: str | None, noun: str) -> None:
+    if why is None:
+        raise click.UsageError("--reason is missing: the audit keeps the reason of each verdict")
+    with reached() as (connection, settings):
+        _, command = verdict(connection, request, operator(), why)
+        document = read(connection, request)
+        notify(connection, settings, [command.partition])
+    show(document, lambda: f"the {noun} of {request} is recorded; see teller requests show {request}")
 
 
 @requests.command("show", cls=Command)
@@ -99,13 +148,7 @@ def cancel(request: UUID, why: str | None) -> None:
 
 
 @requests.command(cls=Command)
-@click.option(
-    "--limit",
-    type=click.IntRange(1, LIMIT_MAX),
-    default=LIMIT,
-    show_default=True,
-    help="The greatest number of rows.",
-)
+@limit_option
 def held(limit: int) -> None:
     """
     List the reservations that are held, the first to expire first.
@@ -165,7 +208,21 @@ def units_of(connection: Connection, document: Document) -> dict[str, Unit]:
     return read_units(connection, [document["resource"], *(line["resource"] for line in document["entries"])])
 
 
-def listing(rows: list[RequestRecord], units: dict[str, Unit]) -> str:
+def counted(connection: Connection, wanted: RequestFilter, shown: int, limit: int) -> str:
+    """Return what a list shows of all that match, such as "20 of 50 requests, newest first"."""
+    noun = "request" if shown == 1 else "requests"
+    if as_json() or not sys.stdout.isatty():
+        return ""
+    if shown < limit:
+        return f"{shown} {noun}, newest first"
+    counts = request_lists.count_requests(connection, wanted)
+    statuses = [wanted.status] if wanted.status else list(counts.by_status)
+    total = sum(counts.by_status.get(status, 0) for status in statuses)
+    more = "+" if counts.more & set(statuses or counts.more) else ""
+    return f"{shown} of {max(total, shown):,}{more} requests, newest first (--limit)"
+
+
+def listing(rows: list[RequestRecord], units: dict[str, Unit], caption: str = "") -> str:
     """Format requests, one line each."""
     return table(
         ("id", "kind", "status", "why", "resource", "account", "amount", "created"),
@@ -182,6 +239,8 @@ def listing(rows: list[RequestRecord], units: dict[str, Unit]) -> str:
             )
             for record in rows
         ],
+        spare=("why", "created", "kind"),
+        caption=caption,
     )
 
 

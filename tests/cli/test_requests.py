@@ -91,6 +91,66 @@ def test_amounts_are_printed_as_people_write_them(teller: Callable[..., Result],
     assert (document["amount"], document["entries"][0]["available"]) == (25_000, 98_456)
 
 
+def test_a_list_fits_80_columns_and_says_what_it_shows(
+    teller: Callable[..., Result], store: Store, terminal: Callable[[int], None]
+) -> None:
+    """
+    Ids and amounts stay whole, columns that do not fit are left out, and the caption counts all that match.
+    """
+    store.open("cash-of-a-long-name-that-must-be-cut", "balance", 10_000_000, unit="EUR", decimals=2)
+    asked = store.accept(
+        *(
+            store.asks("withdrawal", "cash-of-a-long-name-that-must-be-cut", "ada", 123_456, client=client)
+            for client in ("race-lab", "shop", "shop", "shop", "shop")
+        )
+    )
+    terminal(80)
+
+    lines = click.unstyle(teller("requests", "list", "--limit", "2", "--kind", "withdrawal").out).splitlines()
+    hidden = click.unstyle(teller("requests", "list", "--client", "race-lab").out)
+
+    assert lines[0] == "2 of 4 requests, newest first (--limit)"
+    assert lines[1].split() == ["id", "status", "resource", "account", "amount"]
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[2].split()[0] == str(asked[-1])
+    assert lines[2].endswith("1,234.56 EUR")
+    assert str(asked[0]) in hidden
+
+
+def test_a_request_is_found_by_amount_code_and_key(
+    teller: Callable[..., Result], sold_out: list[uuid.UUID]
+) -> None:
+    """
+    The amount is that which people write. A text that is no amount is a wrong usage.
+    """
+
+    def listed(*filters: str) -> list[str]:
+        return [one["id"] for one in teller("requests", "list", *filters, "--json").document["data"]]
+
+    assert listed("--code", "out_of_stock") == [str(sold_out[1])]
+    assert str(sold_out[0]) in listed("--amount", "1")
+    assert listed("--amount", "7") == []
+    assert "--amount" in teller("requests", "list", "--amount", "much", "--json").refuses(2, "usage")
+
+
+def test_a_request_is_approved_or_denied(teller: Callable[..., Result], store: Store) -> None:
+    """
+    A verdict needs a reason, and is decided in its turn.
+    """
+    store.open("safe", "balance", 100, approve_above=10)
+    first, second = store.accept(*(store.asks("withdrawal", "safe", "ada", 20) for _ in range(2)))
+    store.drain("safe")
+
+    assert "--reason" in teller("requests", "approve", str(first), "--json").refuses(2, "usage")
+    assert teller("requests", "approve", str(first), "--reason", "known").status == 0
+    assert teller("requests", "deny", str(second), "--reason", "unknown").status == 0
+    store.drain("safe")
+
+    assert store.statuses([first, second]) == ["completed", "denied"]
+    lines = teller("audit", "--json", "--action", "deny").document["data"]
+    assert [(line["request"], line["reason"]) for line in lines] == [(str(second), "unknown")]
+
+
 def test_a_cancelled_request_is_withdrawn_in_its_turn(
     teller: Callable[..., Result], sold_out: list[uuid.UUID], store: Store
 ) -> None:
@@ -162,7 +222,7 @@ def test_a_table_on_a_terminal_has_a_heading_and_fits(
     store.open(long)
 
     terminal(120)
-    heading, line = click.unstyle(teller("requests", "list").out).splitlines()
+    _, heading, line = click.unstyle(teller("requests", "list").out).splitlines()
 
     assert heading.split()[:3] == ["id", "kind", "status"]
     assert len(line) <= 120
