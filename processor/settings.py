@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
+from email.message import EmailMessage
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -60,6 +61,8 @@ BACKLOG_LIMIT_MAX = 1_000_000_000
 #: The default limit of requests of one key in a second, in one API process, while several clients are active. Each
 #: item of a batch counts. A process accepts several times as many items.
 RATE_LIMIT = 10_000
+#: The sender of mails that become files, unless TELLER_MAIL_FROM names another.
+MAIL_FROM = "teller@localhost"
 #: The default limit of mails about requests that one client sends to one address in an hour.
 MAILBOX_LIMIT = 100
 #: The default limit of failed sign-ins of one address in a minute, in one API process.
@@ -140,6 +143,10 @@ class Settings:
     gateway_secret: str = field(repr=False)
     #: None: mails become files in the outbox.
     smtp_url: str | None = field(repr=False)
+    #: The sender of mails.
+    mail_from: str
+    #: Whether the certificate of the mail server is verified.
+    mail_verify: bool
     #: Name → URL, or BUILTIN for the sandbox.
     gateways: Mapping[str, str] = field(repr=False)
     #: Name of a gateway → its calls under way at once. The empty name stands for all gateways without a number.
@@ -195,7 +202,9 @@ class Settings:
             redis_url=redis_url,
             secret=_secret(read),
             gateway_secret=_gateway_secret(read),
-            smtp_url=read.url("TELLER_SMTP_URL", ("smtp", "smtps")) or None,
+            smtp_url=_smtp_url(read),
+            mail_from=_mail_from(read),
+            mail_verify=read.flag("TELLER_MAIL_VERIFY", default=True),
             gateways=_gateways(read),
             gateway_calls=_gateway_calls(read),
         )
@@ -409,6 +418,42 @@ def _home(read: _Reader) -> Path:
         / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
         / "teller"
     )
+
+
+def _smtp_url(read: _Reader) -> str | None:
+    value = read.url("TELLER_SMTP_URL", ("smtp", "smtps"))
+    parts = urlsplit(value)
+    if value and (not parts.hostname or parts.query or parts.fragment):
+        raise SettingsError(
+            "TELLER_SMTP_URL has the form smtp://user:password@host:port: the sender is TELLER_MAIL_FROM"
+        )
+    return value or None
+
+
+def _mail_from(read: _Reader) -> str:
+    value = read.text("TELLER_MAIL_FROM")
+    if not value:
+        if read.text("TELLER_SMTP_URL"):
+            raise SettingsError("TELLER_MAIL_FROM is required when TELLER_SMTP_URL is set")
+        return MAIL_FROM
+    if not _is_sender(value):
+        raise SettingsError(
+            "TELLER_MAIL_FROM must be one e-mail address, as in teller@example.com or Teller <teller@example.com>"
+        )
+    return value
+
+
+def _is_sender(value: str) -> bool:
+    """Return whether a text is one e-mail address in ASCII, with or without a name before it."""
+    mail = EmailMessage()
+    try:
+        mail["From"] = value
+        header = mail["From"]
+    except (IndexError, ValueError):  # the parser of Python 3.11 fails on some texts that are no address
+        return False
+    if header.defects or len(header.addresses) != 1 or not value.isascii():
+        return False
+    return re.fullmatch(r"[^@\s<>\"]{1,64}@[A-Za-z0-9.-]{1,253}", header.addresses[0].addr_spec) is not None
 
 
 def _secret(read: _Reader) -> str:

@@ -28,7 +28,7 @@ from prometheus_client.exposition import MetricsHandler
 
 from processor.domain.model import Outcome
 from processor.errors import ServerError
-from processor.outbox.tries import DeliveryStatus
+from processor.outbox.tries import Concern, DeliveryStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,6 +118,14 @@ class CourierMetrics:
             ["channel", "result"],
             registry=self.registry,
         )
+        self._mail_faults = Counter(
+            "teller_mail_faults",
+            "Mails that a try did not send, by the subject of the fault. `sender`: this installation may not send.",
+            ["concern"],
+            registry=self.registry,
+        )
+        for concern in get_args(Concern):
+            self._mail_faults.labels(concern)
         #: Found once, because a look-up takes longer than a count.
         self._calls = {
             labels: self._gateway_calls.labels(*labels) for labels in product(gateways, get_args(Outcome))
@@ -133,6 +141,10 @@ class CourierMetrics:
     def count_delivery(self, channel: Channel, result: DeliveryStatus) -> None:
         """Count a try to deliver."""
         self._deliveries.labels(channel, result).inc()
+
+    def count_mail_fault(self, concern: Concern) -> None:
+        """Count a mail that was not sent."""
+        self._mail_faults.labels(concern).inc()
 
 
 def keep_in_files(settings: Settings) -> None:

@@ -91,10 +91,12 @@ SELECT id, token, tries, account, email, became, changed_at
   FROM claimed;
 
 -- record --
--- Results count while their token is valid. A notice without a pause is finished, and its row is deleted.
+-- Results count while their token is valid. A notice without a pause is finished, and its row is deleted. A try that does
+-- not count is handled as in `record_deliveries`.
 WITH tries AS (
     SELECT *
-      FROM unnest(%(ids)b::uuid[], %(tokens)b::uuid[], %(pauses)b::float8[]) AS t(id, token, pause_seconds)
+      FROM unnest(%(ids)b::uuid[], %(tokens)b::uuid[], %(pauses)b::float8[], %(counted)b::boolean[])
+           AS t(id, token, pause_seconds, counted)
 ), finished AS (
     DELETE FROM address_changes c
      USING tries t
@@ -103,7 +105,9 @@ WITH tries AS (
        AND t.pause_seconds IS NULL
 )
 UPDATE address_changes c
-   SET token = NULL, due_at = statement_timestamp() + make_interval(secs => t.pause_seconds)
+   SET token = NULL, tries = CASE WHEN t.counted THEN c.tries ELSE greatest(1, c.tries - 1) END,
+       due_at = CASE WHEN t.counted OR t.pause_seconds > 0 THEN statement_timestamp() + make_interval(secs => t.pause_seconds)
+                     ELSE c.changed_at END
   FROM tries t
  WHERE c.id = t.id
    AND c.token = t.token

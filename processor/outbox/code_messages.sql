@@ -152,9 +152,11 @@ SELECT c.id, c.token, c.tries, c.destination, c.created_at, c.expires_at, c.expi
 -- lifetime of a code that confirms a request begins when its sending ends.
 UPDATE codes c
    SET token = NULL, due_at = clock_timestamp() + t.pause_seconds * interval '1 second',
+       tries = CASE WHEN t.counted THEN c.tries ELSE c.tries - 1 END,
        expires_at = CASE WHEN c.request_id IS NULL THEN c.expires_at
                          ELSE clock_timestamp() + make_interval(secs => %(ttl_seconds)s) END
-  FROM unnest(%(ids)b::uuid[], %(tokens)b::uuid[], %(pauses)b::float8[]) AS t(id, token, pause_seconds)
+  FROM unnest(%(ids)b::uuid[], %(tokens)b::uuid[], %(pauses)b::float8[], %(counted)b::boolean[])
+       AS t(id, token, pause_seconds, counted)
  WHERE c.id = t.id
    AND c.token = t.token
    AND c.used_at IS NULL;

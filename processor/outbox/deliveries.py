@@ -9,7 +9,7 @@ to one webhook begin as one fanout row, which the courier expands. It claims del
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.correlation import Correlation
@@ -236,7 +236,7 @@ def record(
         **tries.columns(results),
         "statuses": [result.status for result in results],
         "http_statuses": [result.http_status for result in results],
-        "errors": [result.error and result.error[:ERROR_CHARACTERS_MAX] for result in results],
+        "errors": [_shown(result) for result in results],
         "gone": [
             result.item.webhook_id
             for result in results
@@ -246,3 +246,9 @@ def record(
     }
     with connections.faults():
         connection.execute(SQL["record_deliveries"], parameters)
+
+
+def _shown(result: SendResult[Any]) -> str | None:
+    """Return the error of a result with the words of the mail server, as operators see it."""
+    words = f"{result.error}: {result.words}" if result.words else result.error
+    return words and words[:ERROR_CHARACTERS_MAX]

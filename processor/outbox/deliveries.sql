@@ -266,18 +266,23 @@ SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0), r.x_req
  ORDER BY c.id;
 
 -- record_deliveries --
--- Results count while their token is valid: delivered, failed, or pending until the end of a pause. An endpoint that is
+-- Results count while their token is valid: delivered, failed, or pending until the end of a pause. A mail whose try does
+-- not count keeps its tries, at least one, because a mail without any counts for its mailbox. Without a pause it has been
+-- due since it was made, so that its place and `/readyz` show for how long. An endpoint that is
 -- gone is disabled. An endpoint that fails notes since when, how often and why, until a delivery succeeds. Endpoints are
 -- locked in one order, so that couriers do not wait for each other in a circle.
 WITH tries AS (
     SELECT *
       FROM unnest(%(ids)b::bigint[], %(tokens)b::uuid[], %(statuses)b::text[], %(http_statuses)b::smallint[],
-                  %(errors)b::text[], %(pauses)b::float8[])
-           AS t(id, token, status, http_status, error, pause_seconds)
+                  %(errors)b::text[], %(pauses)b::float8[], %(counted)b::boolean[])
+           AS t(id, token, status, http_status, error, pause_seconds, counted)
 ), written AS (
     UPDATE deliveries d
        SET status = t.status, token = NULL, last_status = t.http_status, last_error = t.error,
-           due_at = statement_timestamp() + t.pause_seconds * interval '1 second',
+           tries = CASE WHEN t.counted THEN d.tries ELSE greatest(1, d.tries - 1) END,
+           due_at = CASE WHEN t.counted OR t.pause_seconds > 0
+                         THEN statement_timestamp() + t.pause_seconds * interval '1 second'
+                         ELSE d.created_at END,
            delivered_at = CASE t.status WHEN 'delivered' THEN clock_timestamp() END
       FROM tries t
      WHERE d.id = t.id

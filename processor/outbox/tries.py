@@ -21,6 +21,8 @@ CLIENTS_PER_LOOK: Final = 256
 #: An id before that of every client.
 BEFORE_FIRST: Final = ""
 
+#: The subject of a fault of a mail. `workers/courier/mail_faults.py` finds it out.
+Concern = Literal["recipient", "mail", "busy", "sender", "server"]
 DeliveryStatus = Literal["pending", "delivered", "failed"]
 
 
@@ -54,6 +56,11 @@ class SendResult(NamedTuple, Generic[Item]):
     http_status: int | None = None
     #: The endpoint answered that it no longer exists.
     is_gone: bool = False
+    #: The try counts. Otherwise the item keeps its tries.
+    is_counted: bool = True
+    #: The subject of a fault of a mail, and the words of the mail server. They may repeat the mail: no log has them.
+    concern: Concern | None = None
+    words: str | None = None
 
     @property
     def status(self) -> DeliveryStatus:
@@ -86,12 +93,26 @@ def failed(
     return SendResult(item, False, error, pause_seconds, http_status, is_gone)
 
 
+def postponed(
+    item: Item, error: str, concern: Concern | None = None, pause_seconds: float = 0.0
+) -> SendResult[Item]:
+    """
+    Return the result of a try that does not count, because the means of sending were unavailable.
+
+    Without a pause the item keeps its place in the queue, as old as it is.
+    """
+    return SendResult(
+        item, is_sent=False, error=error, pause_seconds=pause_seconds, is_counted=False, concern=concern
+    )
+
+
 def columns(results: Sequence[SendResult[Any]]) -> dict[str, list[Any]]:
     """Return the parameters that every statement that records results has, as arrays of equal length."""
     return {
         "ids": [result.item.id for result in results],
         "tokens": [result.item.token for result in results],
         "pauses": [result.pause_seconds for result in results],
+        "counted": [result.is_counted for result in results],
     }
 
 

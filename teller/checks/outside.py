@@ -64,7 +64,7 @@ def _gateway(name: str, url: str) -> Iterator[Problem]:
 
 def _mail_server(settings: Settings) -> Iterator[Problem]:
     try:
-        with mailer_for(settings.smtp_url, settings.home).open():
+        with mailer_for(settings).open():
             pass
     except (OSError, smtplib.SMTPException) as fault:
         yield Problem(

@@ -67,7 +67,8 @@ def test_outside_servers_are_connected_to_and_asked_nothing(
         monkeypatch.setenv(
             "TELLER_GATEWAYS", f"alive=http://127.0.0.1:{port}/pay,dead=http://127.0.0.1:1/pay"
         )
-        monkeypatch.setenv("TELLER_SMTP_URL", "smtp://ada:secret@127.0.0.1:1?from=shop@example.com")
+        monkeypatch.setenv("TELLER_SMTP_URL", "smtp://ada:secret@127.0.0.1:1")
+        monkeypatch.setenv("TELLER_MAIL_FROM", "shop@example.com")
 
         found = teller("check")
 

@@ -165,6 +165,7 @@ def test_a_documented_range_is_that_of_the_code(row: Row) -> None:
         "HOME": "/home/ada",
         "DATABASE_URL": "postgresql://db/teller",
         "TELLER_SECRET": "0123456789abcdef",
+        "TELLER_MAIL_FROM": "teller@example.com",
     }
 
     for value in inside:

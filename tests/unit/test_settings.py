@@ -74,6 +74,17 @@ def test_without_variables_all_settings_have_their_defaults() -> None:
         ("TELLER_GATEWAY_SECRET", "whsec_%%%"),
         ("TELLER_GATEWAY_SECRET", "whsec_c2hvcnQ="),
         ("TELLER_SMTP_URL", "mail.example.com"),
+        ("TELLER_SMTP_URL", "smtp://"),
+        ("TELLER_SMTP_URL", "smtp://mail.example.com?from=teller@example.com"),
+        *(
+            ("TELLER_MAIL_FROM", value)
+            for value in ("teller", "a@b@c", "@example.com", "a@", "a@example.com, b@example.com", "Ada <a>")
+        ),
+        *(
+            ("TELLER_MAIL_FROM", value)
+            for value in ("a@example.com\nBcc: b@c", "a b@example.com", "ä@example.com")
+        ),
+        ("TELLER_MAIL_VERIFY", "no"),
         ("TELLER_ALLOW_PRIVATE_WEBHOOKS", "yes"),
         ("TELLER_LAB", "on"),
         *(
@@ -155,6 +166,7 @@ def test_secrets_and_passwords_are_not_in_the_repr() -> None:
         "TELLER_SECRET": "a-very-secret-value",
         "TELLER_GATEWAY_SECRET": "whsec_MDEyMzQ1Njc4OWFiY2RlZg==",
         "TELLER_SMTP_URL": "smtp://ada:hidden@mail",
+        "TELLER_MAIL_FROM": "teller@example.com",
         "REDIS_URL": "redis://:hidden@cache",
         "TELLER_GATEWAYS": "bank=https://ada:hidden@bank.example",
     }
@@ -309,3 +321,15 @@ def test_an_address_of_redis_is_refused_with_one_line(url: str, reason: str) -> 
     assert str(refusal.value).startswith("REDIS_URL ")
     assert "hidden" not in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_mail_server_needs_a_sender() -> None:
+    """
+    Without TELLER_MAIL_FROM the start stops with one line. Its `+` and its name stay.
+    """
+    server = {"HOME": "/home/ada", "TELLER_SMTP_URL": "smtp://mail.example.com"}
+    with pytest.raises(SettingsError, match="TELLER_MAIL_FROM is required when TELLER_SMTP_URL is set"):
+        Settings.from_environment(server)
+
+    for sender in ("orders+eu@example.com", "Teller <orders+eu@example.com>"):
+        assert Settings.from_environment({**server, "TELLER_MAIL_FROM": sender}).mail_from == sender

@@ -100,13 +100,20 @@ class CodeMessages(TurnSender[CodeMessage]):
             tries.given_up(message, "expired before it was sent") for message in claimed if message.is_expired
         ]
         if by_mail:
-            results += await in_thread(
-                lambda: mails.send_all(self._mailer, by_mail, mail_for, PAUSES_SECONDS)
+            results += map(
+                self._wait_for_server,
+                await in_thread(lambda: mails.send_all(self._mailer, by_mail, mail_for, PAUSES_SECONDS)),
             )
         results += await asyncio.gather(
             *(self._send_text(message) for message in valid if "@" not in message.destination)
         )
         return results
+
+    def _wait_for_server(self, result: SendResult[CodeMessage]) -> SendResult[CodeMessage]:
+        """Let a code wait for the end of a pause, since the looks for codes go on during an outage."""
+        if result.is_counted:
+            return result
+        return result._replace(pause_seconds=max(self._mailer.outage.seconds_left(), PAUSES_SECONDS[0]))
 
     def _log(self, result: SendResult[CodeMessage]) -> None:
         confirms = result.item.confirms

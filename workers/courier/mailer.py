@@ -7,35 +7,38 @@ Sending blocks, so it runs on a thread of its own. The content of a mail is in n
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import smtplib
 import ssl
 import tempfile
 from email.message import EmailMessage
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from processor.errors import SettingsError
 from processor.outbox import tries
 from processor.visible import visible
+from workers.courier import mail_faults
+from workers.courier.mail_faults import InsecureServer, Outage, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from processor.outbox.tries import Item, SendResult
+    from processor.settings import Settings
 
 #: The longest time to connect to the mail server, or to wait for one of its answers, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: The sender of mails if TELLER_SMTP_URL names none (`?from=…`).
-DEFAULT_SENDER: Final = "teller@localhost"
-
-#: The answers of a mail server that are final (RFC 5321, 4.2.1).
-_PERMANENT: Final = range(500, 600)
+#: The pause of a mail with which a connection broke off during an outage, in seconds: others go first.
+POSTPONED_SECONDS: Final = 60.0
+#: The reply to a mail whose address needs an extension that the server does not have (RFC 6531).
+NOT_SUPPORTED: Final = 553
+UNAVAILABLE: Final = "the mail server could not be used"
 
 log = structlog.get_logger(__name__)
 
@@ -68,18 +71,11 @@ def compose(
 # ---------------------------------------------------------------- the transport
 
 
-class MailRefused(Exception):
-    """The mail server refused a mail. `is_permanent`: it will refuse each further try."""
-
-    def __init__(self, reason: str, *, is_permanent: bool) -> None:
-        super().__init__(reason)
-        self.is_permanent = is_permanent
-
-
 class Mailer(Protocol):
     """A transport for mails."""
 
     sender: str
+    outage: Outage
 
     def open(self) -> contextlib.AbstractContextManager[MailSession]:
         """Open a session for some mails. Raises OSError or SMTPException."""
@@ -92,28 +88,35 @@ class MailSession(Protocol):
         """
         Send a mail.
 
-        Raises MailRefused for a fault of this mail, and OSError or SMTPException for a fault of the transport.
+        Raises Refusal if the server refuses it, and OSError or SMTPException for a fault of the transport.
         """
 
 
 class SmtpMailer:
-    """A mail server. `smtps://` uses TLS from the start, and `smtp://` uses STARTTLS if the server offers it."""
+    """
+    A mail server. `smtps://` uses TLS from the start, and `smtp://` uses STARTTLS if the server offers it.
 
-    def __init__(self, url: str) -> None:
+    The certificate of a relay on this host is not verified if there is no password: no other host is involved.
+    """
+
+    def __init__(self, url: str, sender: str, *, verifies: bool = True) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or "localhost"
         self._is_tls = parts.scheme == "smtps"
         self._port = parts.port or (465 if self._is_tls else 25)
         self._user = unquote(parts.username or "")
         self._password = unquote(parts.password or "")
-        self.sender = parse_qs(parts.query).get("from", [DEFAULT_SENDER])[0]
-        if "@" not in parseaddr(self.sender)[1]:
-            raise SettingsError("TELLER_SMTP_URL: from= is not an e-mail address")
+        self._verifies = verifies and (bool(self._password) or not _is_loopback(self._host))
+        self.sender = sender
+        self.outage = Outage()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[MailSession]:
         """Connect and sign in."""
         context = ssl.create_default_context()
+        if not self._verifies:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
         connection = (
             smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT_SECONDS, context=context)
             if self._is_tls
@@ -124,10 +127,17 @@ class SmtpMailer:
             if not self._is_tls and connection.has_extn("starttls"):
                 connection.starttls(context=context)
             elif not self._is_tls and self._password:
-                raise smtplib.SMTPException("the mail server offers no TLS: the password is not sent")
+                raise InsecureServer("the mail server offers no TLS: the password is not sent")
             if self._user:
                 connection.login(self._user, self._password)
             yield _SmtpSession(connection)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _SmtpSession:
@@ -138,24 +148,23 @@ class _SmtpSession:
         try:
             self._connection.send_message(mail)
         except smtplib.SMTPRecipientsRefused as refused:
-            [(code, _)] = refused.recipients.values()
-            raise MailRefused(
-                f"the mail server refused the address ({code})", is_permanent=code in _PERMANENT
-            ) from None
-        except (smtplib.SMTPDataError, smtplib.SMTPSenderRefused) as refused:
-            code = refused.smtp_code
-            raise MailRefused(
-                f"the mail server refused the mail ({code})", is_permanent=code in _PERMANENT
-            ) from None
+            [(code, reply)] = refused.recipients.values()
+            raise Refusal("RCPT", code, reply) from None
+        except smtplib.SMTPSenderRefused as refused:
+            raise Refusal("MAIL", refused.smtp_code, refused.smtp_error) from None
+        except smtplib.SMTPDataError as refused:
+            raise Refusal("DATA", refused.smtp_code, refused.smtp_error) from None
+        except smtplib.SMTPNotSupportedError as fault:  # the address is not ASCII
+            raise Refusal("DATA", NOT_SUPPORTED, str(fault)) from None
 
 
 class FileMailer:
     """A directory with one `.eml` file for each mail. A mail that is sent again replaces its file."""
 
-    sender = DEFAULT_SENDER
-
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, sender: str) -> None:
         self._path = home / "outbox"
+        self.sender = sender
+        self.outage = Outage()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[MailSession]:
@@ -178,9 +187,11 @@ class FileMailer:
             raise
 
 
-def mailer_for(smtp_url: str | None, home: Path) -> Mailer:
-    """Return the mailer that the settings name. Raises SettingsError."""
-    return FileMailer(home) if smtp_url is None else SmtpMailer(smtp_url)
+def mailer_for(settings: Settings) -> Mailer:
+    """Return the mailer that the settings name."""
+    if settings.smtp_url is None:
+        return FileMailer(settings.home, settings.mail_from)
+    return SmtpMailer(settings.smtp_url, settings.mail_from, verifies=settings.mail_verify)
 
 
 def send_all(
@@ -192,22 +203,36 @@ def send_all(
     """
     Send the mail of each row over one connection. Returns the results in the same order.
 
-    A mail that is refused stops no other. After a fault of the transport the remaining mails have failed too. The
-    text of a mail server can contain the content of a mail, so errors and logs repeat only its codes.
+    A mail that is refused stops no other. During an outage of the server, or while it refuses this installation,
+    mails lose no tries. The mail in flight when an outage begins loses one, because it may be the cause.
     """
+    outage = mailer.outage
+    if outage.seconds_left() > 0:
+        return [tries.postponed(item, UNAVAILABLE) for item in items]
+    was_on = outage.is_on
     results: list[SendResult[Item]] = []
+    is_open = False
     try:
         with mailer.open() as session:
+            is_open = True
             for item in items:
-                result = _send(session, mail_for, item, mailer.sender, pauses_seconds)
-                results.append(result)
-    except (OSError, smtplib.SMTPException) as fault:
-        detail = fault.smtp_code if isinstance(fault, smtplib.SMTPResponseException) else fault
-        log.warning("mail_server_fault", fault=f"{type(fault).__name__}: {detail}".partition("\n")[0])
-        results += [
-            tries.failed(item, "the mail server could not be used", pauses_seconds)
-            for item in items[len(results) :]
-        ]
+                results.append(_send(session, mail_for, item, mailer.sender, pauses_seconds))
+                outage.end()
+    except (OSError, smtplib.SMTPException, Refusal) as fault:
+        left = items[len(results) :]
+        if left:
+            concern, line = mail_faults.of_session(fault)
+            log.warning("mail_server_fault", concern=concern, fault=line)
+            outage.begin()
+            reason = f"{UNAVAILABLE}: {line}"
+            if is_open and not isinstance(fault, Refusal):
+                in_flight, *left = left
+                results.append(
+                    tries.postponed(in_flight, reason, concern, POSTPONED_SECONDS)
+                    if was_on
+                    else tries.failed(in_flight, reason, pauses_seconds)._replace(concern=concern)
+                )
+            results += [tries.postponed(item, reason, concern) for item in left]
     return results
 
 
@@ -218,12 +243,19 @@ def _send(
     sender: str,
     pauses_seconds: Sequence[float],
 ) -> SendResult[Item]:
+    """Send one mail. Raises Refusal if the server is unavailable or refuses all mails."""
     try:
-        session.send(mail_for(item, sender))
-    except MailRefused as refused:
-        if refused.is_permanent:
-            return tries.given_up(item, str(refused))
-        return tries.failed(item, str(refused), pauses_seconds)
+        mail = mail_for(item, sender)
     except (ValueError, KeyError) as fault:  # an address that cannot stand in a header
         return tries.given_up(item, f"it cannot be written: {type(fault).__name__}")
+    try:
+        session.send(mail)
+    except Refusal as refused:
+        if refused.is_general:
+            raise
+        if refused.concern in ("recipient", "mail"):
+            result = tries.given_up(item, str(refused))
+        else:
+            result = tries.failed(item, str(refused), pauses_seconds)
+        return result._replace(concern=refused.concern, words=refused.words)
     return tries.sent(item)

@@ -81,7 +81,7 @@ def run_courier(settings: Settings) -> int:
 
 async def work(settings: Settings, stop: asyncio.Event, metrics: CourierMetrics) -> None:
     """Run the courier until `stop` is set. Raises SchemaError, DatabaseUnsafe, SettingsError."""
-    mailer = mailer_for(settings.smtp_url, settings.home)
+    mailer = mailer_for(settings)
     installation = await _installation(settings.courier_database_url, stop)
     if installation is None:
         return
@@ -137,6 +137,8 @@ def _count(
 
 def _count_delivery(metrics: CourierMetrics, channel: Channel, result: SendResult[Any]) -> None:
     metrics.count_delivery(channel, result.status)
+    if result.concern is not None:
+        metrics.count_mail_fault(result.concern)
 
 
 def _gateway_calls(

@@ -226,6 +226,10 @@ class MailSender(TurnSender[Item]):
         self._mailer = mailer
         self._kind = kind
 
+    async def _look(self) -> float:
+        seconds = self._mailer.outage.seconds_left()
+        return seconds if seconds > 0 else await super()._look()
+
     async def _due(self, after: str) -> list[DueClient]:
         return await self._claims.run(self._kind.due, after)
 

@@ -10,7 +10,7 @@ import email
 import email.policy
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiosmtpd.smtp import SMTP
 
@@ -34,7 +34,22 @@ class MailServer:
     envelopes: list[Any] = field(default_factory=list)
     #: The reply to each recipient. None: it accepts the recipient.
     reply: str | None = None
+    #: The reply to each command of this name.
+    script: dict[str, str] = field(default_factory=dict)
+    #: A recipient whose mail breaks the connection.
+    breaks_at: str | None = None
     hangs: bool = False
+
+    async def handle_MAIL(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        """
+        Reply to a sender.
+        """
+        if "MAIL" in self.script:
+            return self.script["MAIL"]
+        envelope.mail_from = address
+        return "250 OK"
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
@@ -44,8 +59,10 @@ class MailServer:
         """
         if self.hangs:
             await asyncio.sleep(HANG_SECONDS)
-        if self.reply is not None:
-            return self.reply
+        if address == self.breaks_at:
+            cast("asyncio.Transport", _server.transport).abort()
+        if self.reply is not None or "RCPT" in self.script:
+            return self.reply or self.script["RCPT"]
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -53,6 +70,8 @@ class MailServer:
         """
         Take a mail.
         """
+        if "DATA" in self.script:
+            return self.script["DATA"]
         self.envelopes.append(envelope)
         return "250 OK"
 

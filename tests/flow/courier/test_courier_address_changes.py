@@ -43,7 +43,7 @@ def test_the_old_address_gets_a_mail(till: Till, mail_server: MailServer) -> Non
     The mail goes to it alone. It names the account and the masked new address, or the removal.
     """
     change(till, "ada@example.com", "eve@evil.example", None)
-    till.start(smtp_url=f"{mail_server.url}?from=till@shop.example")
+    till.start(smtp_url=mail_server.url, mail_from="till@shop.example")
     eventually(lambda: left(till) == 0)
 
     first, second = sorted(mail_server.envelopes, key=lambda envelope: envelope.rcpt_tos)

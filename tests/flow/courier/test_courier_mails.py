@@ -4,13 +4,14 @@ E-mails by a real SMTP server, and into the outbox.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import smtplib
+import ssl
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import structlog
 from aiosmtpd.smtp import AuthResult
 
-from processor.errors import SettingsError
 from tests.flow.courier.mail_server import parse, receiving
 from tests.flow.courier.outside import says, serving
 from tests.waiting import Deadline, eventually
@@ -33,7 +34,7 @@ def test_an_account_gets_a_mail_about_its_request(till: Till, mail_server: MailS
     till.email("ada", "ada@example.com")
     [asked] = till.redeem()
     till.redeem(account="grace")
-    till.start(smtp_url=f"{mail_server.url}?from=till@shop.example")
+    till.start(smtp_url=mail_server.url, mail_from="Till <till@shop.example>")
     eventually(lambda: till.deliveries() == {"delivered": 1})
 
     [envelope] = mail_server.envelopes
@@ -137,21 +138,29 @@ def test_a_mail_server_that_hangs_delays_mails_alone(till: Till, mail_server: Ma
     limit.check()
 
 
-def test_nobody_there_is_tried_again_by_the_schedule(till: Till) -> None:
+def test_an_outage_costs_no_tries(till: Till) -> None:
     """
-    Five seconds later.
+    While no server listens, mails stay pending and keep their place and their tries. Then all are sent.
     """
     with serving() as gone:
         port = gone.port
     till.email("ada", "ada@example.com")
     till.redeem(2)
-    began = till.store.one("SELECT clock_timestamp()")
-    till.start(smtp_url=f"smtp://127.0.0.1:{port}")
-    eventually(lambda: till.store.one("SELECT count(*) FROM deliveries WHERE last_error IS NOT NULL") == 2)
+    courier = till.start(smtp_url=f"smtp://127.0.0.1:{port}")
+    with structlog.testing.capture_logs() as lines:
+        eventually(lambda: [line["event"] for line in lines].count("mail_server_fault") >= 3)
 
+    courier.stop()
     assert till.deliveries() == {"pending": 2}
-    due = "SELECT bool_and(due_at BETWEEN %s + interval '3 s' AND clock_timestamp() + interval '5 s') FROM deliveries"
-    assert till.store.one(due, began)
+    rows = till.store.owner.execute(
+        "SELECT tries, due_at = created_at, last_error FROM deliveries"
+    ).fetchall()
+    assert [row[:2] for row in rows] == [(1, True)] * 2
+    assert "ConnectionRefusedError" in rows[0][2]
+    assert {line["concern"] for line in lines if line["event"] == "mail_server_fault"} == {"server"}
+    with receiving() as server:
+        till.start(smtp_url=server.url)
+        eventually(lambda: till.deliveries() == {"delivered": 2})
 
 
 def test_a_password_is_never_sent_in_the_clear(till: Till) -> None:
@@ -180,9 +189,105 @@ def test_a_password_is_never_sent_in_the_clear(till: Till) -> None:
         assert "no TLS" in repr(lines)
 
 
-def test_a_sender_that_is_no_address_stops_the_start() -> None:
+@pytest.mark.parametrize(
+    ("script", "status", "tries", "words"),
+    [
+        ({"RCPT": "550 5.1.1 no such user"}, "failed", 1, "550 5.1.1 no such user"),
+        ({"RCPT": "553 bad name"}, "failed", 1, "553 bad name"),
+        ({"RCPT": "554 5.7.1 <ada@example.com>: Relay access denied"}, "pending", 1, "Relay access denied"),
+        ({"RCPT": "550 5.7.26 unauthenticated sender"}, "pending", 1, "unauthenticated"),
+        ({"RCPT": "450 4.2.0 greylisted"}, "pending", 1, "greylisted"),
+        ({"DATA": "554 5.6.0 no such content"}, "failed", 1, "554 5.6.0"),
+        ({"DATA": "550 5.7.1 not signed"}, "pending", 1, "not signed"),
+        ({"MAIL": "554 you may not send"}, "pending", 1, "554 you may not send"),
+        ({"MAIL": "530 5.7.0 authentication required"}, "pending", 1, "authentication required"),
+    ],
+    ids=str,
+)
+def test_only_what_concerns_the_recipient_is_final(
+    till: Till, mail_server: MailServer, script: dict[str, str], status: str, tries: int, words: str
+) -> None:
     """
-    One line that names the variable.
+    A refusal of the recipient or of the mail is not repeated. One of this installation is, and its mail is sent as
+    soon as the server allows it. The words of the server are shown with the mail, and its own logs have codes alone.
     """
-    with pytest.raises(SettingsError, match="TELLER_SMTP_URL"):
-        SmtpMailer("smtp://127.0.0.1?from=nobody")
+    till.email("ada", "ada@example.com")
+    till.redeem()
+    mail_server.script = script
+    with structlog.testing.capture_logs() as lines:
+        till.start(smtp_url=mail_server.url)
+        eventually(lambda: till.store.one("SELECT last_error FROM deliveries"))
+
+    found = till.store.owner.execute("SELECT status, tries, last_error FROM deliveries").fetchall()
+    assert found[0][:2] == (status, tries)
+    assert words in found[0][2]
+    assert "ada@example.com" not in repr(lines)
+    mail_server.script = {}
+    if status == "pending":
+        till.lapse()
+        eventually(lambda: till.deliveries() == {"delivered": 1})
+
+
+def test_a_server_that_refuses_this_installation_costs_no_tries(till: Till, mail_server: MailServer) -> None:
+    """
+    However often it refuses the sender, each mail keeps its tries.
+    """
+    till.email("ada", "ada@example.com")
+    till.redeem(20)
+    mail_server.script = {"MAIL": "554 5.7.1 not you"}
+    with structlog.testing.capture_logs() as lines:
+        till.start(smtp_url=mail_server.url)
+        eventually(lambda: [line["event"] for line in lines].count("mail_server_fault") >= 3)
+        mail_server.script = {}
+        eventually(lambda: till.deliveries() == {"delivered": 20})
+
+    assert {line["concern"] for line in lines if line["event"] == "mail_server_fault"} == {"sender"}
+    assert till.store.one("SELECT max(tries) FROM deliveries") <= 2
+
+
+def test_a_mail_that_breaks_the_connection_stops_no_other(till: Till, mail_server: MailServer) -> None:
+    """
+    It uses up its own tries. The others are sent meanwhile.
+    """
+    till.email("ada", "ada@example.com")
+    till.email("grace", "grace@example.com")
+    till.redeem()
+    till.redeem(3, account="grace")
+    mail_server.breaks_at = "ada@example.com"
+    till.start(smtp_url=mail_server.url)
+
+    eventually(lambda: till.deliveries() == {"pending": 1, "delivered": 3})
+    assert till.store.one("SELECT last_error FROM deliveries WHERE status = 'pending'")
+
+
+@pytest.mark.parametrize(
+    ("host", "password", "verifies", "is_verified"),
+    [
+        ("127.0.0.1", "", True, False),
+        ("localhost", "", True, False),
+        ("[::1]", "", True, False),
+        ("127.0.0.1", "secret", True, True),
+        ("127.0.0.1", "secret", False, False),
+        ("mail.example.com", "", True, True),
+        ("mail.example.com", "", False, False),
+        ("localhost.example.com", "", True, True),
+    ],
+)
+def test_only_a_relay_on_this_host_is_not_verified(
+    host: str, password: str, *, verifies: bool, is_verified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    And only without a password, unless TELLER_MAIL_VERIFY=0 says otherwise.
+    """
+    seen = []
+
+    def connect(*_: object, context: ssl.SSLContext, **__: object) -> NoReturn:
+        seen.append(context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(smtplib, "SMTP_SSL", connect)
+    user = f"ada:{password}@" if password else ""
+    with pytest.raises(ConnectionRefusedError):
+        SmtpMailer(f"smtps://{user}{host}", "a@example.com", verifies=verifies).open().__enter__()
+
+    assert seen == [is_verified]

@@ -79,6 +79,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "TELLER_GATEWAY_TIMEOUT_SECONDS": str(settings.gateway_timeout_seconds),
         "TELLER_ALLOW_PRIVATE_WEBHOOKS": "1",
         "TELLER_SMTP_URL": settings.smtp_url or "",
+        "TELLER_MAIL_FROM": settings.mail_from,
     }
 
 
