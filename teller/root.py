@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "check": "commands.check",
     "verify": "commands.verify",
     "export": "commands.export",
+    "archive": "commands.archive",
     "import": "commands.imports",
     "race": "commands.race",
     "settings": "commands.settings",

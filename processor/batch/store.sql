@@ -18,15 +18,17 @@ SELECT u.resource_id, u.client_id, u.account, u.day, u.used
   JOIN daily_usages u USING (resource_id, client_id, account);
 
 -- read_most_used --
--- The greatest usage of any account of these resources; of a resource without a limit, from its entries. A sum that no
--- limit can reach counts as one more than the largest limit.
+-- The greatest usage of any account of these resources. Without a limit, it comes from the entries and the sums of those
+-- that have left. A sum that no limit can reach counts as one more than the largest limit.
 SELECT r.id,
        least(%(largest)s::bigint + 1,
              coalesce(
              CASE WHEN r.per_account_limit IS NOT NULL
                   THEN (SELECT max(u.used) FROM usages u WHERE u.resource_id = r.id)
                   ELSE (SELECT max(used)
-                          FROM (SELECT sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND q.refund_of IS NULL)
+                          FROM (SELECT sum(used) AS used
+                          FROM (SELECT coalesce(original.client_id, q.client_id) AS client_id, e.account,
+                                       sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND q.refund_of IS NULL)
                                                 THEN e.amount
                                                 WHEN e.kind = 'release' OR (e.kind = 'credit' AND q.refund_of IS NOT NULL)
                                                 THEN -e.amount
@@ -36,7 +38,12 @@ SELECT r.id,
                                   LEFT JOIN requests original ON original.id = q.refund_of
                                  WHERE e.resource_id = r.id
                                    AND e.account IS NOT NULL
-                                 GROUP BY coalesce(original.client_id, q.client_id), e.account) AS taken)
+                                 GROUP BY coalesce(original.client_id, q.client_id), e.account
+                                 UNION ALL
+                                SELECT a.client_id, a.account, a.used
+                                  FROM archived_usages a
+                                 WHERE a.resource_id = r.id) AS each
+                                 GROUP BY client_id, account) AS taken)
                   END, 0))::bigint
   FROM resources r
  WHERE r.id = ANY(%(ids)b::text[]);
@@ -149,19 +156,25 @@ SELECT *
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
 
 -- rebuild_usages --
--- The usage of each account of a resource that got its first limit, from its entries. A refund reduces the usage of the
+-- The usage of each account of a resource that got its first limit, from its entries and the sums of those that have left.
+-- A refund reduces the usage of the
 -- account that had taken. A leg that gives, and the refund of it, are no usage.
 INSERT INTO usages (resource_id, client_id, account, used, "limit")
 SELECT resource_id, client_id, account, used, greatest(used, %(limit)s)
-  FROM (SELECT e.resource_id, coalesce(original.client_id, r.client_id) AS client_id, e.account,
-               greatest(0, sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND r.refund_of IS NULL) THEN e.amount
-                                    WHEN e.kind = 'release' OR (e.kind = 'credit' AND r.refund_of IS NOT NULL) THEN -e.amount
-                                    ELSE 0 END))::bigint AS used
-          FROM entries e
-          JOIN requests r ON r.id = e.request_id
-          LEFT JOIN requests original ON original.id = r.refund_of
-         WHERE e.resource_id = %(resource_id)s
-           AND e.account IS NOT NULL
+  FROM (SELECT resource_id, client_id, account, greatest(0, sum(used))::bigint AS used
+          FROM (SELECT e.resource_id, coalesce(original.client_id, r.client_id) AS client_id, e.account,
+                       CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND r.refund_of IS NULL) THEN e.amount
+                            WHEN e.kind = 'release' OR (e.kind = 'credit' AND r.refund_of IS NOT NULL) THEN -e.amount
+                            ELSE 0 END AS used
+                  FROM entries e
+                  JOIN requests r ON r.id = e.request_id
+                  LEFT JOIN requests original ON original.id = r.refund_of
+                 WHERE e.resource_id = %(resource_id)s
+                   AND e.account IS NOT NULL
+                 UNION ALL
+                SELECT resource_id, client_id, account, used
+                  FROM archived_usages
+                 WHERE resource_id = %(resource_id)s) AS each
          GROUP BY 1, 2, 3) AS taken
     ON CONFLICT (resource_id, client_id, account)
     DO UPDATE SET used = EXCLUDED.used, "limit" = EXCLUDED."limit";
@@ -183,6 +196,11 @@ SELECT %(resource_id)s::text, client_id, account, %(day)s::date, used, greatest(
           FROM (SELECT client_id, account, 0 AS amount
                   FROM daily_usages
                  WHERE resource_id = %(resource_id)s
+                 UNION ALL
+                SELECT client_id, account, day_used
+                  FROM archived_usages
+                 WHERE resource_id = %(resource_id)s
+                   AND day = %(day)s::date
                  UNION ALL
                 SELECT r.client_id, e.account, e.amount
                   FROM entries e

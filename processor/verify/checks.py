@@ -62,6 +62,8 @@ class Counts(NamedTuple):
     decided: int
     waiting: int
     usages: int
+    #: Requests that have left for files.
+    archived: int
 
 
 class Verification:
@@ -136,13 +138,20 @@ def verify(connection: Connection, progress: Progress | None = None) -> Verifica
 
 def _faulty_entries(rows: Iterable[Row]) -> Iterator[Discrepancy]:
     """
-    Yield entries that do not follow from the one before. Each is compared with the stored entry before it, so that
-    one change is reported once and not for all later entries.
+    Yield entries that do not follow from the entry or checkpoint before. Each is compared with the stored one, so
+    that one change is reported once and not for all later entries.
     """
     for resource_id, entries in itertools.groupby(rows, key=itemgetter(0)):
         version = available = held = 0
         digest, last_at = bytes(32), None
         for entry in entries:
+            if entry[2] is None:  # a checkpoint
+                if entry[1] <= version:
+                    yield Discrepancy(
+                        "checkpoint_wrong", f"{resource_id}/{entry[1]}", f"it follows {version}"
+                    )
+                _, version, _, _, _, _, available, held, last_at, digest = entry
+                continue
             for code, line in _faults_of_entry(entry, version, available, held, digest, last_at):
                 yield Discrepancy(code, f"{resource_id}/{entry[1]}", line)
             _, version, _, _, _, _, available, held, last_at, digest = entry

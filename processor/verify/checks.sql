@@ -17,13 +17,18 @@ SET LOCAL jit = off;
 
 -- count --
 SELECT (SELECT count(*) FROM resources), (SELECT count(*) FROM entries), (SELECT count(*) FROM requests),
-       (SELECT count(*) FROM decisions WHERE current), (SELECT count(*) FROM inbox), (SELECT count(*) FROM usages);
+       (SELECT count(*) FROM decisions WHERE current), (SELECT count(*) FROM inbox), (SELECT count(*) FROM usages),
+       (SELECT coalesce(sum(requests), 0) FROM archives);
 
 -- read_entries --
--- The whole ledger, for each resource from its first entry to its last.
+-- The whole ledger, for each resource from its first entry to its last. A checkpoint has no kind: the entries up to it
+-- have left, and the next one goes on from it.
 SELECT resource_id, version, kind, request_id, account, amount, available, held, created_at, digest
   FROM entries
- ORDER BY resource_id, version;
+ UNION ALL
+SELECT resource_id, version, NULL, NULL, NULL, NULL, available, held, created_at, digest
+  FROM checkpoints
+ ORDER BY 1, 2, 3;
 
 -- read_rules --
 -- Every resource, with the acts that changed its rules, in their order. The exception is a replayed request: it keeps
@@ -49,7 +54,7 @@ SELECT q.id::text, 'this opening is completed, but there is no resource ' || q.r
    AND NOT EXISTS (SELECT FROM resources r WHERE r.id = q.resource_id);
 
 -- resource_state_wrong --
--- The state of a resource is the state that its last entry left.
+-- The state of a resource is the state that its last entry left, or its last checkpoint.
 SELECT r.id,
        concat_ws(', ', CASE WHEN r.version <> e.version THEN 'version is ' || r.version || ', not ' || e.version END,
                  CASE WHEN r.available <> e.available THEN 'available is ' || r.available || ', not ' || e.available END,
@@ -61,6 +66,10 @@ SELECT r.id,
   FROM resources r
  CROSS JOIN LATERAL (SELECT version, available, held, digest, created_at
                        FROM entries
+                      WHERE resource_id = r.id
+                      UNION ALL
+                     SELECT version, available, held, digest, created_at
+                       FROM checkpoints
                       WHERE resource_id = r.id
                       UNION ALL
                      SELECT 0, 0, 0, decode(repeat('00', 32), 'hex'), NULL
@@ -96,6 +105,50 @@ SELECT coalesce(p.id, n)::text, CASE WHEN n IS NULL THEN 'there is no such parti
 SELECT DISTINCT resource_id, 'it has entries, but there is no such resource'
   FROM entries e
  WHERE NOT EXISTS (SELECT FROM resources r WHERE r.id = e.resource_id);
+
+-- checkpoint_wrong --
+-- A checkpoint belongs to a resource, and stands for entries that are not there.
+SELECT c.resource_id || '/' || c.version,
+       CASE WHEN r.id IS NULL THEN 'it is a checkpoint, but there is no such resource'
+            WHEN c.version > r.version THEN 'it is a checkpoint, but the resource has version ' || r.version
+            ELSE 'it is a checkpoint, but its entry is there' END
+  FROM checkpoints c
+  LEFT JOIN resources r ON r.id = c.resource_id
+ WHERE r.id IS NULL
+    OR c.version > r.version
+    OR EXISTS (SELECT FROM entries e WHERE e.resource_id = c.resource_id AND e.version = c.version);
+
+-- archive_wrong --
+-- The files are numbered from 1, and the ids of each are in order, between its first and its last one. They have one first
+-- decision for each request, and the entries that are missing here.
+WITH filed AS (
+    SELECT coalesce(sum(requests), 0) AS requests, coalesce(sum(entries), 0) AS entries FROM archives
+), moved AS (
+    SELECT coalesce(sum(version), 0) AS entries FROM resources
+)
+SELECT a.number::text, 'the file before it has number ' || a.before_number
+  FROM (SELECT number, lag(number, 1, 0) OVER (ORDER BY number) AS before_number FROM archives) AS a
+ WHERE a.number <> a.before_number + 1
+ UNION ALL
+SELECT a.number::text, 'its ids are not those of ' || a.requests || ' requests from ' || a.first_id || ' to ' || a.last_id
+  FROM archives a
+ WHERE length(a.ids) <> 18 * a.requests
+    OR substring(a.ids FOR 16) <> uuid_send(a.first_id)
+    OR substring(a.ids FROM 18 * a.requests - 17 FOR 16) <> uuid_send(a.last_id)
+    OR (SELECT bool_or(one.id <= one.id_before OR a.clients[one.place] IS NULL)
+          FROM (SELECT substring(a.ids FROM 18 * n + 1 FOR 16) AS id,
+                       lag(substring(a.ids FROM 18 * n + 1 FOR 16)) OVER (ORDER BY n) AS id_before,
+                       ('x' || encode(substring(a.ids FROM 18 * n + 17 FOR 2), 'hex'))::bit(16)::integer + 1 AS place
+                  FROM generate_series(0, a.requests - 1) AS n) AS one) IS TRUE
+ UNION ALL
+SELECT 'all', 'the files have ' || requests || ' requests, but ' || d.decisions || ' first decisions have left'
+  FROM filed, (SELECT coalesce(sum(decisions), 0) AS decisions FROM archived_decisions) AS d
+ WHERE filed.requests <> d.decisions
+ UNION ALL
+SELECT 'all', 'the files have ' || filed.entries || ' entries, but ' || moved.entries - present.entries || ' have left'
+  FROM filed, moved, (SELECT count(*) AS entries FROM entries) AS present
+ WHERE filed.entries > 0
+   AND filed.entries <> moved.entries - present.entries;
 
 -- entry_below_overdraft --
 -- No entry leaves less than the largest overdraft that the resource was ever given.
@@ -343,14 +396,20 @@ SELECT d.request_id::text, 'refunded is ' || d.refunded || ', but ' || coalesce(
    AND d.refunded <> coalesce(g.back, 0);
 
 -- refund_target_wrong --
--- Only a refund names another request, and both have the same resource.
+-- Only a refund names another request, and both have the same resource. A refund that was accepted while its request left
+-- for the archive is rejected.
 SELECT q.id::text, 'a ' || q.kind || ' for ' || q.resource_id || ' cannot be the refund of '
                    || coalesce(q.refund_of::text, 'nothing')
   FROM requests q
   LEFT JOIN request_kinds k USING (kind)
   LEFT JOIN requests first ON first.id = q.refund_of
  WHERE k.gives_back IS DISTINCT FROM (q.refund_of IS NOT NULL)
-    OR (q.refund_of IS NOT NULL AND first.resource_id IS DISTINCT FROM q.resource_id);
+    OR (q.refund_of IS NOT NULL
+        AND first.resource_id IS DISTINCT FROM q.resource_id
+        AND NOT (first.id IS NULL
+                 AND EXISTS (SELECT FROM archived_in(q.refund_of))
+                 AND NOT EXISTS (SELECT FROM decisions d
+                                  WHERE d.request_id = q.id AND d.code IS DISTINCT FROM 'nothing_to_refund')));
 
 -- request_kind_wrong --
 -- A request has one of the kinds, and the fields that its kind requires.
@@ -569,29 +628,52 @@ SELECT q.id::text, 'it was ' || d.status || ' at ' || d.at || '; it had to be ap
     OR (d.code = 'deadline_passed' AND coalesce(d.at < q.apply_before, true));
 
 -- sequence_wrong --
--- The decisions of a partition are numbered from 1, without gaps and without doubles.
+-- The decisions of a partition are numbered from 1, without gaps and without doubles. The numbers of those that have left
+-- for the archive are missing, and their count and sum are known.
+WITH numbered AS MATERIALIZED (
+    SELECT q.partition, d.request_id, d.sequence,
+           lag(d.sequence, 1, 0::bigint) OVER (PARTITION BY q.partition ORDER BY d.sequence) AS before
+      FROM decisions d
+      JOIN requests q ON q.id = d.request_id
+     WHERE d.version = 2
+)
 SELECT request_id::text, 'in partition ' || partition || ', decision ' || sequence || ' follows ' || before
-  FROM (SELECT q.partition, d.request_id, d.sequence,
-               lag(d.sequence, 1, 0::bigint) OVER (PARTITION BY q.partition ORDER BY d.sequence) AS before
-          FROM decisions d
-          JOIN requests q ON q.id = d.request_id
-         WHERE d.version = 2) AS numbered
- WHERE sequence <> before + 1;
+  FROM numbered
+ WHERE sequence <> before + 1
+   AND (sequence <= before OR NOT EXISTS (SELECT FROM archived_decisions a WHERE a.partition = numbered.partition))
+ UNION ALL
+SELECT 'partition ' || a.partition,
+       coalesce(n.missing, 0) || ' numbers of decisions are missing, with the sum ' || coalesce(n.total, 0) || ', but '
+       || a.decisions || ' have left, with the sum ' || a.sequences
+  FROM archived_decisions a
+  LEFT JOIN (SELECT partition, sum(sequence - before - 1) AS missing,
+                    sum((sequence - before - 1)::numeric * (sequence + before) / 2) AS total
+               FROM (SELECT partition, sequence, before
+                       FROM numbered
+                      UNION ALL
+                     SELECT p.id, p.sequence + 1, coalesce(max(numbered.sequence), 0)
+                       FROM partitions p
+                       LEFT JOIN numbered ON numbered.partition = p.id
+                      GROUP BY p.id, p.sequence) AS gaps
+              GROUP BY partition) AS n ON n.partition = a.partition
+ WHERE (a.decisions, a.sequences) IS DISTINCT FROM (n.missing, n.total);
 
 -- partition_sequence_wrong --
 -- The counter of a partition is the number of its last decision.
-SELECT p.id::text, 'its sequence is ' || p.sequence || ', not that of its last decision, ' || coalesce(n.last, 0)
+SELECT p.id::text, 'its sequence is ' || p.sequence || ', not that of its last decision, '
+                   || greatest(n.last, a.last, 0)
   FROM partitions p
+  LEFT JOIN archived_decisions a ON a.partition = p.id
   LEFT JOIN (SELECT q.partition, max(d.sequence) AS last
                FROM decisions d
                JOIN requests q ON q.id = d.request_id
               WHERE d.version = 2
               GROUP BY q.partition) AS n ON n.partition = p.id
- WHERE p.sequence <> coalesce(n.last, 0);
+ WHERE p.sequence <> greatest(n.last, a.last, 0);
 
 -- usage_wrong --
 -- The quantity that an account has taken or holds of each resource that has a limit now. A refund gives back to the
--- client and the account of the first request; other credits give nothing back.
+-- client and the account of the first request; other credits give nothing back. Entries that have left are summed up.
 SELECT resource_id || ' ' || client_id || '/' || account,
        'its usage is ' || coalesce(u.used, 0) || ', but the entries say ' || coalesce(e.used, 0)
   FROM (SELECT u.resource_id, u.client_id, u.account, u.used
@@ -599,7 +681,8 @@ SELECT resource_id || ' ' || client_id || '/' || account,
           LEFT JOIN resources r ON r.id = u.resource_id
          WHERE r.id IS NULL
             OR r.per_account_limit IS NOT NULL) AS u
-  FULL JOIN (SELECT e.resource_id, coalesce(first.client_id, q.client_id) AS client_id, e.account,
+  FULL JOIN (SELECT resource_id, client_id, account, sum(used) AS used
+               FROM (SELECT e.resource_id, coalesce(first.client_id, q.client_id) AS client_id, e.account,
                     sum(CASE WHEN e.kind = 'hold' OR (e.kind = 'debit' AND q.refund_of IS NULL) THEN e.amount
                              WHEN e.kind = 'release' OR (e.kind = 'credit' AND q.refund_of IS NOT NULL) THEN -e.amount
                              ELSE 0 END) AS used
@@ -609,7 +692,12 @@ SELECT resource_id || ' ' || client_id || '/' || account,
                LEFT JOIN requests first ON first.id = q.refund_of
               WHERE r.per_account_limit IS NOT NULL
                 AND e.account IS NOT NULL
-              GROUP BY e.resource_id, coalesce(first.client_id, q.client_id), e.account) AS e
+              GROUP BY e.resource_id, coalesce(first.client_id, q.client_id), e.account
+              UNION ALL
+             SELECT a.resource_id, a.client_id, a.account, a.used
+               FROM archived_usages a
+               JOIN resources r ON r.id = a.resource_id AND r.per_account_limit IS NOT NULL) AS each
+              GROUP BY resource_id, client_id, account) AS e
        USING (resource_id, client_id, account)
  WHERE coalesce(u.used, 0) <> coalesce(e.used, 0);
 
@@ -646,14 +734,19 @@ WITH tracked AS (
        AND q.details ? 'per_account_daily_limit'
      GROUP BY r.id
 ), taken AS (
-    SELECT DISTINCT ON (1, 2, 3) e.resource_id, q.client_id, e.account, (e.created_at AT TIME ZONE 'UTC')::date AS day,
-           least(sum(e.amount), 9007199254740992) AS used
-      FROM entries e
-      JOIN tracked USING (resource_id)
-      JOIN requests q ON q.id = e.request_id
-     WHERE e.kind IN ('debit', 'hold')
-       AND q.refund_of IS NULL
-       AND e.account IS NOT NULL
+    SELECT DISTINCT ON (1, 2, 3) resource_id, client_id, account, day, least(sum(amount), 9007199254740992) AS used
+      FROM (SELECT e.resource_id, q.client_id, e.account, (e.created_at AT TIME ZONE 'UTC')::date AS day, e.amount
+              FROM entries e
+              JOIN tracked USING (resource_id)
+              JOIN requests q ON q.id = e.request_id
+             WHERE e.kind IN ('debit', 'hold')
+               AND q.refund_of IS NULL
+               AND e.account IS NOT NULL
+             UNION ALL
+            SELECT a.resource_id, a.client_id, a.account, a.day, a.day_used
+              FROM archived_usages a
+              JOIN tracked USING (resource_id)
+             WHERE a.day IS NOT NULL) AS each
      GROUP BY 1, 2, 3, 4
      ORDER BY 1, 2, 3, 4 DESC
 )
