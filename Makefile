@@ -124,7 +124,7 @@ lock:
 	$(BIN)/python -m venv --clear .lock-venv
 	.lock-venv/bin/pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	$(LOCK) --group build --output-file requirements.lock
-	$(LOCK) --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --group build --group dev --extra otel --constraint requirements.lock --output-file requirements-dev.lock
 	@rm -rf .lock-venv
 
 clean:

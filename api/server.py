@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -32,6 +33,7 @@ from api.web import idle_connections
 from api.web.long_poll import WAITERS_MAX
 from api.web.turns import WAITING_MAX
 from api.web.unread_bodies import DROPS_AT_ONCE, UnreadBodies
+from processor import spans
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe, TellerError
 from processor.gateways.names import names as gateway_names
 from processor.settings import Settings
@@ -115,6 +117,8 @@ def serve(settings: Settings) -> int:
 def load_application(environment: Mapping[str, str], parent: int) -> WSGIApplication:
     """Create the application in the main thread of a serving process, with its watchdogs."""
     _die_with(parent)
+    spans.begin("api")
+    Finalize(None, spans.end, exitpriority=1)  # a process that multiprocessing made runs no `atexit`
     application = create_app(Settings.from_environment(environment))
     services: Services = application.extensions["teller"]
     _stop_waiting_on_signals(services)

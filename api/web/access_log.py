@@ -17,19 +17,25 @@ import structlog
 from api.web import deadline, turns
 from api.web.rate_limits import RATE_LIMIT_HEADERS, network_of
 from api.web.routing import CLIENT, FAULT, PROBLEM, REQUEST, ROUTE
-from processor import correlation
+from processor import correlation, spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from api.web.request_metrics import RequestMetrics
+    from processor.spans import Span
 
 #: The route in log and metrics of an address without a route.
 NO_ROUTE: Final = "(none)"
 
 #: The values that a call may have noted, and their names in its line.
 _NOTED: Final = ((REQUEST, "request"), (PROBLEM, "problem"), (FAULT, "exc_info"))
+
+#: The same in its span.
+_IN_SPANS: Final = ((REQUEST, "request"), (CLIENT, "client"))
+#: The addresses that monitors read all the time.
+WITHOUT_SPAN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 _COMMON_HEADERS: Final = [("X-Content-Type-Options", "nosniff")]
 #: Links do not reveal the page that they stand on. Pages with forms differ: otherwise browsers would omit the Origin.
@@ -109,7 +115,11 @@ class AccessLog:
         deadline.begin()
         turns.begin()
         started = time.perf_counter()
-        called = correlation.of_headers(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
+        sent = correlation.of_headers(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
+        span = None
+        if spans.are_recorded() and environ["PATH_INFO"] not in WITHOUT_SPAN:
+            span = spans.start("server", environ["REQUEST_METHOD"], sent)
+        called = sent if span is None else span.correlation
         fields = called.log_fields()
         status = 500
 
@@ -157,7 +167,24 @@ class AccessLog:
                     **{name: environ[key] for key, name in _NOTED if key in environ},
                 )
             correlation.reset(token)
+            if span is not None:
+                _end(span, environ, status)
             structlog.contextvars.reset_contextvars(**tokens)
+
+
+def _end(span: Span, environ: WSGIEnvironment, status: int) -> None:
+    """End the span of a call, by the names of OpenTelemetry's conventions for HTTP."""
+    method, route = environ["REQUEST_METHOD"], environ.get(ROUTE, NO_ROUTE)
+    attributes: spans.Attributes = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status,
+    }
+    attributes |= {f"teller.{name}": environ[key] for key, name in _IN_SPANS if environ.get(key)}
+    is_fault = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    span.end(
+        attributes, name=f"{method} {route}", error=str(environ.get(PROBLEM, status)) if is_fault else None
+    )
 
 
 def _is_refused(status: int) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from processor import spans
 from processor.errors import DatabaseUnavailable
 from processor.outbox import deliveries
 from processor.outbox.deliveries import BEFORE_FIRST, WebhookDelivery
@@ -27,6 +28,7 @@ from workers.courier.webhook_client import TIMEOUT_SECONDS
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from processor.spans import Span
     from workers.courier.database_thread import DatabaseThread
     from workers.courier.webhook_client import WebhookClient
 
@@ -157,7 +159,11 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
 
     async def _deliver(self, delivery: WebhookDelivery) -> None:
         began = time.monotonic()
-        result = await self._client.send(delivery)
+        span = spans.start("client", f"deliver {delivery.type}", delivery.correlation)
+        result = (await self._client.send(delivery._replace(correlation=span.correlation)))._replace(
+            item=delivery
+        )
+        _end(span, result)
         seconds = time.monotonic() - began
         self._adjust_limit(delivery.webhook_id, is_success=result.is_sent, seconds=seconds)
         if not result.is_sent:
@@ -205,3 +211,16 @@ class WebhookDeliveries(Sender[SendResult[WebhookDelivery]]):
         self._under_way.subtract(result.item.webhook_id for result in results)
         self._under_way += Counter()  # removes the endpoints that are at zero
         self.woken.set()
+
+
+def _end(span: Span, result: SendResult[WebhookDelivery]) -> None:
+    delivery = result.item
+    attributes: spans.Attributes = {
+        "teller.webhook": str(delivery.webhook_id),
+        "teller.delivery": delivery.id,
+        "teller.request": str(delivery.request.id),
+        "teller.tries": delivery.tries,
+    }
+    if result.http_status is not None:
+        attributes["http.response.status_code"] = result.http_status
+    span.end(attributes, error=result.error)

@@ -12,10 +12,12 @@ import functools
 import math
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from processor import spans
 from processor.gateways.http import describe
 from processor.gateways.protocol import Answer, storable
 from processor.outbox import gateway_calls
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from uuid import UUID
 
-    from processor.gateways.protocol import Gateway
+    from processor.gateways.protocol import Gateway, Order
     from processor.outbox.gateway_calls import ClaimedEffect
+    from processor.spans import Span
     from workers.courier.database_thread import DatabaseThread
 
 log = structlog.get_logger(__name__)
@@ -128,7 +131,9 @@ class GatewayCalls(Sender[GatewayResult]):
 
     async def _call(self, gateway: str, effect: ClaimedEffect) -> None:
         began = time.monotonic()
-        answer = await self._perform(gateway, effect)
+        span = spans.start("client", f"call {gateway}", effect.order.correlation)
+        answer = await self._perform(gateway, replace(effect.order, correlation=span.correlation))
+        _end(span, gateway, effect, answer)
         again = answer.outcome == "unknown" and effect.tries < self._call_tries
         pause = gateway_calls.pause_before_retry(effect.tries, self._first_pause_seconds) if again else None
         self.recorder.add(GatewayResult(gateway, CallResult(effect, answer, pause)))
@@ -145,17 +150,16 @@ class GatewayCalls(Sender[GatewayResult]):
             **effect.order.correlation.log_fields(),
         )
 
-    async def _perform(self, name: str, effect: ClaimedEffect) -> Answer:
+    async def _perform(self, name: str, order: Order) -> Answer:
         gateway = self._gateways.get(name)
         if gateway is None:
             return Answer("misconfigured", reason="this gateway is no longer set up")
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return storable(await gateway.perform(effect.order))
+                return storable(await gateway.perform(order))
         except TimeoutError:
             return Answer("unknown", reason=f"no answer within {self._timeout_seconds:g} s", error="timeout")
         except Exception as fault:
-            order = effect.order
             log.exception(
                 "gateway_fault", gateway=name, request=str(order.request_id), **order.correlation.log_fields()
             )
@@ -196,3 +200,16 @@ class GatewayCalls(Sender[GatewayResult]):
     def _after_record(self, results: list[GatewayResult]) -> None:
         self._under_way.subtract(one.gateway for one in results)
         self.woken.set()
+
+
+def _end(span: Span, gateway: str, effect: ClaimedEffect, answer: Answer) -> None:
+    attributes: spans.Attributes = {
+        "teller.gateway": gateway,
+        "teller.request": str(effect.order.request_id),
+        "teller.outcome": answer.outcome,
+        "teller.tries": effect.tries,
+    }
+    if answer.status is not None:
+        attributes["http.response.status_code"] = answer.status
+    is_answered = answer.outcome in ("done", "declined")
+    span.end(attributes, error=None if is_answered else answer.error or answer.reason or answer.outcome)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import uvloop
 
+from processor import spans
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.gateways import registry
 from processor.gateways.names import names
@@ -74,8 +75,10 @@ def run_courier(settings: Settings) -> int:
     rest_collector()
     keep_in_files(settings)
     metrics = CourierMetrics(names(settings))
+    spans.begin("courier")
     with served(settings, metrics.registry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+    spans.end()
     return 0
 
 

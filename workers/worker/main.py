@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import dramatiq
 import structlog
 
+from processor import spans
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
 from workers.collector import rest_collector
@@ -62,11 +63,13 @@ def run_worker(settings: Settings) -> int:
         return 0
     keep_in_files(settings)
     metrics = WorkerMetrics()
+    spans.begin("worker")
     with served(settings, metrics.registry):
         worker = WorkerProcess(settings, installation, metrics)
         worker.start()
         stop.wait()
         worker.stop()
+    spans.end()
     return 0
 
 
