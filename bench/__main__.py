@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bench import (
     accept,
@@ -30,6 +30,7 @@ from bench import (
     report,
     scale,
     scaling,
+    several,
     where,
 )
 from bench.peers import install
@@ -42,11 +43,33 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from bench.report import Section
 
-PARTS = ("drain", "accept", "latency", "idle", "growth", "scale", "courier", "where", "one_by_one", "scaling")
+PARTS = (
+    "drain",
+    "accept",
+    "latency",
+    "idle",
+    "growth",
+    "scale",
+    "courier",
+    "where",
+    "one_by_one",
+    "scaling",
+    "several",
+)
 #: Parts that compare with the job queues.
 WITH_PEERS = ("drain", "latency")
 #: Parts that need servers beside a whole Teller, or instead of one.
 WITH_SERVERS = ("drain", "latency", "scale", "courier")
+
+#: Parts that start what they measure.
+WITHOUT_SERVERS: Final[dict[str, Callable[[Plan], Section]]] = {
+    "idle": idle.measure,
+    "growth": growth.measure,
+    "where": where.measure,
+    "one_by_one": one_by_one.measure,
+    "scaling": scaling.measure,
+    "several": several.measure,
+}
 
 
 def main() -> int:
@@ -93,20 +116,10 @@ def _measure(part: str, chosen: Plan, installed: Installed, sections: list[Secti
                     return scale.measure(chosen, servers)
                 case _:
                     return courier.measure(chosen, servers)
-    match part:
-        case "accept":
-            hot = [one.figures["rates"]["hot"][drain.TELLER][0] for one in sections if one.name == "drain"]
-            return accept.measure(chosen, *hot)
-        case "idle":
-            return idle.measure(chosen)
-        case "growth":
-            return growth.measure(chosen)
-        case "one_by_one":
-            return one_by_one.measure(chosen)
-        case "scaling":
-            return scaling.measure(chosen)
-        case _:
-            return where.measure(chosen)
+    if part == "accept":
+        hot = [one.figures["rates"]["hot"][drain.TELLER][0] for one in sections if one.name == "drain"]
+        return accept.measure(chosen, *hot)
+    return WITHOUT_SERVERS[part](chosen)
 
 
 def _guarded(part: str, measure: Callable[[], Section]) -> Section | None:
@@ -139,6 +152,9 @@ def _asked() -> argparse.Namespace:
     arguments.add_argument("--past", type=_whole_numbers, help="past requests, one stage after the other")
     arguments.add_argument("--backlog", type=int, help="requests that wait at once")
     arguments.add_argument("--requests", type=int, help="requests that are drained")
+    arguments.add_argument("--exchanges", type=int, help="exchanges and plain requests beside them")
+    arguments.add_argument("--holds", type=int, help="reservations that expire at one moment")
+    arguments.add_argument("--imported", type=int, help="coupon codes of an import")
     arguments.add_argument("--clients", type=_whole_numbers, help="clients that send one request at a time")
     arguments.add_argument(
         "--shapes", type=lambda text: text.split("/"), help="their resources, as in hot/64"
@@ -167,6 +183,9 @@ def _plan(asked: argparse.Namespace) -> Plan:
         "past": asked.past,
         "backlog": asked.backlog,
         "drain_requests": asked.requests,
+        "exchange_requests": asked.exchanges,
+        "holds": asked.holds,
+        "imported": asked.imported,
         "seed": asked.seed,
         "one_clients": asked.clients,
         "one_shapes": asked.shapes,

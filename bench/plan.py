@@ -69,6 +69,10 @@ class Plan:
     #: Requests a second, by Zipf, and seconds at each rate.
     scaling_rates: tuple[int, ...] = (50, 200, 400, 800)
     scaling_seconds: float
+    #: Exchanges, and plain requests beside them; reservations that expire at one moment; coupon codes of an import.
+    exchange_requests: int
+    holds: int
+    imported: int
     #: Another checkout of this repository, to be measured beside this one.
     beside: Path | None = None
 
@@ -101,6 +105,9 @@ FULL = Plan(
     one_rounds=3,
     one_seconds=2,
     scaling_seconds=10,
+    exchange_requests=20_000,
+    holds=100_000,
+    imported=1_000_000,
 )
 QUICK = Plan(
     name="quick",
@@ -132,4 +139,7 @@ QUICK = Plan(
     one_rounds=1,
     one_seconds=1.5,
     scaling_seconds=2,
+    exchange_requests=4_000,
+    holds=5_000,
+    imported=20_000,
 )
