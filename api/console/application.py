@@ -88,7 +88,15 @@ def install(app: Flask, services: Services) -> None:
             methods=[route.method] if route is not NOWHERE else ["GET", "POST"],
             provide_automatic_options=False,
         )
-    app.add_url_rule("/", "start", _start, methods=list(_METHODS), provide_automatic_options=False)
+    # With strict slashes, Flask redirects an empty path to an address that names a host.
+    app.add_url_rule(
+        "/",
+        "start",
+        _start,
+        methods=list(_METHODS),
+        provide_automatic_options=False,
+        strict_slashes=False,
+    )
     # Flask's own redirect names a scheme and host, which differ from the public ones behind a proxy.
     app.add_url_rule(f"{ROOT}/", "console slash", lambda: _redirect(ROOT, []), methods=["GET"])
 

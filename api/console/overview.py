@@ -58,6 +58,8 @@ def overview(visit: Visit) -> Page:
             "cells": [(one, state_of(one)) for one in pulse.partitions],
             "workers": workers_of(pulse.partitions),
             "matters": matters_of(pulse),
+            "activity": visit.memory.rates.activity(visit.services.connection, time.monotonic()),
+            "slowest": max(pulse.partitions, key=lambda one: one.oldest_seconds or 0.0).id,
             "charts": {
                 "accepted": _chart("Accepted per second", [(r.at, r.accepted) for r in flow]),
                 "decided": _chart("Decided per second", [(r.at, r.decided) for r in flow], "good"),

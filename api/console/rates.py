@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from processor.reading import activity
 from processor.reading import overview as overview_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from processor.reading.activity import Activity
     from processor.reading.overview import Pulse
     from processor.storage.connections import Connection
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 WINDOW_SECONDS: Final = 120
 #: Readers within this time share one query.
 FRESH_SECONDS: Final = 0.9
+#: Readers within this time share the counts of hour, day and week.
+ACTIVITY_SECONDS: Final = 10.0
 #: After a longer time between two samples the charts start again.
 GAP_SECONDS: Final = 20.0
 
@@ -58,6 +63,8 @@ class Rates:
         self._samples: deque[Sample] = deque()
         self._pulse: Pulse | None = None
         self._fresh_until = 0.0
+        self._activity: list[Activity] = []
+        self._activity_until = 0.0
 
     def look(
         self, lend: Callable[[], AbstractContextManager[Connection]], now: float
@@ -74,6 +81,19 @@ class Rates:
                 self._add(sample_of(self._pulse))
                 self._fresh_until = now + FRESH_SECONDS
             return self._pulse, list(self._samples)
+
+    def activity(self, lend: Callable[[], AbstractContextManager[Connection]], now: float) -> list[Activity]:
+        """
+        Return the counts of the last hour, day and week. They may be ACTIVITY_SECONDS old.
+
+        Raises DatabaseUnavailable.
+        """
+        with self._lock:
+            if now >= self._activity_until:
+                with lend() as connection:
+                    self._activity = activity.read_activity(connection, datetime.now(UTC))
+                self._activity_until = now + ACTIVITY_SECONDS
+            return self._activity
 
     def _add(self, sample: Sample) -> None:
         if self._samples and sample.at - self._samples[-1].at > GAP_SECONDS:

@@ -27,6 +27,7 @@ from processor.operations.approvals import ApproverIsRequester, NotAwaitingAppro
 from processor.operations.failed_requests import NotFailed
 from processor.reading import request_detail, requests
 from processor.reading.request_detail import Inspection
+from processor.reading.request_lists import RequestFilter, list_all
 from processor.reading.units import read_units_of_requests
 from processor.records import audit
 from processor.records.audit import AuditFilter
@@ -184,7 +185,7 @@ def replay(visit: Visit, request: str) -> Redirect:
             return Redirect(_back(form, request_id), Notice("The request is already processing."))
         raise
     visit.services.doorbell.notify_all(replayed.partitions)
-    _await_decision(visit, request_id)
+    await_decision(visit, request_id)
     text = "The request is at the end of its queue." if replayed.sent else "A replay was already waiting."
     return Redirect(_back(form, request_id), Notice(text))
 
@@ -197,17 +198,37 @@ def refund(visit: Visit, request: str) -> Redirect:
     request_id, form = read_id(request, "request"), visit.read(RefundForm)
     with visit.services.connection() as connection:
         units = read_units_of_requests(connection, [request_id])
+        unit = units.get(request_id, NO_UNIT)
+        if (wrong := _refusal(visit, connection, request, form, unit)) is not None:
+            return Redirect(_back(form, request_id), Notice(wrong, "failed"))
         made, _ = failed_requests.refund(
             visit.services.accept,
             connection,
             request_id,
-            form.read_amount(units.get(request_id, NO_UNIT)),
+            form.read_amount(unit),
             form.reason,
             visit.caller,
             f"console-{form.key}",
         )
-    _await_decision(visit, made.id)
+    await_decision(visit, made.id)
     return Redirect(_back(form, request_id), Notice("The refund is accepted, and is decided in its turn."))
+
+
+def _refusal(visit: Visit, connection: Connection, request: str, form: RefundForm, unit: Unit) -> str | None:
+    """
+    Return the reason why a refund is refused before it becomes a request: more than is left. A form that is sent
+    again is not refused, because its refund exists.
+    """
+    amount = form.read_amount(unit)
+    sent = RequestFilter(client=visit.caller.client, key=f"console-{form.key}")
+    if amount is None or list_all(connection, None, sent, 1):
+        return None
+    found = _inspect(visit, request)
+    left = possible(found, visit.caller.client, may_refund=True).refund
+    if found.request.legs or left is None or amount <= left:
+        return None  # intake or the decision refuses it, and says why
+    asked, rest = format_amount(amount, unit), format_amount(left, unit)
+    return f"{asked} is more than the {rest} that is left. Nothing was done."
 
 
 @pages.post("/requests/<request>/cancel")
@@ -219,7 +240,7 @@ def cancel(visit: Visit, request: str) -> Redirect:
     with visit.services.connection() as connection:
         _, command = cancellations.cancel(connection, request_id, visit.caller, form.reason)
     visit.services.doorbell.notify(command.partition)
-    _await_decision(visit, request_id)
+    await_decision(visit, request_id)
     return Redirect(
         _back(form, request_id),
         Notice("The cancel command is accepted. It may come too late: check the status."),
@@ -255,11 +276,11 @@ def _judge(visit: Visit, request: str, verdict: Verdict, text: str) -> Redirect:
         own = "Your own client made this request. An operator of another client must approve or deny it."
         return Redirect(_back(form, request_id), Notice(own, "failed"))
     visit.services.doorbell.notify(command.partition)
-    _await_decision(visit, request_id)
+    await_decision(visit, request_id)
     return Redirect(_back(form, request_id), Notice(text))
 
 
-def _await_decision(visit: Visit, request_id: UUID) -> None:
+def await_decision(visit: Visit, request_id: UUID) -> None:
     """
     Wait until a request is in a state that stays, or until DECISION_SECONDS are over.
     """

@@ -6,6 +6,7 @@ from typing import Final
 
 from api.console.fields import PageQuery, ReasonBackForm
 from api.console.pages import ROOT, Notice, Page, Pages, Redirect, Visit
+from api.console.requests import await_decision
 from api.web.parsing import read_id
 from processor.operations import reservations
 from processor.operations.reservations import NotHeld
@@ -41,4 +42,5 @@ def release(visit: Visit, request: str) -> Redirect:
     except NotHeld:
         return Redirect(back, Notice("The request is no longer held.", "failed"))
     visit.services.doorbell.notify(command.partition)
-    return Redirect(back, Notice("The release is accepted, and waits in the queue."))
+    await_decision(visit, request_id)
+    return Redirect(back, Notice("The release is accepted, and is decided in its turn."))

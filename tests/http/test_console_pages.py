@@ -83,6 +83,33 @@ def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor
     assert page.count('<li><a id="p') == teller.settings.partitions
 
 
+def test_the_overview_counts_the_last_hour_day_and_week(
+    teller: Teller, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Each count leads to its list. A few requests are counted exactly, and many are estimated from a sample.
+    """
+    monkeypatch.setattr("api.console.rates.ACTIVITY_SECONDS", 0)
+    teller.open("shelf", available=2)
+    for _ in range(5):
+        teller.client.post("/v1/redemptions", {"resource": "shelf", "account": "u"})
+    teller.drain()
+    teller.client.post("/v1/redemptions", {"resource": "shelf", "account": "u"})
+
+    page = visitor.get("/admin").text
+    rows = re.findall(r'<tr><th scope="row" data-label="In the last">(\w+)</th>(.*?)</tr>', page)
+    counts = [(name, words(row).split()) for name, row in rows]
+
+    assert [name for name, _ in counts] == ["hour", "day", "week"]
+    assert {tuple(row[:1] + row[2:]) for _, row in counts} == {("7", "3", "3", "0", "0", "0", "1")}
+    [address] = set(re.findall(r'href="(/admin/requests\?status=rejected[^"]*)"', rows[0][1]))
+    listed = visitor.get(html.unescape(address)).text
+    assert listed.count('<a class="mono uuid"') == 3
+
+    monkeypatch.setattr("processor.reading.activity.SAMPLE", 3)
+    assert "≈" in visitor.get("/admin").text
+
+
 def test_a_gateway_that_does_not_answer_needs_attention(
     teller: Teller, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,45 @@ def test_after_an_act_the_page_shows_what_came_of_it(bank: Teller, monkeypatch: 
     assert offered(visitor, asked) == []
 
 
+def test_a_refund_above_what_is_left_is_refused_in_the_form(bank: Teller) -> None:
+    """
+    It makes no request, and the page says how much is left. The same form again is no refusal after its refund.
+    """
+    asked = bank.withdraw("vault", 5)
+    visitor = Visitor.signed_in(bank, bank.admin)
+    page = f"/admin/requests/{asked}"
+    form = fields(visitor.get(page).text, f"{page}/refund") | {"reason": "a mistake"}
+
+    assert visitor.send(f"{page}/refund", form | {"amount": "6"}).status == 303
+    assert "6 is more than the 5 that is left. Nothing was done." in visitor.get(page).text
+    assert audited(bank, "refund") == []
+    for _ in range(2):
+        assert visitor.send(f"{page}/refund", form | {"amount": "3"}).status == 303
+        bank.drain()
+        assert "Nothing was done" not in visitor.get(page).text
+    assert len(audited(bank, "refund")) == 1
+
+
+def test_a_release_waits_for_its_decision(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The answer to the form comes with the decision, so the page shows the cancelled request.
+    """
+    monkeypatch.setattr(console_requests, "DECISION_SECONDS", TIMEOUT_SECONDS)
+    bank.open("gate", available=3)
+    held = bank.client.post("/v1/reservations", {"resource": "gate", "account": "u"}).json["id"]
+    bank.drain()
+    visitor = Visitor.signed_in(bank, bank.admin)
+    page = f"/admin/requests/{held}"
+    form = fields(visitor.get(page).text, f"{page}/release") | {"reason": "seen"}
+
+    with ThreadPoolExecutor(1) as pool:
+        deciding = pool.submit(lambda: eventually(lambda: len(bank.drain()) > 0))
+        assert visitor.send(f"{page}/release", form).status == 303
+        shown = timeline(visitor, held)[-1]
+        deciding.result()
+    assert shown == "Cancelled"
+
+
 def test_a_refund_form_that_is_sent_twice_makes_one_refund(bank: Teller) -> None:
     """
     The form has an idempotency key, so four simultaneous copies make one refund and one line in the audit.
