@@ -135,20 +135,16 @@ def hidden(connection: Connection, partitions: Collection[int]) -> list[int]:
     return [partition for (partition,) in _run(connection, "hidden", partitions=list(partitions))]
 
 
-def neglected(connection: Connection, partitions: Collection[int], older_than_seconds: float) -> list[int]:
+def neglected(
+    connection: Connection, partitions: Collection[int], older_than_seconds: float
+) -> tuple[list[int], set[int]]:
     """
     Return those of the given partitions whose oldest work is older, and that had no batch for as long. The partition
-    with the oldest work comes first.
+    with the oldest work comes first. Paused partitions are not among them, and are returned as a set beside them.
     """
     rows = _run(connection, "neglected", partitions=list(partitions), older_than_seconds=older_than_seconds)
-    return [partition for (partition,) in rows]
-
-
-def paused(connection: Connection, partitions: Collection[int]) -> set[int]:
-    """
-    Return those of the given partitions that are paused.
-    """
-    return {partition for (partition,) in _run(connection, "paused", partitions=list(partitions))}
+    paused = {partition for partition, is_paused in rows if is_paused}
+    return [partition for partition, is_paused in rows if not is_paused], paused
 
 
 def list_partitions(connection: Connection) -> list[PartitionStatus]:

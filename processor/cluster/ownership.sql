@@ -109,24 +109,21 @@ SELECT p.id
  ORDER BY p.id;
 
 -- neglected --
--- Those of the given partitions whose oldest work is older, and that had no batch for as long.
-SELECT p.id
+-- Those of the given partitions that are paused, or whose oldest work is older and that had no batch for as long.
+SELECT p.id, pauses.partition IS NOT NULL AS is_paused
   FROM partitions p
- CROSS JOIN LATERAL (SELECT created_at
+  LEFT JOIN pauses ON pauses.partition = p.id
+  LEFT JOIN LATERAL (SELECT created_at
                        FROM inbox
                       WHERE inbox.partition = p.id
                         AND seq > p.low_water
                       ORDER BY seq
-                      LIMIT 1) oldest
+                      LIMIT 1) oldest ON true
  WHERE p.id = ANY(%(partitions)s::smallint[])
-   AND p.drained_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)
-   AND oldest.created_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)
-   AND NOT EXISTS (SELECT FROM pauses WHERE pauses.partition = p.id)
- ORDER BY oldest.created_at;
-
--- paused --
--- Those of the given partitions that are paused.
-SELECT partition FROM pauses WHERE partition = ANY(%(partitions)s::smallint[]);
+   AND (pauses.partition IS NOT NULL
+        OR (p.drained_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)
+            AND oldest.created_at <= clock_timestamp() - make_interval(secs => %(older_than_seconds)s)))
+ ORDER BY oldest.created_at, p.id;
 
 -- list --
 -- All partitions as operators see them. An owner is shown while its lease is valid, and the holder of a lock while it

@@ -265,10 +265,9 @@ def test_neglected_work(connect: Callable[[str], Connection]) -> None:
         add_work(owner, partition, age_seconds=5)
     pauses.pause(connect("api"), paused, OPERATOR)
 
-    assert ownership.neglected(connection, ALL, 1.0) == [old]
-    assert ownership.neglected(connection, ALL - {old}, 1.0) == []
-    assert ownership.paused(connection, ALL) == {paused}
-    assert ownership.paused(connection, ALL - {paused}) == set()
+    assert ownership.neglected(connection, ALL, 1.0) == ([old], {paused})
+    assert ownership.neglected(connection, ALL - {old}, 1.0) == ([], {paused})
+    assert ownership.neglected(connection, ALL - {paused}, 1.0) == ([old], set())
 
 
 def test_a_pause_waits_for_the_running_batch(connect: Callable[[str], Connection]) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -96,9 +96,9 @@ def drainer(batches: Batches, assignments: Assignments) -> Iterator[Drainer]:
 
 
 @contextlib.contextmanager
-def running(assignments: Assignments, doorbell: Any) -> Iterator[Drainer]:
+def running(assignments: Assignments, doorbell: Any, metrics: Any = None) -> Iterator[Drainer]:
     """Run a drain, and stop it at the end."""
-    drainer = Drainer(Mock(), assignments, doorbell, Mock())
+    drainer = Drainer(Mock(), assignments, doorbell, metrics or Mock())
     drainer.start()
     try:
         yield drainer
@@ -402,16 +402,17 @@ def test_a_claim_is_acknowledged_before_its_first_read(batches: Batches, assignm
     calls.acknowledge.assert_called_once_with({5, 6})
 
 
-def test_rows_that_the_sweep_found_are_counted(drainer: Drainer, batches: Batches) -> None:
+def test_rows_that_the_sweep_found_are_counted(batches: Batches, assignments: Assignments) -> None:
     """
     A healthy system has none: a doorbell reports all others.
     """
-    drainer.mark([1])
-    batches.next()
-    drainer.mark_neglected([2, 3])
-    batches.next()
-
-    eventually(lambda: drainer.swept == 2)
+    metrics = Mock()
+    with running(assignments, Mock(), metrics) as drainer:
+        drainer.mark([1])
+        batches.next()
+        drainer.mark_neglected([2, 3])
+        batches.next()
+        eventually(lambda: metrics.count_swept.call_args_list == [call(1), call(1)])
 
 
 def test_batches_are_short_beside_a_partition_with_many_rows(drainer: Drainer, batches: Batches) -> None:

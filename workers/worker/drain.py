@@ -102,8 +102,6 @@ class Drainer:
         #: Only locks of other backends have set them apart, and the pause before these are tried again.
         self._is_apart_locked = False
         self._lock_pause = LOCKED_FIRST_SECONDS
-        #: The rows of neglected partitions that were applied. Zero in a healthy system.
-        self.swept = 0
 
     def start(self) -> None:
         """Start the thread. PostgreSQL may be unavailable."""
@@ -376,11 +374,10 @@ class Drainer:
             neglected = sorted(self._neglected & held)
         for partition in neglected:
             if taken := report.taken_from[partition]:
-                self.swept += taken
                 self._metrics.count_swept(taken)
                 # Without Redis the sweep finds all work, and has logged the reason once.
                 write = log.warning if self._doorbell.reaches_workers else log.info
-                write("swept", partition=partition, taken=taken, swept=self.swept)
+                write("swept", partition=partition, taken=taken)
 
     def _try_more_apart(self) -> None:
         """Try twice as many partitions apart at once, without a pause."""

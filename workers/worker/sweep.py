@@ -160,9 +160,9 @@ class Sweep:
         if not idle:
             return
         age = NEGLECTED_AFTER_SECONDS if self._is_notified else 0.0
-        paused = ownership.paused(connection, idle)  # read first: it may be resumed before the next statement
-        found = set(ownership.neglected(connection, idle, age))
-        resumed = found & (self._paused | paused)
+        old, paused = ownership.neglected(connection, idle, age)
+        found = set(old)
+        resumed = found & self._paused
         self._paused = paused
         self._drainer.mark(resumed)  # its work is old because of the pause, and no doorbell was lost
         self._drainer.mark_neglected(found - resumed)
