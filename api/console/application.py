@@ -194,14 +194,16 @@ class _Handler:
         """
         status = problems.status_of(error)
         is_declared = error.code in PROBLEMS
-        request.environ[PROBLEM] = error.code if is_declared else f"{error.code}: {error}"
+        request.environ[PROBLEM] = (
+            error.code if status < HTTPStatus.INTERNAL_SERVER_ERROR else f"{error.code}: {error}"
+        )
         kind = PROBLEMS[error.code if is_declared else "internal_error"]
         retry_after = error.retry_after_seconds or RETRY_AFTER_SECONDS
         headers = [("Retry-After", str(retry_after))] if status in _REFUSED_FOR_NOW else []
         context: dict[str, Any] = {
             "status": status,
             "kind": kind,
-            "detail": str(error) if is_declared and not isinstance(error, Invalid) else "",
+            "detail": problems.detail_of(error) if is_declared and not isinstance(error, Invalid) else "",
             # Fields of forms are checked as query parameters, a word that the page leaves out.
             "mistakes": [one["detail"].removeprefix("query parameter ") for one in error.errors]
             if isinstance(error, Invalid)

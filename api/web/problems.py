@@ -247,7 +247,16 @@ def document(error: TellerError) -> dict[str, Any]:
     if error.code not in PROBLEMS:
         return _document("internal_error", "")
     members = {name: getattr(error, name) for name in PROBLEMS[error.code].members}
-    return _document(error.code, str(error)) | members
+    return _document(error.code, detail_of(error)) | members
+
+
+def detail_of(error: TellerError) -> str:
+    """
+    Return the message of an error as clients may read it, or "".
+
+    A message of PostgreSQL, which can name a table or a host, appears in the log alone.
+    """
+    return "" if isinstance(error, DatabaseUnavailable) else str(error)
 
 
 def document_of(code: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from api.web import parsing, turns
 from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
 from api.web.large_bodies import LARGE_BYTES, LargeBodies
-from api.web.problems import BodyTooLarge, UnsupportedMediaType
+from api.web.problems import BodyTooLarge, Malformed, UnsupportedMediaType
 from api.web.unread_bodies import IS_READ
 from processor.domain.roles import ALL_ROLES
 from processor.errors import Forbidden
@@ -256,13 +256,19 @@ def _read(environ: dict[str, Any]) -> bytes:
     """
     Read a body, also a chunked one, whose stream the server ends.
 
-    Raises BodyTooLarge.
+    A body that breaks off is shorter than announced. In chunks it looks complete. A part of a JSON object is no
+    object, but an empty body may have a meaning of its own. So no body in chunks may be empty.
+
+    Raises BodyTooLarge, Malformed.
     """
     announced = environ.get("CONTENT_LENGTH") or "0"
     if announced.isdecimal() and len(announced) <= LENGTH_DIGITS_MAX and int(announced) <= BODY_BYTES_MAX:
         raw: bytes = environ["wsgi.input"].read(BODY_BYTES_MAX + 1)
         if len(raw) <= BODY_BYTES_MAX:
             environ[IS_READ] = True
+        if len(raw) < int(announced) or (not raw and "HTTP_TRANSFER_ENCODING" in environ):
+            raise Malformed("the body broke off, or is empty and sent in chunks")
+        if len(raw) <= BODY_BYTES_MAX:
             return raw
     raise BodyTooLarge(f"a body may have at most {BODY_BYTES_MAX} bytes")
 

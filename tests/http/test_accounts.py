@@ -143,7 +143,10 @@ def test_a_change_without_a_notice_is_not_made(teller: Teller) -> None:
     with connections.connect(teller.settings.database_url, application_name="test") as connection:
         connection.execute("REVOKE INSERT ON address_changes FROM teller_api")
 
-    assert teller.client.put("/v1/accounts/u", {"email": "eve@example.com"}).status_code == 503
+    refused = teller.client.put("/v1/accounts/u", {"email": "eve@example.com"})
+
+    assert (refused.status_code, refused.json["code"]) == (503, "database_unavailable")
+    assert "address_changes" not in str(refused.json)  # the log alone names the table
     assert teller.client.get("/v1/accounts/u").json["email"] == "ada@example.com"
 
 

@@ -500,3 +500,16 @@ def test_no_answer_names_the_host_of_its_request(teller: Teller) -> None:
         assert not location.startswith("//"), path
         assert "evil.example" not in str(answer.headers), path
         assert b"evil.example" not in answer.data, path
+
+
+def test_a_page_of_a_fault_of_the_database_names_no_table(teller: Teller, visitor: Visitor) -> None:
+    """
+    A right is missing, for example. The log alone has the message of PostgreSQL.
+    """
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        connection.execute("REVOKE SELECT ON audit FROM teller_api")
+
+    page = visitor.get("/admin/audit")
+
+    assert page.status == 503
+    assert "permission" not in page.text

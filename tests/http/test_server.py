@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
@@ -190,6 +191,36 @@ def test_a_body_that_is_too_large_is_refused_in_both_encodings(server: Running, 
     assert send(1024 * 1024).status_code == 202
     refused = send(1024 * 1024 + 1)
     assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ("Transfer-Encoding: chunked", "zz\r\n", 400),  # a broken chunk: the server ends the body there
+        ("Transfer-Encoding: chunked", "0\r\n\r\n", 400),
+        ("Transfer-Encoding: chunked", '5\r\n{"amo\r\nzz\r\n', 400),
+        ("Content-Length: 13", "", 400),
+        ("Content-Length: 13", "{}", 400),
+        ("Transfer-Encoding: chunked", "2\r\n{}\r\n0\r\n\r\n", 404),
+        ("Content-Length: 0", "", 404),
+        ("Content-Length: 2", "{}", 404),
+    ],
+)
+def test_a_body_that_breaks_off_is_not_an_empty_one(
+    server: Running, headers: str, body: str, status: int
+) -> None:
+    """
+    A capture without a body takes everything that is held. A body whose end is missing must not count as none.
+    """
+    path = f"/v1/requests/{UUID(int=1)}/capture"
+    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {server.key}", headers, "", body)
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        if headers == "Content-Length: 13":  # else the server waits for the rest
+            connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(4096).decode()
+
+    assert answer.startswith(f"HTTP/1.1 {status} ")
 
 
 def test_slow_bodies_do_not_delay_other_calls(server: Running) -> None:
