@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import os
 import socket
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +28,7 @@ from teller.embedded import keys as kept_keys
 from teller.embedded.servers import serve
 from teller.printing import Command, as_json, show
 from teller.root import WaitedTooLong
+from teller.up.metrics import metrics_directory
 from teller.up.signals import Signals, Stopped
 from teller.up.supervisor import Process, Supervisor
 from workers.doorbell import clients
@@ -228,8 +228,8 @@ def _connect(settings: Settings) -> Connection:
 
 
 def _run(settings: Settings, servers: Sequence[Kept], signals: Signals) -> int:
-    with tempfile.TemporaryDirectory(prefix="teller-metrics-", ignore_cleanup_errors=True) as metrics:
-        return _supervise(settings, servers, signals, Path(metrics))
+    with metrics_directory() as metrics:
+        return _supervise(settings, servers, signals, metrics)
 
 
 def _supervise(settings: Settings, servers: Sequence[Kept], signals: Signals, metrics: Path) -> int:
