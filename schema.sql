@@ -516,13 +516,11 @@ COMMENT ON TABLE attempts IS
 
 CREATE TABLE gateways (
     name       text        PRIMARY KEY,
-    failures   integer     NOT NULL DEFAULT 0 CHECK (failures >= 0),
     open_until timestamptz,
     probed     text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE gateways IS
     'The probes of each gateway. A lock on its row lets one courier at a time claim effects.';
-COMMENT ON COLUMN gateways.failures IS 'Unused since gateway_breakers counts the failures of each client.';
 COMMENT ON COLUMN gateways.open_until IS
     'Clients whose breaker is open have no call before this time; NULL: no breaker is open.';
 COMMENT ON COLUMN gateways.probed IS 'The client that had the last probe. The next probe is one of the client behind it.';
@@ -594,6 +592,7 @@ CREATE TABLE mail_counts (
 ) WITH (fillfactor = 70);
 CREATE INDEX mail_counts_by_hour ON mail_counts (hour);
 CREATE INDEX mail_counts_by_mailbox ON mail_counts (mailbox, hour) WHERE kind = 'request';
+CREATE INDEX mail_counts_of_notices ON mail_counts (mailbox, hour) WHERE kind = 'notice';
 COMMENT ON TABLE mail_counts IS
     'The mails of each client to each mailbox in the last hour in which it had any. Couriers delete the rows of hours before.';
 COMMENT ON COLUMN mail_counts.mailbox IS 'The address in small letters; empty: all notices of the client.';
@@ -1366,7 +1365,7 @@ GRANT INSERT (request_id, version, type, webhook_id),
       UPDATE (status, due_at, tries, token, last_status, last_error, delivered_at) ON deliveries TO teller_courier;
 GRANT INSERT (partition, request_id, verb, leg) ON inbox TO teller_courier;
 GRANT INSERT (request_id, leg, token), UPDATE (ended_at, status, outcome, error) ON attempts TO teller_courier;
-GRANT INSERT (name), UPDATE (failures, open_until, probed) ON gateways TO teller_courier;
+GRANT INSERT (name), UPDATE (open_until, probed) ON gateways TO teller_courier;
 GRANT UPDATE (due_at, tries, token, leased_until, outcome, reference, reason, answered_at) ON effects TO teller_courier;
 GRANT SELECT ON gateway_breakers TO teller_api;
 GRANT SELECT, INSERT (gateway, client_id, failures, is_open), UPDATE (failures, is_open) ON gateway_breakers

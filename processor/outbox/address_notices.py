@@ -19,15 +19,28 @@ from processor.storage.connections import Connection
 NOTICES_PER_HOUR: Final = 300
 #: The notices that one client sends to one mailbox in an hour. The others wait.
 NOTICES_PER_MAILBOX: Final = 10
+#: The notices that all clients together send to one mailbox in an hour.
+NOTICES_OF_ALL: Final = 3 * NOTICES_PER_MAILBOX
+#: The notices that one client still sends to a mailbox in an hour when all together have reached their limit.
+NOTICES_OF_SHARE: Final = 1
 #: The notices of one client that one claim reads.
 NOTICES_PER_LOOK: Final = 200
 
-SQL = {
-    name: text.replace("{notices_per_hour}", str(NOTICES_PER_HOUR)).replace(
-        "{notices_per_mailbox}", str(NOTICES_PER_MAILBOX)
-    )
-    for name, text in statements.beside(__file__).items()
+_LIMITS: Final = {
+    "{notices_per_hour}": NOTICES_PER_HOUR,
+    "{notices_per_mailbox}": NOTICES_PER_MAILBOX,
+    "{notices_of_all}": NOTICES_OF_ALL,
+    "{notices_of_share}": NOTICES_OF_SHARE,
 }
+
+
+def _with_limits(text: str) -> str:
+    for name, limit in _LIMITS.items():
+        text = text.replace(name, str(limit))
+    return text
+
+
+SQL = {name: _with_limits(text) for name, text in statements.beside(__file__).items()}
 
 
 class AddressNotice(NamedTuple):

@@ -33,9 +33,12 @@ SELECT w.client_id, greatest(0, extract(epoch FROM greatest(w.due_at, full_hour.
 -- claim --
 -- Notices of a client that are due get a token and a lease. Those to addresses that stood longest go first, so quick
 -- changes of other accounts do not delay them. A first try counts for the mailbox, for the client, and for the hour.
--- Beyond the limit of its mailbox a notice waits for the next hour.
+-- Beyond the limit of its mailbox a notice waits for the next hour. When the notices of all clients to a mailbox reach their
+-- limit, each client has a small share left. Each count is at least one, so reading as many as the limit suffices. The counts
+-- of a mailbox are read for its first notice, without a join that would compare each with each.
 WITH longest AS MATERIALIZED (
     SELECT c.row, c.mailbox, c.stood_since, c.tries,
+           row_number() OVER (PARTITION BY c.mailbox ORDER BY c.stood_since, c.id) AS place,
            sum((c.tries = 0)::integer) OVER (PARTITION BY c.mailbox ORDER BY c.stood_since, c.id) AS number,
            sum((c.tries = 0)::integer) OVER (ORDER BY c.stood_since, c.id) AS number_of_client
       FROM (SELECT ctid AS row, id, lower(email) AS mailbox, stood_since, tries
@@ -44,11 +47,32 @@ WITH longest AS MATERIALIZED (
                AND (due_at <= statement_timestamp()) IS TRUE
              ORDER BY client_id, stood_since
              LIMIT (SELECT %(window)s::bigint)) AS c
-), counted AS MATERIALIZED (
-    SELECT l.*, l.tries > 0 OR l.number + coalesce(m.mails, 0) <= {notices_per_mailbox} AS is_allowed
+), sent AS MATERIALIZED (
+    SELECT l.*, coalesce(max(own.mails) OVER of_mailbox, 0) AS by_client, coalesce(max(total.mails) OVER of_mailbox, 0) AS by_all
       FROM longest l
-      LEFT JOIN mail_counts m ON m.client_id = %(client)s AND m.kind = 'notice' AND m.mailbox = l.mailbox
-                             AND m.hour = date_trunc('hour', statement_timestamp())
+      LEFT JOIN LATERAL (SELECT mails
+                           FROM mail_counts
+                          WHERE l.place = 1
+                            AND client_id = %(client)s
+                            AND kind = 'notice'
+                            AND mailbox = l.mailbox
+                            AND hour = date_trunc('hour', statement_timestamp())
+                          LIMIT 1) AS own ON true
+     CROSS JOIN LATERAL (SELECT sum(m.mails) AS mails
+                           FROM (SELECT mails
+                                   FROM mail_counts
+                                  WHERE l.place = 1
+                                    AND kind = 'notice'
+                                    AND mailbox = l.mailbox
+                                    AND hour = date_trunc('hour', statement_timestamp())
+                                  LIMIT {notices_of_all}) AS m) AS total
+    WINDOW of_mailbox AS (PARTITION BY l.mailbox)
+), counted AS MATERIALIZED (
+    SELECT s.*,
+           s.tries > 0
+           OR (s.number + s.by_client <= {notices_per_mailbox}
+               AND (s.number + s.by_all <= {notices_of_all} OR s.number + s.by_client <= {notices_of_share})) AS is_allowed
+      FROM sent s
 ), chosen AS MATERIALIZED (
     SELECT c.row
       FROM counted c

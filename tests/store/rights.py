@@ -82,7 +82,7 @@ _COLUMNS: Final = {
         "INSERT": "gateway client_id failures is_open",
         "UPDATE": "failures is_open",
     },
-    ("gateways", "teller_courier"): {"INSERT": "name", "UPDATE": "failures open_until probed"},
+    ("gateways", "teller_courier"): {"INSERT": "name", "UPDATE": "open_until probed"},
     ("inbox", "teller_api"): {"INSERT": "partition request_id verb payload"},
     ("inbox", "teller_courier"): {"INSERT": "partition request_id verb leg"},
     ("inbox", "teller_worker"): {"INSERT": "partition request_id verb"},

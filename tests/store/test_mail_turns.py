@@ -282,6 +282,27 @@ def test_one_mailbox_gets_few_notices_in_an_hour(store: Store, courier: Connecti
     assert sorted(sent) == ["ada@example.com"] * address_notices.NOTICES_PER_MAILBOX + ["bob@example.com"]
 
 
+def test_one_mailbox_gets_few_notices_of_all_clients_together(store: Store, courier: Connection) -> None:
+    """
+    Clients cannot add up their limits against one mailbox. Each client still has one notice in the hour.
+    """
+    clients = [f"client{number}" for number in range(6)]
+    store.owner.execute(
+        "INSERT INTO address_changes (client_id, account, email)"
+        " SELECT client, 'x' || n, 'ada@example.com' FROM unnest(%s::text[]) AS client, generate_series(1, 20) AS n",
+        (clients,),
+    )
+
+    sent = [len(address_notices.claim(courier, client, 20, LEASE_SECONDS)) for client in clients]
+    again = [len(address_notices.claim(courier, client, 20, LEASE_SECONDS)) for client in clients]
+
+    most = address_notices.NOTICES_PER_MAILBOX
+    assert sent == [most] * 3 + [address_notices.NOTICES_OF_SHARE] * 3
+    assert again == [0] * 6
+    waiting = dict(address_notices.due(courier, BEFORE_FIRST))
+    assert all(0 < waiting[client] <= 3_600 for client in clients)
+
+
 # ---------------------------------------------------------------- codes
 
 
