@@ -20,7 +20,7 @@ from tests.servers import find_oldest, temporary_home
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from teller.embedded.child import Child
 
@@ -30,8 +30,11 @@ STOP_SECONDS = 10.0
 class Pair:
     """A primary with a synchronous standby, which change places at each `promote`."""
 
-    def __init__(self, start: Callable[..., Child], primary: Path, standby: Path) -> None:
+    def __init__(
+        self, start: Callable[..., Child], primary: Path, standby: Path, options: Sequence[str]
+    ) -> None:
         self._start = start
+        self._options = options
         self._directories = [primary, standby]
         self._copies = 0
         #: The addresses of both as the owner. The first one is that of the primary.
@@ -86,6 +89,7 @@ class Pair:
             "listen_addresses=",
             "-c",
             f"unix_socket_directories={data.parent}",
+            *self._options,
         )
 
 
@@ -116,9 +120,11 @@ def _url(directory: Path) -> str:
 
 
 @contextlib.contextmanager
-def started_pair() -> Iterator[Pair]:
+def started_pair(*options: str) -> Iterator[Pair]:
     """
-    Start a primary. Its standby is empty until `add_standby`. Skips the test without PostgreSQL 15.
+    Start a primary with these options. Its standby is empty until `add_standby`.
+
+    Skips the test without PostgreSQL 15.
     """
     binaries = find_oldest()
     if binaries is None:
@@ -154,4 +160,4 @@ def started_pair() -> Iterator[Pair]:
             "--locale=C",
         )
         eventually(lambda: not initdb.alive())
-        yield Pair(start, *directories)
+        yield Pair(start, *directories, options)
