@@ -31,15 +31,15 @@ class Pair:
     """A primary with a synchronous standby, which change places at each `promote`."""
 
     def __init__(
-        self, start: Callable[..., Child], primary: Path, standby: Path, options: Sequence[str]
+        self, start: Callable[..., Child], directories: Sequence[Path], options: Sequence[str]
     ) -> None:
         self._start = start
         self._options = options
-        self._directories = [primary, standby]
+        self._directories = list(directories)
         self._copies = 0
         #: The addresses of both as the owner. The first one is that of the primary.
-        self.urls = [_url(primary), _url(standby)]
-        self.primary = self._serve(primary / "data")
+        self.urls = [_url(directory) for directory in directories]
+        self.primary = self._serve(directories[0] / "data")
         self.standby: Child | None = None
         until_there(self.urls[0])
 
@@ -160,4 +160,4 @@ def started_pair(*options: str) -> Iterator[Pair]:
             "--locale=C",
         )
         eventually(lambda: not initdb.alive())
-        yield Pair(start, *directories, options)
+        yield Pair(start, directories, options)

@@ -95,10 +95,9 @@ def _in_order(stack: Stack) -> list[str]:
 
 def _waits(stack: Stack) -> None:
     """Processes whose roles do not exist say so, and wait."""
-    for part in ("worker", "courier"):
-        process = stack.start(part)
-        eventually(lambda process=process: "does not exist" in process.last_lines())
-        assert process.alive()
+    started = [stack.start(part) for part in ("worker", "courier")]
+    eventually(lambda: all("does not exist" in process.last_lines() for process in started))
+    assert all(process.alive() for process in started)
 
 
 def _is_refused(stack: Stack) -> None:
