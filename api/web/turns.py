@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from api.web import deadline, problems
+from api.web.share import Share
 from processor.errors import TellerError
 from processor.intake.turns import Activity
 
@@ -65,11 +66,28 @@ def acting_for() -> str | None:
     return _client.get()
 
 
+class _Turn:
+    """A turn that a thread waits for."""
+
+    __slots__ = ("came_at", "has_come")
+
+    def __init__(self) -> None:
+        self.came_at = 0.0
+        self.has_come = threading.Lock()
+        self.has_come.acquire()
+
+    def come(self) -> None:
+        """Release the thread."""
+        self.came_at = time.perf_counter()
+        self.has_come.release()
+
+
 class Turns:
     """
     Places, of which each client has at most `share`. The client that has waited longest without a turn is next.
 
-    A client that is alone has `share_alone`. `refusal` is the error for a turn that does not come in time.
+    A client that is alone has `share_alone`. Beside others its share grows up to that while places are handed over
+    quickly (`Share`). `refusal` is the error for a turn that does not come in time.
     """
 
     def __init__(
@@ -84,8 +102,7 @@ class Turns:
     ) -> None:
         self._lock = threading.Lock()
         self._free = places
-        self._share = share
-        self._share_alone = share if share_alone is None else share_alone
+        self._share = Share(share, share if share_alone is None else share_alone)
         self._activity = Activity()
         self._waiting_max = waiting_max
         self._waiting_of_one_client_max = waiting_of_one_client_max
@@ -93,8 +110,8 @@ class Turns:
         #: The places that each client has.
         self._taken: dict[str, int] = {}
         self._count = 0
-        #: The waiting turns by client, in the order in which the clients take turns. Each is released when it comes.
-        self._waiting: OrderedDict[str, deque[threading.Lock]] = OrderedDict()
+        #: The waiting turns by client, in the order in which the clients take turns.
+        self._waiting: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._local = threading.local()
 
     @contextmanager
@@ -159,7 +176,7 @@ class Turns:
         """Return the number of places that a client has."""
         return self._taken.get(client, 0)
 
-    def _enter(self, client: str, *, begun: bool = False) -> threading.Lock | None:
+    def _enter(self, client: str, *, begun: bool = False) -> _Turn | None:
         """Return the turn to wait for, or None if the client has a place. Raises the refusal."""
         with self._lock:
             if self._free > 0 and self._taken.get(client, 0) < self._share_now():
@@ -173,17 +190,19 @@ class Turns:
                 raise self._refusal("too many requests are waiting")
             if turns is None:
                 turns = self._waiting[client] = deque()
-            turn = threading.Lock()
-            turn.acquire()
+            turn = _Turn()
             turns.append(turn)
             self._count += 1
             return turn
 
-    def _comes(self, client: str, turn: threading.Lock) -> bool:
+    def _comes(self, client: str, turn: _Turn) -> bool:
         """Wait until a turn comes. Returns False if it is no longer waited for."""
         with deadline.remaining() as seconds:
-            if turn.acquire(timeout=seconds):
-                return True
+            has_come = turn.has_come.acquire(timeout=seconds)
+        if has_come:
+            with self._lock:
+                self._share.note(time.perf_counter() - turn.came_at)
+            return True
         with self._lock:
             turns = self._waiting.get(client, deque())
             if turn not in turns:
@@ -195,7 +214,7 @@ class Turns:
             return False
 
     def _share_now(self) -> int:
-        return self._share if self.is_shared() else self._share_alone
+        return self._share.places if self.is_shared() else self._share.most
 
     def _occupy(self, client: str) -> None:
         self._free -= 1
@@ -217,7 +236,7 @@ class Turns:
         for client, turns in self._waiting.items():
             if self._taken.get(client, 0) < share:
                 self._occupy(client)
-                turns.popleft().release()
+                turns.popleft().come()
                 self._count -= 1
                 if turns:
                     self._waiting.move_to_end(client)

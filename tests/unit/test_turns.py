@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.web import deadline
+from api.web import deadline, share
 from api.web.turns import TooManyAtOnce, Turns
 from processor.intake import turns as intake_turns
 from tests.waiting import TIMEOUT_SECONDS, eventually
@@ -173,6 +173,48 @@ def test_a_client_alone_has_more_until_another_comes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(intake_turns, "ALONE_AFTER_SECONDS", 0.0)
     with turns.take("ada"), turns.take("flood"), turns.take("flood"), turns.take("flood"):
         assert turns.taken("flood") == 3
+
+
+def test_a_share_grows_slowly_and_shrinks_quickly() -> None:
+    """
+    Each mean of short waits adds one place, and a mean of long ones takes a quarter. Both bounds hold.
+    """
+    places = share.Share(3, 10)
+
+    def wait(seconds: float) -> int:
+        for _ in range(share.WAITS):
+            places.note(seconds)
+        return places.places
+
+    assert [wait(share.WAIT_SECONDS / 2) for _ in range(9)] == [4, 5, 6, 7, 8, 9, 10, 10, 10]
+    assert [wait(share.WAIT_SECONDS * 2) for _ in range(5)] == [7, 5, 3, 3, 3]
+    for _ in range(share.WAITS - 1):
+        places.note(0.0)
+    places.note(share.WAIT_SECONDS * share.WAITS * 2)
+    assert places.places == 3
+
+
+@pytest.mark.parametrize(("limit_seconds", "at_once"), [(TIMEOUT_SECONDS, 2), (-1.0, 1)])
+def test_a_client_beside_others_has_more_while_turns_come_quickly(
+    monkeypatch: pytest.MonkeyPatch, limit_seconds: float, at_once: int
+) -> None:
+    """
+    After enough quick turns, a client beside others has a place more. After slow ones it has its least share.
+    """
+    monkeypatch.setattr(deadline, "DEADLINE_SECONDS", TIMEOUT_SECONDS)
+    monkeypatch.setattr(share, "WAIT_SECONDS", limit_seconds)
+    turns = Turns(9, 1, share_alone=2)
+    with turns.take("ada"):
+        for _ in range(share.WAITS):
+            crowd = Crowd(turns)
+            with turns.take("flood"):
+                crowd.come("flood")
+            crowd.join()
+        with turns.take("flood"):
+            crowd = Crowd(turns)
+            crowd.come("flood")
+            assert len(crowd.served) == at_once - 1
+        crowd.join()
 
 
 def test_a_wait_aside_leaves_the_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
