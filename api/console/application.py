@@ -16,6 +16,7 @@ from api.console import (
     approvals,
     audit,
     bulk_actions,
+    downloads,
     failed,
     keys,
     overview,
@@ -30,7 +31,7 @@ from api.console import (
     webhooks,
 )
 from api.console.layout import Layout
-from api.console.pages import ROOT, Memory, PageRoute, Redirect, Visit, read_fields
+from api.console.pages import ROOT, Download, Memory, PageRoute, Redirect, Visit, read_fields
 from api.web import forms, parsing, problems, static_files, turns
 from api.web.auth import CONFIRM_SECONDS
 from api.web.fields import NoQuery
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 #: The modules of the pages.
 MODULES: Final = (
-    *(sign_in, approvals, audit, bulk_actions, failed, keys),
+    *(sign_in, approvals, audit, bulk_actions, downloads, failed, keys),
     *(overview, partitions, request_list, requests, reservations, resources, search, webhooks),
 )
 ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for module in MODULES for page in module.pages.all)
@@ -180,6 +181,8 @@ class _Handler:
             if answer.notice is not None:
                 headers.append(security.notice_cookie(visit.environ, secret, answer.notice))
             return _redirect(answer.to, headers)
+        if isinstance(answer, Download):
+            return self._layout.send(answer)
         badges = None
         if visit.session is not None:
             with self._services.connection() as connection:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from flask import Response
 
-    from api.console.pages import PageRoute, Visit
+    from api.console.pages import Download, PageRoute, Visit
     from api.web.static_files import Files
     from processor.reading.overview import Badges
 
@@ -102,6 +102,20 @@ class Layout:
         )
         body = text.encode()
         return RawResponse(body, status, [*_HEADERS, ("Content-Length", str(len(body))), *headers])
+
+    @staticmethod
+    def send(file: Download) -> Response:
+        """
+        Return a file as an HTTP response.
+        """
+        headers = [header for header in _HEADERS if header[0] != "Content-Type"]
+        headers += [
+            ("Content-Type", file.content_type),
+            ("Content-Disposition", f'attachment; filename="{file.name}"'),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Length", str(len(file.body))),
+        ]
+        return RawResponse(file.body, 200, headers)
 
     def _sections(self, visit: Visit) -> list[Section]:
         return [

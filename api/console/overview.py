@@ -124,7 +124,7 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
 def _of_the_webhooks(pulse: Pulse) -> Iterator[Matter]:
     for one in pulse.failing:
         state = troubles.of_webhook(one.since, one.tries, one.error)
-        yield Matter("wait", f"A webhook of {one.client_id} is {state}.", f"{ROOT}/webhooks/{one.id}")
+        yield Matter("wait", f"A webhook of {one.client_id} has been {state}.", f"{ROOT}/webhooks/{one.id}")
     if more := pulse.failing_count - len(pulse.failing):
         count = bounded(more, overview_queries.BADGE_MAX - len(pulse.failing))
         text = f"{count} more {'webhook fails' if more == 1 else 'webhooks fail'}."
@@ -140,7 +140,9 @@ def _of_the_partitions(pulse: Pulse) -> Iterator[Matter]:
         yield Matter("bad", "No worker is running, so accepted requests wait. Start one with teller worker.")
     for pause in pulse.pauses:
         where = f"{ROOT}/partitions/{pause.partition}"
-        yield Matter("wait", f"Partition {pause.partition} is paused {troubles.of_pause(pause)}.", where)
+        yield Matter(
+            "wait", f"Partition {pause.partition} has been paused {troubles.of_pause(pause)}.", where
+        )
     named = {pause.partition for pause in pulse.pauses}
     in_state["paused"] = [number for number in in_state.get("paused", []) if number not in named]
     for tone, state, word in (

@@ -128,6 +128,15 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class Download:
+    """A file, which the browser saves under a name."""
+
+    name: str
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PageRoute:
     """One method at one address."""
 
@@ -135,7 +144,7 @@ class PageRoute:
     path: str
     #: The name of its entry in the navigation.
     section: str
-    view: Callable[..., Page | Redirect]
+    view: Callable[..., Page | Redirect | Download]
     #: The roles that may open it. Empty: no sign-in needed.
     roles: frozenset[str]
     query: type[BaseModel]
@@ -155,7 +164,7 @@ class Pages:
 
     def get(
         self, path: str, *, roles: frozenset[str] = OPERATORS, query: type[BaseModel] = NoQuery
-    ) -> Callable[[Callable[..., Page | Redirect]], Callable[..., Page | Redirect]]:
+    ) -> Callable[[Callable[..., Page | Redirect | Download]], Callable[..., Page | Redirect | Download]]:
         """
         Declare a page, with the model of its query. Its view changes nothing.
         """
@@ -163,7 +172,7 @@ class Pages:
 
     def post(
         self, path: str, *, roles: frozenset[str] = OPERATORS
-    ) -> Callable[[Callable[..., Page | Redirect]], Callable[..., Page | Redirect]]:
+    ) -> Callable[[Callable[..., Page | Redirect | Download]], Callable[..., Page | Redirect | Download]]:
         """
         Declare the action of a form. The token of its session is checked before the view.
         """
@@ -171,8 +180,10 @@ class Pages:
 
     def _add(
         self, method: Method, path: str, roles: frozenset[str], query: type[BaseModel]
-    ) -> Callable[[Callable[..., Page | Redirect]], Callable[..., Page | Redirect]]:
-        def declare(view: Callable[..., Page | Redirect]) -> Callable[..., Page | Redirect]:
+    ) -> Callable[[Callable[..., Page | Redirect | Download]], Callable[..., Page | Redirect | Download]]:
+        def declare(
+            view: Callable[..., Page | Redirect | Download],
+        ) -> Callable[..., Page | Redirect | Download]:
             self.all.append(PageRoute(method, ROOT + path, self.section, view, roles, query))
             return view
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from api.console import charts, troubles
-from api.console.fields import PageQuery
+from api.console.fields import Moment, PageQuery, field_value
 from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
 from api.web.fields import optional
@@ -58,7 +58,14 @@ def list_resources(visit: Visit) -> Page:
     return Page("resources.html", {"found": found, "kind": query.kind, "later": query.cursor is not None})
 
 
-@pages.get("/resources/<resource>", query=PageQuery)
+class ResourceQuery(PageQuery):
+    """The time at which a resource is shown, and the page of its entries."""
+
+    #: None: now alone.
+    at: Moment | None = optional()
+
+
+@pages.get("/resources/<resource>", query=ResourceQuery)
 def one_resource(visit: Visit, resource: str) -> Page:
     """
     Show a resource, its queue, its entries and its balance.
@@ -80,6 +87,8 @@ def one_resource(visit: Visit, resource: str) -> Page:
         )
         entries = requests.list_resource_entries(connection, record, None, SHOWN, visit.query.cursor)
         balance = overview_queries.read_balance(connection, resource, CHARTED)
+        at = visit.query.at
+        then = None if at is None else requests.read_resource_at(connection, resource, None, at)
     return Page(
         "resource.html",
         {
@@ -90,6 +99,10 @@ def one_resource(visit: Visit, resource: str) -> Page:
             "entries": entries,
             "chart": _chart(record, balance),
             "balance": balance,
+            "at": at,
+            "then": then,
+            "at_field": None if at is None else field_value(at),
+            "day_before": field_value(datetime.now(UTC) - timedelta(days=1)),
         },
     )
 
@@ -153,7 +166,7 @@ class QueueSituation:
         if self.pause is not None:
             yield Reason(
                 "wait",
-                f"Partition {one.id} is paused {troubles.of_pause(self.pause)}. "
+                f"Partition {one.id} has been paused {troubles.of_pause(self.pause)}. "
                 "It accepts requests, but decides none.",
                 "#do",
                 "Resume",

@@ -76,7 +76,7 @@ def test_the_overview_counts_waiting_and_failed_requests(teller: Teller, visitor
     assert "Failed 1 " in read
     assert "Waiting for gateways 1 " in read
     assert "One request has failed, to be replayed or refunded." in read
-    assert re.search(rf"Partition {home} is paused since [0-9:]+ UTC by \S.*: a wrong price\.", read)
+    assert re.search(rf"Partition {home} has been paused since [0-9:]+ UTC by \S.*: a wrong price\.", read)
     assert "No worker is running" in read
     [cell] = re.findall(rf'<a id="p{home}" class="(\w+)"', page)
     assert cell == "paused"
@@ -97,11 +97,11 @@ def test_the_overview_counts_the_last_hour_day_and_week(
     teller.client.post("/v1/redemptions", {"resource": "shelf", "account": "u"})
 
     page = visitor.get("/admin").text
-    rows = re.findall(r'<tr><th scope="row" data-label="In the last">(\w+)</th>(.*?)</tr>', page)
+    rows = re.findall(r'<tr><td data-label="In the last"><strong>(\w+)</strong></td>(.*?)</tr>', page)
     counts = [(name, words(row).split()) for name, row in rows]
 
     assert [name for name, _ in counts] == ["hour", "day", "week"]
-    assert {tuple(row[:1] + row[2:]) for _, row in counts} == {("7", "3", "3", "0", "0", "0", "1")}
+    assert {tuple(row[:1] + row[3:]) for _, row in counts} == {("7", "3", "3", "0", "0", "0", "1")}
     [address] = set(re.findall(r'href="(/admin/requests\?status=rejected[^"]*)"', rows[0][1]))
     listed = visitor.get(html.unescape(address)).text
     assert listed.count('<a class="mono uuid"') == 3
@@ -333,7 +333,7 @@ def test_a_resource_shows_why_its_requests_wait(teller: Teller, visitor: Visitor
     assert "Waiting now: requests for 1 other resource." in text_of("bank")
     visitor.send(f"/admin/partitions/{home}/pause", {"reason": "x"})
     assert re.search(
-        rf"Partition {home} is paused since [0-9:]+ UTC by \S.*: x\. It accepts", text_of("bank")
+        rf"Partition {home} has been paused since [0-9:]+ UTC by \S.*: x\. It accepts", text_of("bank")
     )
 
 

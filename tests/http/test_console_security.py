@@ -58,6 +58,12 @@ ACCESS: dict[str, Access | Public] = {
     "GET /admin/resources": Access(200, 200),
     "GET /admin/resources/<resource>": Access(200, 200),
     "GET /admin/search": Access(200, 200),
+    "GET /admin/requests.<form>": Access(200, 200),
+    "GET /admin/failed.<form>": Access(200, 200),
+    "GET /admin/audit.<form>": Access(200, 200),
+    "GET /admin/resources.<form>": Access(200, 200),
+    "GET /admin/webhooks.<form>": Access(200, 200),
+    "GET /admin/resources/<resource>/entries.<form>": Access(200, 200),
     "GET /admin/webhooks": Access(200, 200),
     "GET /admin/webhooks/<webhook>": Access(200, 200),
     "POST /admin/webhooks/<webhook>/resend": Access(403, 303, REASON | {"newest": "1"}),
@@ -109,6 +115,7 @@ class Objects:
         """Return the path with objects in place of its parameters."""
         makers: dict[str, Callable[[], str]] = {
             "<resource>": lambda: "bank",
+            "<form>": lambda: "csv",
             "<partition>": lambda: "7",
             "<request>": lambda: self.teller.withdraw("bank"),
             "<failed>": lambda: self.teller.fail_withdrawal("bank"),

@@ -137,7 +137,7 @@ def test_a_webhook_that_fails_says_since_when_how_often_and_why(
     assert all(
         "0 of 6" in page and "delivered: the name does not lead to a public" in page for page in second
     )
-    assert f"A webhook of {hook.client_id} is failing since" in second[0]
+    assert f"A webhook of {hook.client_id} has been failing since" in second[0]
     assert kept == since
     assert not any("failing since" in page or "0 of" in page for page in after)
 

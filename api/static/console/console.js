@@ -45,3 +45,19 @@ document.addEventListener("change", (event) => {
   const form = event.target.closest("form.filters");
   if (form && event.target.matches("select")) form.requestSubmit();
 });
+
+// Times in the zone of the reader. The title of each has the time in UTC. Ages, such as "3 s ago", stay.
+function showLocalTimes(root) {
+  const today = new Date().toDateString();
+  for (const time of root.querySelectorAll("time[data-clock]")) {
+    const moment = new Date(time.dateTime);
+    const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+    const day = { day: "2-digit", month: "short" };
+    if (moment.getFullYear() !== new Date().getFullYear()) day.year = "numeric";
+    const parts = moment.toDateString() === today ? clock : { ...day, ...clock };
+    time.textContent = moment.toLocaleString("en-GB", parts).replace(",", "");
+    time.removeAttribute("data-clock");
+  }
+}
+showLocalTimes(document);
+document.addEventListener("htmx:load", (event) => showLocalTimes(event.detail.elt));
