@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from processor.batch.snapshot import CancelCommand, Decided, Delivery, Reserved, Row, Snapshot, UsageKey
+from processor.batch import deciding
+from processor.batch.snapshot import Decided, Delivery, Reserved, Row, Snapshot, UsageKey
 from processor.domain import ledger
 from processor.domain.amounts import format_amount
-from processor.domain.kinds import KINDS, Rule
+from processor.domain.kinds import KINDS
 from processor.domain.model import (
     Amend,
     AskGateway,
@@ -54,13 +55,8 @@ from processor.domain.model import (
 )
 from processor.domain.rules import (
     amendments,
-    cancellations,
     daily_limits,
-    refunds,
-    replays,
-    reservations,
     settling,
-    waiting,
 )
 
 #: The words of the history for commands that let a request go on.
@@ -154,12 +150,8 @@ class Worksheet:
             raise Misplaced(
                 f"the request is in partition {row.partition}, and its resource in partition {home}"
             )
-        cancel = self._cancel_of(row)
-        if cancel is None:
-            self._apply(row.request, self._decision(row), row.actor)
-        else:
-            state = self.snapshot.states.get(row.request.id)
-            self._apply(row.request, cancellations.decide(state, cancel.by, cancel.reason), cancel.actor)
+        decision, actor = deciding.decide(row, self.snapshot, self.now)
+        self._apply(row.request, decision, actor)
 
     def fail(self, row: Row, trace: str) -> None:
         """Mark the request as failed, until an operator replays it or an admin refunds it. A final status stays."""
@@ -169,108 +161,6 @@ class Worksheet:
             self._apply(row.request, Fail("processor_error", trace), row.actor)
 
     # ------------------------------------------------------------ decisions
-
-    def _cancel_of(self, row: Row) -> CancelCommand | None:
-        """Return the command that withdraws the request of this row: the row itself, or one that waits behind it."""
-        if row.verb == "cancel":
-            return CancelCommand.of(row.payload)
-        if row.verb == "decide" and self.snapshot.cancels:
-            return self.snapshot.cancels.get(row.request.id)
-        return None
-
-    def _decision(self, row: Row) -> Decision:
-        request = row.request
-        if row.verb == "decide":
-            return self._as_new(request)
-        snapshot = self.snapshot
-        state, effect, holding = (
-            snapshot.states.get(request.id),
-            snapshot.effects.get(request.id),
-            request.id in snapshot.holding,
-        )
-        match row.verb:
-            case "settle":
-                return settling.decide(state, effect, holding)
-            case "replay":
-                resource = self._single_resource(request)
-                reservation = snapshot.reservations.get(request.id)
-                decision = replays.decide(state, effect, holding, reservation, resource)
-                return self._as_new(request) if decision is None else decision
-            case "capture" | "release" | "expire" if KINDS[request.kind].reserves and holding:
-                resource = self._single_resource(request)
-                reservation = snapshot.reservations.get(request.id)
-                return reservations.end(row.verb, state, reservation, resource, self.now)
-            case "capture" | "release":
-                return Nothing()
-            case "confirm" | "approve" | "deny" | "expire":
-                reason = (row.payload or {}).get("reason")
-                decision = waiting.end(row.verb, state, reason, has_lapsed=request.id in snapshot.lapsed)
-                return self._as_new(request, waiting.ENDS[row.verb]) if decision is None else decision
-            case _:
-                raise NotImplementedError(f"no rule for the verb {row.verb}")
-
-    def _single_resource(self, request: Request) -> Resource | None:
-        """Return the resource of a request; None if it does not exist, or the request has legs."""
-        return None if request.legs else self.snapshot.resources.get(request.resource_id)
-
-    def _as_new(self, request: Request, passed: Stage | None = None) -> Decision:
-        """
-        Decide a request by the rule of its kind. `passed` is the stage that it has just left.
-
-        Raises NotImplementedError for a kind without a rule.
-        """
-        snapshot = self.snapshot
-        original = request.refund_of
-        legs = request.legs
-        if original is not None:
-            if legs:
-                return refunds.decide_legs(
-                    request,
-                    snapshot.originals.get(original),
-                    snapshot.resources,
-                    snapshot.states.get(original),
-                    holding=original in snapshot.holding,
-                )
-            return refunds.decide(
-                request,
-                snapshot.originals.get(original),
-                snapshot.resources.get(request.resource_id),
-                snapshot.states.get(original),
-                snapshot.effects.get(original),
-                holding=original in snapshot.holding,
-            )
-        kind = KINDS[request.kind]
-        if legs:
-            return waiting.begin_legs(
-                [
-                    self._by_rule(
-                        request.of_leg(leg), kind.leg_rule if leg.give is None else kind.give_rule, passed
-                    )
-                    for leg in legs
-                ]
-            )
-        return self._by_rule(request, kind.rule, passed)
-
-    def _by_rule(self, request: Request, rule: Rule | None, passed: Stage | None) -> Decision:
-        snapshot = self.snapshot
-        resource = snapshot.resources.get(request.resource_id)
-        used = 0
-        if request.account is None:
-            used = snapshot.most_used.get(request.resource_id, 0)
-        elif resource is not None and resource.per_account_limit is not None:
-            used = snapshot.usages.get((resource.id, request.client_id, request.account), 0)
-        if rule is None:
-            raise NotImplementedError(f"no rule for the kind {request.kind}")
-        decision = rule(request, resource, used, self.now)
-        if resource is None:
-            return decision
-        if resource.per_account_daily_limit is not None:
-            usage = snapshot.daily_usages.get((resource.id, request.client_id, request.account or ""))
-            decision = daily_limits.check(decision, resource, usage, self.now)
-        if resource.confirm_above is None and resource.approve_above is None:
-            return decision
-        has_contact = (request.client_id, request.account or "") in snapshot.contacts
-        return waiting.begin(decision, resource, passed, has_contact=has_contact)
 
     def _apply(self, request: Request, decision: Decision, actor: str) -> None:  # noqa: C901, PLR0912, PLR0915  # a table
         match decision:
