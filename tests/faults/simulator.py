@@ -434,8 +434,9 @@ class Simulator:
         for request in sheet.voided:
             assert not self.store_is_calling(request), "a call is in flight"
             store.effects[request].due_at, store.effects[request].voided = None, True
-        for request, partition, expires_at, _ in sheet.reserved:
-            store.reservations[request] = HoldRow(partition, int((expires_at - BEGIN).total_seconds()))
+        for one in sheet.reserved:
+            seconds = int((one.expires_at - BEGIN).total_seconds())
+            store.reservations[one.request_id] = HoldRow(one.partition, seconds)
         for request in sheet.unreserved:
             del store.reservations[request]
         store.deliveries += sheet.deliveries
