@@ -433,7 +433,8 @@ class Simulator:
                 row.due_at, row.tries, row.outcome, row.reason = self.now, 0, None, None
         for request in sheet.voided:
             assert not self.store_is_calling(request), "a call is in flight"
-            store.effects[request].due_at, store.effects[request].voided = None, True
+            if request in store.effects:  # a reservation without a gateway has none
+                store.effects[request].due_at, store.effects[request].voided = None, True
         for one in sheet.reserved:
             seconds = int((one.expires_at - BEGIN).total_seconds())
             store.reservations[one.request_id] = HoldRow(one.partition, seconds)

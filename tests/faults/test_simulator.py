@@ -674,7 +674,7 @@ def _expire_too_early(patch: pytest.MonkeyPatch) -> None:
     [
         (_refund_on_unknown, "the gateway never declined|paid_and_refunded"),
         (_refund_while_the_gateway_is_asked, "refunded_while_open|a call is in flight"),
-        (_refund_again_and_again, "entries_once|refunded_too_much|decision_wrong|usages"),
+        (_refund_again_and_again, "entries_once|refunded_too_much|decision_wrong|usages|end_wrong"),
         (_forget_the_late_yes, "paid_and_refunded"),
         (_forget_the_limit, "decision_wrong"),
         (_sort_the_inbox_wrongly, "overtaken|back from its end|never decided"),
