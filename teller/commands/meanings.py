@@ -71,9 +71,15 @@ SETTINGS: Final = (
     Setting("TELLER_GATEWAY_TIMEOUT_SECONDS", "Time that one call may take.", "10"),
     Setting(
         "TELLER_SMTP_URL",
-        "The mail server, as smtp://user:password@host:port?from=teller@example.com.",
+        "The mail server, as smtp://user:password@host:port.",
         "unset",
     ),
+    Setting(
+        "TELLER_MAIL_FROM",
+        "The sender of mails, as teller@example.com or Teller <teller@example.com>.",
+        "teller@localhost",
+    ),
+    Setting("TELLER_MAIL_VERIFY", "0: the certificate of the mail server is not verified.", "1"),
     Setting(
         "TELLER_ALLOW_PRIVATE_WEBHOOKS", "1 lets webhooks go to private addresses and over plain http.", "0"
     ),

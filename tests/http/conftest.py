@@ -4,16 +4,13 @@ A Teller in this process, on a database of the test's own, or on one that tests 
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app
 from api.console import requests as console_requests
-from processor.clients import keys
 from processor.storage import connections
-from tests.http.teller import Client, Teller
+from tests.http.teller import Teller, opened
 from tests.servers import NEWEST, settings_of
 
 if TYPE_CHECKING:
@@ -62,21 +59,3 @@ def shared_teller(servers: Settings, clones: Callable[[str], Clones]) -> Iterato
     """The Teller of all tests that change nothing."""
     with clones(NEWEST).clone() as database, opened(settings_of(servers, database)) as shared:
         yield shared
-
-
-@contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Teller]:
-    """While it lasts, there is an application with a key of each role."""
-    made = {}
-    with connections.connect(settings.database_url, application_name="test") as connection:
-        for name, role in (
-            ("admin", "admin"),
-            ("operator", "operator"),
-            ("client", "client"),
-            ("other", "client"),
-        ):
-            made[name] = keys.create_key(connection, name, role)
-    application = create_app(settings)
-    clients = {name: Client(application, key.key, key.client) for name, key in made.items()}
-    yield Teller(application, settings, **clients)
-    application.extensions["teller"].close()

@@ -9,7 +9,9 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from api import create_app
 from processor.batch import run as batch
+from processor.clients import keys
 from processor.gateways.protocol import Answer
 from processor.outbox import code_messages, deliveries, gateway_calls
 from processor.outbox.gateway_calls import CallResult
@@ -205,3 +207,21 @@ def claim_codes(courier: Connection, settings: Settings) -> list[CodeMessage]:
         if seconds <= 0
         for message in code_messages.claim(courier, settings, client, 10, 60.0)
     ]
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Teller]:
+    """While it lasts, there is an application with a key of each role."""
+    made = {}
+    with connections.connect(settings.database_url, application_name="test") as connection:
+        for name, role in (
+            ("admin", "admin"),
+            ("operator", "operator"),
+            ("client", "client"),
+            ("other", "client"),
+        ):
+            made[name] = keys.create_key(connection, name, role)
+    application = create_app(settings)
+    clients = {name: Client(application, key.key, key.client) for name, key in made.items()}
+    yield Teller(application, settings, **clients)
+    application.extensions["teller"].close()

@@ -138,11 +138,13 @@ def test_readyz_names_each_thing_that_does_not_work(teller: Teller) -> None:
             "UPDATE inbox SET created_at = now()",
             "DELETE FROM pauses",
             "DELETE FROM workers",
+            "SET session_replication_role = replica",  # effects stay as long as their request
             "DELETE FROM effects",
             "DELETE FROM deliveries",
             "DELETE FROM fanouts",
             "DELETE FROM codes",
             "DELETE FROM alarms",
+            "RESET session_replication_role",
             OWNED,
         )
         assert degraded(teller.client) == [], case

@@ -18,7 +18,7 @@ import pytest
 import api
 from api.web.prefix import LINK
 from tests import proxies
-from tests.http.conftest import opened
+from tests.http.teller import opened
 from tests.http.visitor import Visitor
 from tests.stack import NO_CERTIFICATES, Stack
 from tests.waiting import eventually, free_port

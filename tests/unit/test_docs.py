@@ -16,6 +16,7 @@ from processor.storage.migrations import SCHEMA_VERSION, files
 from teller.root import teller
 from tests.faults import kinds as faults
 from tests.faults import machine
+from tests.faults.crossings import crossing
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The folders of this repository.
@@ -140,7 +141,7 @@ def test_every_fault_is_documented() -> None:
     """
     text = (ROOT / "docs" / "reliability.md").read_text()
     table = text[text.index("| fault | effect |") : text.index("After each fault")]
-    kinds = [*faults.EVERYWHERE, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST]
+    kinds = [*faults.EVERYWHERE, crossing, *machine.ON_SMALL_DISKS, *machine.WITH_SECOND_HOST]
 
     assert sorted(re.findall(r"`([a-z_]+)`", table)) == sorted(kind.__name__ for kind in kinds)
     assert f"of {len(kinds)}\nkinds" in text
