@@ -109,6 +109,8 @@ class Awaiting(NamedTuple):
     approve_above: int | None
     #: The name of the API key that made the request.
     asked_by: str | None
+    #: The verb that was accepted for it and is not decided yet: approve, deny or cancel.
+    verdict: str | None
     request: RequestRecord
 
 
@@ -195,7 +197,7 @@ def list_awaiting(connection: Connection, limit: int, cursor: str | None) -> Pag
     [after] = read_cursor(cursor, UUID)
     with connections.faults():
         rows = _all(connection, "list_awaiting", after=after, limit=limit + 1)
-    found = [Awaiting(Unit(*row[:2]), row[2], row[3], RequestRecord(*row[4:])) for row in rows]
+    found = [Awaiting(Unit(*row[:2]), row[2], row[3], row[4], RequestRecord(*row[5:])) for row in rows]
     return page(found, limit, lambda one: (str(one.request.id),))
 
 

@@ -53,7 +53,9 @@ SELECT d.id, d.type, d.version, d.webhook_id, w.url, w.disabled_at IS NOT NULL, 
 
 -- list_awaiting --
 -- The request that has waited longest is first.
-SELECT t.unit, coalesce(t.decimals, 0), t.approve_above, k.name, {request_columns}
+SELECT t.unit, coalesce(t.decimals, 0), t.approve_above, k.name,
+       (SELECT verb FROM inbox WHERE inbox.request_id = d.request_id AND verb IN ('approve', 'deny', 'cancel') LIMIT 1),
+       {request_columns}
   FROM (SELECT * FROM decisions
          WHERE current AND stage = 'awaiting_approval'
            AND (%(after)s::uuid IS NULL OR request_id > %(after)s)
