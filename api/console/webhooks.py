@@ -124,7 +124,9 @@ def resend(visit: Visit, delivery: str) -> Redirect:
     with visit.services.connection() as connection:
         resent = resends.resend(connection, number, visit.caller)
     visit.services.doorbell.notify_couriers()
-    back = form.page_or(f"{ADDRESS}/{resent.webhook_id}")
+    is_mail = resent.webhook_id is None
+    own = f"{ROOT}/requests/{resent.request_id}" if is_mail else f"{ADDRESS}/{resent.webhook_id}"
+    back = form.page_or(own)
     return Redirect(back, Notice(f"Delivery {number} is due now."))
 
 

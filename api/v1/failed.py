@@ -4,7 +4,7 @@ Failed requests, for operators and admins: read with their faults, replayed or r
 A replay is a command in the inbox, and a refund is a request of its own. The worker decides both.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -21,7 +21,7 @@ from processor.domain.model import Outcome
 from processor.domain.roles import OPERATORS
 from processor.operations import failed_requests
 from processor.operations.failed_requests import LegsHaveNoAmount, NotFailed
-from processor.reading import attempts, request_lists
+from processor.reading import attempts, request_detail, request_lists
 from processor.reading.request_lists import RequestFilter
 
 routes = Routes("Failed requests")
@@ -46,11 +46,28 @@ class Attempt(BaseModel):
     error: str | None
 
 
+class Notification(BaseModel):
+    """A notification about a request, by webhook or e-mail."""
+
+    id: int
+    type: str
+    webhook: str | None = Field(json_schema_extra={"format": "uuid"})
+    email: str | None
+    status: Literal["pending", "delivered", "failed"]
+    tries: int
+    due_at: AwareDatetime | None = Field(description="The time of the next try; null: there is none.")
+    last_status: int | None
+    last_error: str | None = Field(description="The last fault, with the words of the mail server.")
+    created_at: AwareDatetime
+    delivered_at: AwareDatetime | None
+
+
 class InspectedRequest(Request):
-    """A request with its traceback and its gateway calls."""
+    """A request with its traceback, its gateway calls and its notifications."""
 
     trace: str | None = Field(description="The traceback of the fault in deciding it.")
     attempts: list[Attempt]
+    notifications: list[Notification]
 
 
 class Replayed(BaseModel):
@@ -124,14 +141,16 @@ def inspect_request(call: Call, request: str) -> Answer:
     """
     Read a request with its faults.
 
-    Includes the traceback if a fault occurred while it was decided, and each call of its gateway, oldest first.
+    Includes the traceback if a fault occurred while it was decided. Also each call of its gateway and each
+    notification about it, oldest first.
     """
     request_id = read_id(request, "request")
     record = call.services.request(request_id)
     with call.services.connection() as connection:
         trace = attempts.read_trace(connection, request_id)
+        notifications = [one.document() for one in request_detail.read_notifications(connection, request_id)]
         calls = [attempt.document() for attempt in attempts.read_attempts(connection, request_id)]
-    return Answer(record.document() | {"trace": trace, "attempts": calls})
+    return Answer(record.document() | {"trace": trace, "attempts": calls, "notifications": notifications})
 
 
 @routes.add(

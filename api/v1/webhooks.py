@@ -130,7 +130,7 @@ class Delivery(BaseModel):
     """A notification of one webhook about one state of a request."""
 
     id: int
-    webhook: str = Field(json_schema_extra={"format": "uuid"})
+    webhook: str | None = Field(json_schema_extra={"format": "uuid"}, description="null: an e-mail.")
     message: str = Field(description="The `webhook-id` of all its tries.")
     request: str = Field(json_schema_extra={"format": "uuid"})
     type: str
@@ -308,7 +308,7 @@ def resend_delivery(call: Call, delivery: str) -> Answer:
     Resend a delivery.
 
     Works for every delivery, whether it has succeeded or failed. It keeps its `webhook-id` and body, and is tried as
-    often as a new one.
+    often as a new one. Admins also resend e-mails, whose numbers `GET /v1/admin/requests/{id}` shows.
     """
     if not (delivery.isascii() and delivery.isdecimal() and len(delivery) <= DIGITS_MAX):
         raise NotFound("there is no such delivery")

@@ -84,10 +84,11 @@ class Webhook(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """The notification of one webhook about one state of a request, in the order of `delivery_columns`."""
+    """The notification about one state of a request, in the order of `delivery_columns`."""
 
     id: int
-    webhook_id: UUID
+    #: None: an e-mail.
+    webhook_id: UUID | None
     request_id: UUID
     version: int
     type: str
@@ -103,7 +104,7 @@ class Delivery(NamedTuple):
         """Return the delivery as its owner sees it."""
         return {
             "id": self.id,
-            "webhook": str(self.webhook_id),
+            "webhook": None if self.webhook_id is None else str(self.webhook_id),
             "message": message_id(self.request_id, self.version),
             "request": str(self.request_id),
             "type": self.type,

@@ -1,8 +1,8 @@
 """
-Send deliveries to webhooks again.
+Send deliveries to webhooks, and e-mails about requests, again.
 """
 
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from processor.clients import webhooks
@@ -38,7 +38,7 @@ def resend(connection: Connection, delivery_id: int, by: Caller) -> Delivery:
     """
     Make one delivery due now, whatever became of it. The caller then notifies the couriers.
 
-    Leaves a delivery alone that a courier is sending.
+    Leaves a delivery alone that a courier is sending. Only a caller who sees all clients may resend an e-mail.
     Raises DeliveryNotFound, WebhookDisabled, DatabaseUnavailable.
     """
     with connections.faults(), connection.transaction():
@@ -52,7 +52,9 @@ def resend(connection: Connection, delivery_id: int, by: Caller) -> Delivery:
         if row is None:
             return Delivery(*columns)
         delivery = Delivery(*row)
-        detail = {"delivery": delivery.id, "webhook": str(delivery.webhook_id)}
+        detail: dict[str, Any] = {"delivery": delivery.id}
+        if delivery.webhook_id is not None:
+            detail["webhook"] = str(delivery.webhook_id)
         audit.note(connection, by.actor, "delivery_resent", delivery.request_id, None, detail)
     return delivery
 

@@ -1,11 +1,12 @@
 -- Operators and clients send deliveries again.
 
 -- read_delivery --
--- A delivery of an existing webhook, and whether that webhook is disabled.
+-- A delivery of an existing webhook, and whether that webhook is disabled. An e-mail is found for those who see all clients.
 SELECT w.disabled_at IS NOT NULL, {delivery_columns}
   FROM deliveries d
-  JOIN webhooks w ON w.id = d.webhook_id
+  LEFT JOIN webhooks w ON w.id = d.webhook_id
  WHERE d.id = %(id)s
+   AND (w.id IS NOT NULL OR d.email IS NOT NULL)
    AND (%(client)s::text IS NULL OR w.client_id = %(client)s);
 
 -- resend --

@@ -16,7 +16,7 @@ from processor.reading.requests import Place
 from processor.reading.units import read_units
 from processor.records import documents
 from processor.records.audit import AuditRecord
-from processor.records.documents import EntryRecord, RequestRecord, ResourceRecord
+from processor.records.documents import Document, EntryRecord, RequestRecord, ResourceRecord, timestamp
 from processor.records.pages import Page, page, read_cursor
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
@@ -101,6 +101,22 @@ class Notification(NamedTuple):
     created_at: datetime
     delivered_at: datetime | None
 
+    def document(self) -> Document:
+        """Return the notification as operators see it."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "webhook": None if self.webhook_id is None else str(self.webhook_id),
+            "email": self.email,
+            "status": self.status,
+            "tries": self.tries,
+            "due_at": timestamp(self.due_at),
+            "last_status": self.last_status,
+            "last_error": self.last_error,
+            "created_at": timestamp(self.created_at),
+            "delivered_at": timestamp(self.delivered_at),
+        }
+
 
 class Awaiting(NamedTuple):
     """A request that waits for an approval."""
@@ -182,14 +198,22 @@ def inspect(connection: Connection, request_id: UUID, audit_lines: list[AuditRec
             _all(connection, "is_holding", id=request_id) == [(True,)],
             gateway_attempts.read_attempts(connection, request_id),
             entries,
-            [
-                Notification(*row)
-                for row in _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)
-            ],
+            _notifications(connection, request_id),
             [RequestRecord(*row) for row in _all(connection, "list_refunds", id=request_id, limit=SHOWN_MAX)],
             audit_lines,
             read_units(connection, moved),
         )
+
+
+def read_notifications(connection: Connection, request_id: UUID) -> list[Notification]:
+    """Read the notifications about a request, oldest first. Raises DatabaseUnavailable."""
+    with connections.faults():
+        return _notifications(connection, request_id)
+
+
+def _notifications(connection: Connection, request_id: UUID) -> list[Notification]:
+    rows = _all(connection, "list_deliveries", id=request_id, limit=SHOWN_MAX)
+    return [Notification(*row) for row in rows]
 
 
 def list_awaiting(connection: Connection, limit: int, cursor: str | None) -> Page[Awaiting]:

@@ -397,6 +397,16 @@ def test_deliveries_of_a_request_are_shown_and_can_be_resent(bank: Teller) -> No
 
     assert (answer.status, answer.location) == (303, address)
     assert ">Resend</button>" not in admin.get(address).text  # it is due now
+    with connections.connect(bank.settings.database_url, application_name="test") as connection:
+        [(mail,)] = connection.execute(
+            "INSERT INTO deliveries (request_id, version, type, email, status, due_at, tries, last_error)"
+            " VALUES (%s, 2, 'request.completed', 'ada@x.example', 'failed', NULL, 8, '554 not you') RETURNING id",
+            (asked,),
+        ).fetchall()
+    assert "554 not you" in operator.get(address).text
+    answer = admin.send(f"/admin/deliveries/{mail}/resend")
+    assert (answer.status, answer.location) == (303, address)
+    assert ">Resend</button>" not in admin.get(address).text
     assert "Delivery resent" in timeline(admin, asked)
 
 

@@ -450,11 +450,12 @@ def test_a_delivery_that_is_being_sent_is_not_sent_twice(teller: Teller, send: C
 
 def test_only_its_client_and_admins_resend_a_delivery(teller: Teller, send: Callable[..., None]) -> None:
     """
-    Operators get 403. A delivery of another client, a mail, a deleted webhook and an invalid number return 404.
+    Operators get 403. A delivery of another client, a mail, a deleted webhook and an invalid number return 404. An
+    admin finds the mail with its request, and sends it again.
     """
     webhook = register(teller.client)["id"]
     teller.client.put("/v1/accounts/u", {"email": "ada@example.com"})
-    redeem(teller)
+    [request] = redeem(teller)
     send(webhook, is_sent=True, http_status=200)
     [delivery] = teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"]
     path = f"/v1/deliveries/{delivery['id']}/resend"
@@ -467,6 +468,19 @@ def test_only_its_client_and_admins_resend_a_delivery(teller: Teller, send: Call
         assert teller.client.post(f"/v1/deliveries/{number}/resend").status_code == 404
     assert teller.client.get(f"/v1/webhooks/{webhook}/deliveries").json["data"] == [delivery]
     assert teller.admin.post(path).status_code == 202
+    with teller.services.connection() as connection:
+        connection.execute("UPDATE deliveries SET status = 'failed', due_at = NULL WHERE id = %s", (mail,))
+    found = teller.operator.get(f"/v1/admin/requests/{request}").json["notifications"]
+    [shown] = [one for one in found if one["email"] == "ada@example.com"]
+    assert (shown["id"], shown["status"], shown["webhook"]) == (mail, "failed", None)
+    answer = teller.admin.post(f"/v1/deliveries/{mail}/resend")
+    assert (answer.status_code, answer.json["status"], answer.json["webhook"]) == (202, "pending", None)
+    [line] = teller.admin.get("/v1/admin/audit?limit=1").json["data"]
+    assert (line["action"], line["request"], line["detail"]) == (
+        "delivery_resent",
+        request,
+        {"delivery": mail},
+    )
     teller.client.delete(f"/v1/webhooks/{webhook}")
     assert teller.client.post(path).status_code == 404
 

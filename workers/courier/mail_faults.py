@@ -29,6 +29,8 @@ WORDS_MAX: Final = 200
 _ENHANCED: Final = re.compile(r"([245])\.(\d{1,3})\.\d{1,3}\b")
 #: The server closes the connection.
 _CLOSING: Final = 421
+#: With 4.7.x, the sender may not relay. Postfix says so by default. Greylisting has other codes with 4.7.x.
+_DEFERRED: Final = 454
 #: Authentication is missing or wrong.
 _AUTHENTICATION: Final = (530, 534, 535, 538)
 #: Replies to RCPT about the recipient's mailbox.
@@ -79,7 +81,7 @@ def concern_of(stage: Stage, code: int, words: str) -> Concern:
     if code == _CLOSING or (code not in _PERMANENT and stage in ("session", "MAIL")):
         return "server"
     if code not in _PERMANENT:
-        return "busy"
+        return "sender" if code == _DEFERRED and subject == 7 else "busy"  # noqa: PLR2004 - as below
     if stage == "session" or code in _AUTHENTICATION or subject == 7:  # noqa: PLR2004 - 5.7.x: security or policy
         return "sender"
     if stage == "MAIL":

@@ -196,7 +196,7 @@ def test_a_password_is_never_sent_in_the_clear(till: Till) -> None:
         ({"RCPT": "553 bad name"}, "failed", 1, "553 bad name"),
         ({"RCPT": "554 5.7.1 <ada@example.com>: Relay access denied"}, "pending", 1, "Relay access denied"),
         ({"RCPT": "550 5.7.26 unauthenticated sender"}, "pending", 1, "unauthenticated"),
-        ({"RCPT": "450 4.2.0 greylisted"}, "pending", 1, "greylisted"),
+        ({"RCPT": "450 4.7.1 greylisted"}, "pending", 1, "greylisted"),
         ({"DATA": "554 5.6.0 no such content"}, "failed", 1, "554 5.6.0"),
         ({"DATA": "550 5.7.1 not signed"}, "pending", 1, "not signed"),
         ({"MAIL": "554 you may not send"}, "pending", 1, "554 you may not send"),
