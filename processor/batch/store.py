@@ -188,6 +188,9 @@ class Writer:
         self._resources()
         self._usages()
         self._consequences()
+        if self._sheet.holds_legs:
+            self._execute("check_holds_of_legs", {})
+            self._execute("defer_holds_of_legs", {})
 
     def check(self) -> None:
         """

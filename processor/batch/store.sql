@@ -291,6 +291,13 @@ SELECT v.request_id, v.partition, v.expires_at, v.held,
 DELETE FROM reservations
  WHERE request_id = ANY(%(ids)b::uuid[]);
 
+-- check_holds_of_legs --
+-- As the commit does, but early enough to find the request that is refused.
+SET CONSTRAINTS whole_hold IMMEDIATE;
+
+-- defer_holds_of_legs --
+SET CONSTRAINTS whole_hold DEFERRED;
+
 -- insert_codes --
 -- A code for each request that began to wait for one. It is sent as soon as its destination has no cooldown. While the
 -- account has a protected address, the code goes there.

@@ -120,6 +120,8 @@ class Worksheet:
     _trigger: str | None = None
     #: New states that a later state of the same part has replaced.
     outdated: list[State] = field(default_factory=list)
+    #: Legs are held or ended.
+    holds_legs: bool = False
     #: Some of the entries since the last flush are of later legs.
     has_legs: bool = False
 
@@ -287,6 +289,7 @@ class Worksheet:
             snapshot.resources[resource.id] = resource
             self._note_entry(taker, resource, before, entry, uses)
         self.has_legs = True
+        self.holds_legs |= kind is not None
 
     def _end_hold(self, request: Request, kind: EntryKind, quantity: int | None = None) -> None:
         if request.legs:

@@ -68,6 +68,16 @@ END_OF_A_HOLD: Final = (
     "DELETE FROM reservations WHERE request_id = %({request})s",
 )
 
+_LEG: Final = (
+    "INSERT INTO entries (resource_id, version, kind, request_id, leg, amount, available, held, created_at, digest)"
+    " SELECT l.resource_id, 1000, 'release', l.request_id, l.leg, {amount}, 0, 0, now(), sha256('x')"
+    "   FROM legs l JOIN reservations v USING (request_id) WHERE l.request_id = %(legs_releasing)s AND l.leg = {leg}"
+)
+END_OF_ONE_LEG: Final = (
+    _LEG.format(leg=0, amount="v.held"),
+    *(statement.format(request="legs_releasing", code="released") for statement in END_OF_A_HOLD[1:]),
+)
+
 ATTACKS: Final = (
     attack(
         "a courier confirms a withdrawal",
@@ -232,6 +242,25 @@ ATTACKS: Final = (
             ("released", "capturing"),
             ("released", "lapsed"),  # that no client released
         )
+    ),
+    attack(
+        "a worker ends one of several legs",
+        "teller_worker",
+        trigger("whole_hold", "entries"),
+        _LEG.format(leg=1, amount="l.take"),
+    ),
+    attack(
+        "a worker ends one of several legs, with the amount of all, and forgets the hold",
+        "teller_worker",
+        trigger("right_end", "reservations"),
+        *END_OF_ONE_LEG,
+    ),
+    attack(
+        "a worker says that legs are held, and holds none",
+        "teller_worker",
+        trigger("whole_hold", "reservations"),
+        "INSERT INTO reservations (request_id, partition, expires_at, held, partitions)"
+        " SELECT id, partition, now(), 2, ARRAY[partition] FROM requests WHERE id = %(legs_queued)s",
     ),
     attack(
         "a worker makes a table that hides another one",

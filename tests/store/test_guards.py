@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege, IntegrityConstraintViolation
 
+from processor.batch import run as batch
 from processor.storage import migrations
 from tests.servers import PARTITIONS
 from tests.store.attacks import ATTACKS, PLAIN_COMMAND, Attack, Guard
@@ -68,6 +69,14 @@ def scene(store: Store, database: Database) -> dict[str, Any]:
             (command, request),
         )
     store.owner.execute("UPDATE reservations SET expires_at = now() WHERE request_id = %s", (lapsed,))
+    store.open("gate", "stock", 100)
+    [legs_releasing] = store.accept(store.reserves("ada", ("seats", 1), ("gate", 1)))
+    batch.drain_once(store.worker, range(PARTITIONS))
+    store.owner.execute(
+        "UPDATE reservations SET command = 'release', accepted_at = now() WHERE request_id = %s",
+        (legs_releasing,),
+    )
+    [legs_queued] = store.accept(store.reserves("ada", ("seats", 1), ("gate", 1)))
     record_answer(store, declined, "declined")
     record_answer(store, voided, "unknown")
     store.drain("paid")
@@ -89,6 +98,8 @@ def scene(store: Store, database: Database) -> dict[str, Any]:
         "releasing": releasing,
         "capturing": capturing,
         "lapsed": lapsed,
+        "legs_releasing": legs_releasing,
+        "legs_queued": legs_queued,
         "revoked": revoked,
     }
 

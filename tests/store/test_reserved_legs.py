@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from processor.batch import run as batch
+from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
 from processor.domain.partitioning import partition_of
 from processor.domain.rules import reservations as rules
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from processor.batch.run import BatchReport
+    from processor.batch.snapshot import Decided
     from tests.store.store import Store
 
 #: Seats of three partitions.
@@ -182,6 +184,33 @@ def test_a_fault_in_a_later_leg_holds_nothing_and_ends_nothing(
     failed_requests.replay_each(shop.owner, [asked], "olga", "a test")
     drain(shop)
     assert (shop.statuses([asked]), kinds(shop, asked)) == (["released"], of_all_legs("hold", "release"))
+
+
+@pytest.mark.parametrize("kind", ["hold", "release"])
+def test_postgresql_refuses_a_half_and_only_its_request_fails(
+    shop: Store, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """
+    A worksheet that forgets an entry of the last leg. The other requests of the batch are decided.
+    """
+    real = Worksheet.flush
+
+    def forget(sheet: Worksheet) -> Decided:
+        decided = real(sheet)
+        kept = [one for one in decided.entries if (one.kind, one.account, one.leg) != (kind, "ada", 2)]
+        return decided._replace(entries=kept)
+
+    wanted = [shop.reserves(name, *SIDE_BY_SIDE) for name in ("eve", "ada", "bob")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Worksheet, "flush", forget)
+        before, asked, behind = shop.accept(*wanted)
+        drain(shop)
+        if kind == "release":
+            assert all(command(shop, "release", one) for one in (before, asked, behind))
+            drain(shop)
+    others = "released" if kind == "release" else "processing"
+    assert shop.statuses([before, asked, behind]) == [others, "processor_error", others]
+    assert kinds(shop, asked) == (of_all_legs("hold") if kind == "release" else set())
 
 
 def test_a_refund_releases_a_failed_one_and_gives_a_captured_one_back(
