@@ -315,7 +315,7 @@ class Simulator:
         if crash != "before":
             for one in decided:
                 self._write_states(one.states, xid)
-                self._write_entries(one.entries, xid)
+                self.write_entries(one.entries, xid)
             self._write_rest(sheet)
             self._numbers = sheet.sequences
         return work[:done]
@@ -408,7 +408,7 @@ class Simulator:
             states.append(state)
             self.store.wrote[state.request_id, state.version] = xid
 
-    def _write_entries(self, entries: list[Entry], xid: int) -> None:
+    def write_entries(self, entries: list[Entry], xid: int) -> None:
         for entry in entries:
             end = {"capture": "end", "release": "end"}
             kind = end.get(entry.kind, entry.kind)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from processor.batch import crossing
+from processor.batch import crossing, deciding
 from processor.batch.worksheet import Worksheet
 from processor.domain.kinds import KINDS
-from processor.domain.model import Nothing, Release
+from processor.domain.model import Nothing, Release, Reserve, ReserveLegs
 from processor.domain.rules import refunds, reservations, settling
 from tests.faults.checker import FINAL, check
 from tests.faults.model import TAKING
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from processor.batch.snapshot import Row
+    from processor.batch.snapshot import Row, Snapshot
     from processor.domain.model import Decision, Effect, Entry, Request, Reservation, Resource, State
     from tests.faults.simulator import Call, InboxRow, Intake
 
@@ -593,35 +593,35 @@ def _decide_what_is_behind_a_waiting_exchange(patch: pytest.MonkeyPatch) -> None
 
 
 def _leave_the_last_leg_out(patch: pytest.MonkeyPatch) -> None:
-    sound = Worksheet._move_legs  # noqa: SLF001 - broken on purpose
+    sound = Worksheet.move_legs
 
-    def move(self: Worksheet, request: Request, taker: Request) -> None:
+    def move(self: Worksheet, request: Request, taker: Request, *kind: Any) -> None:
         kept = [leg.document() for leg in request.legs[:-1]]
         less = replace(request, details={"legs": kept})
-        sound(self, less, less if request is taker else taker)
+        sound(self, less, less if request is taker else taker, *kind)
 
-    patch.setattr(Worksheet, "_move_legs", move)
+    patch.setattr(Worksheet, "move_legs", move)
 
 
 def _move_the_legs_twice(patch: pytest.MonkeyPatch) -> None:
-    sound = Worksheet._move_legs  # noqa: SLF001 - broken on purpose
+    sound = Worksheet.move_legs
 
-    def move(self: Worksheet, request: Request, taker: Request) -> None:
-        sound(self, request, taker)
-        sound(self, request, taker)
+    def move(self: Worksheet, request: Request, taker: Request, *kind: Any) -> None:
+        sound(self, request, taker, *kind)
+        sound(self, request, taker, *kind)
 
-    patch.setattr(Worksheet, "_move_legs", move)
+    patch.setattr(Worksheet, "move_legs", move)
 
 
 def _decide_a_later_leg_in_another_transaction(patch: pytest.MonkeyPatch) -> None:
     """Write the entries of later legs, and then those of the first legs, as if each had its own commit."""
-    sound = Simulator._write_entries  # noqa: SLF001 - broken on purpose
+    sound = Simulator.write_entries
 
     def write(self: Simulator, entries: list[Entry], xid: int) -> None:
         sound(self, [entry for entry in entries if entry.leg <= 0], xid)
         sound(self, [entry for entry in entries if entry.leg > 0], -xid)
 
-    patch.setattr(Simulator, "_write_entries", write)
+    patch.setattr(Simulator, "write_entries", write)
 
 
 def _expire_in_spite_of_a_command(patch: pytest.MonkeyPatch) -> None:
@@ -650,23 +650,26 @@ def _accept_a_second_command(patch: pytest.MonkeyPatch) -> None:
 
 def _keep_the_rest_of_a_capture(patch: pytest.MonkeyPatch) -> None:
     """Capture a part and leave the rest held."""
-    sound = Worksheet._post  # noqa: SLF001 - broken on purpose
+    sound = Worksheet.post
 
     def post(self: Worksheet, request: Request, kind: str, quantity: int, by: Request | None = None) -> None:
         kinds = [entry.kind for entry in self.entries if entry.request_id == request.id]
         if kind != "release" or kinds[-1:] != ["capture"]:
             sound(self, request, kind, quantity, by)  # type: ignore[arg-type]  # a kind of entry
 
-    patch.setattr(Worksheet, "_post", post)
+    patch.setattr(Worksheet, "post", post)
 
 
 def _expire_too_early(patch: pytest.MonkeyPatch) -> None:
-    sound = Worksheet._reserve  # noqa: SLF001 - broken on purpose
+    sound = deciding.decide
 
-    def reserve(self: Worksheet, request: Request, quantity: int, seconds: int, actor: str) -> None:
-        sound(self, request, quantity, seconds // 2, actor)
+    def decide(row: Row, snapshot: Snapshot, now: datetime) -> tuple[Decision, str]:
+        decision, actor = sound(row, snapshot, now)
+        if isinstance(decision, Reserve | ReserveLegs):
+            decision = replace(decision, seconds=decision.seconds // 2)
+        return decision, actor
 
-    patch.setattr(Worksheet, "_reserve", reserve)
+    patch.setattr(deciding, "decide", decide)
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ ATTACKS: Final = (
         *END_OF_ONE_LEG,
     ),
     attack(
-        "a worker says that legs are held, and holds none",
+        "a worker writes the hold of legs that are not held",
         "teller_worker",
         trigger("whole_hold", "reservations"),
         "INSERT INTO reservations (request_id, partition, expires_at, held, partitions)"
