@@ -175,14 +175,6 @@ def bounded(count: int, most: int = GAUGE_MAX) -> str:
     return f"{number(most)}+" if count >= most else number(count)
 
 
-def rounded(count: int, is_estimated: bool) -> str:
-    """
-    Return a count. An estimate has two digits that count, such as 3,400,000.
-    """
-    digits = len(str(count)) - 2
-    return number(round(count, -digits) if is_estimated and digits > 0 else count)
-
-
 def pretty(value: Any) -> str:
     """
     Return a value as indented JSON.
@@ -220,5 +212,4 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
     "typed": typed,
     "bounded": bounded,
     "pretty": pretty,
-    "rounded": rounded,
 }

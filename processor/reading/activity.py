@@ -1,50 +1,43 @@
 """
-The requests of the last hour, day and week, by what became of them.
+The requests of the last hour, day and week, by their status now.
 
-The time is cut into parts, and the first requests of each part are read. A part that has more is estimated by the
-time that those requests span. So few requests are counted exactly, and many are estimated at the same cost.
+Only the newest requests are counted, so the cost does not grow with their number. A period that reaches further back
+has at least as many, and its rate is that of the requests that were counted.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from processor.domain.roles import LAB_CLIENT
 from processor.ids import first_id_at
 from processor.storage import connections, statements
 
 if TYPE_CHECKING:
     from processor.storage.connections import Connection
 
-#: The periods that are shown, and their names.
-PERIODS: Final = (("hour", timedelta(hours=1)), ("day", timedelta(days=1)), ("week", timedelta(days=7)))
-#: The parts of a period, and the requests of each that are read.
-PARTS: Final = 50
-SAMPLE: Final = 100
+#: The periods, the longest first.
+PERIODS: Final = (("week", timedelta(days=7)), ("day", timedelta(days=1)), ("hour", timedelta(hours=1)))
+#: The newest requests that are counted.
+COUNTED_MAX: Final = 20_000
 
 SQL = statements.beside(__file__)
 
 
-class _Part(NamedTuple):
-    """The sample of a part of a period."""
-
-    by_status: Counter[str]
-    last: UUID
-
-
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The requests that were accepted since a time, by their status now."""
+    """The requests that were accepted since a time, by their status now, without those of the race lab."""
 
     name: str
     since: datetime
-    seconds: float
     by_status: dict[str, int]
-    #: Whether the counts are estimates.
-    is_estimated: bool
+    #: Whether there are more: the counts are those of the newest COUNTED_MAX.
+    is_cut: bool
+    #: The time that the counted requests span.
+    seconds: float
 
     @property
     def accepted(self) -> int:
@@ -53,40 +46,27 @@ class Activity:
 
     @property
     def per_second(self) -> float:
-        """The mean rate of the period."""
-        return self.accepted / self.seconds
+        """The mean rate."""
+        return self.accepted / max(self.seconds, 0.001)
 
 
 def read_activity(connection: Connection, now: datetime) -> list[Activity]:
     """
-    Read the counts of each period before `now`. Raises DatabaseUnavailable.
+    Read the counts of each period before `now`, the shortest first. Raises DatabaseUnavailable.
     """
-    return [_read(connection, name, now, length) for name, length in PERIODS]
-
-
-def _read(connection: Connection, name: str, now: datetime, length: timedelta) -> Activity:
-    since = now - length
-    bounds = [first_id_at(since + length * place / PARTS) for place in range(PARTS)]
-    bounds.append(first_id_at(now + timedelta(minutes=1)))  # also those of a clock that is a little ahead
-    parameters = {"lowers": bounds[:-1], "uppers": bounds[1:], "limit": SAMPLE}
-    parts: dict[int, _Part] = {}
+    bounds = {name: first_id_at(now - length) for name, length in PERIODS}
+    parameters = {**bounds, "most": COUNTED_MAX, "without": LAB_CLIENT}
     with connections.faults():
-        for place, status, count, last in connection.execute(SQL["sample"], parameters).fetchall():
-            part = parts.setdefault(place - 1, _Part(Counter(), UUID(int=0)))
-            part.by_status[status] += count
-            parts[place - 1] = part._replace(last=max(part.last, UUID(last)))
-    total: Counter[str] = Counter()
-    is_estimated = False
-    for place, part in parts.items():
-        factor = 1.0
-        if part.by_status.total() >= SAMPLE:
-            is_estimated = True
-            begin = since + length * place / PARTS
-            spanned = max((_time_of(part.last) - begin).total_seconds(), 0.001)
-            factor = max(1.0, length.total_seconds() / PARTS / spanned)
-        for status, count in part.by_status.items():
-            total[status] += round(count * factor)
-    return Activity(name, since, length.total_seconds(), dict(total), is_estimated)
+        rows = connection.execute(SQL["count_newest"], parameters).fetchall()
+    is_full = sum(row[1] for row in rows) >= COUNTED_MAX
+    oldest = min((UUID(row[4]) for row in rows), default=None)
+    found = []
+    for place, (name, length) in enumerate(PERIODS, 1):
+        is_cut = is_full and oldest is not None and oldest >= bounds[name]
+        since = _time_of(oldest) if is_cut and oldest is not None else now - length
+        counts = {row[0]: row[place] for row in rows if row[place]}
+        found.append(Activity(name, now - length, counts, is_cut, (now - since).total_seconds()))
+    return found[::-1]
 
 
 def _time_of(request_id: UUID) -> datetime:

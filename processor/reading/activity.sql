@@ -1,18 +1,18 @@
--- The requests of a time by their status, from samples of the primary key. Its cost does not grow with their number.
+-- The requests of the last hour, day and week by their status. It reads a limited number of the newest requests.
 
--- sample --
--- The first requests of each part of the time, by status, and the last of their ids. A part with fewer requests than the
--- limit is read as a whole.
-SELECT part.place, coalesce(d.status, 'processing'), count(*), max(w.id::text)
-  FROM unnest(%(lowers)s::uuid[], %(uppers)s::uuid[]) WITH ORDINALITY AS part(lower, upper, place)
- CROSS JOIN LATERAL (SELECT id
-                       FROM requests
-                      WHERE id >= part.lower AND id < part.upper
-                      ORDER BY id
-                      LIMIT %(limit)s) AS w
+-- count_newest --
+-- The newest requests by status: those of the week, of the day and of the hour. With the first of their ids.
+SELECT coalesce(d.status, 'processing'), count(*), count(*) FILTER (WHERE w.id >= %(day)s),
+       count(*) FILTER (WHERE w.id >= %(hour)s), min(w.id::text)
+  FROM (SELECT id
+          FROM requests
+         WHERE id >= %(week)s
+           AND client_id <> %(without)s
+         ORDER BY id DESC
+         LIMIT %(most)s) AS w
   LEFT JOIN LATERAL (SELECT status
                        FROM decisions
                       WHERE decisions.request_id = w.id
                         AND decisions.current
                       LIMIT 1) AS d ON true
- GROUP BY 1, 2;
+ GROUP BY 1;

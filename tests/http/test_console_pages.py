@@ -16,6 +16,7 @@ from processor.cluster import ownership
 from processor.domain.partitioning import partition_of
 from processor.gateways.protocol import Answer
 from processor.ids import new_id
+from processor.reading import activity
 from processor.reading import overview as overview_queries
 from processor.storage import connections
 from tests.http.visitor import Visitor, words
@@ -87,7 +88,7 @@ def test_the_overview_counts_the_last_hour_day_and_week(
     teller: Teller, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Each count leads to its list. A few requests are counted exactly, and many are estimated from a sample.
+    Each count leads to its list. If there are many requests, the newest are counted, and a plus says so.
     """
     monkeypatch.setattr("api.console.rates.ACTIVITY_SECONDS", 0)
     teller.open("shelf", available=2)
@@ -106,8 +107,17 @@ def test_the_overview_counts_the_last_hour_day_and_week(
     listed = visitor.get(html.unescape(address)).text
     assert listed.count('<a class="mono uuid"') == 3
 
-    monkeypatch.setattr("processor.reading.activity.SAMPLE", 3)
-    assert "≈" in visitor.get("/admin").text
+    with connections.connect(teller.settings.database_url, application_name="test") as connection:
+        now = datetime.now(UTC)
+        later = activity.read_activity(connection, now + timedelta(hours=3))
+        assert [one.accepted for one in later] == [0, 7, 7]
+        assert [one.is_cut for one in later] == [False, False, False]
+        monkeypatch.setattr("processor.reading.activity.COUNTED_MAX", 3)
+        [hour, *_] = activity.read_activity(connection, now)
+        assert (hour.accepted, hour.is_cut) == (3, True)
+        assert hour.seconds < 3_600
+    cut = re.findall(r'data-label="Accepted" class="r"><a href="[^"]*">([^<]*)<', visitor.get("/admin").text)
+    assert cut == ["3+", "3+", "3+"]
 
 
 def test_a_gateway_that_does_not_answer_needs_attention(
