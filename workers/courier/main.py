@@ -26,6 +26,7 @@ from workers.courier.address_notices import ADDRESS_NOTICES
 from workers.courier.code_messages import CodeMessages
 from workers.courier.database_thread import DatabaseThread
 from workers.courier.deliveries import WebhookDeliveries
+from workers.courier.files import allow_connections
 from workers.courier.gateway_calls import GatewayCalls
 from workers.courier.mailer import mailer_for
 from workers.courier.request_mails import request_mails
@@ -73,6 +74,7 @@ def run_courier(settings: Settings) -> int:
         await work(settings, stop, metrics)
 
     rest_collector()
+    allow_connections(settings)
     keep_in_files(settings)
     metrics = CourierMetrics(names(settings))
     spans.begin("courier")
