@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from processor.batch.run import BatchReport
 
 #: The rows of a batch while one partition has many waiting rows and another one few, and the time for which this
-#: counts, in seconds.
-SHARED_LIMIT: Final = 500
+#: counts, in seconds. A request in the other partition waits for one such batch and its own.
+SHARED_LIMIT: Final = 150
 SHARED_SECONDS: Final = 2.0
 #: The longest time that a batch should take, in seconds. A drain without a commit for three seconds is stalled.
 TARGET_SECONDS: Final = 0.5
