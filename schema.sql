@@ -532,6 +532,7 @@ CREATE TABLE gateway_breakers (
     is_open   boolean NOT NULL,
     PRIMARY KEY (gateway, client_id)
 ) WITH (fillfactor = 50);
+CREATE INDEX gateway_breakers_unanswered ON gateway_breakers (gateway, client_id) WHERE failures >= 3;
 COMMENT ON TABLE gateway_breakers IS
     'The circuit breaker of each client at each gateway. A client without a row has had no unknown outcome.';
 COMMENT ON COLUMN gateway_breakers.failures IS 'Unknown outcomes in a row.';

@@ -104,6 +104,7 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
         services.redis_check,
         services.gauges,
         services.health,
+        services.disk,
         settings.metrics_file,
     )
     app.before_request(_refuse_double_slash)

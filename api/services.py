@@ -22,6 +22,7 @@ from api.web.large_bodies import LargeBodies
 from api.web.long_poll import Waiters
 from api.web.request_metrics import RequestMetrics
 from api.web.turns import Turns
+from processor import disk
 from processor.errors import DatabaseUnavailable, SchemaError
 from processor.gateways.names import names as gateway_names
 from processor.intake.intake import Intake, Receipt, Submission
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from uuid import UUID
 
+    from processor.disk import Disk
     from processor.reading.health import Health, RowCounts
     from processor.reading.requests import Gauges
     from processor.records.documents import RequestRecord
@@ -238,6 +240,16 @@ class Services:
                 last.health = self._read_health()
                 last.read_at = time.monotonic()
             return last.health
+
+    def disk(self) -> Disk | None:
+        """Return the disk of the embedded servers, or None if there are none."""
+        has_own = self.settings.embeds_postgres or self.settings.embeds_valkey
+        return disk.read(self.settings.home) if has_own else None
+
+    def has_little_disk(self) -> bool:
+        """Return whether the disk of the embedded servers is nearly full."""
+        found = self.disk()
+        return found is not None and found.is_nearly_full
 
     def _read_health(self) -> Health | None:
         try:

@@ -75,9 +75,9 @@ class MissingStandby:
 
 
 @contextlib.contextmanager
-def missing_standby(url: str) -> Iterator[MissingStandby]:
+def standby_of(url: str) -> Iterator[MissingStandby]:
     """
-    Let commits on the server of this database wait, until the standby `returns` or the block ends.
+    Return a standby of the server of this database. Commits wait from `begin` until it `returns` or the block ends.
 
     The owner's own commits do not.
     """
@@ -85,7 +85,16 @@ def missing_standby(url: str) -> Iterator[MissingStandby]:
         owner.execute("SET synchronous_commit = local")
         standby = MissingStandby(owner)
         try:
-            standby.begin()
             yield standby
         finally:
             standby.returns()
+
+
+@contextlib.contextmanager
+def missing_standby(url: str) -> Iterator[MissingStandby]:
+    """
+    Let commits on the server of this database wait, until the standby `returns` or the block ends.
+    """
+    with standby_of(url) as standby:
+        standby.begin()
+        yield standby

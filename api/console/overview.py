@@ -12,12 +12,14 @@ from api.console import charts, rates, troubles
 from api.console.formats import bounded
 from api.console.pages import ROOT, Page, Pages, Visit
 from processor.reading import overview as overview_queries
+from workers.doorbell.condition import REMEDIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from markupsafe import Markup
 
+    from api.services import Services
     from processor.reading.overview import PartitionSummary, Pulse
 
 #: A partition whose oldest row waits for longer is behind.
@@ -57,7 +59,7 @@ def overview(visit: Visit) -> Page:
             "capped": any(one.backlog >= overview_queries.BACKLOG_MAX for one in pulse.partitions),
             "cells": [(one, state_of(one)) for one in pulse.partitions],
             "workers": workers_of(pulse.partitions),
-            "matters": matters_of(pulse),
+            "matters": matters_of(pulse, _of_the_system(visit.services)),
             "activity": visit.memory.rates.activity(visit.services.connection, time.monotonic()),
             "slowest": max(pulse.partitions, key=lambda one: one.oldest_seconds or 0.0).id,
             "charts": {
@@ -93,11 +95,11 @@ def workers_of(partitions: Sequence[PartitionSummary]) -> dict[str, int]:
     return dict(sorted(Counter(one.owner for one in partitions if one.owner and one.owner_alive).items()))
 
 
-def matters_of(pulse: Pulse) -> list[Matter]:
+def matters_of(pulse: Pulse, others: Iterable[Matter] = ()) -> list[Matter]:
     """
     List the states that need an operator's attention, the worst first.
     """
-    found = [*_of_the_requests(pulse), *_of_the_webhooks(pulse), *_of_the_partitions(pulse)]
+    found = [*others, *_of_the_requests(pulse), *_of_the_webhooks(pulse), *_of_the_partitions(pulse)]
     return sorted(found, key=lambda matter: matter.tone != "bad")
 
 
@@ -119,6 +121,24 @@ def _of_the_requests(pulse: Pulse) -> Iterator[Matter]:
     for gateway, until in sorted(gauges.breakers.items()):
         if until is not None:
             yield Matter("wait", troubles.of_gateway(gateway, until))
+
+
+def _of_the_system(services: Services) -> Iterator[Matter]:
+    """List what `/readyz` names and the partitions do not show."""
+    if services.intake.waits_for_standby():
+        yield Matter("bad", "Commits wait for a synchronous standby, so no request is accepted.")
+    if services.has_little_disk():
+        yield Matter("bad", "The disk is nearly full. Without space, no request is accepted.")
+    condition = services.redis_check.condition
+    if condition is not None:
+        yield Matter("wait", f"Redis carries no notifications: {REMEDIES[condition]}.")
+    health = services.health()
+    if health is not None and "couriers" in health.causes:
+        yield Matter(
+            "bad", "Gateway calls, deliveries or mails are overdue. Look for a courier that is dead."
+        )
+    for gateway, calls in {} if health is None else health.unanswered.items():
+        yield Matter("wait", f"The gateway {gateway} left its last {calls} calls unanswered.")
 
 
 def _of_the_webhooks(pulse: Pulse) -> Iterator[Matter]:

@@ -21,10 +21,16 @@ Cause = Literal["redis", "unowned", "undecided", "couriers", "locked", "misplace
 UNKNOWN: Final[list[Cause]] = ["unowned", "undecided", "couriers"]
 
 
+#: States that need an operator while Teller itself works.
+Matter = Literal["paused", "webhooks", "gateways", "disk"]
+
+
 class Readiness(BaseModel):
     """The failing parts of Teller while requests are accepted."""
 
     degraded: list[Cause]
+    #: Other states that need an operator. Absent if there are none.
+    attention: list[Matter] | None = None
     #: The fault of a Redis that answers.
     redis: Condition | None = None
 
@@ -86,6 +92,13 @@ def readyz(call: Call) -> Answer:
     - `couriers`: a gateway call, webhook delivery, mail or code is overdue by 60 s.
     - `locked`: a backend of another role keeps a worker from working.
     - `misplaced`: in the last hour there was work that the API did not write.
+
+    `attention` names states that need an operator while Teller itself works. It is absent if there are none:
+
+    - `paused`: a partition is paused.
+    - `webhooks`: the last tries of a webhook failed.
+    - `gateways`: at least three calls of a gateway in a row had no definite answer, and calls are due.
+    - `disk`: the disk of the embedded servers is nearly full.
     """
     condition = call.services.redis_check.first_condition()
     degraded: list[str] = [] if condition is None else ["redis"]
@@ -103,6 +116,11 @@ def readyz(call: Call) -> Answer:
         return _unready("standby", degraded, details)
     health = call.services.health()
     degraded += [cause for cause in (UNKNOWN if health is None else health.causes) if cause not in degraded]
+    attention = [] if health is None else health.attention
+    if call.services.has_little_disk():
+        attention.append("disk")
+    if attention:
+        details["attention"] = attention
     return Answer({"degraded": degraded, **details})
 
 

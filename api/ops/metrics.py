@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from api.web.long_poll import Waiters
+    from processor.disk import Disk
     from processor.intake.intake import Intake
     from processor.reading.health import Health, RowCounts
     from processor.reading.requests import Gauges
@@ -42,6 +43,7 @@ def register(
     redis_check: RedisCheck,
     read_gauges: Callable[[], tuple[Gauges, RowCounts] | None],
     read_health: Callable[[], Health | None],
+    read_disk: Callable[[], Disk | None],
     metrics_file: Path | None,
 ) -> None:
     """
@@ -52,6 +54,7 @@ def register(
     registry.register(_ProcessCollector(intake, waiters, doorbell, redis_check))
     registry.register(_DatabaseCollector(read_gauges))
     registry.register(_HealthCollector(read_health))
+    registry.register(_DiskCollector(read_disk))
     if metrics_file is not None:
         registry.register(_FilesCollector(metrics_file.parent))
 
@@ -99,6 +102,11 @@ class _ProcessCollector(Collector):
         for condition in CONDITIONS:
             impaired.add_metric([condition], float(condition == present))
         yield impaired
+        yield GaugeMetricFamily(
+            "teller_standby_missing",
+            "1: commits wait for a synchronous standby, so no request is accepted.",
+            float(self._intake.waits_for_standby()),
+        )
 
 
 class _DatabaseCollector(Collector):
@@ -169,6 +177,21 @@ class _FilesCollector(Collector):
         yield from self._files.collect()  # type: ignore[no-untyped-call]  # as above
 
 
+class _DiskCollector(Collector):
+    """The disk of embedded servers."""
+
+    def __init__(self, read: Callable[[], Disk | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        disk = self._read()
+        yield GaugeMetricFamily(
+            "teller_disk_nearly_full",
+            "1: the disk of the embedded servers is nearly full.",
+            float(disk is not None and disk.is_nearly_full),
+        )
+
+
 class _HealthCollector(Collector):
     """The numbers behind `/readyz`."""
 
@@ -199,3 +222,19 @@ class _HealthCollector(Collector):
         yield GaugeMetricFamily(
             "teller_effects_overdue", "Gateway calls that have been due for 60 s.", health.effects_overdue
         )
+        yield GaugeMetricFamily(
+            "teller_deliveries_overdue",
+            "1: a webhook delivery, mail or code has been due for 60 s.",
+            float(health.has_overdue_deliveries),
+        )
+        yield GaugeMetricFamily(
+            "teller_webhooks_failing", "Webhooks whose last tries failed.", health.webhooks_failing
+        )
+        unanswered = GaugeMetricFamily(
+            "teller_gateway_unanswered",
+            "Calls in a row without a definite answer, from three on and while calls are due.",
+            labels=["gateway"],
+        )
+        for gateway, calls in sorted(health.unanswered.items()):
+            unanswered.add_metric([gateway], calls)
+        yield unanswered

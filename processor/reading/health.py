@@ -61,6 +61,10 @@ class Health:
     has_overdue_deliveries: bool
     #: The codes of the alarms that workers raised.
     alarms: list[str]
+    #: Webhooks whose last tries failed, up to FAILED_MAX.
+    webhooks_failing: int
+    #: The calls in a row without a definite answer, by gateway, from three on and while calls are due.
+    unanswered: dict[str, int]
 
     @property
     def causes(self) -> list[str]:
@@ -71,6 +75,12 @@ class Health:
             "couriers": self.effects_overdue or self.has_overdue_deliveries,
         }
         return [name for name, holds in found.items() if holds] + self.alarms
+
+    @property
+    def attention(self) -> list[str]:
+        """The names of states that an operator should know, while Teller itself works."""
+        found = {"paused": self.paused, "webhooks": self.webhooks_failing, "gateways": self.unanswered}
+        return [name for name, holds in found.items() if holds]
 
 
 def read_health(connection: Connection) -> Health:
@@ -90,8 +100,18 @@ def read_health(connection: Connection) -> Health:
     [deliveries] = _one(
         connection, "has_overdue_deliveries", overdue_seconds=OVERDUE_SECONDS, turns=TURNS_MAX
     )
+    failing, unanswered = _one(connection, "read_attention", most=FAILED_MAX, turns=TURNS_MAX)
     return Health(
-        paused, unowned, undecided, oldest_seconds, decided, effects, deliveries, alarms.current(connection)
+        paused,
+        unowned,
+        undecided,
+        oldest_seconds,
+        decided,
+        effects,
+        deliveries,
+        alarms.current(connection),
+        failing,
+        unanswered,
     )
 
 

@@ -160,3 +160,29 @@ SELECT EXISTS (SELECT FROM endpoints WHERE due_at <= statement_timestamp() - mak
                                        AND decisions.version = changes.version
                                      LIMIT 1) AS d
                 WHERE d.at <= statement_timestamp() - make_interval(secs => %(overdue_seconds)s));
+
+-- read_attention --
+-- The webhooks that fail, up to a limit. Then the most calls in a row without a definite answer, for each gateway that has
+-- calls due. Without them, nothing shows whether it answers.
+SELECT (SELECT count(*)
+          FROM (SELECT
+                  FROM webhooks
+                 WHERE failing_since IS NOT NULL
+                   AND disabled_at IS NULL
+                 ORDER BY failing_since, id
+                 LIMIT %(most)s) AS failing),
+       (SELECT coalesce(jsonb_object_agg(u.gateway, u.failures), '{}')
+          FROM (SELECT b.gateway, max(b.failures) AS failures
+                  FROM (SELECT gateway, client_id, failures
+                          FROM gateway_breakers
+                         WHERE failures >= 3
+                         ORDER BY gateway, client_id
+                         LIMIT %(turns)s) AS b
+                 WHERE (SELECT true
+                          FROM effects e
+                         WHERE e.gateway = b.gateway
+                           AND e.client_id = b.client_id
+                           AND e.due_at IS NOT NULL
+                         ORDER BY e.gateway, e.client_id, e.due_at
+                         LIMIT 1)
+                 GROUP BY b.gateway) AS u);

@@ -7,13 +7,13 @@ A gateway gets a connection and no request, and a mail server gets no mail.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import smtplib
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from processor import disk
 from processor.settings import BUILTIN
 from processor.storage.server_checks import Problem
 from workers.courier.mailer import mailer_for
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 #: The longest time to connect to a gateway, in seconds.
 TIMEOUT_SECONDS: Final = 3.0
-#: The free space from which a disk counts as nearly full, in bytes and as a share of the disk.
-FREE_BYTES: Final = 1 << 30
-FREE_SHARE: Final = 0.05
 
 
 def problems(settings: Settings) -> Iterator[Problem]:
@@ -75,12 +72,12 @@ def _mail_server(settings: Settings) -> Iterator[Problem]:
 
 
 def _disk(home: Path) -> Iterator[Problem]:
-    usage = shutil.disk_usage(home)
-    if usage.free < FREE_BYTES or usage.free < usage.total * FREE_SHARE:
+    found = disk.read(home)
+    if found is not None and found.is_nearly_full:
         yield Problem(
             "disk_nearly_full",
             breaks_a_promise=False,
-            detail=f"the disk of {home} has {usage.free / (1 << 30):.1f} GiB left: make room for it",
+            detail=f"the disk of {home} has {found.free / (1 << 30):.1f} GiB left: make room for it",
         )
 
 

@@ -9,8 +9,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from processor import disk
 from processor.storage import connections, server_checks
-from teller.checks import outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +112,7 @@ def test_few_connections_and_a_full_disk_are_warnings(
     """
     [(name,)] = store.owner.execute("SELECT current_database()").fetchall()
     store.owner.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 5')
-    monkeypatch.setattr(outside, "FREE_SHARE", 1.0)
+    monkeypatch.setattr(disk, "FREE_SHARE", 1.0)
 
     document = teller("check", "--json").document
 
