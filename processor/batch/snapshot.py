@@ -116,6 +116,9 @@ class Snapshot:
     homes: dict[str, int] = field(default_factory=dict)
     #: The quantities that accounts took on their last day, for resources with a daily limit.
     daily_usages: dict[UsageKey, DailyUsage] = field(default_factory=dict)
+    #: The keys of usages and daily usages that were looked for and had no row.
+    new_usages: set[UsageKey] = field(default_factory=set)
+    new_daily_usages: set[UsageKey] = field(default_factory=set)
     #: The most that any account has used, of each resource whose per-account limit an amendment of this batch sets.
     most_used: dict[str, int] = field(default_factory=dict)
     #: The requests that the refunds of this batch give back.

@@ -6,7 +6,7 @@ of the first rows are written while the next rows are decided.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -99,12 +99,14 @@ def _read_usages(execute: Execute, snapshot: Snapshot, requests: list[Request]) 
     if keys := _keys(requests, limited):
         read = execute("read_usages", _columns(keys, names))
         snapshot.usages = {(resource, client, account): used for resource, client, account, used in read}
+        snapshot.new_usages = keys.difference(snapshot.usages)
     if keys := _keys(requests, limited_daily):
         read = execute("read_daily_usages", _columns(keys, names))
         snapshot.daily_usages = {
             (resource, client, account): DailyUsage(day, used)
             for resource, client, account, day, used in read
         }
+        snapshot.new_daily_usages = keys.difference(snapshot.daily_usages)
 
 
 def _keys(requests: list[Request], resources: set[str]) -> set[UsageKey]:
@@ -236,9 +238,8 @@ class Writer:
                 (key, sheet.snapshot.usages[key], limit) for key, limit in sheet.moved_usages.items()
             )
         ]
-        if usages:
-            names = ("resource_ids", "client_ids", "accounts", "used", "limits")
-            self._execute("write_usages", _columns(usages, names))
+        names = ("resource_ids", "client_ids", "accounts", "used", "limits")
+        self._write_usages("usages", sheet.snapshot.new_usages, usages, names)
         if sheet.newly_limited is not None:
             limit = resources[sheet.newly_limited].per_account_limit
             self._execute("rebuild_usages", {"resource_id": sheet.newly_limited, "limit": limit})
@@ -253,9 +254,8 @@ class Writer:
                 for key, limit in sheet.moved_daily_usages.items()
             )
         ]
-        if usages:
-            names = ("resource_ids", "client_ids", "accounts", "days", "used", "limits")
-            self._execute("write_daily_usages", _columns(usages, names))
+        names = ("resource_ids", "client_ids", "accounts", "days", "used", "limits")
+        self._write_usages("daily_usages", sheet.snapshot.new_daily_usages, usages, names)
         if sheet.newly_limited_daily is not None:
             resource = resources[sheet.newly_limited_daily]
             day = daily_limits.day_of(ledger.time_of_next(resource, sheet.now))
@@ -266,6 +266,17 @@ class Writer:
                 "largest": MAX_QUANTITY,
             }
             self._execute("rebuild_daily_usages", parameters)
+
+    def _write_usages(
+        self, table: str, new: set[UsageKey], usages: Sequence[tuple[Any, ...]], names: tuple[str, ...]
+    ) -> None:
+        """Write usages, whose first three fields are their key. Those in `new` have no row yet."""
+        inserted = [usage for usage in usages if usage[:3] in new]
+        others = [usage for usage in usages if usage[:3] not in new] if len(inserted) < len(usages) else ()
+        if inserted:
+            self._execute(f"insert_{table}", _columns(inserted, names))
+        if others:
+            self._execute(f"write_{table}", _columns(others, names))
 
     def _consequences(self) -> None:
         """Write the work of the couriers."""

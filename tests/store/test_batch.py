@@ -518,6 +518,47 @@ def test_an_account_gets_its_limit_and_no_more(store: Store) -> None:
     assert store.available("coupon") == 6
 
 
+def test_one_batch_adds_accounts_and_changes_others(store: Store) -> None:
+    """
+    Accounts without a usage get a row, and those with one keep theirs.
+    """
+    store.open("coupon", "coupon", 10, per_account_limit=3, per_account_daily_limit=3)
+    store.accept(store.redeems("coupon", "ada"))
+    store.drain("coupon")
+
+    asked = store.accept(
+        *(store.redeems("coupon", name) for name in ("bob", "ada", "bob", "eve", "ada", "ada"))
+    )
+    store.drain("coupon")
+
+    assert store.statuses(asked) == ["completed"] * 5 + ["limit_reached"]
+    assert store.used("coupon") == {"ada": 3, "bob": 2, "eve": 1}
+    daily = store.owner.execute("SELECT account, used FROM daily_usages").fetchall()
+    assert dict(daily) == store.used("coupon")
+
+
+def test_a_usage_that_appears_during_a_batch_is_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Only a fault could write it. The batch refuses to add a second row, and decides with the first.
+    """
+    store.open("coupon", "coupon", 10, per_account_limit=2)
+    asked = store.accept(*(store.redeems("coupon", name) for name in ("ada", "ada", "bob")))
+    rest = batch_store.Writer.rest
+
+    def appear(writer: batch_store.Writer) -> None:
+        monkeypatch.setattr(batch_store.Writer, "rest", rest)
+        store.owner.execute("INSERT INTO usages VALUES ('coupon', 'shop', 'ada', 1, 2)")
+        rest(writer)
+
+    monkeypatch.setattr(batch_store.Writer, "rest", appear)
+    store.drain("coupon")
+
+    assert store.statuses(asked) == ["completed", "limit_reached", "completed"]
+    assert store.used("coupon") == {"ada": 2, "bob": 1}
+
+
 @pytest.mark.parametrize("limit", [2_000, 3, 1], ids="in batches of {}".format)
 def test_a_limit_that_comes_later_counts_what_was_taken_before(store: Store, limit: int) -> None:
     """
