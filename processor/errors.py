@@ -73,6 +73,17 @@ class RequestNotFound(TellerError):
         super().__init__(f"there is no request {request_id}")
 
 
+class Archived(TellerError):
+    """The request, or the time of a resource, has left the database for a file of the archive."""
+
+    code = "archived"
+
+    def __init__(self, message: str, archive: str | None) -> None:
+        super().__init__(message)
+        #: The name of the file; None: the entries of a time are in several.
+        self.archive = archive
+
+
 class IdempotencyKeyReused(TellerError):
     """
     The idempotency key was used before, with another body.

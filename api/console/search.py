@@ -13,7 +13,7 @@ from pydantic import Field
 
 from api.console.pages import ROOT, Page, Pages, Redirect, Visit
 from api.web.fields import Body
-from processor.errors import RequestNotFound
+from processor.errors import Archived, RequestNotFound
 from processor.reading import overview as overview_queries
 from processor.reading import request_lists, requests
 from processor.reading.request_lists import RequestFilter, ids_from
@@ -96,6 +96,6 @@ def _others(connection: Connection, text: str) -> list[tuple[str, Hits[RequestRe
 def _request(connection: Connection, text: str) -> RequestRecord | None:
     try:
         found = requests.read_request(connection, UUID(text), None)
-    except (ValueError, RequestNotFound):
+    except (ValueError, RequestNotFound, Archived):
         return None
     return found[0]

@@ -15,6 +15,7 @@ from api.web.problems import NotFound
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.clients.codes import CodeCooldown, CodeInvalid, CodeLocked
 from processor.domain.roles import CLIENTS, OPERATORS
+from processor.errors import Archived
 from processor.intake.commands import Recorded
 from processor.operations import approvals
 from processor.operations.approvals import ApproverIsRequester, NotAwaitingApproval, NotAwaitingConfirmation
@@ -70,7 +71,7 @@ class Denial(Body):
     roles=CLIENTS,
     body=Confirmation,
     answers=RECORDED,
-    problems=(NotFound, NotAwaitingConfirmation, CodeInvalid, CodeLocked),
+    problems=(NotFound, Archived, NotAwaitingConfirmation, CodeInvalid, CodeLocked),
 )
 def confirm(call: Call, request: str) -> Answer:
     """
@@ -92,7 +93,7 @@ def confirm(call: Call, request: str) -> Answer:
     body=Nothing,
     body_optional=True,
     answers={202: AnswerDoc("The code will be sent.", CodeSent)},
-    problems=(NotFound, NotAwaitingConfirmation, CodeCooldown, CodeLocked),
+    problems=(NotFound, Archived, NotAwaitingConfirmation, CodeCooldown, CodeLocked),
 )
 def send_code_again(call: Call, request: str) -> Answer:
     """
@@ -114,7 +115,7 @@ def send_code_again(call: Call, request: str) -> Answer:
     body=Approval,
     body_optional=True,
     answers=RECORDED,
-    problems=(NotFound, ApproverIsRequester, NotAwaitingApproval),
+    problems=(NotFound, Archived, ApproverIsRequester, NotAwaitingApproval),
 )
 def approve_request(call: Call, request: str) -> Answer:
     """
@@ -136,7 +137,7 @@ def approve_request(call: Call, request: str) -> Answer:
     roles=OPERATORS,
     body=Denial,
     answers=RECORDED,
-    problems=(NotFound, ApproverIsRequester, NotAwaitingApproval),
+    problems=(NotFound, Archived, ApproverIsRequester, NotAwaitingApproval),
 )
 def deny_request(call: Call, request: str) -> Answer:
     """

@@ -19,6 +19,7 @@ from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.kinds import KINDS
 from processor.domain.model import Outcome
 from processor.domain.roles import OPERATORS
+from processor.errors import Archived
 from processor.operations import failed_requests
 from processor.operations.failed_requests import LegsHaveNoAmount, NotFailed
 from processor.reading import attempts, request_detail, request_lists
@@ -135,7 +136,7 @@ def list_failed(call: Call) -> Answer:
     "/v1/admin/requests/<request>",
     roles=OPERATORS,
     answers={200: AnswerDoc("The request.", InspectedRequest)},
-    problems=(NotFound,),
+    problems=(NotFound, Archived),
 )
 def inspect_request(call: Call, request: str) -> Answer:
     """
@@ -159,7 +160,7 @@ def inspect_request(call: Call, request: str) -> Answer:
     roles=OPERATORS,
     body=Replay,
     answers=RECORDED,
-    problems=(NotFound, NotFailed),
+    problems=(NotFound, Archived, NotFailed),
 )
 def replay_request(call: Call, request: str) -> Answer:
     """
@@ -205,7 +206,7 @@ def replay_requests(call: Call) -> Answer:
     roles=KINDS["refund"].roles,
     body=Refund,
     answers=ACCEPTED,
-    problems=(*submission.PROBLEMS, NotFound),
+    problems=(*submission.PROBLEMS, NotFound, Archived),
     request_headers=submission.REQUEST_HEADERS,
 )
 def refund_request(call: Call, request: str) -> Answer:

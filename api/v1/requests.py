@@ -17,6 +17,7 @@ from api.web.responses import AllOf, ListOf
 from api.web.routing import Answer, AnswerDoc, Routes
 from processor.domain.kinds import KINDS
 from processor.domain.model import EntryKind, RejectionCode, Stage, Status
+from processor.errors import Archived
 from processor.operations import cancel as cancellations
 from processor.operations.cancel import NotCancellable, ReasonRefused
 from processor.reading import request_lists, requests
@@ -201,7 +202,7 @@ class Cancellation(Body):
             "Unchanged since the `ETag` in `If-None-Match`.", headers=("ETag", "Preference-Applied")
         ),
     },
-    problems=(NotFound,),
+    problems=(NotFound, Archived),
     request_headers=("Prefer", "IfNoneMatch"),
 )
 def get_request(call: Call, request: str) -> Answer:
@@ -262,7 +263,7 @@ def list_requests(call: Call) -> Answer:
     "/v1/requests/<request>/entries",
     query=Page,
     answers={200: AnswerDoc("Newest first.", EntryList)},
-    problems=(NotFound,),
+    problems=(NotFound, Archived),
 )
 def list_request_entries(call: Call, request: str) -> Answer:
     """
@@ -284,7 +285,7 @@ def list_request_entries(call: Call, request: str) -> Answer:
     "GET",
     "/v1/requests/<request>/events",
     answers={200: AnswerDoc("Oldest first, all in one page.", EventList)},
-    problems=(NotFound,),
+    problems=(NotFound, Archived),
 )
 def list_events(call: Call, request: str) -> Answer:
     """
@@ -305,7 +306,7 @@ def list_events(call: Call, request: str) -> Answer:
     body=Cancellation,
     body_optional=True,
     answers=RECORDED,
-    problems=(NotFound, NotCancellable),
+    problems=(NotFound, Archived, NotCancellable),
 )
 def cancel(call: Call, request: str) -> Answer:
     """

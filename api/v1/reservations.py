@@ -16,6 +16,7 @@ from api.web.problems import Invalid, NotFound
 from api.web.routing import Answer, Routes
 from api.web.submission import Origin, SubmissionBody
 from processor.domain.kinds import KINDS
+from processor.errors import Archived
 from processor.intake.intake import Submission
 from processor.operations import reservations
 from processor.operations.cancel import ReasonRefused
@@ -127,7 +128,7 @@ def reserve(call: Call) -> Answer:
     body=Capture,
     body_optional=True,
     answers=RECORDED,
-    problems=(NotFound, NotHeld),
+    problems=(NotFound, Archived, NotHeld),
 )
 def capture(call: Call, request: str) -> Answer:
     """
@@ -153,7 +154,7 @@ def capture(call: Call, request: str) -> Answer:
     body=Release,
     body_optional=True,
     answers=RECORDED,
-    problems=(NotFound, NotHeld),
+    problems=(NotFound, Archived, NotHeld),
 )
 def release(call: Call, request: str) -> Answer:
     """

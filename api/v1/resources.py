@@ -31,6 +31,7 @@ from processor.domain.amounts import DECIMALS_MAX
 from processor.domain.kinds import KINDS
 from processor.domain.model import ResourceKind
 from processor.domain.rules.amendments import OPENING_RULES
+from processor.errors import Archived
 from processor.intake.intake import Submission
 from processor.reading import requests
 from processor.records.documents import ResourceRecord, timestamp
@@ -272,13 +273,14 @@ def list_resources(call: Call) -> Answer:
     "/v1/resources/<resource>",
     query=Moment,
     answers={200: AnswerDoc("The resource, now or at that time.", Resource)},
-    problems=(NotFound,),
+    problems=(NotFound, Archived),
 )
 def get_resource(call: Call, resource: str) -> Answer:
     """
     Read a resource.
 
-    With `at`, the state at that time: quantities from its ledger, and rules from its amendments. While the resource
+    With `at`, the state at that time: quantities from its ledger, and rules from its amendments. A time whose entries
+    are in the archive is answered with 410. While the resource
     belonged to another client, it does not exist for yours.
     """
     _check_id(resource)

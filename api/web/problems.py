@@ -13,7 +13,7 @@ import pydantic_core
 from flask import Response
 
 from api.web import prefix
-from processor.errors import DatabaseUnavailable, Forbidden, SchemaError, TellerError
+from processor.errors import Archived, DatabaseUnavailable, Forbidden, SchemaError, TellerError
 
 #: The media type of every error.
 PROBLEM_JSON: Final = "application/problem+json"
@@ -153,6 +153,15 @@ declare(
     explanation="There is nothing at this address, or it belongs to another client. "
     "The answer is the same in both cases.",
     remedy="Check the spelling of the address, and that the key belongs to the client that owns the object.",
+)
+declare(
+    Archived.code,
+    status=410,
+    title="In the archive",
+    explanation="The request was finished long ago, and has left the database for a file of the archive. The member "
+    "archive has the name of the file. For a resource at a time in the past, archive is null.",
+    remedy="The operator of this Teller has the file. A request in the archive can no longer be changed or refunded.",
+    members=("archive",),
 )
 declare(
     "method_not_allowed",

@@ -42,7 +42,8 @@ def write(path: Path, header: dict[str, Any], lines: Mapping[str, Iterable[str]]
     Raises OSError; ArchiveDamaged if the rows do not belong together.
     """
     content = Content(header)
-    with path.open("xb") as file:
+    # The file has what the database has, so only its owner reads it.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         with gzip.GzipFile(
             filename="", fileobj=file, mode="wb", compresslevel=COMPRESSION_LEVEL, mtime=0
         ) as packed:

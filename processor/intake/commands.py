@@ -7,8 +7,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from processor.archive.lookup import missing
 from processor.domain.model import Verb
-from processor.errors import RequestNotFound
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
@@ -30,7 +30,7 @@ def record_command(
     """
     Put a command into the inbox of the request's home partition, which decides it in its turn.
 
-    Raises RequestNotFound, DatabaseUnavailable.
+    Raises RequestNotFound, Archived, DatabaseUnavailable.
     """
     parameters = {
         "request_id": request_id,
@@ -40,5 +40,5 @@ def record_command(
     with connections.faults():
         row = connection.execute(SQL["record_command"], parameters).fetchone()
     if row is None:
-        raise RequestNotFound(request_id)
+        raise missing(connection, request_id, None)
     return Recorded(*row)

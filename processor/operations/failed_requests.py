@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from processor.archive.lookup import missing
 from processor.clients.keys import Caller, Role
 from processor.domain.kinds import KINDS
 from processor.domain.legs import Leg, legs_of
-from processor.errors import Forbidden, RequestNotFound, TellerError
+from processor.errors import Forbidden, TellerError
 from processor.intake.intake import Receipt, Submission, fingerprint
 from processor.reading import requests as stored_requests
 from processor.records.audit import AuditLine
@@ -153,13 +154,13 @@ def refund(
     Make a refund of a request. `amount` None refunds all that is left.
 
     Intake writes the refund and its audit line in one transaction. Returns the refund, and whether its key was used
-    before. Raises Forbidden, RequestNotFound, LegsHaveNoAmount, IdempotencyKeyReused, PartitionSaturated,
+    before. Raises Forbidden, RequestNotFound, Archived, LegsHaveNoAmount, IdempotencyKeyReused, PartitionSaturated,
     DatabaseUnavailable.
     """
     require_refunder(by.role)
     originals = read_originals(connection, [request_id])
     if not originals:
-        raise RequestNotFound(request_id)
+        raise missing(connection, request_id, None)
     if amount is not None and originals[0].legs:
         raise LegsHaveNoAmount("the request has legs: a refund gives all of them back, so it has no amount")
     refunder = Refunder(by.client, by.key_id, by.actor)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.domain.amounts import Unit
-from processor.errors import TellerError
+from processor.errors import Archived, TellerError
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
 
@@ -66,6 +66,8 @@ class LedgerExport:
     entries_max: int
     resources: Iterator[ExportedResource]
     entries: Iterator[ExportedEntry]
+    #: The last time of which entries are in the archive; None: none has left. Resources begin with their checkpoints.
+    archived_until: datetime | None
 
 
 @contextmanager
@@ -78,8 +80,8 @@ def open_export(
     """
     Read the entries from `since` on and before `until`, of these resources (None: of all), in one transaction.
 
-    A resource without entries in the period is included, except if it was opened later. Raises ResourcesMissing,
-    DatabaseUnavailable.
+    A resource without entries in the period is included, except if it was opened later. Entries in the archive are
+    left out. Raises ResourcesMissing, DatabaseUnavailable; Archived if `until` is a time of such entries.
     """
     parameters: dict[str, Any] = {"resources": resources, "since": since, "until": until}
     with connections.faults(), connection.transaction():
@@ -87,6 +89,9 @@ def open_export(
         missing = connection.execute(SQL["missing_resources"], {"resources": resources or []}).fetchall()
         if missing:
             raise ResourcesMissing("there is no resource " + ", ".join(name for (name,) in missing))
+        [(archived_until,)] = connection.execute(SQL["archived_until"], parameters).fetchall()
+        if until is not None and archived_until is not None and until <= archived_until:
+            raise Archived(f"entries up to {archived_until:%Y-%m-%dT%H:%M:%S.%fZ} are in the archive", None)
         [(entries_max,)] = connection.execute(SQL["count"], parameters).fetchall()
         [(at,)] = connection.execute("SELECT now()").fetchall()
         with connection.cursor(name="resources") as found, connection.cursor(name="entries") as entries:
@@ -101,4 +106,5 @@ def open_export(
                     for name, kind, unit, decimals, *rest in found
                 ),
                 (ExportedEntry(*row) for row in entries),
+                archived_until,
             )

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, get_args
 from uuid import UUID
 
+from processor.archive.lookup import missing
 from processor.domain.kinds import KINDS
 from processor.domain.model import ResourceKind
 from processor.domain.rules.amendments import RULES, parsed
-from processor.errors import RequestNotFound
+from processor.errors import Archived
 from processor.records import documents
 from processor.records.documents import Document, EntryRecord, RequestRecord, ResourceRecord, timestamp
 from processor.records.pages import Page, identifier, page, partial_page, read_cursor, row_number
@@ -93,12 +94,12 @@ def read_request(
     """
     Return a request that `client` may see (None sees all), and its place while it is queued.
 
-    Raises RequestNotFound.
+    Raises RequestNotFound, Archived.
     """
     parameters = {"id": request_id, "client": client, "position_limit": POSITION_MAX}
     row = connection.execute(SQL["read_request"], parameters).fetchone()
     if row is None:
-        raise RequestNotFound(request_id)
+        raise missing(connection, request_id, client)
     *columns, position, paused = row
     return RequestRecord(*columns), None if position is None else Place(position, paused)
 
@@ -161,12 +162,17 @@ def read_resource_at(
     Return a resource as it was at a time, or None if it did not exist then.
 
     Quantities come from its entries, and rules from its opening and its amendments. A client may see it if it can use
-    the resource now, and could use it then.
+    the resource now, and could use it then. Raises Archived if entries of that time have left.
     """
     now = read_resource(connection, resource_id, client)
     if now is None or now.created_at > at:
         return None
     parameters = {"id": resource_id, "at": at}
+    checkpoint = connection.execute(SQL["read_last_checkpoint"], parameters).fetchone()
+    if checkpoint is not None and at < checkpoint[0]:
+        raise Archived(
+            f"the entries of {resource_id} up to {timestamp(checkpoint[0])} are in the archive", None
+        )
     state = connection.execute(SQL["read_state_at"], parameters).fetchone()
     version, available, held = state or (0, 0, 0)
     rules: dict[str, Any] = dict.fromkeys(RULES.values()) | {"overdraft": 0}

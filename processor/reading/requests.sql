@@ -62,11 +62,21 @@ SELECT {resource_columns}
  WHERE id = %(id)s
    AND (%(client)s::text IS NULL OR client_id IS NULL OR client_id = %(client)s);
 
+-- read_last_checkpoint --
+-- The time from which on all entries of a resource are in the database.
+SELECT created_at
+  FROM checkpoints
+ WHERE resource_id = %(id)s
+ ORDER BY version DESC
+ LIMIT 1;
+
 -- read_state_at --
--- The quantities after the last entry up to a time. The times of entries never run backwards, so each step halves the
--- versions in question. That of the last entry is at least `low` and at most `high`.
+-- The quantities after the last entry up to a time, which is not before the last checkpoint. The times of entries never run
+-- backwards, so each step halves the versions in question. That of the last entry is at least `low` and at most `high`.
 WITH RECURSIVE halves(low, high) AS (
-    SELECT 0::bigint, version FROM resources WHERE id = %(id)s
+    SELECT coalesce((SELECT max(version) FROM checkpoints WHERE resource_id = %(id)s), 0), version
+      FROM resources
+     WHERE id = %(id)s
     UNION ALL
     SELECT CASE WHEN m.is_after THEN low ELSE m.middle END, CASE WHEN m.is_after THEN m.middle - 1 ELSE high END
       FROM halves
@@ -79,6 +89,11 @@ WITH RECURSIVE halves(low, high) AS (
 )
 SELECT version, available, held
   FROM entries
+ WHERE resource_id = %(id)s
+   AND version = (SELECT low FROM halves WHERE low >= high)
+ UNION ALL
+SELECT version, available, held
+  FROM checkpoints
  WHERE resource_id = %(id)s
    AND version = (SELECT low FROM halves WHERE low >= high);
 

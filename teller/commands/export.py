@@ -55,6 +55,11 @@ def export(name: str, resources: tuple[str, ...], since: datetime | None, until:
         open_export(connection, list(resources) or None, since, until) as found,
         _progress(found.entries_max) as report,
     ):
+        if found.archived_until is not None and (since is None or since <= found.archived_until):
+            click.echo(
+                "entries in the archive are left out: each resource begins with its last checkpoint",
+                err=True,
+            )
         for text, entries in texts(
             FORMATS[name], min(found.at, until or found.at), since, found.resources, found.entries
         ):
