@@ -886,7 +886,7 @@ CREATE TABLE archives (
     name       text        NOT NULL UNIQUE,
     digest     bytea       NOT NULL CHECK (length(digest) = 32),
     before     timestamptz NOT NULL,
-    requests   integer     NOT NULL CHECK (requests BETWEEN 1 AND 65536),
+    requests   integer     NOT NULL CHECK (requests >= 1),
     entries    integer     NOT NULL CHECK (entries >= 0),
     first_id   uuid        NOT NULL,
     last_id    uuid        NOT NULL,
@@ -1258,14 +1258,14 @@ CREATE CONSTRAINT TRIGGER whole_hold AFTER INSERT ON entries DEFERRABLE INITIALL
 -- entries       | read                    | read, insert                     | read                      | read, delete
 -- reservations  | read, update            | read, insert, update, delete     | read                      | read
 -- effects       | read                    | read, insert, update             | read, update              | read, delete
--- attempts      | read                    | read                             | read, insert, update      | read, delete
+-- attempts      | read                    | read                             | read, insert, update, delete | read, delete
 -- gateways      | read                    | read                             | read, insert, update      |
 -- gateway_breakers | read                 |                                  | read, insert, update      |
 -- accounts      | read, insert, update    | read                             | read                      |
 -- address_changes | insert                |                                  | read, update, delete      |
 -- mail_counts   |                         |                                  | read, insert, update, delete |
 -- webhooks      | read, write             | read but the secrets             | read, disable             |
--- deliveries    | read, resend            | insert                           | read, insert, update      | read, delete
+-- deliveries    | read, resend            | insert                           | read, insert, update, delete | read, delete
 -- fanouts       | read                    | insert                           | read, delete              | read
 -- codes         | read, insert, update    | read, insert, update, delete     | read, update              |
 -- code_turns    | read, insert, update    | read, delete                     | read, insert, update      |
@@ -1361,7 +1361,7 @@ GRANT SELECT ON alarms TO teller_api, teller_worker;
 GRANT INSERT (code, partition, detail), UPDATE (detail, seen_at) ON alarms TO teller_worker;
 
 GRANT SELECT ON webhooks, deliveries, fanouts TO teller_courier;
-GRANT DELETE ON fanouts TO teller_courier;
+GRANT DELETE ON fanouts, deliveries, attempts TO teller_courier;
 GRANT INSERT (request_id, version, type, webhook_id),
       UPDATE (status, due_at, tries, token, last_status, last_error, delivered_at) ON deliveries TO teller_courier;
 GRANT INSERT (partition, request_id, verb, leg) ON inbox TO teller_courier;

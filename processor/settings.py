@@ -50,7 +50,7 @@ SECONDS_MAX = 86_400.0
 SECRET_CHARACTERS_MIN = 16
 #: The shortest decoded key of a `whsec_` secret.
 SIGNING_KEY_BYTES_MIN = 16
-#: The default time for which requests, and with them their idempotency keys, stay in the database.
+#: The default time for which requests with their idempotency keys, and deliveries, stay in the database.
 KEEP_DAYS = 30
 #: The longest such time that may be set: a century.
 KEEP_DAYS_MAX = 36_500
@@ -136,6 +136,8 @@ class Settings:
     archive_database_url: str = field(repr=False)
     #: Requests stay in the database for at least as many days after they were made; 0: they may leave at once.
     keep_days: int
+    #: Couriers remove deliveries and attempts that are older, in days.
+    keep_deliveries_days: int
     #: "transaction": a pooler that shares sessions is known to stand before the database.
     database_pooler: str
     redis_url: str = field(repr=False)
@@ -198,6 +200,7 @@ class Settings:
             courier_database_url=role_url("TELLER_COURIER_DATABASE_URL"),
             archive_database_url=role_url("TELLER_ARCHIVE_DATABASE_URL"),
             keep_days=read.whole("TELLER_KEEP_DAYS", KEEP_DAYS, 0, KEEP_DAYS_MAX),
+            keep_deliveries_days=read.whole("TELLER_KEEP_DELIVERIES_DAYS", KEEP_DAYS, 1, KEEP_DAYS_MAX),
             database_pooler=pooler,
             redis_url=redis_url,
             secret=_secret(read),
@@ -252,6 +255,7 @@ class Settings:
             "TELLER_COURIER_DATABASE_URL": self.courier_database_url,
             "TELLER_ARCHIVE_DATABASE_URL": self.archive_database_url,
             "TELLER_KEEP_DAYS": str(self.keep_days),
+            "TELLER_KEEP_DELIVERIES_DAYS": str(self.keep_deliveries_days),
             "TELLER_DATABASE_POOLER": self.database_pooler,
             "REDIS_URL": self.redis_url,
             "TELLER_SECRET": self.secret,

@@ -30,6 +30,7 @@ from workers.courier.files import allow_connections
 from workers.courier.gateway_calls import GatewayCalls
 from workers.courier.mailer import mailer_for
 from workers.courier.request_mails import request_mails
+from workers.courier.retention import keep
 from workers.courier.sender import RETRY_SECONDS, MailSender
 from workers.courier.webhook_client import WebhookClient
 from workers.doorbell.listener import Listener
@@ -53,8 +54,9 @@ STATEMENT_TIMEOUT_MS: Final = 5_000
 #: The time for which a stop waits for the sends under way, in seconds. The others are due again when their leases
 #: expire.
 END_SECONDS: Final = 3.0
-#: Connections to PostgreSQL: two each for gateway calls, deliveries and mails, one each for codes and ended webhooks.
-DATABASE_THREADS: Final = 8
+#: Connections to PostgreSQL: two each for gateway calls, deliveries and mails, one each for codes, ended webhooks
+#: and retention.
+DATABASE_THREADS: Final = 9
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +111,7 @@ async def work(settings: Settings, stop: asyncio.Event, metrics: CourierMetrics)
     listener.start()
     recorders = [asyncio.create_task(sender.recorder.run()) for sender in senders]
     looks = [asyncio.create_task(sender.run(stop)) for sender in senders]
+    looks.append(asyncio.create_task(keep(threads[8], settings.keep_deliveries_days, stop)))
     log.info("courier_started", gateways=sorted(gateways))
     try:
         await stop.wait()
