@@ -94,6 +94,11 @@ SETTINGS: Final = (
         "Requests, and with them their idempotency keys, stay in the database for at least this time.",
         "30",
     ),
+    Setting(
+        "TELLER_KEEP_DELIVERIES_DAYS",
+        "Couriers remove deliveries that were sent or given up, and calls of gateways, after this time.",
+        "30",
+    ),
     Setting("TELLER_BACKLOG_LIMIT", "Inbox rows that one partition may hold.", "2000000"),
     Setting("TELLER_RATE_LIMIT", "Requests per second of one key.", "10000"),
     Setting("TELLER_SIGN_IN_LIMIT", "Failed authentications per minute from one address.", "600"),

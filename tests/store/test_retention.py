@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DAYS = 30
 #: Deliveries that were made this many days ago, with their status.
 DELIVERIES = (
-    *((40, "delivered"), (40, "failed"), (40, "pending"), (29, "delivered")),
-    *((31, "delivered"), (0, "pending"), (0, "failed")),
+    *((40, "delivered"), (40, "failed"), (40, "pending"), (31, "delivered")),
+    *((29, "delivered"), (0, "pending"), (0, "failed")),
 )
 
 
@@ -93,5 +93,5 @@ def test_a_part_looks_at_a_limited_number_of_rows(store: Store, monkeypatch: pyt
     ids = [one for (one,) in store.owner.execute("SELECT id FROM deliveries ORDER BY id")]
 
     assert retention.remove_deliveries(store.owner, DAYS, 0) == (2, ids[2])
-    assert retention.remove_deliveries(store.owner, DAYS, ids[2]) == (1, None)
+    assert retention.remove_deliveries(store.owner, DAYS, ids[2]) == (1, None)  # it reached a young row
     assert retention.remove_deliveries(store.owner, DAYS, ids[-1]) == (0, None)
