@@ -113,6 +113,14 @@ def table(
     return "\n".join([*above, heading, *(line(row).rstrip() for row in cells)])
 
 
+def caption_of(count: int, noun: str, *, is_cut: bool) -> str:
+    """
+    Return the caption of a list, such as "1 webhook", or "the newest 20 webhooks; --limit shows more".
+    """
+    words = f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"the newest {words}; --limit shows more" if is_cut else words
+
+
 def _fitting(
     columns: Sequence[str], rows: Sequence[Sequence[Cell]], spare: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[Sequence[Cell]]]:

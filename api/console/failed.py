@@ -18,6 +18,7 @@ from processor.operations import bulk_actions, failed_requests
 from processor.reading import failed
 from processor.reading.failed import FailedFilter
 from processor.reading.units import read_units
+from processor.storage.connections import Connection
 
 #: Requests on one page.
 LISTED: Final = 50
@@ -70,6 +71,8 @@ class FailedQuery(FailedForm):
     """The filter of failed requests, and the page."""
 
     cursor: str = optional()
+    #: The time of a page that asks whether requests have failed since.
+    seen: Moment | None = optional()
 
 
 class PreviewForm(FailedForm):
@@ -90,6 +93,8 @@ def list_failed(visit: Visit) -> Page:
         summary = failed.sum_up(connection, chosen)
         recent = bulk_actions.list_actions(connection, RECENT)
         units = read_units(connection, (one.resource_id for one in found.rows))
+        seen = query.seen or bulk_actions.read_now(connection)
+        newer = 0 if query.seen is None else _count_since(connection, chosen, seen)
     for action in recent:
         if action.finished_at is None:  # the process that ran it may have ended
             visit.memory.runner.go_on(visit.services, action.id)
@@ -102,10 +107,20 @@ def list_failed(visit: Visit) -> Page:
         "fields": fields,
         "shown": dict.fromkeys(FailedForm.model_fields) | fields,
         "query": urlencode(fields),
+        "newer": newer,
+        "watch": urlencode(fields | {"seen": seen.isoformat()}),
         "codes": CODES,
         "later": query.cursor is not None,
     }
     return Page("failed.html", context)
+
+
+def _count_since(connection: Connection, chosen: FailedFilter, seen: datetime) -> int:
+    """
+    Count the requests that match and have failed since a time.
+    """
+    since = seen if chosen.since is None else max(seen, chosen.since)
+    return failed.sum_up(connection, replace(chosen, since=since)).requests
 
 
 @pages.get("/failed/preview", query=PreviewForm)

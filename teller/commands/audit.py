@@ -13,7 +13,7 @@ from processor.records import audit as audit_records
 from processor.records.audit import AuditFilter
 from teller.arguments import moment
 from teller.commands.requests import limit_option
-from teller.printing import Command, show, table
+from teller.printing import Command, caption_of, show, table
 from teller.reach import reached
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def audit(
     with reached() as (connection, _):
         found = audit_records.list_audit(connection, wanted, limit, None)
     rows = found.rows
-    more = f"the newest {len(rows)} acts; --limit shows more" if found.next_cursor else f"{len(rows)} acts"
+    more = caption_of(len(rows), "act", is_cut=found.next_cursor is not None)
     show(
         {"data": [one.document() for one in rows]},
         lambda: table(

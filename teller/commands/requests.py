@@ -218,8 +218,10 @@ def counted(connection: Connection, wanted: RequestFilter, shown: int, limit: in
     counts = request_lists.count_requests(connection, wanted)
     statuses = [wanted.status] if wanted.status else list(counts.by_status)
     total = sum(counts.by_status.get(status, 0) for status in statuses)
-    more = "+" if counts.more & set(statuses or counts.more) else ""
-    return f"{shown} of {max(total, shown):,}{more} requests, newest first (--limit)"
+    if counts.more & set(statuses or counts.more):
+        total = request_lists.COUNTED_MAX if wanted.status is None else total
+        return f"{shown} of {max(total, shown):,}+ requests, newest first (--limit)"
+    return f"{shown} of {max(total, shown):,} requests, newest first (--limit)"
 
 
 def listing(rows: list[RequestRecord], units: dict[str, Unit], caption: str = "") -> str:

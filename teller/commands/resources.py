@@ -15,7 +15,7 @@ from processor.errors import TellerError
 from processor.reading import requests as stored_requests
 from teller.arguments import identifier
 from teller.commands.requests import limit_option
-from teller.printing import Amount, Command, Group, fields, show, table
+from teller.printing import Amount, Command, Group, caption_of, fields, show, table
 from teller.reach import reached
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def list_(kind: str | None, limit: int) -> None:
             cursor = part.next_cursor
             if cursor is None:
                 break
-    more = f"the newest {len(found)} resources; --limit shows more" if cursor else f"{len(found)} resources"
+    more = caption_of(len(found), "resource", is_cut=cursor is not None)
     show(
         {"data": [one.document() for one in found]},
         lambda: table(

@@ -9,7 +9,7 @@ import click
 from processor.reading import webhooks as webhook_queries
 from teller.arguments import identifier
 from teller.commands.requests import limit_option
-from teller.printing import Command, Group, show, table
+from teller.printing import Command, Group, caption_of, show, table
 from teller.reach import reached
 
 
@@ -31,11 +31,7 @@ def list_(client: str | None, state: webhook_queries.WebhookState | None, limit:
     with reached() as (connection, _):
         found = webhook_queries.list_webhooks(connection, client, limit, None, state=state)
     rows = found.rows
-    more = (
-        f"the newest {len(rows)} webhooks; --limit shows more"
-        if found.next_cursor
-        else f"{len(rows)} webhooks"
-    )
+    more = caption_of(len(rows), "webhook", is_cut=found.next_cursor is not None)
     show(
         {
             "data": [

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from playwright.sync_api import expect
+
 from tests.browser.pages import check_page
 
 if TYPE_CHECKING:
@@ -94,6 +96,26 @@ def test_a_failed_request_is_found_and_all_that_match_are_replayed(stack: Browse
         page.get_by_text("the bank is back").first.wait_for()
 
     assert {stack.client.get(f"/v1/requests/{one}")["status"] for one in asked} == {"completed"}
+
+
+def test_all_of_a_page_are_selected_and_new_failures_are_announced(stack: BrowserStack) -> None:
+    """
+    The bar counts the selection. Requests that fail later do not change the list, and a line leads to them.
+    """
+    stuck(stack, "picked", 3)
+    with stack.look(stack.operator) as page:
+        page.goto("/admin/failed?resource=picked")
+        page.get_by_label("Select all 3 of this page").check()
+        expect(page.get_by_text("3 selected.")).to_be_visible()
+        page.locator('input[name="id"]').first.uncheck()
+        expect(page.get_by_text("2 selected.")).to_be_visible()
+
+        stack.withdraw("picked", "late", 5, destination="unavailable")
+        expect(page.get_by_text("1 more has failed:")).to_be_visible()
+        assert page.locator('input[name="id"]').count() == 3
+        expect(page.get_by_text("2 selected.")).to_be_visible()
+        page.locator("#newer").get_by_role("link", name="show").click()
+        expect(page.get_by_text("4 requests match")).to_be_visible()
 
 
 def test_without_javascript_a_replay_works(stack: BrowserStack) -> None:

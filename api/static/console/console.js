@@ -61,3 +61,26 @@ function showLocalTimes(root) {
 }
 showLocalTimes(document);
 document.addEventListener("htmx:load", (event) => showLocalTimes(event.detail.elt));
+
+// A box in the heading selects all rows, and the bar with the actions counts those that are selected.
+function countSelected(form) {
+  const boxes = [...form.querySelectorAll('input[name="id"]')];
+  const count = boxes.filter((box) => box.checked).length;
+  const all = form.querySelector(".pick-all");
+  all.checked = count === boxes.length;
+  all.indeterminate = count > 0 && count < boxes.length;
+  form.querySelector(".pick-count").textContent = count ? `${count} selected.` : "";
+  form.classList.toggle("picking", count > 0);
+}
+for (const all of document.querySelectorAll(".pick-all")) {
+  all.hidden = false;
+  countSelected(all.form);
+}
+document.addEventListener("change", (event) => {
+  const form = event.target.form;
+  if (!form || !form.querySelector(".pick-all")) return;
+  if (event.target.matches(".pick-all")) {
+    for (const box of form.querySelectorAll('input[name="id"]')) box.checked = event.target.checked;
+  }
+  countSelected(form);
+});
