@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -58,9 +59,16 @@ class Servers:
         command = [self.binary, str(path), *(["--sentinel"] if is_sentinel else []), *options]
         with (own / "log").open("wb") as output:
             self.processes[port] = subprocess.Popen(command, stdout=output, stderr=output)
-        if not tls:
-            eventually(lambda: self._answers(port))
+        eventually(lambda: self._listens(port) if tls else self._answers(port))
         return port
+
+    def _listens(self, port: int) -> bool:
+        """A server with TLS answers only to clients that have its certificate."""
+        assert self.processes[port].poll() is None, (self.directory / str(port) / "log").read_text()
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return True
+        return False
 
     def _answers(self, port: int) -> bool:
         with contextlib.suppress(redis.ConnectionError), self.client(port) as client:
