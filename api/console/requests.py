@@ -141,7 +141,7 @@ def _left(found: Inspection) -> tuple[int | None, str | None]:
         return None, "A gateway call is in progress, and the gateway may be paying now."
     if effect is not None and effect.outcome == "done":
         return None, "The gateway has confirmed the payment. A replay takes the held amount."
-    return one.amount, None
+    return 0 if one.legs else one.amount, None
 
 
 @pages.get("/requests/<request>")

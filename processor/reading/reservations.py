@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from processor.domain.amounts import Unit
+from processor.domain.amounts import NO_UNIT, format_amount
+from processor.reading.units import read_units
 from processor.records import documents
 from processor.records.documents import RequestRecord
 from processor.records.pages import Page, page, read_cursor
@@ -20,11 +21,12 @@ SQL: Final = {
 
 
 class HeldRequest(NamedTuple):
-    """A reservation that is held, and the unit of its resource."""
+    """A reservation that is held, and until when."""
 
-    unit: Unit
     expires_at: datetime
     request: RequestRecord
+    #: The resources that it holds, each with the amount as people write it.
+    amounts: list[tuple[str, str]]
 
 
 def list_held(connection: Connection, limit: int, cursor: str | None) -> Page[HeldRequest]:
@@ -37,5 +39,17 @@ def list_held(connection: Connection, limit: int, cursor: str | None) -> Page[He
     parameters = {"after": after, "after_id": after_id, "limit": limit + 1}
     with connections.faults():
         rows = connection.execute(SQL["list_held"], parameters).fetchall()
-    found = [HeldRequest(Unit(unit, decimals), at, RequestRecord(*row)) for unit, decimals, at, *row in rows]
+    held = [(at, RequestRecord(*row)) for at, *row in rows]
+    units = read_units(connection, [leg.resource_id for _, request in held for leg in request.takes])
+    found = [
+        HeldRequest(
+            at,
+            request,
+            [
+                (leg.resource_id, format_amount(leg.quantity, units.get(leg.resource_id, NO_UNIT)))
+                for leg in request.takes
+            ],
+        )
+        for at, request in held
+    ]
     return page(found, limit, lambda one: (one.expires_at.isoformat(), str(one.request.id)))

@@ -2,11 +2,10 @@
 
 -- list_held --
 -- The first to expire first. A failed one keeps its hold, and is in the list of failed requests.
-SELECT t.unit, coalesce(t.decimals, 0), v.expires_at, {request_columns}
+SELECT v.expires_at, {request_columns}
   FROM reservations v
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = v.request_id LIMIT 1) AS r
  CROSS JOIN LATERAL (SELECT * FROM decisions WHERE decisions.request_id = v.request_id AND current LIMIT 1) AS d
-  LEFT JOIN LATERAL (SELECT unit, decimals FROM resources WHERE resources.id = r.resource_id LIMIT 1) AS t ON true
  WHERE v.command IS NULL
    AND d.stage = 'held'
    AND (%(after)s::timestamptz IS NULL OR (v.expires_at, v.request_id) > (%(after)s, %(after_id)s))

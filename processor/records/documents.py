@@ -85,6 +85,12 @@ class RequestRecord(NamedTuple):
         return legs_of(self.details)
 
     @property
+    def takes(self) -> tuple[Leg, ...]:
+        """The legs that take or hold. A request with a single resource counts as one leg."""
+        legs = self.legs or (Leg(self.resource_id, take=self.amount),)
+        return tuple(leg for leg in legs if leg.take is not None)
+
+    @property
     def is_settled(self) -> bool:
         """Whether a wait for the request ends: it is final, or held until its client acts."""
         return self.is_final or (self.stage == "held" and self.command is None)

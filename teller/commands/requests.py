@@ -163,12 +163,13 @@ def held(limit: int) -> None:
                 (
                     str(one.request.id),
                     one.expires_at,
-                    _amount(one.request.amount, one.unit),
-                    one.request.resource_id,
+                    Amount(amount),
+                    resource,
                     one.request.account,
                     one.request.client_id,
                 )
                 for one in rows
+                for resource, amount in one.amounts  # a line for each leg
             ],
         ),
     )
@@ -179,7 +180,7 @@ def held(limit: int) -> None:
 @reason_option()
 def release(request: UUID, why: str | None) -> None:
     """
-    Release the reservation ID: the held amount goes back, and its client can no longer capture it.
+    Release the reservation ID: all that it holds goes back, and its client can no longer capture it.
     """
     with reached() as (connection, settings):
         _, command = reservations.release(connection, request, operator(), why)
@@ -205,7 +206,8 @@ def read(connection: Connection, request: UUID) -> Document:
 
 def units_of(connection: Connection, document: Document) -> dict[str, Unit]:
     """Return the units of the resources in the document of a request."""
-    return read_units(connection, [document["resource"], *(line["resource"] for line in document["entries"])])
+    moved = [line["resource"] for name in ("legs", "entries") for line in document.get(name, ())]
+    return read_units(connection, [document.get("resource", ""), *moved])
 
 
 def counted(connection: Connection, wanted: RequestFilter, shown: int, limit: int) -> str:
@@ -234,7 +236,7 @@ def listing(rows: list[RequestRecord], units: dict[str, Unit], caption: str = ""
                 record.kind,
                 record.status,
                 record.stage or record.code,
-                record.resource_id,
+                record.resource_id + (f" and {len(record.legs) - 1} more" if record.legs else ""),
                 record.account,
                 _amount(record.amount, units.get(record.resource_id, NO_UNIT)),
                 record.created_at,
@@ -248,11 +250,17 @@ def listing(rows: list[RequestRecord], units: dict[str, Unit], caption: str = ""
 
 def describe(document: Document, units: dict[str, Unit]) -> str:
     """Format a request, its history, and its entries."""
-    unit = units.get(document["resource"], NO_UNIT)
+    unit = units.get(document.get("resource", ""), NO_UNIT)
     shown = [
         (name, _amount(value, unit) if name in ("amount", "refunded") else _cell(value))
         for name, value in document.items()
-        if name not in ("events", "entries")
+        if name not in ("legs", "events", "entries")
+    ]
+    shown += [
+        (verb, f"{format_amount(leg[verb], units.get(leg['resource'], NO_UNIT))} of {leg['resource']}")
+        for leg in document.get("legs", ())
+        for verb in ("take", "give")
+        if verb in leg
     ]
     history = [
         (event["at"], event["status"], event["stage"], event["actor"], event["detail"])

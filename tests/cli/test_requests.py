@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from processor.batch import run as batch
+from tests.servers import PARTITIONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -242,3 +245,36 @@ def test_an_empty_table_says_so_on_a_terminal_alone(
     assert teller("requests", "list").out == ""
     terminal(80)
     assert click.unstyle(teller("requests", "list").out) == "none\n"
+
+
+def test_requests_with_legs_are_shown_held_and_released(teller: Callable[..., Result], store: Store) -> None:
+    """
+    Each leg has a line with the unit of its resource. A release gives all of them back.
+    """
+    store.open("lounge", "balance", 900, unit="EUR", decimals=2)
+    store.open("row", "seat", 5)
+    [asked] = store.accept(store.reserves("ada", ("lounge", 250), ("row", 1)))
+    [traded] = store.accept(store.exchanges("ada", ("lounge", -100), ("row", 1)))
+    drain_all(store)
+
+    [held] = teller("requests", "held", "--json").document["data"]
+    assert [leg["resource"] for leg in held["legs"]] == ["lounge", "row"]
+    lines = [line.split() for line in teller("requests", "held").out.splitlines() if str(asked) in line]
+    assert [line[-4:-2] for line in lines] == [["EUR", "lounge"], ["1", "row"]]
+    assert "lounge and 1 more" in teller("requests", "list").out
+    shown = teller("requests", "show", str(traded)).out
+    assert "1.00 EUR of lounge" in shown
+    assert "1 of row" in shown
+    assert teller("requests", "show", str(asked), "--json").document["legs"] == held["legs"]
+
+    assert teller("requests", "release", str(asked), "--reason", "double").status == 0
+    drain_all(store)
+    assert store.statuses([asked]) == ["released"]
+    assert [store.available(name) for name in ("lounge", "row")] == [800, 6]
+
+
+def drain_all(store: Store) -> None:
+    """
+    Run one batch over all partitions.
+    """
+    batch.drain_once(store.worker, range(PARTITIONS))

@@ -332,6 +332,30 @@ def test_a_held_reservation_is_listed_and_released(bank: Teller) -> None:
     assert [line[1:] for line in audited(bank, "release")] == [("double", asked[0])]
 
 
+def test_a_reservation_with_legs_is_listed_with_all_of_them_and_released(bank: Teller) -> None:
+    """
+    Each leg has the unit of its resource. One release gives all of them back.
+    """
+    bank.open("lounge", "balance", 900, unit="EUR", decimals=2)
+    names = ("vault", "lounge")
+    legs = [{"resource": "vault", "take": 4}, {"resource": "lounge", "take": 250}]
+    asked = bank.client.post("/v1/reservations", {"account": "u", "legs": legs}).json["id"]
+    bank.drain()
+    operator = Visitor.signed_in(bank, bank.operator)
+    page = operator.get("/admin/reservations").text
+    [row] = [line for line in page.splitlines() if asked in line]
+    assert "2.50 EUR" in row
+    assert [f"/admin/resources/{name}" in row for name in names] == [True, True]
+    assert "Held until" in operator.get(f"/admin/requests/{asked}").text
+
+    form = {"reason": "double", "back": "/admin/reservations"}
+    operator.send(f"/admin/requests/{asked}/release", form)
+    bank.drain()
+
+    assert bank.status(asked) == "released"
+    assert [bank.quantities(name)[1] for name in names] == [0, 0]
+
+
 def test_only_operators_see_a_traceback(bank: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The page has the traceback, but the client's documents do not.
