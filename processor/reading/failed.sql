@@ -21,7 +21,7 @@ SELECT set_config('jit', 'off', true), set_config('enable_memoize', 'off', true)
 WITH groups AS MATERIALIZED (
     SELECT d.code, r.resource_id, count(*) AS requests, count(r.amount) AS counted, sum(r.amount) AS amount
       FROM decisions d
-     CROSS JOIN LATERAL (SELECT resource_id, client_id, account, amount
+     CROSS JOIN LATERAL (SELECT id, resource_id, client_id, account, amount, details
                            FROM requests WHERE requests.id = d.request_id LIMIT 1) AS r
      WHERE {filters}
      GROUP BY d.code, r.resource_id
@@ -66,7 +66,9 @@ d.at <= %(seen)s
 (d.at, d.request_id) < (%(before_at)s, %(before_id)s)
 
 -- filter_resource --
-r.resource_id = %(resource)s
+(r.resource_id = %(resource)s
+ OR (r.details ? 'legs'
+     AND EXISTS (SELECT FROM legs WHERE legs.request_id = r.id AND legs.resource_id = %(resource)s)))
 
 -- filter_account --
 r.account = %(account)s

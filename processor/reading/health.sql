@@ -4,25 +4,38 @@
 -- read_partitions --
 -- The number of paused partitions, of those without a worker for a while, and of those with old work that are not paused.
 -- Then the age of the oldest work, and the number of decisions ever. A partition has no worker since its release, or since the lease of its owner expired.
--- The first row above the low-water mark counts as the oldest.
+-- The first row above the low-water mark counts as the oldest. A partition waits for a paused one if its oldest row is of a
+-- request with a leg there. It also waits for a partition that waits itself.
+WITH RECURSIVE heads AS MATERIALIZED (
+    SELECT p.id, p.sequence, oldest.request_id, oldest.created_at
+      FROM partitions p
+      LEFT JOIN LATERAL (SELECT request_id, created_at
+                           FROM inbox
+                          WHERE inbox.partition = p.id
+                            AND seq > p.low_water
+                          ORDER BY seq
+                          LIMIT 1) AS oldest ON true
+), needed AS MATERIALIZED (
+    SELECT heads.id, other.partition
+      FROM heads
+     CROSS JOIN LATERAL (SELECT partition FROM legs WHERE legs.request_id = heads.request_id LIMIT 10) AS other
+), waiting AS (
+    SELECT partition AS id FROM pauses
+     UNION
+    SELECT needed.id FROM waiting JOIN needed ON needed.partition = waiting.id
+)
 SELECT count(*) FILTER (WHERE state.is_paused),
        count(*) FILTER (WHERE state.free_since <= statement_timestamp() - make_interval(secs => %(unowned_seconds)s)),
-       count(*) FILTER (WHERE NOT state.is_paused AND state.age_seconds > %(undecided_seconds)s),
+       count(*) FILTER (WHERE NOT state.is_waiting AND state.age_seconds > %(undecided_seconds)s),
        greatest(0, coalesce(max(state.age_seconds), 0))::float8,
        sum(state.sequence)::bigint
-  FROM (SELECT p.sequence, x.partition IS NOT NULL AS is_paused,
+  FROM (SELECT p.sequence, x.partition IS NOT NULL AS is_paused, p.id IN (SELECT id FROM waiting) AS is_waiting,
                CASE WHEN w.id IS NULL THEN o.since ELSE w.alive_until END AS free_since,
-               extract(epoch FROM statement_timestamp() - oldest.created_at) AS age_seconds
-          FROM partitions p
+               extract(epoch FROM statement_timestamp() - p.created_at) AS age_seconds
+          FROM heads p
           JOIN ownership o ON o.partition = p.id
           LEFT JOIN workers w ON w.id = o.worker_id
-          LEFT JOIN pauses x ON x.partition = p.id
-          LEFT JOIN LATERAL (SELECT created_at
-                               FROM inbox
-                              WHERE inbox.partition = p.id
-                                AND seq > p.low_water
-                              ORDER BY seq
-                              LIMIT 1) AS oldest ON true) AS state;
+          LEFT JOIN pauses x ON x.partition = p.id) AS state;
 
 -- count_rows --
 -- The rows of the inbox, and the deliveries to present webhooks that failed for good, each up to a limit.

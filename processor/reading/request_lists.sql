@@ -58,7 +58,20 @@ SELECT id FROM requests WHERE client_id = %(client)s AND {range} ORDER BY id DES
 SELECT id FROM requests WHERE client_id = %(client)s AND account = %(account)s AND {range} ORDER BY id DESC
 
 -- walk_resource --
-SELECT id FROM requests WHERE resource_id = %(resource)s AND {range} ORDER BY id DESC
+-- The requests whose first resource it is, and those with a later leg of it.
+SELECT id
+  FROM ((SELECT id
+           FROM requests
+          WHERE resource_id = %(resource)s AND {range}
+          ORDER BY id DESC
+          LIMIT %(walked)s)
+        UNION ALL
+        (SELECT request_id
+           FROM legs
+          WHERE resource_id = %(resource)s AND leg > 0 AND {range_of_decisions}
+          ORDER BY request_id DESC
+          LIMIT %(walked)s)) AS either
+ ORDER BY id DESC
 
 -- walk_account_of_all_clients --
 -- The account of this name of each client.
@@ -138,7 +151,9 @@ r.client_id <> %(without)s
 r.kind = %(kind)s
 
 -- filter_resource --
-r.resource_id = %(resource)s
+(r.resource_id = %(resource)s
+ OR (r.details ? 'legs'
+     AND EXISTS (SELECT FROM legs WHERE legs.request_id = r.id AND legs.resource_id = %(resource)s)))
 
 -- filter_account --
 r.account = %(account)s

@@ -53,11 +53,17 @@ BEGIN
 END $$;
 
 INSERT INTO requests (id, client_id, created_by, idempotency_key, fingerprint, kind, partition, resource_id, account,
-                      amount, created_at)
+                      amount, created_at, details)
 SELECT id, client_id, ('00000000-0000-7000-8000-' || lpad((n % 2000)::text, 12, '0'))::uuid, 'key-' || n, '\x0000000000000000000000000000000000000000000000000000000000000000',
        CASE n % 40000 WHEN 8 THEN 'deposit' WHEN 9 THEN 'amendment' ELSE 'withdrawal' END,
-       resource % 64, 'resource:' || resource, account, amount, at
+       resource % 64, 'resource:' || resource, account, amount, at, CASE n % 40 WHEN 3 THEN jsonb '{"legs": []}' END
   FROM asked;
+
+-- 5,000 of them have a later leg of the resource that has most requests, and of another one.
+INSERT INTO legs (request_id, leg, resource_id, partition, take)
+SELECT id, leg, 'resource:' || CASE leg WHEN 0 THEN resource WHEN 1 THEN 0 ELSE (resource + 5) % 200 END, 0, 1
+  FROM asked, generate_series(0, 2) AS leg
+ WHERE n % 40 = 3;
 
 INSERT INTO decisions (request_id, version, current, status, stage, sequence, decided_at, at, actor)
 SELECT id, version, false, 'processing', 'settling', n, at, at, 'teller'
@@ -112,4 +118,4 @@ BEGIN
         EXECUTE one.statement;
     END LOOP;
 END $$;
-VACUUM (ANALYZE) requests, decisions, entries, attempts, deliveries, effects, inbox, audit, resources, api_keys, bulk_items;
+VACUUM (ANALYZE) requests, legs, decisions, entries, attempts, deliveries, effects, inbox, audit, resources, api_keys, bulk_items;

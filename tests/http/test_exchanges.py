@@ -103,6 +103,38 @@ def test_a_leg_that_is_refused_refuses_all(shop: Teller, legs: Any, code: str, r
     assert quantities(shop, "points", "mug", "till") == [10, 1, 0]
 
 
+def test_a_request_is_found_by_each_of_its_legs(shop: Teller) -> None:
+    """
+    Once, newest first, with a cursor, beside other filters, and also among failed ones.
+    """
+    trades = [exchange(shop, TRADE).json["id"] for _ in range(3)]
+    plain = shop.client.post("/v1/redemptions", {"resource": "till", "account": "u"}).json["id"]
+    shop.drain()
+    expected = [plain, *trades[::-1]]
+
+    def found(query: str) -> list[str]:
+        ids: list[str] = []
+        cursor = ""
+        while True:
+            page = shop.client.get(f"/v1/requests?resource=till&{query}{cursor}").json
+            ids += [one["id"] for one in page["data"]]
+            if page["next_cursor"] is None:
+                return ids
+            cursor = f"&cursor={page['next_cursor']}"
+
+    opening = shop.admin.get("/v1/requests?kind=opening&resource=till").json["data"]
+    assert found("limit=100") == expected
+    assert found("limit=1") == expected
+    assert found("kind=exchange") == expected[1:]
+    assert found("status=completed&account=u") == [plain, trades[0]]
+    assert found("account=u") == expected
+    assert found("status=processing") == []
+    for resource in ("points", "mug"):
+        assert len(shop.client.get(f"/v1/requests?resource={resource}").json["data"]) == 3
+    operator = shop.operator.get("/v1/requests?resource=till").json["data"]
+    assert [one["id"] for one in operator] == [*expected, opening[0]["id"]]
+
+
 def legs(count: int) -> list[dict[str, Any]]:
     """Return this many legs."""
     return [{"resource": f"r{number}", "take": 1} for number in range(count)]

@@ -13,6 +13,7 @@ import pytest
 from api import services
 from api.ops import metrics as api_metrics
 from processor.cluster import ownership
+from processor.domain.partitioning import partition_of
 from processor.storage import connections
 from tests.waiting import TIMEOUT_SECONDS
 
@@ -77,6 +78,9 @@ def degraded(client: Client) -> list[str]:
     found: list[str] = answer.json["degraded"]
     return found
 
+
+PAUSE_OF = "INSERT INTO pauses (partition, actor) VALUES ({}, 'olga')"
+FORGET = "DELETE FROM inbox WHERE partition = {}"
 
 CASES: list[tuple[str, list[str], list[Any]]] = [
     ("work of 9 s", [WAITING.format(9)], []),
@@ -230,3 +234,27 @@ def test_metrics_show_what_waits_and_what_is_late(teller: Teller, monkeypatch: p
     assert before["teller_oldest_seconds"] == 0
     assert 11 <= after["teller_oldest_seconds"] < 11 + TIMEOUT_SECONDS
     assert [name for name in after if name.endswith("_created")] == []
+
+
+def test_an_exchange_that_waits_for_a_paused_partition_is_not_undecided(teller: Teller) -> None:
+    """
+    Nor is one that waits behind it in another partition. Without the pause, and for other work, it is.
+    """
+    change(teller, OWNED)
+    paused, between, last, beside = "points", "sneaker", "seat", "mug"
+    homes = [partition_of(name, teller.settings.partitions) for name in (paused, between, last, beside)]
+    assert len(set(homes)) == len(homes)
+    for one, other in ((between, paused), (last, between)):
+        legs = [{"resource": one, "take": 1}, {"resource": other, "give": 1}]
+        assert teller.client.post("/v1/exchanges", {"account": "u", "legs": legs}).status_code == 202
+    old = "UPDATE inbox SET created_at = now() - interval '11 s'"
+    change(teller, PAUSE_OF.format(homes[0]), old)
+    assert degraded(teller.client) == []
+
+    teller.client.post("/v1/redemptions", {"resource": beside, "account": "u"})
+    change(teller, old)
+    assert degraded(teller.client) == ["undecided"]
+    change(teller, FORGET.format(homes[3]))
+    assert degraded(teller.client) == []
+    change(teller, "DELETE FROM pauses")
+    assert degraded(teller.client) == ["undecided"]
