@@ -96,3 +96,71 @@ def test_the_drain_takes_the_partitions_of_others_for_its_request(monkeypatch: p
 
     assert begun == [([1], False), ([1, 9], True), ([1, 9], True)]
     assert [call.args for call in doorbell.notify_all.call_args_list if call.args[0]] == [({9},)]
+
+
+def test_own_partitions_join_a_batch_that_has_one_of_them() -> None:
+    """
+    No other batch drains the partitions of the next one over several workers. A request of own partitions that waits
+    in one of them is decided there, too.
+    """
+    crossings = Crossings()
+    crossings.note(left(1, 9), HELD, [])
+    assert crossings.partitions == {1, 9}
+
+    assert crossings.note(left(1, 2), HELD, []).together == set()
+
+    assert crossings.take() == {1, 2, 9}
+    assert crossings.note(left(1, 2), HELD, []).together == {1, 2}
+
+
+def test_a_batch_over_several_workers_that_is_stuck_takes_the_requests_before_its_own() -> None:
+    """
+    The worker of such a request may find its locks taken each time. A paused partition holds up all of them.
+    """
+    crossings = Crossings()
+    report = BatchReport(crossings=[left(1, 9).crossings[0], left(9, 8).crossings[0]])
+    crossings.note(report, HELD, [])
+    assert crossings.take() == {1, 9}
+
+    crossings.note(report, HELD, [], is_stuck=True)
+    assert crossings.take() == {1, 8, 9}
+
+    report.paused = frozenset({8})
+    crossings.note(report, HELD, [], is_stuck=True)
+    assert crossings.take() == {1, 9}
+
+
+def test_what_waits_behind_a_request_of_several_workers_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    While a lock of another worker is not granted, batches leave the partitions of the request out.
+    """
+    begun: list[list[int]] = []
+    is_free = False
+
+    def drain_once(
+        _connection: object, partitions: Collection[int], _limit: int, *, needs_all: bool = False
+    ) -> BatchReport:
+        begun.append(sorted(partitions))
+        if needs_all:
+            return (
+                BatchReport(taken_from=Counter(partitions)) if is_free else BatchReport(locked=frozenset({9}))
+            )
+        return left(1, 9) if len(begun) == 1 else BatchReport(taken_from=Counter(partitions))
+
+    monkeypatch.setattr(batch, "drain_once", drain_once)
+    assignments = Assignments()
+    assignments.hold(HELD, time.monotonic() + TIMEOUT_SECONDS)
+    drainer = Drainer(Mock(), assignments, Mock(), Mock())
+    drainer.start()
+    drainer.mark([1])
+    eventually(lambda: [1, 9] in begun)
+    drainer.mark([1, 2])
+    eventually(lambda: [2] in begun)
+    eventually(lambda: begun.count([1, 9]) > 1)
+    assert [1, 2] not in begun
+    is_free = True
+    eventually(lambda: [1] in begun[1:])  # its mark was kept
+    drainer.stop()
+    assert assignments.close(TIMEOUT_SECONDS)

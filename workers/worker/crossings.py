@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from processor.batch.run import BatchReport
 
 #: The rows of such a batch, at most. Other workers wait for its locks.
-ROWS_MAX: Final = 500
+ROWS_MAX: Final = 1_000
 #: The first and the longest pause after a lock was not granted in time, in seconds. The pause doubles, and is
 #: shortened by a random part of up to a half.
 RETRY_FIRST_SECONDS: Final = 0.02
@@ -41,30 +41,47 @@ class Crossings:
         self._try_at = 0.0
         self._pause = RETRY_FIRST_SECONDS
 
-    def note(self, report: BatchReport, held: Collection[int], apart: Collection[int]) -> Steps:
+    def note(
+        self, report: BatchReport, held: Collection[int], apart: Collection[int], *, is_stuck: bool = False
+    ) -> Steps:
         """
         Learn from a batch, and return what follows. `held` are the partitions of this worker.
 
         A request waits until a paused partition is resumed. With partitions of this worker alone, it also waits until
         one that is set `apart`, or that another backend has locked, is tried again. Each of these leads to a batch
         that finds the request once more.
+
+        `is_stuck`: a batch over several workers decided nothing, because its requests are behind others.
+        Those are then decided here, because their workers may find the locks taken whenever they try.
         """
         steps = Steps(set(), set())
         held = set(held)
         for crossing in report.crossings:
             if crossing.home not in held:
                 steps.homes.add(crossing.home)
+                if is_stuck and report.paused.isdisjoint(crossing.partitions):
+                    self._needed |= crossing.partitions
             elif not report.paused.isdisjoint(crossing.partitions):
                 continue
             elif not held.issuperset(crossing.partitions):
                 self._needed |= crossing.partitions
             elif crossing.partitions.isdisjoint((*report.locked, *apart)):
                 steps.together.update(crossing.partitions)
+        if not steps.together.isdisjoint(self._needed):  # they wait for that batch, and it can have them all
+            self._needed |= steps.together
+            steps.together.clear()
         return steps
 
     def need(self, partitions: Iterable[int]) -> None:
         """Take these partitions into the next batch."""
         self._needed.update(partitions)
+
+    @property
+    def partitions(self) -> set[int]:
+        """
+        The partitions of the next batch. Rows there wait behind requests with legs, so no other batch decides them.
+        """
+        return self._needed
 
     def wait_seconds(self) -> float | None:
         """Return the time until the next batch is due, in seconds; None if none is needed."""

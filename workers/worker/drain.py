@@ -174,7 +174,7 @@ class Drainer:
             time.sleep(self._gather_seconds)
             return not self._is_stopping
         with self._changed:
-            while not self._is_stopping and not self._expiring and self._marked.issubset(self._apart):
+            while not self._is_stopping and not self._expiring and not self._drainable():
                 pause = self._retry_at - time.monotonic() if self._apart else None
                 crossing_pause = self._crossings.wait_seconds()
                 if crossing_pause is not None:
@@ -183,6 +183,10 @@ class Drainer:
                     break
                 self._changed.wait(pause)
             return not self._is_stopping
+
+    def _drainable(self) -> set[int]:
+        """Return the marked partitions, except those set apart and those that need a batch over several workers."""
+        return self._marked.difference(self._apart, self._crossings.partitions)
 
     def _take_marked(self) -> set[int]:
         """
@@ -194,7 +198,7 @@ class Drainer:
         with self._changed:
             if self._is_busy:
                 self._marked |= self._silent
-            taken = self._marked.difference(self._apart)
+            taken = self._drainable()
             self._marked -= taken
             acknowledged = set() if self._is_busy else self._silent & taken
             self._silent -= acknowledged
@@ -269,7 +273,7 @@ class Drainer:
             log.info("crossing_locked", partitions=sorted(partitions), pause_ms=round(pause * 1_000))
             return
         self._crossings.succeed()
-        self._follow(held, report)
+        self._follow(held, report, is_stuck=not report.taken)
         self._doorbell.notify_all((report.more | report.blocked) - held)
 
     def _apply(self, held: set[int], apply: Callable[[], BatchReport]) -> BatchReport | None:
@@ -287,7 +291,7 @@ class Drainer:
             self._assignments.exit(held)  # a fault of the code is no reason for other workers to take over
             raise
 
-    def _follow(self, held: set[int], report: BatchReport) -> None:
+    def _follow(self, held: set[int], report: BatchReport, *, is_stuck: bool = False) -> None:
         """Announce the decisions of a batch, and mark the partitions that have more work."""
         self._doorbell.announce(report.decided)
         if report.for_couriers:
@@ -301,7 +305,8 @@ class Drainer:
         self._leave(held - report.locked - report.more)
         self._assignments.exit(report.more)
         if report.crossings:
-            steps = self._crossings.note(report, self._assignments.held(), self._apart)
+            mine = self._assignments.held()
+            steps = self._crossings.note(report, mine, self._apart, is_stuck=is_stuck)
             self.mark(steps.together)
             self._doorbell.notify_all(steps.homes)
 
