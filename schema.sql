@@ -1086,6 +1086,26 @@ CREATE TRIGGER only_supersede BEFORE UPDATE ON decisions FOR EACH ROW
               NEW.sequence, NEW.decided_at, NEW.at, NEW.actor, NEW.detail, NEW.trace, NEW.leg, NEW.captured))
     EXECUTE FUNCTION refuse_revision();
 
+-- One statement writes the entries of all legs of an exchange or of its refund, so one transaction does. The trigger does not
+-- fire for requests with a single resource. `teller verify` finds an exchange of which only the first leg was written.
+-- Its plan is kept for the whole session, so a plan that suits only a small table must not be chosen.
+CREATE FUNCTION refuse_half_exchange() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    IF EXISTS (SELECT
+                 FROM public.legs AS l
+                 LEFT JOIN public.entries AS e ON e.request_id = l.request_id
+                                              AND e.leg = l.leg
+                                              AND e.kind = CASE WHEN l.take IS NULL THEN 'credit' ELSE 'debit' END
+                WHERE l.request_id = NEW.request_id
+                  AND (e.resource_id = l.resource_id AND e.amount = coalesce(l.take, l.give)) IS NOT TRUE) THEN
+        RAISE EXCEPTION 'request % has legs without their entries', NEW.request_id
+              USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER whole_exchange AFTER INSERT ON entries FOR EACH ROW WHEN (NEW.leg > 0 AND NEW.kind IN ('debit', 'credit'))
+    EXECUTE FUNCTION refuse_half_exchange();
+
 -- A trigger, because an index would slow down every first state (version 2), which the primary key makes unique already.
 -- Its plan is kept for the whole session, so a plan that suits only a small table must not be chosen.
 CREATE FUNCTION refuse_second_state() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$

@@ -244,6 +244,17 @@ SELECT request_id::text,
     OR (reserves AND kinds <> kinds_of_first)
     OR captured IS NOT NULL;
 
+-- leg_split --
+-- The transaction that decided an exchange, or a refund of one, wrote the entries of all legs at its own time. The time of
+-- an entry is later only if that of the entry before it is.
+SELECT e.request_id::text,
+       'leg ' || e.leg || ' moved ' || e.resource_id || ' at ' || e.created_at || ', and the request was completed at ' || d.at
+  FROM (SELECT DISTINCT request_id FROM legs) AS l
+  JOIN entries e ON e.request_id = l.request_id AND e.kind IN ('debit', 'credit')
+  JOIN decisions d ON d.request_id = l.request_id AND d.status = 'completed'
+  LEFT JOIN entries before ON before.resource_id = e.resource_id AND before.version = e.version - 1
+ WHERE e.created_at <> greatest(d.at, before.created_at);
+
 -- leg_refund_wrong --
 -- A request with legs is refunded if a refund of it is done, and only then. The refund has the opposite legs.
 SELECT q.id::text, 'it is ' || coalesce(d.status, 'undecided') || ', and ' || count(r.id) || ' refunds of it are completed'
