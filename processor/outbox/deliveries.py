@@ -96,6 +96,8 @@ class MailDelivery(NamedTuple):
     email: str
     #: The unit of its amounts.
     unit: Unit
+    #: The units of the resources of its legs.
+    units: dict[str, Unit]
     #: The HTTP call that made the request.
     correlation: Correlation
     request: RequestRecord
@@ -217,10 +219,11 @@ def claim_mails(
             count,
             email,
             Unit(unit, decimals),
+            {resource: Unit(*of_leg) for resource, of_leg in (of_legs or {}).items()},
             Correlation(x_request_id, traceparent),
             RequestRecord(*request),
         )
-        for number, token, count, email, unit, decimals, x_request_id, traceparent, *request in rows
+        for number, token, count, email, unit, decimals, of_legs, x_request_id, traceparent, *request in rows
     ]
 
 

@@ -254,7 +254,13 @@ WITH oldest AS MATERIALIZED (
                              LIMIT %(limit)s
                                FOR UPDATE SKIP LOCKED))
 )
-SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0), r.x_request_id, r.traceparent, {request_columns}
+SELECT c.id, c.token, c.tries, c.email, t.unit, coalesce(t.decimals, 0),
+       CASE WHEN r.details ? 'legs'
+            THEN (SELECT jsonb_object_agg(o.id, jsonb_build_array(o.unit, o.decimals))
+                    FROM legs
+                    JOIN resources o ON o.id = legs.resource_id
+                   WHERE legs.request_id = c.request_id)
+       END, r.x_request_id, r.traceparent, {request_columns}
   FROM claimed c
  CROSS JOIN LATERAL (SELECT * FROM requests WHERE requests.id = c.request_id LIMIT 1) AS r
  CROSS JOIN LATERAL (SELECT *

@@ -85,6 +85,11 @@ class RequestRecord(NamedTuple):
         return legs_of(self.details)
 
     @property
+    def resource_of_code(self) -> str | None:
+        """The resource of the leg that the code is about; None without one."""
+        return self.legs[self.leg].resource_id if self.leg is not None and self.leg < len(self.legs) else None
+
+    @property
     def takes(self) -> tuple[Leg, ...]:
         """The legs that take or hold. A request with a single resource counts as one leg."""
         legs = self.legs or (Leg(self.resource_id, take=self.amount),)
@@ -100,8 +105,8 @@ class RequestRecord(NamedTuple):
         error: Document | None = None
         if self.code is not None:
             error = {"code": self.code} | ({"reason": self.reason} if self.reason is not None else {})
-            if self.leg is not None and self.leg < len(self.legs):
-                error["resource"] = self.legs[self.leg].resource_id
+            if self.resource_of_code is not None:
+                error["resource"] = self.resource_of_code
         result: Document = {"reference": self.reference, "captured": self.captured}
         document: Document = {
             "id": str(self.id),

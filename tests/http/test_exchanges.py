@@ -4,12 +4,16 @@ Exchanges over HTTP: their bodies, their answers, and their refunds. The test ru
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 
+from processor.outbox import deliveries
 from processor.storage import connections
 from processor.verify.checks import verify
+from workers.courier.request_mails import mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +105,37 @@ def test_a_leg_that_is_refused_refuses_all(shop: Teller, legs: Any, code: str, r
     error = shop.client.get(f"/v1/requests/{asked}").json["error"]
     assert (error["code"], error["resource"]) == (code, resource)
     assert quantities(shop, "points", "mug", "till") == [10, 1, 0]
+
+
+def test_the_end_of_an_exchange_is_notified_by_webhook_and_mail(shop: Teller) -> None:
+    """
+    Both have all legs. The mail has the unit of each resource, and the leg that is refused.
+    """
+    shop.open("cash", "balance", 900, unit="EUR", decimals=2)
+    hook = shop.client.post("/v1/webhooks", {"url": "https://8.8.8.8/hook"}).json["id"]
+    shop.client.put("/v1/accounts/u", {"email": "ada@example.com"})
+    paid = [
+        {"resource": "cash", "take": 250},
+        {"resource": "mug", "take": 1},
+        {"resource": "points", "give": 5},
+    ]
+    done, refused = (exchange(shop, paid).json["id"] for _ in range(2))
+
+    with connections.connect(shop.settings.courier_database_url, application_name="test courier") as courier:
+        deliveries.expand(courier)
+        bodies = [json.loads(one.body()) for one in deliveries.claim_webhooks(courier, {UUID(hook): 9}, 1.0)]
+        mails = deliveries.claim_mails(courier, shop.client.id, 9, 1.0, 9)
+    found = {one["data"]["id"]: (one["type"], one["data"]["legs"], one["data"]["error"]) for one in bodies}
+    error = {"code": "out_of_stock", "resource": "mug"}
+    assert found == {
+        done: ("request.completed", paid, None),
+        refused: ("request.rejected", paid, error),
+    }
+    texts = {str(one.request.id): mail_for(one, "teller@example.com").get_content() for one in mails}
+    assert "Your exchange of 3 resources is completed." in texts[done]
+    for line in ("Takes:     2.50 EUR, cash", "Takes:     1, mug", "Gives:     5, points"):
+        assert line in texts[done]
+    assert "Reason:    out_of_stock (mug)" in texts[refused]
 
 
 def test_a_request_is_found_by_each_of_its_legs(shop: Teller) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from processor.domain.amounts import format_amount
+from processor.domain.amounts import NO_UNIT, format_amount
 from processor.outbox import deliveries
 from processor.records import documents
 from workers.courier.mailer import compose
@@ -41,20 +41,26 @@ def mail_for(delivery: MailDelivery, sender: str) -> EmailMessage:
         f"Your {request.kind} {_NEWS[request.event]}",
         documents.message_id(request.id, request.version),
         request.at,
-        _lines(request, delivery.unit),
+        _lines(request, delivery.unit, delivery.units),
     )
 
 
-def _lines(request: RequestRecord, unit: Unit) -> list[str]:
+def _lines(request: RequestRecord, unit: Unit, units: dict[str, Unit]) -> list[str]:
     amount = "" if request.amount is None else f" of {format_amount(request.amount, unit)}"
-    lines = [f"Your {request.kind}{amount} from {request.resource_id} {_NEWS[request.event]}.", ""]
+    subject = f" of {len(request.legs)} resources" if request.legs else f"{amount} from {request.resource_id}"
+    lines = [f"Your {request.kind}{subject} {_NEWS[request.event]}.", ""]
+    for leg in request.legs:
+        quantity = format_amount(leg.quantity, units.get(leg.resource_id, NO_UNIT))
+        lines.append(f"{'Gives' if leg.take is None else 'Takes'}:     {quantity}, {leg.resource_id}")
+    lines += [""] if request.legs else []
     if request.status == "failed":
         lines += [_FAILED_NOTE, ""]
     lines += [f"Account:   {request.account}", f"Request:   {request.id}"]
     if 0 < request.refunded < (request.amount or 0):
         lines.append(f"Refunded:  {format_amount(request.refunded, unit)} in all")
     if request.code is not None:
-        lines.append(f"Reason:    {request.code}" + (f" ({request.reason})" if request.reason else ""))
+        why = request.reason or request.resource_of_code
+        lines.append(f"Reason:    {request.code}" + (f" ({why})" if why else ""))
     if request.reference is not None:
         lines.append(f"Reference: {request.reference}")
     return lines
