@@ -133,7 +133,7 @@ CREATE TABLE requests (
     metadata        jsonb       CHECK (jsonb_typeof(metadata) = 'object'),
     created_at      timestamptz NOT NULL DEFAULT now(),
     x_request_id    text        CHECK (length(x_request_id) BETWEEN 1 AND 128 AND x_request_id !~ '[^A-Za-z0-9._:@/+=-]'),
-    traceparent     text        CHECK (traceparent ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
+    traceparent     text        CHECK (length(traceparent) = 55 AND traceparent !~ '[^0-9a-f-]'),
     CONSTRAINT requests_idempotency UNIQUE (client_id, idempotency_key)
 );
 CREATE INDEX requests_of_client   ON requests (client_id, id);

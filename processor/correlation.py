@@ -37,6 +37,14 @@ class Correlation(NamedTuple):
         """The 32 hexadecimal digits of the trace."""
         return None if self.traceparent is None else self.traceparent[3:35]
 
+    def parsed(self) -> tuple[int, int, int] | None:
+        """Return trace, span and flags. None: no traceparent, or another role than the API wrote it."""
+        try:
+            _, trace, span, flags = (self.traceparent or "").split("-")
+            return int(trace, 16), int(span, 16), int(flags, 16)
+        except ValueError:
+            return None
+
     def log_fields(self) -> dict[str, str]:
         """Return the fields of a log line about the request. A log calls X-Request-Id `request_id`."""
         fields = {}

@@ -113,10 +113,11 @@ def _parent_of(within: Correlation) -> Context | None:
 
 
 def _context_of(correlation: Correlation) -> SpanContext | None:
-    if correlation.traceparent is None:
+    found = correlation.parsed()
+    if found is None:
         return None
-    _, trace, span, flags = correlation.traceparent.split("-")
-    return SpanContext(int(trace, 16), int(span, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+    trace, span, flags = found
+    return SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(flags))
 
 
 class _Watched(SpanExporter):

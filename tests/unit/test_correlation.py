@@ -77,6 +77,13 @@ def test_an_invalid_traceparent_is_ignored(sent: str) -> None:
     assert correlation.of_headers("r", sent) == Correlation("r")
 
 
+@pytest.mark.parametrize("stored", [None, "-" * 55, "0" * 55])
+def test_a_stored_value_of_another_form_has_no_trace(stored: str | None) -> None:
+    """PostgreSQL checks its length and its characters alone, because a pattern costs as much as the whole row."""
+    assert Correlation("r", stored).parsed() is None
+    assert Correlation("r", SOUND).parsed() == (int(TRACE, 16), int(PARENT, 16), 1)
+
+
 def test_without_a_call_there_are_no_fields_and_no_headers() -> None:
     """As for requests of the release before."""
     assert correlation.current() == correlation.NONE
