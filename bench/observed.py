@@ -56,8 +56,8 @@ def unobserved() -> Iterator[None]:
         yield
 
 
-def accept(application: WSGIApplication, key: str) -> None:
-    """Make one request, as the server calls the application."""
+def accept(application: WSGIApplication, key: str, *, is_plain: bool) -> None:
+    """Make one request, as the server calls the application. A plain call has neither of the two headers."""
     number = next(_numbers)
     body = json.dumps({"resource": "hot", "account": f"u{number}"}).encode()
     environ: dict[str, Any] = {
@@ -73,9 +73,9 @@ def accept(application: WSGIApplication, key: str) -> None:
         "CONTENT_TYPE": "application/json",
         "HTTP_AUTHORIZATION": f"Bearer {key}",
         "HTTP_IDEMPOTENCY_KEY": f"bench-{number}",
-        "HTTP_X_REQUEST_ID": f"order-{number:016d}",
-        "HTTP_TRACEPARENT": TRACEPARENT,
     }
+    if not is_plain:
+        environ |= {"HTTP_X_REQUEST_ID": f"order-{number:016d}", "HTTP_TRACEPARENT": TRACEPARENT}
     statuses = []
 
     def start(status: str, *_: Any) -> Any:
@@ -91,14 +91,16 @@ def cpu() -> float:
     return time.process_time() + sum(processes.on_cpu(one) for one in processes.tree(own) if one != own)
 
 
-def round_of(crowd: Executor, application: WSGIApplication, key: str, requests: int) -> float:
+def round_of(
+    crowd: Executor, application: WSGIApplication, key: str, requests: int, *, is_plain: bool
+) -> float:
     """Return the microseconds of CPU for each of some requests."""
     before = cpu()
-    list(crowd.map(lambda _: accept(application, key), range(requests)))
+    list(crowd.map(lambda _: accept(application, key, is_plain=is_plain), range(requests)))
     return (cpu() - before) / requests * 1e6
 
 
-def measure(rounds: int, requests: int) -> tuple[list[float], list[float]]:
+def measure(rounds: int, requests: int, *, is_plain: bool) -> tuple[list[float], list[float]]:
     """Return the microseconds of each round with ids and metrics, and of the round beside it without."""
     with_ids, without = [], []
     with (
@@ -113,12 +115,12 @@ def measure(rounds: int, requests: int) -> tuple[list[float], list[float]]:
         application = create_app(settings)
         calls = (application.wsgi_app, keys.create_key(owner, "bench", "client").key, requests)
         try:
-            round_of(crowd, *calls)  # warm
+            round_of(crowd, *calls, is_plain=is_plain)  # warm
             for number in range(rounds):
-                first = round_of(crowd, *calls) if number % 2 else None
+                first = round_of(crowd, *calls, is_plain=is_plain) if number % 2 else None
                 with unobserved():
-                    without.append(round_of(crowd, *calls))
-                with_ids.append(first or round_of(crowd, *calls))
+                    without.append(round_of(crowd, *calls, is_plain=is_plain))
+                with_ids.append(first or round_of(crowd, *calls, is_plain=is_plain))
                 progress(f"round {number + 1}: {with_ids[-1]:.0f} and {without[-1]:.0f} µs")
         finally:
             application.extensions["teller"].close()
@@ -130,9 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.observed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--requests", type=int, default=2_000)
+    parser.add_argument("--plain", action="store_true", help="calls without X-Request-Id and traceparent")
     asked: Any = parser.parse_args()
     lab.forget_environment()
-    with_ids, without = measure(asked.rounds, asked.requests)
+    with_ids, without = measure(asked.rounds, asked.requests, is_plain=asked.plain)
     pairs = [one / other - 1 for one, other in zip(with_ids, without, strict=True)]
     share = statistics.median(pairs)
     print(f"with ids and metrics:    {statistics.median(with_ids):7.1f} µs of CPU for each request")
