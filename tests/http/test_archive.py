@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from processor.storage import connections
+from tests.http.visitor import Visitor
 from tests.store.archives import archive
 
 if TYPE_CHECKING:
@@ -124,3 +125,19 @@ def test_a_time_in_the_past_is_answered_within_what_stays(
     early = at(left_at - tick)
     assert (early.status_code, early.json["code"], early.json["archive"]) == (410, "archived", None)
     assert gone
+
+
+def test_the_console_names_the_file(teller: Teller, gone: tuple[str, str]) -> None:
+    """
+    The page of a request in the archive is a page with the name of the file. A search for its id finds nothing else.
+    """
+    request, name = gone
+    visitor = Visitor.signed_in(teller, teller.operator)
+
+    page = visitor.get(f"/admin/requests/{request}")
+
+    assert page.status == 410
+    assert name in page.text
+    assert "In the archive" in page.text
+    assert visitor.get(f"/admin/search?q={request}").status == 200
+    assert visitor.send(f"/admin/requests/{request}/cancel", {"reason": "late"}).status in (403, 410)

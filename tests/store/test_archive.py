@@ -177,19 +177,23 @@ def test_an_open_request_keeps_its_own_entries_and_no_others(store: Store, tmp_p
 
 def test_a_request_leaves_with_all_its_refunds(store: Store, tmp_path: Path) -> None:
     """
-    A refund that is not old enough keeps its request. Then they leave in one file.
+    A refund that is not old enough keeps its request, also one that was rejected. Then they leave in one file.
     """
     store.open("coupon", "coupon", 5)
     [original] = redeemed(store, "coupon", "ada")
-    middle = store.one("SELECT clock_timestamp()")
-    [refund] = store.accept(refund_of(store, original))
+    [first] = store.accept(refund_of(store, original))
     store.drain("coupon")
+    middle = store.one("SELECT clock_timestamp()")
+    [second] = store.accept(refund_of(store, original))
+    store.drain("coupon")
+    assert store.statuses([second]) == ["nothing_to_refund"]
 
     archive(store.database, tmp_path, middle)
-    assert present(store, original, refund) == [True, True]
+    assert present(store, original, first, second) == [True] * 3
 
     archive(store.database, tmp_path)
-    assert present(store, original, refund) == [False, False]
+    assert present(store, original, first, second) == [False] * 3
+    assert store.one("SELECT count(*) FROM archives") == 1
 
 
 @pytest.mark.parametrize(
