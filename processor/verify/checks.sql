@@ -253,7 +253,8 @@ SELECT e.request_id::text,
   JOIN entries e ON e.request_id = l.request_id AND e.kind IN ('debit', 'credit')
   JOIN decisions d ON d.request_id = l.request_id AND d.status = 'completed'
   LEFT JOIN entries before ON before.resource_id = e.resource_id AND before.version = e.version - 1
- WHERE e.created_at <> greatest(d.at, before.created_at);
+  LEFT JOIN checkpoints gone ON gone.resource_id = e.resource_id AND gone.version = e.version - 1
+ WHERE e.created_at <> greatest(d.at, before.created_at, gone.created_at);
 
 -- leg_refund_wrong --
 -- A request with legs is refunded if a refund of it is done, and only then. The refund has the opposite legs.

@@ -14,7 +14,9 @@ import pytest
 
 from processor.archive import files, run
 from processor.archive.leaving import RequestsChanged
+from processor.batch import run as batch
 from processor.storage import connections
+from tests.servers import PARTITIONS
 from tests.store.archives import LATER, archive, discrepancies
 from tests.store.history import play, record_answer, refund_of
 from tests.store.store import open_store
@@ -342,3 +344,21 @@ def test_a_refund_of_what_is_leaving_is_rejected(store: Store, tmp_path: Path) -
     assert store.statuses([refund]) == ["nothing_to_refund"]
     archive(store.database, tmp_path)
     assert present(store, refund) == [False]
+
+
+def test_an_exchange_follows_an_entry_that_has_left_with_a_later_time(store: Store, tmp_path: Path) -> None:
+    """
+    After a clock was set back, entries have the time of the one before. The checkpoint has it when that one has left.
+    """
+    for resource in ("coupon", "points"):
+        store.open(resource, "points", 100)
+    store.owner.execute("UPDATE resources SET last_entry_at = now() + interval '1 hour' WHERE id = 'coupon'")
+    redeemed(store, "coupon", "ada")
+    archive(store.database, tmp_path)
+
+    store.accept(store.exchanges("ada", ("coupon", -1), ("points", 1)))
+    while batch.drain_once(store.worker, range(PARTITIONS), batch.BATCH_LIMIT).taken:
+        pass
+
+    assert store.one("SELECT count(*) FROM entries WHERE created_at > now()") == 1
+    assert discrepancies(store) == []
