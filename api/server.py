@@ -56,8 +56,8 @@ OTHER_FILES: Final = 124
 THREADS: Final = 2 * BODIES_AT_ONCE + DROPS_AT_ONCE + WAITING_MAX + WAITERS_MAX
 #: The buffer for a request's head. A head of twice that size is answered 431.
 HEAD_BYTES_MAX: Final = 64 * 1024
-#: The time in which a client must send a request's head.
-HEAD_TIMEOUT_MS: Final = 10_000
+#: Granian has one limit for a request's head and for an idle connection. `idle_connections` limits heads and bodies.
+HEAD_TIMEOUT_MS: Final = round(1_000 * idle_connections.IDLE_SECONDS)
 #: The time for requests in flight when the process stops.
 STOP_TIMEOUT_SECONDS: Final = 4
 #: The interval between two checks of the main process and of intake.

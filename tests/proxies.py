@@ -73,3 +73,12 @@ def listens(port: int) -> bool:
 def _as_root() -> str:
     """Return the line with which the workers of a root's nginx may use the folder of the test."""
     return "user root;\n" if Path("/proc/self").owner() == "root" else ""
+
+
+@contextlib.contextmanager
+def haproxy(folder: Path, port: int, config: str) -> Iterator[None]:
+    """While it lasts, an HAProxy with this configuration listens on a port."""
+    folder.mkdir(exist_ok=True)
+    (folder / "haproxy.cfg").write_text(config)
+    with running([program("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")], folder, port):
+        yield
