@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.json_schema import models_json_schema
 
-from api.web import idempotency, long_poll
+from api.docs import generators
+from api.web import idempotency, long_poll, problems
 from api.web.fields import ID_PATTERN
 from api.web.large_bodies import TooManyLargeBodies
 from api.web.problems import (
@@ -165,8 +166,12 @@ def document(routes: Iterable[Route], url_prefix: str) -> Json:
             "description": DESCRIPTION,
         },
         "servers": [{"url": url_prefix or "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
+        "tags": [
+            {"name": tag, "description": generators.TAGS[tag]}
+            for tag in dict.fromkeys(route.tag for route in routes)
+        ],
         "paths": dict(paths),
+        "webhooks": generators.webhooks(schemas.definitions),
         "components": {
             "schemas": schemas.definitions,
             "parameters": _REQUEST_HEADERS,
@@ -190,15 +195,15 @@ class _Schemas:
         inputs = [(model, "validation") for model in bodies]
         outputs = [(model, "serialization") for model in answers]
         self._found, definitions = models_json_schema([*inputs, *outputs], ref_template=_SCHEMA)  # type: ignore[list-item]  # the modes are literals
-        self.definitions: Json = _with_units(_without_null_defaults(definitions["$defs"]))
+        self.definitions: Json = generators.prepare(_with_units(_without_null_defaults(definitions["$defs"])))
 
     def of_body(self, model: type[BaseModel]) -> Json:
         """Return the schema of a body."""
-        return self._found[model, "validation"]
+        return generators.renamed(self._found[model, "validation"])
 
     def of_answer(self, model: type[BaseModel]) -> Json:
         """Return the schema of an answer."""
-        return self._found[model, "serialization"]
+        return generators.renamed(self._found[model, "serialization"])
 
 
 def _operation(route: Route, schemas: _Schemas) -> Json:
@@ -254,7 +259,10 @@ def _responses(route: Route, schemas: _Schemas) -> Json:
                 "headers": _headers(_PROBLEM_HEADERS.get(status, ())),
             },
         )
-        response.setdefault("content", {})[PROBLEM_JSON] = {"schema": schemas.of_answer(Problem)}
+        response.setdefault("content", {})[PROBLEM_JSON] = {
+            "schema": schemas.of_answer(Problem),
+            "examples": {code: {"value": problems.document_of(code)} for code in codes},
+        }
     return dict(sorted(responses.items()))
 
 
