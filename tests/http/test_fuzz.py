@@ -51,6 +51,7 @@ NOT_IN_JSON_SCHEMA: Final = (
     "there is no gateway named sms",
     "must be a valid integer",  # 5.0, which is an integer in JSON Schema
     "must name each resource once",
+    "so it has no amount",  # a request with legs is refunded or captured as a whole
     "only operators and admins give a reason",  # one schema describes the body for all roles
 )
 
