@@ -24,6 +24,7 @@ from api.console import (
     request_list,
     requests,
     reservations,
+    resource_acts,
     resources,
     search,
     security,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 #: The modules of the pages.
 MODULES: Final = (
     *(sign_in, approvals, audit, bulk_actions, downloads, failed, keys),
-    *(overview, partitions, request_list, requests, reservations, resources, search, webhooks),
+    *(overview, partitions, request_list, requests, reservations, resource_acts, resources, search, webhooks),
 )
 ROUTES: Final[tuple[PageRoute, ...]] = tuple(page for module in MODULES for page in module.pages.all)
 

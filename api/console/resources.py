@@ -18,6 +18,7 @@ from api.web.problems import NotFound
 from processor.domain.amounts import format_amount
 from processor.domain.model import ResourceKind  # noqa: TC001 - pydantic looks it up
 from processor.domain.roles import LAB_CLIENT
+from processor.ids import new_id
 from processor.reading import overview as overview_queries
 from processor.reading import requests
 
@@ -99,6 +100,7 @@ def one_resource(visit: Visit, resource: str) -> Page:
             "entries": entries,
             "chart": _chart(record, balance),
             "balance": balance,
+            "key": new_id(),
             "at": at,
             "then": then,
             "at_field": None if at is None else field_value(at),

@@ -93,6 +93,17 @@ ACCESS: dict[str, Access | Public] = {
     "GET /admin/approvals": Access(200, 200),
     "GET /admin/reservations": Access(200, 200),
     "POST /admin/requests/<held>/release": Access(303, 303, REASON),
+    "GET /admin/resources-new": Access(403, 200),
+    "POST /admin/resources-new": Access(
+        403, 303, REASON | {"key": "0" * 36} | {"id": "new-one", "kind": "stock", "available": "5"}
+    ),
+    "POST /admin/resources/<resource>/deposit": Access(
+        303, 303, REASON | {"key": "1" * 36} | {"amount": "5"}
+    ),
+    "POST /admin/resources/<resource>/amend": Access(
+        403, 303, REASON | {"key": "2" * 36} | {"approve_above": "5"}
+    ),
+    "POST /admin/resources/<resource>/close": Access(403, 303, REASON | {"key": "3" * 36}),
 }
 #: The tables that forms can change.
 TABLES = (
