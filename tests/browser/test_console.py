@@ -173,7 +173,8 @@ def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -
     with stack.look(stack.operator, scripts=scripts) as page:
         page.goto(f"/admin/resources/{name}")
         expect(page.get_by_text(f"This stops every resource of partition {home}")).to_be_visible()
-        page.get_by_label("Reason").fill("stocktaking")
+        form = page.locator("form.action", has_text=f"partition {home}")
+        form.get_by_label("Reason").fill("stocktaking")
         page.get_by_role("button", name=f"Pause partition {home}").click()
         expect(page.get_by_role("status")).to_have_text(
             f"Partition {home} is paused. It accepts requests, but decides none."
@@ -182,7 +183,7 @@ def test_a_partition_is_paused_and_resumed(stack: BrowserStack, scripts: bool) -
         page.reload()
         expect(page.get_by_role("link", name=asked)).to_be_visible()
 
-        page.get_by_label("Reason").fill("done")
+        form.get_by_label("Reason").fill("done")
         page.get_by_role("button", name=f"Resume partition {home}").click()
         expect(page.get_by_role("status")).to_have_text(f"Partition {home} decides requests again.")
         assert stack.client.post("/v1/redemptions", {"resource": name, "account": "eve"}, 200, wait=20)
