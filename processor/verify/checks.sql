@@ -195,7 +195,7 @@ SELECT coalesce(q.id, l.request_id)::text,
   FULL JOIN (SELECT request_id,
                     jsonb_agg(jsonb_strip_nulls(jsonb_build_object('resource', resource_id, 'take', take, 'give', give))
                               ORDER BY leg) AS legs,
-                    max(leg) = count(*) - 1 AS is_whole
+                    max(leg) = count(*) - 1 AND count(DISTINCT leg) = count(*) AS is_whole
                FROM legs
               GROUP BY request_id) AS l ON l.request_id = q.id
  WHERE q.legs IS DISTINCT FROM l.legs
