@@ -56,6 +56,11 @@ TAGS: Final = {
 }
 
 
+def tag(name: str) -> Json:
+    """Return a tag with its description. That of a new noun may have none yet."""
+    return {"name": name, "description": TAGS[name]} if name in TAGS else {"name": name}
+
+
 def prepare(schemas: Json) -> Json:
     """Return the schemas of the components for generators."""
     named: Json = {}

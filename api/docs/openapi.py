@@ -166,10 +166,7 @@ def document(routes: Iterable[Route], url_prefix: str) -> Json:
             "description": DESCRIPTION,
         },
         "servers": [{"url": url_prefix or "/"}],
-        "tags": [
-            {"name": tag, "description": generators.TAGS[tag]}
-            for tag in dict.fromkeys(route.tag for route in routes)
-        ],
+        "tags": [generators.tag(tag) for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": dict(paths),
         "webhooks": generators.webhooks(schemas.definitions),
         "components": {

@@ -232,7 +232,7 @@ def test_the_new_kind_is_made_refunded_batched_verified_and_shown(copy: Copy) ->
     document = fetch(f"{stack.url}/openapi.json").json()
     assert "/v1/donations" in document["paths"]
     schemas = document["components"]["schemas"]
-    assert "donation" in schemas["Request"]["properties"]["kind"]["enum"]
+    assert "donation" in schemas["RequestKind"]["enum"]
     assert "DonationItem" in json.dumps(schemas["Batch"])
 
 
