@@ -1,8 +1,8 @@
 """
 The exceptions of Teller.
 
-A business "no" is not an exception, but a value (`model.Rejected`). Only the API maps an error to an HTTP status, in
-`api/web/problems.py` and beside the routes of each noun. The command line prints the message as one line.
+A business "no" is not an exception, but a value (`decisions.Rejected`). Only the API maps an error to an HTTP status,
+in `api/web/problems.py` and beside the routes of each noun. The command line prints the message as one line.
 """
 
 from uuid import UUID

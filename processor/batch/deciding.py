@@ -8,8 +8,9 @@ from datetime import datetime
 from uuid import UUID
 
 from processor.batch.snapshot import CancelCommand, Row, Snapshot
+from processor.domain.decisions import Decision, Nothing
 from processor.domain.kinds import KINDS, Rule
-from processor.domain.model import Decision, Nothing, Request, Resource, Stage
+from processor.domain.model import Request, Resource, Stage
 from processor.domain.rules import (
     cancellations,
     daily_limits,

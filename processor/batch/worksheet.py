@@ -14,8 +14,7 @@ from processor.batch.changes import Changes
 from processor.batch.snapshot import Reserved, Row
 from processor.domain import ledger
 from processor.domain.amounts import format_amount
-from processor.domain.kinds import KINDS
-from processor.domain.model import (
+from processor.domain.decisions import (
     Amend,
     AskGateway,
     Await,
@@ -26,7 +25,6 @@ from processor.domain.model import (
     Debit,
     Decision,
     EndHold,
-    EntryKind,
     Fail,
     GiveBack,
     GiveBackLegs,
@@ -39,15 +37,13 @@ from processor.domain.model import (
     Rejected,
     Release,
     ReleaseHeld,
-    Request,
-    Reservation,
     Reserve,
     ReserveLegs,
-    Resource,
     RetryEffect,
-    Stage,
     Unsettled,
 )
+from processor.domain.kinds import KINDS
+from processor.domain.model import EntryKind, Request, Reservation, Resource, Stage
 from processor.domain.rules import (
     amendments,
     settling,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from processor.domain.model import Decision, Request, Resource
+from processor.domain.decisions import Decision
+from processor.domain.model import Request, Resource
 from processor.domain.roles import ADMINS, CLIENTS, OPERATORS
 from processor.domain.rules import (
     amendments,

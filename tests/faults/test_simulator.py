@@ -18,8 +18,8 @@ import pytest
 
 from processor.batch import crossing, deciding
 from processor.batch.worksheet import Worksheet
+from processor.domain.decisions import Nothing, Release, Reserve, ReserveLegs
 from processor.domain.kinds import KINDS
-from processor.domain.model import Nothing, Release, Reserve, ReserveLegs
 from processor.domain.rules import refunds, reservations, settling
 from tests.faults.checker import FINAL, check
 from tests.faults.model import TAKING
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from processor.batch.snapshot import Row, Snapshot
-    from processor.domain.model import Decision, Effect, Entry, Request, Reservation, Resource, State
+    from processor.domain.decisions import Decision
+    from processor.domain.model import Effect, Entry, Request, Reservation, Resource, State
     from tests.faults.simulator import Call, InboxRow, Intake
 
 FIRST_SEED = int(os.environ.get("SEED", "0"))

@@ -14,7 +14,8 @@ from teller.root import main
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from processor.domain.model import Decision, Request, Resource
+    from processor.domain.decisions import Decision
+    from processor.domain.model import Request, Resource
 
 #: The account for which the rule raises.
 POISON = "poison"

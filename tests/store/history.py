@@ -26,7 +26,8 @@ from tests.servers import PARTITIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from processor.domain.model import Decision, State
+    from processor.domain.decisions import Decision
+    from processor.domain.model import State
     from processor.intake.intake import Submission
     from tests.store.store import Store
 

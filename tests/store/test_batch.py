@@ -15,8 +15,8 @@ import pytest
 from processor.batch import inbox
 from processor.batch import run as batch
 from processor.batch import store as batch_store
+from processor.domain.decisions import Debit, Decision
 from processor.domain.kinds import KINDS
-from processor.domain.model import Debit, Decision, Request, Resource
 from processor.domain.partitioning import partition_of
 from processor.domain.rules import daily_limits
 from processor.errors import DatabaseUnavailable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from processor.batch.run import BatchReport
+    from processor.domain.model import Request, Resource
     from processor.storage.connections import Connection
     from tests.store.store import Store
 

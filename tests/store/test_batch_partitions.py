@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from processor.batch.run import BatchReport
     from processor.batch.snapshot import Decided
-    from processor.domain.model import Decision, Request, Resource
+    from processor.domain.decisions import Decision
+    from processor.domain.model import Request, Resource
     from tests.store.store import Store
 
 #: Resources of three partitions.

@@ -11,19 +11,9 @@ import pytest
 
 from api.app import ROUTES
 from api.web.submission import SubmissionBody
+from processor.domain.decisions import Amend, Close, Credit, Debit, Hold, Open, Rejected, Reserve
 from processor.domain.kinds import KINDS
-from processor.domain.model import (
-    Amend,
-    Close,
-    Credit,
-    Debit,
-    Hold,
-    Open,
-    Rejected,
-    Request,
-    Reserve,
-    Resource,
-)
+from processor.domain.model import Request, Resource
 from processor.domain.roles import ALL_ROLES
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

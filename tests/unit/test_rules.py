@@ -14,32 +14,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.domain.kinds import KINDS
-from processor.domain.model import (
-    MAX_QUANTITY,
-    SHORTAGE,
+from processor.domain.decisions import (
     Amend,
     Cancel,
     Capture,
     Close,
     Credit,
     Debit,
-    Effect,
     GiveBack,
     Hold,
     Nothing,
     Open,
-    Outcome,
     PaidAfterRefund,
     Rejected,
     Release,
     ReleaseHeld,
+    RetryEffect,
+    Unsettled,
+)
+from processor.domain.kinds import KINDS
+from processor.domain.model import (
+    MAX_QUANTITY,
+    SHORTAGE,
+    Effect,
+    Outcome,
     Request,
     Resource,
     ResourceKind,
-    RetryEffect,
     State,
-    Unsettled,
 )
 from processor.domain.rules import cancellations, daily_limits, refunds, replays, settling
 from processor.domain.rules.daily_limits import DailyUsage
@@ -47,8 +49,8 @@ from processor.domain.rules.daily_limits import DailyUsage
 if TYPE_CHECKING:
     from datetime import date
 
+    from processor.domain.decisions import Decision
     from processor.domain.kinds import Rule
-    from processor.domain.model import Decision
 
 NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SOON, EARLIER = NOON + timedelta(microseconds=1), NOON - timedelta(microseconds=1)

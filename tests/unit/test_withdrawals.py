@@ -10,19 +10,8 @@ from datetime import UTC, datetime
 import pytest
 
 from processor.clients import codes
-from processor.domain.model import (
-    Await,
-    Cancel,
-    Credit,
-    Debit,
-    Decision,
-    Hold,
-    Nothing,
-    Rejected,
-    Resource,
-    Stage,
-    State,
-)
+from processor.domain.decisions import Await, Cancel, Credit, Debit, Decision, Hold, Nothing, Rejected
+from processor.domain.model import Resource, Stage, State
 from processor.domain.rules import waiting
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from processor.batch.snapshot import CancelCommand, Row, Snapshot
 from processor.batch.worksheet import Worksheet
 from processor.domain import ledger
+from processor.domain.decisions import Amend, Open
 from processor.domain.kinds import KINDS
-from processor.domain.model import MAX_QUANTITY, Amend, Effect, Open, Request, Resource
+from processor.domain.model import MAX_QUANTITY, Effect, Request, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processor.domain.model import Decision, Outcome
+    from processor.domain.decisions import Decision
+    from processor.domain.model import Outcome
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

@@ -5,7 +5,8 @@ Amendments: an admin changes the rules of a resource, but not its quantities.
 from datetime import datetime
 from typing import Any, Final
 
-from processor.domain.model import Amend, Decision, Rejected, Request, Resource
+from processor.domain.decisions import Amend, Decision, Rejected
+from processor.domain.model import Request, Resource
 
 #: The rules that an amendment may change: the name in requests, and the field of Resource.
 RULES: Final = {

@@ -6,7 +6,8 @@ The command may come too late; the status of the request shows whether it did.
 
 from typing import Final
 
-from processor.domain.model import Cancel, Canceller, Nothing, State
+from processor.domain.decisions import Cancel, Nothing
+from processor.domain.model import Canceller, State
 
 #: The stages in which nothing is taken yet.
 _BEFORE_ANYTHING_IS_TAKEN: Final = frozenset({"awaiting_confirmation", "awaiting_approval"})

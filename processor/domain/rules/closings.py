@@ -4,7 +4,8 @@ Closings: a resource accepts no further requests. Its quantities stay in the led
 
 from datetime import datetime
 
-from processor.domain.model import Close, Decision, Rejected, Request, Resource
+from processor.domain.decisions import Close, Decision, Rejected
+from processor.domain.model import Request, Resource
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:

@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from processor.domain import ledger
-from processor.domain.model import Debit, Decision, Hold, Rejected, Reserve, Resource
+from processor.domain.decisions import Debit, Decision, Hold, Rejected, Reserve
+from processor.domain.model import Resource
 
 
 class DailyUsage(NamedTuple):

@@ -5,7 +5,8 @@ Deposits: an operator adds to a resource, as a top-up or a restock.
 from datetime import datetime
 
 from processor.domain import ledger
-from processor.domain.model import Credit, Decision, Rejected, Request, Resource
+from processor.domain.decisions import Credit, Decision, Rejected
+from processor.domain.model import Request, Resource
 
 
 def decide(request: Request, resource: Resource | None, used: int, now: datetime) -> Decision:

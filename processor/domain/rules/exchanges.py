@@ -7,7 +7,8 @@ The rules decide one leg, as a request of its resource alone. `processor.batch.w
 from datetime import datetime
 
 from processor.domain import ledger
-from processor.domain.model import Credit, Debit, Decision, Rejected, Request, Resource
+from processor.domain.decisions import Credit, Debit, Decision, Rejected
+from processor.domain.model import Request, Resource
 from processor.domain.rules.taking import leg_refusal, refusal
 
 

@@ -4,7 +4,8 @@ Openings: an admin creates a resource, with its first quantity and its rules.
 
 from datetime import datetime
 
-from processor.domain.model import Decision, Open, Rejected, Request, Resource
+from processor.domain.decisions import Decision, Open, Rejected
+from processor.domain.model import Request, Resource
 from processor.domain.rules.amendments import parsed
 
 

@@ -4,7 +4,8 @@ Redemptions: an account takes some of a resource, such as a coupon, a seat or th
 
 from datetime import datetime
 
-from processor.domain.model import Decision, Request, Resource
+from processor.domain.decisions import Decision
+from processor.domain.model import Request, Resource
 from processor.domain.rules.taking import take
 
 

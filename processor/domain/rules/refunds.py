@@ -8,19 +8,9 @@ paying.
 from collections.abc import Mapping
 
 from processor.domain import ledger
+from processor.domain.decisions import Decision, GiveBack, GiveBackLegs, Rejected, ReleaseHeld
 from processor.domain.kinds import KINDS
-from processor.domain.model import (
-    SHORTAGE,
-    Decision,
-    Effect,
-    GiveBack,
-    GiveBackLegs,
-    Rejected,
-    ReleaseHeld,
-    Request,
-    Resource,
-    State,
-)
+from processor.domain.model import SHORTAGE, Effect, Request, Resource, State
 
 
 def decide(

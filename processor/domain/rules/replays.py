@@ -2,7 +2,8 @@
 Replays: an admin has a failed request decided again, at the end of its queue.
 """
 
-from processor.domain.model import Decision, Effect, Nothing, Reservation, Resource, RetryEffect, State
+from processor.domain.decisions import Decision, Nothing, RetryEffect
+from processor.domain.model import Effect, Reservation, Resource, State
 from processor.domain.rules import reservations, settling
 
 

@@ -8,7 +8,7 @@ recorded in the row of the open hold (`operations.reservations`), and no second 
 from datetime import datetime
 
 from processor.domain import ledger
-from processor.domain.model import (
+from processor.domain.decisions import (
     AskGateway,
     Capture,
     Decision,
@@ -16,12 +16,9 @@ from processor.domain.model import (
     KeepHeld,
     Nothing,
     Rejected,
-    Request,
-    Reservation,
     Reserve,
-    Resource,
-    State,
 )
+from processor.domain.model import Request, Reservation, Resource, State
 from processor.domain.rules import taking
 
 #: The error codes of a reservation that was cancelled.

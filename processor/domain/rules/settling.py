@@ -6,16 +6,8 @@ An unknown answer never releases a hold, because the gateway may have paid.
 
 from typing import Final
 
-from processor.domain.model import (
-    Capture,
-    Decision,
-    Effect,
-    Nothing,
-    PaidAfterRefund,
-    Release,
-    State,
-    Unsettled,
-)
+from processor.domain.decisions import Capture, Decision, Nothing, PaidAfterRefund, Release, Unsettled
+from processor.domain.model import Effect, State
 
 #: The line of the history of a request whose gateway paid after the hold was released.
 PAID_AFTER_REFUND: Final = "paid_after_refund"

@@ -5,7 +5,8 @@ Taking: the decision that redemptions, withdrawals and all other kinds that take
 from datetime import datetime
 
 from processor.domain import ledger
-from processor.domain.model import SHORTAGE, Debit, Hold, Rejected, Request, Resource
+from processor.domain.decisions import Debit, Hold, Rejected
+from processor.domain.model import SHORTAGE, Request, Resource
 
 
 def take(request: Request, resource: Resource | None, used: int, now: datetime) -> Debit | Hold | Rejected:

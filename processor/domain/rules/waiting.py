@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from processor.domain.model import (
+from processor.domain.decisions import (
     Await,
     Cancel,
     Debit,
@@ -21,10 +21,8 @@ from processor.domain.model import (
     Rejected,
     Reserve,
     ReserveLegs,
-    Resource,
-    Stage,
-    State,
 )
+from processor.domain.model import Resource, Stage, State
 
 _ORDER: Final[tuple[Stage, ...]] = ("awaiting_confirmation", "awaiting_approval")
 #: The stage that each verb ends.

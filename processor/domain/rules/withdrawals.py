@@ -4,7 +4,8 @@ Withdrawals: an account takes money, or something like money, out of a resource.
 
 from datetime import datetime
 
-from processor.domain.model import Decision, Request, Resource
+from processor.domain.decisions import Decision
+from processor.domain.model import Request, Resource
 from processor.domain.rules.taking import take
 
 
