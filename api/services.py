@@ -74,6 +74,9 @@ ANSWER_MARGIN_SECONDS: Final = 0.5
 #: The time for which a reading of the health is reused, because `/readyz` and `/metrics` are public.
 HEALTH_FRESH_SECONDS: Final = 1.0
 
+#: Whether this thread has a connection of the pool.
+_thread = threading.local()
+
 log = structlog.get_logger()
 
 
@@ -201,14 +204,21 @@ class Services:
         """
         Lend a connection for a few statements, within the deadline of the request and the share of its client.
 
-        Raises TooManyAtOnce, DatabaseUnavailable.
+        A thread has one at a time. Threads that wait for a second one while they have a first would wait for each
+        other. Raises RuntimeError then, TooManyAtOnce, DatabaseUnavailable.
         """
+        if getattr(_thread, "has_connection", False):
+            raise RuntimeError("this request has a connection already: pass it on")
         client = turns.acting_for()
         with (
             contextlib.nullcontext() if client is None else self.reads.take(client),
             _lend(self.pool) as lent,
         ):
-            yield lent
+            _thread.has_connection = True
+            try:
+                yield lent
+            finally:
+                _thread.has_connection = False
 
     def accept(self, submissions: Sequence[Submission]) -> list[Receipt]:
         """

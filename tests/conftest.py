@@ -5,6 +5,7 @@ The fixtures of all tests: servers that start once, and a database for each test
 from __future__ import annotations
 
 import contextlib
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,10 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to a command that ends with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -103,27 +103,33 @@ def create(visit: Visit) -> Page | Redirect:
         form = visit.read(NewKeyForm)
     except Invalid as error:
         return _form(visit, values, {one["pointer"][1:]: _remedy(one["pointer"]) for one in error.errors})
+    try:
+        made = _made(visit, form)
+    except KeyMade:
+        again = "This form made its key already, and the key is shown once only. Nothing was done again."
+        return Redirect(f"{ROOT}/keys/{form.number}", Notice(again, "failed"))
+    except KeyRefused:
+        return _form(visit, values, {"name": _remedy("/name")})
+    if made is None:
+        wrong = "There is no such client. Leave the field empty to create one."
+        return _form(visit, values, {"client": wrong})
+    return Page("key_made.html", {"made": made, "is_second": form.client is not None})
+
+
+def _made(visit: Visit, form: NewKeyForm) -> keys.CreatedKey | None:
+    """Create the key of a form. Returns None if its client does not exist. Raises KeyMade, KeyRefused."""
     with visit.services.connection() as connection:
         if form.client is not None and not key_queries.is_client(connection, form.client):
-            return _form(
-                visit, values, {"client": "There is no such client. Leave the field empty to create one."}
-            )
-        try:
-            made = keys.create_key(
-                connection,
-                form.name,
-                form.role,
-                form.client,
-                lifetime=LIFETIMES[form.lifetime or ""][1],
-                actor=visit.caller.actor,
-                key_id=form.number,
-            )
-        except KeyMade:
-            again = "This form made its key already, and the key is shown once only. Nothing was done again."
-            return Redirect(f"{ROOT}/keys/{form.number}", Notice(again, "failed"))
-        except KeyRefused:
-            return _form(visit, values, {"name": _remedy("/name")})
-    return Page("key_made.html", {"made": made, "is_second": form.client is not None})
+            return None
+        return keys.create_key(
+            connection,
+            form.name,
+            form.role,
+            form.client,
+            lifetime=LIFETIMES[form.lifetime or ""][1],
+            actor=visit.caller.actor,
+            key_id=form.number,
+        )
 
 
 @pages.get("/keys/<key>", roles=ADMINS)

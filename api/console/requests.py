@@ -149,10 +149,10 @@ def one_request(visit: Visit, request: str) -> Page:
     """
     Show a request, its records and the possible actions.
     """
-    found = _inspect(visit, request)
-    original = None
-    if found.request.refund_of is not None:
-        with visit.services.connection() as connection:
+    request_id, original = read_id(request, "request"), None
+    with visit.services.connection() as connection:
+        found = _inspect(connection, request_id)
+        if found.request.refund_of is not None:
             original, _ = requests.read_request(connection, found.request.refund_of, None)
     can = possible(found, visit.caller.client, may_refund=visit.may_make("refund"))
     is_moving = found.request.status == "processing" or bool(found.pending) or _is_being_refunded(found)
@@ -199,7 +199,7 @@ def refund(visit: Visit, request: str) -> Redirect:
     with visit.services.connection() as connection:
         units = read_units_of_requests(connection, [request_id])
         unit = units.get(request_id, NO_UNIT)
-        if (wrong := _refusal(visit, connection, request, form, unit)) is not None:
+        if (wrong := _refusal(visit, connection, request_id, form, unit)) is not None:
             return Redirect(_back(form, request_id), Notice(wrong, "failed"))
         made, _ = failed_requests.refund(
             visit.services.accept,
@@ -214,7 +214,9 @@ def refund(visit: Visit, request: str) -> Redirect:
     return Redirect(_back(form, request_id), Notice("The refund is accepted, and is decided in its turn."))
 
 
-def _refusal(visit: Visit, connection: Connection, request: str, form: RefundForm, unit: Unit) -> str | None:
+def _refusal(
+    visit: Visit, connection: Connection, request_id: UUID, form: RefundForm, unit: Unit
+) -> str | None:
     """
     Return the reason why a refund is refused before it becomes a request: more than is left. A form that is sent
     again is not refused, because its refund exists.
@@ -223,7 +225,7 @@ def _refusal(visit: Visit, connection: Connection, request: str, form: RefundFor
     sent = RequestFilter(client=visit.caller.client, key=f"console-{form.key}")
     if amount is None or list_all(connection, None, sent, 1):
         return None
-    found = _inspect(visit, request)
+    found = _inspect(connection, request_id)
     left = possible(found, visit.caller.client, may_refund=True).refund
     if found.request.legs or left is None or amount <= left:
         return None  # intake or the decision refuses it, and says why
@@ -291,13 +293,9 @@ def await_decision(visit: Visit, request_id: UUID) -> None:
             services.waiters.wait(request_id, visit.caller.client, DECISION_SECONDS, record)
 
 
-def _inspect(visit: Visit, request: str) -> Inspection:
-    request_id = read_id(request, "request")
-    with visit.services.connection() as connection:
-        audit_lines = audit.list_audit(
-            connection, AuditFilter(request=request_id), AUDIT_LINES_MAX, None
-        ).rows
-        return request_detail.inspect(connection, request_id, audit_lines)
+def _inspect(connection: Connection, request_id: UUID) -> Inspection:
+    audit_lines = audit.list_audit(connection, AuditFilter(request=request_id), AUDIT_LINES_MAX, None).rows
+    return request_detail.inspect(connection, request_id, audit_lines)
 
 
 def _is_being_refunded(found: Inspection) -> bool:

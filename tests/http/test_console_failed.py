@@ -315,10 +315,13 @@ def test_simultaneous_parts_send_each_request_once(bank: Teller, monkeypatch: py
         bank.operator.post(f"/v1/admin/requests/{asked[-1]}/replay", {"reason": "by hand"}).status_code == 202
     )
 
-    def do_all() -> None:
+    def is_finished() -> bool:
         with bank.services.connection() as connection:
-            while bulk_actions.read(connection, action_id(where)).finished_at is None:
-                bulk_runner.do_part(bank.services, action_id(where))
+            return bulk_actions.read(connection, action_id(where)).finished_at is not None
+
+    def do_all() -> None:
+        while not is_finished():
+            bulk_runner.do_part(bank.services, action_id(where))
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(do_all) for _ in range(4)]:
@@ -368,11 +371,11 @@ def test_an_interrupted_part_is_repeated_without_a_second_refund(
         accept(submissions)  # type: ignore[arg-type]
         raise RuntimeError("killed")
 
+    monkeypatch.setattr(bulk_runner, "do_part", lambda *_: True)
+    where = str(visitor.send("/admin/failed/refund", form).location)
+    monkeypatch.undo()
+    limit_parts(monkeypatch, 10)
     with bank.services.connection() as connection:
-        monkeypatch.setattr(bulk_runner, "do_part", lambda *_: True)
-        where = str(visitor.send("/admin/failed/refund", form).location)
-        monkeypatch.undo()
-        limit_parts(monkeypatch, 10)
         with pytest.raises(RuntimeError, match="killed"):
             bulk_actions.run_part(connection, action_id(where), break_afterwards)  # type: ignore[arg-type]
         assert bulk_actions.run_part(connection, action_id(where), accept) is not None

@@ -115,10 +115,11 @@ def test_postfix_takes_mails_and_says_why_not(till: Till, relay: str) -> None:
     till.start(smtp_url=relay, mail_from="Till <till@shop.example>")
     eventually(lambda: till.deliveries() == {"delivered": 1, "failed": 1, "pending": 1})
 
-    said: dict[str, str] = dict(
+    said: dict[str, str | None] = dict(
         till.store.owner.execute("SELECT email, last_error FROM deliveries").fetchall()
     )
     assert said["ada@example.com"] is None
-    assert "5.1.1" in said["grace@example.com"]
-    assert "54 5.7.1" in said["alan@other.example"] or "454 4.7.1" in said["alan@other.example"]
-    assert "Relay access denied" in said["alan@other.example"]
+    grace, alan = str(said["grace@example.com"]), str(said["alan@other.example"])
+    assert "5.1.1" in grace
+    assert "54 5.7.1" in alan or "454 4.7.1" in alan
+    assert "Relay access denied" in alan
