@@ -19,11 +19,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
-
 from processor import redis_address
 from processor.errors import SettingsError
+from processor.variables import Variables, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,8 +42,6 @@ GATEWAY_TRIES_MAX = 100
 #: The calls of one gateway under way at once, by default and at most.
 GATEWAY_CALLS = 64
 GATEWAY_CALLS_MAX = 1024
-#: The longest pause, timeout or lifetime that may be set: a day.
-SECONDS_MAX = 86_400.0
 #: The shortest TELLER_SECRET.
 SECRET_CHARACTERS_MIN = 16
 #: The shortest decoded key of a `whsec_` secret.
@@ -159,7 +155,7 @@ class Settings:
         """
         Check all variables and fill in the defaults. An empty variable counts as unset. Raises SettingsError.
         """
-        read = _Reader(environ)
+        read = Variables(environ)
         pooler = read.choice("TELLER_DATABASE_POOLER", ("transaction",))
 
         def role_url(name: str) -> str:
@@ -285,103 +281,14 @@ class Settings:
         )
 
 
-class _Reader:
-    """
-    Reads one variable at a time. Errors never repeat a value, because it may be secret.
-    """
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def text(self, name: str) -> str:
-        value = self._environ.get(name, "").strip()
-        if not value.isprintable():
-            raise SettingsError(f"{name} holds characters that cannot be printed")
-        return value
-
-    def whole(self, name: str, default: int, least: int, most: int) -> int:
-        value = self.text(name)
-        if not value:
-            return default
-        if not re.fullmatch(r"[0-9]{1,18}", value) or not least <= int(value) <= most:
-            raise SettingsError(f"{name} must be a whole number from {least} to {most}")
-        return int(value)
-
-    def seconds(self, name: str, default: float) -> float:
-        value = self.text(name)
-        if not value:
-            return default
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or not 0 < float(value) <= SECONDS_MAX:
-            raise SettingsError(f"{name} must be a number of seconds above 0, at most {SECONDS_MAX:.0f}")
-        return float(value)
-
-    def flag(self, name: str, *, default: bool = False) -> bool:
-        value = self.text(name)
-        if value not in ("", "0", "1"):
-            raise SettingsError(f"{name} must be 1 or 0")
-        return value == "1" if value else default
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        value = self.text(name)
-        if value and value not in choices:
-            raise SettingsError(f"{name} must be {' or '.join(choices)}")
-        return value
-
-    def url(self, name: str, schemes: tuple[str, ...]) -> str:
-        value = self.text(name)
-        if value and not _is_url(value, schemes):
-            raise SettingsError(
-                f"{name} must be a URL that begins with {' or '.join(f'{s}://' for s in schemes)}"
-            )
-        return value
-
-    def database_url(self, name: str) -> str:
-        """Read the address of a database: a URL with one host or several, or `host=… dbname=…`."""
-        value = self.text(name)
-        if "://" in value and not value.startswith(("postgresql://", "postgres://")):
-            raise SettingsError(f"{name} must be a URL that begins with postgresql:// or postgres://")
-        if value and not _is_conninfo(value):
-            raise SettingsError(
-                f"{name} is no URL that PostgreSQL reads: in a password, % is written %25, @ %40 and / %2F"
-            )
-        return value
-
-
-def _is_conninfo(value: str) -> bool:
-    """
-    Return whether libpq can read the address, with valid ports, and reads no part of the password as a host.
-
-    The messages of libpq are not shown, because they repeat the unreadable part, which is usually in the password.
-    """
-    try:
-        found = {name: str(part) for name, part in conninfo_to_dict(value).items()}
-    except ProgrammingError:
-        return False
-    hosts, ports = (found.get(part, "").split(",") for part in ("host", "port"))
-    return (
-        not any("@" in found.get(part, "") for part in ("host", "port", "dbname"))
-        and len(ports) in (1, len(hosts))
-        and all(re.fullmatch(r"[0-9]{1,5}|", port) and int(port or 1) in range(1, 65_536) for port in ports)
-    )
-
-
-def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 - reading it is the check
-    except ValueError:
-        return False
-    return parts.scheme in schemes and "://" in value and " " not in value
-
-
 def read_url_prefix(environ: Mapping[str, str]) -> str:
     """
     Return TELLER_URL_PREFIX of an environment, without any other setting. Raises SettingsError.
     """
-    return _url_prefix(_Reader(environ))
+    return _url_prefix(Variables(environ))
 
 
-def _url_prefix(read: _Reader) -> str:
+def _url_prefix(read: Variables) -> str:
     value = read.text("TELLER_URL_PREFIX")
     if value and not _URL_PREFIX.fullmatch(value):
         raise SettingsError(
@@ -394,19 +301,19 @@ def _url_prefix(read: _Reader) -> str:
     return value
 
 
-def _role_url(read: _Reader, name: str, database_url: str) -> str:
+def _role_url(read: Variables, name: str, database_url: str) -> str:
     value = read.database_url(name)
     if value and not database_url:
         raise SettingsError(f"{name} is set, but DATABASE_URL is not")
     return value or database_url
 
 
-def _path(read: _Reader, name: str) -> Path | None:
+def _path(read: Variables, name: str) -> Path | None:
     value = read.text(name)
     return Path(value).absolute() if value else None
 
 
-def _home(read: _Reader) -> Path:
+def _home(read: Variables) -> Path:
     value = read.text("TELLER_HOME")
     if value:
         return Path(value).absolute()
@@ -424,7 +331,7 @@ def _home(read: _Reader) -> Path:
     )
 
 
-def _smtp_url(read: _Reader) -> str | None:
+def _smtp_url(read: Variables) -> str | None:
     value = read.url("TELLER_SMTP_URL", ("smtp", "smtps"))
     parts = urlsplit(value)
     if value and (not parts.hostname or parts.query or parts.fragment):
@@ -434,7 +341,7 @@ def _smtp_url(read: _Reader) -> str | None:
     return value or None
 
 
-def _mail_from(read: _Reader) -> str:
+def _mail_from(read: Variables) -> str:
     value = read.text("TELLER_MAIL_FROM")
     if not value:
         if read.text("TELLER_SMTP_URL"):
@@ -460,14 +367,14 @@ def _is_sender(value: str) -> bool:
     return re.fullmatch(r"[^@\s<>\"]{1,64}@[A-Za-z0-9.-]{1,253}", header.addresses[0].addr_spec) is not None
 
 
-def _secret(read: _Reader) -> str:
+def _secret(read: Variables) -> str:
     value = read.text("TELLER_SECRET")
     if value and len(value) < SECRET_CHARACTERS_MIN:
         raise SettingsError(f"TELLER_SECRET must have at least {SECRET_CHARACTERS_MIN} characters")
     return value
 
 
-def _gateway_secret(read: _Reader) -> str:
+def _gateway_secret(read: Variables) -> str:
     value = read.text("TELLER_GATEWAY_SECRET")
     if not value:
         return ""
@@ -482,7 +389,7 @@ def _gateway_secret(read: _Reader) -> str:
     return value
 
 
-def _gateways(read: _Reader) -> Mapping[str, str]:
+def _gateways(read: Variables) -> Mapping[str, str]:
     value = read.text("TELLER_GATEWAYS")
     if not value:
         return MappingProxyType({SANDBOX: BUILTIN})
@@ -495,13 +402,13 @@ def _gateways(read: _Reader) -> Mapping[str, str]:
             raise SettingsError(f"TELLER_GATEWAYS names {name} twice")
         if (url == BUILTIN) != (name == SANDBOX and url == BUILTIN):
             raise SettingsError(f"TELLER_GATEWAYS: only {SANDBOX} can be {BUILTIN}, {name} needs a URL")
-        if url != BUILTIN and not (_is_url(url, ("http", "https")) and urlsplit(url).hostname):
+        if url != BUILTIN and not (is_url(url, ("http", "https")) and urlsplit(url).hostname):
             raise SettingsError(f"TELLER_GATEWAYS: the address of {name} must begin with http:// or https://")
         gateways[name] = url
     return MappingProxyType(gateways)
 
 
-def _gateway_calls(read: _Reader) -> Mapping[str, int]:
+def _gateway_calls(read: Variables) -> Mapping[str, int]:
     """
     Read `n` for all gateways, or `name=n` pairs, or both.
     """
