@@ -33,11 +33,11 @@ from api.web import idle_connections
 from api.web.long_poll import WAITERS_MAX
 from api.web.turns import WAITING_MAX
 from api.web.unread_bodies import DROPS_AT_ONCE, UnreadBodies
-from processor import spans
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe, TellerError
 from processor.gateways.names import names as gateway_names
 from processor.settings import Settings
 from processor.storage import connections, migrations
+from processor.tracing import spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,9 +26,10 @@ from api import create_app
 from api.web.request_metrics import RequestMetrics
 from bench import lab, processes
 from bench.report import progress
-from processor import correlation, log
+from processor import log
 from processor.clients import keys
-from processor.correlation import Correlation
+from processor.tracing import correlation
+from processor.tracing.correlation import Correlation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,14 +17,14 @@ import structlog
 from api.web import deadline, turns
 from api.web.rate_limits import RATE_LIMIT_HEADERS, network_of
 from api.web.routing import CLIENT, FAULT, PROBLEM, REQUEST, ROUTE
-from processor import correlation, spans
+from processor.tracing import correlation, spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from api.web.request_metrics import RequestMetrics
-    from processor.spans import Span
+    from processor.tracing.spans import Span
 
 #: The route in log and metrics of an address without a route.
 NO_ROUTE: Final = "(none)"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, get_args
 from uuid import UUID
 
-from processor import correlation
-from processor.correlation import Correlation
 from processor.domain.model import Outcome
+from processor.tracing import correlation
+from processor.tracing.correlation import Correlation
 
 #: The longest reference, reason or error that is kept, in characters.
 TEXT_CHARACTERS_MAX: Final = 255

@@ -19,8 +19,6 @@ import psycopg
 import structlog
 from psycopg import DataError, IntegrityError
 
-from processor import correlation
-from processor.correlation import Correlation
 from processor.domain.legs import partitions_of
 from processor.domain.partitioning import partition_of
 from processor.errors import DatabaseUnavailable, IdempotencyKeyReused, PartitionSaturated, TellerError
@@ -32,6 +30,8 @@ from processor.records.audit import AuditLine
 from processor.records.documents import RequestRecord
 from processor.storage import arrays, connections, json_text, statements
 from processor.storage.connections import Connection, Reconnecting
+from processor.tracing import correlation
+from processor.tracing.correlation import Correlation
 
 #: Requests of one call that are in the same INSERT. The parts of a larger call may be in several.
 PART_LIMIT: Final = 250

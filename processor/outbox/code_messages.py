@@ -13,13 +13,13 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from processor.clients import codes
-from processor.correlation import Correlation
 from processor.domain.amounts import Unit
 from processor.outbox import tries
 from processor.outbox.tries import DueClient, SendResult
 from processor.settings import Settings
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
+from processor.tracing.correlation import Correlation
 
 #: The pauses after the first, second … try that failed, in seconds. After the try that follows the last pause, a code
 #: is given up.

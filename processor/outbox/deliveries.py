@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from processor.correlation import Correlation
 from processor.domain.amounts import Unit
 from processor.outbox import tries
 from processor.outbox.tries import DueClient, SendResult
@@ -20,6 +19,7 @@ from processor.records import documents
 from processor.records.documents import RequestRecord, message_id
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
+from processor.tracing.correlation import Correlation
 
 #: The pauses after the first, second … try that failed, in seconds. After the try that follows the last pause, a
 #: delivery has failed.

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from processor.correlation import Correlation
 from processor.gateways.protocol import Answer, Order
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
+from processor.tracing.correlation import Correlation
 
 #: The calls that one client may have under way, for each that it leaves free: 56 of 64. So another client's call
 #: begins at once.

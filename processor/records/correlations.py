@@ -6,9 +6,9 @@ from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
-from processor.correlation import Correlation
 from processor.storage import connections, statements
 from processor.storage.connections import Connection
+from processor.tracing.correlation import Correlation
 
 SQL: Final = statements.beside(__file__)
 

@@ -10,11 +10,11 @@ import psycopg
 import pytest
 import structlog
 
-from processor.correlation import Correlation
 from processor.errors import DatabaseUnavailable
 from processor.gateways.protocol import Answer
 from processor.reading import request_lists
 from processor.storage import connections
+from processor.tracing.correlation import Correlation
 from tests.http.visitor import Visitor
 
 if TYPE_CHECKING:

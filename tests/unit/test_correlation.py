@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from processor import correlation
-from processor.correlation import Correlation
+from processor.tracing import correlation
+from processor.tracing.correlation import Correlation
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ca902c7"

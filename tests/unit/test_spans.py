@@ -10,8 +10,8 @@ import sys
 import pytest
 import structlog
 
-from processor import spans
-from processor.correlation import Correlation
+from processor.tracing import spans
+from processor.tracing.correlation import Correlation
 
 ASKED = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 CALLED = Correlation("order-7", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ca902c7-01")
@@ -21,9 +21,10 @@ import sys
 if sys.argv[1] == "without the extra":
     sys.modules["opentelemetry"] = None
 import api.app, api.server, workers.courier.main, workers.worker.main, teller.root
-from processor import spans
+from processor.tracing import spans
 spans.begin("api", {"OTEL_SERVICE_NAME": "shop"})
-of_spans = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "google.protobuf", "processor.opentelemetry_spans")
+own = "processor.tracing.opentelemetry_spans"
+of_spans = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "google.protobuf", own)
 print([name for name in sys.modules if name.startswith(of_spans)])
 """
 
@@ -59,7 +60,7 @@ def test_nobody_who_did_not_ask_gets_spans(given: dict[str, str]) -> None:
 def test_without_the_extra_a_warning_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process goes on without spans."""
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    monkeypatch.delitem(sys.modules, "processor.opentelemetry_spans", raising=False)
+    monkeypatch.delitem(sys.modules, "processor.tracing.opentelemetry_spans", raising=False)
     with structlog.testing.capture_logs() as lines:
         spans.begin("api", ASKED)
 

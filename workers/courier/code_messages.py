@@ -11,12 +11,12 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
-from processor import correlation
 from processor.domain.amounts import format_amount
 from processor.gateways.protocol import Order
 from processor.outbox import code_messages, tries
 from processor.outbox.code_messages import PAUSES_SECONDS, CodeMessage
 from processor.outbox.tries import BEFORE_FIRST, CLIENTS_PER_LOOK, DueClient, SendResult
+from processor.tracing import correlation
 from workers.courier import mailer as mails
 from workers.courier.database_thread import in_thread
 from workers.courier.mailer import compose

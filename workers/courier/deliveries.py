@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor import spans
 from processor.errors import DatabaseUnavailable
 from processor.outbox import deliveries
 from processor.outbox.deliveries import BEFORE_FIRST, WebhookDelivery
 from processor.outbox.tries import SendResult
+from processor.tracing import spans
 from workers.courier.sender import GATHER_SECONDS, Sender
 from workers.courier.webhook_client import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from processor.spans import Span
+    from processor.tracing.spans import Span
     from workers.courier.database_thread import DatabaseThread
     from workers.courier.webhook_client import WebhookClient
 

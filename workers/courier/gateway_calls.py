@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from processor import spans
 from processor.gateways.http import describe
 from processor.gateways.protocol import Answer, storable
 from processor.outbox import gateway_calls
 from processor.outbox.gateway_calls import CallResult
+from processor.tracing import spans
 from workers.courier.sender import BLOCKED_SECONDS, GATHER_SECONDS, Sender
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from processor.gateways.protocol import Gateway, Order
     from processor.outbox.gateway_calls import ClaimedEffect
-    from processor.spans import Span
+    from processor.tracing.spans import Span
     from workers.courier.database_thread import DatabaseThread
 
 log = structlog.get_logger(__name__)

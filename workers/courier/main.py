@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import uvloop
 
-from processor import spans
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.gateways import registry
 from processor.gateways.names import names
 from processor.storage import connections, migrations
+from processor.tracing import spans
 from workers.collector import rest_collector
 from workers.courier.address_notices import ADDRESS_NOTICES
 from workers.courier.code_messages import CodeMessages

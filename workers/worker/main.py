@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import dramatiq
 import structlog
 
-from processor import spans
 from processor.errors import DatabaseUnavailable, DatabaseUnsafe
 from processor.storage import connections, migrations
+from processor.tracing import spans
 from workers.collector import rest_collector
 from workers.doorbell.check import RedisCheck
 from workers.doorbell.names import Names

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from processor import correlation, spans
 from processor.errors import DatabaseUnavailable
 from processor.records import correlations
+from processor.tracing import correlation, spans
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from uuid import UUID
 
     from processor.batch.run import BatchReport
-    from processor.correlation import Correlation
     from processor.storage.connections import Reconnecting
+    from processor.tracing.correlation import Correlation
 
 #: The links of the span of a batch, at most.
 LINKS_MAX: Final = 128

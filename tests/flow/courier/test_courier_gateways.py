@@ -13,10 +13,10 @@ import pytest
 import structlog
 from standardwebhooks.webhooks import Webhook
 
-from processor import correlation
-from processor.correlation import Correlation
 from processor.gateways.protocol import Answer, Order
 from processor.outbox import gateway_calls
+from processor.tracing import correlation
+from processor.tracing.correlation import Correlation
 from tests.flow.courier.outside import CERTIFICATE, Call, Handler, Outside, says, serving
 from tests.servers import names_of
 from tests.waiting import Deadline, eventually

@@ -12,12 +12,12 @@ import pytest
 import structlog
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from processor import correlation
-from processor.correlation import Correlation
 from processor.gateways import signatures
 from processor.gateways.addresses import AddressRefused
 from processor.outbox import deliveries
 from processor.records import documents
+from processor.tracing import correlation
+from processor.tracing.correlation import Correlation
 from tests.flow.courier.outside import CERTIFICATE, serving
 from tests.flow.courier.till import SECRET
 from tests.waiting import Deadline, eventually

@@ -1,5 +1,5 @@
 """
-Spans by the SDK of OpenTelemetry, exported by OTLP over HTTP. Only `processor.spans` imports this module.
+Spans by the SDK of OpenTelemetry, exported by OTLP over HTTP. Only `processor.tracing.spans` imports this module.
 
 The SDK reads its variables OTEL_… itself. A collector that is unavailable delays nothing. Spans wait in a queue of
 limited length, from which a thread of the SDK exports them, and those beyond it are dropped.
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Span as SdkSpan
 
-    from processor.correlation import Correlation
-    from processor.spans import Attributes, Kind
+    from processor.tracing.correlation import Correlation
+    from processor.tracing.spans import Attributes, Kind
 
 #: The longest time for the last export, in seconds. A process has 10 s to stop.
 CLOSE_SECONDS: Final = 2.0

@@ -17,7 +17,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from processor.correlation import Correlation
+    from processor.tracing.correlation import Correlation
 
 #: The variables of which one switches spans on.
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -90,7 +90,7 @@ def begin(process: str, environ: Mapping[str, str] = os.environ) -> None:
         log.warning("spans_unavailable", detail=f"OTEL_EXPORTER_OTLP_PROTOCOL must be {PROTOCOL}")
         return
     try:
-        opentelemetry: Any = importlib.import_module("processor.opentelemetry_spans")
+        opentelemetry: Any = importlib.import_module("processor.tracing.opentelemetry_spans")
         _recorder = opentelemetry.SdkRecorder(process)
     except ImportError:
         log.warning("spans_unavailable", detail="install the extra: pip install 'teller[otel]'")
