@@ -10,8 +10,8 @@
 # text names the reason. This concerns every library that locks or counts with scripts.
 #
 # Output:
-#     the command alone = NoPermissionError: User worker has no permissions to run the 'rpush' command
-#     within a script = ResponseError: ACL failure in script: User worker has no permissions to run the 'rpush' command
+#     the command alone = NoPermissionError
+#     within a script = ResponseError
 #
 # Consequence:
 # `workers/doorbell/condition.py` also compares the beginning of the message, for Redis 7 and for Valkey.
@@ -56,7 +56,7 @@ alone = fault(lambda: worker.rpush("queue", "1"))
 script = worker.register_script("return redis.call('RPUSH', KEYS[1], '1')")
 within = fault(lambda: script(["queue"]))
 for name, error in (("the command alone", alone), ("within a script", within)):
-    print(f"{name} = {type(error).__name__}: {str(error).partition(' script:')[0]}")
+    print(f"{name} = {type(error).__name__}")
 if not isinstance(alone, NoPermissionError) or isinstance(within, NoPermissionError):
     sys.exit("changed: both are the same class now")
 PYTHON
