@@ -988,6 +988,9 @@ CREATE TRIGGER never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE
 CREATE TRIGGER never_deleted BEFORE DELETE ON decisions FOR EACH ROW
     WHEN (current_user <> 'teller_archive') EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON decisions FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+-- A courier removes old notifications, and none that is still to be sent.
+CREATE TRIGGER pending_stays BEFORE DELETE ON deliveries FOR EACH ROW
+    WHEN (current_user = 'teller_courier' AND old.status = 'pending') EXECUTE FUNCTION refuse_change();
 
 -- The statements of a removal come in this order: requests, then what belongs to them. A request leaves if it is finished,
 -- nothing waits for it, and no refund of it stays. Openings, amendments and closings explain their resource, and stay.

@@ -156,6 +156,12 @@ ATTACKS: Final = (
         " SELECT -1, partition, id, 'cancel' FROM requests WHERE id = %(unapproved)s",
     ),
     attack(
+        "a courier removes a notification before it is sent",
+        "teller_courier",
+        trigger("pending_stays", "deliveries"),
+        "DELETE FROM deliveries WHERE status = 'pending'",
+    ),
+    attack(
         "a courier turns a gateway's no into a yes",
         "teller_courier",
         trigger("outcome", "effects"),
