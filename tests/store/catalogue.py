@@ -67,6 +67,7 @@ _QUERIES: Final = {
                   FROM pg_attribute
                   JOIN pg_class ON pg_class.oid = attrelid
                  WHERE relnamespace = 'public'::regnamespace
+                   AND NOT attisdropped  -- PostgreSQL 15 keeps the rights on a dropped column
                  UNION ALL
                 SELECT 'function', proname, coalesce(proacl, acldefault('f', proowner))
                   FROM pg_proc
