@@ -40,14 +40,13 @@ class Shoppers:
     """Clients that redeem one unit at a time, and repeat a request with the same key until it is accepted."""
 
     def __init__(self, clients: list[Client]) -> None:
-        self._clients = clients
-        self._over = threading.Event()
-        self._threads = ThreadPoolExecutor(len(clients))
-        self._running = [self._threads.submit(self._shop, n, one) for n, one in enumerate(clients)]
         #: The accepted requests, each with the time of its first answer.
         self.accepted: list[tuple[float, str]] = []
         #: The tries that got no 2xx, with their time.
         self.refused: list[tuple[float, str]] = []
+        self._over = threading.Event()
+        self._threads = ThreadPoolExecutor(len(clients))
+        self._running = [self._threads.submit(self._shop, n, one) for n, one in enumerate(clients)]
 
     def _shop(self, number: int, client: Client) -> None:
         turn = 0
@@ -78,12 +77,12 @@ class Shoppers:
         assert answer.status_code in {200, 503}, answer.text
 
     def until_some(self) -> None:
-        """Wait until more requests are accepted."""
+        """Wait until more requests are accepted. Raises what went wrong in a client."""
         before = len(self.accepted)
-        eventually(lambda: len(self.accepted) >= before + SOME or self._is_broken())
-
-    def _is_broken(self) -> bool:
-        return any(one.done() for one in self._running)
+        eventually(lambda: len(self.accepted) >= before + SOME or any(one.done() for one in self._running))
+        for one in self._running:
+            if one.done():
+                one.result()
 
     def stop(self) -> None:
         """Stop. Raises what went wrong in a client."""

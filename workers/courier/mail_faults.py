@@ -126,6 +126,8 @@ class Outage:
         self._lock = threading.Lock()
         self._until = 0.0
         self._pause_seconds = 0.0
+        #: The reason of the last outage, in one line.
+        self.reason = ""
 
     @property
     def is_on(self) -> bool:
@@ -136,9 +138,10 @@ class Outage:
         """Return the seconds until the next connection may be tried. 0: now."""
         return max(0.0, self._until - time.monotonic())
 
-    def begin(self) -> None:
-        """Note that a connection failed."""
+    def begin(self, reason: str) -> None:
+        """Note that a connection failed, and why."""
         with self._lock:
+            self.reason = reason
             if self.seconds_left() == 0:  # several connections that fail at once count as one
                 self._pause_seconds = min(max(2 * self._pause_seconds, PAUSE_SECONDS_MIN), PAUSE_SECONDS_MAX)
                 self._until = time.monotonic() + self._pause_seconds

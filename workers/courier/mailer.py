@@ -208,7 +208,7 @@ def send_all(
     """
     outage = mailer.outage
     if outage.seconds_left() > 0:
-        return [tries.postponed(item, UNAVAILABLE) for item in items]
+        return [tries.postponed(item, outage.reason) for item in items]
     was_on = outage.is_on
     results: list[SendResult[Item]] = []
     is_open = False
@@ -223,8 +223,8 @@ def send_all(
         if left:
             concern, line = mail_faults.of_session(fault)
             log.warning("mail_server_fault", concern=concern, fault=line)
-            outage.begin()
             reason = f"{UNAVAILABLE}: {line}"
+            outage.begin(reason)
             if is_open and not isinstance(fault, Refusal):
                 in_flight, *left = left
                 results.append(

@@ -156,7 +156,7 @@ def test_an_outage_costs_no_tries(till: Till) -> None:
         "SELECT tries, due_at = created_at, last_error FROM deliveries"
     ).fetchall()
     assert [row[:2] for row in rows] == [(1, True)] * 2
-    assert "ConnectionRefusedError" in rows[0][2]
+    assert ["ConnectionRefusedError" in row[2] for row in rows] == [True, True]
     assert {line["concern"] for line in lines if line["event"] == "mail_server_fault"} == {"server"}
     with receiving() as server:
         till.start(smtp_url=server.url)
