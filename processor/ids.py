@@ -81,6 +81,13 @@ def first_id_at(moment: datetime) -> uuid.UUID:
     return uuid.UUID(int=_head(max(moment, _EPOCH)) << 64)
 
 
+def time_of(made: uuid.UUID) -> datetime:
+    """
+    Return the time that an id carries, to the millisecond.
+    """
+    return datetime.fromtimestamp((made.int >> 80) / 1_000, UTC)
+
+
 def _head(moment: datetime) -> int:
     millisecond, microsecond = divmod((moment - _EPOCH) // _MICROSECOND, 1000)
     return millisecond << 16 | 0x7 << 12 | microsecond * SUB_MILLISECOND_STEPS // 1000

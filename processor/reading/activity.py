@@ -8,12 +8,12 @@ has at least as many, and its rate is that of the requests that were counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from processor.domain.roles import LAB_CLIENT
-from processor.ids import first_id_at
+from processor.ids import first_id_at, time_of
 from processor.storage import connections, statements
 
 if TYPE_CHECKING:
@@ -63,14 +63,7 @@ def read_activity(connection: Connection, now: datetime) -> list[Activity]:
     found = []
     for place, (name, length) in enumerate(PERIODS, 1):
         is_cut = is_full and oldest is not None and oldest >= bounds[name]
-        since = _time_of(oldest) if is_cut and oldest is not None else now - length
+        since = time_of(oldest) if is_cut and oldest is not None else now - length
         counts = {row[0]: row[place] for row in rows if row[place]}
         found.append(Activity(name, now - length, counts, is_cut, (now - since).total_seconds()))
     return found[::-1]
-
-
-def _time_of(request_id: UUID) -> datetime:
-    """
-    Return the time of acceptance that an id carries, to the millisecond.
-    """
-    return datetime.fromtimestamp((request_id.int >> 80) / 1_000, UTC)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from processor import disk
 from processor.settings import BUILTIN
 from processor.storage.server_checks import Problem
+from workers.courier import mail_faults
 from workers.courier.mailer import mailer_for
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _mail_server(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "mail_unavailable",
             breaks_a_promise=False,
-            detail=f"no mail can be sent to TELLER_SMTP_URL: {_reason(fault)}",
+            detail=f"no mail can be sent to TELLER_SMTP_URL: {mail_faults.of_session(fault)[1]}",
         )
 
 
@@ -81,15 +82,8 @@ def _disk(home: Path) -> Iterator[Problem]:
         )
 
 
-def _reason(fault: Exception) -> str:
+def _reason(fault: OSError) -> str:
     """Return the reason in one line."""
-    if isinstance(fault, smtplib.SMTPResponseException):
-        text = (
-            fault.smtp_error.decode(errors="replace")
-            if isinstance(fault.smtp_error, bytes)
-            else fault.smtp_error
-        )
-        return " ".join(f"{fault.smtp_code} {text}".split())
     if isinstance(fault, TimeoutError):
         return f"no answer within {TIMEOUT_SECONDS:.0f} s"
     return " ".join(str(fault.args[-1] if fault.args else fault).split())

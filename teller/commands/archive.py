@@ -7,13 +7,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from processor.archive import run as archive_run
+from processor.ids import time_of
 from processor.storage import connections
 from teller.arguments import moment
 from teller.printing import Command, as_json, show
@@ -21,6 +21,7 @@ from teller.reach import operator, reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from uuid import UUID
 
     from processor.archive.run import Report
@@ -30,8 +31,6 @@ LINE_SECONDS: Final = 1.0
 #: The steps of the progress bar.
 STEPS: Final = 1_000
 _ERASE_LINE: Final = "\r\x1b[K"
-#: Bits of an id below its milliseconds.
-_ID_SHIFT: Final = 80
 
 
 @click.command(cls=Command, short_help="Move finished requests into verified files.")
@@ -97,7 +96,7 @@ def _progress(before: datetime) -> Iterator[Callable[[UUID, int], None]]:
 
     def done(last_id: UUID) -> float:
         nonlocal first
-        at = (last_id.int >> _ID_SHIFT) / 1_000
+        at = time_of(last_id).timestamp()
         first = at if first is None else first
         return min(1.0, max(0.0, (at - first) / max(1e-3, before.timestamp() - first)))
 
@@ -120,7 +119,6 @@ def _progress(before: datetime) -> Iterator[Callable[[UUID, int], None]]:
         nonlocal printed_at
         if not as_json() and time.monotonic() - printed_at >= LINE_SECONDS:
             printed_at = time.monotonic()
-            at = datetime.fromtimestamp((last_id.int >> _ID_SHIFT) / 1_000, UTC)
-            click.echo(f"archiving: {requests:,} requests, at {at:%Y-%m-%d %H:%M}", err=True)
+            click.echo(f"archiving: {requests:,} requests, at {time_of(last_id):%Y-%m-%d %H:%M}", err=True)
 
     yield report

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from processor import disk
@@ -95,7 +94,6 @@ def test_a_transaction_left_open_is_named(
         other.transaction(),
     ):
         other.execute("SELECT")
-        time.sleep(0.01)
 
         problems = teller("check", "--json").document["problems"]
 
